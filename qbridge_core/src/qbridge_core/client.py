@@ -1,0 +1,371 @@
+"""The contract between QBridge and a message broker.
+
+A backend subclasses :class:`QueueClient`, implements the eight abstract methods and the ``connected`` property, and
+declares in ``capabilities`` what else it can do. ``qbridge_core.testing`` holds the suite that checks it.
+
+**Threads.** Every method may be called from any thread. ``receive`` for one queue is called by one thread at a
+time; all other methods may be called while it blocks.
+
+**Delivery.** A delivery belongs to the client that received it until it is settled, once, by ``ack`` or ``reject``;
+the first settlement counts and later ones do nothing. What is unsettled when the client disconnects, or when its
+process dies, is delivered again by the broker.
+
+**Connection loss.** A connected client finds its connection again by itself, with backoff and for ever, until
+``disconnect``. Meanwhile calls raise :class:`~qbridge_core.errors.BrokerUnavailableError` (``receive`` after
+waiting for its timeout), and settlements of deliveries that the broker will hand out again raise
+:class:`~qbridge_core.errors.DeliveryLostError` or, where the backend can still carry them out, succeed.
+
+**Errors.** Only errors of :mod:`qbridge_core.errors` cross this boundary, with the driver's as ``__cause__``.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import ClassVar, Self
+
+from qbridge_core.errors import UnroutableError, UnsupportedError
+from qbridge_core.message import (
+    SOURCE_QUEUE,
+    DeadLetter,
+    Delivery,
+    Failure,
+    Message,
+    QueueStats,
+    Reason,
+    meta_text,
+)
+
+_PAGE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend can do beyond the abstract methods. What is not claimed raises ``UnsupportedError``.
+
+    Attributes:
+        delay: ``publish``, ``send`` and ``reject`` accept ``delay > 0``; the broker holds the message.
+        browse: ``dead_letters`` lists a dead-letter queue without consuming it.
+        durable: confirmed messages survive a restart of the broker.
+        shared: other processes see the same queues.
+    """
+
+    delay: bool = False
+    browse: bool = False
+    durable: bool = False
+    shared: bool = False
+
+
+class QueueClient(ABC):
+    """A connection to one message broker. Create it through :func:`qbridge_core.connect` or a backend's class."""
+
+    capabilities: ClassVar[Capabilities] = Capabilities()
+
+    # ------------------------------------------------------------------ connection
+
+    @property
+    @abstractmethod
+    def connected(self) -> bool:
+        """True between ``connect`` and ``disconnect``, also while a lost connection is being rebuilt."""
+
+    @abstractmethod
+    def connect(self) -> None:
+        """Connect. Does nothing when already connected. Blocks at most for the backend's connect timeout.
+
+        Raises:
+            BrokerUnavailableError: the broker cannot be reached.
+            AuthenticationError: it refused the credentials or the virtual host.
+        """
+
+    @abstractmethod
+    def disconnect(self) -> None:
+        """Flush the settlements, close, and give unsettled deliveries back to the broker.
+
+        Never raises for a broker that is gone, takes bounded time, and does nothing when not connected. Blocked calls of
+        other threads end at once.
+        """
+
+    # ------------------------------------------------------------------ queues
+
+    @abstractmethod
+    def declare(self, queue: str, dead_letter_queue: str | None = None) -> None:
+        """Create the queue (and its dead-letter queue) where missing, and remember the pair for ``reject``.
+
+        A queue that exists already is used as it is, never changed or deleted. Idempotent; after a reconnect the
+        client repeats it by itself. Without a ``dead_letter_queue`` rejected messages go to ``<queue>.dead``, which is
+        created when it is first needed.
+
+        Raises:
+            BrokerUnavailableError: no connection.
+            QueueMismatchError: the name is taken by something that cannot serve as a queue.
+        """
+
+    @abstractmethod
+    def stats(self, queue: str) -> QueueStats:
+        """Count the messages of a queue; a queue that does not exist has none.
+
+        Raises:
+            BrokerUnavailableError: no connection.
+        """
+
+    def purge(self, queue: str) -> int:
+        """Delete the ready messages of a queue (a dead-letter queue too); return how many.
+
+        Deliveries in flight and delayed messages stay. The default receives and acknowledges them.
+
+        Raises:
+            BrokerUnavailableError: no connection.
+        """
+        purged = 0
+        while batch := self.receive(queue, _PAGE, 0.0):
+            for delivery in batch:
+                self.ack(delivery)
+            purged += len(batch)
+        self.flush()
+        return purged
+
+    # ------------------------------------------------------------------ publishing
+
+    @abstractmethod
+    def publish(
+        self,
+        queue: str,
+        body: bytes,
+        *,
+        headers: Mapping[str, str] | None = None,
+        message_id: str | None = None,
+        delay: float = 0.0,
+        timeout: float | None = None,
+    ) -> None:
+        """Publish one message and return once the broker has taken responsibility for it.
+
+        Args:
+            queue: name of an existing queue.
+            body: the exact bytes.
+            headers: the producer's own headers: strings, no names with the prefix ``x-qbridge-``.
+            message_id: unique for each message, at most 255 characters.
+            delay: seconds for which the broker holds the message back.
+            timeout: seconds to wait for the confirmation; ``None`` means the client's setting.
+
+        Raises:
+            BrokerUnavailableError: no connection; the broker does not have the message.
+            BrokerBlockedError, QueueFullError: the broker refuses it for now.
+            PublishUnconfirmedError: the confirmation did not come in time; publishing again may duplicate it.
+            UnroutableError: the queue does not exist.
+            MessageTooLargeError: it is over the broker's limit.
+            UnsupportedError: ``delay`` without the capability.
+        """
+
+    def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
+        """Publish messages in order; return once all are confirmed. Backends pipeline this.
+
+        Raises:
+            The errors of ``publish``, for the first message that failed; others of the call may have been published.
+        """
+        for message in messages:
+            self.publish(
+                queue, message.body, headers=message.headers, message_id=message.message_id, timeout=timeout
+            )
+
+    def send(
+        self,
+        queue: str,
+        payload: object,
+        *,
+        task_id: str | None = None,
+        delay: float = 0.0,
+        headers: Mapping[str, str] | None = None,
+    ) -> str:
+        """Publish a task: ``payload`` in QBridge's JSON envelope. Return its task id.
+
+        Args:
+            queue: name of an existing queue.
+            payload: what the handler gets; anything that JSON can say.
+            task_id: appears in logs and dead letters; a UUID when missing.
+            delay: seconds before it may be delivered.
+            headers: the producer's own headers: strings, no names with the prefix ``x-qbridge-``.
+
+        Raises:
+            PayloadError: the payload cannot be written as JSON.
+            The errors of ``publish``.
+        """
+        message, task_id = Message.for_task(payload, task_id=task_id, headers=headers)
+        self.publish(queue, message.body, headers=message.headers, message_id=message.message_id, delay=delay)
+        return task_id
+
+    def send_many(self, queue: str, payloads: Iterable[object]) -> list[str]:
+        """Publish one task for each payload, all confirmed on return. Return their task ids in order.
+
+        Raises:
+            PayloadError: one of the payloads cannot be written as JSON; nothing has been published then.
+            The errors of ``publish``.
+        """
+        tasks = [Message.for_task(payload) for payload in payloads]
+        self.publish_many(queue, [message for message, _ in tasks])
+        return [task_id for _, task_id in tasks]
+
+    # ------------------------------------------------------------------ consuming
+
+    @abstractmethod
+    def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
+        """Take up to ``max_messages`` ready messages; wait up to ``timeout`` seconds for the first one.
+
+        Returns as soon as at least one message is there; an empty list when the time is over or ``unsubscribe`` was called.
+        ``timeout=0`` returns what the broker has ready now.
+
+        Raises:
+            BrokerUnavailableError: no connection for the whole timeout.
+            NotConnectedError: ``disconnect`` was called.
+            UnroutableError: the queue does not exist and was not declared through this client.
+        """
+
+    def subscribe(self, queue: str, prefetch: int) -> None:
+        """Announce that ``receive`` will be called on the queue again and again, with ``prefetch`` messages wanted at once.
+
+        A backend with server push starts its consumer here and may hold up to its prefetch limit of messages that
+        ``receive`` has not returned yet. The default does nothing.
+        """
+
+    def unsubscribe(self, queue: str) -> None:
+        """End what ``subscribe`` began: wake a blocked ``receive`` and give back, uncounted, what it has not returned.
+
+        Deliveries that were returned stay valid. The default does nothing.
+        """
+
+    @abstractmethod
+    def ack(self, delivery: Delivery) -> None:
+        """Settle a delivery: the work is done, the message leaves the broker.
+
+        May be sent a few milliseconds later together with others; ``flush`` and ``disconnect`` send it now. Does
+        nothing for a delivery that is settled already.
+
+        Raises:
+            DeliveryLostError: the broker took the delivery back; it will be delivered again.
+            NotConnectedError: ``disconnect`` was called.
+        """
+
+    @abstractmethod
+    def reject(
+        self, delivery: Delivery, requeue: bool = True, *, delay: float = 0.0, failure: Failure | None = None
+    ) -> None:
+        """Settle a delivery: the work is not done. Returns when the broker holds the message's next state.
+
+        * ``requeue=True`` without ``failure``: hand it back; nothing is counted.
+        * ``requeue=True`` with ``failure``: another attempt after ``delay`` seconds; ``failure.retry_headers()``
+          travel with it, and the next delivery shows ``attempts == failure.attempts``.
+        * ``requeue=False``: move it to the dead-letter queue with ``failure.dead_letter_headers()`` (without a
+          failure: reason ``rejected`` and what the delivery knows).
+
+        Body and producer's headers are kept byte for byte. The copy is confirmed before the original is removed,
+        or both happen in one atomic step: a crash in between can duplicate the message and never lose it. Does nothing
+        for a delivery that is settled already.
+
+        Raises:
+            BrokerUnavailableError, BrokerBlockedError, PublishUnconfirmedError: not done; the delivery is still
+                unsettled, so call again later.
+            DeliveryLostError: the broker took the delivery back; it will be delivered again.
+            UnsupportedError: ``delay`` without the capability.
+            NotConnectedError: ``disconnect`` was called.
+        """
+
+    def flush(self, timeout: float = 5.0) -> bool:
+        """Send the settlements that were put off; return True when none is left. The default has none."""
+        del timeout
+        return True
+
+    # ------------------------------------------------------------------ dead letters
+
+    def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
+        """List a dead-letter queue, oldest first, without consuming or reordering it.
+
+        Raises:
+            UnsupportedError: the backend cannot look without consuming.
+            BrokerUnavailableError: no connection.
+        """
+        raise UnsupportedError(f"{type(self).__name__} cannot list {queue!r} (limit {limit}) without consuming it")
+
+    def replay(self, dead_letter_queue: str, *, target: str | None = None, limit: int | None = None) -> int:
+        """Send dead letters back to the queue they came from, counters reset; return how many went back.
+
+        At most as many as were there at the start, so that letters which fail again at once do not go round. A letter is
+        removed only after its copy is confirmed.
+
+        Args:
+            dead_letter_queue: where to take them from.
+            target: the queue to send all of them to, instead of each one's own source queue.
+            limit: at most this many.
+
+        Raises:
+            UnroutableError: a letter does not say where it came from, or that queue is gone; it stays where it is.
+            The errors of ``publish``.
+        """
+        waiting = self.stats(dead_letter_queue).ready
+        remaining = waiting if limit is None else min(limit, waiting)
+        replayed = 0
+        while replayed < remaining:
+            batch = self.receive(dead_letter_queue, min(_PAGE, remaining - replayed), 0.0)
+            if not batch:
+                break
+            for position, delivery in enumerate(batch):
+                try:
+                    self._replay_one(delivery, target)
+                except BaseException:
+                    self._hand_back(batch[position:])
+                    raise
+                replayed += 1
+        self.flush()
+        return replayed
+
+    def _replay_one(self, delivery: Delivery, target: str | None) -> None:
+        queue = target or meta_text(delivery.meta, SOURCE_QUEUE)
+        if not queue:
+            raise UnroutableError(
+                f"a dead letter in {delivery.queue!r} does not say which queue it came from; give replay a target"
+            )
+        self.publish(queue, delivery.body, headers=delivery.headers, message_id=delivery.message_id)
+        self.ack(delivery)
+
+    def _hand_back(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            self.reject(delivery, requeue=True)
+
+    # ------------------------------------------------------------------ context manager
+
+    def __enter__(self) -> Self:
+        self.connect()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.disconnect()
+
+
+def default_dead_letter_queue(queue: str) -> str:
+    """The dead-letter queue of a queue that was declared without one."""
+    return f"{queue}.dead"
+
+
+def worker_identity() -> str:
+    """``host:pid`` of this process, as dead letters name it (asked anew each time: a fork changes the pid)."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def rejection(delivery: Delivery) -> Failure:
+    """The failure to write for a plain ``reject(requeue=False)``."""
+    now = time.time()
+    return Failure(
+        reason=Reason.REJECTED,
+        attempts=delivery.attempts,
+        crashes=delivery.crashes,
+        first_failed_at=delivery.first_failed_at or now,
+        last_failed_at=now,
+        source_queue=delivery.queue,
+        task_id=delivery.message_id or "",
+        worker=worker_identity(),
+    )

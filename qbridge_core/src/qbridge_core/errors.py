@@ -1,0 +1,133 @@
+"""The errors that QBridge raises, in one tree.
+
+::
+
+    QBridgeError
+    ├── ConfigurationError (ValueError)    it will not work until somebody changes the code or the settings
+    │   ├── InvalidURLError                the URL cannot be understood
+    │   ├── UnknownOptionError             a URL or keyword option that the backend does not have
+    │   ├── UnknownSchemeError             no backend is known for the scheme
+    │   │   └── BackendNotInstalledError   a known scheme whose distribution is missing
+    │   ├── BackendLoadError               the backend is installed but cannot be imported
+    │   ├── DuplicateBackendError          two distributions claim one scheme
+    │   └── PayloadError                   the payload cannot be written as JSON
+    ├── TransientError                     the same call may succeed later
+    │   ├── BrokerUnavailableError (ConnectionError)   no connection to the broker
+    │   ├── BrokerBlockedError             the broker refuses writes for now (memory or disk alarm, out of memory)
+    │   ├── QueueFullError                 the queue has a length limit and has reached it
+    │   ├── PublishUnconfirmedError        no confirmation came in time: the message may or may not exist
+    │   └── DeliveryLostError              the delivery went back to the broker and will be delivered again
+    ├── PermanentError                     the same call will fail again
+    │   ├── NotConnectedError              connect() was not called, or disconnect() was
+    │   ├── AuthenticationError            the broker refused the credentials or the permission
+    │   ├── UnroutableError                the queue does not exist
+    │   ├── MessageTooLargeError           the broker's size limit
+    │   ├── QueueMismatchError             the queue exists and cannot be used as asked
+    │   └── UnsupportedError               the backend does not have this capability (see its ``capabilities``)
+    └── IdleTimeoutError (TimeoutError)    run_until_idle gave up while work was left
+
+A driver's exception never crosses a backend's boundary: it becomes one of these and stays reachable as
+``__cause__``. No message of any of them contains a password.
+"""
+
+from __future__ import annotations
+
+
+class QBridgeError(Exception):
+    """Base class of everything that QBridge raises on purpose."""
+
+
+class ConfigurationError(QBridgeError, ValueError):
+    """An argument, option or installation is wrong; retrying cannot help."""
+
+
+class InvalidURLError(ConfigurationError):
+    """The broker URL cannot be understood."""
+
+
+class UnknownOptionError(ConfigurationError):
+    """An option that the backend does not have; the message names those it has."""
+
+
+class UnknownSchemeError(ConfigurationError):
+    """No backend is known for the URL's scheme."""
+
+
+class BackendNotInstalledError(UnknownSchemeError):
+    """The scheme is known, but its distribution is not installed; the message has the ``pip install`` line."""
+
+
+class BackendLoadError(ConfigurationError):
+    """The backend is installed but importing it failed; the reason is the ``__cause__``."""
+
+
+class DuplicateBackendError(ConfigurationError):
+    """Two installed distributions claim the same scheme."""
+
+
+class PayloadError(ConfigurationError):
+    """The payload, task id or header given to ``send`` cannot be written into a JSON message."""
+
+
+class TransientError(QBridgeError):
+    """The broker could not do it now; the same call may succeed later."""
+
+
+class BrokerUnavailableError(TransientError, ConnectionError):
+    """There is no working connection to the broker."""
+
+
+class BrokerBlockedError(TransientError):
+    """The broker refuses new messages for now (memory or disk alarm, out of memory)."""
+
+
+class QueueFullError(TransientError):
+    """The queue has a length limit that rejects new messages, and has reached it."""
+
+
+class PublishUnconfirmedError(TransientError):
+    """The confirmation did not arrive before the deadline: the broker may or may not have the message."""
+
+
+class DeliveryLostError(TransientError):
+    """The delivery can no longer be settled: the broker took it back and will deliver it again."""
+
+
+class PermanentError(QBridgeError):
+    """The same call will fail again."""
+
+
+class NotConnectedError(PermanentError):
+    """The client is not connected."""
+
+
+class AuthenticationError(PermanentError):
+    """The broker refused the credentials, or denied access to the resource."""
+
+
+class UnroutableError(PermanentError):
+    """The message was not accepted because its queue does not exist."""
+
+
+class MessageTooLargeError(PermanentError):
+    """The message is over the broker's size limit."""
+
+
+class QueueMismatchError(PermanentError):
+    """The queue exists in a form that cannot be used as asked (an exclusive queue, a key of another type)."""
+
+
+class UnsupportedError(PermanentError):
+    """The backend does not have this capability."""
+
+
+class IdleTimeoutError(QBridgeError, TimeoutError):
+    """``run_until_idle`` reached its timeout while work was left.
+
+    Attributes:
+        report: the :class:`~qbridge_core.RunReport` of what had happened until then.
+    """
+
+    def __init__(self, message: str, report: object) -> None:
+        super().__init__(message)
+        self.report = report

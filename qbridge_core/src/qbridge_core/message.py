@@ -1,0 +1,306 @@
+"""What travels between a broker and a worker: messages, deliveries, failures, dead letters.
+
+Everything QBridge itself has to say about a message travels beside the body in headers (fields on Redis)
+that start with :data:`HEADER_PREFIX`; the body and the producer's own headers are never changed.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Final
+
+from qbridge_core.errors import PayloadError
+
+HEADER_PREFIX: Final = "x-qbridge-"
+ATTEMPTS: Final = HEADER_PREFIX + "attempts"
+CRASHES: Final = HEADER_PREFIX + "crashes"
+FIRST_FAILED_AT: Final = HEADER_PREFIX + "first-failed-at-ms"
+LAST_FAILED_AT: Final = HEADER_PREFIX + "last-failed-at-ms"
+REASON: Final = HEADER_PREFIX + "reason"
+EXCEPTION_TYPE: Final = HEADER_PREFIX + "exception-type"
+EXCEPTION_MESSAGE: Final = HEADER_PREFIX + "exception-message"
+TRACEBACK: Final = HEADER_PREFIX + "traceback"
+SOURCE_QUEUE: Final = HEADER_PREFIX + "source-queue"
+TASK_ID: Final = HEADER_PREFIX + "task-id"
+WORKER: Final = HEADER_PREFIX + "worker"
+
+# Bounds of what a failure may add to a message: AMQP 0-9-1 puts all headers into one frame (131,072 bytes by
+# default in RabbitMQ), and a dead letter that the broker refuses for its headers would be stuck for ever.
+MAX_ID_CHARS: Final = 255
+MAX_EXCEPTION_MESSAGE_CHARS: Final = 1_000
+MAX_TRACEBACK_CHARS: Final = 8_000
+
+NO_HEADERS: Final[Mapping[str, Any]] = MappingProxyType({})
+"""One shared empty mapping: a new one per message would cost on the hot path."""
+_encode_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+
+
+def _no_headers() -> Mapping[str, Any]:
+    return NO_HEADERS
+
+
+class Reason(StrEnum):
+    """Why a message is in a dead-letter queue."""
+
+    FAILED = "failed"
+    TIMED_OUT = "timed out"
+    CRASHED = "crashed"
+    MALFORMED = "malformed"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message to publish.
+
+    Attributes:
+        body: the exact bytes.
+        headers: the producer's own headers, strings (names must not start with ``x-qbridge-``).
+        message_id: unique for each published message, at most 255 characters; ``None`` leaves it out.
+    """
+
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=_no_headers)
+    message_id: str | None = None
+
+    @classmethod
+    def for_task(
+        cls, payload: object, *, task_id: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[Message, str]:
+        """Build the JSON envelope of a task; return the message and its task id.
+
+        The message id is fresh for each call even when a task id is used twice, so that two messages are
+        never taken for one.
+
+        Raises:
+            PayloadError: the payload cannot be written as JSON, or the task id is not a usable string.
+        """
+        message_id = str(uuid.uuid4())
+        if task_id is None:
+            task_id = message_id
+        elif not isinstance(task_id, str) or not 0 < len(task_id) <= MAX_ID_CHARS:
+            raise PayloadError(f"task_id must be a string of 1 to {MAX_ID_CHARS} characters")
+        try:
+            text = _encode_json({"payload": payload, "task_id": task_id, "retry": 0})
+            body = text.encode("utf-8")
+        except (TypeError, ValueError, RecursionError) as exc:
+            raise PayloadError(
+                f"the payload of task {task_id!r} cannot be written as JSON ({exc}); "
+                "send plain dicts, lists, strings, finite numbers, booleans and None"
+            ) from exc
+        return cls(body, check_headers(headers), message_id), task_id
+
+
+def check_headers(headers: Mapping[str, str] | None) -> Mapping[str, str]:
+    """Return the producer's headers, refusing what not every broker can carry and names that QBridge reserves.
+
+    Raises:
+        PayloadError: a name or a value is not a string, or a name starts with ``x-qbridge-``.
+    """
+    if not headers:
+        return NO_HEADERS
+    for name, value in headers.items():
+        if not isinstance(name, str) or not 0 < len(name.encode()) <= MAX_ID_CHARS or name.lower().startswith(HEADER_PREFIX):
+            raise PayloadError(
+                f"header name {name!r} is not allowed: use a string of 1 to {MAX_ID_CHARS} bytes "
+                f"without the prefix {HEADER_PREFIX!r}"
+            )
+        if not isinstance(value, str):
+            raise PayloadError(f"the value of header {name!r} must be a string, not {type(value).__name__}")
+    return headers
+
+
+@dataclass(slots=True, eq=False)
+class Delivery:
+    """One message handed out by ``QueueClient.receive``, to be settled once by ``ack`` or ``reject``.
+
+    Attributes:
+        body: the producer's bytes.
+        queue: the queue it was received from.
+        headers: the producer's own headers.
+        message_id: the publisher's unique id, when there is one.
+        attempts: how many runs of it have failed before.
+        crashes: how many runs of it ended with the death of their process, as far as the backend knows.
+        first_failed_at: when it first failed (Unix time, seconds), if it did.
+        redelivered: True when the broker has handed it out before.
+        meta: QBridge's own headers on it (names start with ``x-qbridge-``).
+        tag: the backend's private handle.
+    """
+
+    body: bytes
+    queue: str
+    headers: Mapping[str, Any] = field(default_factory=_no_headers)
+    message_id: str | None = None
+    attempts: int = 0
+    crashes: int = 0
+    first_failed_at: float | None = None
+    redelivered: bool = False
+    meta: Mapping[str, Any] = field(default_factory=_no_headers)
+    tag: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a run of a message failed, as it is written beside the message.
+
+    Texts are bounded and made safe for any broker on construction: the exception message keeps its beginning,
+    the traceback its end.
+
+    Attributes:
+        reason: what kind of failure.
+        attempts: failed runs including this one.
+        crashes: runs that ended with their process, including this one.
+        exception_type: class name of the exception, or "".
+        exception_message: its text, or "".
+        traceback: the tail of the formatted traceback, or "".
+        first_failed_at: Unix time in seconds of the first failure.
+        last_failed_at: Unix time in seconds of this failure.
+        source_queue: the queue that the message was received from.
+        task_id: the task's id, or "" for a message without a readable one.
+        worker: ``host:pid`` of the process.
+    """
+
+    reason: Reason
+    attempts: int = 0
+    crashes: int = 0
+    exception_type: str = ""
+    exception_message: str = ""
+    traceback: str = ""
+    first_failed_at: float = 0.0
+    last_failed_at: float = 0.0
+    source_queue: str = ""
+    task_id: str = ""
+    worker: str = ""
+
+    def __post_init__(self) -> None:
+        set_field = object.__setattr__
+        set_field(self, "exception_type", _clean(self.exception_type)[:MAX_ID_CHARS])
+        set_field(self, "exception_message", _clean(self.exception_message)[:MAX_EXCEPTION_MESSAGE_CHARS])
+        set_field(self, "traceback", _clean(self.traceback)[-MAX_TRACEBACK_CHARS:])
+        set_field(self, "task_id", _clean(self.task_id)[:MAX_ID_CHARS])
+
+    def retry_headers(self) -> dict[str, str | int]:
+        """The headers that a copy for another attempt must carry so that any worker can go on counting."""
+        headers: dict[str, str | int] = {
+            ATTEMPTS: self.attempts,
+            FIRST_FAILED_AT: int(self.first_failed_at * 1000),
+            TASK_ID: self.task_id,
+        }
+        if self.crashes:
+            headers[CRASHES] = self.crashes
+        return headers
+
+    def dead_letter_headers(self) -> dict[str, str | int]:
+        """All headers of a dead letter; :meth:`DeadLetter.from_headers` reads them back."""
+        return {
+            REASON: self.reason.value,
+            ATTEMPTS: self.attempts,
+            CRASHES: self.crashes,
+            EXCEPTION_TYPE: self.exception_type,
+            EXCEPTION_MESSAGE: self.exception_message,
+            TRACEBACK: self.traceback,
+            FIRST_FAILED_AT: int(self.first_failed_at * 1000),
+            LAST_FAILED_AT: int(self.last_failed_at * 1000),
+            SOURCE_QUEUE: self.source_queue,
+            TASK_ID: self.task_id,
+            WORKER: self.worker,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """How many messages a queue holds.
+
+    Attributes:
+        ready: waiting to be delivered.
+        in_flight: delivered and not settled yet (RabbitMQ: only those of the asking client).
+        delayed: held back until their delay is over.
+    """
+
+    ready: int
+    in_flight: int
+    delayed: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message in a dead-letter queue with its explanation; see :class:`Failure` for the fields.
+
+    Attributes:
+        body: the producer's bytes.
+        headers: the producer's own headers.
+        reason: why it is here. A message that the broker or another program put here has what could be
+            learned from the broker, else ``Reason.REJECTED``.
+        first_failed_at: Unix time in seconds, ``None`` when unknown.
+        last_failed_at: Unix time in seconds, ``None`` when unknown.
+    """
+
+    body: bytes
+    headers: Mapping[str, Any]
+    reason: Reason
+    exception_type: str
+    exception_message: str
+    traceback: str
+    attempts: int
+    crashes: int
+    first_failed_at: float | None
+    last_failed_at: float | None
+    source_queue: str
+    task_id: str
+    worker: str
+
+    @classmethod
+    def from_headers(cls, body: bytes, headers: Mapping[str, Any], meta: Mapping[str, Any]) -> DeadLetter:
+        """Read a dead letter from its body, the producer's headers and QBridge's own (values: str, bytes or int)."""
+        return cls(
+            body=body,
+            headers=dict(headers),
+            reason=_reason(meta),
+            exception_type=meta_text(meta, EXCEPTION_TYPE),
+            exception_message=meta_text(meta, EXCEPTION_MESSAGE),
+            traceback=meta_text(meta, TRACEBACK),
+            attempts=meta_int(meta, ATTEMPTS),
+            crashes=meta_int(meta, CRASHES),
+            first_failed_at=meta_time(meta, FIRST_FAILED_AT),
+            last_failed_at=meta_time(meta, LAST_FAILED_AT),
+            source_queue=meta_text(meta, SOURCE_QUEUE),
+            task_id=meta_text(meta, TASK_ID),
+            worker=meta_text(meta, WORKER),
+        )
+
+
+def meta_text(meta: Mapping[str, Any], name: str) -> str:
+    """A QBridge header as text; "" when it is missing. Foreign bytes never raise."""
+    value = meta.get(name, "")
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def meta_int(meta: Mapping[str, Any], name: str) -> int:
+    """A QBridge header as a count; 0 when it is missing, negative or no number (anybody can write headers)."""
+    try:
+        return max(0, int(meta.get(name, 0)))
+    except (TypeError, ValueError, OverflowError):
+        return 0
+
+
+def meta_time(meta: Mapping[str, Any], name: str) -> float | None:
+    """A QBridge time header (milliseconds) as Unix time in seconds; None when it is missing or no number."""
+    milliseconds = meta_int(meta, name)
+    return milliseconds / 1000 if milliseconds else None
+
+
+def _reason(meta: Mapping[str, Any]) -> Reason:
+    try:
+        return Reason(meta_text(meta, REASON))
+    except ValueError:
+        return Reason.REJECTED
+
+
+def _clean(text: str) -> str:
+    """Text that every broker can store: no lone surrogates, no NUL."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")

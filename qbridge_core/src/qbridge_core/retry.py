@@ -1,0 +1,104 @@
+"""Retry policies as values: how often, and how long to wait in between.
+
+The delays are handed to the broker, which holds the message: no worker sleeps, and a restart forgets nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from typing import Protocol, TypeGuard, runtime_checkable
+
+from qbridge_core.errors import ConfigurationError
+
+
+@runtime_checkable
+class Backoff(Protocol):
+    """Anything that says how many seconds to wait after the n-th failed attempt (n counts from 1)."""
+
+    def delay(self, attempt: int) -> float:
+        """Seconds to wait before the attempt that follows ``attempt``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ConstantBackoff:
+    """The same delay before every retry; 0 means at once."""
+
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_seconds("seconds", self.seconds)
+
+    def delay(self, attempt: int) -> float:
+        """Seconds to wait before the attempt that follows ``attempt``."""
+        del attempt
+        return self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class ExponentialBackoff:
+    """``base``, ``base * factor``, ``base * factor²``, … seconds, never more than ``cap``.
+
+    With ``jitter`` (the default) the delay is drawn between 0 and that value, so that tasks which failed together
+    do not come back together ("full jitter": AWS Architecture Blog, "Exponential Backoff And Jitter").
+    """
+
+    base: float = 1.0
+    factor: float = 2.0
+    cap: float = 300.0
+    jitter: bool = True
+
+    def __post_init__(self) -> None:
+        require_seconds("base", self.base)
+        require_seconds("cap", self.cap)
+        if not _is_number(self.factor) or self.factor < 1:
+            raise ConfigurationError(f"factor must be a number of at least 1, not {self.factor!r}")
+
+    def delay(self, attempt: int) -> float:
+        """Seconds to wait before the attempt that follows ``attempt``."""
+        try:
+            ceiling = min(self.cap, self.base * self.factor ** max(0, attempt - 1))
+        except OverflowError:
+            ceiling = self.cap
+        return random.uniform(0.0, ceiling) if self.jitter else ceiling
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How many retries follow the first failed run, and after what delays.
+
+    Attributes:
+        max_retries: 3 means at most 4 failed runs.
+        backoff: the delays.
+    """
+
+    max_retries: int = 3
+    backoff: Backoff = ConstantBackoff()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.max_retries, bool) or not isinstance(self.max_retries, int) or self.max_retries < 0:
+            raise ConfigurationError(f"max_retries must be an integer of at least 0, not {self.max_retries!r}")
+        if not isinstance(self.backoff, Backoff):
+            raise ConfigurationError(f"backoff must have a delay(attempt) method; {self.backoff!r} has none")
+
+    def next_delay(self, attempts: int) -> float | None:
+        """Seconds until the next attempt after ``attempts`` failed ones; ``None`` when there is none."""
+        return None if attempts > self.max_retries else max(0.0, self.backoff.delay(attempts))
+
+
+def require_seconds(name: str, value: object, *, positive: bool = False) -> float:
+    """Check a duration given by the user.
+
+    Raises:
+        ConfigurationError: it is not a finite number, or negative, or (``positive``) zero.
+    """
+    if not _is_number(value) or value < 0 or (positive and value == 0):
+        kind = "a positive number" if positive else "a number of at least 0"
+        raise ConfigurationError(f"{name} must be {kind} (seconds), not {value!r}")
+    return float(value)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
