@@ -13,6 +13,22 @@ from typing import Protocol, TypeGuard, runtime_checkable
 from qbridge_core.errors import ConfigurationError
 
 
+def require_seconds(name: str, value: object, *, positive: bool = False) -> float:
+    """Check a duration given by the user.
+
+    Raises:
+        ConfigurationError: it is not a finite number, or negative, or (``positive``) zero.
+    """
+    if not _is_number(value) or value < 0 or (positive and value == 0):
+        kind = "a positive number" if positive else "a number of at least 0"
+        raise ConfigurationError(f"{name} must be {kind} (seconds), not {value!r}")
+    return float(value)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 @runtime_checkable
 class Backoff(Protocol):
     """Anything that says how many seconds to wait after the n-th failed attempt (n counts from 1)."""
@@ -86,19 +102,3 @@ class RetryPolicy:
     def next_delay(self, attempts: int) -> float | None:
         """Seconds until the next attempt after ``attempts`` failed ones; ``None`` when there is none."""
         return None if attempts > self.max_retries else max(0.0, self.backoff.delay(attempts))
-
-
-def require_seconds(name: str, value: object, *, positive: bool = False) -> float:
-    """Check a duration given by the user.
-
-    Raises:
-        ConfigurationError: it is not a finite number, or negative, or (``positive``) zero.
-    """
-    if not _is_number(value) or value < 0 or (positive and value == 0):
-        kind = "a positive number" if positive else "a number of at least 0"
-        raise ConfigurationError(f"{name} must be {kind} (seconds), not {value!r}")
-    return float(value)
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
