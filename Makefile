@@ -1,0 +1,37 @@
+# One command per task. `make help` lists them.
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PROJECTS := pyproject.toml $(wildcard qbridge_*/pyproject.toml)
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test check clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+
+env: $(STAMP) ## Create .venv with the four distributions (editable) and the tools
+
+$(STAMP): $(PROJECTS) scripts/setup-env.sh
+	@scripts/setup-env.sh $(VENV)
+	@touch $@
+
+demo: env ## Run the demonstration; URL=amqp://… or redis://… chooses a broker
+	@$(BIN)/python examples/demo.py $(if $(URL),'$(URL)')
+
+test: env ## Run the tests against private brokers; ARGS='-k name' is passed to pytest
+	@scripts/install-brokers.sh
+	@$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+
+check: env ## Check format, lint, types and who imports whom
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@MYPYPATH=tests $(BIN)/mypy -p support
+	@$(BIN)/lint-imports
+
+clean: ## Remove the environment, caches and builds
+	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist qbridge_*/dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
