@@ -5,11 +5,90 @@ The public names are those in ``__all__``; modules are an implementation detail,
 """
 
 from qbridge_core.client import Capabilities, QueueClient, default_dead_letter_queue, rejection, worker_identity
-from qbridge_core.errors import *  # noqa: F403 - the error tree is public as a whole
+from qbridge_core.errors import (
+    AuthenticationError,
+    BackendLoadError,
+    BackendNotInstalledError,
+    BrokerBlockedError,
+    BrokerUnavailableError,
+    ConfigurationError,
+    DeliveryLostError,
+    DuplicateBackendError,
+    IdleTimeoutError,
+    InvalidURLError,
+    MessageTooLargeError,
+    NotConnectedError,
+    PayloadError,
+    PermanentError,
+    PublishUnconfirmedError,
+    QBridgeError,
+    QueueFullError,
+    QueueMismatchError,
+    TransientError,
+    UnknownOptionError,
+    UnknownSchemeError,
+    UnroutableError,
+    UnsupportedError,
+)
 from qbridge_core.hookspecs import BackendFactory, hookimpl
-from qbridge_core.message import DeadLetter, Delivery, Failure, Message, QueueStats, Reason
+from qbridge_core.manager import TaskManager
+from qbridge_core.message import DeadLetter, Delivery, Failure, Message, QueueStats, Reason, check_headers
+from qbridge_core.outcome import Outcome, RunReport
 from qbridge_core.registry import backends, connect, register_backend
 from qbridge_core.retry import Backoff, ConstantBackoff, ExponentialBackoff, RetryPolicy
 from qbridge_core.url import BrokerURL, merge_options
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "AuthenticationError",
+    "BackendFactory",
+    "BackendLoadError",
+    "BackendNotInstalledError",
+    "Backoff",
+    "BrokerBlockedError",
+    "BrokerURL",
+    "BrokerUnavailableError",
+    "Capabilities",
+    "ConfigurationError",
+    "ConstantBackoff",
+    "DeadLetter",
+    "Delivery",
+    "DeliveryLostError",
+    "DuplicateBackendError",
+    "ExponentialBackoff",
+    "Failure",
+    "IdleTimeoutError",
+    "InvalidURLError",
+    "Message",
+    "MessageTooLargeError",
+    "NotConnectedError",
+    "Outcome",
+    "PayloadError",
+    "PermanentError",
+    "PublishUnconfirmedError",
+    "QBridgeError",
+    "QueueClient",
+    "QueueFullError",
+    "QueueMismatchError",
+    "QueueStats",
+    "Reason",
+    "RetryPolicy",
+    "RunReport",
+    "TaskManager",
+    "TransientError",
+    "UnknownOptionError",
+    "UnknownSchemeError",
+    "UnroutableError",
+    "UnsupportedError",
+    "__version__",
+    "backends",
+    "check_headers",
+    "connect",
+    "default_dead_letter_queue",
+    "hookimpl",
+    "merge_options",
+    "register_backend",
+    "rejection",
+    "worker_identity",
+]

@@ -132,7 +132,7 @@ class Delivery:
         tag: the backend's private handle.
     """
 
-    body: bytes
+    body: bytes = field(repr=False)  # a payload must not reach a log through a repr
     queue: str
     headers: Mapping[str, Any] = field(default_factory=_no_headers)
     message_id: str | None = None

@@ -1,0 +1,123 @@
+"""Hands deliveries from the client to the worker threads.
+
+An idle worker that finds nothing ready becomes the reader: it alone calls ``receive``, asks for as many messages as
+there are idle workers, keeps one and leaves the rest to the others. So nothing is held that no worker is free for,
+no thread stands between the broker and the workers, and a backend's ``receive`` needs to serve one thread only.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from typing import Final
+
+from qbridge_core.client import QueueClient
+from qbridge_core.errors import NotConnectedError, QBridgeError
+from qbridge_core.message import Delivery
+
+_log: Final = logging.getLogger("qbridge.worker")
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 2.0
+
+
+class Intake:
+    """The deliveries of one queue for the workers of one process. Thread-safe.
+
+    Args:
+        client: the broker.
+        queue: the input queue.
+        workers: how many workers there are.
+        poll_timeout: seconds that one ``receive`` may wait.
+    """
+
+    def __init__(self, client: QueueClient, queue: str, workers: int, poll_timeout: float) -> None:
+        self._client = client
+        self._queue = queue
+        self._poll_timeout = poll_timeout
+        self._ready: deque[Delivery] = deque()
+        self._reading = threading.Lock()
+        self._idle = _Gauge()
+        self._workers = workers
+        self._closed = threading.Event()
+        self._pause = 0.0
+
+    def open(self) -> None:
+        """Start the consumer."""
+        self._client.subscribe(self._queue, self._workers)
+
+    def close(self) -> None:
+        """Let no more deliveries out and wake the reader. May be called again, to wake a reader that was late."""
+        self._closed.set()
+        try:
+            self._client.unsubscribe(self._queue)
+        except QBridgeError as exc:
+            _log.debug("unsubscribe while closing: %s", exc)
+
+    def take(self) -> Delivery | None:
+        """Wait for the next delivery; None when the intake is closed.
+
+        Raises:
+            NotConnectedError: somebody disconnected the client.
+        """
+        if self._ready and not self._closed.is_set():
+            try:
+                return self._ready.popleft()
+            except IndexError:
+                pass  # another worker was quicker
+        self._idle.add(1)
+        with self._reading:
+            try:
+                return self._take_or_read()
+            finally:
+                self._idle.add(-1)  # before the lock is free: the next reader must not count this worker
+
+    def _take_or_read(self) -> Delivery | None:
+        while not self._closed.is_set():
+            if not self._ready:
+                self._ready.extend(self._read())
+            try:
+                return self._ready.popleft()
+            except IndexError:
+                pass  # nothing came, or another worker was quicker
+        return None
+
+    def left_over(self) -> list[Delivery]:
+        """Remove and return what was received and no worker took. Call it when the workers have ended."""
+        left = list(self._ready)
+        self._ready.clear()
+        return left
+
+    def _read(self) -> list[Delivery]:
+        try:
+            batch = self._client.receive(self._queue, max(1, self._idle.value), self._poll_timeout)
+        except NotConnectedError:
+            raise
+        except Exception as exc:
+            self._wait_after(exc)
+            return []
+        if self._pause:
+            self._pause = 0.0
+            _log.info("receiving from %s again", self._queue, extra={"queue": self._queue})
+        return batch
+
+    def _wait_after(self, exc: Exception) -> None:
+        """The client reconnects by itself: keep asking, with pauses, and say so loudly."""
+        self._pause = min(max(_FIRST_PAUSE, self._pause * 2), _LONGEST_PAUSE)
+        _log.error(
+            "cannot receive from %s: %s; next try in %g s", self._queue, exc, self._pause,
+            extra={"queue": self._queue}, exc_info=None if isinstance(exc, QBridgeError) else exc,
+        )  # fmt: skip
+        self._closed.wait(self._pause)
+
+
+class _Gauge:
+    """A number that many threads change."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.value = 0
+
+    def add(self, change: int) -> None:
+        with self._lock:
+            self.value += change

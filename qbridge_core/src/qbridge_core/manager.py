@@ -1,0 +1,360 @@
+"""``TaskManager``: a handler, a queue and a dead-letter queue, run by worker threads until told to stop."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Final, Self
+
+from qbridge_core.client import QueueClient, worker_identity
+from qbridge_core.envelope import DEFAULT_MAX_MESSAGE_BYTES
+from qbridge_core.errors import (
+    ConfigurationError,
+    IdleTimeoutError,
+    NotConnectedError,
+    QBridgeError,
+    TransientError,
+)
+from qbridge_core.intake import Intake
+from qbridge_core.lifecycle import Lifecycle
+from qbridge_core.outcome import RunReport, Tally
+from qbridge_core.retry import Backoff, ConstantBackoff, RetryPolicy, require_seconds
+from qbridge_core.settle import Settler
+from qbridge_core.worker import Handler, Job, WorkerPool
+
+_log: Final = logging.getLogger("qbridge.manager")
+_IDLE_POLL: Final = 0.02
+_DRAIN_POLL: Final = 0.2
+_FLUSH_TIMEOUT: Final = 5.0
+DEFAULT_GRACE_PERIOD: Final = 25.0
+
+
+class TaskManager:
+    """Consumes tasks from a queue and runs a handler on each, at least once.
+
+    A message is acknowledged after its handler returned. When the handler raises or runs too long, the message is retried
+    up to ``max_retries`` times and then moved to the dead-letter queue with an explanation. Anything that is not a task
+    goes there at once. The counting travels with the message, so it survives restarts and goes on in other workers.
+
+    Args:
+        queue_client: a connected client; the manager never disconnects it.
+        handler: called as ``handler(payload)`` in one of the worker threads; it must be thread-safe if
+            ``max_workers`` is not 1, and raise an exception when the task failed. What it returns is ignored.
+        input_queue: where the tasks come from; created when missing.
+        dead_letter_queue: where failed tasks go; created when missing.
+        max_retries: how often to retry after the first failed run.
+        task_timeout: seconds that a run may take, counted from its start. A handler that runs longer has failed; its
+            thread is replaced, and what it still does is ignored.
+        max_workers: how many tasks run at once; ``None`` means ``min(32, cpu_count + 4)``, as for
+            ``concurrent.futures.ThreadPoolExecutor``.
+        backoff: delays between attempts, held by the broker; none by default.
+        grace_period: seconds that running tasks get to finish when the manager stops.
+        max_message_bytes: a longer message is malformed.
+        plugins: objects or modules that implement lifecycle hooks (:mod:`qbridge_core.hookspecs`).
+
+    Raises:
+        ConfigurationError: an argument is wrong; the text says which and why.
+        NotConnectedError: the client is not connected.
+
+    ``start`` is for a worker program. In tests use ``run_until_idle``, or ``with manager:`` to have it run in the
+    background. ``stop`` and ``report`` may be called from any thread; the rest from one thread at a time.
+    """
+
+    def __init__(
+        self,
+        queue_client: QueueClient,
+        handler: Handler,
+        input_queue: str,
+        dead_letter_queue: str,
+        max_retries: int = 3,
+        task_timeout: float = 10.0,
+        max_workers: int | None = None,
+        *,
+        backoff: Backoff = ConstantBackoff(),
+        grace_period: float = DEFAULT_GRACE_PERIOD,
+        max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+        plugins: Sequence[object] = (),
+    ) -> None:
+        self._client = _checked_client(queue_client)
+        self._handler = _checked_handler(handler)
+        self._input_queue = _checked_name("input_queue", input_queue)
+        self._dead_letter_queue = _checked_name("dead_letter_queue", dead_letter_queue)
+        if input_queue == dead_letter_queue:
+            raise ConfigurationError(f"input_queue and dead_letter_queue are both {input_queue!r}; they must differ")
+        self._policy = RetryPolicy(max_retries, backoff)
+        self._task_timeout = require_seconds("task_timeout", task_timeout, positive=True)
+        self._max_workers = _checked_count("max_workers", max_workers) or min(32, (os.cpu_count() or 1) + 4)
+        self._grace_period = require_seconds("grace_period", grace_period)
+        self._max_message_bytes = _checked_count("max_message_bytes", max_message_bytes) or DEFAULT_MAX_MESSAGE_BYTES
+        self._lifecycle = Lifecycle(plugins)
+        self._tally = Tally()
+        self._session: _Session | None = None
+        self._background: threading.Thread | None = None
+        self._background_error: BaseException | None = None
+
+    # ------------------------------------------------------------------ running
+
+    def start(self, poll_timeout: float = 5.0) -> None:
+        """Process tasks until ``stop`` is called or, in the main thread, SIGINT or SIGTERM arrives.
+
+        Stopping is graceful: no new tasks, running ones get ``grace_period`` seconds, the rest goes back to the queue.
+        A second signal ends the grace period at once. Returns when stopped; the previous signal handlers are back
+        then.
+
+        Args:
+            poll_timeout: seconds that one request for messages may wait at the broker.
+
+        Raises:
+            ConfigurationError: ``poll_timeout`` is not a positive number, or the manager runs already.
+            NotConnectedError: the client is not connected, or was disconnected meanwhile.
+            QBridgeError: the queues could not be created.
+        """
+        session = self._open_session(require_seconds("poll_timeout", poll_timeout, positive=True))
+        try:
+            with _signals(session):
+                session.run()
+        finally:
+            self._session = None
+
+    def stop(self) -> None:
+        """Ask a running manager to stop gracefully, and wait until it has. Does nothing when it does not run.
+
+        Called from inside a handler or a hook it only asks, since waiting for itself would never end.
+        """
+        session = self._session
+        if session is None:
+            return
+        session.request_stop()
+        if not session.owns_current_thread():
+            session.stopped.wait()
+
+    def run_until_idle(self, timeout: float = 30.0) -> RunReport:
+        """Process tasks until the queue is empty: nothing ready, in flight or delayed. Return what happened meanwhile.
+
+        Args:
+            timeout: seconds after which to give up.
+
+        Raises:
+            IdleTimeoutError: there was work left after ``timeout`` seconds; its ``report`` says what was done.
+            ConfigurationError: ``timeout`` is not a positive number.
+            QBridgeError: the manager could not start or had to stop.
+        """
+        deadline = time.monotonic() + require_seconds("timeout", timeout, positive=True)
+        if self._session is not None:
+            return self._wait_until_idle(deadline, timeout)
+        with self:
+            return self._wait_until_idle(deadline, timeout)
+
+    def report(self) -> RunReport:
+        """What happened since the manager was created."""
+        return self._tally.report()
+
+    def __enter__(self) -> Self:
+        """Start processing in a background thread."""
+        session = self._open_session(poll_timeout=1.0)
+        self._background_error = None
+        self._background = threading.Thread(
+            target=self._run_in_background, args=(session,), name="qbridge-manager", daemon=True
+        )
+        self._background.start()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop gracefully; raise what ended the background thread early, unless the block raised itself."""
+        self.stop()
+        if self._background is not None:
+            self._background.join()
+        self._session = self._background = None
+        if self._background_error is not None and exc is None:
+            raise self._background_error
+
+    def _run_in_background(self, session: _Session) -> None:
+        try:
+            session.run()
+        except BaseException as exc:
+            self._background_error = exc
+
+    def _open_session(self, poll_timeout: float) -> _Session:
+        if self._session is not None:
+            raise ConfigurationError("this TaskManager is running already; create a second one")
+        if not self._client.connected:
+            raise NotConnectedError("the queue client is not connected; call its connect() first")
+        self._client.declare(self._input_queue, self._dead_letter_queue)
+        give_up = threading.Event()
+        settler = Settler(self._client, self._policy, self._task_timeout, self._lifecycle, self._tally, give_up)
+        intake = Intake(self._client, self._input_queue, self._max_workers, poll_timeout)
+        job = Job(
+            self._handler, intake, settler, self._lifecycle, self._task_timeout, self._max_message_bytes
+        )
+        self._session = _Session(self._client, job, self._input_queue, self._max_workers, self._grace_period, give_up)
+        return self._session
+
+    def _wait_until_idle(self, deadline: float, timeout: float) -> RunReport:
+        session = self._session
+        # Twice in a row: a delivery can be on its way between the broker's count and the client's.
+        quiet = 0
+        while quiet < 2:
+            if session is None or session.stopped.is_set():
+                raise self._background_error or QBridgeError("the manager stopped before the queue was empty")
+            quiet = quiet + 1 if self._is_empty() else 0
+            if time.monotonic() > deadline:
+                raise IdleTimeoutError(
+                    f"{self._input_queue!r} still has work after {timeout:g} s ({self._tally.report()})", self.report()
+                )
+            session.stopped.wait(_IDLE_POLL)
+        return self.report()
+
+    def _is_empty(self) -> bool:
+        try:
+            stats = self._client.stats(self._input_queue)
+        except TransientError:
+            return False
+        return stats.ready == stats.in_flight == stats.delayed == 0
+
+
+class _Session:
+    """One run of a TaskManager from start to stop."""
+
+    def __init__(
+        self, client: QueueClient, job: Job, input_queue: str, workers: int, grace_period: float, give_up: threading.Event
+    ) -> None:
+        self.stopped = threading.Event()
+        self._client = client
+        self._job = job
+        self._queue = input_queue
+        self._grace_period = grace_period
+        self._give_up = give_up
+        # SimpleQueue.put is reentrant, so a signal handler may call it at any moment; Event.set and Condition are not.
+        self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._stop_requests = 0
+        self._pool = WorkerPool(job, workers, self._wakeups)
+        self._thread: int | None = None
+
+    def request_stop(self) -> None:
+        """Begin to stop; may be called from any thread and from a signal handler."""
+        self._stop_requests = max(1, self._stop_requests)
+        self._wakeups.put(None)
+
+    def request_stop_by_signal(self) -> None:
+        """Begin to stop, or end the grace period when already stopping."""
+        self._stop_requests += 1
+        self._wakeups.put(None)
+
+    def owns_current_thread(self) -> bool:
+        """True in the supervisor's and the workers' threads."""
+        return threading.get_ident() == self._thread or self._pool.owns(threading.current_thread())
+
+    def run(self) -> None:
+        """Process tasks until a stop is requested; then drain."""
+        self._thread = threading.get_ident()
+        worker = worker_identity()
+        _log.info("worker %s consumes %s", worker, self._queue, extra={"queue": self._queue})
+        try:
+            self._job.intake.open()
+            self._pool.start()
+            self._job.lifecycle.worker_started(queue=self._queue, worker=worker)
+            while not self._stop_requests and self._pool.error is None:
+                self._sleep(self._pool.expire())
+            self._job.lifecycle.worker_stopping(queue=self._queue, worker=worker)
+        finally:
+            self._drain()
+            self.stopped.set()
+        _log.info("worker %s stopped", worker, extra={"queue": self._queue})
+        if self._pool.error is not None:
+            raise self._pool.error
+
+    def _drain(self) -> None:
+        """Let the running tasks finish within the grace period; give back the rest."""
+        deadline = time.monotonic() + self._grace_period
+        while True:
+            # Each time anew: a reader may have passed its check just before the first close.
+            self._job.intake.close()
+            left = deadline - time.monotonic()
+            if not self._pool.alive or left <= 0 or self._stop_requests > 1:
+                break
+            self._sleep(min(self._pool.expire(), left, _DRAIN_POLL))
+        self._give_up.set()
+        for run in self._pool.claim_running():
+            _log.warning("task %s did not finish in time; it goes back to the queue", run.task_id, extra=run.log_fields())
+            self._job.settler.hand_back(run.delivery)
+        for delivery in self._job.intake.left_over():
+            self._job.settler.hand_back(delivery)
+        self._flush()
+
+    def _flush(self) -> None:
+        try:
+            if not self._client.flush(_FLUSH_TIMEOUT):
+                _log.warning("some settlements did not reach the broker; those tasks will be delivered again")
+        except QBridgeError as exc:
+            _log.warning("the last settlements did not reach the broker: %s", exc)
+
+    def _sleep(self, seconds: float) -> None:
+        try:
+            self._wakeups.get(timeout=max(0.0, seconds))
+        except queue.Empty:
+            pass
+
+
+@contextmanager
+def _signals(session: _Session) -> Iterator[None]:
+    """SIGINT and SIGTERM stop the session, if this is the main thread (only there Python can install handlers)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        session.request_stop_by_signal()
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _checked_client(client: object) -> QueueClient:
+    if not isinstance(client, QueueClient):
+        raise ConfigurationError(f"queue_client must be a QueueClient (see qbridge_core.connect), not {client!r}")
+    if not client.connected:
+        raise NotConnectedError("the queue client is not connected; call its connect() before creating a TaskManager")
+    return client
+
+
+def _checked_handler(handler: object) -> Callable[..., object]:
+    if not callable(handler):
+        raise ConfigurationError(f"handler must be callable as handler(payload), not {handler!r}")
+    if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__):
+        raise ConfigurationError("async handlers are not supported; wrap the call: lambda payload: asyncio.run(f(payload))")
+    try:
+        inspect.signature(handler).bind(None)
+    except TypeError as exc:
+        raise ConfigurationError(f"handler must accept one argument, the payload: {exc}") from exc
+    except ValueError:
+        pass  # some builtins have no signature to look at
+    return handler
+
+
+def _checked_name(name: str, value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ConfigurationError(f"{name} must be a non-empty string, not {value!r}")
+    return value
+
+
+def _checked_count(name: str, value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigurationError(f"{name} must be an integer of at least 1, not {value!r}")
+    return value

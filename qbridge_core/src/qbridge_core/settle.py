@@ -1,0 +1,228 @@
+"""Decides what becomes of a run and makes the broker agree, however long that takes.
+
+A settlement is repeated with backoff while the broker cannot do it, until it is done, the delivery is lost (then the
+broker delivers the message again) or the worker is told to give up. It is never skipped to make progress.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+from typing import Final
+
+from qbridge_core.client import QueueClient, worker_identity
+from qbridge_core.envelope import MalformedTaskError
+from qbridge_core.errors import DeliveryLostError, NotConnectedError, TransientError
+from qbridge_core.lifecycle import Lifecycle
+from qbridge_core.message import MAX_EXCEPTION_MESSAGE_CHARS, Delivery, Failure, Reason
+from qbridge_core.outcome import Outcome, Tally, dead_lettered
+from qbridge_core.retry import RetryPolicy
+
+_log: Final = logging.getLogger("qbridge.worker")
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 5.0
+
+
+class Run:
+    """One execution of a handler. Whoever claims it first (the worker's thread or the watchdog) settles it."""
+
+    __slots__ = ("_right_to_settle", "attempt", "delivery", "started_at", "task_id")
+
+    def __init__(self, delivery: Delivery, task_id: str) -> None:
+        self.delivery = delivery
+        self.task_id = task_id
+        self.attempt = delivery.attempts + 1
+        self.started_at = time.monotonic()
+        self._right_to_settle = threading.Lock()
+
+    def claim(self) -> bool:
+        """Take the right to settle; True for the first caller only."""
+        return self._right_to_settle.acquire(blocking=False)
+
+    def log_fields(self) -> dict[str, object]:
+        """What every log record about this run carries."""
+        return {"task_id": self.task_id, "queue": self.delivery.queue, "attempt": self.attempt}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What went wrong in a run, in texts, so that no exception keeps its frames alive."""
+
+    reason: Reason
+    exception_type: str = ""
+    message: str = ""
+    traceback: str = ""
+
+    @classmethod
+    def from_exception(cls, reason: Reason, exc: BaseException) -> Problem:
+        """Describe an exception, starting below the frame of QBridge that called the handler."""
+        kind = type(exc)
+        name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+        try:
+            message = str(exc)
+        except Exception:
+            message = "(the exception's text could not be read)"
+        frames = exc.__traceback__.tb_next if exc.__traceback__ else None
+        text = "".join(traceback.format_exception(kind, exc, frames)) if frames else ""
+        return cls(reason, name, message[:MAX_EXCEPTION_MESSAGE_CHARS], text)
+
+    @classmethod
+    def timed_out(cls, timeout: float, stack: FrameType | None) -> Problem:
+        """Describe a timeout by where the handler was when its time was over."""
+        text = "".join(_frames_of_handler(stack)) if stack else ""
+        return cls(Reason.TIMED_OUT, "TimeoutError", f"the handler ran longer than {timeout:g} s", text)
+
+
+class Settler:
+    """Settles the runs of one queue. Thread-safe.
+
+    Args:
+        client: the broker.
+        policy: retries and their delays.
+        task_timeout: seconds, for the texts.
+        lifecycle: hooks to call after a settlement.
+        tally: counts the outcomes.
+        give_up: set when the worker must end now; pending settlements are then left to the broker.
+    """
+
+    def __init__(
+        self,
+        client: QueueClient,
+        policy: RetryPolicy,
+        task_timeout: float,
+        lifecycle: Lifecycle,
+        tally: Tally,
+        give_up: threading.Event,
+    ) -> None:
+        self._client = client
+        self._policy = policy
+        self._task_timeout = task_timeout
+        self._lifecycle = lifecycle
+        self._tally = tally
+        self._give_up = give_up
+
+    def succeeded(self, run: Run, duration: float) -> None:
+        """Acknowledge a message whose handler returned."""
+        if not self._persist(lambda: self._client.ack(run.delivery), run.log_fields()):
+            return
+        self._tally.add(Outcome.SUCCEEDED)
+        self._lifecycle.task_succeeded(
+            queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, duration=duration
+        )
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("task %s succeeded after %.3f s", run.task_id, duration, extra=run.log_fields())
+
+    def failed(self, run: Run, exc: BaseException) -> None:
+        """Retry or dead-letter a message whose handler raised."""
+        self._lifecycle.task_failed(
+            queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, exception=exc
+        )
+        self._count_failure(run, Problem.from_exception(Reason.FAILED, exc))
+
+    def timed_out(self, run: Run, stack: FrameType | None) -> None:
+        """Retry or dead-letter a message whose handler ran too long."""
+        self._lifecycle.task_timed_out(
+            queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, timeout=self._task_timeout
+        )
+        self._count_failure(run, Problem.timed_out(self._task_timeout, stack))
+
+    def malformed(self, delivery: Delivery, exc: MalformedTaskError) -> None:
+        """Dead-letter a message that can never run."""
+        problem = Problem(Reason.MALFORMED, type(exc).__name__, str(exc))
+        failure = _failure(delivery, problem, delivery.message_id or "", delivery.attempts)
+        self._dead_letter(delivery, failure)
+
+    def hand_back(self, delivery: Delivery) -> None:
+        """Return a message to the queue, nothing counted."""
+        fields: dict[str, object] = {"task_id": delivery.message_id, "queue": delivery.queue, "attempt": delivery.attempts + 1}
+        if self._persist(lambda: self._client.reject(delivery, requeue=True), fields):
+            self._tally.add(Outcome.HANDED_BACK)
+
+    def _count_failure(self, run: Run, problem: Problem) -> None:
+        failure = _failure(run.delivery, problem, run.task_id, run.attempt)
+        delay = self._policy.next_delay(run.attempt)
+        if delay is None:
+            self._dead_letter(run.delivery, failure)
+        else:
+            self._retry(run, failure, delay)
+
+    def _retry(self, run: Run, failure: Failure, delay: float) -> None:
+        def reject() -> None:
+            self._client.reject(run.delivery, requeue=True, delay=delay, failure=failure)
+
+        if not self._persist(reject, run.log_fields()):
+            return
+        self._tally.add(Outcome.RETRIED)
+        _log.warning(
+            "task %s %s in attempt %d (%s: %s); next attempt in %g s",
+            run.task_id, failure.reason, run.attempt, failure.exception_type, failure.exception_message, delay,
+            extra=run.log_fields(),
+        )  # fmt: skip
+        self._lifecycle.task_retried(
+            queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, delay=delay
+        )
+
+    def _dead_letter(self, delivery: Delivery, failure: Failure) -> None:
+        fields: dict[str, object] = {"task_id": failure.task_id, "queue": delivery.queue, "attempt": failure.attempts}
+        if not self._persist(lambda: self._client.reject(delivery, requeue=False, failure=failure), fields):
+            return
+        self._tally.add(dead_lettered(failure.reason))
+        _log.error(
+            "task %s dead-lettered: %s after %d attempts (%s: %s)",
+            failure.task_id, failure.reason, failure.attempts, failure.exception_type, failure.exception_message,
+            extra=fields,
+        )  # fmt: skip
+        self._lifecycle.task_dead_lettered(queue=delivery.queue, task_id=failure.task_id, failure=failure)
+
+    def _persist(self, action: Callable[[], None], fields: dict[str, object]) -> bool:
+        """Repeat a settlement until it is done; False when the broker will deliver the message again instead."""
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                action()
+            except (DeliveryLostError, NotConnectedError) as exc:
+                _log.warning("task %s will be delivered again: %s", fields["task_id"], exc, extra=fields)
+                return False
+            except TransientError as exc:
+                _log.warning("task %s cannot be settled yet: %s", fields["task_id"], exc, extra=fields)
+                if self._give_up.wait(pause):
+                    return False
+                pause = min(pause * 2, _LONGEST_PAUSE)
+            except Exception:
+                # Holding the worker would stop other tasks; acknowledging would lose this one. Unsettled, it stays
+                # with the broker, which delivers it again when this client disconnects.
+                _log.exception("task %s cannot be settled; it stays with the broker", fields["task_id"], extra=fields)
+                return False
+            else:
+                return True
+
+
+def _frames_of_handler(stack: FrameType) -> list[str]:
+    """The stack below the last frame of QBridge, or all of it when the handler is not on it any more."""
+    frames = traceback.extract_stack(stack)
+    package = os.path.dirname(__file__)
+    ours = [position for position, frame in enumerate(frames) if os.path.dirname(frame.filename) == package]
+    return traceback.format_list(frames[ours[-1] + 1 :] if ours and ours[-1] + 1 < len(frames) else frames)
+
+
+def _failure(delivery: Delivery, problem: Problem, task_id: str, attempts: int) -> Failure:
+    now = time.time()
+    return Failure(
+        reason=problem.reason,
+        attempts=attempts,
+        crashes=delivery.crashes,
+        exception_type=problem.exception_type,
+        exception_message=problem.message,
+        traceback=problem.traceback,
+        first_failed_at=delivery.first_failed_at or now,
+        last_failed_at=now,
+        source_queue=delivery.queue,
+        task_id=task_id,
+        worker=worker_identity(),
+    )

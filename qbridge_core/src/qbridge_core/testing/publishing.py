@@ -1,0 +1,142 @@
+"""Publishing: what was sent arrives as it was sent, or the sender learns that it did not."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+
+from qbridge_core import Message, PayloadError, QueueClient, UnroutableError, UnsupportedError
+from qbridge_core.testing.base import Backend, receive_all, receive_one
+
+EVERY_BYTE = bytes(range(256)) * 3
+
+
+class PublishingTests(Backend):
+    """``publish``, ``publish_many``, ``send``, ``send_many``."""
+
+    @pytest.mark.parametrize("body", [b"", b"{}", EVERY_BYTE, b"x" * 300_000], ids=["empty", "json", "bytes", "large"])
+    def test_the_body_arrives_byte_for_byte(self, client: QueueClient, queue: str, body: bytes) -> None:
+        """A body of any bytes and length arrives unchanged."""
+        client.publish(queue, body)
+        assert receive_one(client, queue).body == body
+
+    def test_headers_and_message_id_arrive(self, client: QueueClient, queue: str) -> None:
+        """The producer's headers and message id reach the consumer, and nothing is added to them."""
+        headers = {"tenant": "a", "trace-id": "00-ü", "body": "not the body", "empty": ""}
+        client.publish(queue, b"{}", headers=headers, message_id="m-1")
+        delivery = receive_one(client, queue)
+        assert dict(delivery.headers) == headers
+        assert delivery.message_id == "m-1"
+
+    def test_a_fresh_message_has_no_history(self, client: QueueClient, queue: str) -> None:
+        """A message that was just published has burnt nothing."""
+        client.publish(queue, b"{}")
+        delivery = receive_one(client, queue)
+        assert (delivery.attempts, delivery.crashes, delivery.first_failed_at) == (0, 0, None)
+        assert not delivery.redelivered
+        assert delivery.queue == queue
+        assert delivery.message_id is None
+
+    @pytest.mark.parametrize("headers", [{"x-qbridge-attempts": "9"}, {"n": 1}, {"": "x"}])
+    def test_headers_that_cannot_be_kept_are_refused(
+        self, client: QueueClient, queue: str, headers: dict[str, str]
+    ) -> None:
+        """Reserved names and values that are not strings are errors, not silently changed."""
+        with pytest.raises(PayloadError):
+            client.publish(queue, b"{}", headers=headers)
+        assert client.stats(queue).ready == 0
+
+    def test_publishing_to_a_missing_queue_is_an_error(self, client: QueueClient, queue_name: str) -> None:
+        """A message for a queue that does not exist raises UnroutableError, and creates nothing."""
+        with pytest.raises(UnroutableError):
+            client.publish(queue_name, b"{}")
+        with pytest.raises(UnroutableError):
+            client.publish_many(queue_name, [Message(b"1"), Message(b"2")])
+        assert client.stats(queue_name).ready == 0
+
+    def test_messages_arrive_in_order(self, client: QueueClient, queue: str) -> None:
+        """Messages of one publisher are delivered in the order of publishing."""
+        client.publish_many(queue, [Message(b"%d" % n) for n in range(50)])
+        client.publish(queue, b"50")
+        assert [d.body for d in receive_all(client, queue, 51)] == [b"%d" % n for n in range(51)]
+
+    def test_all_messages_of_publish_many_are_there_on_return(self, client: QueueClient, queue: str) -> None:
+        """``publish_many`` returns when the broker holds every message."""
+        client.publish_many(queue, [Message(b"%d" % n) for n in range(500)])
+        assert client.stats(queue).ready == 500
+
+    def test_publishing_from_many_threads(self, client: QueueClient, queue: str) -> None:
+        """``publish`` may be called from many threads at once."""
+
+        def publish(number: int) -> None:
+            for n in range(10):
+                client.publish(queue, b"%d-%d" % (number, n))
+
+        threads = [threading.Thread(target=publish, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        bodies = {delivery.body for delivery in receive_all(client, queue, 80)}
+        assert bodies == {b"%d-%d" % (number, n) for number in range(8) for n in range(10)}
+
+    def test_send_writes_the_envelope(self, client: QueueClient, queue: str) -> None:
+        """``send`` publishes ``{"payload", "task_id", "retry"}`` as JSON and returns the task id."""
+        payload = {"data": "ü", "id": 123, "list": [1, None, True]}
+        assert client.send(queue, payload, task_id="mine", headers={"tenant": "a"}) == "mine"
+        delivery = receive_one(client, queue)
+        assert json.loads(delivery.body) == {"payload": payload, "task_id": "mine", "retry": 0}
+        assert dict(delivery.headers) == {"tenant": "a"}
+
+    def test_send_makes_up_task_ids_and_unique_message_ids(self, client: QueueClient, queue: str) -> None:
+        """Without a task id each task gets a new one; the message id differs even where task ids repeat."""
+        assert client.send(queue, 1) != client.send(queue, 1)
+        client.send(queue, 1, task_id="same")
+        client.send(queue, 2, task_id="same")
+        message_ids = {delivery.message_id for delivery in receive_all(client, queue, 4)}
+        assert len(message_ids) == 4
+        assert None not in message_ids
+
+    def test_send_many_sends_all_or_nothing_wrong(self, client: QueueClient, queue: str) -> None:
+        """``send_many`` returns the task ids in order; one bad payload stops it before anything is sent."""
+        with pytest.raises(PayloadError):
+            client.send_many(queue, [1, object()])
+        assert client.stats(queue).ready == 0
+        ids = client.send_many(queue, ["a", "b", "c"])
+        received = [json.loads(d.body) for d in receive_all(client, queue, 3)]
+        assert [(r["task_id"], r["payload"]) for r in received] == list(zip(ids, "abc", strict=True))
+
+    @pytest.mark.parametrize("payload", [object(), float("nan"), {1, 2}, b"bytes"])
+    def test_a_payload_that_is_not_json_is_refused(self, client: QueueClient, queue: str, payload: object) -> None:
+        """What JSON cannot say is an error at the sender, not a dead letter at the worker."""
+        with pytest.raises(PayloadError, match="JSON"):
+            client.send(queue, payload)
+
+    def test_a_delayed_message_is_held_by_the_broker(self, client: QueueClient, queue: str) -> None:
+        """A delayed message is counted as delayed, not delivered early, then delivered; claimed or refused."""
+        if not self.supports_delay(client):
+            with pytest.raises(UnsupportedError):
+                client.publish(queue, b"{}", delay=0.3)
+            return
+        client.publish(queue, b"later", delay=0.5)
+        client.publish(queue, b"now")
+        assert receive_one(client, queue).body == b"now"
+        assert client.stats(queue).delayed == 1
+        assert receive_one(client, queue).body == b"later"
+        assert client.stats(queue).delayed == 0
+
+    def test_a_long_delay_does_not_hold_up_a_short_one(self, client: QueueClient, queue: str) -> None:
+        """Messages come in the order in which their delays end, not in the order of publishing."""
+        if not self.supports_delay(client):
+            pytest.skip("no delays claimed")
+        client.publish(queue, b"long", delay=30.0)
+        client.publish(queue, b"short", delay=0.3)
+        assert receive_one(client, queue).body == b"short"
+        assert client.stats(queue).delayed == 1
+
+    @staticmethod
+    def supports_delay(client: QueueClient) -> bool:
+        """Whether the client claims delays."""
+        return client.capabilities.delay

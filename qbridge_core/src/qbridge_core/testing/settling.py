@@ -1,0 +1,116 @@
+"""Settling: exactly one outcome for a delivery, and the count of attempts travels with the message."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from qbridge_core import QueueClient, UnsupportedError
+from qbridge_core.testing.base import (
+    Backend,
+    MakeClient,
+    a_failure,
+    eventually,
+    is_empty,
+    receive_all,
+    receive_one,
+)
+
+
+class SettlingTests(Backend):
+    """``ack``, ``reject(requeue=True)``, ``flush``."""
+
+    def test_an_acknowledged_message_is_gone(self, make_client: MakeClient, client: QueueClient, queue: str) -> None:
+        """After ``ack`` and ``flush`` the broker holds nothing, and nobody gets the message again."""
+        client.send(queue, 1)
+        client.ack(receive_one(client, queue))
+        assert client.flush()
+        assert is_empty(client, queue)
+        client.disconnect()
+        assert make_client().receive(queue, 1, 0.2) == []
+
+    def test_acks_out_of_order_settle_their_own_messages(
+        self, make_client: MakeClient, client: QueueClient, queue: str
+    ) -> None:
+        """Acknowledging some deliveries in any order never settles another one."""
+        client.send_many(queue, range(9))
+        deliveries = receive_all(client, queue, 9)
+        for position in (8, 2, 5, 0):
+            client.ack(deliveries[position])
+        client.disconnect()
+        left = {delivery.body for delivery in receive_all(make_client(), queue, 5)}
+        assert left == {deliveries[position].body for position in (1, 3, 4, 6, 7)}
+
+    def test_an_ack_may_come_from_any_thread(self, client: QueueClient, queue: str) -> None:
+        """Deliveries are acknowledged by other threads than the one that received them."""
+        client.send_many(queue, range(40))
+        threads = [threading.Thread(target=client.ack, args=(d,)) for d in receive_all(client, queue, 40)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        eventually(lambda: is_empty(client, queue))
+
+    def test_the_first_settlement_counts(self, client: QueueClient, queue: str, dead: str) -> None:
+        """A second settlement of the same delivery does nothing, whatever it is."""
+        client.send_many(queue, range(2))
+        acked, rejected = receive_all(client, queue, 2)
+        client.ack(acked)
+        client.ack(acked)
+        client.reject(acked, requeue=True)
+        client.reject(acked, requeue=False)
+        client.reject(rejected, requeue=False)
+        client.reject(rejected, requeue=True)
+        client.ack(rejected)
+        assert client.flush()
+        assert is_empty(client, queue)
+        assert client.stats(dead).ready == 1
+
+    def test_handing_back_is_free(self, make_client: MakeClient, client: QueueClient, queue: str) -> None:
+        """``reject(requeue=True)`` makes the message ready again at once, and counts nothing."""
+        client.publish(queue, b"x", headers={"h": "1"}, message_id="m")
+        client.reject(receive_one(client, queue), requeue=True)
+        again = receive_one(make_client(), queue)
+        assert (again.body, dict(again.headers), again.message_id) == (b"x", {"h": "1"}, "m")
+        assert (again.attempts, again.crashes) == (0, 0)
+
+    def test_attempts_travel_with_the_message(self, make_client: MakeClient, client: QueueClient, queue: str) -> None:
+        """A retry counts one attempt, any client sees the count, and body and headers stay the producer's."""
+        client.publish(queue, b'{"payload": 1}', headers={"h": "ü"}, message_id="m")
+        client.reject(receive_one(client, queue), requeue=True, failure=a_failure(queue, attempts=1))
+        second = receive_one(client, queue)
+        assert (second.attempts, second.first_failed_at) == (1, 1_700_000_000.25)
+        client.reject(second, requeue=True, failure=a_failure(queue, attempts=2))
+        client.disconnect()
+        third = receive_one(make_client(), queue)
+        assert third.attempts == 2
+        assert (third.body, dict(third.headers), third.message_id) == (b'{"payload": 1}', {"h": "ü"}, "m")
+
+    def test_handing_back_a_retried_message_keeps_its_count(self, client: QueueClient, queue: str) -> None:
+        """A hand-back neither adds to the count of attempts nor forgets it."""
+        client.publish(queue, b"x")
+        client.reject(receive_one(client, queue), requeue=True, failure=a_failure(queue, attempts=1))
+        client.reject(receive_one(client, queue), requeue=True)
+        assert receive_one(client, queue).attempts == 1
+
+    def test_a_retry_leaves_one_message(self, client: QueueClient, queue: str) -> None:
+        """After a retry the broker holds the message once."""
+        client.publish(queue, b"x")
+        client.reject(receive_one(client, queue), requeue=True, failure=a_failure(queue))
+        assert client.flush()
+        eventually(lambda: client.stats(queue).in_flight == 0)
+        assert client.stats(queue).ready == 1
+
+    def test_a_retry_can_be_delayed(self, client: QueueClient, queue: str) -> None:
+        """``reject(delay)`` holds the retry back at the broker and keeps its count; claimed or refused."""
+        client.publish(queue, b"x")
+        delivery = receive_one(client, queue)
+        if not client.capabilities.delay:
+            with pytest.raises(UnsupportedError):
+                client.reject(delivery, requeue=True, delay=0.3, failure=a_failure(queue))
+            return
+        client.reject(delivery, requeue=True, delay=0.5, failure=a_failure(queue))
+        assert client.flush()
+        assert client.stats(queue).delayed == 1
+        assert receive_one(client, queue).attempts == 1

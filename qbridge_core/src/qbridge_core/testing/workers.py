@@ -1,0 +1,163 @@
+"""The task manager on this backend: the promises that users see."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+from qbridge_core import ConstantBackoff, Outcome, QueueClient, Reason, TaskManager
+from qbridge_core.testing.base import WAIT, Backend, MakeClient, eventually, is_empty
+
+
+class WorkerTests(Backend):
+    """``TaskManager`` end to end."""
+
+    def test_the_main_job(self, client: QueueClient, queue_name: str, dead: str) -> None:
+        """Good tasks run once; one that always fails runs exactly 4 times and is dead-lettered; malformed ones run 0 times."""
+        runs: Counter[str] = Counter()
+
+        def handler(payload: str) -> None:
+            runs[payload] += 1
+            if payload == "bad":
+                raise ValueError("always")
+
+        bad_body = b'{ "payload" : "bad",  "task_id": "b-1" }'
+        client.declare(queue_name, dead)
+        client.send_many(queue_name, [f"good-{n}" for n in range(20)])
+        client.publish(queue_name, bad_body)
+        client.publish(queue_name, b"{not json")
+        report = TaskManager(client, handler, queue_name, dead, max_retries=3, max_workers=4).run_until_idle(30.0)
+
+        assert runs == {**{f"good-{n}": 1 for n in range(20)}, "bad": 4}
+        assert (report[Outcome.SUCCEEDED], report[Outcome.RETRIED]) == (20, 3)
+        assert (report[Outcome.FAILED], report[Outcome.MALFORMED]) == (1, 1)
+        assert is_empty(client, queue_name)
+        if client.capabilities.browse:
+            letters = {letter.body: letter for letter in client.dead_letters(dead)}
+            assert set(letters) == {bad_body, b"{not json"}
+            failed = letters[bad_body]
+            assert (failed.reason, failed.attempts, failed.task_id) == (Reason.FAILED, 4, "b-1")
+            assert (failed.exception_type, failed.exception_message) == ("ValueError", "always")
+            assert "always" in failed.traceback
+            assert (letters[b"{not json"].reason, letters[b"{not json"].attempts) == (Reason.MALFORMED, 0)
+
+    def test_queues_are_created_at_start(self, client: QueueClient, queue_name: str, dead: str) -> None:
+        """Starting a manager creates its queues where they are missing."""
+        with TaskManager(client, print, queue_name, dead, max_workers=1):
+            client.send(queue_name, 1)
+            eventually(lambda: is_empty(client, queue_name))
+
+    def test_a_stuck_handler_neither_stops_the_others_nor_stays(
+        self, client: QueueClient, queue_name: str, dead: str
+    ) -> None:
+        """A handler that hangs past its timeout is retried and dead-lettered as ``timed out`` while others go on."""
+        release = threading.Event()
+        runs: Counter[str] = Counter()
+
+        def handler(payload: str) -> None:
+            runs[payload] += 1
+            if payload == "stuck":
+                release.wait()
+
+        client.declare(queue_name, dead)
+        client.send_many(queue_name, ["stuck", *(f"good-{n}" for n in range(20))])
+        manager = TaskManager(client, handler, queue_name, dead, max_retries=1, task_timeout=0.3, max_workers=1)
+        try:
+            report = manager.run_until_idle(30.0)
+        finally:
+            release.set()
+        assert runs["stuck"] == 2
+        assert (report.succeeded, report[Outcome.RETRIED], report[Outcome.TIMED_OUT]) == (20, 1, 1)
+        if client.capabilities.browse:
+            (letter,) = client.dead_letters(dead)
+            assert (letter.reason, letter.attempts) == (Reason.TIMED_OUT, 2)
+            assert "release.wait" in letter.traceback
+
+    def test_a_late_result_changes_nothing(self, client: QueueClient, queue_name: str, dead: str) -> None:
+        """A handler that returns after its timeout can no longer acknowledge its message."""
+        ended = threading.Event()
+
+        def handler(payload: object) -> None:
+            time.sleep(0.5)  # the subject of the test: longer than the timeout
+            ended.set()
+
+        client.declare(queue_name, dead)
+        client.send(queue_name, 1)
+        manager = TaskManager(client, handler, queue_name, dead, max_retries=0, task_timeout=0.1, max_workers=1)
+        report = manager.run_until_idle(30.0)
+        assert ended.wait(WAIT)
+        assert (report.succeeded, report[Outcome.TIMED_OUT]) == (0, 1)
+        assert client.stats(dead).ready == 1
+
+    def test_stop_hands_back_what_was_not_started(
+        self, make_client: MakeClient, client: QueueClient, queue_name: str, dead: str
+    ) -> None:
+        """A graceful stop finishes what runs and gives the rest back uncounted."""
+        running, go_on = threading.Event(), threading.Event()
+        done: list[object] = []
+
+        def handler(payload: object) -> None:
+            running.set()
+            go_on.wait(WAIT)
+            done.append(payload)
+
+        client.declare(queue_name, dead)
+        client.send_many(queue_name, range(10))
+        with TaskManager(client, handler, queue_name, dead, max_workers=2) as manager:
+            assert running.wait(WAIT)
+            stopper = threading.Thread(target=manager.stop)
+            stopper.start()
+            go_on.set()
+            stopper.join(WAIT)
+            assert not stopper.is_alive()
+        finished = len(done)
+        assert 1 <= finished < 10
+        other = make_client()
+        eventually(lambda: other.stats(queue_name).ready == 10 - finished)
+        rest = other.receive(queue_name, 10, WAIT)
+        assert {delivery.attempts for delivery in rest} == {0}
+
+    def test_two_managers_share_a_queue(
+        self, make_client: MakeClient, client: QueueClient, queue_name: str, dead: str
+    ) -> None:
+        """Two workers on one queue run every task once between them."""
+        lock = threading.Lock()
+        runs: Counter[int] = Counter()
+
+        def handler(payload: int) -> None:
+            with lock:
+                runs[payload] += 1
+
+        client.declare(queue_name, dead)
+        other = make_client()
+        with (
+            TaskManager(client, handler, queue_name, dead, max_workers=2),
+            TaskManager(other, handler, queue_name, dead, max_workers=2),
+        ):
+            client.send_many(queue_name, range(200))
+            eventually(lambda: len(runs) == 200 and is_empty(client, queue_name) and is_empty(other, queue_name))
+        assert set(runs.values()) == {1}
+
+    def test_backoff_delays_the_retry(self, client: QueueClient, queue_name: str, dead: str) -> None:
+        """With a backoff the next run starts no earlier than its delay."""
+        if not client.capabilities.delay:
+            pytest.skip("no delays claimed")
+        seconds = 0.3
+        starts: list[float] = []
+
+        def handler(payload: object) -> None:
+            starts.append(time.monotonic())
+            raise ValueError
+
+        client.declare(queue_name, dead)
+        client.send(queue_name, 1)
+        manager = TaskManager(
+            client, handler, queue_name, dead, max_retries=2, max_workers=1, backoff=ConstantBackoff(seconds)
+        )
+        manager.run_until_idle(30.0)
+        assert len(starts) == 3
+        # Brokers count in milliseconds, so a delay may end a fraction of one early on this process's clock.
+        assert all(later - earlier > seconds * 0.95 for earlier, later in zip(starts, starts[1:], strict=False))

@@ -1,0 +1,205 @@
+"""Worker threads, and the watch over their timeouts.
+
+The threads are daemons on purpose: a handler that never returns cannot be stopped from outside in CPython, and
+``ThreadPoolExecutor`` would make the interpreter wait for it at exit. A worker whose run times out is abandoned to
+its handler and replaced at once; what the handler does later changes nothing any more.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import queue
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from qbridge_core.envelope import MalformedTaskError, read_task
+from qbridge_core.errors import NotConnectedError
+from qbridge_core.intake import Intake
+from qbridge_core.lifecycle import Lifecycle
+from qbridge_core.message import TASK_ID, Delivery, meta_text
+from qbridge_core.settle import Run, Settler
+
+_log: Final = logging.getLogger("qbridge.worker")
+Handler = Callable[[Any], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What every worker of a pool works with."""
+
+    handler: Handler
+    intake: Intake
+    settler: Settler
+    lifecycle: Lifecycle
+    task_timeout: float
+    max_message_bytes: int
+
+
+class Worker(threading.Thread):
+    """One slot: takes deliveries and runs the handler on them, one at a time.
+
+    Args:
+        pool: where it belongs; told when this thread is about to end.
+        job: what to do.
+        first: something to do before the first delivery.
+    """
+
+    def __init__(self, pool: WorkerPool, job: Job, first: Callable[[], None] | None = None) -> None:
+        super().__init__(name="qbridge-worker", daemon=True)
+        self.pool = pool
+        self.running: Run | None = None
+        self.abandoned = False
+        self._job = job
+        self._first = first
+
+    def run(self) -> None:
+        """Work until the intake closes or the watchdog gives this thread up."""
+        error: BaseException | None = None
+        try:
+            if self._first is not None:
+                self._first()
+                self._first = None
+            while not self.abandoned and (delivery := self._job.intake.take()) is not None:
+                self._handle(delivery)
+        except BaseException as exc:
+            error = exc
+        self.pool.worker_ended(self, error)
+
+    def _handle(self, delivery: Delivery) -> None:
+        job = self._job
+        try:
+            task = read_task(delivery.body, job.max_message_bytes)
+        except MalformedTaskError as exc:
+            job.settler.malformed(delivery, exc)
+            return
+        task_id = task.task_id or meta_text(delivery.meta, TASK_ID) or delivery.message_id or str(uuid.uuid4())
+        run = self.running = Run(delivery, task_id)
+        job.lifecycle.task_started(queue=delivery.queue, task_id=task_id, attempt=run.attempt)
+        error: BaseException | None = None
+        try:
+            _refuse_awaitable(job.handler(task.payload))
+        except BaseException as exc:
+            error = exc
+        self._finish(run, time.monotonic() - run.started_at, error)
+        # The exception's traceback holds this frame, and this frame the exception: without this the cycle (and with it
+        # the payload) would wait for the garbage collector.
+        error = None
+
+    def _finish(self, run: Run, duration: float, error: BaseException | None) -> None:
+        """Settle the run, unless the watchdog did."""
+        in_time = run.claim()
+        self.running = None
+        settler = self._job.settler
+        if not in_time:
+            self.abandoned = True  # the watchdog has replaced this thread, or the pool is closing
+            _log.warning(
+                "the handler of task %s ended %.3f s after its start, too late; its result is ignored",
+                run.task_id, duration, extra=run.log_fields(),
+            )  # fmt: skip
+        elif duration > self._job.task_timeout:
+            settler.timed_out(run, None)
+        elif error is None:
+            settler.succeeded(run, duration)
+        else:
+            settler.failed(run, error)
+
+
+def _refuse_awaitable(result: object) -> None:
+    """A coroutine that nobody awaits would look like a success without any work done."""
+    if result is not None and inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise TypeError("the handler returned an awaitable that would never run; return the result itself")
+
+
+class WorkerPool:
+    """A fixed number of worker slots.
+
+    Call ``expire`` again after the seconds it returns, from one thread.
+
+    Args:
+        job: what the workers do.
+        size: how many.
+        wakeups: gets an item whenever the supervisor should look at the pool again.
+    """
+
+    def __init__(self, job: Job, size: int, wakeups: queue.SimpleQueue[None]) -> None:
+        self._job = job
+        self._size = size
+        self._wakeups = wakeups
+        self._lock = threading.Lock()
+        self._workers: set[Worker] = set()
+        self.abandoned = 0
+        self.error: BaseException | None = None
+
+    def start(self) -> None:
+        """Fill all slots."""
+        for _ in range(self._size):
+            self._add(None)
+
+    @property
+    def alive(self) -> bool:
+        """True while a worker that was not abandoned has not ended."""
+        with self._lock:
+            return bool(self._workers)
+
+    def owns(self, thread: threading.Thread) -> bool:
+        """True for a worker's thread, an abandoned one included."""
+        return isinstance(thread, Worker) and thread.pool is self
+
+    def expire(self) -> float:
+        """End the runs whose time is over; return the seconds until the next one can be."""
+        now = time.monotonic()
+        timeout = self._job.task_timeout
+        # A run that starts later than now cannot expire before now + timeout, so no timer per task is needed.
+        wait = timeout
+        for worker in self._snapshot():
+            run = worker.running
+            if run is None:
+                continue
+            left = run.started_at + timeout - now
+            if left > 0:
+                wait = min(wait, left)
+            elif run.claim():
+                self._abandon(worker, run)
+        return wait
+
+    def claim_running(self) -> list[Run]:
+        """Take over the runs that have not ended; their results are ignored from now on."""
+        runs = [worker.running for worker in self._snapshot()]
+        return [run for run in runs if run is not None and run.claim()]
+
+    def worker_ended(self, worker: Worker, error: BaseException | None) -> None:
+        """Called by a worker's thread when it ends."""
+        with self._lock:
+            self._workers.discard(worker)
+        if error is not None and self.error is None:
+            self.error = error
+            if not isinstance(error, NotConnectedError):
+                _log.error("a worker thread broke", exc_info=error)
+        self._wakeups.put(None)
+
+    def _abandon(self, worker: Worker, run: Run) -> None:
+        stack = sys._current_frames().get(worker.ident or 0)
+        worker.abandoned = True
+        with self._lock:
+            self._workers.discard(worker)
+        self.abandoned += 1
+        # The replacement settles the run: the broker may be slow, and the watch over the others must go on.
+        self._add(lambda: self._job.settler.timed_out(run, stack))
+
+    def _add(self, first: Callable[[], None] | None) -> None:
+        worker = Worker(self, self._job, first)
+        with self._lock:
+            self._workers.add(worker)
+        worker.start()
+
+    def _snapshot(self) -> list[Worker]:
+        with self._lock:
+            return list(self._workers)

@@ -1,0 +1,5 @@
+"""The in-memory backend of QBridge: the reference for its semantics, and the broker for unit tests."""
+
+from qbridge_memory.client import MemoryClient, reset
+
+__all__ = ["MemoryClient", "reset"]

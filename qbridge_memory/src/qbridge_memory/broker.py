@@ -1,0 +1,192 @@
+"""A broker inside the process: queues, deliveries in flight, delays.
+
+One lock guards everything; each queue has a condition on it. All public methods are safe from any thread.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from qbridge_core import QueueStats, UnroutableError
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """A message as the broker keeps it; a new state is a new object."""
+
+    body: bytes
+    headers: Mapping[str, Any]
+    message_id: str | None
+    meta: Mapping[str, Any]
+    redelivered: bool = False
+
+
+@dataclass(slots=True)
+class _InFlight:
+    message: StoredMessage
+    owner: object
+
+
+@dataclass(slots=True)
+class _Queue:
+    changed: threading.Condition
+    ready: deque[StoredMessage] = field(default_factory=deque)
+    delayed: list[tuple[float, int, StoredMessage]] = field(default_factory=list)
+    in_flight: dict[int, _InFlight] = field(default_factory=dict)
+
+
+class MemoryBroker:
+    """The queues that the clients of one URL share."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._queues: dict[str, _Queue] = {}
+        self._sequence = itertools.count(1)
+
+    def declare(self, name: str) -> None:
+        """Create the queue if it is missing."""
+        with self._lock:
+            self._declare(name)
+
+    def put(self, name: str, messages: Iterable[StoredMessage], delay: float) -> None:
+        """Append messages, all at once.
+
+        Raises:
+            UnroutableError: the queue does not exist.
+        """
+        with self._lock:
+            queue = self._existing(name)
+            for message in messages:
+                self._place(queue, message, delay)
+            queue.changed.notify_all()
+
+    def take(
+        self, name: str, limit: int, timeout: float, owner: object, cancelled: Callable[[], bool]
+    ) -> list[tuple[int, StoredMessage]]:
+        """Move up to ``limit`` ready messages in flight; wait up to ``timeout`` seconds for the first.
+
+        Raises:
+            UnroutableError: the queue does not exist.
+        """
+        deadline = time.monotonic() + timeout
+        with self._lock:
+            queue = self._existing(name)
+            while True:
+                now = time.monotonic()
+                self._release_due(queue, now)
+                if queue.ready or cancelled() or now >= deadline:
+                    return self._hand_out(queue, limit, owner)
+                wake = min(deadline, queue.delayed[0][0]) if queue.delayed else deadline
+                queue.changed.wait(max(0.0, wake - now))
+
+    def remove(self, name: str, token: int) -> bool:
+        """Forget a message in flight; False when it is not in flight any more."""
+        with self._lock:
+            queue = self._queues.get(name)
+            return queue is not None and queue.in_flight.pop(token, None) is not None
+
+    def give_back(self, name: str, token: int) -> bool:
+        """Make a message in flight ready again, in front; False when it is not in flight any more."""
+        with self._lock:
+            return self._give_back(self._queues.get(name), token)
+
+    def move(
+        self, name: str, token: int, target: str, meta: Mapping[str, Any], message_id: str | None, delay: float
+    ) -> bool:
+        """Settle a message in flight and put its next state into ``target``, in one step.
+
+        The target is created if it is missing. False when the message is not in flight any more.
+        """
+        with self._lock:
+            source = self._queues.get(name)
+            held = source.in_flight.pop(token, None) if source else None
+            if held is None:
+                return False
+            queue = self._declare(target)
+            message = replace(held.message, meta=meta, message_id=held.message.message_id or message_id, redelivered=False)
+            self._place(queue, message, delay)
+            queue.changed.notify_all()
+            return True
+
+    def give_back_all(self, owner: object) -> None:
+        """Return everything that a client has in flight to its queues, in the order in which it was taken."""
+        with self._lock:
+            for queue in self._queues.values():
+                for token in sorted((t for t, held in queue.in_flight.items() if held.owner is owner), reverse=True):
+                    self._give_back(queue, token)
+
+    def wake(self) -> None:
+        """Let every waiting ``take`` look at its ``cancelled`` again."""
+        with self._lock:
+            for queue in self._queues.values():
+                queue.changed.notify_all()
+
+    def peek(self, name: str, limit: int) -> list[StoredMessage]:
+        """The first ready messages, left where they are; none for a queue that does not exist."""
+        with self._lock:
+            queue = self._queues.get(name)
+            return list(itertools.islice(queue.ready, limit)) if queue else []
+
+    def purge(self, name: str) -> int:
+        """Delete the ready messages; return how many there were."""
+        with self._lock:
+            queue = self._queues.get(name)
+            count = len(queue.ready) if queue else 0
+            if queue:
+                queue.ready.clear()
+            return count
+
+    def stats(self, name: str) -> QueueStats:
+        """Count a queue's messages; a queue that does not exist has none."""
+        with self._lock:
+            queue = self._queues.get(name)
+            if queue is None:
+                return QueueStats(0, 0, 0)
+            self._release_due(queue, time.monotonic())
+            return QueueStats(len(queue.ready), len(queue.in_flight), len(queue.delayed))
+
+    # The methods below expect the lock to be held.
+
+    def _declare(self, name: str) -> _Queue:
+        if name not in self._queues:
+            self._queues[name] = _Queue(threading.Condition(self._lock))
+        return self._queues[name]
+
+    def _existing(self, name: str) -> _Queue:
+        try:
+            return self._queues[name]
+        except KeyError:
+            raise UnroutableError(f"queue {name!r} does not exist; call declare({name!r}) first") from None
+
+    def _place(self, queue: _Queue, message: StoredMessage, delay: float) -> None:
+        if delay > 0:
+            heapq.heappush(queue.delayed, (time.monotonic() + delay, next(self._sequence), message))
+        else:
+            queue.ready.append(message)
+
+    def _release_due(self, queue: _Queue, now: float) -> None:
+        while queue.delayed and queue.delayed[0][0] <= now:
+            queue.ready.append(heapq.heappop(queue.delayed)[2])
+
+    def _hand_out(self, queue: _Queue, limit: int, owner: object) -> list[tuple[int, StoredMessage]]:
+        taken = []
+        for _ in range(min(limit, len(queue.ready))):
+            token, message = next(self._sequence), queue.ready.popleft()
+            queue.in_flight[token] = _InFlight(message, owner)
+            taken.append((token, message))
+        return taken
+
+    def _give_back(self, queue: _Queue | None, token: int) -> bool:
+        held = queue.in_flight.pop(token, None) if queue else None
+        if queue is None or held is None:
+            return False
+        queue.ready.appendleft(replace(held.message, redelivered=True))
+        queue.changed.notify_all()
+        return True

@@ -1,0 +1,226 @@
+"""``MemoryClient``: the QBridge contract on a broker inside the process."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from qbridge_core import (
+    BrokerURL,
+    Capabilities,
+    ConfigurationError,
+    DeadLetter,
+    Delivery,
+    DeliveryLostError,
+    Failure,
+    InvalidURLError,
+    Message,
+    NotConnectedError,
+    QueueClient,
+    QueueStats,
+    check_headers,
+    default_dead_letter_queue,
+    merge_options,
+    rejection,
+)
+from qbridge_core.message import ATTEMPTS, CRASHES, FIRST_FAILED_AT, NO_HEADERS, SOURCE_QUEUE, meta_int, meta_text, meta_time
+from qbridge_memory.broker import MemoryBroker, StoredMessage
+
+_SETTLED: Final = None
+_brokers: dict[str, MemoryBroker] = {}
+_brokers_lock = threading.Lock()
+
+
+def reset(name: str | None = None) -> None:
+    """Forget the broker of ``memory://name``, or all named ones; clients connected to it keep their old one."""
+    with _brokers_lock:
+        if name is None:
+            _brokers.clear()
+        else:
+            _brokers.pop(name, None)
+
+
+def _broker_named(name: str) -> MemoryBroker:
+    if not name:
+        return MemoryBroker()
+    with _brokers_lock:
+        return _brokers.setdefault(name, MemoryBroker())
+
+
+class MemoryClient(QueueClient):
+    """A client of the in-memory broker. Thread-safe.
+
+    ``memory://name`` is one broker for all clients of the process that use the name; ``memory://`` is a private broker
+    of this client, which keeps its messages over ``disconnect`` and ``connect``. Nothing is shared with other
+    processes or survives this one.
+
+    Args:
+        url: ``memory://`` or ``memory://name``.
+        options: there are none yet; any is an error.
+
+    Raises:
+        InvalidURLError: the URL has more than a name.
+        UnknownOptionError: an option was given.
+    """
+
+    capabilities = Capabilities(delay=True, browse=True)
+
+    def __init__(self, url: str = "memory://", **options: object) -> None:
+        parsed = BrokerURL.parse(url)
+        if parsed.scheme != "memory" or parsed.path or parsed.port is not None or parsed.username is not None:
+            raise InvalidURLError(f"{parsed} is not of the form memory:// or memory://name")
+        merge_options(parsed, options, known=())
+        self._broker = _broker_named(parsed.host)
+        self._connected = False
+        self._dead_letter_queues: dict[str, str] = {}
+        self._unsubscribes: Counter[str] = Counter()  # so that a receive can see that one happened while it waited
+
+    @property
+    def connected(self) -> bool:
+        """True between ``connect`` and ``disconnect``."""
+        return self._connected
+
+    def connect(self) -> None:
+        """Connect; never fails."""
+        self._connected = True
+
+    def disconnect(self) -> None:
+        """Give unsettled deliveries back to their queues."""
+        self._connected = False
+        self._broker.wake()
+        self._broker.give_back_all(self)
+
+    def declare(self, queue: str, dead_letter_queue: str | None = None) -> None:
+        """Create the queue and its dead-letter queue where missing."""
+        self._require_connection()
+        self._broker.declare(_checked(queue))
+        if dead_letter_queue is not None:
+            self._broker.declare(_checked(dead_letter_queue))
+            self._dead_letter_queues[queue] = dead_letter_queue
+
+    def stats(self, queue: str) -> QueueStats:
+        """Count the messages of a queue, those of all clients."""
+        self._require_connection()
+        return self._broker.stats(queue)
+
+    def purge(self, queue: str) -> int:
+        """Delete the ready messages."""
+        self._require_connection()
+        return self._broker.purge(queue)
+
+    def publish(
+        self,
+        queue: str,
+        body: bytes,
+        *,
+        headers: Mapping[str, str] | None = None,
+        message_id: str | None = None,
+        delay: float = 0.0,
+        timeout: float | None = None,
+    ) -> None:
+        """Publish one message; it is in the queue on return."""
+        del timeout
+        self._put(queue, [Message(body, check_headers(headers), message_id)], delay)
+
+    def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
+        """Publish all messages or none."""
+        del timeout
+        self._put(queue, messages, 0.0)
+
+    def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
+        """Take up to ``max_messages``; wait up to ``timeout`` seconds for the first."""
+        self._require_connection()
+        before = self._unsubscribes[queue]
+
+        def cancelled() -> bool:
+            return not self._connected or self._unsubscribes[queue] != before
+
+        taken = self._broker.take(queue, max_messages, timeout, self, cancelled)
+        return [_delivery(queue, token, message) for token, message in taken]
+
+    def unsubscribe(self, queue: str) -> None:
+        """Wake a blocked ``receive``; nothing is prefetched, so there is nothing to give back."""
+        self._unsubscribes[queue] += 1
+        self._broker.wake()
+
+    def ack(self, delivery: Delivery) -> None:
+        """Remove the message from the broker."""
+        if self._still_open(delivery):
+            self._finish(delivery, self._broker.remove(delivery.queue, delivery.tag))
+
+    def reject(
+        self, delivery: Delivery, requeue: bool = True, *, delay: float = 0.0, failure: Failure | None = None
+    ) -> None:
+        """Hand back, retry or dead-letter the message in one atomic step."""
+        if not self._still_open(delivery):
+            return
+        if requeue and failure is None:
+            done = self._broker.give_back(delivery.queue, delivery.tag)
+        elif requeue:
+            assert failure is not None
+            done = self._move(delivery, delivery.queue, failure.retry_headers(), failure.task_id, delay)
+        else:
+            failure = failure or rejection(delivery)
+            target = self._dead_letter_queues.get(delivery.queue, default_dead_letter_queue(delivery.queue))
+            done = self._move(delivery, target, failure.dead_letter_headers(), failure.task_id, 0.0)
+        self._finish(delivery, done)
+
+    def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
+        """List the ready messages of a dead-letter queue, oldest first."""
+        self._require_connection()
+        return [DeadLetter.from_headers(m.body, m.headers, m.meta) for m in self._broker.peek(queue, limit)]
+
+    def _put(self, queue: str, messages: Iterable[Message], delay: float) -> None:
+        self._require_connection()
+        stored = [StoredMessage(_bytes(m.body), m.headers, m.message_id, NO_HEADERS) for m in messages]
+        self._broker.put(queue, stored, delay)
+
+    def _move(self, delivery: Delivery, target: str, meta: Mapping[str, Any], task_id: str, delay: float) -> bool:
+        return self._broker.move(delivery.queue, delivery.tag, target, meta, task_id or None, delay)
+
+    def _still_open(self, delivery: Delivery) -> bool:
+        self._require_connection()
+        return delivery.tag is not _SETTLED
+
+    def _finish(self, delivery: Delivery, done: bool) -> None:
+        if not done:
+            raise DeliveryLostError(f"a delivery of {delivery.queue!r} went back to the queue when its client disconnected")
+        delivery.tag = _SETTLED
+
+    def _require_connection(self) -> None:
+        if not self._connected:
+            raise NotConnectedError("the memory client is not connected; call connect() first")
+
+
+def _delivery(queue: str, token: int, message: StoredMessage) -> Delivery:
+    meta = message.meta
+    if not meta:
+        return Delivery(
+            message.body, queue, message.headers, message.message_id, 0, 0, None, message.redelivered, meta, token
+        )
+    return Delivery(
+        body=message.body,
+        queue=queue,
+        headers=message.headers,
+        message_id=message.message_id,
+        attempts=meta_int(meta, ATTEMPTS),
+        crashes=meta_int(meta, CRASHES),
+        first_failed_at=meta_time(meta, FIRST_FAILED_AT),
+        redelivered=message.redelivered,
+        meta=meta,
+        tag=token,
+    )
+
+
+def _checked(queue: str) -> str:
+    if not isinstance(queue, str) or not queue:
+        raise ConfigurationError(f"a queue name must be a non-empty string, not {queue!r}")
+    return queue
+
+
+def _bytes(body: bytes) -> bytes:
+    if not isinstance(body, bytes | bytearray | memoryview):
+        raise ConfigurationError(f"a message body must be bytes, not {type(body).__name__}; use send() for a payload")
+    return bytes(body)
