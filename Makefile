@@ -13,6 +13,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
 
 env: $(STAMP) ## Create .venv with the four distributions (editable) and the tools
+	@:
 
 $(STAMP): $(PROJECTS) scripts/setup-env.sh
 	@scripts/setup-env.sh $(VENV)

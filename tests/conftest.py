@@ -1,0 +1,173 @@
+"""Real brokers for the tests, one of each for the whole run.
+
+The process that controls the run starts them, so that the workers of pytest-xdist share them; the workers
+learn the URLs from the environment. RabbitMQ boots while pytest collects: only the fixture waits for it.
+
+QBRIDGE_TEST_AMQP_URL and QBRIDGE_TEST_REDIS_URL name servers to use instead. With QBRIDGE_REQUIRE_BROKERS=1 a
+missing broker is a failure and not a skip.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from support.brokers import Broker, RabbitMQBroker, RedisBroker, amqp_answers, redis_answers
+from support.proxy import TCPProxy
+from support.wait import wait_for
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of broker, and how the run finds it."""
+
+    name: str
+    broker: type[Broker]
+    url_variable: str
+    log_variable: str  # set only for a server that this run started
+    answers: Callable[[str], bool]
+
+
+RABBITMQ = Kind("RabbitMQ", RabbitMQBroker, "QBRIDGE_TEST_AMQP_URL", "QBRIDGE_TEST_AMQP_LOG", amqp_answers)
+REDIS = Kind("Redis", RedisBroker, "QBRIDGE_TEST_REDIS_URL", "QBRIDGE_TEST_REDIS_LOG", redis_answers)
+
+_ONLY_SHOWING = (
+    "collectonly",
+    "help",
+    "version",
+    "markers",
+    "showfixtures",
+    "show_fixtures_per_test",
+    "cacheshow",
+)
+_shared = pytest.StashKey[list[tuple[Kind, Broker]]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the shared brokers, without waiting for them."""
+    started = config.stash.setdefault(_shared, [])
+    is_worker = hasattr(config, "workerinput")
+    if is_worker or any(config.getoption(name, default=None) for name in _ONLY_SHOWING):
+        return
+    for kind in (RABBITMQ, REDIS):
+        if not os.environ.get(kind.url_variable) and kind.broker.available():
+            broker = kind.broker(tempfile.mkdtemp(prefix=f"qbridge-{kind.name.lower()}-"))
+            broker.spawn()
+            started.append((kind, broker))
+            os.environ[kind.url_variable] = broker.url
+            os.environ[kind.log_variable] = str(broker.log_path)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End the shared brokers and delete their files."""
+    for kind, broker in config.stash.get(_shared, []):
+        broker.close()
+        os.environ.pop(kind.url_variable, None)
+        os.environ.pop(kind.log_variable, None)
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say which brokers the run uses."""
+    return [_describe(kind) for kind in (RABBITMQ, REDIS)]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Repeat at the end, in red, which broker was missing."""
+    if terminalreporter.stats.get("skipped") or terminalreporter.stats.get("error"):
+        for kind in (RABBITMQ, REDIS):
+            if not os.environ.get(kind.url_variable):
+                terminalreporter.write_line(_missing_line(kind), red=True, bold=True)
+
+
+def _describe(kind: Kind) -> str:
+    if os.environ.get(kind.log_variable):
+        return f"{kind.name}: a private server for this run"
+    if os.environ.get(kind.url_variable):
+        return f"{kind.name}: the server of {kind.url_variable}"
+    return f"{kind.name}: none"
+
+
+def _missing_line(kind: Kind) -> str:
+    return f"NO {kind.name.upper()}: not installed, and {kind.url_variable} is not set; its tests do not run"
+
+
+def _give_up(kind: Kind) -> NoReturn:
+    if os.environ.get("QBRIDGE_REQUIRE_BROKERS") == "1":
+        pytest.fail(_missing_line(kind), pytrace=False)
+    pytest.skip(_missing_line(kind))
+
+
+def _shared_url(kind: Kind) -> str:
+    url = os.environ.get(kind.url_variable)
+    if not url:
+        _give_up(kind)
+    log = os.environ.get(kind.log_variable)
+    if log is None and url.split(":", 1)[0].endswith("s"):
+        return url  # TLS: only a real client can tell
+    where = f"see {log}" if log else f"at the address in {kind.url_variable}"
+    wait_for(
+        lambda: kind.answers(url), 60 if log else 10, f"{kind.name} does not answer, {where}", interval=0.05
+    )
+    return url
+
+
+@pytest.fixture(scope="session")
+def amqp_url() -> str:
+    """The URL of the run's RabbitMQ; it is shared, so use unique queue names and break nothing."""
+    return _shared_url(RABBITMQ)
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> str:
+    """The URL of the run's Redis; it is shared, so use unique queue names and break nothing."""
+    return _shared_url(REDIS)
+
+
+def _private(kind: Kind, directory: Path) -> Iterator[Broker]:
+    if not kind.broker.available():
+        _give_up(kind)
+    broker = kind.broker(directory / kind.name.lower())
+    try:
+        broker.start()
+        yield broker
+    finally:
+        broker.close()
+
+
+@pytest.fixture
+def private_rabbitmq(tmp_path: Path) -> Iterator[Broker]:
+    """A RabbitMQ node (`RabbitMQBroker`) of this test alone, started, for tests that break it."""
+    yield from _private(RABBITMQ, tmp_path)
+
+
+@pytest.fixture
+def private_redis(tmp_path: Path) -> Iterator[Broker]:
+    """A Redis server (`RedisBroker`) of this test alone, started, for tests that break it."""
+    yield from _private(REDIS, tmp_path)
+
+
+@pytest.fixture
+def tcp_proxy() -> Iterator[Callable[[str], TCPProxy]]:
+    """Make proxies to the server of a URL: `proxy = tcp_proxy(url); connect(proxy.through(url))`."""
+    proxies: list[TCPProxy] = []
+
+    def make(url: str) -> TCPProxy:
+        proxies.append(TCPProxy.to(url))
+        return proxies[-1]
+
+    yield make
+    for proxy in proxies:
+        proxy.close()
+
+
+@pytest.fixture
+def unique_name() -> str:
+    """A name for a queue that no other test and no other run uses."""
+    return f"qbridge-test-{uuid.uuid4().hex[:12]}"

@@ -1,0 +1,188 @@
+"""The distributions as users get them: what the wheels hold, and what installs from where.
+
+The clean environments fetch pluggy, pika and redis-py from the configured package index.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Callable
+from configparser import ConfigParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.packaging
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = {
+    "qbridge_core": [],
+    "qbridge_rabbitmq": ["amqp", "amqps"],
+    "qbridge_redis": ["redis", "rediss"],
+    "qbridge_memory": ["memory"],
+}
+DISTRIBUTIONS = sorted(name.replace("_", "-") for name in PACKAGES)
+
+
+def run(*command: str | Path, cwd: Path | None = None) -> str:
+    """Run a command and return its output; on failure show all of it."""
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command} failed:\n{done.stdout}\n{done.stderr}"
+    return done.stdout.strip()
+
+
+def pip(*args: str | Path, python: Path | None = None) -> str:
+    """Run pip of this environment, on another environment if one is given."""
+    target = ["--python", python] if python else []
+    return run(sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check", *target, *args)
+
+
+def project(directory: Path) -> dict[str, Any]:
+    """Return the [project] table of a directory's pyproject.toml."""
+    table: dict[str, Any] = tomllib.loads((directory / "pyproject.toml").read_text())["project"]
+    return table
+
+
+@pytest.fixture(scope="session")
+def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that all workers of this run share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def once(shared_dir: Path) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Fill a directory once in a run, whichever worker comes first; the others wait for it."""
+
+    def fill(name: str, build: Callable[[Path], object]) -> Path:
+        directory, done = shared_dir / name, shared_dir / f"{name}.done"
+        with (shared_dir / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                directory.mkdir(exist_ok=True)
+                build(directory)
+                done.touch()
+        return directory
+
+    return fill
+
+
+@pytest.fixture(scope="session")
+def wheels(once: Callable[[str, Callable[[Path], object]], Path]) -> dict[str, Path]:
+    """The four wheels, by package."""
+
+    def build(directory: Path) -> None:
+        sources = [ROOT / package for package in PACKAGES]
+        pip("wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", directory, *sources)
+
+    directory = once("wheels", build)
+    return {package: next(directory.glob(f"{package}-*.whl")) for package in PACKAGES}
+
+
+@pytest.fixture
+def clean_python(tmp_path: Path) -> Path:
+    """The interpreter of an empty environment."""
+    run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv")
+    return tmp_path / "venv" / "bin" / "python"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_wheel_holds_the_typed_package_and_no_tests(wheels: dict[str, Path], package: str) -> None:
+    """A wheel has its package, the typing marker and the license, and nothing of the tests."""
+    names = set(zipfile.ZipFile(wheels[package]).namelist())
+    assert {f"{package}/__init__.py", f"{package}/py.typed"} <= names
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+    assert not [name for name in names if re.search(r"(^|/)(tests?|conftest\.py|test_[^/]*\.py)(/|$)", name)]
+    allowed = {package, "QBridge"} if package == "qbridge_core" else {package}
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == allowed
+
+
+@pytest.mark.parametrize(("package", "schemes"), PACKAGES.items())
+def test_wheel_declares_one_entry_point_for_each_scheme(
+    wheels: dict[str, Path], package: str, schemes: list[str]
+) -> None:
+    """Every scheme of a backend names the plugin module, and that module is in the wheel."""
+    archive = zipfile.ZipFile(wheels[package])
+    parser = ConfigParser()
+    for name in archive.namelist():
+        if name.endswith(".dist-info/entry_points.txt"):
+            parser.read_string(archive.read(name).decode())
+    declared = dict(parser["qbridge"]) if parser.has_section("qbridge") else {}
+    assert declared == dict.fromkeys(schemes, f"{package}.plugin")
+    assert not schemes or f"{package}/plugin.py" in archive.namelist()
+
+
+def test_core_alone_says_how_to_install_a_backend(wheels: dict[str, Path], clean_python: Path) -> None:
+    """With the core alone, a redis URL ends in an error that has the install line."""
+    pip("install", "--quiet", wheels["qbridge_core"], python=clean_python)
+    program = (
+        "from qbridge_core import connect\n"
+        "try:\n"
+        "    connect('redis://localhost')\n"
+        "except Exception as exc:\n"
+        "    print(exc)\n"
+    )
+    message = run(clean_python, "-I", "-c", program)
+    assert re.search(r"""pip install ["']?qbridge-core\[redis\]""", message), message
+
+
+def test_core_with_redis_needs_nothing_else(wheels: dict[str, Path], clean_python: Path) -> None:
+    """The core and the Redis backend work together without the other backends."""
+    pip("install", "--quiet", wheels["qbridge_core"], wheels["qbridge_redis"], python=clean_python)
+    program = (
+        "import importlib.util, qbridge_core, qbridge_redis, qbridge_redis.plugin\n"
+        "print([name for name in ('pika', 'pytest', 'qbridge_rabbitmq') if importlib.util.find_spec(name)])"
+    )
+    assert run(clean_python, "-I", "-c", program) == "[]"
+
+
+def test_the_root_installs_all_four(clean_python: Path) -> None:
+    """`pip install .` in the root of the repository installs the four distributions of the tree."""
+    pip("install", "--quiet", ROOT, python=clean_python)
+    program = (
+        "from importlib.metadata import distributions\n"
+        "import qbridge_core, qbridge_rabbitmq, qbridge_redis, qbridge_memory\n"
+        "print(*sorted(d.name for d in distributions() if d.name.startswith('qbridge-')))"
+    )
+    assert run(clean_python, "-I", "-c", program).split() == DISTRIBUTIONS
+
+
+def test_all_versions_are_equal() -> None:
+    """The root, the four distributions and `qbridge_core.__version__` have one version."""
+    import qbridge_core
+
+    versions = {
+        where.name: project(where)["version"] for where in (ROOT, *(ROOT / name for name in PACKAGES))
+    }
+    assert set(versions.values()) == {qbridge_core.__version__}, versions
+
+
+def test_backends_ask_for_this_version_of_the_core() -> None:
+    """Each backend depends on a range of the core that starts with the current minor version."""
+    major, minor, _ = project(ROOT)["version"].split(".")
+    expected = f"qbridge-core>={major}.{minor},<{major}.{int(minor) + 1}"
+    for package in PACKAGES:
+        if package != "qbridge_core":
+            assert expected in project(ROOT / package)["dependencies"], package
+
+
+def test_licenses_are_equal() -> None:
+    """Each distribution carries the license of the repository."""
+    assert {(ROOT / name / "LICENSE").read_text() for name in PACKAGES} == {(ROOT / "LICENSE").read_text()}
+
+
+def test_importing_the_core_imports_no_driver_and_no_test_runner() -> None:
+    """`import qbridge_core` leaves pytest, the drivers and the backends out of the process."""
+    program = (
+        "import sys, qbridge_core\n"
+        "heavy = {'pytest', 'pika', 'redis', 'qbridge_rabbitmq', 'qbridge_redis', 'qbridge_memory'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    assert run(sys.executable, "-I", "-c", program) == "[]"

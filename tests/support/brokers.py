@@ -1,0 +1,373 @@
+"""Private brokers: real RabbitMQ and Redis servers that belong to one test or one test run.
+
+Each server has its own ports, data and log below its `base_dir`, listens on 127.0.0.1 only and ends with the
+process that started it (see :mod:`support.guard`). Signals go to the server's own process id, not to a name.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+from urllib.parse import urlsplit
+
+from support.wait import wait_for
+
+_GUARD = Path(__file__).with_name("guard.py")
+_EXTRA_PATH = "/usr/lib/rabbitmq/bin:/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin:/opt/homebrew/bin"
+_ERLANG_PLACES = "/usr/lib/erlang/erts-*/bin:/usr/local/lib/erlang/erts-*/bin"
+
+
+class BrokerError(RuntimeError):
+    """A server did not start, or a command to it failed."""
+
+
+def free_port() -> int:
+    """Return a port that is free and lies below the range that the kernel gives to outgoing connections.
+
+    A port from that range could be taken while the server is down, and a restart would fail.
+    """
+    for _ in range(200):
+        port = random.randrange(15000, 32000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise BrokerError("no free port between 15000 and 32000")
+
+
+def find_program(*names: str) -> str | None:
+    """Return the path of the first of these programs that exists, looking beyond PATH.
+
+    RabbitMQ's own scripts come first: Debian's wrappers in /usr/sbin switch to another user.
+    """
+    path = f"/usr/lib/rabbitmq/bin:{os.environ.get('PATH', '')}:{_EXTRA_PATH}"
+    return next((found for name in names if (found := shutil.which(name, path=path))), None)
+
+
+def find_epmd() -> str | None:
+    """Return the path of Erlang's port mapper, which is not always on PATH."""
+    if found := find_program("epmd"):
+        return found
+    pattern_hits = (hit for place in _ERLANG_PLACES.split(":") for hit in sorted(glob.glob(f"{place}/epmd")))
+    return next(pattern_hits, None)
+
+
+class Broker:
+    """A server that can be killed, stopped, suspended, and started again on the same data and port."""
+
+    boot_timeout: ClassVar[float] = 60.0
+
+    def __init__(self, base_dir: Path | str) -> None:
+        self.base_dir = Path(base_dir)
+        self.base_dir.mkdir(parents=True, exist_ok=True)
+        self.host = "127.0.0.1"
+        self.port = free_port()
+        self.log_path = self.base_dir / "server.log"
+        self._guard: subprocess.Popen[str] | None = None
+        self._pid = 0
+
+    @classmethod
+    def available(cls) -> bool:
+        """Whether the server is installed."""
+        raise NotImplementedError
+
+    @property
+    def url(self) -> str:
+        """The URL to connect to; it stays the same over restarts."""
+        raise NotImplementedError
+
+    def is_ready(self) -> bool:
+        """Whether the server answers its own protocol."""
+        raise NotImplementedError
+
+    def _server_command(self) -> list[str]:
+        raise NotImplementedError
+
+    def _helper(self) -> tuple[list[str], int]:
+        return [], 0
+
+    def _environment(self) -> dict[str, str]:
+        return dict(os.environ)
+
+    @property
+    def running(self) -> bool:
+        """Whether the server's process exists (it may be suspended)."""
+        return self._guard is not None and self._guard.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The process id of the server itself."""
+        if not self.running:
+            raise BrokerError(f"the server is not running; its log: {self.log_path}")
+        return self._pid
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        self.spawn()
+        self.wait_until_ready()
+
+    def spawn(self) -> None:
+        """Start the server's process without waiting for the server."""
+        if self.running:
+            raise BrokerError("the server is already running")
+        helper, helper_port = self._helper()
+        task = {
+            "owner": os.getpid(),
+            "log": str(self.log_path),
+            "helper": helper,
+            "helper_port": helper_port,
+            "server": self._server_command(),
+        }
+        self._guard = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_GUARD), json.dumps(task)],
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C in a terminal reaches the tests, which then end the server
+        )
+        assert self._guard.stdout is not None
+        with self._guard.stdout as output:
+            line = output.readline()
+        if not line:
+            self._reap(10)
+            raise BrokerError(f"the server could not be started: {self._log_tail()}")
+        self._pid = int(line)
+
+    def wait_until_ready(self, timeout: float | None = None) -> None:
+        """Return as soon as the server answers; raise if it ends or the time is over."""
+
+        def ready_or_dead() -> bool:
+            if not self.running:
+                raise BrokerError(f"the server ended while starting: {self._log_tail()}")
+            return self.is_ready()
+
+        timeout = timeout or self.boot_timeout
+        wait_for(ready_or_dead, timeout, f"the server is not ready; log: {self.log_path}", interval=0.05)
+
+    def kill(self) -> None:
+        """End the server with SIGKILL, as a crash would, and wait for its end."""
+        if self.running:
+            os.kill(self._pid, signal.SIGKILL)
+        self._reap(10)
+
+    def stop(self, timeout: float = 30.0) -> None:
+        """End the server in its regular way and wait for its end."""
+        if self.running:
+            os.kill(self._pid, signal.SIGCONT)
+            os.kill(self._pid, signal.SIGTERM)
+        self._reap(timeout)
+
+    def restart(self) -> None:
+        """Stop the server and start it again on the same data and port."""
+        self.stop()
+        self.start()
+
+    def suspend(self) -> None:
+        """Freeze the server: its connections stay open and nothing answers."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a suspended server go on."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        """End the server at once if it still runs, and delete its files."""
+        self.kill()
+        shutil.rmtree(self.base_dir, ignore_errors=True)
+
+    def _reap(self, timeout: float) -> None:
+        if self._guard is not None:
+            self._guard.wait(timeout)
+
+    def _log_tail(self) -> str:
+        text = self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+        return f"{self.log_path}\n" + "\n".join(text.splitlines()[-20:])
+
+
+class RabbitMQBroker(Broker):
+    """A RabbitMQ node with its own name, data, cookie and port mapper."""
+
+    def __init__(self, base_dir: Path | str) -> None:
+        super().__init__(base_dir)
+        self.node = f"qbridge-{self.port}@localhost"
+        self._distribution_port = free_port()
+        self._epmd_port = free_port()
+        (self.base_dir / "enabled_plugins").write_text("[].\n")
+        (self.base_dir / "rabbitmq.conf").write_text("disk_free_limit.absolute = 1MB\n")
+
+    @classmethod
+    def available(cls) -> bool:
+        """Whether the server is installed."""
+        return find_program("rabbitmq-server") is not None
+
+    @property
+    def url(self) -> str:
+        """The AMQP URL; it stays the same over restarts."""
+        return f"amqp://guest:guest@{self.host}:{self.port}/"
+
+    def is_ready(self) -> bool:
+        """Whether the node begins an AMQP handshake."""
+        return amqp_answers(self.url)
+
+    def rabbitmqctl(self, *args: str, timeout: float = 60.0) -> str:
+        """Run a rabbitmqctl command on this node and return what it prints."""
+        if not self.running:
+            # Without its node the command would leave a port mapper behind.
+            raise BrokerError("rabbitmqctl needs a running node")
+        program = find_program("rabbitmqctl")
+        if program is None:
+            raise BrokerError("rabbitmqctl is not installed")
+        command = [program, "--quiet", "--node", self.node, *args]
+        done = subprocess.run(
+            command, env=self._environment(), capture_output=True, text=True, timeout=timeout, check=False
+        )
+        if done.returncode != 0:
+            raise BrokerError(f"rabbitmqctl {' '.join(args)} failed: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def _server_command(self) -> list[str]:
+        program = find_program("rabbitmq-server")
+        if program is None:
+            raise BrokerError("rabbitmq-server is not installed")
+        return [program]
+
+    def _helper(self) -> tuple[list[str], int]:
+        # Otherwise the node starts a port mapper as a daemon, which nobody ends.
+        epmd = find_epmd()
+        return ([epmd, "-port", str(self._epmd_port)] if epmd else []), self._epmd_port
+
+    def _environment(self) -> dict[str, str]:
+        base = self.base_dir
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RABBITMQ_", "ERL_"))}
+        loopback_only = "-kernel inet_dist_use_interface {127,0,0,1}"
+        return inherited | {
+            "HOME": str(base),  # the Erlang cookie
+            "LC_ALL": "C.UTF-8",
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            # The script becomes the Erlang machine instead of its parent; `-noinput` takes the shell away.
+            "RABBITMQ_ALLOW_INPUT": "true",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"-noinput +S 1:1 {loopback_only}",
+            "RABBITMQ_NODENAME": self.node,
+            "RABBITMQ_NODE_IP_ADDRESS": self.host,
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_DIST_PORT": str(self._distribution_port),
+            "RABBITMQ_MNESIA_BASE": str(base / "data"),
+            "RABBITMQ_LOG_BASE": str(base / "log"),
+            "RABBITMQ_PID_FILE": str(base / "pid"),
+            "RABBITMQ_CONFIG_FILE": str(base / "rabbitmq.conf"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(base / "advanced.config"),
+            "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(base / "enabled_plugins"),
+        }
+
+
+class RedisBroker(Broker):
+    """A Redis (or Valkey) server that writes an append-only file, as a durable queue needs."""
+
+    boot_timeout = 20.0
+
+    @classmethod
+    def available(cls) -> bool:
+        """Whether the server is installed."""
+        return find_program("redis-server", "valkey-server") is not None
+
+    @property
+    def url(self) -> str:
+        """The Redis URL; it stays the same over restarts."""
+        return f"redis://{self.host}:{self.port}/0"
+
+    def is_ready(self) -> bool:
+        """Whether the server answers PING (it refuses while it loads its data)."""
+        return redis_answers(self.url)
+
+    def cli(self, *args: str | bytes | int, timeout: float = 10.0) -> RedisReply:
+        """Run one command on a connection of its own; text comes back as str, an error reply raises."""
+        return redis_command(self.url, *args, timeout=timeout)
+
+    def _server_command(self) -> list[str]:
+        program = find_program("redis-server", "valkey-server")
+        if program is None:
+            raise BrokerError("redis-server is not installed")
+        options = {
+            "--port": str(self.port),
+            "--bind": self.host,
+            "--dir": str(self.base_dir),
+            "--save": "",
+            "--appendonly": "yes",
+            "--appendfsync": "everysec",
+            "--daemonize": "no",
+        }
+        return [program, *(part for option in options.items() for part in option)]
+
+
+RedisReply = str | int | None | list["RedisReply"]
+
+
+def redis_command(url: str, *args: str | bytes | int, timeout: float = 10.0) -> RedisReply:
+    """Send one command to the server at the URL and return its reply."""
+    encoded = [part if isinstance(part, bytes) else str(part).encode() for part in args]
+    request = b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in encoded)
+    with socket.create_connection(_address(url, 6379), timeout=timeout) as connection:
+        connection.sendall(request)
+        with connection.makefile("rb") as stream:
+            return _read_reply(stream.readline, stream.read)
+
+
+def _read_reply(read_line: Callable[[], bytes], read: Callable[[int], bytes]) -> RedisReply:
+    line = read_line()
+    if not line.endswith(b"\r\n"):
+        raise BrokerError("the server closed the connection")
+    kind, rest = line[:1], line[1:-2].decode("utf-8", "replace")
+    if kind == b"-":
+        raise BrokerError(rest)
+    if kind == b"+":
+        return rest
+    if kind == b":":
+        return int(rest)
+    size = int(rest)
+    if size < 0:
+        return None
+    if kind == b"$":
+        return read(size + 2)[:-2].decode("utf-8", "replace")
+    return [_read_reply(read_line, read) for _ in range(size)]
+
+
+def redis_answers(url: str) -> bool:
+    """Whether a Redis server at the URL answers PING (or at least asks for a password)."""
+    try:
+        return redis_command(url, "PING", timeout=2) == "PONG"
+    except BrokerError as exc:
+        return str(exc).startswith("NOAUTH")
+    except OSError:
+        return False
+
+
+def amqp_answers(url: str) -> bool:
+    """Whether a server at the URL begins an AMQP 0-9-1 handshake: a method frame, Connection.Start."""
+    try:
+        with socket.create_connection(_address(url, 5672), timeout=2) as connection:
+            connection.sendall(b"AMQP\x00\x00\x09\x01")
+            with connection.makefile("rb") as stream:
+                head = stream.read(11)
+    except OSError:
+        return False
+    return head[:1] == b"\x01" and head[7:] == b"\x00\x0a\x00\x0a"
+
+
+def _address(url: str, default_port: int) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or "127.0.0.1", parts.port or default_port
