@@ -112,9 +112,7 @@ def _shared_url(kind: Kind) -> str:
     if log is None and url.split(":", 1)[0].endswith("s"):
         return url  # TLS: only a real client can tell
     where = f"see {log}" if log else f"at the address in {kind.url_variable}"
-    wait_for(
-        lambda: kind.answers(url), 60 if log else 10, f"{kind.name} does not answer, {where}", interval=0.05
-    )
+    wait_for(lambda: kind.answers(url), 60 if log else 10, f"{kind.name} does not answer, {where}", interval=0.05)
     return url
 
 

@@ -158,9 +158,7 @@ def test_all_versions_are_equal() -> None:
     """The root, the four distributions and `qbridge_core.__version__` have one version."""
     import qbridge_core
 
-    versions = {
-        where.name: project(where)["version"] for where in (ROOT, *(ROOT / name for name in PACKAGES))
-    }
+    versions = {where.name: project(where)["version"] for where in (ROOT, *(ROOT / name for name in PACKAGES))}
     assert set(versions.values()) == {qbridge_core.__version__}, versions
 
 

@@ -1,8 +1,9 @@
 """Run a server for as long as the process that asked for it lives.
 
 Started by :mod:`support.brokers` as its own process. It prints the server's process id, waits for the end of
-the server, and kills it when its owner is gone, even when the owner died of SIGKILL. A helper (the port mapper
-of RabbitMQ) is started before the server and ends with it. If the guard itself is killed, the kernel kills both.
+the server, and kills it when its owner is gone, even when the owner died of SIGKILL. A helper (RabbitMQ's
+port mapper) is started before the server and ends with it. If the guard itself is killed, the kernel kills
+both.
 
 It is a process, and not code run between fork and exec, because a test runner has threads; and because the
 kernel ties a parent-death signal to the thread that started the child, which may end long before its process.
