@@ -4,7 +4,13 @@ The public names are those in ``__all__``; modules are an implementation detail,
 :mod:`qbridge_core.errors`, :mod:`qbridge_core.hookspecs` and :mod:`qbridge_core.testing`.
 """
 
-from qbridge_core.client import Capabilities, QueueClient, default_dead_letter_queue, rejection, worker_identity
+from qbridge_core.client import (
+    Capabilities,
+    QueueClient,
+    default_dead_letter_queue,
+    rejection,
+    worker_identity,
+)
 from qbridge_core.errors import (
     AuthenticationError,
     BackendLoadError,

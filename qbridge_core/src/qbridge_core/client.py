@@ -86,8 +86,8 @@ class QueueClient(ABC):
     def disconnect(self) -> None:
         """Flush the settlements, close, and give unsettled deliveries back to the broker.
 
-        Never raises for a broker that is gone, takes bounded time, and does nothing when not connected. Blocked calls of
-        other threads end at once.
+        Never raises for a broker that is gone, takes bounded time, and does nothing when not connected. Blocked
+        calls of other threads end at once.
         """
 
     # ------------------------------------------------------------------ queues
@@ -168,9 +168,7 @@ class QueueClient(ABC):
             The errors of ``publish``, for the first message that failed; others of the call may have been published.
         """
         for message in messages:
-            self.publish(
-                queue, message.body, headers=message.headers, message_id=message.message_id, timeout=timeout
-            )
+            self.publish(queue, message.body, headers=message.headers, message_id=message.message_id, timeout=timeout)
 
     def send(
         self,
@@ -215,8 +213,8 @@ class QueueClient(ABC):
     def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
         """Take up to ``max_messages`` ready messages; wait up to ``timeout`` seconds for the first one.
 
-        Returns as soon as at least one message is there; an empty list when the time is over or ``unsubscribe`` was called.
-        ``timeout=0`` returns what the broker has ready now.
+        Returns as soon as at least one message is there; an empty list when the time is over or ``unsubscribe`` was
+        called. ``timeout=0`` returns what the broker has ready now.
 
         Raises:
             BrokerUnavailableError: no connection for the whole timeout.
@@ -224,14 +222,14 @@ class QueueClient(ABC):
             UnroutableError: the queue does not exist and was not declared through this client.
         """
 
-    def subscribe(self, queue: str, prefetch: int) -> None:
-        """Announce that ``receive`` will be called on the queue again and again, with ``prefetch`` messages wanted at once.
+    def subscribe(self, queue: str, prefetch: int) -> None:  # noqa: B027 - optional
+        """Announce that ``receive`` will be called again and again, with ``prefetch`` messages wanted at once.
 
         A backend with server push starts its consumer here and may hold up to its prefetch limit of messages that
         ``receive`` has not returned yet. The default does nothing.
         """
 
-    def unsubscribe(self, queue: str) -> None:
+    def unsubscribe(self, queue: str) -> None:  # noqa: B027 - optional
         """End what ``subscribe`` began: wake a blocked ``receive`` and give back, uncounted, what it has not returned.
 
         Deliveries that were returned stay valid. The default does nothing.
@@ -292,8 +290,8 @@ class QueueClient(ABC):
     def replay(self, dead_letter_queue: str, *, target: str | None = None, limit: int | None = None) -> int:
         """Send dead letters back to the queue they came from, counters reset; return how many went back.
 
-        At most as many as were there at the start, so that letters which fail again at once do not go round. A letter is
-        removed only after its copy is confirmed.
+        At most as many as were there at the start, so that letters which fail again at once do not go round. A letter
+        is removed only after its copy is confirmed.
 
         Args:
             dead_letter_queue: where to take them from.

@@ -93,7 +93,7 @@ class Intake:
             batch = self._client.receive(self._queue, max(1, self._idle.value), self._poll_timeout)
         except NotConnectedError:
             raise
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the worker must go on asking
             self._wait_after(exc)
             return []
         if self._pause:

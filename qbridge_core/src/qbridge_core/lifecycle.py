@@ -56,7 +56,7 @@ class Lifecycle:
         def call(**arguments: object) -> None:
             try:
                 hook(**arguments)
-            except Exception:
+            except Exception:  # noqa: BLE001 - a plugin is foreign code
                 _log.exception("a plugin's %s raised; the task is not affected", name)
 
         return call

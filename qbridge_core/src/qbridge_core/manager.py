@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Final, Self
 
@@ -26,7 +26,7 @@ from qbridge_core.errors import (
 from qbridge_core.intake import Intake
 from qbridge_core.lifecycle import Lifecycle
 from qbridge_core.outcome import RunReport, Tally
-from qbridge_core.retry import Backoff, ConstantBackoff, RetryPolicy, require_seconds
+from qbridge_core.retry import IMMEDIATELY, Backoff, RetryPolicy, require_seconds
 from qbridge_core.settle import Settler
 from qbridge_core.worker import Handler, Job, WorkerPool
 
@@ -40,9 +40,9 @@ DEFAULT_GRACE_PERIOD: Final = 25.0
 class TaskManager:
     """Consumes tasks from a queue and runs a handler on each, at least once.
 
-    A message is acknowledged after its handler returned. When the handler raises or runs too long, the message is retried
-    up to ``max_retries`` times and then moved to the dead-letter queue with an explanation. Anything that is not a task
-    goes there at once. The counting travels with the message, so it survives restarts and goes on in other workers.
+    A message is acknowledged after its handler returned. When the handler raises or runs too long, the message is
+    retried up to ``max_retries`` times and then moved to the dead-letter queue with an explanation. Anything that is not
+    a task goes there at once. The counting travels with the message, so it survives restarts and goes on in other workers.
 
     Args:
         queue_client: a connected client; the manager never disconnects it.
@@ -78,7 +78,7 @@ class TaskManager:
         task_timeout: float = 10.0,
         max_workers: int | None = None,
         *,
-        backoff: Backoff = ConstantBackoff(),
+        backoff: Backoff = IMMEDIATELY,
         grace_period: float = DEFAULT_GRACE_PERIOD,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
         plugins: Sequence[object] = (),
@@ -181,7 +181,7 @@ class TaskManager:
     def _run_in_background(self, session: _Session) -> None:
         try:
             session.run()
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001 - raised again by __exit__
             self._background_error = exc
 
     def _open_session(self, poll_timeout: float) -> _Session:
@@ -193,9 +193,7 @@ class TaskManager:
         give_up = threading.Event()
         settler = Settler(self._client, self._policy, self._task_timeout, self._lifecycle, self._tally, give_up)
         intake = Intake(self._client, self._input_queue, self._max_workers, poll_timeout)
-        job = Job(
-            self._handler, intake, settler, self._lifecycle, self._task_timeout, self._max_message_bytes
-        )
+        job = Job(self._handler, intake, settler, self._lifecycle, self._task_timeout, self._max_message_bytes)
         self._session = _Session(self._client, job, self._input_queue, self._max_workers, self._grace_period, give_up)
         return self._session
 
@@ -209,7 +207,8 @@ class TaskManager:
             quiet = quiet + 1 if self._is_empty() else 0
             if time.monotonic() > deadline:
                 raise IdleTimeoutError(
-                    f"{self._input_queue!r} still has work after {timeout:g} s ({self._tally.report()})", self.report()
+                    f"{self._input_queue!r} still has work after {timeout:g} s ({self._tally.report()})",
+                    self.report(),
                 )
             session.stopped.wait(_IDLE_POLL)
         return self.report()
@@ -226,7 +225,13 @@ class _Session:
     """One run of a TaskManager from start to stop."""
 
     def __init__(
-        self, client: QueueClient, job: Job, input_queue: str, workers: int, grace_period: float, give_up: threading.Event
+        self,
+        client: QueueClient,
+        job: Job,
+        input_queue: str,
+        workers: int,
+        grace_period: float,
+        give_up: threading.Event,
     ) -> None:
         self.stopped = threading.Event()
         self._client = client
@@ -265,6 +270,7 @@ class _Session:
             self._job.lifecycle.worker_started(queue=self._queue, worker=worker)
             while not self._stop_requests and self._pool.error is None:
                 self._sleep(self._pool.expire())
+            self._job.intake.close()
             self._job.lifecycle.worker_stopping(queue=self._queue, worker=worker)
         finally:
             self._drain()
@@ -285,7 +291,11 @@ class _Session:
             self._sleep(min(self._pool.expire(), left, _DRAIN_POLL))
         self._give_up.set()
         for run in self._pool.claim_running():
-            _log.warning("task %s did not finish in time; it goes back to the queue", run.task_id, extra=run.log_fields())
+            _log.warning(
+                "task %s did not finish in time; it goes back to the queue",
+                run.task_id,
+                extra=run.log_fields(),
+            )
             self._job.settler.hand_back(run.delivery)
         for delivery in self._job.intake.left_over():
             self._job.settler.hand_back(delivery)
@@ -299,10 +309,8 @@ class _Session:
             _log.warning("the last settlements did not reach the broker: %s", exc)
 
     def _sleep(self, seconds: float) -> None:
-        try:
+        with suppress(queue.Empty):
             self._wakeups.get(timeout=max(0.0, seconds))
-        except queue.Empty:
-            pass
 
 
 @contextmanager
@@ -336,7 +344,9 @@ def _checked_handler(handler: object) -> Callable[..., object]:
     if not callable(handler):
         raise ConfigurationError(f"handler must be callable as handler(payload), not {handler!r}")
     if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__):
-        raise ConfigurationError("async handlers are not supported; wrap the call: lambda payload: asyncio.run(f(payload))")
+        raise ConfigurationError(
+            "async handlers are not supported; wrap the call: lambda payload: asyncio.run(f(payload))"
+        )
     try:
         inspect.signature(handler).bind(None)
     except TypeError as exc:

@@ -105,7 +105,11 @@ def check_headers(headers: Mapping[str, str] | None) -> Mapping[str, str]:
     if not headers:
         return NO_HEADERS
     for name, value in headers.items():
-        if not isinstance(name, str) or not 0 < len(name.encode()) <= MAX_ID_CHARS or name.lower().startswith(HEADER_PREFIX):
+        if (
+            not isinstance(name, str)
+            or not 0 < len(name.encode()) <= MAX_ID_CHARS
+            or name.lower().startswith(HEADER_PREFIX)
+        ):
             raise PayloadError(
                 f"header name {name!r} is not allowed: use a string of 1 to {MAX_ID_CHARS} bytes "
                 f"without the prefix {HEADER_PREFIX!r}"

@@ -26,7 +26,13 @@ from qbridge_core.hookspecs import PROJECT, BackendFactory
 from qbridge_core.url import BrokerURL
 
 ENTRY_POINT_GROUP: Final = "qbridge"
-_EXTRAS: Final = {"amqp": "rabbitmq", "amqps": "rabbitmq", "redis": "redis", "rediss": "redis", "memory": "memory"}
+_EXTRAS: Final = {
+    "amqp": "rabbitmq",
+    "amqps": "rabbitmq",
+    "redis": "redis",
+    "rediss": "redis",
+    "memory": "memory",
+}
 
 _lock = threading.Lock()
 _registered: dict[str, BackendFactory] = {}
@@ -92,7 +98,9 @@ def _load(scheme: str) -> BackendFactory:
         ) from exc
     factories = _factories(plugin, entry)
     if scheme not in factories:
-        raise BackendLoadError(f"{_distribution(entry)} announces {scheme}:// but its qbridge_backends hook does not have it")
+        raise BackendLoadError(
+            f"{_distribution(entry)} announces {scheme}:// but its qbridge_backends hook does not have it"
+        )
     return factories[scheme]
 
 

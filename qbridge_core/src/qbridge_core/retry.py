@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
-from typing import Protocol, TypeGuard, runtime_checkable
+from typing import Final, Protocol, TypeGuard, runtime_checkable
 
 from qbridge_core.errors import ConfigurationError
 
@@ -53,6 +53,10 @@ class ConstantBackoff:
         return self.seconds
 
 
+IMMEDIATELY: Final = ConstantBackoff(0.0)
+"""The default: retry at once."""
+
+
 @dataclass(frozen=True, slots=True)
 class ExponentialBackoff:
     """``base``, ``base * factor``, ``base * factor²``, … seconds, never more than ``cap``.
@@ -78,7 +82,7 @@ class ExponentialBackoff:
             ceiling = min(self.cap, self.base * self.factor ** max(0, attempt - 1))
         except OverflowError:
             ceiling = self.cap
-        return random.uniform(0.0, ceiling) if self.jitter else ceiling
+        return random.uniform(0.0, ceiling) if self.jitter else ceiling  # noqa: S311 - spreads load, hides nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,7 @@ class RetryPolicy:
     """
 
     max_retries: int = 3
-    backoff: Backoff = ConstantBackoff()
+    backoff: Backoff = IMMEDIATELY
 
     def __post_init__(self) -> None:
         if isinstance(self.max_retries, bool) or not isinstance(self.max_retries, int) or self.max_retries < 0:

@@ -66,7 +66,7 @@ class Problem:
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
         try:
             message = str(exc)
-        except Exception:
+        except Exception:  # noqa: BLE001 - the text comes from foreign code
             message = "(the exception's text could not be read)"
         frames = exc.__traceback__.tb_next if exc.__traceback__ else None
         text = "".join(traceback.format_exception(kind, exc, frames)) if frames else ""
@@ -120,9 +120,7 @@ class Settler:
 
     def failed(self, run: Run, exc: BaseException) -> None:
         """Retry or dead-letter a message whose handler raised."""
-        self._lifecycle.task_failed(
-            queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, exception=exc
-        )
+        self._lifecycle.task_failed(queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, exception=exc)
         self._count_failure(run, Problem.from_exception(Reason.FAILED, exc))
 
     def timed_out(self, run: Run, stack: FrameType | None) -> None:
@@ -140,7 +138,11 @@ class Settler:
 
     def hand_back(self, delivery: Delivery) -> None:
         """Return a message to the queue, nothing counted."""
-        fields: dict[str, object] = {"task_id": delivery.message_id, "queue": delivery.queue, "attempt": delivery.attempts + 1}
+        fields: dict[str, object] = {
+            "task_id": delivery.message_id,
+            "queue": delivery.queue,
+            "attempt": delivery.attempts + 1,
+        }
         if self._persist(lambda: self._client.reject(delivery, requeue=True), fields):
             self._tally.add(Outcome.HANDED_BACK)
 
@@ -164,12 +166,14 @@ class Settler:
             run.task_id, failure.reason, run.attempt, failure.exception_type, failure.exception_message, delay,
             extra=run.log_fields(),
         )  # fmt: skip
-        self._lifecycle.task_retried(
-            queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, delay=delay
-        )
+        self._lifecycle.task_retried(queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, delay=delay)
 
     def _dead_letter(self, delivery: Delivery, failure: Failure) -> None:
-        fields: dict[str, object] = {"task_id": failure.task_id, "queue": delivery.queue, "attempt": failure.attempts}
+        fields: dict[str, object] = {
+            "task_id": failure.task_id,
+            "queue": delivery.queue,
+            "attempt": failure.attempts,
+        }
         if not self._persist(lambda: self._client.reject(delivery, requeue=False, failure=failure), fields):
             return
         self._tally.add(dead_lettered(failure.reason))
@@ -194,7 +198,7 @@ class Settler:
                 if self._give_up.wait(pause):
                     return False
                 pause = min(pause * 2, _LONGEST_PAUSE)
-            except Exception:
+            except Exception:  # noqa: BLE001 - a backend's bug must not end the worker
                 # Holding the worker would stop other tasks; acknowledging would lose this one. Unsettled, it stays
                 # with the broker, which delivers it again when this client disconnects.
                 _log.exception("task %s cannot be settled; it stays with the broker", fields["task_id"], extra=fields)

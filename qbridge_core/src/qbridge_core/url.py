@@ -36,7 +36,9 @@ class BrokerURL:
             raise InvalidURLError(f"a broker URL must be a string, not {type(url).__name__}")
         scheme, separator, _ = url.partition("://")
         if not separator or not scheme:
-            raise InvalidURLError("a broker URL looks like scheme://host:port/path, for example redis://localhost:6379/0")
+            raise InvalidURLError(
+                "a broker URL looks like scheme://host:port/path, for example redis://localhost:6379/0"
+            )
         try:
             parts = urlsplit(url)
             port = parts.port
@@ -67,9 +69,7 @@ class BrokerURL:
         return f"{self.scheme}://{user}{host}{port}{path}"
 
 
-def merge_options(
-    url: BrokerURL, options: Mapping[str, object], known: Collection[str]
-) -> dict[str, object]:
+def merge_options(url: BrokerURL, options: Mapping[str, object], known: Collection[str]) -> dict[str, object]:
     """The options of a URL's query with the keyword options over them.
 
     Raises:

@@ -67,7 +67,7 @@ class Worker(threading.Thread):
                 self._first = None
             while not self.abandoned and (delivery := self._job.intake.take()) is not None:
                 self._handle(delivery)
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001 - the supervisor raises it
             error = exc
         self.pool.worker_ended(self, error)
 
@@ -84,7 +84,7 @@ class Worker(threading.Thread):
         error: BaseException | None = None
         try:
             _refuse_awaitable(job.handler(task.payload))
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001 - whatever a handler raises is its failure
             error = exc
         self._finish(run, time.monotonic() - run.started_at, error)
         # The exception's traceback holds this frame, and this frame the exception: without this the cycle (and with it

@@ -98,7 +98,13 @@ class MemoryBroker:
             return self._give_back(self._queues.get(name), token)
 
     def move(
-        self, name: str, token: int, target: str, meta: Mapping[str, Any], message_id: str | None, delay: float
+        self,
+        name: str,
+        token: int,
+        target: str,
+        meta: Mapping[str, Any],
+        message_id: str | None,
+        delay: float,
     ) -> bool:
         """Settle a message in flight and put its next state into ``target``, in one step.
 
@@ -110,7 +116,9 @@ class MemoryBroker:
             if held is None:
                 return False
             queue = self._declare(target)
-            message = replace(held.message, meta=meta, message_id=held.message.message_id or message_id, redelivered=False)
+            message = replace(
+                held.message, meta=meta, message_id=held.message.message_id or message_id, redelivered=False
+            )
             self._place(queue, message, delay)
             queue.changed.notify_all()
             return True

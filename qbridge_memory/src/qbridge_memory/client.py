@@ -25,7 +25,14 @@ from qbridge_core import (
     merge_options,
     rejection,
 )
-from qbridge_core.message import ATTEMPTS, CRASHES, FIRST_FAILED_AT, NO_HEADERS, SOURCE_QUEUE, meta_int, meta_text, meta_time
+from qbridge_core.message import (
+    ATTEMPTS,
+    CRASHES,
+    FIRST_FAILED_AT,
+    NO_HEADERS,
+    meta_int,
+    meta_time,
+)
 from qbridge_memory.broker import MemoryBroker, StoredMessage
 
 _SETTLED: Final = None
@@ -156,15 +163,14 @@ class MemoryClient(QueueClient):
         """Hand back, retry or dead-letter the message in one atomic step."""
         if not self._still_open(delivery):
             return
-        if requeue and failure is None:
-            done = self._broker.give_back(delivery.queue, delivery.tag)
-        elif requeue:
-            assert failure is not None
-            done = self._move(delivery, delivery.queue, failure.retry_headers(), failure.task_id, delay)
-        else:
+        if not requeue:
             failure = failure or rejection(delivery)
             target = self._dead_letter_queues.get(delivery.queue, default_dead_letter_queue(delivery.queue))
             done = self._move(delivery, target, failure.dead_letter_headers(), failure.task_id, 0.0)
+        elif failure is not None:
+            done = self._move(delivery, delivery.queue, failure.retry_headers(), failure.task_id, delay)
+        else:
+            done = self._broker.give_back(delivery.queue, delivery.tag)
         self._finish(delivery, done)
 
     def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
@@ -186,7 +192,9 @@ class MemoryClient(QueueClient):
 
     def _finish(self, delivery: Delivery, done: bool) -> None:
         if not done:
-            raise DeliveryLostError(f"a delivery of {delivery.queue!r} went back to the queue when its client disconnected")
+            raise DeliveryLostError(
+                f"a delivery of {delivery.queue!r} went back to the queue when its client disconnected"
+            )
         delivery.tag = _SETTLED
 
     def _require_connection(self) -> None:
@@ -198,7 +206,16 @@ def _delivery(queue: str, token: int, message: StoredMessage) -> Delivery:
     meta = message.meta
     if not meta:
         return Delivery(
-            message.body, queue, message.headers, message.message_id, 0, 0, None, message.redelivered, meta, token
+            message.body,
+            queue,
+            message.headers,
+            message.message_id,
+            0,
+            0,
+            None,
+            message.redelivered,
+            meta,
+            token,
         )
     return Delivery(
         body=message.body,

@@ -11,7 +11,15 @@ Each test uses queue names of its own, so the suite can run in parallel and agai
 broker of its own (it is killed and restarted) is in :class:`FaultConformance`.
 """
 
-from qbridge_core.testing.base import eventually
-from qbridge_core.testing.conformance import BackendConformance, FaultConformance, FaultyBroker
+import pytest
+
+# Before the imports below: only modules that are imported later get pytest's detailed assertion messages.
+pytest.register_assert_rewrite(
+    *(f"{__name__}.{part}" for part in ("base", "connection", "publishing", "receiving", "settling", "dead_letters")),
+    *(f"{__name__}.{part}" for part in ("workers", "conformance")),
+)
+
+from qbridge_core.testing.base import eventually  # noqa: E402
+from qbridge_core.testing.conformance import BackendConformance, FaultConformance, FaultyBroker  # noqa: E402
 
 __all__ = ["BackendConformance", "FaultConformance", "FaultyBroker", "eventually"]

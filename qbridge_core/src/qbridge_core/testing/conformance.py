@@ -19,9 +19,7 @@ from qbridge_core.testing.settling import SettlingTests
 from qbridge_core.testing.workers import WorkerTests
 
 
-class BackendConformance(
-    ConnectionTests, PublishingTests, ReceivingTests, SettlingTests, DeadLetterTests, WorkerTests
-):
+class BackendConformance(ConnectionTests, PublishingTests, ReceivingTests, SettlingTests, DeadLetterTests, WorkerTests):
     """Everything that can be tested on a broker that others use too."""
 
 
@@ -97,11 +95,15 @@ class FaultConformance(Backend):
         self, faulty_broker: FaultyBroker, client: QueueClient, queue: str
     ) -> None:
         """A publish without a broker raises a TransientError in bounded time, and works again later."""
-            faulty_broker.kill()
+        faulty_broker.kill()
         with pytest.raises(TransientError):
             client.publish(queue, b"x", timeout=1.0)
         faulty_broker.start()
-        eventually(_quiet(lambda: client.publish(queue, b"y", timeout=2.0) is None), 60.0, "publishing does not recover")
+        eventually(
+            _quiet(lambda: client.publish(queue, b"y", timeout=2.0) is None),
+            60.0,
+            "publishing does not recover",
+        )
         assert b"y" in {receive_one(client, queue).body for _ in range(client.stats(queue).ready)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -45,10 +46,8 @@ class ConnectionTests(Backend):
         ended = threading.Event()
 
         def wait() -> None:
-            try:
+            with suppress(NotConnectedError):
                 client.receive(queue, 1, 300.0)
-            except NotConnectedError:
-                pass
             ended.set()
 
         threading.Thread(target=wait, daemon=True).start()
@@ -99,5 +98,5 @@ class ConnectionTests(Backend):
         """An option that does not exist is refused before anything is connected."""
         if not self.url and broker_url == "":
             pytest.skip("this suite creates its clients without a URL")
-        with pytest.raises(UnknownOptionError, match="no_such_option.*known options"):
+        with pytest.raises(UnknownOptionError, match=r"no_such_option.*known options"):
             connect(broker_url, no_such_option=1)

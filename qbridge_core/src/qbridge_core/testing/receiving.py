@@ -41,7 +41,9 @@ class ReceivingTests(Backend):
         stats = client.stats(queue)
         assert (stats.ready, stats.in_flight, stats.delayed) == (3, 2, 0)
 
-    def test_a_waiting_receive_gets_a_new_message(self, make_client: MakeClient, client: QueueClient, queue: str) -> None:
+    def test_a_waiting_receive_gets_a_new_message(
+        self, make_client: MakeClient, client: QueueClient, queue: str
+    ) -> None:
         """A message wakes a ``receive`` that is waiting for it, long before its timeout."""
         received: list[Delivery] = []
         thread = threading.Thread(target=lambda: received.extend(client.receive(queue, 1, 300.0)), daemon=True)
