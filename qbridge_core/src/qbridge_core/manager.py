@@ -41,8 +41,9 @@ class TaskManager:
     """Consumes tasks from a queue and runs a handler on each, at least once.
 
     A message is acknowledged after its handler returned. When the handler raises or runs too long, the message is
-    retried up to ``max_retries`` times and then moved to the dead-letter queue with an explanation. Anything that is not
-    a task goes there at once. The counting travels with the message, so it survives restarts and goes on in other workers.
+    retried up to ``max_retries`` times and then moved to the dead-letter queue with an explanation. Anything
+    that is not a task goes there at once. The counting travels with the message, so it survives restarts and goes on in
+    other workers.
 
     Args:
         queue_client: a connected client; the manager never disconnects it.
