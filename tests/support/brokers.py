@@ -70,7 +70,7 @@ class Broker:
     boot_timeout: ClassVar[float] = 60.0
 
     def __init__(self, base_dir: Path | str) -> None:
-        self.base_dir = Path(base_dir)
+        self.base_dir = Path(base_dir).absolute()
         self.base_dir.mkdir(parents=True, exist_ok=True)
         self.host = "127.0.0.1"
         self.port = free_port()
@@ -132,6 +132,7 @@ class Broker:
         }
         self._guard = subprocess.Popen(
             [sys.executable, "-I", "-S", str(_GUARD), json.dumps(task)],
+            cwd=self.base_dir,  # where a crash dump goes
             env=self._environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -38,6 +38,7 @@ def spawn(command: list[str], log: int) -> subprocess.Popen[bytes]:
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
+        process_group=0,
         preexec_fn=die_with_parent,  # noqa: PLW1509 - the guard has no threads
     )
 
@@ -69,7 +70,10 @@ def main(task: dict[str, Any]) -> int:
             wait_for_port(task["helper_port"])
         server = spawn(task["server"], log)
         print(server.pid, flush=True)
-        return abs(watch(server, task["owner"]))
+        status = watch(server, task["owner"])
+        with suppress(ProcessLookupError):  # what a server that was killed while it booted leaves behind
+            os.killpg(server.pid, signal.SIGKILL)
+        return abs(status)
     finally:
         if helper:
             helper.kill()
