@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar, TypeVar
 
 import pytest
@@ -38,7 +38,7 @@ class Backend:
     """
 
     url: ClassVar[str] = ""
-    options: ClassVar[dict[str, object]] = {}
+    options: ClassVar[Mapping[str, object]] = {}
     redelivery_timeout: ClassVar[float] = 60.0
 
     @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -13,9 +14,9 @@ from qbridge_core import Delivery, QueueClient, UnroutableError
 from qbridge_core.testing.base import WAIT, Backend, MakeClient, eventually, receive_all, receive_one
 
 _DYING_CONSUMER = """
-import sys, time
+import json, sys, time
 from qbridge_core import connect
-client = connect(sys.argv[1], **eval(sys.argv[3]))
+client = connect(sys.argv[1], **json.loads(sys.argv[3]))
 print(len(client.receive(sys.argv[2], 1, 30.0)), flush=True)
 time.sleep(3600)
 """
@@ -126,7 +127,7 @@ class ReceivingTests(Backend):
         if not client.capabilities.shared:
             pytest.skip("the broker lives in one process and dies with its consumers")
         client.send(queue, "x")
-        command = [sys.executable, "-c", _DYING_CONSUMER, broker_url, queue, repr(self.options)]
+        command = [sys.executable, "-c", _DYING_CONSUMER, broker_url, queue, json.dumps(dict(self.options))]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             assert process.stdout.readline().strip() == b"1"

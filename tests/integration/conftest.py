@@ -1,0 +1,46 @@
+"""Fixtures for tests that run the same story on RabbitMQ and on Redis."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.brokers import Broker
+from support.worker_process import Journal, StartWorker, quick
+
+BROKERS = ("rabbitmq", "redis")
+
+
+@pytest.fixture(params=BROKERS)
+def private_broker(request: pytest.FixtureRequest) -> Broker:
+    """A broker of this test alone, once a RabbitMQ and once a Redis."""
+    broker: Broker = request.getfixturevalue(f"private_{request.param}")
+    return broker
+
+
+@pytest.fixture(params=BROKERS)
+def shared_url(request: pytest.FixtureRequest) -> str:
+    """The URL of the run's broker, once RabbitMQ and once Redis, with quick redelivery."""
+    url: str = request.getfixturevalue("amqp_url" if request.param == "rabbitmq" else "redis_url")
+    return quick(url)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    """The journal that the workers of this test share; they are killed after the test."""
+    journal = Journal(tmp_path / "journal")
+    yield journal
+    journal.close()
+
+
+@pytest.fixture
+def start_worker(journal: Journal, unique_name: str) -> StartWorker:
+    """Start a worker process on the test's queue."""
+
+    def start(url: str, *, timeout: float = 10.0) -> subprocess.Popen[bytes]:
+        return journal.start_worker(url, unique_name, timeout)
+
+    return start
