@@ -253,7 +253,7 @@ class QueueClient(ABC):
     ) -> None:
         """Settle a delivery: the work is not done. Returns when the broker holds the message's next state.
 
-        * ``requeue=True`` without ``failure``: hand it back; nothing is counted.
+        * ``requeue=True`` without ``failure``: hand it back, for now or (with ``delay``) for later; nothing is counted.
         * ``requeue=True`` with ``failure``: another attempt after ``delay`` seconds; ``failure.retry_headers()``
           travel with it, and the next delivery shows ``attempts == failure.attempts``.
         * ``requeue=False``: move it to the dead-letter queue with ``failure.dead_letter_headers()`` (without a

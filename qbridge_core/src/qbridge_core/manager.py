@@ -34,6 +34,7 @@ _log: Final = logging.getLogger("qbridge.manager")
 _IDLE_POLL: Final = 0.02
 _DRAIN_POLL: Final = 0.2
 _FLUSH_TIMEOUT: Final = 5.0
+_LONGEST_SLEEP: Final = 3600.0  # the platform's own limit on waiting is far away, but finite
 DEFAULT_GRACE_PERIOD: Final = 25.0
 
 
@@ -311,7 +312,7 @@ class _Session:
 
     def _sleep(self, seconds: float) -> None:
         with suppress(queue.Empty):
-            self._wakeups.get(timeout=max(0.0, seconds))
+            self._wakeups.get(timeout=min(max(0.0, seconds), _LONGEST_SLEEP))
 
 
 @contextmanager

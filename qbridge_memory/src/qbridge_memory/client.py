@@ -169,6 +169,8 @@ class MemoryClient(QueueClient):
             done = self._move(delivery, target, failure.dead_letter_headers(), failure.task_id, 0.0)
         elif failure is not None:
             done = self._move(delivery, delivery.queue, failure.retry_headers(), failure.task_id, delay)
+        elif delay > 0:
+            done = self._move(delivery, delivery.queue, delivery.meta, "", delay)
         else:
             done = self._broker.give_back(delivery.queue, delivery.tag)
         self._finish(delivery, done)

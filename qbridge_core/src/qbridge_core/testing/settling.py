@@ -102,6 +102,18 @@ class SettlingTests(Backend):
         eventually(lambda: client.stats(queue).in_flight == 0)
         assert client.stats(queue).ready == 1
 
+    def test_handing_back_for_later_is_free_too(self, client: QueueClient, queue: str) -> None:
+        """``reject(requeue=True, delay)`` without a failure postpones the message and counts nothing."""
+        if not client.capabilities.delay:
+            pytest.skip("no delays claimed")
+        client.publish(queue, b"x", headers={"h": "1"}, message_id="m")
+        client.reject(receive_one(client, queue), requeue=True, failure=a_failure(queue, attempts=1))
+        client.reject(receive_one(client, queue), requeue=True, delay=0.5)
+        assert client.stats(queue).delayed == 1
+        again = receive_one(client, queue)
+        assert (again.body, dict(again.headers), again.message_id) == (b"x", {"h": "1"}, "m")
+        assert (again.attempts, again.first_failed_at) == (1, 1_700_000_000.25)
+
     def test_a_retry_can_be_delayed(self, client: QueueClient, queue: str) -> None:
         """``reject(delay)`` holds the retry back at the broker and keeps its count; claimed or refused."""
         client.publish(queue, b"x")
