@@ -11,6 +11,7 @@ from qbridge_core.client import (
     rejection,
     worker_identity,
 )
+from qbridge_core.control import Reject, Retry, Snooze, TaskControl
 from qbridge_core.errors import (
     AuthenticationError,
     BackendLoadError,
@@ -79,8 +80,12 @@ __all__ = [
     "QueueMismatchError",
     "QueueStats",
     "Reason",
+    "Reject",
+    "Retry",
     "RetryPolicy",
     "RunReport",
+    "Snooze",
+    "TaskControl",
     "TaskManager",
     "TransientError",
     "UnknownOptionError",

@@ -58,6 +58,8 @@ class TaskManager:
         max_workers: how many tasks run at once; ``None`` means ``min(32, cpu_count + 4)``, as for
             ``concurrent.futures.ThreadPoolExecutor``.
         backoff: delays between attempts, held by the broker; none by default.
+        dead_letter_on: exception types that are dead-lettered at once, without a retry. A handler can also raise
+            :class:`~qbridge_core.Retry`, :class:`~qbridge_core.Reject` or :class:`~qbridge_core.Snooze`.
         grace_period: seconds that running tasks get to finish when the manager stops.
         max_message_bytes: a longer message is malformed.
         plugins: objects or modules that implement lifecycle hooks (:mod:`qbridge_core.hookspecs`).
@@ -81,6 +83,7 @@ class TaskManager:
         max_workers: int | None = None,
         *,
         backoff: Backoff = IMMEDIATELY,
+        dead_letter_on: Sequence[type[BaseException]] = (),
         grace_period: float = DEFAULT_GRACE_PERIOD,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
         plugins: Sequence[object] = (),
@@ -91,7 +94,9 @@ class TaskManager:
         self._dead_letter_queue = _checked_name("dead_letter_queue", dead_letter_queue)
         if input_queue == dead_letter_queue:
             raise ConfigurationError(f"input_queue and dead_letter_queue are both {input_queue!r}; they must differ")
-        self._policy = RetryPolicy(max_retries, backoff)
+        self._policy = RetryPolicy(max_retries, backoff, _checked_exceptions(dead_letter_on))
+        if not queue_client.capabilities.delay and backoff != IMMEDIATELY:
+            raise ConfigurationError(f"{type(queue_client).__name__} has no delays, so backoff cannot be used with it")
         self._task_timeout = require_seconds("task_timeout", task_timeout, positive=True)
         self._max_workers = _checked_count("max_workers", max_workers) or min(32, (os.cpu_count() or 1) + 4)
         self._grace_period = require_seconds("grace_period", grace_period)
@@ -356,6 +361,12 @@ def _checked_handler(handler: object) -> Callable[..., object]:
     except ValueError:
         pass  # some builtins have no signature to look at
     return handler
+
+
+def _checked_exceptions(value: object) -> tuple[type[BaseException], ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ConfigurationError(f"dead_letter_on must be a sequence of exception classes, not {value!r}")
+    return tuple(value)
 
 
 def _checked_name(name: str, value: object) -> str:

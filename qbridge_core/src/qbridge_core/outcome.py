@@ -23,6 +23,7 @@ class Outcome(StrEnum):
     CRASHED = "crashed"
     MALFORMED = "malformed"
     REJECTED = "rejected"
+    SNOOZED = "snoozed"
     HANDED_BACK = "handed back"
 
 

@@ -92,16 +92,24 @@ class RetryPolicy:
     Attributes:
         max_retries: 3 means at most 4 failed runs.
         backoff: the delays.
+        dead_letter_on: exceptions of these types are never retried.
     """
 
     max_retries: int = 3
     backoff: Backoff = IMMEDIATELY
+    dead_letter_on: tuple[type[BaseException], ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.max_retries, bool) or not isinstance(self.max_retries, int) or self.max_retries < 0:
             raise ConfigurationError(f"max_retries must be an integer of at least 0, not {self.max_retries!r}")
         if not isinstance(self.backoff, Backoff):
             raise ConfigurationError(f"backoff must have a delay(attempt) method; {self.backoff!r} has none")
+        if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in self.dead_letter_on):
+            raise ConfigurationError(f"dead_letter_on must hold exception classes, not {self.dead_letter_on!r}")
+
+    def is_final(self, exc: BaseException) -> bool:
+        """True when the exception is one that a retry cannot help."""
+        return isinstance(exc, self.dead_letter_on)
 
     def next_delay(self, attempts: int) -> float | None:
         """Seconds until the next attempt after ``attempts`` failed ones; ``None`` when there is none."""

@@ -7,21 +7,20 @@ broker delivers the message again) or the worker is told to give up. It is never
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
-import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import FrameType
 from typing import Final
 
 from qbridge_core.client import QueueClient, worker_identity
+from qbridge_core.control import Reject, Retry, Snooze
 from qbridge_core.envelope import MalformedTaskError
 from qbridge_core.errors import DeliveryLostError, NotConnectedError, TransientError
 from qbridge_core.lifecycle import Lifecycle
-from qbridge_core.message import MAX_EXCEPTION_MESSAGE_CHARS, Delivery, Failure, Reason
+from qbridge_core.message import Delivery, Failure, Reason
 from qbridge_core.outcome import Outcome, Tally, dead_lettered
+from qbridge_core.problem import Problem
 from qbridge_core.retry import RetryPolicy
 
 _log: Final = logging.getLogger("qbridge.worker")
@@ -47,36 +46,7 @@ class Run:
 
     def log_fields(self) -> dict[str, object]:
         """What every log record about this run carries."""
-        return {"task_id": self.task_id, "queue": self.delivery.queue, "attempt": self.attempt}
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What went wrong in a run, in texts, so that no exception keeps its frames alive."""
-
-    reason: Reason
-    exception_type: str = ""
-    message: str = ""
-    traceback: str = ""
-
-    @classmethod
-    def from_exception(cls, reason: Reason, exc: BaseException) -> Problem:
-        """Describe an exception, starting below the frame of QBridge that called the handler."""
-        kind = type(exc)
-        name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-        try:
-            message = str(exc)
-        except Exception:  # noqa: BLE001 - the text comes from foreign code
-            message = "(the exception's text could not be read)"
-        frames = exc.__traceback__.tb_next if exc.__traceback__ else None
-        text = "".join(traceback.format_exception(kind, exc, frames)) if frames else ""
-        return cls(reason, name, message[:MAX_EXCEPTION_MESSAGE_CHARS], text)
-
-    @classmethod
-    def timed_out(cls, timeout: float, stack: FrameType | None) -> Problem:
-        """Describe a timeout by where the handler was when its time was over."""
-        text = "".join(_frames_of_handler(stack)) if stack else ""
-        return cls(Reason.TIMED_OUT, "TimeoutError", f"the handler ran longer than {timeout:g} s", text)
+        return _log_fields(self.delivery, self.task_id, self.attempt)
 
 
 class Settler:
@@ -109,7 +79,7 @@ class Settler:
 
     def succeeded(self, run: Run, duration: float) -> None:
         """Acknowledge a message whose handler returned."""
-        if not self._persist(lambda: self._client.ack(run.delivery), run.log_fields()):
+        if not self._persist(lambda: self._client.ack(run.delivery), run.log_fields):
             return
         self._tally.add(Outcome.SUCCEEDED)
         self._lifecycle.task_succeeded(
@@ -119,9 +89,19 @@ class Settler:
             _log.debug("task %s succeeded after %.3f s", run.task_id, duration, extra=run.log_fields())
 
     def failed(self, run: Run, exc: BaseException) -> None:
-        """Retry or dead-letter a message whose handler raised."""
+        """Do what the handler's exception asks for, or retry or dead-letter the message."""
+        if isinstance(exc, Snooze):
+            self._postpone(run, exc)
+            return
         self._lifecycle.task_failed(queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, exception=exc)
-        self._count_failure(run, Problem.from_exception(Reason.FAILED, exc))
+        if isinstance(exc, Reject):
+            self._dead_letter(run.delivery, _run_failure(run, Problem.from_exception(Reason.REJECTED, exc)))
+        elif isinstance(exc, Retry):
+            problem = Problem.from_exception(Reason.FAILED, exc.__cause__ or exc)
+            self._count_failure(run, problem, delay=exc.after)
+        else:
+            problem = Problem.from_exception(Reason.FAILED, exc)
+            self._count_failure(run, problem, final=self._policy.is_final(exc))
 
     def timed_out(self, run: Run, stack: FrameType | None) -> None:
         """Retry or dead-letter a message whose handler ran too long."""
@@ -138,27 +118,33 @@ class Settler:
 
     def hand_back(self, delivery: Delivery) -> None:
         """Return a message to the queue, nothing counted."""
-        fields: dict[str, object] = {
-            "task_id": delivery.message_id,
-            "queue": delivery.queue,
-            "attempt": delivery.attempts + 1,
-        }
-        if self._persist(lambda: self._client.reject(delivery, requeue=True), fields):
+        fields = _log_fields(delivery, delivery.message_id, delivery.attempts + 1)
+        if self._persist(lambda: self._client.reject(delivery, requeue=True), lambda: fields):
             self._tally.add(Outcome.HANDED_BACK)
 
-    def _count_failure(self, run: Run, problem: Problem) -> None:
-        failure = _failure(run.delivery, problem, run.task_id, run.attempt)
-        delay = self._policy.next_delay(run.attempt)
-        if delay is None:
+    def _count_failure(self, run: Run, problem: Problem, *, delay: float | None = None, final: bool = False) -> None:
+        failure = _run_failure(run, problem)
+        policy_delay = self._policy.next_delay(run.attempt)
+        if final or policy_delay is None:
             self._dead_letter(run.delivery, failure)
         else:
-            self._retry(run, failure, delay)
+            self._retry(run, failure, self._possible(policy_delay if delay is None else delay))
+
+    def _postpone(self, run: Run, snooze: Snooze) -> None:
+        delay = self._possible(snooze.seconds)
+        if self._persist(lambda: self._client.reject(run.delivery, requeue=True, delay=delay), run.log_fields):
+            self._tally.add(Outcome.SNOOZED)
+            _log.info("task %s snoozed for %g s: %s", run.task_id, delay, snooze, extra=run.log_fields())
+
+    def _possible(self, delay: float) -> float:
+        """The delay, or none where the backend has no delays: running too early loses nothing."""
+        return delay if self._client.capabilities.delay else 0.0
 
     def _retry(self, run: Run, failure: Failure, delay: float) -> None:
         def reject() -> None:
             self._client.reject(run.delivery, requeue=True, delay=delay, failure=failure)
 
-        if not self._persist(reject, run.log_fields()):
+        if not self._persist(reject, run.log_fields):
             return
         self._tally.add(Outcome.RETRIED)
         _log.warning(
@@ -169,12 +155,8 @@ class Settler:
         self._lifecycle.task_retried(queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, delay=delay)
 
     def _dead_letter(self, delivery: Delivery, failure: Failure) -> None:
-        fields: dict[str, object] = {
-            "task_id": failure.task_id,
-            "queue": delivery.queue,
-            "attempt": failure.attempts,
-        }
-        if not self._persist(lambda: self._client.reject(delivery, requeue=False, failure=failure), fields):
+        fields = _log_fields(delivery, failure.task_id, failure.attempts)
+        if not self._persist(lambda: self._client.reject(delivery, requeue=False, failure=failure), lambda: fields):
             return
         self._tally.add(dead_lettered(failure.reason))
         _log.error(
@@ -184,35 +166,37 @@ class Settler:
         )  # fmt: skip
         self._lifecycle.task_dead_lettered(queue=delivery.queue, task_id=failure.task_id, failure=failure)
 
-    def _persist(self, action: Callable[[], None], fields: dict[str, object]) -> bool:
+    def _persist(self, action: Callable[[], None], describe: Callable[[], dict[str, object]]) -> bool:
         """Repeat a settlement until it is done; False when the broker will deliver the message again instead."""
         pause = _FIRST_PAUSE
         while True:
             try:
                 action()
             except (DeliveryLostError, NotConnectedError) as exc:
-                _log.warning("task %s will be delivered again: %s", fields["task_id"], exc, extra=fields)
+                _log.warning("task %s will be delivered again: %s", describe()["task_id"], exc, extra=describe())
                 return False
             except TransientError as exc:
-                _log.warning("task %s cannot be settled yet: %s", fields["task_id"], exc, extra=fields)
+                _log.warning("task %s cannot be settled yet: %s", describe()["task_id"], exc, extra=describe())
                 if self._give_up.wait(pause):
                     return False
                 pause = min(pause * 2, _LONGEST_PAUSE)
             except Exception:  # noqa: BLE001 - a backend's bug must not end the worker
                 # Holding the worker would stop other tasks; acknowledging would lose this one. Unsettled, it stays
                 # with the broker, which delivers it again when this client disconnects.
-                _log.exception("task %s cannot be settled; it stays with the broker", fields["task_id"], extra=fields)
+                _log.exception(
+                    "task %s cannot be settled; it stays with the broker", describe()["task_id"], extra=describe()
+                )
                 return False
             else:
                 return True
 
 
-def _frames_of_handler(stack: FrameType) -> list[str]:
-    """The stack below the last frame of QBridge, or all of it when the handler is not on it any more."""
-    frames = traceback.extract_stack(stack)
-    package = os.path.dirname(__file__)
-    ours = [position for position, frame in enumerate(frames) if os.path.dirname(frame.filename) == package]
-    return traceback.format_list(frames[ours[-1] + 1 :] if ours and ours[-1] + 1 < len(frames) else frames)
+def _log_fields(delivery: Delivery, task_id: str | None, attempt: int) -> dict[str, object]:
+    return {"task_id": task_id, "queue": delivery.queue, "attempt": attempt}
+
+
+def _run_failure(run: Run, problem: Problem) -> Failure:
+    return _failure(run.delivery, problem, run.task_id, run.attempt)
 
 
 def _failure(delivery: Delivery, problem: Problem, task_id: str, attempts: int) -> Failure:

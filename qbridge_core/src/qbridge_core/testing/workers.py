@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from qbridge_core import ConstantBackoff, Outcome, QueueClient, Reason, TaskManager, hookimpl
+from qbridge_core import ConstantBackoff, Outcome, QueueClient, Reason, Reject, Retry, Snooze, TaskManager, hookimpl
 from qbridge_core.testing.base import WAIT, Backend, MakeClient, eventually, is_empty
 
 
@@ -141,6 +141,29 @@ class WorkerTests(Backend):
             client.send_many(queue_name, range(200))
             eventually(lambda: len(runs) == 200 and is_empty(client, queue_name) and is_empty(other, queue_name))
         assert set(runs.values()) == {1}
+
+    def test_a_handler_can_say_what_becomes_of_its_task(self, client: QueueClient, queue_name: str, dead: str) -> None:
+        """``Reject`` dead-letters at once, ``Retry`` counts an attempt, ``Snooze`` postpones for free."""
+        attempts: dict[str, list[int]] = {"reject": [], "retry": [], "snooze": []}
+
+        def handler(payload: str) -> None:
+            attempts[payload].append(1)
+            if payload == "reject":
+                raise Reject("never")
+            if payload == "retry":
+                raise Retry(after=0.1) from ValueError("busy")
+            if len(attempts[payload]) < 4:
+                raise Snooze(0.1)
+
+        client.declare(queue_name, dead)
+        client.send_many(queue_name, list(attempts))
+        report = TaskManager(client, handler, queue_name, dead, max_retries=1, max_workers=2).run_until_idle(30.0)
+        assert {payload: len(runs) for payload, runs in attempts.items()} == {"reject": 1, "retry": 2, "snooze": 4}
+        assert (report.succeeded, report[Outcome.SNOOZED], report[Outcome.RETRIED]) == (1, 3, 1)
+        if client.capabilities.browse:
+            letters = {letter.reason: letter for letter in client.dead_letters(dead)}
+            assert (letters[Reason.REJECTED].attempts, letters[Reason.REJECTED].exception_message) == (1, "never")
+            assert (letters[Reason.FAILED].attempts, letters[Reason.FAILED].exception_type) == (2, "ValueError")
 
     def test_backoff_delays_the_retry(self, client: QueueClient, queue_name: str, dead: str) -> None:
         """With a backoff the next run starts no earlier than its delay."""

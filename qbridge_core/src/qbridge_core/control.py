@@ -1,0 +1,64 @@
+"""What a handler may raise to say what should become of its task.
+
+Any other exception is a failure and follows the retry policy.
+"""
+
+from __future__ import annotations
+
+from qbridge_core.errors import ConfigurationError
+
+
+class TaskControl(Exception):
+    """Base class of :class:`Retry`, :class:`Reject` and :class:`Snooze`."""
+
+
+class Retry(TaskControl):
+    """This attempt failed; try again after a delay of the handler's choice.
+
+    Counts as a failed attempt, so after ``max_retries`` the task is dead-lettered all the same. ``raise Retry(after=60)
+    from exc`` records ``exc`` as the failure.
+
+    Args:
+        reason: goes into logs and the dead letter.
+        after: seconds; ``None`` means the policy's own delay.
+
+    Raises:
+        ConfigurationError: ``after`` is negative or not a number.
+    """
+
+    def __init__(self, reason: str = "", *, after: float | None = None) -> None:
+        super().__init__(reason)
+        self.after = None if after is None else _seconds("after", after)
+
+
+class Reject(TaskControl):
+    """The task can never succeed: dead-letter it now, with reason ``rejected``.
+
+    Args:
+        reason: goes into logs and the dead letter.
+    """
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
+
+
+class Snooze(TaskControl):
+    """Not now: deliver the task again after a while, with no attempt counted.
+
+    Args:
+        seconds: how long the broker holds the message.
+        reason: goes into the log.
+
+    Raises:
+        ConfigurationError: ``seconds`` is negative or not a number.
+    """
+
+    def __init__(self, seconds: float, reason: str = "") -> None:
+        super().__init__(reason)
+        self.seconds = _seconds("seconds", seconds)
+
+
+def _seconds(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise ConfigurationError(f"{name} must be a number of at least 0 (seconds), not {value!r}")
+    return float(value)
