@@ -11,6 +11,7 @@ from qbridge_core.client import (
     rejection,
     worker_identity,
 )
+from qbridge_core.context import HandlerTimeout, TaskContext, current_task
 from qbridge_core.control import Reject, Retry, Snooze, TaskControl
 from qbridge_core.errors import (
     AuthenticationError,
@@ -31,6 +32,7 @@ from qbridge_core.errors import (
     QBridgeError,
     QueueFullError,
     QueueMismatchError,
+    TooManyStuckTasksError,
     TransientError,
     UnknownOptionError,
     UnknownSchemeError,
@@ -65,6 +67,7 @@ __all__ = [
     "DuplicateBackendError",
     "ExponentialBackoff",
     "Failure",
+    "HandlerTimeout",
     "IdleTimeoutError",
     "InvalidURLError",
     "Message",
@@ -85,8 +88,10 @@ __all__ = [
     "RetryPolicy",
     "RunReport",
     "Snooze",
+    "TaskContext",
     "TaskControl",
     "TaskManager",
+    "TooManyStuckTasksError",
     "TransientError",
     "UnknownOptionError",
     "UnknownSchemeError",
@@ -96,6 +101,7 @@ __all__ = [
     "backends",
     "check_headers",
     "connect",
+    "current_task",
     "default_dead_letter_queue",
     "hookimpl",
     "merge_options",

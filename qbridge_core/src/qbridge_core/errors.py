@@ -24,6 +24,7 @@
     │   ├── MessageTooLargeError           the broker's size limit
     │   ├── QueueMismatchError             the queue exists and cannot be used as asked
     │   └── UnsupportedError               the backend does not have this capability (see its ``capabilities``)
+    ├── TooManyStuckTasksError             too many handlers hang past their timeout: the process must be restarted
     └── IdleTimeoutError (TimeoutError)    run_until_idle gave up while work was left
 
 A driver's exception never crosses a backend's boundary: it becomes one of these and stays reachable as
@@ -119,6 +120,14 @@ class QueueMismatchError(PermanentError):
 
 class UnsupportedError(PermanentError):
     """The backend does not have this capability."""
+
+
+class TooManyStuckTasksError(QBridgeError):
+    """So many handlers hang past their timeout that the worker process has to be restarted.
+
+    ``TaskManager.start`` raises it after a graceful stop, so that the process ends with a non-zero status and its
+    supervisor starts a new one.
+    """
 
 
 class IdleTimeoutError(QBridgeError, TimeoutError):

@@ -36,6 +36,7 @@ _DRAIN_POLL: Final = 0.2
 _FLUSH_TIMEOUT: Final = 5.0
 _LONGEST_SLEEP: Final = 3600.0  # the platform's own limit on waiting is far away, but finite
 DEFAULT_GRACE_PERIOD: Final = 25.0
+DEFAULT_MAX_ABANDONED: Final = 100
 
 
 class TaskManager:
@@ -61,6 +62,8 @@ class TaskManager:
         dead_letter_on: exception types that are dead-lettered at once, without a retry. A handler can also raise
             :class:`~qbridge_core.Retry`, :class:`~qbridge_core.Reject` or :class:`~qbridge_core.Snooze`.
         grace_period: seconds that running tasks get to finish when the manager stops.
+        max_abandoned: how many handlers may hang past their timeout, each holding a thread, before the manager stops
+            and raises :class:`~qbridge_core.TooManyStuckTasksError`.
         max_message_bytes: a longer message is malformed.
         plugins: objects or modules that implement lifecycle hooks (:mod:`qbridge_core.hookspecs`).
 
@@ -85,6 +88,7 @@ class TaskManager:
         backoff: Backoff = IMMEDIATELY,
         dead_letter_on: Sequence[type[BaseException]] = (),
         grace_period: float = DEFAULT_GRACE_PERIOD,
+        max_abandoned: int = DEFAULT_MAX_ABANDONED,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
         plugins: Sequence[object] = (),
     ) -> None:
@@ -100,6 +104,7 @@ class TaskManager:
         self._task_timeout = require_seconds("task_timeout", task_timeout, positive=True)
         self._max_workers = _checked_count("max_workers", max_workers) or min(32, (os.cpu_count() or 1) + 4)
         self._grace_period = require_seconds("grace_period", grace_period)
+        self._max_abandoned = _checked_count("max_abandoned", max_abandoned) or DEFAULT_MAX_ABANDONED
         self._max_message_bytes = _checked_count("max_message_bytes", max_message_bytes) or DEFAULT_MAX_MESSAGE_BYTES
         self._lifecycle = Lifecycle(plugins)
         self._tally = Tally()
@@ -201,7 +206,9 @@ class TaskManager:
         settler = Settler(self._client, self._policy, self._task_timeout, self._lifecycle, self._tally, give_up)
         intake = Intake(self._client, self._input_queue, self._max_workers, poll_timeout)
         job = Job(self._handler, intake, settler, self._lifecycle, self._task_timeout, self._max_message_bytes)
-        self._session = _Session(self._client, job, self._input_queue, self._max_workers, self._grace_period, give_up)
+        self._session = _Session(
+            self._client, job, self._input_queue, self._max_workers, self._max_abandoned, self._grace_period, give_up
+        )
         return self._session
 
     def _wait_until_idle(self, deadline: float, timeout: float) -> RunReport:
@@ -237,6 +244,7 @@ class _Session:
         job: Job,
         input_queue: str,
         workers: int,
+        max_abandoned: int,
         grace_period: float,
         give_up: threading.Event,
     ) -> None:
@@ -249,7 +257,7 @@ class _Session:
         # SimpleQueue.put is reentrant, so a signal handler may call it at any moment; Event.set and Condition are not.
         self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._stop_requests = 0
-        self._pool = WorkerPool(job, workers, self._wakeups)
+        self._pool = WorkerPool(job, workers, max_abandoned, self._wakeups)
         self._thread: int | None = None
 
     def request_stop(self) -> None:

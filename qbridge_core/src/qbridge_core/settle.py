@@ -22,31 +22,11 @@ from qbridge_core.message import Delivery, Failure, Reason
 from qbridge_core.outcome import Outcome, Tally, dead_lettered
 from qbridge_core.problem import Problem
 from qbridge_core.retry import RetryPolicy
+from qbridge_core.run import Run
 
 _log: Final = logging.getLogger("qbridge.worker")
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
-
-
-class Run:
-    """One execution of a handler. Whoever claims it first (the worker's thread or the watchdog) settles it."""
-
-    __slots__ = ("_right_to_settle", "attempt", "delivery", "started_at", "task_id")
-
-    def __init__(self, delivery: Delivery, task_id: str) -> None:
-        self.delivery = delivery
-        self.task_id = task_id
-        self.attempt = delivery.attempts + 1
-        self.started_at = time.monotonic()
-        self._right_to_settle = threading.Lock()
-
-    def claim(self) -> bool:
-        """Take the right to settle; True for the first caller only."""
-        return self._right_to_settle.acquire(blocking=False)
-
-    def log_fields(self) -> dict[str, object]:
-        """What every log record about this run carries."""
-        return _log_fields(self.delivery, self.task_id, self.attempt)
 
 
 class Settler:

@@ -7,6 +7,7 @@ its handler and replaced at once; what the handler does later changes nothing an
 
 from __future__ import annotations
 
+import ctypes
 import inspect
 import logging
 import queue
@@ -18,12 +19,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from qbridge_core.context import HandlerTimeout, current_run
 from qbridge_core.envelope import MalformedTaskError, read_task
-from qbridge_core.errors import NotConnectedError
+from qbridge_core.errors import NotConnectedError, TooManyStuckTasksError
 from qbridge_core.intake import Intake
 from qbridge_core.lifecycle import Lifecycle
 from qbridge_core.message import TASK_ID, Delivery, meta_text
-from qbridge_core.settle import Run, Settler
+from qbridge_core.run import Run
+from qbridge_core.settle import Settler
 
 _log: Final = logging.getLogger("qbridge.worker")
 Handler = Callable[[Any], object]
@@ -57,6 +60,8 @@ class Worker(threading.Thread):
         self.abandoned = False
         self._job = job
         self._first = first
+        self._ending = threading.Lock()
+        self._ended = False
 
     def run(self) -> None:
         """Work until the intake closes or the watchdog gives this thread up."""
@@ -68,8 +73,20 @@ class Worker(threading.Thread):
             while not self.abandoned and (delivery := self._job.intake.take()) is not None:
                 self._handle(delivery)
         except BaseException as exc:  # noqa: BLE001 - the supervisor raises it
-            error = exc
+            # An interrupt can arrive when the handler has just ended and the thread is on its way out.
+            error = None if self.abandoned else exc
+        with self._ending:
+            self._ended = True
         self.pool.worker_ended(self, error)
+
+    def interrupt(self) -> None:
+        """Raise HandlerTimeout in this thread at its next bytecode; a thread that waits in C is not reached.
+
+        Source: Python/C API, PyThreadState_SetAsyncExc.
+        """
+        with self._ending:  # a thread that has ended may have left its identifier to an innocent one
+            if not self._ended and self.ident is not None:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident), ctypes.py_object(HandlerTimeout))
 
     def _handle(self, delivery: Delivery) -> None:
         job = self._job
@@ -79,7 +96,8 @@ class Worker(threading.Thread):
             job.settler.malformed(delivery, exc)
             return
         task_id = task.task_id or meta_text(delivery.meta, TASK_ID) or delivery.message_id or str(uuid.uuid4())
-        run = self.running = Run(delivery, task_id)
+        run = self.running = Run(delivery, task_id, job.task_timeout)
+        current_run.set(run)
         job.lifecycle.task_started(queue=delivery.queue, task_id=task_id, attempt=run.attempt)
         error: BaseException | None = None
         try:
@@ -126,16 +144,18 @@ class WorkerPool:
     Args:
         job: what the workers do.
         size: how many.
+        max_abandoned: with more threads than this stuck in their handlers the pool has an ``error``.
         wakeups: gets an item whenever the supervisor should look at the pool again.
     """
 
-    def __init__(self, job: Job, size: int, wakeups: queue.SimpleQueue[None]) -> None:
+    def __init__(self, job: Job, size: int, max_abandoned: int, wakeups: queue.SimpleQueue[None]) -> None:
         self._job = job
         self._size = size
         self._wakeups = wakeups
         self._lock = threading.Lock()
         self._workers: set[Worker] = set()
-        self.abandoned = 0
+        self._abandoned: set[Worker] = set()
+        self._max_abandoned = max_abandoned
         self.error: BaseException | None = None
 
     def start(self) -> None:
@@ -163,22 +183,23 @@ class WorkerPool:
             run = worker.running
             if run is None:
                 continue
-            left = run.started_at + timeout - now
+            left = run.deadline - now
             if left > 0:
                 wait = min(wait, left)
-            elif run.claim():
+            elif run.cancel():
                 self._abandon(worker, run)
         return wait
 
     def claim_running(self) -> list[Run]:
         """Take over the runs that have not ended; their results are ignored from now on."""
         runs = [worker.running for worker in self._snapshot()]
-        return [run for run in runs if run is not None and run.claim()]
+        return [run for run in runs if run is not None and run.cancel()]
 
     def worker_ended(self, worker: Worker, error: BaseException | None) -> None:
         """Called by a worker's thread when it ends."""
         with self._lock:
             self._workers.discard(worker)
+            self._abandoned.discard(worker)
         if error is not None and self.error is None:
             self.error = error
             if not isinstance(error, NotConnectedError):
@@ -190,7 +211,13 @@ class WorkerPool:
         worker.abandoned = True
         with self._lock:
             self._workers.discard(worker)
-        self.abandoned += 1
+            self._abandoned.add(worker)
+            stuck = len(self._abandoned)
+        worker.interrupt()
+        if stuck > self._max_abandoned and self.error is None:
+            self.error = TooManyStuckTasksError(
+                f"{stuck} handlers did not end after their timeout and hold a thread each; restart this process"
+            )
         # The replacement settles the run: the broker may be slow, and the watch over the others must go on.
         self._add(lambda: self._job.settler.timed_out(run, stack))
 

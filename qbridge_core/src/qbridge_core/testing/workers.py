@@ -5,11 +5,24 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from itertools import pairwise
 
 import pytest
 
-from qbridge_core import ConstantBackoff, Outcome, QueueClient, Reason, Reject, Retry, Snooze, TaskManager, hookimpl
+from qbridge_core import (
+    ConstantBackoff,
+    HandlerTimeout,
+    Outcome,
+    QueueClient,
+    Reason,
+    Reject,
+    Retry,
+    Snooze,
+    TaskManager,
+    current_task,
+    hookimpl,
+)
 from qbridge_core.testing.base import WAIT, Backend, MakeClient, eventually, is_empty
 
 
@@ -82,7 +95,8 @@ class WorkerTests(Backend):
         ended = threading.Event()
 
         def handler(payload: object) -> None:
-            time.sleep(0.5)  # the subject of the test: longer than the timeout
+            with suppress(HandlerTimeout):  # a handler that does not let itself be stopped
+                time.sleep(0.5)  # the subject of the test: longer than the timeout
             ended.set()
 
         client.declare(queue_name, dead)
@@ -92,6 +106,30 @@ class WorkerTests(Backend):
         assert ended.wait(WAIT)
         assert (report.succeeded, report[Outcome.TIMED_OUT]) == (0, 1)
         assert client.stats(dead).ready == 1
+
+    def test_a_handler_in_python_code_is_interrupted(self, client: QueueClient, queue_name: str, dead: str) -> None:
+        """A handler that loops past its deadline sees ``cancelled`` and is ended by HandlerTimeout."""
+        seen: list[object] = []
+        interrupted = threading.Event()
+
+        def handler(payload: object) -> None:
+            task = current_task()
+            seen.append((task.task_id, task.attempt, task.queue, task.cancelled))
+            try:
+                while True:
+                    time.sleep(0.001)
+            except HandlerTimeout:
+                seen.append(task.cancelled)
+                interrupted.set()
+                raise
+
+        client.declare(queue_name, dead)
+        client.send(queue_name, 1, task_id="loop")
+        manager = TaskManager(client, handler, queue_name, dead, max_retries=0, task_timeout=0.2, max_workers=1)
+        report = manager.run_until_idle(30.0)
+        assert interrupted.wait(WAIT)
+        assert report[Outcome.TIMED_OUT] == 1
+        assert seen == [("loop", 1, queue_name, False), True]
 
     def test_stop_hands_back_what_was_not_started(
         self, make_client: MakeClient, client: QueueClient, queue_name: str, dead: str
