@@ -1,0 +1,227 @@
+"""``RedisClient``: the QBridge contract on Redis Streams."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from qbridge_core import (
+    Capabilities,
+    ConfigurationError,
+    DeadLetter,
+    Delivery,
+    DeliveryLostError,
+    Failure,
+    Message,
+    NotConnectedError,
+    QueueClient,
+    QueueStats,
+)
+from qbridge_core.message import NO_HEADERS
+from qbridge_redis.engine import Engine
+from qbridge_redis.keys import Keys
+from qbridge_redis.ledger import Ticket
+from qbridge_redis.options import Options
+from qbridge_redis.queues import Queues
+
+_DISCONNECT_TIME: Final = 5.0
+
+
+class RedisClient(QueueClient):
+    """A client of Redis (7.0 or later) or Valkey. Thread-safe; not to be used by a child process after a fork.
+
+    A queue is a stream with one consumer group, and its name is the stream's key: anything that can ``XADD`` can
+    publish, with the field ``body``. An entry leaves the stream when it is settled. A worker holds only what
+    ``receive`` returned; it renews its leases as long as its process lives, and others take over what a dead one held.
+
+    Args:
+        redis_url: ``redis://user:password@host:port/db``, or ``rediss://`` for TLS.
+        options: ``prefix`` ("", put before every queue name), ``group`` ("qbridge"), and in seconds ``lease`` (30),
+            ``publish_timeout`` (10), ``connect_timeout`` (3), ``socket_timeout`` (3); for TLS ``ssl_ca_certs``,
+            ``ssl_certfile``, ``ssl_keyfile``, ``ssl_cert_reqs`` ("required"), ``ssl_check_hostname`` (True). They may
+            be in the URL's query as well.
+
+    Raises:
+        InvalidURLError: the URL cannot be understood.
+        UnknownOptionError: an option that does not exist.
+        ConfigurationError: an option's value is unusable.
+    """
+
+    capabilities = Capabilities(delay=True, browse=True, durable=True, shared=True)
+
+    def __init__(self, redis_url: str = "redis://localhost:6379/0", **options: object) -> None:
+        self._options = Options.parse(redis_url, options)
+        self._keys = Keys(self._options.prefix)
+        self._queues = Queues(self._keys, self._options.group)
+        self._engine: Engine | None = None
+        self._switching = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"RedisClient('{self._options}')"
+
+    # ------------------------------------------------------------------ connection
+
+    @property
+    def connected(self) -> bool:
+        """True between ``connect`` and ``disconnect``, in the process that connected."""
+        engine = self._engine
+        return engine is not None and engine.session.pid == os.getpid() and not engine.session.closing.is_set()
+
+    def connect(self) -> None:
+        """Connect, look whether the server can keep the guarantees, and start two background threads.
+
+        Raises:
+            BrokerUnavailableError: the server cannot be reached within ``connect_timeout``.
+            AuthenticationError: it refused the credentials.
+            ConfigurationError: it is too old, evicts keys (``maxmemory-policy allkeys-*``), or is a cluster.
+        """
+        if self._engine is not None and self._engine.session.pid != os.getpid():
+            self._switching = threading.Lock()  # the parent's may be held by a thread that does not exist here
+            self._engine = None
+        with self._switching:
+            if self._engine is None:
+                engine = Engine(self._options, self._keys, self._queues)
+                engine.start()
+                self._engine = engine
+
+    def disconnect(self) -> None:
+        """Send acknowledgements, hand back what is unsettled, close; within about 5 seconds."""
+        if self._engine is not None and self._engine.session.pid != os.getpid():
+            return  # the connections and threads are the parent's
+        with self._switching:
+            engine = self._engine
+            if engine is None:
+                return
+            try:
+                engine.stop(_DISCONNECT_TIME)
+            finally:
+                self._engine = None
+
+    # ------------------------------------------------------------------ queues
+
+    def declare(self, queue: str, dead_letter_queue: str | None = None) -> None:
+        """Create the streams and their group where missing."""
+        self._running().declare(queue, dead_letter_queue)
+
+    def stats(self, queue: str) -> QueueStats:
+        """Count the messages of a queue, those of all clients, in one round trip."""
+        return self._running().inspector.stats(queue)
+
+    def purge(self, queue: str) -> int:
+        """Delete the ready messages."""
+        return self._running().inspector.purge(queue)
+
+    # ------------------------------------------------------------------ publishing
+
+    def publish(
+        self,
+        queue: str,
+        body: bytes,
+        *,
+        headers: Mapping[str, str] | None = None,
+        message_id: str | None = None,
+        delay: float = 0.0,
+        timeout: float | None = None,
+    ) -> None:
+        """Publish one message; it is in the stream on return, as durable as ``appendfsync`` makes it."""
+        engine = self._running()
+        _check_delay(delay)
+        engine.publisher.publish(queue, Message(body, headers or NO_HEADERS, message_id), delay, timeout)
+        if delay > 0:
+            engine.delayed(queue)
+
+    def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
+        """Publish in pipelines; ``timeout`` is for each of them."""
+        self._running().publisher.publish_many(queue, messages, timeout)
+
+    # ------------------------------------------------------------------ consuming
+
+    def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
+        """Take up to ``max_messages``; nothing more is read ahead."""
+        engine = self._running()
+        if max_messages < 1:
+            raise ConfigurationError(f"max_messages must be at least 1, not {max_messages!r}")
+        batch = engine.reader(queue).receive(max_messages, max(0.0, timeout))
+        if engine.session.closing.is_set():
+            raise NotConnectedError("the client was disconnected")  # what came is handed back by disconnect
+        return batch
+
+    def unsubscribe(self, queue: str) -> None:
+        """Wake a blocked ``receive``; nothing is read ahead, so there is nothing to give back."""
+        engine = self._engine
+        if engine is not None and self.connected:
+            engine.cancel(queue)
+
+    def ack(self, delivery: Delivery) -> None:
+        """Note the acknowledgement; it is sent with the next read or a few milliseconds later.
+
+        A delivery whose lease ran out is acknowledged too: its work is done, whoever holds it now.
+        """
+        engine = self._running()
+        ticket = self._ticket(engine, delivery)
+        if ticket.ledger.ack(ticket):
+            engine.flusher.wake()
+
+    def reject(
+        self, delivery: Delivery, requeue: bool = True, *, delay: float = 0.0, failure: Failure | None = None
+    ) -> None:
+        """Hand back, retry or dead-letter the message in one atomic step on the server."""
+        engine = self._running()
+        _check_delay(delay)
+        self._ticket(engine, delivery)
+        if not requeue:
+            engine.settler.dead_letter(delivery, failure)
+        elif failure is None:
+            engine.settler.hand_back(delivery)
+        else:
+            engine.settler.retry(delivery, failure, delay)
+            if delay > 0:
+                engine.delayed(delivery.queue)
+
+    def flush(self, timeout: float = 5.0) -> bool:
+        """Send the acknowledgements now; return True when none is left."""
+        engine = self._engine
+        return engine is None or not self.connected or engine.flusher.flush(timeout)
+
+    # ------------------------------------------------------------------ dead letters
+
+    def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
+        """List a dead-letter queue, oldest first."""
+        return self._running().inspector.dead_letters(queue, limit)
+
+    def replay(self, dead_letter_queue: str, *, target: str | None = None, limit: int | None = None) -> int:
+        """Send dead letters back, each page in one atomic step. Letters that a consumer holds stay.
+
+        Raises:
+            UnroutableError: a letter does not say where it came from, or that queue is gone; it stays where it is.
+            PublishUnconfirmedError: the reply was lost; calling again does not send a letter twice.
+        """
+        return self._running().inspector.replay(dead_letter_queue, target, limit)
+
+    # ------------------------------------------------------------------ helpers
+
+    def _running(self) -> Engine:
+        engine = self._engine
+        if engine is None or engine.session.closing.is_set():
+            raise NotConnectedError("the Redis client is not connected; call connect() first")
+        if engine.session.pid != os.getpid():
+            raise NotConnectedError(
+                f"the Redis client was connected in process {engine.session.pid}; call connect() in this process too"
+            )
+        return engine
+
+    def _ticket(self, engine: Engine, delivery: Delivery) -> Ticket:
+        ticket = delivery.tag
+        if not isinstance(ticket, Ticket) or not engine.knows(ticket):
+            raise DeliveryLostError(
+                f"a delivery of {delivery.queue!r} belongs to another connection; it is delivered again"
+            )
+        return ticket
+
+
+def _check_delay(delay: float) -> None:
+    if not 0 <= delay < math.inf:
+        raise ConfigurationError(f"delay must be a number of seconds from 0, not {delay!r}")

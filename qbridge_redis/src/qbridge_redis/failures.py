@@ -1,0 +1,81 @@
+"""From redis-py's exceptions and the server's error replies to the errors of the contract.
+
+redis-py makes some error replies classes of their own and cuts their code off; the others keep it as their first word.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from redis import exceptions as redis_errors
+
+from qbridge_core import (
+    AuthenticationError,
+    BrokerBlockedError,
+    BrokerUnavailableError,
+    MessageTooLargeError,
+    PermanentError,
+    QBridgeError,
+    QueueMismatchError,
+)
+
+_CLASSES: Final[tuple[tuple[type[Exception], str], ...]] = (
+    (redis_errors.NoScriptError, "NOSCRIPT"),
+    (redis_errors.OutOfMemoryError, "OOM"),
+    (redis_errors.ReadOnlyError, "READONLY"),
+    (redis_errors.NoPermissionError, "NOPERM"),
+    (redis_errors.BusyLoadingError, "LOADING"),
+    (redis_errors.AuthenticationError, "NOAUTH"),
+    (redis_errors.MasterDownError, "MASTERDOWN"),
+    (redis_errors.ClusterDownError, "CLUSTERDOWN"),
+    (redis_errors.TryAgainError, "TRYAGAIN"),
+)
+_BLOCKED: Final = {"OOM", "MISCONF", "NOREPLICAS"}
+_UNAVAILABLE: Final = {"READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOGROUP", "UNBLOCKED"}
+_TOO_LARGE: Final = ("too large", "invalid bulk length", "maximum allowed size")
+
+
+def code(error: BaseException) -> str:
+    """The error code of a reply: its first word, which is the only part that is the same on all servers."""
+    for kind, name in _CLASSES:
+        if isinstance(error, kind):
+            return name
+    return str(error).partition(" ")[0]
+
+
+def is_missing_group(error: BaseException) -> bool:
+    """Whether the stream or its group is gone: what a read gets, and what ends a blocked read (differs by server)."""
+    return code(error) in ("NOGROUP", "UNBLOCKED")
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the server may accept the same command later."""
+    return code(error) in _UNAVAILABLE or code(error) in _BLOCKED
+
+
+def refused(error: Exception, action: str) -> QBridgeError:
+    """The error for a command that the server answered with an error, so it did nothing."""
+    name = code(error)
+    if name in _BLOCKED:
+        return BrokerBlockedError(f"cannot {action}: Redis refuses writes ({name}: {error})")
+    if name in _UNAVAILABLE:
+        return BrokerUnavailableError(f"cannot {action}: Redis is not ready ({name}: {error})")
+    if name == "WRONGTYPE":
+        return QueueMismatchError(f"cannot {action}: the key of the queue holds something that is no stream")
+    if name == "NOPERM" or "ACL failure" in str(error):
+        return AuthenticationError(f"cannot {action}: the Redis user lacks a permission ({error})")
+    if any(hint in str(error) for hint in _TOO_LARGE):
+        return MessageTooLargeError(f"cannot {action}: {error}")
+    return PermanentError(f"cannot {action}: Redis answered {error}")
+
+
+def unreachable(error: Exception, where: object) -> BrokerUnavailableError:
+    """The error for a connection that could not be made or broke."""
+    return BrokerUnavailableError(f"no connection to {where}: {error}")
+
+
+def checked(reply: Any, action: str) -> Any:
+    """The reply, unless it is an error: that is raised as the contract's."""
+    if isinstance(reply, redis_errors.ResponseError):
+        raise refused(reply, action) from reply
+    return reply

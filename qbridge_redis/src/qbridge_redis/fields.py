@@ -1,0 +1,119 @@
+"""The fields of a stream entry and what they mean.
+
+``body`` is the message, ``message_id`` its optional id, names that start with ``x-qbridge-`` are QBridge's own, and
+every other field is a producer's header. A header whose name means something else here is stored under
+``x-qbridge-header-<name>``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from qbridge_core import DeadLetter, Delivery
+from qbridge_core.message import (
+    ATTEMPTS,
+    CRASHES,
+    FIRST_FAILED_AT,
+    HEADER_PREFIX,
+    NO_HEADERS,
+    TASK_ID,
+    meta_int,
+    meta_text,
+    meta_time,
+)
+
+REDELIVERED: Final = HEADER_PREFIX + "redelivered"
+"""On a copy that takes the place of a delivery: the stream itself takes it for a new message."""
+BODY: Final = b"body"
+MESSAGE_ID: Final = b"message_id"
+_ESCAPE: Final = HEADER_PREFIX + "header-"
+_TAKEN: Final = {"body", "message_id"}
+
+Fields = list[bytes | str]
+Decoded = tuple[bytes, Mapping[str, Any], str | None, Mapping[str, Any]]
+
+
+def encode(body: bytes, headers: Mapping[str, str], message_id: str | None) -> Fields:
+    """The fields of a new message, as a flat list of names and values."""
+    fields: Fields = [BODY, body]
+    if message_id is not None:
+        fields += MESSAGE_ID, message_id
+    for name, value in headers.items():
+        fields += (_ESCAPE + name if name in _TAKEN else name), value
+    return fields
+
+
+def encode_meta(meta: Mapping[str, str | int]) -> Fields:
+    """QBridge's own fields, as a flat list."""
+    fields: Fields = []
+    for name, value in meta.items():
+        fields += name, str(value)
+    return fields
+
+
+def decode(fields: Sequence[bytes]) -> Decoded:
+    """Body, producer's headers, message id and QBridge's own headers of an entry. Never raises, whoever wrote it."""
+    size = len(fields)
+    if size == 2 and fields[0] == BODY:
+        return fields[1], NO_HEADERS, None, NO_HEADERS
+    if size == 4 and fields[0] == BODY and fields[2] == MESSAGE_ID:
+        return fields[1], NO_HEADERS, _as_text(fields[3]), NO_HEADERS
+    return _decode_all(fields)
+
+
+def _decode_all(fields: Sequence[bytes]) -> Decoded:
+    body, message_id = b"", None
+    headers: dict[str, Any] = {}
+    meta: dict[str, Any] = {}
+    for position in range(0, len(fields) - 1, 2):
+        name, value = fields[position], fields[position + 1]
+        if name == BODY:
+            body = value
+        elif name == MESSAGE_ID:
+            message_id = _as_text(value)
+        else:
+            key = _as_text(name)
+            if key.startswith(_ESCAPE):
+                headers[key.removeprefix(_ESCAPE)] = _text_or_bytes(value)
+            else:
+                (meta if key.startswith(HEADER_PREFIX) else headers)[key] = _text_or_bytes(value)
+    return body, headers or NO_HEADERS, message_id, meta or NO_HEADERS
+
+
+def delivery(queue: str, fields: Sequence[bytes], tag: object, deliveries: int = 1, *, again: bool = False) -> Delivery:
+    """The delivery of an entry that the group has handed out so many times: all but the last ended in a crash."""
+    body, headers, message_id, meta = decode(fields)
+    if meta is NO_HEADERS:
+        return Delivery(body, queue, headers, message_id, 0, deliveries - 1, None, again, meta, tag)
+    return Delivery(
+        body=body,
+        queue=queue,
+        headers=headers,
+        message_id=message_id,
+        attempts=meta_int(meta, ATTEMPTS),
+        crashes=meta_int(meta, CRASHES) + deliveries - 1,
+        first_failed_at=meta_time(meta, FIRST_FAILED_AT),
+        redelivered=again or REDELIVERED in meta,
+        meta=meta,
+        tag=tag,
+    )
+
+
+def dead_letter(fields: Sequence[bytes]) -> DeadLetter:
+    """The dead letter of an entry. One that QBridge did not write is known by its message id at least."""
+    body, headers, message_id, meta = decode(fields)
+    if message_id and not meta_text(meta, TASK_ID):
+        meta = {**meta, TASK_ID: message_id}
+    return DeadLetter.from_headers(body, headers, meta)
+
+
+def _as_text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
+
+
+def _text_or_bytes(value: bytes) -> str | bytes:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value

@@ -1,0 +1,129 @@
+"""Looks at queues without consuming them, empties them, and sends dead letters back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any, Final
+
+from redis.exceptions import ResponseError
+
+from qbridge_core import DeadLetter, PublishUnconfirmedError, QueueStats, UnroutableError
+from qbridge_core.message import SOURCE_QUEUE, meta_text
+from qbridge_redis import fields
+from qbridge_redis.failures import checked, is_missing_group, unreachable
+from qbridge_redis.link import LOST, Link
+from qbridge_redis.scripts import PURGE, REPLAY, Argument, Command
+from qbridge_redis.session import Session
+
+_PAGE: Final = 100
+_PURGE_PAGE: Final = 1000
+
+
+class Inspector:
+    """The looking part of a client. Thread-safe."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def stats(self, queue: str) -> QueueStats:
+        """Count in one round trip."""
+        stream, group = self._session.keys.stream(queue), self._session.options.group
+        commands: list[Command] = [
+            ("XLEN", stream),
+            ("XPENDING", stream, group),
+            ("ZCARD", self._session.keys.delayed(queue)),
+        ]
+        with self._session.links.lease() as link:
+            length, pending, delayed = self._call_many(link, commands)
+        action = f"count {queue!r}"
+        missing = isinstance(pending, ResponseError) and is_missing_group(pending)
+        in_flight = 0 if missing else checked(pending, action)[0]
+        ready = max(0, checked(length, action) - in_flight)
+        return QueueStats(ready, in_flight, checked(delayed, action))
+
+    def dead_letters(self, queue: str, limit: int) -> list[DeadLetter]:
+        """The oldest letters."""
+        letters: list[DeadLetter] = []
+        with self._session.links.lease() as link:
+            for page in self._pages(link, queue, "+", limit):
+                letters += [fields.dead_letter(content) for _, content in page]
+        return letters
+
+    def purge(self, queue: str) -> int:
+        """Delete what is ready now, page by page."""
+        stream, group = self._session.keys.stream(queue), self._session.options.group
+        purged, start = 0, b"-"
+        with self._session.links.lease() as link:
+            end = self._last_id(link, queue)
+            while end and start:
+                command = PURGE([stream], group, start, end, _PURGE_PAGE)
+                deleted, seen = checked(self._call(link, command), f"purge {queue!r}")
+                purged += deleted
+                start = b"(" + seen if seen else b""
+        return purged
+
+    def replay(self, queue: str, target: str | None, limit: int | None) -> int:
+        """Send letters back in their order, a page at a time; those that a consumer holds stay."""
+        replayed = 0
+        with self._session.links.lease() as link:
+            end = self._last_id(link, queue)
+            for page in self._pages(link, queue, end, limit) if end else ():
+                for name, letters in groupby(page, key=lambda letter: target or _source(queue, letter[1])):
+                    replayed += self._replay(link, queue, name, [letter[0] for letter in letters])
+        return replayed
+
+    def _replay(self, link: Link, queue: str, target: str, ids: Sequence[bytes]) -> int:
+        session = self._session
+        command = REPLAY([session.keys.stream(queue), session.keys.stream(target)], session.options.group, *ids)
+        for _ in range(2):
+            try:
+                sent = checked(link.call(command), f"replay {queue!r}")
+            except LOST as exc:
+                raise PublishUnconfirmedError(f"no confirmation that {queue!r} was replayed: {exc}") from exc
+            if sent is not None:
+                return int(sent)
+            session.queues.ensure(link, target)
+        raise UnroutableError(f"the queue {target!r} was deleted while replaying")
+
+    def _pages(
+        self, link: Link, queue: str, end: Argument, limit: int | None
+    ) -> Iterator[Sequence[tuple[bytes, Sequence[bytes]]]]:
+        stream = self._session.keys.stream(queue)
+        start: Argument = "-"
+        left = limit
+        while left is None or left > 0:
+            count = _PAGE if left is None else min(_PAGE, left)
+            reply = self._call(link, ("XRANGE", stream, start, end, "COUNT", count))
+            page = checked(reply, f"list {queue!r}")
+            if page:
+                yield page
+            if len(page) < count:
+                return
+            start = b"(" + page[-1][0]
+            left = None if left is None else left - len(page)
+
+    def _last_id(self, link: Link, queue: str) -> bytes:
+        """What is there now ends here; b"" when there is nothing."""
+        reply = self._call(link, ("XREVRANGE", self._session.keys.stream(queue), "+", "-", "COUNT", 1))
+        last = checked(reply, f"look at {queue!r}")
+        return last[0][0] if last else b""
+
+    def _call(self, link: Link, command: Command) -> Any:
+        try:
+            return link.call(command)
+        except LOST as exc:
+            raise unreachable(exc, self._session.options) from exc
+
+    def _call_many(self, link: Link, commands: Sequence[Command]) -> list[Any]:
+        try:
+            return link.call_many(commands)
+        except LOST as exc:
+            raise unreachable(exc, self._session.options) from exc
+
+
+def _source(queue: str, content: Sequence[bytes]) -> str:
+    source = meta_text(fields.decode(content)[3], SOURCE_QUEUE)
+    if not source:
+        raise UnroutableError(f"a dead letter in {queue!r} does not say which queue it came from; give replay a target")
+    return source

@@ -1,0 +1,188 @@
+"""What this client holds of one queue: deliveries not settled yet, and acknowledgements not confirmed yet.
+
+An entry stays *held* until the server has confirmed its settlement. So a copy of it that comes back (a read whose reply
+was lost, a group that had to be made anew) is recognised and not handed out a second time.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+from enum import Enum
+from typing import Final
+
+from qbridge_core import DeliveryLostError
+
+MAX_ACKS: Final = 500  # ids of one ack script: Lua cannot unpack more than about 7,000
+
+
+class State(Enum):
+    """Where a delivery is between its receipt and its end."""
+
+    OPEN = "open"
+    ACKED = "acked"
+    SETTLING = "settling"
+    SETTLED = "settled"
+    LOST = "lost"
+
+
+class Ticket:
+    """The ``tag`` of a delivery."""
+
+    __slots__ = ("crashes", "entry_id", "ledger", "state", "unsure")
+
+    def __init__(self, ledger: Ledger, entry_id: bytes) -> None:
+        self.ledger = ledger
+        self.entry_id = entry_id
+        self.state = State.OPEN
+        self.crashes = 0
+        """All crashes of the message, when the group's own count knows of some that the entry's field does not."""
+        self.unsure = False
+        """A settlement was sent and its reply was lost, so an entry that is gone was settled by it."""
+
+
+class Ledger:
+    """The books of one queue. Thread-safe."""
+
+    def __init__(self, queue: str) -> None:
+        self.queue = queue
+        self._held: dict[bytes, Ticket] = {}
+        self._acks: deque[bytes] = deque()
+        self._sending = 0
+        self._lock = threading.Lock()
+        self._confirmed = threading.Condition(self._lock)
+
+    def hold(self, entry_ids: Iterable[bytes]) -> list[Ticket | None]:
+        """Note entries that were read; None for each one that is held already and must not be handed out again."""
+        held = self._held
+        tickets: list[Ticket | None] = []
+        with self._lock:
+            for entry_id in entry_ids:
+                if entry_id in held:
+                    tickets.append(None)
+                else:
+                    ticket = held[entry_id] = Ticket(self, entry_id)
+                    tickets.append(ticket)
+        return tickets
+
+    def is_held(self, entry_id: bytes) -> bool:
+        """Whether an entry was handed out and is not confirmed as settled."""
+        return entry_id in self._held
+
+    def held(self) -> list[bytes]:
+        """The entries to renew."""
+        with self._lock:
+            return list(self._held)
+
+    def open_tickets(self) -> list[Ticket]:
+        """The deliveries that nobody has begun to settle."""
+        with self._lock:
+            return [ticket for ticket in self._held.values() if ticket.state is State.OPEN]
+
+    # ------------------------------------------------------------------ acknowledgements
+
+    def ack(self, ticket: Ticket) -> bool:
+        """Note an acknowledgement to send; False when the delivery was settled before.
+
+        A lost one is noted too: the work is done, and if nobody else has finished it, nobody has to do it again.
+        """
+        with self._lock:
+            if ticket.state is not State.OPEN and ticket.state is not State.LOST:
+                return False
+            ticket.state = State.ACKED
+            self._acks.append(ticket.entry_id)
+            return True
+
+    @property
+    def has_acks(self) -> bool:
+        """Whether acknowledgements wait to be sent."""
+        return bool(self._acks)
+
+    def take_acks(self) -> list[bytes]:
+        """Take acknowledgements to send; then call ``confirm`` or ``give_back_acks``."""
+        if not self._acks:
+            return []
+        with self._lock:
+            acks = [self._acks.popleft() for _ in range(min(MAX_ACKS, len(self._acks)))]
+            self._sending += len(acks)
+        return acks
+
+    def confirm(self, acks: list[bytes]) -> None:
+        """The server has carried them out."""
+        pop = self._held.pop
+        with self._lock:
+            for entry_id in acks:
+                pop(entry_id, None)
+            self._sending -= len(acks)
+            if not self._sending:
+                self._confirmed.notify_all()
+
+    def give_back_acks(self, acks: list[bytes]) -> None:
+        """Their reply was lost; they may be sent again, which does no harm."""
+        with self._lock:
+            self._acks.extendleft(reversed(acks))
+            self._sending -= len(acks)
+            self._confirmed.notify_all()
+
+    def wait_confirmed(self, deadline: float) -> bool:
+        """Wait until no acknowledgement is on its way; return whether none is left at all."""
+        with self._lock:
+            while self._sending and (remaining := deadline - time.monotonic()) > 0:
+                self._confirmed.wait(remaining)
+            return not self._sending and not self._acks
+
+    # ------------------------------------------------------------------ other settlements
+
+    def begin(self, ticket: Ticket) -> bool:
+        """Begin a settlement; False when there is nothing left to settle.
+
+        Raises:
+            DeliveryLostError: another worker holds the entry now.
+        """
+        with self._lock:
+            if ticket.state is State.LOST:
+                ticket.state = State.SETTLED
+                raise DeliveryLostError(f"the lease of a delivery of {self.queue!r} ran out; it is delivered again")
+            if ticket.state is not State.OPEN:
+                return False
+            ticket.state = State.SETTLING
+            return True
+
+    def finish(self, ticket: Ticket) -> None:
+        """The settlement is done, or there is nothing left to do."""
+        with self._lock:
+            ticket.state = State.SETTLED
+            self._forget(ticket)
+
+    def reopen(self, ticket: Ticket, *, unsure: bool) -> None:
+        """The settlement failed and may be tried again."""
+        with self._lock:
+            ticket.unsure = ticket.unsure or unsure
+            if ticket.state is State.SETTLING:
+                ticket.state = State.OPEN
+
+    def lose(self, entry_ids: Iterable[bytes]) -> int:
+        """Note that these are not this client's any more; return how many of them were still open."""
+        lost = 0
+        with self._lock:
+            for entry_id in entry_ids:
+                ticket = self._held.get(entry_id)
+                if ticket is not None and ticket.state is State.OPEN and not ticket.unsure:
+                    ticket.state = State.LOST
+                    del self._held[entry_id]
+                    lost += 1
+        return lost
+
+    def lose_all(self) -> None:
+        """The client disconnects: whatever is still open belongs to the broker again."""
+        with self._lock:
+            for ticket in self._held.values():
+                if ticket.state is not State.ACKED:
+                    ticket.state = State.LOST
+            self._held.clear()
+
+    def _forget(self, ticket: Ticket) -> None:
+        if self._held.get(ticket.entry_id) is ticket:
+            del self._held[ticket.entry_id]

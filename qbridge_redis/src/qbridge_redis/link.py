@@ -1,0 +1,255 @@
+"""One connection to the server, and a pool of them.
+
+These are redis-py's raw connections. Its client class would send a command again when a reply is lost, and that makes
+two messages of one publish and loses the batch of a read; here nothing is ever sent twice behind the caller's back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from redis.backoff import NoBackoff
+from redis.connection import Connection, SSLConnection
+from redis.exceptions import AuthenticationError as RedisAuthenticationError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+
+from qbridge_core import AuthenticationError
+from qbridge_redis.failures import code, unreachable
+from qbridge_redis.options import Options
+from qbridge_redis.scripts import ACK, Command, with_text
+
+LOST: Final = (RedisConnectionError, RedisTimeoutError)
+"""What a command raises whose reply did not come: the server may or may not have carried it out.
+
+Not the same as Python's ``ConnectionError``, which the contract's ``BrokerUnavailableError`` is one of.
+"""
+_PROTOCOL: Final = 2  # pinned, because redis-py's default differs between its versions and so do the shapes of replies
+_KEPT: Final = 16
+
+
+class Link:
+    """One connection, for one thread at a time. Closes itself on any failure; ``open`` makes a new one."""
+
+    def __init__(self, options: Options, name: str) -> None:
+        self._options = options
+        self._name = name
+        self._connection: Any = None  # redis-py's annotations differ between its versions
+        self._socket: socket.socket | None = None
+        self._poll: select.poll | None = None
+        self._timeout = 0.0
+        self.client_id = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection, as far as is known."""
+        return self._connection is not None
+
+    def open(self, timeout: float | None = None) -> None:
+        """Connect within ``timeout`` seconds (and the connect timeout).
+
+        Raises:
+            BrokerUnavailableError: it did not work.
+            AuthenticationError: the server refused the credentials.
+        """
+        limit = self._options.connect_timeout
+        connection = _connection(self._options, limit if timeout is None else max(0.05, min(timeout, limit)))
+        try:
+            connection.connect()
+            self._adopt(connection)
+            self._introduce()
+        except RedisAuthenticationError as exc:
+            self.close()
+            raise AuthenticationError(f"{self._options} refused the credentials: {exc}") from exc
+        except (RedisError, OSError) as exc:
+            self.close()
+            raise unreachable(exc, self._options) from exc
+
+    def close(self) -> None:
+        """Close the connection, if there is one. Never raises."""
+        connection, self._connection = self._connection, None
+        self._socket = None
+        if connection is not None:
+            with contextlib.suppress(RedisError, OSError):
+                connection.disconnect()
+
+    def abort(self) -> None:
+        """Make a command that another thread waits for fail now. Never raises."""
+        sock = self._socket
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def is_stale(self) -> bool:
+        """Whether the server closed the idle connection: only that (or a leftover reply) makes it readable."""
+        return self._poll is None or bool(self._poll.poll(0))
+
+    def call(self, command: Command, timeout: float | None = None) -> Any:
+        """Run one command; return its reply, a ``ResponseError`` included. A forgotten script is sent along."""
+        self.send([command])
+        reply = self.read(timeout)
+        if isinstance(reply, ResponseError) and code(reply) == "NOSCRIPT":
+            self.send([with_text(command)])
+            reply = self.read(timeout)
+        return reply
+
+    def call_many(self, commands: Sequence[Command], timeout: float | None = None) -> list[Any]:
+        """Run commands in one write; return their replies, ``ResponseError`` included."""
+        self.send(commands)
+        replies = [self.read(timeout) for _ in commands]
+        for position, reply in enumerate(replies):
+            if isinstance(reply, ResponseError) and code(reply) == "NOSCRIPT":
+                replies[position] = self.call(with_text(commands[position]), timeout)
+        return replies
+
+    def send(self, commands: Sequence[Command]) -> None:
+        """Write commands; their replies must be read, one ``read`` each, before anything else."""
+        connection = self._required()
+        try:
+            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+        except BaseException as exc:
+            raise self._broken(exc) from exc
+
+    def read(self, timeout: float | None = None) -> Any:
+        """Read one reply; a ``ResponseError`` is returned, anything worse closes the connection and is raised."""
+        connection = self._required()
+        limit = self._options.socket_timeout if timeout is None else timeout
+        try:
+            if limit != self._timeout and self._socket is not None:
+                self._socket.settimeout(limit)
+                self._timeout = limit
+            return connection.read_response()
+        except ResponseError as exc:
+            return exc
+        except BaseException as exc:
+            raise self._broken(exc) from exc
+
+    def _broken(self, exc: BaseException) -> BaseException:
+        """Close the connection; return what to raise.
+
+        After a KeyboardInterrupt too: the reply that is still to come would be taken for that of the next command.
+        """
+        self.close()
+        if isinstance(exc, OSError | RedisError) and not isinstance(exc, LOST):
+            return RedisConnectionError(str(exc))
+        return exc
+
+    def _required(self) -> Any:
+        if self._connection is None:
+            raise RedisConnectionError("the connection is closed")
+        return self._connection
+
+    def _adopt(self, connection: Any) -> None:
+        sock = connection._sock
+        if sock is None:
+            raise RedisConnectionError("the connection is closed")
+        self._connection, self._socket, self._timeout = connection, sock, 0.0
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+
+    def _introduce(self) -> None:
+        """Name the connection, learn its id for CLIENT UNBLOCK, load the script of the hot path; none is vital."""
+        replies = self.call_many([("CLIENT", "SETNAME", self._name), ("CLIENT", "ID"), ACK.load()])
+        self.client_id = replies[1] if isinstance(replies[1], int) else 0
+
+
+class Links:
+    """A pool of connections for commands of any thread. It grows with the threads that use it at the same time."""
+
+    def __init__(self, options: Options, name: str) -> None:
+        self._options = options
+        self._name = name
+        self._idle: list[Link] = []
+        self._busy: set[Link] = set()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def take(self, deadline: float) -> Link:
+        """A connection that works as far as can be seen; give it back with ``give``.
+
+        Raises:
+            BrokerUnavailableError: none could be made before ``deadline`` (monotonic time).
+        """
+        while True:
+            try:
+                link = self._idle.pop()
+            except IndexError:
+                break
+            if not link.is_stale():
+                self._busy.add(link)
+                return link
+            link.close()
+        link = Link(self._options, self._name)
+        try:
+            link.open(deadline - time.monotonic())
+        except AuthenticationError as exc:
+            # It worked when the client connected; it is an outage for those who run, until somebody repairs it.
+            raise unreachable(exc, self._options) from exc
+        self._busy.add(link)
+        return link
+
+    def give(self, link: Link) -> None:
+        """Take a connection back; broken ones are forgotten."""
+        self._busy.discard(link)
+        if not link.is_open:
+            return
+        with self._lock:
+            if not self._closed and len(self._idle) < _KEPT:
+                self._idle.append(link)
+                return
+        link.close()
+
+    @contextlib.contextmanager
+    def lease(self, timeout: float | None = None) -> Iterator[Link]:
+        """``take`` and ``give`` around a block."""
+        limit = self._options.connect_timeout if timeout is None else timeout
+        link = self.take(time.monotonic() + limit)
+        try:
+            yield link
+        finally:
+            self.give(link)
+
+    def close(self) -> None:
+        """Close all connections; commands that wait for a reply fail."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for link in idle:
+            link.close()
+        for link in list(self._busy):
+            link.abort()
+
+
+def _connection(options: Options, connect_timeout: float) -> Any:
+    settings: dict[str, Any] = {
+        "host": options.host,
+        "port": options.port,
+        "db": options.db,
+        "username": options.username,
+        "password": options.password,
+        "protocol": _PROTOCOL,
+        "retry": Retry(NoBackoff(), 0),
+        "socket_connect_timeout": connect_timeout,
+        "socket_timeout": options.socket_timeout,
+        "socket_keepalive": True,
+        "health_check_interval": 0,
+    }
+    plain: Any = Connection
+    if not options.tls:
+        return plain(**settings)
+    names = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
+    settings |= {name: getattr(options, name) for name in names}
+    if options.ssl_cert_reqs == "none":
+        settings["ssl_check_hostname"] = (
+            False  # Python refuses to check the name of a certificate that it does not check
+        )
+    secure: Any = SSLConnection
+    return secure(**settings)

@@ -1,0 +1,18 @@
+"""What the entry points of ``redis://`` and ``rediss://`` name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from qbridge_core import BackendFactory, QueueClient, hookimpl
+from qbridge_redis.client import RedisClient
+
+
+def _create(url: str, options: Mapping[str, object]) -> QueueClient:
+    return RedisClient(url, **options)
+
+
+@hookimpl
+def qbridge_backends() -> Mapping[str, BackendFactory]:
+    """Serve ``redis://`` and ``rediss://``."""
+    return {"redis": _create, "rediss": _create}

@@ -1,0 +1,152 @@
+"""Publishes messages.
+
+A command whose reply was lost is never sent again: the caller decides whether to risk a second copy.
+
+Facts: https://redis.io/docs/latest/commands/xadd/ (NOMKSTREAM: a missing stream is answered with nil, not made).
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any, Final
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+
+from qbridge_core import (
+    ConfigurationError,
+    Message,
+    MessageTooLargeError,
+    PublishUnconfirmedError,
+    QBridgeError,
+    UnroutableError,
+    check_headers,
+)
+from qbridge_core.message import MAX_ID_CHARS
+from qbridge_redis.failures import code, is_transient, refused, unreachable
+from qbridge_redis.fields import encode
+from qbridge_redis.link import LOST, Link
+from qbridge_redis.scripts import PUBLISH_LATER, Command
+from qbridge_redis.session import Session
+
+_CHUNK: Final = 200
+_CHUNK_BYTES: Final = 256 * 1024  # more than the socket buffers of both sides hold would only wait
+
+
+class Publisher:
+    """The publishing part of a client. Thread-safe."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def publish(self, queue: str, message: Message, delay: float, timeout: float | None) -> None:
+        """Publish one message; see ``QueueClient.publish``."""
+        command = self._later(queue, message, delay) if delay > 0 else self._now(queue, message)
+        self._publish(queue, [command], self._limit(timeout))
+
+    def publish_many(self, queue: str, messages: Iterable[Message], timeout: float | None) -> None:
+        """Publish in order; each chunk has the whole timeout, so that a long sequence is no reason to fail."""
+        limit = self._limit(timeout)
+        iterator = iter(messages)
+        while batch := list(islice(iterator, _CHUNK)):
+            commands = [self._now(queue, message) for message in batch]
+            for chunk in _by_size(commands):
+                self._publish(queue, chunk, limit)
+
+    def _limit(self, timeout: float | None) -> float:
+        return self._session.options.publish_timeout if timeout is None else max(0.001, timeout)
+
+    def _publish(self, queue: str, commands: Sequence[Command], timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        link = self._session.links.take(deadline)
+        try:
+            replies = _exchange(link, queue, commands, deadline)
+            missing = [command for command, reply in zip(commands, replies, strict=True) if reply is None]
+            _raise_first(queue, replies)
+            if missing:
+                self._publish_missing(link, queue, missing, deadline)
+        finally:
+            self._session.links.give(link)
+
+    def _publish_missing(self, link: Link, queue: str, commands: Sequence[Command], deadline: float) -> None:
+        """Nil is a sure answer: nothing was stored. A queue that was declared is made again, and then it can be."""
+        try:
+            self._session.queues.ensure(link, queue)
+        except LOST as exc:
+            raise unreachable(exc, self._session.options) from exc
+        replies = _exchange(link, queue, commands, deadline)
+        _raise_first(queue, replies)
+        if None in replies:
+            raise UnroutableError(f"the queue {queue!r} was deleted while publishing")
+
+    def _now(self, queue: str, message: Message) -> Command:
+        return ("XADD", self._session.keys.stream(queue), "NOMKSTREAM", "*", *self._fields(message))
+
+    def _later(self, queue: str, message: Message, delay: float) -> Command:
+        keys = [self._session.keys.stream(queue), self._session.keys.delayed(queue)]
+        return PUBLISH_LATER(keys, uuid.uuid4().bytes, round(delay * 1_000_000), *self._fields(message))
+
+    def _fields(self, message: Message) -> list[bytes | str]:
+        body, limit = as_bytes(message.body), self._session.max_body
+        if limit is not None and len(body) > limit:
+            raise MessageTooLargeError(f"the body has {len(body)} bytes, and this server takes at most {limit}")
+        return encode(body, check_headers(message.headers), _checked_id(message.message_id))
+
+
+def _exchange(link: Link, queue: str, commands: Sequence[Command], deadline: float) -> list[Any]:
+    timeout = max(0.001, deadline - time.monotonic())
+    try:
+        return link.call_many(commands, timeout)
+    except LOST as exc:
+        if isinstance(exc, RedisConnectionError) and code(exc) in ("LOADING", "NOAUTH"):
+            raise unreachable(exc, "Redis") from exc
+        raise PublishUnconfirmedError(
+            f"no confirmation for {queue!r} within {timeout:.3g} s ({exc}); the message may or may not be there"
+        ) from exc
+
+
+def _raise_first(queue: str, replies: Sequence[Any]) -> None:
+    for reply in replies:
+        if isinstance(reply, ResponseError):
+            raise _refused(reply, queue) from reply
+
+
+def _refused(reply: ResponseError, queue: str) -> QBridgeError:
+    error = refused(reply, f"publish to {queue!r}")
+    if "Invalid stream ID" in str(reply) and not is_transient(reply):
+        return UnroutableError(f"the queue {queue!r} can take no more entries: {reply}")
+    return error
+
+
+def _by_size(commands: Sequence[Command]) -> Iterable[Sequence[Command]]:
+    """Cut a list of commands so that no part is much larger than the limit."""
+    chunk: list[Command] = []
+    size = 0
+    for command in commands:
+        chunk.append(command)
+        size += len(command[5])  # type: ignore[arg-type]  # the body
+        if size >= _CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def as_bytes(body: bytes) -> bytes:
+    """The body as bytes.
+
+    Raises:
+        ConfigurationError: it is something else.
+    """
+    if not isinstance(body, bytes | bytearray | memoryview):
+        raise ConfigurationError(f"a message body must be bytes, not {type(body).__name__}; use send() for a payload")
+    return bytes(body)
+
+
+def _checked_id(message_id: str | None) -> str | None:
+    if message_id is not None and (not isinstance(message_id, str) or not 0 < len(message_id) <= MAX_ID_CHARS):
+        raise ConfigurationError(f"a message id must be a string of 1 to {MAX_ID_CHARS} characters")
+    return message_id

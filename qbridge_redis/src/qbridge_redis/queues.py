@@ -1,0 +1,54 @@
+"""Which queues this client declared, and how they come into being."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qbridge_core import UnroutableError, default_dead_letter_queue
+from qbridge_redis.failures import checked
+from qbridge_redis.keys import Keys
+from qbridge_redis.link import Link
+from qbridge_redis.scripts import ENSURE
+
+_MISSING: Final = -1
+
+
+class Queues:
+    """The declared queues of one client: those are made again when somebody deletes them. Thread-safe."""
+
+    def __init__(self, keys: Keys, group: str) -> None:
+        self._keys = keys
+        self._group = group
+        self._declared: dict[str, str | None] = {}
+        self._dead_letter_queues: dict[str, str] = {}
+
+    def remember(self, queue: str, dead_letter_queue: str | None) -> None:
+        """Note a declaration."""
+        self._declared[queue] = None
+        if dead_letter_queue is not None:
+            self._declared[dead_letter_queue] = None
+            self._dead_letter_queues[queue] = dead_letter_queue
+
+    def is_declared(self, queue: str) -> bool:
+        """Whether this client declared it."""
+        return queue in self._declared
+
+    def dead_letter_queue(self, queue: str) -> str:
+        """Where rejected messages of a queue go."""
+        return self._dead_letter_queues.get(queue) or default_dead_letter_queue(queue)
+
+    def declared(self) -> list[str]:
+        """All of them."""
+        return list(self._declared)
+
+    def ensure(self, link: Link, queue: str, *, create: bool = False) -> None:
+        """Make the group of a queue where it is missing; the queue too with ``create`` or if it was declared.
+
+        Raises:
+            UnroutableError: there is no such queue, and it was not declared.
+            QueueMismatchError: the key is no stream.
+        """
+        may_create = 1 if create or self.is_declared(queue) else 0
+        reply = link.call(ENSURE([self._keys.stream(queue)], self._group, may_create))
+        if checked(reply, f"make the queue {queue!r}") == _MISSING:
+            raise UnroutableError(f"the queue {queue!r} does not exist; declare it first")

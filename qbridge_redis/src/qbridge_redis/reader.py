@@ -1,0 +1,284 @@
+"""Reads one queue: new entries, entries of dead workers, and entries whose delivery was lost on the way.
+
+Facts: https://redis.io/docs/latest/commands/xreadgroup/. A read hands entries to the consumer on the server before
+the reply leaves it, so a read whose reply is lost must be followed by a look at what the consumer holds; and a blocked
+read is never abandoned, its reply is awaited, because it may bring messages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from redis.exceptions import ResponseError
+
+from qbridge_core import AuthenticationError, BrokerUnavailableError, Delivery, QBridgeError
+from qbridge_redis import fields
+from qbridge_redis.backoff import Backoff
+from qbridge_redis.failures import checked, is_missing_group, is_transient, refused, unreachable
+from qbridge_redis.flusher import acks_command, finish_acks
+from qbridge_redis.ledger import Ledger
+from qbridge_redis.link import LOST, Link
+from qbridge_redis.scripts import RECLAIM, Command
+from qbridge_redis.session import Session, log
+
+_SLICE: Final = 1.0  # of one blocking read: bounds how long a dead connection goes unnoticed
+_FIRST_CONNECT: Final = 1.0  # what a receive without timeout grants a connection attempt
+_PAGE: Final = 100
+_HEALS: Final = 3
+_CANCEL_TIME: Final = 0.5
+_START: Final = "0-0"
+
+
+class Reader:
+    """The receiving end of one queue; ``receive`` is for one thread at a time, the rest for any."""
+
+    def __init__(self, session: Session, queue: str) -> None:
+        self._session = session
+        self._queue = queue
+        self._stream = session.keys.stream(queue)
+        self._ledger: Ledger = session.ledger(queue)
+        self._link = Link(session.options, f"qbridge:{session.consumer}")
+        self._turn = threading.Lock()
+        self._cancels = 0
+        self._reading = threading.Event()
+        self._opened_before = False
+        self._backoff = Backoff()
+        self._take_back_at: float | None = None
+        self._take_back_until = 0.0
+        self._reclaim_at = 0.0
+        self._reclaim_every = min(session.options.lease / 4, 5.0)
+        self._cursor: bytes | str = _START
+        self.last_used = time.monotonic()
+
+    # ------------------------------------------------------------------ for any thread
+
+    def cancel(self) -> None:
+        """Wake a blocked ``receive``."""
+        self._cancels += 1
+        deadline = time.monotonic() + _SLICE
+        while self._reading.is_set() and time.monotonic() < deadline:
+            # The reader may be just before its read, where unblocking does nothing yet: hence again and again.
+            try:
+                with self._session.links.lease(_CANCEL_TIME) as link:
+                    link.call(("CLIENT", "UNBLOCK", self._link.client_id), _CANCEL_TIME)
+            except (QBridgeError, *LOST):
+                return  # the read ends by itself at the end of its slice
+            time.sleep(0.002)
+
+    def close(self, timeout: float) -> None:
+        """Wake ``receive``, wait until it is out, and close the connection."""
+        self.cancel()
+        if not self._turn.acquire(timeout=timeout):
+            self._link.abort()  # nothing comes from the server any more
+            if not self._turn.acquire(timeout=_CANCEL_TIME):
+                return
+        self._link.close()
+        self._turn.release()
+
+    # ------------------------------------------------------------------ for the receiving thread
+
+    def receive(self, count: int, timeout: float) -> list[Delivery]:
+        """See ``QueueClient.receive``."""
+        cancels = self._cancels
+        deadline = time.monotonic() + timeout
+        with self._turn:
+            while not self._is_cancelled(cancels):
+                self.last_used = time.monotonic()
+                try:
+                    batch = self._step(count, deadline, cancels)
+                except LOST as exc:
+                    self._lost_reply()
+                    self._wait(unreachable(exc, self._session.options), deadline, cancels)
+                    continue
+                except BrokerUnavailableError as exc:
+                    self._wait(exc, deadline, cancels)
+                    continue
+                if batch or time.monotonic() >= deadline:
+                    return batch
+        return []
+
+    def _is_cancelled(self, cancels: int) -> bool:
+        return self._cancels != cancels or self._session.closing.is_set()
+
+    def _step(self, count: int, deadline: float, cancels: int) -> list[Delivery]:
+        self._connect(deadline)
+        now = time.monotonic()
+        if self._take_back_at is not None and now >= self._take_back_at and (batch := self._take_back(count)):
+            return batch
+        if now >= max(self._reclaim_at, self._session.may_reclaim_at) and (batch := self._reclaim(count)):
+            return batch
+        return self._read(count, deadline, cancels)
+
+    def _connect(self, deadline: float) -> None:
+        if self._link.is_open:
+            return
+        try:
+            self._link.open(max(_FIRST_CONNECT, deadline - time.monotonic()))
+        except AuthenticationError as exc:
+            raise unreachable(exc, self._session.options) from exc
+        if self._opened_before:
+            self._session.reconnected()
+            log.info("connected to %s again, reading %s", self._session.options, self._queue)
+        self._opened_before = True
+        self._backoff.reset()
+
+    def _lost_reply(self) -> None:
+        """Look for what the lost reply brought, also later: the read may reach the server after the new connection."""
+        now = time.monotonic()
+        self._take_back_at = now
+        self._take_back_until = now + 2 * _SLICE
+
+    def _wait(self, error: BrokerUnavailableError, deadline: float, cancels: int) -> None:
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            raise error
+        pause = min(self._backoff.next(), remaining)
+        log.log(30 if pause > 0.1 else 20, "reading %s: %s; next attempt in %.2f s", self._queue, error, pause)
+        until = time.monotonic() + pause
+        while not self._is_cancelled(cancels) and (left := until - time.monotonic()) > 0:
+            self._session.closing.wait(min(left, 0.05))
+
+    # ------------------------------------------------------------------ new entries
+
+    def _read(self, count: int, deadline: float, cancels: int) -> list[Delivery]:
+        for _ in range(_HEALS):
+            reply = self._read_once(count, self._block(deadline), cancels)
+            if not isinstance(reply, ResponseError):
+                return self._hand_out(reply[0][1]) if reply else []
+            if is_missing_group(reply):
+                log.warning("the queue %s or its group is gone (%s); making it again", self._queue, reply)
+                self._session.queues.ensure(self._link, self._queue)
+            else:
+                self._refuse(reply)
+        raise BrokerUnavailableError(f"the group of {self._queue!r} disappears again and again")
+
+    def _refuse(self, reply: ResponseError) -> None:
+        error = refused(reply, f"read the queue {self._queue!r}")
+        if is_transient(reply):
+            self._link.close()  # the next attempt may find another server behind the address
+            error = BrokerUnavailableError(str(error))
+        raise error from reply
+
+    def _block(self, deadline: float) -> int:
+        """Milliseconds for which the read may block; 0 for not at all (to Redis it would mean for ever)."""
+        now = time.monotonic()
+        end = min(deadline, now + _SLICE, max(self._reclaim_at, self._session.may_reclaim_at))
+        if self._take_back_at is not None:
+            end = min(end, self._take_back_at)
+        if now >= deadline:
+            return 0
+        return max(1, round((end - now) * 1000))
+
+    def _read_once(self, count: int, block: int, cancels: int) -> Any:
+        self._reading.set()
+        try:
+            if self._is_cancelled(cancels):
+                return None
+            return self._exchange(self._read_command(count, block), block / 1000)
+        except BaseException:
+            self._lost_reply()
+            raise
+        finally:
+            self._reading.clear()
+
+    def _exchange(self, read: Command, block: float) -> Any:
+        """Send what is acknowledged and the next read in one write; the first reply does not wait for the second."""
+        acks = self._ledger.take_acks()
+        done = False
+        try:
+            self._link.send([acks_command(self._session, self._stream, acks), read] if acks else [read])
+            reply = self._link.read() if acks else None
+            done = True
+        finally:
+            if acks:
+                finish_acks(self._ledger, acks, reply if done else None)
+        return self._link.read(block + self._session.options.socket_timeout)
+
+    def _read_command(self, count: int, block: int) -> Command:
+        group, consumer = self._session.options.group, self._session.consumer
+        wait: Command = ("BLOCK", block) if block else ()
+        return ("XREADGROUP", "GROUP", group, consumer, "COUNT", count, *wait, "STREAMS", self._stream, ">")
+
+    def _hand_out(self, entries: Sequence[Sequence[Any]]) -> list[Delivery]:
+        tickets = self._ledger.hold([entry[0] for entry in entries])
+        queue, deliver = self._queue, fields.delivery
+        return [
+            deliver(queue, entry[1] or (), ticket)
+            for entry, ticket in zip(entries, tickets, strict=True)
+            if ticket is not None
+        ]
+
+    # ------------------------------------------------------------------ entries that come back
+
+    def _hand_out_again(self, rows: Sequence[tuple[bytes, Sequence[bytes], int]]) -> list[Delivery]:
+        batch = []
+        for (_, content, times), ticket in zip(rows, self._ledger.hold([row[0] for row in rows]), strict=True):
+            if ticket is not None:
+                delivery = fields.delivery(self._queue, content, ticket, times, again=True)
+                ticket.crashes = delivery.crashes
+                batch.append(delivery)
+        return batch
+
+    def _reclaim(self, count: int) -> list[Delivery]:
+        session = self._session
+        lease = int(session.options.lease * 1000)
+        reply = self._link.call(
+            RECLAIM([self._stream], session.options.group, session.consumer, lease, self._cursor, count)
+        )
+        if isinstance(reply, ResponseError) and is_missing_group(reply):
+            self._cursor, self._reclaim_at = _START, time.monotonic() + self._reclaim_every
+            return []
+        if isinstance(reply, ResponseError) and is_transient(reply):
+            self._refuse(reply)
+        self._cursor, taken, own = checked(reply, f"take over entries of {self._queue!r}")
+        if self._cursor == _START.encode():
+            self._reclaim_at = time.monotonic() + self._reclaim_every
+        if any(not self._ledger.is_held(entry_id) for entry_id in own):
+            self._take_back_at = time.monotonic()
+        if taken:
+            log.warning("took over %d messages of %s from workers that are gone", len(taken), self._queue)
+        return self._hand_out_again([(row[0], row[1] or (), row[2]) for row in taken])
+
+    def _take_back(self, count: int) -> list[Delivery]:
+        """Hand out what the server counts as delivered to this client and what never arrived."""
+        rows, more = self._unknown(count)
+        now = time.monotonic()
+        if more:
+            self._take_back_at = now
+        else:
+            self._take_back_at = self._take_back_until if now < self._take_back_until else None
+        if not rows:
+            return []
+        log.warning("taking back %d messages of %s whose delivery was lost", len(rows), self._queue)
+        replies = self._link.call_many([("XRANGE", self._stream, row[0], row[0]) for row in rows])
+        found = [(row, checked(reply, f"read {self._queue!r}")) for row, reply in zip(rows, replies, strict=True)]
+        # An entry that was deleted meanwhile is left to XAUTOCLAIM, which drops it from the group.
+        return self._hand_out_again([(row[0], reply[0][1], row[3]) for row, reply in found if reply])
+
+    def _unknown(self, count: int) -> tuple[list[Any], bool]:
+        """Up to ``count`` rows of this consumer's pending list that are not held here; whether there may be more."""
+        group, consumer = self._session.options.group, self._session.consumer
+        start: bytes = b"-"
+        unknown: list[Any] = []
+        while len(unknown) < count:
+            page = self._link.call(("XPENDING", self._stream, group, start, "+", _PAGE, consumer))
+            if isinstance(page, ResponseError) and is_missing_group(page):
+                break
+            rows = checked(page, f"read {self._queue!r}")
+            unknown += [row for row in rows if not self._ledger.is_held(row[0])]
+            if len(rows) < _PAGE:
+                return unknown[:count], len(unknown) > count
+            start = b"(" + rows[-1][0]
+        return unknown[:count], bool(unknown)
+
+
+def close_all(readers: Sequence[Reader], timeout: float) -> None:
+    """Close several readers within one timeout."""
+    deadline = time.monotonic() + timeout
+    for reader in readers:
+        with contextlib.suppress(QBridgeError):
+            reader.close(max(0.0, deadline - time.monotonic()))

@@ -1,0 +1,55 @@
+"""What the server must be like, looked at once when a client connects."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from redis.exceptions import ResponseError
+
+from qbridge_core import ConfigurationError
+from qbridge_redis.link import Link
+from qbridge_redis.session import log
+
+_OLDEST: Final = 7
+Facts = dict[str, str]
+
+
+def inspect(link: Link, where: object) -> int | None:
+    """Refuse a server that cannot keep the guarantees; return the largest body that it takes, if it tells.
+
+    A user without permission for INFO or CONFIG is not an error: then nothing is known, and nothing is refused.
+
+    Raises:
+        ConfigurationError: the server is too old, evicts keys, or is a cluster.
+    """
+    sections = ("server", "memory", "persistence")
+    replies = link.call_many([*(("INFO", name) for name in sections), ("CONFIG", "GET", "proto-max-bulk-len")])
+    facts: Facts = {}
+    for reply in replies[:-1]:
+        facts |= _parse(reply)
+    _check(facts, where)
+    limit = replies[-1]
+    return int(limit[1]) if isinstance(limit, list) and len(limit) == 2 else None
+
+
+def _parse(reply: object) -> Facts:
+    if isinstance(reply, ResponseError) or not isinstance(reply, bytes):
+        return {}
+    lines = reply.decode("utf-8", "replace").splitlines()
+    return {name: value for name, separator, value in (line.partition(":") for line in lines) if separator}
+
+
+def _check(facts: Facts, where: object) -> None:
+    version = facts.get("redis_version", "")
+    if version and int(version.partition(".")[0]) < _OLDEST:
+        raise ConfigurationError(f"{where} is Redis {version}; QBridge needs Redis 7.0 or later, or Valkey")
+    policy = facts.get("maxmemory_policy", "")
+    if policy.startswith("allkeys-"):
+        raise ConfigurationError(
+            f"{where} has maxmemory-policy {policy}: it deletes whole queues when memory runs short; "
+            "set it to noeviction (CONFIG SET maxmemory-policy noeviction, and the same in redis.conf)"
+        )
+    if facts.get("redis_mode") == "cluster":
+        raise ConfigurationError(f"{where} is a Redis Cluster; QBridge needs a single server or one behind Sentinel")
+    if facts.get("aof_enabled") == "0":
+        log.warning("%s has appendonly no: confirmed messages are lost when it crashes", where)

@@ -1,0 +1,66 @@
+"""What the parts of a connected client share."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import uuid
+from typing import Final
+
+from qbridge_core import worker_identity
+from qbridge_redis.keys import Keys
+from qbridge_redis.ledger import Ledger
+from qbridge_redis.link import Links
+from qbridge_redis.options import Options
+from qbridge_redis.queues import Queues
+
+log: Final = logging.getLogger("qbridge.redis")
+
+
+class Session:
+    """The time between one ``connect`` and one ``disconnect``, in one process.
+
+    Attributes:
+        pid: the process that may use it: connections must not be shared with a child.
+        consumer: the name of this client in the consumer groups; never used twice.
+        closing: set when ``disconnect`` begins.
+    """
+
+    def __init__(self, options: Options, keys: Keys, queues: Queues) -> None:
+        self.options: Final = options
+        self.keys: Final = keys
+        self.queues: Final = queues
+        self.pid: Final = os.getpid()
+        self.consumer: Final = f"{worker_identity()}:{uuid.uuid4().hex[:8]}"
+        self.links: Final = Links(options, f"qbridge:{self.consumer}")
+        self.closing: Final = threading.Event()
+        self.max_body: int | None = None
+        self._ledgers: dict[str, Ledger] = {}
+        self._ledgers_lock = threading.Lock()
+        self._last_reconnect = time.monotonic()
+
+    def ledger(self, queue: str) -> Ledger:
+        """The books of one queue."""
+        with self._ledgers_lock:
+            if queue not in self._ledgers:
+                self._ledgers[queue] = Ledger(queue)
+            return self._ledgers[queue]
+
+    def ledgers(self) -> list[Ledger]:
+        """The books of all queues that were received from."""
+        with self._ledgers_lock:
+            return list(self._ledgers.values())
+
+    def reconnected(self) -> None:
+        """A lost connection is back.
+
+        After an outage every lease may have run out, so nobody's tasks are taken over until all had time to renew.
+        """
+        self._last_reconnect = time.monotonic()
+
+    @property
+    def may_reclaim_at(self) -> float:
+        """When the others have had the time to renew their leases (monotonic time)."""
+        return self._last_reconnect + self.options.lease
