@@ -175,11 +175,11 @@ class RedisClient(QueueClient):
         if not requeue:
             engine.settler.dead_letter(delivery, failure)
         elif failure is None:
-            engine.settler.hand_back(delivery)
+            engine.settler.hand_back(delivery, delay)
         else:
             engine.settler.retry(delivery, failure, delay)
-            if delay > 0:
-                engine.delayed(delivery.queue)
+        if requeue and delay > 0:
+            engine.delayed(delivery.queue)
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Send the acknowledgements now; return True when none is left."""

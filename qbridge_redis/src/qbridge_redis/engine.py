@@ -112,7 +112,7 @@ class Engine:
 
     def knows(self, ticket: Ticket) -> bool:
         """Whether a delivery came through this connection."""
-        return self.session.ledger(ticket.ledger.queue) is ticket.ledger
+        return ticket.ledger.owner is self.session
 
     def _with_delays(self) -> list[str]:
         names = self._delayed.union(self._readers, self.session.queues.declared())

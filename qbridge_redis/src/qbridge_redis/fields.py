@@ -34,21 +34,19 @@ Fields = list[bytes | str]
 Decoded = tuple[bytes, Mapping[str, Any], str | None, Mapping[str, Any]]
 
 
-def encode(body: bytes, headers: Mapping[str, str], message_id: str | None) -> Fields:
+def encode(body: bytes, headers: Mapping[str, str | bytes], message_id: str | None) -> Fields:
     """The fields of a new message, as a flat list of names and values."""
-    fields: Fields = [BODY, body]
-    if message_id is not None:
-        fields += MESSAGE_ID, message_id
+    fields: Fields = [BODY, body] if message_id is None else [BODY, body, MESSAGE_ID, message_id]
     for name, value in headers.items():
         fields += (_ESCAPE + name if name in _TAKEN else name), value
     return fields
 
 
-def encode_meta(meta: Mapping[str, str | int]) -> Fields:
+def encode_meta(meta: Mapping[str, str | int | bytes]) -> Fields:
     """QBridge's own fields, as a flat list."""
     fields: Fields = []
     for name, value in meta.items():
-        fields += name, str(value)
+        fields += name, value if isinstance(value, bytes) else str(value)
     return fields
 
 

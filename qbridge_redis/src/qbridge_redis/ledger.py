@@ -31,7 +31,7 @@ class State(Enum):
 class Ticket:
     """The ``tag`` of a delivery."""
 
-    __slots__ = ("crashes", "entry_id", "ledger", "state", "unsure")
+    __slots__ = ("crashes", "entry_id", "ledger", "state", "unsure", "uprooted")
 
     def __init__(self, ledger: Ledger, entry_id: bytes) -> None:
         self.ledger = ledger
@@ -41,13 +41,16 @@ class Ticket:
         """All crashes of the message, when the group's own count knows of some that the entry's field does not."""
         self.unsure = False
         """A settlement was sent and its reply was lost, so an entry that is gone was settled by it."""
+        self.uprooted = False
+        """The queue was deleted while this was held, so an entry that is gone was settled by nobody."""
 
 
 class Ledger:
-    """The books of one queue. Thread-safe."""
+    """The books of one queue for one session, its ``owner``. Thread-safe."""
 
-    def __init__(self, queue: str) -> None:
+    def __init__(self, queue: str, owner: object) -> None:
         self.queue = queue
+        self.owner = owner
         self._held: dict[bytes, Ticket] = {}
         self._acks: deque[bytes] = deque()
         self._sending = 0
@@ -156,10 +159,9 @@ class Ledger:
             ticket.state = State.SETTLED
             self._forget(ticket)
 
-    def reopen(self, ticket: Ticket, *, unsure: bool) -> None:
+    def reopen(self, ticket: Ticket) -> None:
         """The settlement failed and may be tried again."""
         with self._lock:
-            ticket.unsure = ticket.unsure or unsure
             if ticket.state is State.SETTLING:
                 ticket.state = State.OPEN
 
@@ -174,6 +176,12 @@ class Ledger:
                     del self._held[entry_id]
                     lost += 1
         return lost
+
+    def uproot(self) -> None:
+        """Note that the queue or its group was deleted."""
+        with self._lock:
+            for ticket in self._held.values():
+                ticket.uprooted = True
 
     def lose_all(self) -> None:
         """The client disconnects: whatever is still open belongs to the broker again."""

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from hiredis import pack_command
 from redis.backoff import NoBackoff
 from redis.connection import Connection, SSLConnection
 from redis.exceptions import AuthenticationError as RedisAuthenticationError
@@ -104,7 +105,7 @@ class Link:
     def call_many(self, commands: Sequence[Command], timeout: float | None = None) -> list[Any]:
         """Run commands in one write; return their replies, ``ResponseError`` included."""
         self.send(commands)
-        replies = [self.read(timeout) for _ in commands]
+        replies = self.read_many(len(commands), timeout)
         for position, reply in enumerate(replies):
             if isinstance(reply, ResponseError) and code(reply) == "NOSCRIPT":
                 replies[position] = self.call(with_text(commands[position]), timeout)
@@ -114,23 +115,33 @@ class Link:
         """Write commands; their replies must be read, one ``read`` each, before anything else."""
         connection = self._required()
         try:
-            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            # Straight to hiredis: redis-py's own pack_commands costs three times as much.
+            packed = b"".join([pack_command(command) for command in commands])  # type: ignore[arg-type]
+            connection.send_packed_command([packed], check_health=False)
         except BaseException as exc:
             raise self._broken(exc) from exc
 
     def read(self, timeout: float | None = None) -> Any:
         """Read one reply; a ``ResponseError`` is returned, anything worse closes the connection and is raised."""
-        connection = self._required()
+        return self.read_many(1, timeout)[0]
+
+    def read_many(self, count: int, timeout: float | None = None) -> list[Any]:
+        """Read some replies as ``read`` does; the timeout is for each of them."""
+        read = self._required().read_response
         limit = self._options.socket_timeout if timeout is None else timeout
+        replies: list[Any] = []
         try:
             if limit != self._timeout and self._socket is not None:
                 self._socket.settimeout(limit)
                 self._timeout = limit
-            return connection.read_response()
-        except ResponseError as exc:
-            return exc
+            for _ in range(count):
+                try:
+                    replies.append(read())
+                except ResponseError as exc:
+                    replies.append(exc)
         except BaseException as exc:
             raise self._broken(exc) from exc
+        return replies
 
     def _broken(self, exc: BaseException) -> BaseException:
         """Close the connection; return what to raise.

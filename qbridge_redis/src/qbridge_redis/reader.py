@@ -151,6 +151,7 @@ class Reader:
                 return self._hand_out(reply[0][1]) if reply else []
             if is_missing_group(reply):
                 log.warning("the queue %s or its group is gone (%s); making it again", self._queue, reply)
+                self._ledger.uproot()
                 self._session.queues.ensure(self._link, self._queue)
             else:
                 self._refuse(reply)

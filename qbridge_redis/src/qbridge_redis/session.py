@@ -45,7 +45,7 @@ class Session:
         """The books of one queue."""
         with self._ledgers_lock:
             if queue not in self._ledgers:
-                self._ledgers[queue] = Ledger(queue)
+                self._ledgers[queue] = Ledger(queue, self)
             return self._ledgers[queue]
 
     def ledgers(self) -> list[Ledger]:

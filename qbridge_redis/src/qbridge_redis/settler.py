@@ -6,7 +6,8 @@ Each is one script call that only the holder of the entry can carry out, so repe
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from redis.exceptions import ResponseError
@@ -21,16 +22,27 @@ from qbridge_core import (
 )
 from qbridge_core.message import CRASHES
 from qbridge_redis.failures import refused
-from qbridge_redis.fields import REDELIVERED, encode_meta
+from qbridge_redis.fields import REDELIVERED, encode, encode_meta
 from qbridge_redis.ledger import Ticket
 from qbridge_redis.link import LOST
-from qbridge_redis.scripts import SETTLE, Command
+from qbridge_redis.scripts import RESTORE, SETTLE, Command
 from qbridge_redis.session import Session, log
 
 _DONE: Final = 1
 _NOT_HELD: Final = 0
+_DELETED: Final = -1
 _TRIES: Final = 2
 _BATCH: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """The next state of a message: where it goes and what is written beside it."""
+
+    mode: str
+    meta: Mapping[str, str | int]
+    delay: float = 0.0
+    message_id: str = ""
 
 
 class Settler:
@@ -39,29 +51,28 @@ class Settler:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def hand_back(self, delivery: Delivery) -> None:
+    def hand_back(self, delivery: Delivery, delay: float) -> None:
         """Return it to the queue, nothing counted."""
-        self._settle(delivery, self._back_command(delivery.tag))
+        self._settle(delivery, _handed_back(delivery.tag, delay))
 
     def retry(self, delivery: Delivery, failure: Failure, delay: float) -> None:
         """Write the copy for the next attempt."""
         meta = {**failure.retry_headers(), REDELIVERED: 1}
-        self._settle(delivery, self._command(delivery.tag, "retry", meta, delay, failure.task_id))
+        self._settle(delivery, _State("retry", meta, delay, failure.task_id))
 
     def dead_letter(self, delivery: Delivery, failure: Failure | None) -> None:
         """Move it to the dead-letter queue."""
         failure = failure or rejection(delivery)
-        command = self._command(delivery.tag, "dead", failure.dead_letter_headers(), 0.0, failure.task_id)
-        self._settle(delivery, command)
+        self._settle(delivery, _State("dead", failure.dead_letter_headers(), 0.0, failure.task_id))
 
     def hand_back_all(self, tickets: Sequence[Ticket], deadline: float) -> bool:
         """Return what is left at the end; False when the server is gone or ``deadline`` comes first."""
         for start in range(0, len(tickets), _BATCH):
-            commands = [self._back_command(ticket) for ticket in tickets[start : start + _BATCH]]
+            commands = [self._command(ticket, _handed_back(ticket)) for ticket in tickets[start : start + _BATCH]]
+            remaining = max(0.05, deadline - time.monotonic())
             try:
-                remaining = deadline - time.monotonic()
-                with self._session.links.lease(max(0.05, remaining)) as link:
-                    replies = link.call_many(commands, max(0.05, remaining))
+                with self._session.links.lease(remaining) as link:
+                    replies = link.call_many(commands, remaining)
             except (QBridgeError, *LOST) as exc:
                 log.warning("%d deliveries come back only after the lease: %s", len(tickets) - start, exc)
                 return False
@@ -70,35 +81,41 @@ class Settler:
                     log.warning("a delivery comes back only after the lease: %s", reply)
         return True
 
-    def _back_command(self, ticket: Ticket) -> Command:
-        meta: dict[str, str | int] = {REDELIVERED: 1}
-        if ticket.crashes:
-            meta[CRASHES] = ticket.crashes
-        return self._command(ticket, "back", meta, 0.0, "")
-
-    def _command(self, ticket: Ticket, mode: str, meta: dict[str, str | int], delay: float, message_id: str) -> Command:
-        session, queue = self._session, ticket.ledger.queue
-        dead = session.keys.stream(session.queues.dead_letter_queue(queue))
-        keys = [session.keys.stream(queue), session.keys.delayed(queue), dead]
-        who = (session.options.group, session.consumer, ticket.entry_id)
-        return SETTLE(keys, *who, mode, round(delay * 1_000_000), message_id, *encode_meta(meta))
-
-    def _settle(self, delivery: Delivery, command: Command) -> None:
+    def _settle(self, delivery: Delivery, state: _State) -> None:
         ticket: Ticket = delivery.tag
         ledger = ticket.ledger
         if not ledger.begin(ticket):
             return
-        sent = False
+        answered = False
         try:
-            reply = self._run(command, ticket)
-            sent = True
+            reply = self._run(self._command(ticket, state), ticket)
+            if reply == _DELETED or (reply == _NOT_HELD and ticket.uprooted and not ticket.unsure):
+                log.warning("a delivery of %s was deleted while it ran; writing it anew", delivery.queue)
+                reply = self._run(self._restore_command(delivery, state), ticket)
+            answered = True
         finally:
-            if not sent:
-                ledger.reopen(ticket, unsure=ticket.unsure)
-        self._book(delivery, ticket, reply)
+            if not answered:
+                ledger.reopen(ticket)
+        self._book(ticket, reply)
+
+    def _keys(self, queue: str) -> list[bytes]:
+        keys, dead = self._session.keys, self._session.queues.dead_letter_queue(queue)
+        return [keys.stream(queue), keys.delayed(queue), keys.stream(dead)]
+
+    def _command(self, ticket: Ticket, state: _State) -> Command:
+        who = (self._session.options.group, self._session.consumer, ticket.entry_id)
+        what = (state.mode, round(state.delay * 1_000_000), state.message_id)
+        return SETTLE(self._keys(ticket.ledger.queue), *who, *what, *encode_meta(state.meta))
+
+    def _restore_command(self, delivery: Delivery, state: _State) -> Command:
+        content = encode(delivery.body, delivery.headers, delivery.message_id or state.message_id or None)
+        meta = {**delivery.meta, **state.meta} if state.mode == "back" else state.meta
+        what = (delivery.tag.entry_id, state.mode, round(state.delay * 1_000_000))
+        keys, group = self._keys(delivery.queue), self._session.options.group
+        return RESTORE(keys, group, *what, *content, *encode_meta(meta))
 
     def _run(self, command: Command, ticket: Ticket) -> Any:
-        """Call the script, a second time when the reply is lost: it does nothing for an entry that it has settled."""
+        """Call the script, a second time when the reply is lost: what it has settled, it does not settle again."""
         for attempt in range(_TRIES):
             try:
                 with self._session.links.lease() as link:
@@ -106,16 +123,22 @@ class Settler:
             except LOST as exc:
                 ticket.unsure = True
                 if attempt + 1 == _TRIES:
-                    raise PublishUnconfirmedError(
-                        f"no reply to a settlement of {ticket.ledger.queue!r}: {exc}"
-                    ) from exc
-        raise AssertionError("unreachable")
+                    queue = ticket.ledger.queue
+                    raise PublishUnconfirmedError(f"no reply to a settlement of {queue!r}: {exc}") from exc
+        raise AssertionError("the loop returns or raises")
 
-    def _book(self, delivery: Delivery, ticket: Ticket, reply: Any) -> None:
+    def _book(self, ticket: Ticket, reply: Any) -> None:
+        queue = ticket.ledger.queue
         if isinstance(reply, ResponseError):
-            ticket.ledger.reopen(ticket, unsure=False)
-            raise refused(reply, f"settle a delivery of {delivery.queue!r}") from reply
+            ticket.ledger.reopen(ticket)
+            raise refused(reply, f"settle a delivery of {queue!r}") from reply
         ticket.ledger.finish(ticket)
-        if reply == _DONE or (reply == _NOT_HELD and ticket.unsure):
-            return
-        raise DeliveryLostError(f"a delivery of {delivery.queue!r} was taken back by the broker")
+        if reply != _DONE and not ticket.unsure:
+            raise DeliveryLostError(f"a delivery of {queue!r} was taken back by the broker; it is delivered again")
+
+
+def _handed_back(ticket: Ticket, delay: float = 0.0) -> _State:
+    meta: dict[str, str | int] = {REDELIVERED: 1}
+    if ticket.crashes:
+        meta[CRASHES] = ticket.crashes
+    return _State("back", meta, delay)

@@ -2,14 +2,14 @@
 -- Write the next state of a delivery, then remove it, in this order: a script does not roll back, so a copy that cannot be
 -- written leaves the delivery pending. Only for the consumer that holds it. allow-oom: a full Redis must be drained.
 -- KEYS stream delayed dead | ARGV group consumer id mode(back retry dead) delay_us message_id field value...
---   -> 1 done, 0 not held by this consumer, -1 the entry was deleted under it
+--   -> 1 done, 0 not held by this consumer, -1 the entry was deleted under its holder
 local stream, group, id, mode = KEYS[1], ARGV[1], ARGV[3], ARGV[4]
 local held = redis.pcall('XPENDING', stream, group, id, id, 1, ARGV[2])
 local groupless = held.err and string.find(held.err, 'NOGROUP', 1, true)
 if held.err and not groupless then return held end
 if not groupless and #held == 0 then return 0 end
 local entry = redis.call('XRANGE', stream, id, id)[1]
-if not entry then return groupless and 0 or -1 end
+if not entry then return -1 end
 
 local fields, replaced, named = {}, {}, false
 for i = 7, #ARGV, 2 do replaced[ARGV[i]] = true end
