@@ -1,0 +1,140 @@
+"""Broker URLs: their parts, and that a password never shows."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import traceback
+
+import pytest
+
+from qbridge_core import BrokerURL, InvalidURLError, UnknownOptionError, connect, merge_options
+
+SECRET = "s3cret"
+
+
+@pytest.mark.parametrize(
+    ("url", "parts"),
+    [
+        ("amqp://localhost", ("amqp", "localhost", None, None, None, None)),
+        ("AMQP://u:p@Host:5672/vhost", ("amqp", "host", 5672, "u", "p", "vhost")),
+        ("redis://localhost:6379/0", ("redis", "localhost", 6379, None, None, "0")),
+        ("redis://:p@h", ("redis", "h", None, "", "p", None)),
+        ("amqp://h/", ("amqp", "h", None, None, None, "")),
+        ("amqp://h/%2F", ("amqp", "h", None, None, None, "/")),
+        ("amqp://h/a%2Fb", ("amqp", "h", None, None, None, "a/b")),
+        ("amqp://us%40er:p%3A%2F%23%3F%40@h", ("amqp", "h", None, "us@er", "p:/#?@", None)),
+        ("amqp://[::1]:5672/v", ("amqp", "::1", 5672, None, None, "v")),
+        ("memory://", ("memory", "", None, None, None, None)),
+        ("my-broker+tls://h", ("my-broker+tls", "h", None, None, None, None)),
+    ],
+)
+def test_a_url_is_taken_apart(url: str, parts: tuple[object, ...]) -> None:
+    """Scheme and host in lower case, the rest percent-decoded; absent and empty parts differ."""
+    parsed = BrokerURL.parse(url)
+    assert (parsed.scheme, parsed.host, parsed.port, parsed.username, parsed.password, parsed.path) == parts
+
+
+def test_the_query_is_decoded() -> None:
+    """Options in the query are decoded, and may be empty."""
+    assert BrokerURL.parse("redis://h?a=1&b=x%20y&c=").query == {"a": "1", "b": "x y", "c": ""}
+
+
+@pytest.mark.parametrize("value", [None, 3, b"amqp://h", ["amqp://h"]])
+def test_a_url_must_be_a_string(value: object) -> None:
+    """Anything but a string is named by its type."""
+    with pytest.raises(InvalidURLError, match=type(value).__name__):
+        BrokerURL.parse(value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("url", ["", "localhost", "localhost:5672", "://h", f"u:{SECRET}@localhost", f":{SECRET}@h"])
+def test_a_url_without_a_scheme_is_explained(url: str) -> None:
+    """The message shows what a URL looks like, and not what was given: it may be a password."""
+    with pytest.raises(InvalidURLError, match="redis://localhost:6379/0") as info:
+        BrokerURL.parse(url)
+    assert SECRET not in str(info.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"amqp://u:{SECRET}@h:port/v",
+        f"amqp://u:{SECRET}@h:99999/v",
+        f"amqp://u:{SECRET}@[::1/v",
+        f"amqp://u:{SECRET}/x@h/v",
+        f"amqp://u:{SECRET}?x@h/v",
+        f"amqp://u:{SECRET}#x@h/v",
+        f"amqp://u:x#{SECRET}@h/v",
+        f"amqp://u:1#{SECRET}@h/v",
+        f"amqp://u:1?{SECRET}@h/v",
+        f"amqp://u:{SECRET}\u2100@h/v",
+        f"amqp://u:{SECRET}@h/v?password={SECRET}&password={SECRET}",
+        f"amqp://u:{SECRET}@h/v?{SECRET}",
+    ],
+)
+def test_an_unreadable_url_never_shows_its_password(url: str) -> None:
+    """Neither the error nor its cause repeats what may be a password, however it was mistyped."""
+    with pytest.raises(InvalidURLError) as info:
+        BrokerURL.parse(url)
+    text = "".join(traceback.format_exception_only(info.value)) + repr(info.value) + repr(info.value.__cause__)
+    assert SECRET not in text
+    assert info.value.__cause__ is None
+    assert info.value.__suppress_context__ or info.value.__context__ is None
+
+
+@pytest.mark.parametrize("show", [str, repr, "{}".format, "{!r}".format])
+def test_a_readable_url_never_shows_its_password(show: object) -> None:
+    """However a URL is printed, its password and the values in its query are not."""
+    url = BrokerURL.parse(f"amqp://user:{SECRET}@host:5672/v?password={SECRET}")
+    assert callable(show)
+    text = show(url)
+    assert SECRET not in text
+    assert "user" in text
+    assert "host" in text
+
+
+def test_a_hidden_password_leaves_a_mark() -> None:
+    """``str`` shows that there is a password, and is otherwise the URL."""
+    assert str(BrokerURL.parse("amqp://u:p@h:5672/v")) == "amqp://u:***@h:5672/v"
+    assert str(BrokerURL.parse("amqp://u@h")) == "amqp://u@h"
+    assert str(BrokerURL.parse("amqp://[::1]:1")) == "amqp://[::1]:1"
+
+
+def test_a_url_cannot_be_changed() -> None:
+    """A parsed URL is frozen, and equal to its copy."""
+    url = BrokerURL.parse("amqp://u:p@h:5672/v?a=1")
+    with pytest.raises(AttributeError):
+        url.password = "x"  # type: ignore[misc]
+    assert copy.deepcopy(url) == url == pickle.loads(pickle.dumps(url))
+
+
+def test_keyword_options_win_over_the_query() -> None:
+    """An option given twice has the keyword's value."""
+    url = BrokerURL.parse("redis://h?lease=1&retries=2")
+    assert merge_options(url, {"lease": 5}, known=("lease", "retries")) == {"lease": 5, "retries": "2"}
+
+
+@pytest.mark.parametrize(
+    ("query", "options"), [("?leese=" + SECRET, {}), ("", {"leese": SECRET}), ("?lease=1", {"leese": SECRET})]
+)
+def test_an_unknown_option_is_named_with_the_known_ones(query: str, options: dict[str, object]) -> None:
+    """The error names the option and those that exist, and no value."""
+    url = BrokerURL.parse(f"redis://u:{SECRET}@h{query}")
+    with pytest.raises(
+        UnknownOptionError, match=r"unknown option 'leese' for redis://; known options: lease, port"
+    ) as info:
+        merge_options(url, options, known=("port", "lease"))
+    assert SECRET not in str(info.value)
+
+
+def test_several_unknown_options_are_named_at_once() -> None:
+    """One look at the error is enough to correct all of them."""
+    with pytest.raises(UnknownOptionError, match=r"unknown options 'a', 'b' for x://; known options: none"):
+        merge_options(BrokerURL.parse("x://h?b=1"), {"a": 2}, known=())
+
+
+def test_connect_hides_the_password_of_an_unknown_scheme() -> None:
+    """The error about a missing backend does not show the URL's password."""
+    with pytest.raises(Exception, match="nope://") as info:
+        connect(f"nope://u:{SECRET}@h")
+    assert SECRET not in repr(info.value)
