@@ -1,0 +1,127 @@
+"""Every Python block of the documentation runs, and prints what the page says it prints."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from support.wait import wait_for
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    page
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+    if page.exists()
+]
+BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```\n(?:\n?```text\n(?P<output>.*?)^```\n)?", re.DOTALL | re.MULTILINE)
+BROKERS = {"amqp://guest:guest@localhost:5672/": "amqp_url", "redis://localhost:6379/0": "redis_url"}
+LINK = re.compile(r"\]\((?!https?://)(?P<target>[^)#]+)")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One example, and what it prints."""
+
+    page: Path
+    line: int
+    code: str
+    output: str | None
+
+    def __str__(self) -> str:
+        return f"{self.page.name}:{self.line}"
+
+
+def blocks() -> list[Block]:
+    """All Python blocks of all pages."""
+    return list(_blocks())
+
+
+def _blocks() -> Iterator[Block]:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for match in BLOCK.finditer(text):
+            yield Block(page, text.count("\n", 0, match.start()) + 1, match["code"], match["output"])
+
+
+def run(block: Block, code: str, directory: Path) -> str:
+    """Run a program; one that works until it is stopped gets SIGTERM when it has printed what it should."""
+    (directory / "test_block.py").write_text(code, encoding="utf-8")
+    is_test = re.search(r"^class Test|^def test_", code, re.MULTILINE)
+    runner = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(directory)] if is_test else []
+    output, errors = directory / "output", directory / "errors"
+    with output.open("wb") as stdout, errors.open("wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, *runner, "test_block.py"],
+            cwd=directory,
+            stdout=stdout,
+            stderr=stderr,
+            env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        )
+        try:
+            if ".start(" in code:
+                expected = block.output or ""
+                wait_for(lambda: process.poll() is not None or output.read_text("utf-8") == expected, 30)
+                process.send_signal(signal.SIGTERM)
+            status = process.wait(90)
+        finally:
+            process.kill()
+    assert status == 0, f"{block} exits with {status}:\n{output.read_text('utf-8')}\n{errors.read_text('utf-8')}"
+    return output.read_text("utf-8")
+
+
+@pytest.mark.parametrize("block", blocks(), ids=str)
+def test_block(request: pytest.FixtureRequest, block: Block, tmp_path: Path, unique_name: str) -> None:
+    """The block runs without an error, and prints what the text block after it shows."""
+    code = block.code.replace('"emails', f'"{unique_name}-emails')  # brokers are shared
+    for address, fixture in BROKERS.items():
+        if address in code:
+            code = code.replace(address, request.getfixturevalue(fixture))
+    assert "localhost" not in code, "an address that the test does not know"
+    printed = run(block, code, tmp_path).replace(f"{unique_name}-emails", "emails")
+    if block.output is not None:
+        assert printed == block.output
+
+
+def test_the_pages_have_examples() -> None:
+    """The blocks are found: a change of the format cannot silently skip them all."""
+    assert sum(block.page.name == "README.md" for block in blocks()) >= 6
+    assert sum(block.output is not None for block in blocks()) >= 5
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link of a page names a file that exists."""
+    missing = [
+        match["target"] for match in LINK.finditer(page.read_text(encoding="utf-8"))
+        if not (page.parent / match["target"]).exists()
+    ]  # fmt: skip
+    assert not missing
+
+
+def test_the_tests_that_show_a_guarantee_exist() -> None:
+    """Every test that a page names is in the tree."""
+    named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", page.read_text(encoding="utf-8"))}
+    files = [*(ROOT / "tests").rglob("test_*.py"), *(ROOT / "qbridge_core/src/qbridge_core/testing").glob("*.py")]
+    existing = {name for file in files for name in re.findall(r"def (test_\w+)", file.read_text(encoding="utf-8"))}
+    assert named
+    assert not named - existing
+
+
+def test_the_usage_example_is_the_documented_one() -> None:
+    """The program of the usage document is kept as its author wrote it: same imports, same arguments."""
+    code = (ROOT / "examples" / "usage_example.py").read_text(encoding="utf-8")
+    for line in (
+        "from QBridge.task_manager import TaskManager",
+        "from QBridge.rabbitmq_client import RabbitMQClient # Or your chosen QueueClient implementation",
+        "queue_client = RabbitMQClient(rabbitmq_url=RABBITMQ_URL)",
+        "    task_manager.start(poll_timeout=5.0) # Check for new messages every 5 seconds",
+    ):
+        assert line in code.splitlines()
