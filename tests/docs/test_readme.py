@@ -113,15 +113,3 @@ def test_the_tests_that_show_a_guarantee_exist() -> None:
     existing = {name for file in files for name in re.findall(r"def (test_\w+)", file.read_text(encoding="utf-8"))}
     assert named
     assert not named - existing
-
-
-def test_the_usage_example_is_the_documented_one() -> None:
-    """The program of the usage document is kept as its author wrote it: same imports, same arguments."""
-    code = (ROOT / "examples" / "usage_example.py").read_text(encoding="utf-8")
-    for line in (
-        "from QBridge.task_manager import TaskManager",
-        "from QBridge.rabbitmq_client import RabbitMQClient # Or your chosen QueueClient implementation",
-        "queue_client = RabbitMQClient(rabbitmq_url=RABBITMQ_URL)",
-        "    task_manager.start(poll_timeout=5.0) # Check for new messages every 5 seconds",
-    ):
-        assert line in code.splitlines()
