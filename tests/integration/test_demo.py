@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from qbridge_core import DeadLetter, QueueStats, Reason, connect
+from support.brokers import Broker
+from support.wait import wait_for
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
 EMPTY = QueueStats(0, 0, 0)
@@ -81,15 +83,34 @@ def test_the_demo_accounts_for_every_task(request: pytest.FixtureRequest, broker
     assert result.stderr == ""
 
 
+@pytest.mark.faults
+def test_the_demo_survives_a_crash_of_the_broker(private_redis: Broker, tmp_path: Path) -> None:
+    """Redis is killed and restarted in the middle of the demo: still every task is accounted for."""
+    log, output = tmp_path / "log", tmp_path / "output"
+    command = [sys.executable, str(DEMO), private_redis.url, "--log", str(log)]
+    with output.open("w") as stdout, subprocess.Popen(command, stdout=stdout, stderr=stdout) as process:
+        try:
+            wait_for(lambda: log.exists() and "dead-lettered" in log.read_text("utf-8"), 30, "the demo gets going")
+            private_redis.kill()
+            wait_for(lambda: "no connection" in log.read_text("utf-8"), 30, "the worker notices")
+            private_redis.start()
+            assert process.wait(90) == 0, output.read_text("utf-8")
+        finally:
+            process.kill()
+    assert "All 578 tasks are accounted for" in output.read_text("utf-8")
+
+
 @pytest.mark.parametrize("scheme", ["amqp", "redis"])
 def test_an_unreachable_broker_is_one_line(scheme: str) -> None:
     """Nothing listens at the URL: exit status 2 and one line of explanation."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused, and nobody else gets the port
-        result = run_demo(f"{scheme}://guest:s3cret@127.0.0.1:{unused.getsockname()[1]}/")
+        port = unused.getsockname()[1]
+        result = run_demo(f"{scheme}://guest:s3cret@127.0.0.1:{port}/")
     assert result.returncode == 2, result.stdout + result.stderr
     assert result.stderr.startswith("error: ")
     assert len(result.stderr.splitlines()) == 1
+    assert f"127.0.0.1:{port}" in result.stderr
     assert "s3cret" not in result.stderr + result.stdout
 
 
