@@ -1,0 +1,67 @@
+"""Fixtures for the tests of the Redis backend: clients that are closed in the end, and commands behind their back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from integration.redis.helpers import Cli, MakeClient
+from qbridge_redis import RedisClient
+from support.brokers import RedisBroker, redis_command
+
+
+@pytest.fixture
+def make_client(request: pytest.FixtureRequest) -> Iterator[MakeClient]:
+    """Make clients of the run's server (or of a URL) that are disconnected after the test."""
+    clients: list[RedisClient] = []
+
+    def make(url: str | None = None, **options: object) -> RedisClient:
+        client = RedisClient(url or request.getfixturevalue("redis_url"), **options)
+        client.connect()
+        clients.append(client)
+        return client
+
+    yield make
+    for client in clients:
+        client.disconnect()
+
+
+@pytest.fixture
+def queue(unique_name: str) -> str:
+    """The name of a queue of the test's own."""
+    return unique_name
+
+
+@pytest.fixture
+def dead(queue: str) -> str:
+    """The name of its dead-letter queue."""
+    return f"{queue}.dlq"
+
+
+@pytest.fixture
+def client(make_client: MakeClient, queue: str, dead: str) -> RedisClient:
+    """A client of the run's server that has declared the queue."""
+    client = make_client(lease=1.0)
+    client.declare(queue, dead)
+    return client
+
+
+@pytest.fixture
+def cli(redis_url: str) -> Cli:
+    """Run a command on the run's server, as redis-cli would."""
+    return lambda *args: redis_command(redis_url, *args)
+
+
+@pytest.fixture
+def broker(private_redis: RedisBroker) -> RedisBroker:
+    """A server of the test's own."""
+    return private_redis
+
+
+@pytest.fixture
+def own_client(make_client: MakeClient, broker: RedisBroker, queue: str, dead: str) -> RedisClient:
+    """A client of the test's own server that has declared the queue."""
+    client = make_client(broker.url, lease=1.0, socket_timeout=1.0)
+    client.declare(queue, dead)
+    return client

@@ -1,0 +1,91 @@
+"""What the tests of the Redis backend share."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+from qbridge_core import BrokerUnavailableError, Delivery, Failure, Reason
+from qbridge_redis import RedisClient
+from support.brokers import RedisReply
+
+T = TypeVar("T")
+Cli = Callable[..., RedisReply]
+
+
+class MakeClient(Protocol):
+    """Makes connected clients."""
+
+    def __call__(self, url: str | None = None, **options: object) -> RedisClient:
+        """Connect to the run's server, or to the URL."""
+        ...
+
+
+class Background(Generic[T]):
+    """A call in a thread of its own; `result()` waits for what it returns or raises."""
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._call = call
+        self._outcome: list[T] = []
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._outcome.append(self._call())
+        except BaseException as exc:
+            self._error = exc
+
+    @property
+    def running(self) -> bool:
+        """Whether the call has not ended."""
+        return self._thread.is_alive()
+
+    def result(self, timeout: float = 15.0) -> T:
+        """The outcome, waiting for it."""
+        self._thread.join(timeout)
+        assert not self._thread.is_alive(), "the call did not end"
+        if self._error is not None:
+            raise self._error
+        return self._outcome[0]
+
+
+def take(client: RedisClient, queue: str, timeout: float = 10.0) -> Delivery:
+    """Receive one message, waiting for it."""
+    (delivery,) = client.receive(queue, 1, timeout)
+    return delivery
+
+
+def receive_calmly(client: RedisClient, queue: str, count: int = 10) -> list[Delivery]:
+    """Receive during an outage, as a worker does."""
+    try:
+        return client.receive(queue, count, 0.5)
+    except BrokerUnavailableError:
+        return []
+
+
+def failure(queue: str, attempts: int = 1, *, crashes: int = 0, reason: Reason = Reason.FAILED) -> Failure:
+    """A failure to settle a delivery with."""
+    now = time.time()
+    return Failure(
+        reason=reason,
+        attempts=attempts,
+        crashes=crashes,
+        exception_type="ValueError",
+        exception_message="broken",
+        traceback="Traceback …",
+        first_failed_at=now,
+        last_failed_at=now,
+        source_queue=queue,
+        task_id="task-1",
+        worker="host:1",
+    )
+
+
+def is_blocked(cli: Cli) -> bool:
+    """Whether some client of the server waits in a blocking read."""
+    info = cli("INFO", "clients")
+    return isinstance(info, str) and "blocked_clients:0" not in info

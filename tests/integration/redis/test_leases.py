@@ -1,0 +1,141 @@
+"""Leases: a dead worker's tasks come back, a living one's do not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from integration.redis.helpers import Background, Cli, MakeClient, failure, take
+from qbridge_core import DeliveryLostError, Message
+from qbridge_redis import RedisClient
+from support.wait import wait_for
+
+_HOLDER = textwrap.dedent(
+    """
+    import sys, time
+    from qbridge_redis import RedisClient
+    client = RedisClient(sys.argv[1], lease=1.0)
+    client.connect()
+    held = client.receive(sys.argv[2], int(sys.argv[3]), 20.0)
+    print(len(held), flush=True)
+    time.sleep(60)
+    """
+)
+
+
+class Holder:
+    """A process that receives and then hangs."""
+
+    def __init__(self, url: str, queue: str, count: int) -> None:
+        command = [sys.executable, "-c", _HOLDER, url, queue, str(count)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        with self.process.stdout as output:
+            self.held = int(output.readline())
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def holders() -> Iterator[list[Holder]]:
+    """Processes to kill in the end."""
+    started: list[Holder] = []
+    yield started
+    for holder in started:
+        holder.kill()
+
+
+def test_the_tasks_of_a_killed_process_come_back_with_a_crash_counted(
+    client: RedisClient, redis_url: str, queue: str, holders: list[Holder]
+) -> None:
+    """After the lease another worker gets them, marked as redelivered, once each."""
+    client.publish_many(queue, [Message(b"%d" % i) for i in range(5)])
+    holders.append(Holder(redis_url, queue, 5))
+    assert holders[0].held == 5
+    holders[0].kill()
+    received = []
+    while len(received) < 5:
+        batch = client.receive(queue, 2, 10.0)
+        assert 0 < len(batch) <= 2
+        received += batch
+    assert sorted(d.body for d in received) == [b"%d" % i for i in range(5)]
+    assert {(d.crashes, d.attempts, d.redelivered) for d in received} == {(1, 0, True)}
+    assert client.receive(queue, 5, 1.5) == []
+
+
+def test_crashes_add_up(client: RedisClient, redis_url: str, queue: str, holders: list[Holder]) -> None:
+    """The count survives a second crash, a hand-back and a retry in between."""
+    client.publish(queue, b"x")
+    holders.append(Holder(redis_url, queue, 1))
+    holders[0].kill()
+    client.reject(take(client, queue))
+    assert (delivery := take(client, queue)).crashes == 1
+    client.reject(delivery, failure=failure(queue, attempts=1, crashes=1))
+    holders.append(Holder(redis_url, queue, 1))
+    holders[1].kill()
+    delivery = take(client, queue)
+    assert (delivery.crashes, delivery.attempts) == (2, 1)
+
+
+def test_a_long_task_is_not_taken_from_a_living_worker(
+    make_client: MakeClient, client: RedisClient, cli: Cli, queue: str
+) -> None:
+    """The lease is renewed for as long as the process lives, also when it does not read."""
+    client.publish(queue, b"long")
+    delivery = take(client, queue)
+    other = make_client(lease=1.0)
+    assert other.receive(queue, 1, 3.0) == []
+    client.ack(delivery)
+    assert client.flush()
+    assert cli("XLEN", queue) == 0
+
+
+def test_a_lost_lease_is_noticed(client: RedisClient, cli: Cli, queue: str) -> None:
+    """Once another consumer holds the entry, renewal says so and the reject is refused without asking the server."""
+    client.publish(queue, b"x")
+    delivery = take(client, queue)
+    entry_id = cli("XPENDING", queue, "qbridge", "-", "+", 1)[0][0]  # type: ignore[index]
+    cli("XCLAIM", queue, "qbridge", "thief", 0, entry_id)
+    wait_for(lambda: delivery.tag.state.value == "lost", 5.0, "the loss is not noticed")
+    with pytest.raises(DeliveryLostError):
+        client.reject(delivery)
+
+
+def test_nothing_is_taken_over_in_the_first_lease_after_a_connect(
+    make_client: MakeClient, client: RedisClient, cli: Cli, queue: str
+) -> None:
+    """After an outage all leases have run out; their holders get the time to renew them."""
+    client.publish(queue, b"x")
+    cli("XREADGROUP", "GROUP", "qbridge", "somebody", "STREAMS", queue, ">")
+    wait_for(lambda: cli("XPENDING", queue, "qbridge", "-", "+", 1)[0][2] > 1000, 5.0)  # type: ignore[index,operator]
+    begin = time.monotonic()
+    fresh = make_client(lease=1.0)
+    assert take(fresh, queue).crashes == 1
+    assert time.monotonic() - begin >= 1.0
+
+
+def test_a_takeover_wakes_a_waiting_receive(client: RedisClient, redis_url: str, queue: str) -> None:
+    """A receive that blocks long gets a dead worker's task without being called again."""
+    client.publish(queue, b"x")
+    holder = Holder(redis_url, queue, 1)
+    waiting = Background(lambda: client.receive(queue, 1, 20.0))
+    holder.kill()
+    assert [d.body for d in waiting.result()] == [b"x"]
+
+
+def test_a_dead_consumer_is_not_dropped_with_its_tasks(client: RedisClient, cli: Cli, queue: str) -> None:
+    """A disconnect forgets the client's consumer only when it holds nothing: bare DELCONSUMER would strand it."""
+    client.publish(queue, b"x")
+    cli("XREADGROUP", "GROUP", "qbridge", "other", "STREAMS", queue, ">")
+    client.receive(queue, 1, 0.0)
+    client.disconnect()
+    names = [row[1] for row in cli("XINFO", "CONSUMERS", queue, "qbridge")]  # type: ignore[union-attr,index]
+    assert names == ["other"]

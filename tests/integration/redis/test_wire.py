@@ -1,0 +1,80 @@
+"""The fields of stream entries: what other programs write and read."""
+
+from __future__ import annotations
+
+from integration.redis.helpers import Cli, failure, take
+from qbridge_redis import RedisClient
+
+
+def test_a_message_of_redis_cli_is_like_any_other(client: RedisClient, cli: Cli, queue: str) -> None:
+    """`XADD queue * body ...` is delivered with its other fields as headers."""
+    cli("XADD", queue, "*", "body", '{"payload":1}', "tenant", "blue")
+    delivery = take(client, queue)
+    assert delivery.body == b'{"payload":1}'
+    assert delivery.headers == {"tenant": "blue"}
+    assert (delivery.message_id, delivery.attempts, delivery.crashes, delivery.redelivered) == (None, 0, 0, False)
+
+
+def test_entries_from_before_the_group_are_delivered(client: RedisClient, cli: Cli, queue: str) -> None:
+    """A stream that a producer made before any worker came is read from its beginning, declared or not."""
+    other = f"{queue}-early"
+    cli("XADD", other, "*", "body", "early")
+    assert take(client, other).body == b"early"
+
+
+def test_an_entry_without_a_body_is_delivered_with_an_empty_one(client: RedisClient, cli: Cli, queue: str) -> None:
+    """What is no message is not skipped in silence: it can be dead-lettered with its fields."""
+    cli("XADD", queue, "*", "what", "ever")
+    delivery = take(client, queue)
+    assert (delivery.body, delivery.headers) == (b"", {"what": "ever"})
+
+
+def test_bytes_that_are_no_text_come_as_bytes(client: RedisClient, cli: Cli, queue: str) -> None:
+    """A foreign header that is not UTF-8 keeps its bytes, through a dead letter and its replay too."""
+    cli("XADD", queue, "*", "body", b"\x00\xff", "raw", b"\xfe")
+    client.reject(take(client, queue), requeue=False)
+    assert client.replay(f"{queue}.dlq") == 1
+    delivery = take(client, queue)
+    assert (delivery.body, delivery.headers) == (b"\x00\xff", {"raw": b"\xfe"})
+
+
+def test_headers_named_like_fields_survive(client: RedisClient, queue: str) -> None:
+    """A producer's header may be called `body` or `message_id`, also after a retry, a dead letter and a replay."""
+    headers = {"body": "b", "message_id": "m", "plain": "ä"}
+    client.publish(queue, b"real", headers=headers, message_id="id-1")
+    client.reject(take(client, queue), failure=failure(queue))
+    client.reject(take(client, queue), requeue=False)
+    assert client.dead_letters(f"{queue}.dlq")[0].headers == headers
+    client.replay(f"{queue}.dlq")
+    delivery = take(client, queue)
+    assert (delivery.body, delivery.headers, delivery.message_id) == (b"real", headers, "id-1")
+
+
+def test_others_can_read_what_is_published(client: RedisClient, cli: Cli, queue: str) -> None:
+    """The entry of a plain message has the fields `body` and `message_id` and nothing else but its headers."""
+    client.publish(queue, b"hello", headers={"h": "1"}, message_id="m")
+    assert cli("XRANGE", queue, "-", "+")[0][1] == ["body", "hello", "message_id", "m", "h", "1"]  # type: ignore[index]
+
+
+def test_a_copy_of_a_message_without_id_gets_the_task_id(client: RedisClient, cli: Cli, queue: str) -> None:
+    """So that the attempts of one foreign message can be recognised as one task."""
+    cli("XADD", queue, "*", "body", "x")
+    client.reject(take(client, queue), failure=failure(queue))
+    assert take(client, queue).message_id == "task-1"
+
+
+def test_the_prefix_comes_before_every_key(make_client: object, cli: Cli, queue: str) -> None:
+    """With a prefix, two installations on one server do not meet."""
+    client = make_client(prefix=f"{queue}/")  # type: ignore[operator]
+    client.declare("q")
+    client.publish("q", b"x")
+    assert cli("XLEN", f"{queue}/q") == 1
+    client.reject(take(client, "q"), requeue=False)
+    assert cli("XLEN", f"{queue}/q.dead") == 1
+
+
+def test_nonsense_in_the_own_fields_does_no_harm(client: RedisClient, cli: Cli, queue: str) -> None:
+    """Anybody can write `x-qbridge-` fields; what is no number counts as none."""
+    cli("XADD", queue, "*", "body", "x", "x-qbridge-attempts", "many", "x-qbridge-crashes", b"\xff")
+    delivery = take(client, queue)
+    assert (delivery.attempts, delivery.crashes) == (0, 0)
