@@ -1,0 +1,134 @@
+"""The public names, and what importing them brings in."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import QBridge.rabbitmq_client
+import QBridge.task_manager
+import qbridge_core
+import qbridge_core.testing
+import qbridge_memory
+
+CORE = [
+    "AuthenticationError",
+    "BackendFactory",
+    "BackendLoadError",
+    "BackendNotInstalledError",
+    "Backoff",
+    "BrokerBlockedError",
+    "BrokerURL",
+    "BrokerUnavailableError",
+    "Capabilities",
+    "ConfigurationError",
+    "ConstantBackoff",
+    "DeadLetter",
+    "Delivery",
+    "DeliveryLostError",
+    "DuplicateBackendError",
+    "ExponentialBackoff",
+    "Failure",
+    "HandlerTimeout",
+    "IdleTimeoutError",
+    "InvalidURLError",
+    "Message",
+    "MessageTooLargeError",
+    "NotConnectedError",
+    "Outcome",
+    "PayloadError",
+    "PermanentError",
+    "PublishUnconfirmedError",
+    "QBridgeError",
+    "QueueClient",
+    "QueueFullError",
+    "QueueMismatchError",
+    "QueueStats",
+    "Reason",
+    "Reject",
+    "Retry",
+    "RetryPolicy",
+    "RunReport",
+    "Snooze",
+    "TaskContext",
+    "TaskControl",
+    "TaskManager",
+    "TooManyStuckTasksError",
+    "TransientError",
+    "UnknownOptionError",
+    "UnknownSchemeError",
+    "UnroutableError",
+    "UnsupportedError",
+    "__version__",
+    "backends",
+    "check_headers",
+    "connect",
+    "current_task",
+    "default_dead_letter_queue",
+    "hookimpl",
+    "merge_options",
+    "register_backend",
+    "rejection",
+    "worker_identity",
+]
+
+
+def test_the_public_names_of_the_core() -> None:
+    """A name is added to or taken from the public surface on purpose only."""
+    assert qbridge_core.__all__ == CORE
+
+
+def test_the_public_names_of_the_other_packages() -> None:
+    """The memory backend, the suite and the aliases have these names and no others."""
+    assert qbridge_memory.__all__ == ["MemoryClient", "reset"]
+    assert qbridge_core.testing.__all__ == ["BackendConformance", "FaultConformance", "FaultyBroker", "eventually"]
+    assert QBridge.task_manager.__all__ == ["TaskManager"]
+    assert QBridge.rabbitmq_client.__all__ == ["RabbitMQClient"]
+
+
+@pytest.mark.parametrize("module", [qbridge_core, qbridge_memory, qbridge_core.testing, QBridge.task_manager])
+def test_public_names_are_sorted_and_exist(module: object) -> None:
+    """``from package import *`` works, and the list is easy to read."""
+    names: list[str] = module.__all__  # type: ignore[attr-defined]
+    assert names == sorted(names)
+    assert all(hasattr(module, name) for name in names)
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    """What users see is described."""
+    undocumented = [
+        name
+        for name in CORE
+        if isinstance(getattr(qbridge_core, name), type) and not getattr(qbridge_core, name).__doc__
+    ]
+    assert undocumented == []
+
+
+@pytest.mark.parametrize("statement", ["import qbridge_core", "from QBridge.task_manager import TaskManager"])
+def test_the_core_brings_in_no_driver_backend_or_test_runner(statement: str) -> None:
+    """Importing the core leaves everything optional out of the process."""
+    code = f"""
+import sys
+{statement}
+optional = ("pytest", "pika", "redis", "qbridge_memory", "qbridge_redis", "qbridge_rabbitmq", "qbridge_core.testing")
+print(sorted(set(optional) & set(sys.modules)))
+"""
+    result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_the_abstract_methods_are_the_contract() -> None:
+    """A backend implements eight methods and ``connected``; more would break every backend there is."""
+    assert qbridge_core.QueueClient.__abstractmethods__ == {
+        "ack",
+        "connect",
+        "connected",
+        "declare",
+        "disconnect",
+        "publish",
+        "receive",
+        "reject",
+        "stats",
+    }
