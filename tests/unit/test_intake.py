@@ -1,0 +1,166 @@
+"""The hand-over from the client to the workers: nothing is held that no worker is free for."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+import pytest
+
+from qbridge_core import BrokerUnavailableError, Delivery, NotConnectedError, TaskManager
+from qbridge_core.intake import Intake
+from qbridge_memory import MemoryClient
+from support.wait import wait_for
+
+
+class Recording(MemoryClient):
+    """Records each request for messages, and how many ran at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[int] = []
+        self.at_once = 0
+        self.most_at_once = 0
+        self._count = threading.Lock()
+
+    def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
+        """Count, then receive."""
+        with self._count:
+            self.asked.append(max_messages)
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            return super().receive(queue, max_messages, timeout)
+        finally:
+            with self._count:
+                self.at_once -= 1
+
+
+@pytest.fixture
+def recording() -> Recording:
+    """A recording client with the queues ``q`` and ``d``."""
+    client = Recording()
+    client.connect()
+    client.declare("q", "d")
+    return client
+
+
+def test_no_more_is_asked_for_than_workers_are_idle(recording: Recording) -> None:
+    """With 3 of 4 workers stuck, one message is taken at a time and the others stay at the broker."""
+    release, running = threading.Event(), threading.Semaphore(0)
+
+    def handler(payload: Any) -> None:
+        running.release()
+        if payload == "stuck":
+            release.wait(10)
+
+    recording.send_many("q", ["stuck"] * 3)
+    with TaskManager(recording, handler, "q", "d", max_workers=4):
+        for _ in range(3):
+            assert running.acquire(timeout=5)
+        wait_for(lambda: recording.at_once == 1 and recording.asked[-1] == 1, 5.0)
+        before = len(recording.asked)
+        recording.send_many("q", range(20))
+        wait_for(lambda: recording.stats("q").ready == 0 and recording.stats("q").in_flight == 3, 5.0)
+        assert set(recording.asked[before:]) == {1}
+        assert max(recording.asked) <= 4
+        release.set()
+
+
+def test_idle_workers_ask_for_one_message_each_at_once(recording: Recording) -> None:
+    """One request serves all idle workers: a round trip to the broker is not made for each."""
+    barrier = threading.Barrier(4, timeout=5)
+    with TaskManager(recording, lambda _: barrier.wait(), "q", "d", max_workers=4) as manager:
+        session = manager._session
+        assert session is not None
+        wait_for(lambda: recording.at_once == 1 and session._job.intake._idle.value == 4, 5.0)
+        recording.send_many("q", range(8))
+        wait_for(lambda: recording.stats("q").in_flight == recording.stats("q").ready == 0, 5.0)
+        assert max(recording.asked) > 1
+
+
+def test_one_receive_runs_at_a_time(recording: Recording) -> None:
+    """A backend's ``receive`` serves one thread only, however many workers there are."""
+    recording.send_many("q", range(300))
+    TaskManager(recording, lambda _: None, "q", "d", max_workers=8).run_until_idle(20.0)
+    assert recording.most_at_once == 1
+
+
+def test_a_closed_intake_lets_nothing_out(recording: Recording) -> None:
+    """After ``close`` every worker gets None, also where messages wait; they are left over."""
+    recording.send_many("q", range(3))
+    intake = Intake(recording, "q", 3, 0.1)
+    intake.open()
+    intake._ready.extend(recording.receive("q", 2))
+    intake.close()
+    assert intake.take() is None
+    assert len(intake.left_over()) == 2
+    assert intake.left_over() == []
+    assert recording.stats("q").ready == 1
+
+
+def test_closing_wakes_a_waiting_worker(recording: Recording) -> None:
+    """A worker that waits for messages ends at once, not after the poll timeout."""
+    intake = Intake(recording, "q", 1, 300.0)
+    results: list[Delivery | None] = []
+    thread = threading.Thread(target=lambda: results.append(intake.take()), daemon=True)
+    thread.start()
+    wait_for(lambda: recording.at_once == 1, 5.0)
+    wait_for(lambda: intake.close() or results, 5.0)
+    assert results == [None]
+
+
+class Flaky(Recording):
+    """Fails to receive until told otherwise."""
+
+    error: Exception | None = None
+
+    def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
+        """Raise the error, if there is one."""
+        if self.error is not None:
+            self.asked.append(max_messages)
+            raise self.error
+        return super().receive(queue, max_messages, timeout)
+
+
+@pytest.mark.parametrize(
+    "error", [BrokerUnavailableError("gone"), RuntimeError("a bug of the backend")], ids=["ours", "foreign"]
+)
+def test_a_worker_keeps_asking_while_receive_fails(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever ``receive`` raises, the worker asks again after a pause, says so, and goes on when it can."""
+    client = Flaky()
+    client.connect()
+    client.declare("q", "d")
+    client.error = error
+    done = threading.Event()
+    with caplog.at_level(logging.INFO, "qbridge"), TaskManager(client, lambda _: done.set(), "q", "d", max_workers=1):
+        client.send("q", 1)
+        wait_for(lambda: len(client.asked) >= 2, 5.0)
+        assert not done.is_set()
+        client.error = None
+        assert done.wait(5)
+    loud = [record for record in caplog.records if "cannot receive from q" in record.message]
+    assert len(loud) >= 2
+    assert {record.levelno for record in loud} == {logging.ERROR}
+    assert "receiving from q again" in caplog.text
+
+
+def test_pauses_grow_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that is away for long is asked every two seconds, not in a busy loop."""
+    client = Flaky()
+    client.connect()
+    client.error = BrokerUnavailableError("gone")
+    intake = Intake(client, "q", 1, 0.1)
+    pauses: list[float] = []
+    monkeypatch.setattr(intake._closed, "wait", pauses.append)
+    for _ in range(7):
+        intake._read()
+    assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
+
+
+def test_a_disconnected_client_ends_the_asking() -> None:
+    """Nobody will connect it again: the worker is told."""
+    client = Recording()
+    with pytest.raises(NotConnectedError):
+        Intake(client, "q", 1, 0.1).take()
