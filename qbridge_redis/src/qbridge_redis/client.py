@@ -36,6 +36,7 @@ class RedisClient(QueueClient):
     A queue is a stream with one consumer group, and its name is the stream's key: anything that can ``XADD`` can
     publish, with the field ``body``. An entry leaves the stream when it is settled. A worker holds only what
     ``receive`` returned; it renews its leases as long as its process lives, and others take over what a dead one held.
+    All workers of a queue must have the same ``lease``: one with a shorter one takes over what the others run.
 
     Args:
         redis_url: ``redis://user:password@host:port/db``, or ``rediss://`` for TLS.

@@ -32,6 +32,7 @@ _CLASSES: Final[tuple[tuple[type[Exception], str], ...]] = (
 )
 _BLOCKED: Final = {"OOM", "MISCONF", "NOREPLICAS"}
 _UNAVAILABLE: Final = {"READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOGROUP", "UNBLOCKED"}
+_DENIED: Final = ("ACL failure in script", "executing the script can't")  # within a script, new servers and old
 _TOO_LARGE: Final = ("too large", "invalid bulk length", "maximum allowed size")
 
 
@@ -62,7 +63,7 @@ def refused(error: Exception, action: str) -> QBridgeError:
         return BrokerUnavailableError(f"cannot {action}: Redis is not ready ({name}: {error})")
     if name == "WRONGTYPE":
         return QueueMismatchError(f"cannot {action}: the key of the queue holds something that is no stream")
-    if name == "NOPERM" or "ACL failure" in str(error):
+    if name == "NOPERM" or any(hint in str(error) for hint in _DENIED):
         return AuthenticationError(f"cannot {action}: the Redis user lacks a permission ({error})")
     if any(hint in str(error) for hint in _TOO_LARGE):
         return MessageTooLargeError(f"cannot {action}: {error}")

@@ -47,7 +47,7 @@ class Flusher:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._wanted = threading.Event()
+        self._wanted = session.acks_waiting
         self._thread = threading.Thread(target=self._run, name="qbridge-redis-flusher", daemon=True)
 
     def start(self) -> None:
@@ -55,7 +55,7 @@ class Flusher:
         self._thread.start()
 
     def wake(self) -> None:
-        """There are acknowledgements. Cheap when it knows already."""
+        """There are acknowledgements. Cheap when that is known already."""
         if not self._wanted.is_set():
             self._wanted.set()
 

@@ -171,17 +171,20 @@ class Ledger:
         with self._lock:
             for entry_id in entry_ids:
                 ticket = self._held.get(entry_id)
-                if ticket is not None and ticket.state is State.OPEN and not ticket.unsure:
+                if ticket is None or ticket.unsure or ticket.uprooted:
+                    continue  # that it is gone does not mean that somebody else has it
+                if ticket.state is State.OPEN:
                     ticket.state = State.LOST
                     del self._held[entry_id]
                     lost += 1
         return lost
 
-    def uproot(self) -> None:
-        """Note that the queue or its group was deleted."""
+    def uproot(self, entry_ids: Iterable[bytes] | None = None) -> None:
+        """Note that these entries were deleted while they were held; None means all, with the queue or its group."""
         with self._lock:
-            for ticket in self._held.values():
-                ticket.uprooted = True
+            for entry_id in list(self._held) if entry_ids is None else entry_ids:
+                if (ticket := self._held.get(entry_id)) is not None:
+                    ticket.uprooted = True
 
     def lose_all(self) -> None:
         """The client disconnects: whatever is still open belongs to the broker again."""

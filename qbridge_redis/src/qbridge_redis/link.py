@@ -19,12 +19,12 @@ from redis.backoff import NoBackoff
 from redis.connection import Connection, SSLConnection
 from redis.exceptions import AuthenticationError as RedisAuthenticationError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from qbridge_core import AuthenticationError
-from qbridge_redis.failures import code, unreachable
+from qbridge_redis.failures import unreachable
 from qbridge_redis.options import Options
 from qbridge_redis.scripts import ACK, Command, with_text
 
@@ -48,6 +48,8 @@ class Link:
         self._poll: select.poll | None = None
         self._timeout = 0.0
         self.client_id = 0
+        self.is_demoted = False
+        """The server said that it is a replica now: behind the same address there may be another one."""
 
     @property
     def is_open(self) -> bool:
@@ -62,6 +64,7 @@ class Link:
             AuthenticationError: the server refused the credentials.
         """
         limit = self._options.connect_timeout
+        self.is_demoted = False
         connection = _connection(self._options, limit if timeout is None else max(0.05, min(timeout, limit)))
         try:
             connection.connect()
@@ -95,20 +98,17 @@ class Link:
 
     def call(self, command: Command, timeout: float | None = None) -> Any:
         """Run one command; return its reply, a ``ResponseError`` included. A forgotten script is sent along."""
-        self.send([command])
-        reply = self.read(timeout)
-        if isinstance(reply, ResponseError) and code(reply) == "NOSCRIPT":
-            self.send([with_text(command)])
-            reply = self.read(timeout)
-        return reply
+        return self.call_many([command], timeout)[0]
 
     def call_many(self, commands: Sequence[Command], timeout: float | None = None) -> list[Any]:
         """Run commands in one write; return their replies, ``ResponseError`` included."""
+        self._limit(timeout)
         self.send(commands)
         replies = self.read_many(len(commands), timeout)
         for position, reply in enumerate(replies):
-            if isinstance(reply, ResponseError) and code(reply) == "NOSCRIPT":
-                replies[position] = self.call(with_text(commands[position]), timeout)
+            if isinstance(reply, NoScriptError):
+                self.send([with_text(commands[position])])
+                replies[position] = self.read(timeout)
         return replies
 
     def send(self, commands: Sequence[Command]) -> None:
@@ -128,20 +128,26 @@ class Link:
     def read_many(self, count: int, timeout: float | None = None) -> list[Any]:
         """Read some replies as ``read`` does; the timeout is for each of them."""
         read = self._required().read_response
-        limit = self._options.socket_timeout if timeout is None else timeout
         replies: list[Any] = []
         try:
-            if limit != self._timeout and self._socket is not None:
-                self._socket.settimeout(limit)
-                self._timeout = limit
+            self._limit(timeout)
             for _ in range(count):
                 try:
                     replies.append(read())
                 except ResponseError as exc:
                     replies.append(exc)
+                    self.is_demoted = self.is_demoted or isinstance(exc, ReadOnlyError)
         except BaseException as exc:
             raise self._broken(exc) from exc
         return replies
+
+    def _limit(self, timeout: float | None) -> None:
+        """Let the next operations on the socket take so long at most."""
+        limit = self._options.socket_timeout if timeout is None else timeout
+        if limit != self._timeout and self._socket is not None:
+            with contextlib.suppress(OSError):  # closed: the operation itself will say so
+                self._socket.settimeout(limit)
+            self._timeout = limit
 
     def _broken(self, exc: BaseException) -> BaseException:
         """Close the connection; return what to raise.
@@ -213,7 +219,7 @@ class Links:
         if not link.is_open:
             return
         with self._lock:
-            if not self._closed and len(self._idle) < _KEPT:
+            if not self._closed and not link.is_demoted and len(self._idle) < _KEPT:
                 self._idle.append(link)
                 return
         link.close()

@@ -14,7 +14,7 @@ from redis.exceptions import ResponseError
 
 from qbridge_core import AuthenticationError, QBridgeError
 from qbridge_redis.backoff import Backoff
-from qbridge_redis.failures import code
+from qbridge_redis.failures import is_missing_group
 from qbridge_redis.ledger import Ledger
 from qbridge_redis.link import LOST, Link
 from qbridge_redis.scripts import PROMOTE, REAP, RENEW, Command
@@ -92,8 +92,9 @@ class Maintenance:
         self._poked.clear()
 
     def _connect(self) -> None:
-        if self._link.is_open:
+        if self._link.is_open and not self._link.is_demoted:
             return
+        self._link.close()
         self._link.open()
         if self._opened_before:
             self._session.reconnected()
@@ -119,9 +120,14 @@ class Maintenance:
             batch = held[start : start + _RENEW_BATCH]
             reply = self._link.call(RENEW([stream], options.group, self._session.consumer, *batch))
             if isinstance(reply, ResponseError):
+                if is_missing_group(reply):
+                    ledger.uproot()
                 _complain(reply, f"leases of {ledger.queue} are not renewed")
-            elif lost := ledger.lose(reply):
-                log.warning("%d deliveries of %s were taken over by another worker", lost, ledger.queue)
+                continue
+            lost, deleted = reply
+            ledger.uproot(deleted)
+            if taken := ledger.lose(lost):
+                log.warning("%d deliveries of %s were taken over by another worker", taken, ledger.queue)
 
     def _promote(self) -> None:
         keys = self._session.keys
@@ -151,5 +157,5 @@ class Maintenance:
 
 
 def _complain(reply: ResponseError, consequence: str) -> None:
-    if code(reply) != "NOGROUP":  # the reader makes it again
+    if not is_missing_group(reply):  # the reader makes it again
         log.warning("%s: %s", consequence, reply)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from qbridge_core import AuthenticationError, BrokerUnavailableError, Delivery, QBridgeError
+from qbridge_core import AuthenticationError, BrokerUnavailableError, Delivery, QBridgeError, TransientError
 from qbridge_redis import fields
 from qbridge_redis.backoff import Backoff
 from qbridge_redis.failures import checked, is_missing_group, is_transient, refused, unreachable
@@ -52,7 +52,6 @@ class Reader:
         self._reclaim_at = 0.0
         self._reclaim_every = min(session.options.lease / 4, 5.0)
         self._cursor: bytes | str = _START
-        self.last_used = time.monotonic()
 
     # ------------------------------------------------------------------ for any thread
 
@@ -62,12 +61,16 @@ class Reader:
         deadline = time.monotonic() + _SLICE
         while self._reading.is_set() and time.monotonic() < deadline:
             # The reader may be just before its read, where unblocking does nothing yet: hence again and again.
-            try:
-                with self._session.links.lease(_CANCEL_TIME) as link:
-                    link.call(("CLIENT", "UNBLOCK", self._link.client_id), _CANCEL_TIME)
-            except (QBridgeError, *LOST):
+            if not self._unblock():
                 return  # the read ends by itself at the end of its slice
             time.sleep(0.002)
+
+    def _unblock(self) -> bool:
+        try:
+            with self._session.links.lease(_CANCEL_TIME) as link:
+                return link.call(("CLIENT", "UNBLOCK", self._link.client_id), _CANCEL_TIME) in (0, 1)
+        except (QBridgeError, *LOST):
+            return False
 
     def close(self, timeout: float) -> None:
         """Wake ``receive``, wait until it is out, and close the connection."""
@@ -87,18 +90,19 @@ class Reader:
         deadline = time.monotonic() + timeout
         with self._turn:
             while not self._is_cancelled(cancels):
-                self.last_used = time.monotonic()
                 try:
                     batch = self._step(count, deadline, cancels)
                 except LOST as exc:
                     self._lost_reply()
                     self._wait(unreachable(exc, self._session.options), deadline, cancels)
                     continue
-                except BrokerUnavailableError as exc:
+                except TransientError as exc:
                     self._wait(exc, deadline, cancels)
                     continue
                 if batch or time.monotonic() >= deadline:
                     return batch
+            if self._session.closing.is_set():
+                self._link.close()  # nobody else may be there to do it any more
         return []
 
     def _is_cancelled(self, cancels: int) -> bool:
@@ -106,6 +110,8 @@ class Reader:
 
     def _step(self, count: int, deadline: float, cancels: int) -> list[Delivery]:
         self._connect(deadline)
+        if self._is_cancelled(cancels):
+            return []
         now = time.monotonic()
         if self._take_back_at is not None and now >= self._take_back_at and (batch := self._take_back(count)):
             return batch
@@ -132,10 +138,12 @@ class Reader:
         self._take_back_at = now
         self._take_back_until = now + 2 * _SLICE
 
-    def _wait(self, error: BrokerUnavailableError, deadline: float, cancels: int) -> None:
+    def _wait(self, error: TransientError, deadline: float, cancels: int) -> None:
         remaining = deadline - time.monotonic()
         if remaining <= 0:
-            raise error
+            if isinstance(error, BrokerUnavailableError):
+                raise error
+            raise BrokerUnavailableError(str(error)) from error
         pause = min(self._backoff.next(), remaining)
         log.log(30 if pause > 0.1 else 20, "reading %s: %s; next attempt in %.2f s", self._queue, error, pause)
         until = time.monotonic() + pause
@@ -158,11 +166,9 @@ class Reader:
         raise BrokerUnavailableError(f"the group of {self._queue!r} disappears again and again")
 
     def _refuse(self, reply: ResponseError) -> None:
-        error = refused(reply, f"read the queue {self._queue!r}")
         if is_transient(reply):
             self._link.close()  # the next attempt may find another server behind the address
-            error = BrokerUnavailableError(str(error))
-        raise error from reply
+        raise refused(reply, f"read the queue {self._queue!r}") from reply
 
     def _block(self, deadline: float) -> int:
         """Milliseconds for which the read may block; 0 for not at all (to Redis it would mean for ever)."""
@@ -195,8 +201,8 @@ class Reader:
             reply = self._link.read() if acks else None
             done = True
         finally:
-            if acks:
-                finish_acks(self._ledger, acks, reply if done else None)
+            if acks and not finish_acks(self._ledger, acks, reply if done else None):
+                self._session.acks_waiting.set()
         return self._link.read(block + self._session.options.socket_timeout)
 
     def _read_command(self, count: int, block: int) -> Command:

@@ -26,6 +26,8 @@ class Session:
         pid: the process that may use it: connections must not be shared with a child.
         consumer: the name of this client in the consumer groups; never used twice.
         closing: set when ``disconnect`` begins.
+        acks_waiting: set when acknowledgements wait for the flusher.
+        max_body: the largest body that the server takes, if it told.
     """
 
     def __init__(self, options: Options, keys: Keys, queues: Queues) -> None:
@@ -36,6 +38,7 @@ class Session:
         self.consumer: Final = f"{worker_identity()}:{uuid.uuid4().hex[:8]}"
         self.links: Final = Links(options, f"qbridge:{self.consumer}")
         self.closing: Final = threading.Event()
+        self.acks_waiting: Final = threading.Event()
         self.max_body: int | None = None
         self._ledgers: dict[str, Ledger] = {}
         self._ledgers_lock = threading.Lock()

@@ -77,7 +77,8 @@ def test_crashes_add_up(client: RedisClient, redis_url: str, queue: str, holders
     holders.append(Holder(redis_url, queue, 1))
     holders[0].kill()
     client.reject(take(client, queue))
-    assert (delivery := take(client, queue)).crashes == 1
+    delivery = take(client, queue)
+    assert delivery.crashes == 1
     client.reject(delivery, failure=failure(queue, attempts=1, crashes=1))
     holders.append(Holder(redis_url, queue, 1))
     holders[1].kill()
