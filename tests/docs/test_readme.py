@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from qbridge_core import UnknownOptionError, connect
 from support.wait import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -104,6 +105,17 @@ def test_links_lead_somewhere(page: Path) -> None:
         if not (page.parent / match["target"]).exists()
     ]  # fmt: skip
     assert not missing
+
+
+def test_the_readme_names_every_option() -> None:
+    """The table of options has what the backends know, no more and no less."""
+    known = set()
+    for url in ("amqps://localhost/", "rediss://localhost/"):
+        with pytest.raises(UnknownOptionError) as caught:
+            connect(url, no_such_option=1)
+        known |= set(str(caught.value).partition("known options: ")[2].split(", "))
+    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("| Backend | Option")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`([a-z_]+)(?:=[^`]*)?`", table)) == known
 
 
 def test_the_tests_that_show_a_guarantee_exist() -> None:
