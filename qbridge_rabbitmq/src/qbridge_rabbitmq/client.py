@@ -1,0 +1,379 @@
+"""``RabbitMQClient``: the QBridge contract on RabbitMQ."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from qbridge_core import (
+    BrokerURL,
+    Capabilities,
+    ConfigurationError,
+    DeadLetter,
+    Delivery,
+    Failure,
+    Message,
+    MessageTooLargeError,
+    NotConnectedError,
+    PayloadError,
+    QueueClient,
+    QueueStats,
+    UnroutableError,
+    check_headers,
+    rejection,
+)
+from qbridge_core.message import (
+    ATTEMPTS,
+    CRASHES,
+    FIRST_FAILED_AT,
+    MAX_ID_CHARS,
+    SOURCE_QUEUE,
+    TASK_ID,
+    meta_int,
+    meta_text,
+    meta_time,
+)
+from qbridge_rabbitmq import browse, delays, headers
+from qbridge_rabbitmq.life import Arrival
+from qbridge_rabbitmq.options import Endpoint, Options
+from qbridge_rabbitmq.publisher import LARGE, Outgoing
+from qbridge_rabbitmq.session import Session
+from qbridge_rabbitmq.topology import Topology
+
+_MAX_NAME: Final = 255
+_WINDOW: Final = 500
+_UNSUBSCRIBE_TIMEOUT: Final = 2.0
+_BARRIER_TIMEOUT: Final = 2.0
+_SUFFIX: Final = len(delays.name("", delays.LEVELS))
+
+
+class RabbitMQClient(QueueClient):
+    """A client of RabbitMQ 3.10 or later. Thread-safe.
+
+    One background thread keeps two connections to the broker, one for consuming and one for publishing, and renews them
+    when they are lost.
+
+    Queues that it declares are durable quorum queues whose dead letters go to the dead-letter queue; a queue that
+    somebody else declared is used as it is, whatever its type and arguments. Nothing depends on the broker's own
+    dead-lettering: ``reject`` publishes a copy, waits for its confirmation, and only then acknowledges the original.
+
+    What the broker itself moves to a dead-letter queue (it does so for a message over a limit, or when another consumer
+    rejects it) is listed with reason ``rejected``.
+
+    Args:
+        rabbitmq_url: ``amqp://user:password@host:port/vhost``, or ``amqps://`` for TLS; a vhost's ``/`` is written
+            ``%2F``, and no vhost means ``/``.
+        options: see :class:`qbridge_rabbitmq.options.Options`; they win over the same names in the URL's query.
+
+    Raises:
+        InvalidURLError: the URL cannot be understood.
+        UnknownOptionError: an option does not exist.
+        ConfigurationError: an option has a value that makes no sense.
+    """
+
+    capabilities = Capabilities(delay=True, browse=True, durable=True, shared=True)
+
+    def __init__(self, rabbitmq_url: str = "amqp://guest:guest@localhost:5672/", **options: object) -> None:
+        url = BrokerURL.parse(rabbitmq_url)
+        self._options = Options.read(url, options)
+        self._endpoint = Endpoint.create(url, self._options)
+        self._topology = Topology(self._options.queue_type)
+        self._session: Session | None = None
+        self._lifecycle = threading.Lock()
+        self._browsing = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._endpoint}, {'' if self.connected else 'not '}connected>"
+
+    # ------------------------------------------------------------------ connection
+
+    @property
+    def connected(self) -> bool:
+        """True between ``connect`` and ``disconnect``, also while a lost connection is being rebuilt."""
+        return self._session is not None
+
+    def connect(self) -> None:
+        """Connect; returns when both connections are open."""
+        with self._lifecycle:
+            if self._session is None:
+                session = Session(self._endpoint, self._topology)
+                session.open()
+                self._session = session
+
+    def disconnect(self) -> None:
+        """Send what is left, close the connections and end the thread, within about 5 seconds."""
+        with self._lifecycle:
+            session, self._session = self._session, None
+            if session is not None:
+                session.close()
+
+    # ------------------------------------------------------------------ queues
+
+    def declare(self, queue: str, dead_letter_queue: str | None = None) -> None:
+        """Create the queue and its dead-letter queue where missing (rabbitmq.com/docs/dlx, quorum-queues)."""
+        session = self._live()
+        _check_name(queue)
+        if dead_letter_queue is not None:
+            _check_name(dead_letter_queue)
+        session.request(f"queue {queue!r}", self._topology.declare(queue, dead_letter_queue))
+        self._topology.remember(queue, dead_letter_queue)
+
+    def stats(self, queue: str) -> QueueStats:
+        """Count the messages of a queue; ``in_flight`` are those of this client, what it has read ahead included."""
+        session = self._live()
+        what = f"queue {queue!r}"
+        lane = session.existing_lane(queue)
+        before = lane.in_flight if lane is not None else 0
+        # In the order in which messages move, so that one that moves meanwhile is counted twice and never missed.
+        delayed = session.request(what, self._topology.count_delayed(queue))
+        ready = session.request(what, self._topology.count(queue))
+        if lane is None:
+            return QueueStats(ready, 0, delayed)
+        session.barrier(lane, _BARRIER_TIMEOUT)
+        return QueueStats(ready, max(before, lane.in_flight), delayed)
+
+    def purge(self, queue: str) -> int:
+        """Delete the ready messages of a queue; return how many."""
+        return self._live().request(f"queue {queue!r}", self._topology.purge(queue))
+
+    # ------------------------------------------------------------------ publishing
+
+    def publish(
+        self,
+        queue: str,
+        body: bytes,
+        *,
+        headers: Mapping[str, str] | None = None,
+        message_id: str | None = None,
+        delay: float = 0.0,
+        timeout: float | None = None,
+    ) -> None:
+        """Publish one persistent message; return once the broker has confirmed it (rabbitmq.com/docs/confirms)."""
+        session = self._live()
+        message = _outgoing(queue, Message(body, check_headers(headers), message_id))
+        if delay > 0:
+            self._send_later(session, queue, message.properties, message.body, delay, timeout)
+        else:
+            session.send([message], timeout)
+
+    def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
+        """Publish messages in order, many under way at once; ``timeout`` counts anew for each few hundred of them."""
+        session = self._live()
+        chunk: list[Outgoing] = []
+        for message in messages:
+            outgoing = _outgoing(queue, message)
+            if chunk and (len(chunk) >= _WINDOW or len(outgoing.body) > LARGE or len(chunk[0].body) > LARGE):
+                session.send(chunk, timeout)
+                chunk = []
+            chunk.append(outgoing)
+        if chunk:
+            session.send(chunk, timeout)
+
+    # ------------------------------------------------------------------ consuming
+
+    def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
+        """Take up to ``max_messages``; wait up to ``timeout`` seconds for the first.
+
+        For a subscribed queue they come from what its consumer has brought; otherwise each is asked for, and the broker
+        again and again until the timeout.
+        """
+        session = self._live()
+        if max_messages < 1:
+            return []
+        return [_delivery(queue, arrival) for arrival in session.receive(queue, max_messages, timeout)]
+
+    def subscribe(self, queue: str, prefetch: int) -> None:
+        """Start a consumer (rabbitmq.com/docs/consumers, consumer-prefetch); it is renewed whenever it is lost."""
+        session = self._live()
+        lane = session.lane(queue)
+        lane.prefetch = limit = self._options.prefetch or max(1, min(prefetch, 65_535))
+        session.io.post(lambda: lane.subscribe(limit))
+
+    def unsubscribe(self, queue: str) -> None:
+        """End the consumer; give back what ``receive`` has not returned."""
+        session = self._live()
+        lane = session.lane(queue)
+        ended = threading.Event()
+        session.io.post(lambda: lane.unsubscribe(ended.set))
+        lane.interrupt()
+        ended.wait(_UNSUBSCRIBE_TIMEOUT)
+
+    def ack(self, delivery: Delivery) -> None:
+        """Acknowledge, with the next of the acknowledgements that the I/O thread sends together."""
+        session = self._live()
+        arrival: Arrival = delivery.tag
+        life = arrival.life
+        if life.claim(arrival.number):
+            life.ack(arrival.number)
+            session.io.wake()
+
+    def reject(
+        self, delivery: Delivery, requeue: bool = True, *, delay: float = 0.0, failure: Failure | None = None
+    ) -> None:
+        """Hand back, retry or dead-letter a message; a copy is confirmed before the original is acknowledged."""
+        session = self._live()
+        arrival: Arrival = delivery.tag
+        life = arrival.life
+        if not life.claim(arrival.number):
+            return
+        if requeue and failure is None and delay <= 0:
+            life.give_back(arrival.number)
+            session.io.wake()
+            return
+        try:
+            if requeue:
+                self._retry(session, delivery, delay, failure)
+            else:
+                self._dead_letter(session, delivery, failure or rejection(delivery))
+        except BaseException:
+            life.unclaim(arrival.number)
+            raise
+        life.ack(arrival.number)
+        session.io.wake()
+
+    def flush(self, timeout: float = 5.0) -> bool:
+        """Send the settlements and wait until the broker has seen them."""
+        return self._live().flush(timeout)
+
+    # ------------------------------------------------------------------ dead letters
+
+    def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
+        """List a dead-letter queue, oldest first.
+
+        The letters are taken without an acknowledgement and given back by closing the channel, which keeps their order.
+        While this runs, other consumers do not see them.
+        """
+        session = self._live()
+        if limit < 1:
+            return []
+        with self._browsing:
+            arrivals = browse.look(session, self._topology, queue, limit)
+        return [_dead_letter(arrival) for arrival in arrivals]
+
+    def _replay_one(self, delivery: Delivery, target: str | None) -> None:
+        arrival: Arrival = delivery.tag
+        queue = (
+            target
+            or meta_text(delivery.meta, SOURCE_QUEUE)
+            or meta_text(headers.death(arrival.properties), SOURCE_QUEUE)
+        )
+        if not queue:
+            raise UnroutableError(
+                f"a dead letter in {delivery.queue!r} does not say which queue it came from; give replay a target"
+            )
+        self._live().send([Outgoing("", queue, headers.copy(arrival.properties, {}), arrival.body)])
+        self.ack(delivery)
+
+    # ------------------------------------------------------------------ details
+
+    def _live(self) -> Session:
+        session = self._session
+        if session is None:
+            raise NotConnectedError("the RabbitMQ client is not connected; call connect() first")
+        return session
+
+    def _retry(self, session: Session, delivery: Delivery, delay: float, failure: Failure | None) -> None:
+        ours = failure.retry_headers() if failure is not None else _history(delivery.meta)
+        task_id = failure.task_id if failure is not None else ""
+        arrival: Arrival = delivery.tag
+        properties = headers.copy(arrival.properties, ours, task_id)
+        if delay > 0:
+            self._send_later(session, delivery.queue, properties, arrival.body, delay, None)
+            return
+        try:
+            session.send([Outgoing("", delivery.queue, properties, arrival.body)])
+        except UnroutableError:
+            # Deleted under us. Whoever declared it, the message must not be lost with it.
+            self.declare(delivery.queue)
+            session.send([Outgoing("", delivery.queue, properties, arrival.body)])
+
+    def _dead_letter(self, session: Session, delivery: Delivery, failure: Failure) -> None:
+        arrival: Arrival = delivery.tag
+        target = self._topology.dead_letter_queue(delivery.queue)
+        properties = headers.copy(arrival.properties, failure.dead_letter_headers(), failure.task_id)
+        try:
+            session.send([Outgoing("", target, properties, arrival.body)])
+        except UnroutableError:
+            session.request(f"queue {target!r}", self._topology.declare_dead_letter_queue(target))
+            session.send([Outgoing("", target, properties, arrival.body)])
+
+    def _send_later(
+        self, session: Session, queue: str, properties: bytes, body: bytes, delay: float, timeout: float | None
+    ) -> None:
+        """Publish into the delay level that the highest bit of the delay names."""
+        units = delays.units(delay)
+        top = delays.top_level(units)
+        _check_name(queue, _MAX_NAME - _SUFFIX)
+        for attempt in (1, 2):
+            if not self._topology.has_levels(queue, top):
+                session.request(f"queue {queue!r}", self._topology.declare_levels(queue, top))
+            message = Outgoing(delays.name(queue, top), delays.routing_key(units), properties, body)
+            try:
+                session.send([message], timeout)
+            except UnroutableError:
+                if attempt == 2:
+                    raise
+                self._topology.forget_levels(queue)  # somebody deleted them
+            else:
+                return
+
+
+def _check_name(queue: str, limit: int = _MAX_NAME) -> None:
+    if not isinstance(queue, str) or not 0 < len(queue.encode("utf-8", "replace")) <= limit:
+        raise ConfigurationError(f"a queue name must be a string of 1 to {limit} bytes, not {queue!r}")
+
+
+def _outgoing(queue: str, message: Message) -> Outgoing:
+    _check_name(queue)
+    body, message_id = message.body, message.message_id
+    if type(body) is not bytes:
+        if not isinstance(body, bytearray | memoryview):
+            raise ConfigurationError(
+                f"a message body must be bytes, not {type(body).__name__}; use send() for a payload"
+            )
+        body = bytes(body)
+    if message_id is not None and (not isinstance(message_id, str) or len(message_id.encode()) > MAX_ID_CHARS):
+        raise PayloadError(f"a message_id must be a string of at most {MAX_ID_CHARS} bytes")
+    properties = headers.fresh(message.headers, message_id)
+    if not headers.fits(properties):
+        raise MessageTooLargeError(f"the headers of a message for {queue!r} do not fit into one frame")
+    return Outgoing("", queue, properties, body)
+
+
+def _delivery(queue: str, arrival: Arrival) -> Delivery:
+    content = headers.read(arrival.properties)
+    arrival.life.hand_out(arrival.number)
+    meta = content.meta
+    if not meta:
+        return Delivery(
+            arrival.body, queue, content.headers, content.message_id, 0, 0, None, arrival.redelivered, meta, arrival
+        )
+    return Delivery(
+        body=arrival.body,
+        queue=queue,
+        headers=content.headers,
+        message_id=content.message_id,
+        attempts=meta_int(meta, ATTEMPTS),
+        crashes=meta_int(meta, CRASHES),
+        first_failed_at=meta_time(meta, FIRST_FAILED_AT),
+        redelivered=arrival.redelivered,
+        meta=meta,
+        tag=arrival,
+    )
+
+
+def _dead_letter(arrival: Arrival) -> DeadLetter:
+    content = headers.read(arrival.properties)
+    meta = content.meta
+    if SOURCE_QUEUE not in meta:
+        meta = {**meta, **headers.death(arrival.properties)}
+    return DeadLetter.from_headers(arrival.body, content.headers, meta)
+
+
+def _history(meta: Mapping[str, Any]) -> dict[str, str | int]:
+    """What a copy that counts nothing must carry on."""
+    history: dict[str, str | int] = {n: meta_int(meta, n) for n in (ATTEMPTS, CRASHES, FIRST_FAILED_AT) if n in meta}
+    if TASK_ID in meta:
+        history[TASK_ID] = meta_text(meta, TASK_ID)
+    return history

@@ -1,0 +1,75 @@
+"""Delays of any length, held by the broker, without one message holding up another.
+
+Level k of a work queue is a topic exchange and a quorum queue in which every message waits 100 ms * 2**k. The routing
+key of a delayed message has one word for each bit of its delay in units of 100 ms. The exchange of level k looks at
+bit k: 1 sends the message into the queue of the level, from which it goes on, when its time is over, to the exchange
+of the level below; 0 sends it there directly. Below level 0 is the exchange that leads to the work queue. All
+messages of one queue wait equally long, so the first is always the next (a delay per message would let a long one
+block the shorter ones behind it: rabbitmq.com/docs/ttl). The hops are dead-lettering with the at-least-once strategy
+of quorum queues (rabbitmq.com/docs/quorum-queues), so that a crash of the broker between two levels loses nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+from qbridge_core import ConfigurationError
+
+UNIT_MS: Final = 100
+# The broker refuses a TTL over 2**32 - 1 ms, which level 26 would need.
+LEVELS: Final = 26
+MAX_SECONDS: Final = (2**LEVELS - 1) * UNIT_MS / 1000
+
+
+def units(seconds: float) -> int:
+    """A delay in units, rounded up, so that no message is early.
+
+    Raises:
+        ConfigurationError: it is negative, not a number, or longer than the levels can hold.
+    """
+    if not 0 <= seconds <= MAX_SECONDS:
+        raise ConfigurationError(f"a delay must be between 0 and {MAX_SECONDS:.0f} seconds, not {seconds!r}")
+    # 0.3 / 0.1 is a little more than 3 in floating point: rounding first keeps that from costing a whole unit.
+    return math.ceil(round(seconds * 1000 / UNIT_MS, 6))
+
+
+def top_level(delay: int) -> int:
+    """The highest level that a delay needs."""
+    return delay.bit_length() - 1
+
+
+def routing_key(delay: int) -> str:
+    """One word for each bit, the highest first."""
+    return ".".join(f"{delay:0{LEVELS}b}")
+
+
+def name(queue: str, level: int) -> str:
+    """The exchange and the queue of a level."""
+    return f"{queue}.qb.delay.{level}"
+
+
+def exit_exchange(queue: str) -> str:
+    """The exchange that leads to the work queue."""
+    return f"{queue}.qb.due"
+
+
+def below(queue: str, level: int) -> str:
+    """The exchange to which a message goes after a level."""
+    return name(queue, level - 1) if level else exit_exchange(queue)
+
+
+def pattern(level: int, bit: int) -> str:
+    """The binding for messages whose delay has this bit at the level."""
+    return "*." * (LEVELS - 1 - level) + f"{bit}.#"
+
+
+def queue_arguments(queue: str, level: int) -> dict[str, Any]:
+    """How the queue of a level is declared."""
+    return {
+        "x-queue-type": "quorum",
+        "x-message-ttl": UNIT_MS << level,
+        "x-dead-letter-exchange": below(queue, level),
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+    }

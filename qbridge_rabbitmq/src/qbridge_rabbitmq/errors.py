@@ -1,0 +1,104 @@
+"""From pika's errors and AMQP reply codes to QBridge's errors."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from pika import exceptions
+
+from qbridge_core import (
+    AuthenticationError,
+    BrokerUnavailableError,
+    ConfigurationError,
+    MessageTooLargeError,
+    QBridgeError,
+    QueueMismatchError,
+    UnroutableError,
+)
+
+ACCESS_REFUSED: Final = 403
+NOT_FOUND: Final = 404
+RESOURCE_LOCKED: Final = 405
+PRECONDITION_FAILED: Final = 406
+NOT_ALLOWED: Final = 530
+NOT_IMPLEMENTED: Final = 540
+_REFUSED: Final = re.compile(r"\((403|530)\)|\b(ACCESS_REFUSED|NOT_ALLOWED)\b")
+_TOO_LARGE: Final = re.compile(r"message size (\d+) .*larger than")
+
+
+def reply_code(error: BaseException | None) -> int:
+    """The AMQP reply code with which the broker closed a channel or connection; 0 when there is none."""
+    if isinstance(error, exceptions.ChannelClosed | exceptions.ConnectionClosed):
+        return int(error.reply_code)
+    return 0
+
+
+def reply_text(error: BaseException | None) -> str:
+    """What the broker said when it closed a channel or connection, else the error's own text."""
+    if isinstance(error, exceptions.ChannelClosed | exceptions.ConnectionClosed):
+        return f"{error.reply_code} {error.reply_text}"
+    return describe(error) if error is not None else ""
+
+
+def describe(error: BaseException) -> str:
+    """One line about a connection error. pika hides the cause in nested arguments, but never puts passwords there."""
+    inner: BaseException = error
+    while True:
+        nested = getattr(inner, "exceptions", None) or [a for a in inner.args if isinstance(a, BaseException)]
+        nested = [getattr(inner, "exception", None)] if not nested and hasattr(inner, "exception") else nested
+        if not nested or not isinstance(nested[-1], BaseException):
+            break
+        inner = nested[-1]
+    text = str(inner)
+    return f"{type(inner).__name__}: {text}" if text else type(inner).__name__
+
+
+def is_missing(error: BaseException | None) -> bool:
+    """Whether a queue or exchange does not exist.
+
+    The code alone does not say it: a classic queue whose node is down is answered with 404 too, and must not be
+    created anew.
+    """
+    return reply_code(error) == NOT_FOUND and " no " in reply_text(error)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the broker refused the credentials or the virtual host (and not just went away meanwhile)."""
+    if isinstance(error, exceptions.AuthenticationError):
+        return True
+    if isinstance(error, exceptions.ProbableAuthenticationError | exceptions.ProbableAccessDeniedError):
+        return bool(_REFUSED.search(repr(error)))
+    return reply_code(error) in {ACCESS_REFUSED, NOT_ALLOWED}
+
+
+def too_large(error: BaseException | None) -> int:
+    """The size of the message for which the broker closed the channel; 0 when that was not the reason."""
+    match = _TOO_LARGE.search(reply_text(error))
+    return int(match.group(1)) if match else 0
+
+
+def not_connected(where: object, error: BaseException) -> QBridgeError:
+    """The error for an attempt to connect that failed."""
+    if is_refusal(error):
+        return AuthenticationError(f"{where} refused the connection: {describe(error)}")
+    return BrokerUnavailableError(f"no connection to {where}: {describe(error)}")
+
+
+def from_channel(error: BaseException, what: str) -> QBridgeError:
+    """The error for a request about ``what`` that the broker answered by closing the channel or the connection."""
+    if isinstance(error, QBridgeError):
+        return error
+    code, text = reply_code(error), reply_text(error)
+    kind: type[QBridgeError] = BrokerUnavailableError
+    if is_missing(error):
+        kind = UnroutableError
+    elif code == ACCESS_REFUSED:
+        kind = AuthenticationError
+    elif too_large(error):
+        kind = MessageTooLargeError
+    elif code in {RESOURCE_LOCKED, PRECONDITION_FAILED, NOT_ALLOWED, NOT_IMPLEMENTED}:
+        kind = QueueMismatchError
+    elif isinstance(error, exceptions.ShortStringTooLong):
+        kind = ConfigurationError
+    return kind(f"{what}: {text}")

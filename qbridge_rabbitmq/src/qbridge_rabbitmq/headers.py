@@ -1,0 +1,360 @@
+"""Reads and rewrites the properties of an AMQP 0-9-1 message without decoding what it does not need.
+
+The properties of a message are two bytes of flags and then the value of each flagged field, in order (AMQP 0-9-1
+specification, 2.3.5.2 and 4.2.6). The field ``headers`` is a table: a length and then name, type and value of each
+entry. A copy is spliced together from these pieces, so foreign values survive byte for byte, whatever their type.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, Final
+
+from qbridge_core.message import (
+    EXCEPTION_MESSAGE,
+    HEADER_PREFIX,
+    NO_HEADERS,
+    REASON,
+    SOURCE_QUEUE,
+    TRACEBACK,
+    Reason,
+)
+from qbridge_rabbitmq.options import FRAME_MAX
+
+HEADERS: Final = 13
+DELIVERY_MODE: Final = 12
+EXPIRATION: Final = 8
+MESSAGE_ID: Final = 7
+USER_ID: Final = 4
+_SHORT_STRINGS: Final = {15, 14, 10, 9, EXPIRATION, MESSAGE_ID, 5, USER_ID, 3, 2}
+_FIXED: Final = {DELIVERY_MODE: 1, 11: 1, 6: 8}
+_PERSISTENT: Final = b"\x02"
+
+# What these say to the broker must not be said again by a copy, so copies carry them under names of our own.
+_CARRIED_CC: Final = HEADER_PREFIX + "cc"
+_CARRIED_EXPIRATION: Final = HEADER_PREFIX + "expiration"
+_CARRIED_USER_ID: Final = HEADER_PREFIX + "user-id"
+_CARRIED: Final = {_CARRIED_CC, _CARRIED_EXPIRATION, _CARRIED_USER_ID}
+_ROUTING: Final = {"CC", "BCC"}
+_BROKERS_OWN: Final = {"x-death", "x-delivery-count", "x-acquired-count"}
+_BROKERS_OWN_PREFIXES: Final = ("x-first-death-", "x-last-death-")
+DELIVERY_COUNT: Final = "x-delivery-count"
+_COUNTS: Final = {DELIVERY_COUNT, "x-acquired-count"}
+
+_MAX_PROPERTIES: Final = FRAME_MAX - 8 - 12
+_SIZES: Final = {
+    **dict.fromkeys(b"tbB", 1),
+    **dict.fromkeys(b"Uus", 2),
+    **dict.fromkeys(b"Iif", 4),
+    **dict.fromkeys(b"Ll", 8),
+    **dict.fromkeys(b"dT", 8),
+    ord("D"): 5,
+    ord("V"): 0,
+}
+_SIZED: Final = b"SxAF"
+_UINT32: Final = struct.Struct(">I")
+_NUMBERS: Final = {
+    ord("b"): ">b",
+    ord("B"): ">B",
+    ord("U"): ">h",
+    ord("u"): ">H",
+    ord("s"): ">h",
+    ord("I"): ">i",
+    ord("i"): ">I",
+    ord("L"): ">q",
+    ord("l"): ">q",
+    ord("f"): ">f",
+    ord("d"): ">d",
+}
+
+
+class MalformedTableError(ValueError):
+    """A table or property list that is not AMQP 0-9-1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a delivery says beside its body.
+
+    Attributes:
+        message_id: the publisher's id.
+        headers: the producer's headers, decoded, without the broker's and ours.
+        meta: ours.
+    """
+
+    message_id: str | None
+    headers: Mapping[str, Any]
+    meta: Mapping[str, Any]
+
+
+def read(raw: bytes) -> Content:
+    """Decode the properties of a delivery. What cannot be decoded is left out, never an error."""
+    try:
+        fields = split(raw)
+    except MalformedTableError:
+        return Content(None, NO_HEADERS, NO_HEADERS)
+    message_id = fields.get(MESSAGE_ID)
+    table = fields.get(HEADERS)
+    headers, meta = _views(table) if table is not None else (NO_HEADERS, NO_HEADERS)
+    return Content(_text(message_id[1:]) if message_id is not None else None, headers, meta)
+
+
+def fresh(headers: Mapping[str, str], message_id: str | None) -> bytes:
+    """The properties of a new, persistent message."""
+    fields = {DELIVERY_MODE: _PERSISTENT}
+    if headers:
+        fields[HEADERS] = _table(b"".join(_entry(name, value) for name, value in headers.items()))
+    if message_id is not None:
+        fields[MESSAGE_ID] = _short(message_id.encode())
+    return join(fields)
+
+
+def copy(raw: bytes, ours: Mapping[str, str | int], message_id: str = "") -> bytes:
+    """The properties of a persistent copy with ``ours`` as its QBridge headers.
+
+    The broker's own headers are left out. ``CC``, ``expiration`` and ``user_id``, which would route the copy elsewhere,
+    delete it or have it refused, travel under names of our own. ``message_id`` is used where the original has none.
+    When it would not fit into a frame the traceback and the exception message are left out.
+    """
+    fields = split(raw)
+    pieces = [entry for name, entry in _entries(fields.get(HEADERS)) if _is_kept(name)]
+    pieces += _carried(fields)
+    if MESSAGE_ID not in fields and 0 < len(message_id.encode()) <= 255:
+        fields[MESSAGE_ID] = _short(message_id.encode())
+    fields.pop(EXPIRATION, None)
+    fields.pop(USER_ID, None)
+    fields[DELIVERY_MODE] = _PERSISTENT
+    result = b""
+    for left_out in ((), (TRACEBACK,), (TRACEBACK, EXCEPTION_MESSAGE)):
+        added = [_entry(name, value) for name, value in ours.items() if name not in left_out]
+        fields[HEADERS] = _table(b"".join((*pieces, *added)))
+        result = join(fields)
+        if fits(result):
+            break
+    return result
+
+
+def copy_as_is(raw: bytes) -> bytes:
+    """The properties of a copy that differs only in what the broker counts."""
+    fields = split(raw)
+    entries = [entry for name, entry in _entries(fields.get(HEADERS)) if name not in _COUNTS]
+    return join({**fields, HEADERS: _table(b"".join(entries)), DELIVERY_MODE: _PERSISTENT})
+
+
+def death(raw: bytes) -> dict[str, Any]:
+    """Reason and source queue of a message that the broker itself dead-lettered; empty for any other."""
+    try:
+        table = split(raw).get(HEADERS)
+        entries = next((e for name, e in _entries(table) if name == "x-death"), None)
+        deaths = _decode(*_type_and_value(entries)) if entries else None
+    except (MalformedTableError, RecursionError):
+        return {}
+    if not isinstance(deaths, list) or not deaths or not isinstance(deaths[0], dict):
+        return {}
+    return {REASON: Reason.REJECTED.value, SOURCE_QUEUE: deaths[0].get("queue", "")}
+
+
+def delivery_count(raw: bytes) -> int:
+    """How often the broker says that it was delivered before; 0 when it does not say."""
+    try:
+        entry = next((e for name, e in _entries(split(raw).get(HEADERS)) if name == DELIVERY_COUNT), None)
+        value = _decode(*_type_and_value(entry)) if entry else 0
+    except MalformedTableError:
+        return 0
+    return value if isinstance(value, int) else 0
+
+
+def fits(raw: bytes) -> bool:
+    """Whether the properties fit into one frame, as they must."""
+    return len(raw) <= _MAX_PROPERTIES
+
+
+# ---------------------------------------------------------------------- properties
+
+
+def split(raw: bytes) -> dict[int, bytes]:
+    """Cut properties into the encoded value of each field, by the number of its flag.
+
+    Raises:
+        MalformedTableError: they are cut short.
+    """
+    if len(raw) < 2:
+        raise MalformedTableError("no flags")
+    flags = raw[0] << 8 | raw[1]
+    fields: dict[int, bytes] = {}
+    offset = 2
+    for bit in range(15, 1, -1):
+        if flags & 1 << bit:
+            end = _field_end(bit, raw, offset)
+            if end > len(raw):
+                raise MalformedTableError("cut short")
+            fields[bit] = raw[offset:end]
+            offset = end
+    return fields
+
+
+def join(fields: Mapping[int, bytes]) -> bytes:
+    """The reverse of :func:`split`."""
+    flags = sum(1 << bit for bit in fields)
+    return flags.to_bytes(2, "big") + b"".join(fields[bit] for bit in sorted(fields, reverse=True))
+
+
+def _field_end(bit: int, raw: bytes, offset: int) -> int:
+    try:
+        if bit in _SHORT_STRINGS:
+            return offset + 1 + raw[offset]
+        if bit == HEADERS:
+            return offset + 4 + int(_UINT32.unpack_from(raw, offset)[0])
+        return offset + _FIXED[bit]
+    except (IndexError, struct.error):
+        raise MalformedTableError("cut short") from None
+
+
+def _short(value: bytes) -> bytes:
+    return bytes((len(value),)) + value
+
+
+def _table(entries: bytes) -> bytes:
+    return _UINT32.pack(len(entries)) + entries
+
+
+def _entry(name: str, value: str | int) -> bytes:
+    key = _short(name.encode())
+    if isinstance(value, int):
+        return key + b"l" + struct.pack(">q", value)
+    text = value.encode("utf-8", "backslashreplace")
+    return key + b"S" + _UINT32.pack(len(text)) + text
+
+
+def _carried(fields: Mapping[int, bytes]) -> Iterator[bytes]:
+    for name, entry in _entries(fields.get(HEADERS)):
+        if name == "CC":
+            yield _short(_CARRIED_CC.encode()) + entry[1 + entry[0] :]
+    for bit, name in ((EXPIRATION, _CARRIED_EXPIRATION), (USER_ID, _CARRIED_USER_ID)):
+        if bit in fields:
+            value = fields[bit][1:]
+            yield _short(name.encode()) + b"S" + _UINT32.pack(len(value)) + value
+
+
+def _is_kept(name: str) -> bool:
+    if name.startswith(HEADER_PREFIX):
+        return name in _CARRIED
+    return name not in _ROUTING and not _is_brokers(name)
+
+
+def _is_brokers(name: str) -> bool:
+    return name in _BROKERS_OWN or name.startswith(_BROKERS_OWN_PREFIXES)
+
+
+# ---------------------------------------------------------------------- tables
+
+
+@lru_cache(maxsize=256)
+def _views(table: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The producer's headers and ours, read only. Cached: most messages of a queue have the same table."""
+    headers: dict[str, Any] = {}
+    meta: dict[str, Any] = {}
+    try:
+        for name, entry in _entries(table):
+            if name == _CARRIED_CC:
+                headers["CC"] = _decode(*_type_and_value(entry))
+            elif name.startswith(HEADER_PREFIX):
+                meta[name] = _decode(*_type_and_value(entry))
+            elif not _is_brokers(name):
+                headers[name] = _decode(*_type_and_value(entry))
+    except (MalformedTableError, RecursionError):
+        pass  # what came before the damage is all that can be known
+    return _read_only(headers), _read_only(meta)
+
+
+def _read_only(mapping: dict[str, Any]) -> Mapping[str, Any]:
+    return MappingProxyType(mapping) if mapping else NO_HEADERS
+
+
+def _entries(table: bytes | None) -> Iterator[tuple[str, bytes]]:
+    """Name and encoded entry (name, type, value) for each entry of an encoded table."""
+    if table is None:
+        return
+    offset, limit = 4, len(table)
+    while offset < limit:
+        start = offset
+        offset += 1 + table[offset]
+        if offset >= limit:
+            raise MalformedTableError("cut short")
+        name = _text(table[start + 1 : offset])
+        offset = _value_end(table, offset)
+        yield name, table[start:offset]
+
+
+def _value_end(data: bytes, offset: int) -> int:
+    """Where the value whose type byte is at ``offset`` ends."""
+    kind = data[offset]
+    size = _SIZES.get(kind)
+    if size is not None:
+        end = offset + 1 + size
+    elif kind in _SIZED and offset + 5 <= len(data):
+        end = offset + 5 + int(_UINT32.unpack_from(data, offset + 1)[0])
+    else:
+        raise MalformedTableError(f"unknown type {kind}")
+    if end > len(data):
+        raise MalformedTableError("cut short")
+    return end
+
+
+def _type_and_value(entry: bytes) -> tuple[int, bytes]:
+    at = 1 + entry[0]
+    return entry[at], entry[at + 1 :]
+
+
+def _decode(kind: int, value: bytes) -> Any:
+    if kind in _NUMBERS:
+        return struct.unpack(_NUMBERS[kind], value)[0]
+    decoder = _DECODERS.get(kind)
+    return decoder(value) if decoder else value
+
+
+def _decode_time(value: bytes) -> datetime | int:
+    number = int.from_bytes(value, "big")
+    try:
+        return datetime.fromtimestamp(number, UTC)
+    except (ValueError, OverflowError, OSError):
+        return number  # not seconds, as the specification wants them, but for example milliseconds
+
+
+def _decode_list(value: bytes) -> list[Any]:
+    items = []
+    offset = 4
+    while offset < len(value):
+        end = _value_end(value, offset)
+        items.append(_decode(value[offset], value[offset + 1 : end]))
+        offset = end
+    return items
+
+
+def _decode_string(value: bytes) -> str | bytes:
+    try:
+        return value[4:].decode()
+    except UnicodeDecodeError:
+        return value[4:]
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "backslashreplace")
+
+
+_DECODERS: Final[dict[int, Callable[[bytes], Any]]] = {
+    ord("t"): lambda value: value != b"\0",
+    ord("S"): _decode_string,
+    ord("x"): lambda value: value[4:],
+    ord("A"): _decode_list,
+    ord("F"): lambda value: {name: _decode(*_type_and_value(entry)) for name, entry in _entries(value)},
+    ord("T"): _decode_time,
+    ord("D"): lambda value: Decimal(int.from_bytes(value[1:], "big", signed=True)).scaleb(-value[0]),
+    ord("V"): lambda _: None,
+}

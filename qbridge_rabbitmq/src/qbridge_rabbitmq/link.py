@@ -1,0 +1,120 @@
+"""Keeps one connection alive: connects, and connects again for ever with backoff, until it is closed."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from typing import Any, Final
+
+from pika import exceptions
+
+from qbridge_rabbitmq import errors
+from qbridge_rabbitmq.loop import IOThread
+from qbridge_rabbitmq.options import Endpoint
+from qbridge_rabbitmq.wire import Connection
+
+_log: Final = logging.getLogger("qbridge.rabbitmq")
+_REFUSED_PAUSE: Final = 5.0
+
+
+class Link:
+    """One connection of a client, renewed whenever it is lost. All methods run in the I/O thread.
+
+    Args:
+        io: the I/O thread.
+        endpoint: where to connect.
+        role: what the connection is for, in logs and in the broker's list.
+        on_up: called with each new connection.
+        on_down: called with the reason when it is lost, and when an attempt failed.
+    """
+
+    def __init__(
+        self,
+        io: IOThread,
+        endpoint: Endpoint,
+        role: str,
+        on_up: Callable[[Connection], None],
+        on_down: Callable[[BaseException], None],
+    ) -> None:
+        self.connection: Connection | None = None
+        self._io = io
+        self._endpoint = endpoint
+        self._role = role
+        self._on_up = on_up
+        self._on_down = on_down
+        self._attempt: Connection | None = None
+        self._failures = 0
+        self._closed: Callable[[], None] | None = None
+
+    def open(self) -> None:
+        """Start to connect."""
+        if self._closed is not None:
+            return
+        try:
+            self._attempt = Connection(
+                self._endpoint.parameters(self._role),
+                on_open_callback=self._opened,
+                on_open_error_callback=self._failed,
+                on_close_callback=self._lost,
+                custom_ioloop=self._io.ioloop,
+            )
+        except OSError as exc:
+            self._down(exc)
+
+    def close(self, closed: Callable[[], None]) -> None:
+        """Close for good; ``closed`` is called when the broker has confirmed it."""
+        self._closed = closed
+        connection = self.connection or self._attempt
+        if connection is None or connection.is_closed:
+            closed()
+        elif not connection.is_closing:
+            connection.close()
+
+    def abandon(self) -> None:
+        """Drop the socket of a connection whose broker does not answer."""
+        for connection in (self.connection, self._attempt):
+            if connection is not None:
+                connection.abandon(exceptions.StreamLostError("no answer to the closing of the connection"))
+
+    def _opened(self, connection: Any) -> None:
+        if self._closed is not None:
+            connection.close()
+            return
+        if self._failures:
+            _log.info("connected to %s again (%s)", self._endpoint, self._role)
+        self._failures = 0
+        self._attempt = None
+        self.connection = connection
+        self._on_up(connection)
+
+    def _failed(self, connection: Any, error: BaseException | str) -> None:
+        del connection
+        self._down(error if isinstance(error, BaseException) else exceptions.AMQPConnectionError(error))
+
+    def _lost(self, connection: Any, error: BaseException) -> None:
+        del connection
+        self._down(error)
+
+    def _down(self, error: BaseException) -> None:
+        self.connection = self._attempt = None
+        if self._closed is None:
+            pause = self._pause(error)
+            level = logging.ERROR if errors.is_refusal(error) else logging.WARNING
+            _log.log(
+                level, "no connection to %s (%s): %s; next attempt in %.1f s",
+                self._endpoint, self._role, errors.describe(error), pause,
+            )  # fmt: skip
+            self._io.later(pause, self.open)
+        self._on_down(error)
+        if self._closed is not None:
+            self._closed()
+
+    def _pause(self, error: BaseException) -> float:
+        """Seconds until the next attempt: doubled each time, with jitter so that many clients do not come at once."""
+        options = self._endpoint.options
+        delay: float = min(options.reconnect_delay * 2.0 ** min(self._failures, 30), options.reconnect_delay_max)
+        self._failures += 1
+        if errors.is_refusal(error):
+            delay = max(delay, _REFUSED_PAUSE)
+        return delay * random.uniform(0.8, 1.2)  # noqa: S311 - no secret

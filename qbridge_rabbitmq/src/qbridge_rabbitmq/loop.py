@@ -1,0 +1,119 @@
+"""The I/O thread: runs pika's event loop, and lets other threads hand it work cheaply.
+
+pika's connections are not thread-safe: all of their methods are called in this thread only.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from pika.adapters.select_connection import IOLoop
+
+_log: Final = logging.getLogger("qbridge.rabbitmq")
+_PIKA_LOGGERS: Final = (
+    "pika.adapters.base_connection",
+    "pika.adapters.blocking_connection",
+    "pika.adapters.select_connection",
+    "pika.adapters.utils.connection_workflow",
+    "pika.adapters.utils.io_services_utils",
+    "pika.adapters.utils.selector_ioloop_adapter",
+    "pika.callback",
+    "pika.channel",
+    "pika.connection",
+    "pika.heartbeat",
+)
+
+
+class IOThread(threading.Thread):
+    """A daemon thread with pika's event loop. ``post`` and ``wake`` may be called from any thread.
+
+    Args:
+        flush: called in this thread after each :meth:`wake`, to send what others have gathered.
+        on_crash: called in this thread after pika's loop broke, before it starts again.
+    """
+
+    def __init__(self, flush: Callable[[], None], on_crash: Callable[[], None]) -> None:
+        super().__init__(name="qbridge-rabbitmq", daemon=True)
+        self.ioloop = IOLoop()
+        self._flush = flush
+        self._on_crash = on_crash
+        self._posted: deque[Callable[[], None]] = deque()
+        self._awake = False
+        self._ended = False
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Have the thread call this, soon and after what was posted before."""
+        self._posted.append(call)
+        self.wake()
+
+    def wake(self) -> None:
+        """Have the thread run what was posted and flush. Costs next to nothing when it was woken already."""
+        # A wake-up is a system call and a context switch. The flag is cleared before the work is taken, so what is
+        # appended after the clearing wakes again and nothing is left behind.
+        if not self._awake:
+            self._awake = True
+            self.ioloop.add_callback_threadsafe(self._work)
+        if self._ended:
+            self._work()
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        """In this thread only: call something after a pause."""
+        self.ioloop.call_later(seconds, lambda: _guarded(call))
+
+    def stop(self) -> None:
+        """In this thread only: end it."""
+        self.ioloop.stop()
+
+    def run(self) -> None:
+        """Run the loop until it is stopped; then what is still posted, so that nobody waits for it in vain."""
+        _keep_pika_quiet()
+        while True:
+            try:
+                self.ioloop.start()
+                break
+            except Exception:  # noqa: BLE001 - without the loop the client would be alive and silent
+                _log.exception("the I/O loop broke; it starts again")
+                _guarded(self._on_crash)
+        self._ended = True
+        self._work()
+        self.ioloop.close()
+
+    def _work(self) -> None:
+        self._awake = False
+        posted = self._posted
+        for _ in range(len(posted)):
+            try:
+                call = posted.popleft()
+            except IndexError:
+                break  # after the end of this thread several others may be here
+            _guarded(call)
+        _guarded(self._flush)
+        if posted:
+            self.wake()
+
+
+def _guarded(call: Callable[[], None]) -> None:
+    """An error in one call must not end the loop, which all others need."""
+    try:
+        call()
+    except Exception:  # noqa: BLE001 - whatever it is, the loop goes on
+        _log.exception("an error in the I/O thread")
+
+
+def _from_elsewhere(record: logging.LogRecord) -> bool:
+    del record
+    return not isinstance(threading.current_thread(), IOThread)
+
+
+def _keep_pika_quiet() -> None:
+    """Drop what pika logs in our threads.
+
+    It reports each lost connection in several errors with tracebacks; this package reports it once, in one line. Other
+    users of pika in the process are not affected.
+    """
+    for name in _PIKA_LOGGERS:
+        logging.getLogger(name).addFilter(_from_elsewhere)  # adding it twice does nothing

@@ -1,0 +1,183 @@
+"""The settings of a client: checked once, frozen, and turned into pika's connection parameters."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+
+import pika
+
+from qbridge_core import BrokerURL, ConfigurationError, InvalidURLError, merge_options, worker_identity
+
+_SCHEMES: Final = ("amqp", "amqps")
+_QUEUE_TYPES: Final = ("quorum", "classic")
+FRAME_MAX: Final = 131_072
+# A peer that vanished without a word is noticed when data stays unacknowledged this long, or when the keepalive
+# probes fail, long before two heartbeats are missed (rabbitmq.com/docs/heartbeats).
+_TCP_OPTIONS: Final = {"TCP_USER_TIMEOUT": 10_000, "TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Everything that can be set, by keyword or in the URL's query.
+
+    Attributes:
+        prefetch: how many unsettled deliveries a subscribed queue may hold here; ``None`` chooses it from what
+            ``subscribe`` asks for.
+        heartbeat: seconds; a silent connection is dropped after about twice as long.
+        connect_timeout: seconds that ``connect`` may take.
+        publish_timeout: seconds to wait for the confirmation of a message.
+        request_timeout: seconds to wait for the answer to anything else (declare, stats, purge).
+        queue_type: type of the work queues that ``declare`` creates, ``quorum`` or ``classic``. Dead-letter and delay
+            queues are quorum queues always.
+        reconnect_delay: seconds before the first attempt to reconnect; doubled for each further one.
+        reconnect_delay_max: the longest of these pauses.
+        cafile: certificates to trust instead of the system's (``amqps``).
+        certfile: this client's certificate (``amqps``).
+        keyfile: the key of ``certfile``, if it is in another file.
+    """
+
+    prefetch: int | None = None
+    heartbeat: int = 10
+    connect_timeout: float = 10.0
+    publish_timeout: float = 10.0
+    request_timeout: float = 10.0
+    queue_type: str = "quorum"
+    reconnect_delay: float = 0.2
+    reconnect_delay_max: float = 3.0
+    cafile: str | None = None
+    certfile: str | None = None
+    keyfile: str | None = None
+
+    @classmethod
+    def read(cls, url: BrokerURL, given: Mapping[str, object]) -> Options:
+        """Merge and check the options of a URL's query and of the keywords.
+
+        Raises:
+            InvalidURLError: the URL has another scheme.
+            UnknownOptionError: an option does not exist.
+            ConfigurationError: a value makes no sense.
+        """
+        if url.scheme not in _SCHEMES:
+            raise InvalidURLError(f"{url} does not start with amqp:// or amqps://")
+        merged = merge_options(url, given, [option.name for option in fields(cls)])
+        options = cls(**{name: _READERS[name](name, value) for name, value in merged.items()})
+        if url.scheme == "amqp" and (options.cafile or options.certfile or options.keyfile):
+            raise ConfigurationError("cafile, certfile and keyfile need an amqps:// URL")
+        if options.keyfile and not options.certfile:
+            raise ConfigurationError("keyfile needs certfile")
+        return options
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where to connect and how. ``str`` hides the password."""
+
+    url: BrokerURL
+    options: Options
+    tls: ssl.SSLContext | None = field(default=None, repr=False)
+
+    @classmethod
+    def create(cls, url: BrokerURL, options: Options) -> Endpoint:
+        """Read the certificates, so that a wrong file is an error at once.
+
+        Raises:
+            ConfigurationError: a certificate or key cannot be used.
+        """
+        if url.scheme != "amqps":
+            return cls(url, options)
+        try:
+            context = ssl.create_default_context(cafile=options.cafile)
+            if options.certfile:
+                context.load_cert_chain(options.certfile, options.keyfile)
+        except OSError as exc:
+            raise ConfigurationError(f"the TLS files cannot be used: {exc}") from exc
+        return cls(url, options, context)
+
+    def parameters(self, role: str) -> pika.ConnectionParameters:
+        """What pika needs for one connection; ``role`` appears in the broker's list of connections."""
+        url, options = self.url, self.options
+        host = url.host or "localhost"
+        return pika.ConnectionParameters(
+            host=host,
+            port=url.port or (5671 if self.tls else 5672),
+            virtual_host=url.path or "/",
+            credentials=pika.PlainCredentials(url.username or "guest", _password(url)),
+            heartbeat=options.heartbeat,
+            frame_max=FRAME_MAX,
+            connection_attempts=1,
+            socket_timeout=min(5.0, options.connect_timeout),
+            stack_timeout=options.connect_timeout,
+            ssl_options=pika.SSLOptions(self.tls, host) if self.tls else None,
+            tcp_options=dict(_TCP_OPTIONS),
+            client_properties={"connection_name": f"qbridge {worker_identity()} {role}"},
+        )
+
+    def __str__(self) -> str:
+        return str(self.url)
+
+
+def _password(url: BrokerURL) -> str:
+    if url.password is not None:
+        return url.password
+    return "guest" if url.username is None else ""
+
+
+def _whole(name: str, value: object) -> int:
+    number = _number(name, value)
+    if number != int(number) or number < 1:
+        raise ConfigurationError(f"option {name} must be a whole number of at least 1, not {value!r}")
+    return int(number)
+
+
+def _prefetch(name: str, value: object) -> int | None:
+    if value is None:
+        return None
+    if (number := _whole(name, value)) > 65_535:
+        raise ConfigurationError(f"option {name} must be at most 65535, not {value!r}")
+    return number
+
+
+def _seconds(name: str, value: object) -> float:
+    number = _number(name, value)
+    if not 0 < number < 1e9:
+        raise ConfigurationError(f"option {name} must be a positive number of seconds, not {value!r}")
+    return number
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    raise ConfigurationError(f"option {name} must be a number, not {value!r}")
+
+
+def _queue_type(name: str, value: object) -> str:
+    if value not in _QUEUE_TYPES:
+        raise ConfigurationError(f"option {name} must be one of {', '.join(_QUEUE_TYPES)}, not {value!r}")
+    return str(value)
+
+
+def _file(name: str, value: object) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise ConfigurationError(f"option {name} must be the path of a file, not {value!r}")
+    return value
+
+
+_READERS: Final[dict[str, Callable[[str, object], Any]]] = {
+    "prefetch": _prefetch,
+    "heartbeat": _whole,
+    "connect_timeout": _seconds,
+    "publish_timeout": _seconds,
+    "request_timeout": _seconds,
+    "queue_type": _queue_type,
+    "reconnect_delay": _seconds,
+    "reconnect_delay_max": _seconds,
+    "cafile": _file,
+    "certfile": _file,
+    "keyfile": _file,
+}

@@ -1,0 +1,247 @@
+"""Publishes with confirms: many messages under way at once, each with its own outcome.
+
+Every message is published ``mandatory`` and persistent on a channel in confirm mode (rabbitmq.com/docs/confirms). The
+broker returns one that no queue takes, before it confirms it. A return carries no delivery tag; it is matched by
+where the message went and what it is, in the order of publishing.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Any, Final
+
+from pika import spec
+from pika.channel import Channel
+
+from qbridge_core import (
+    BrokerBlockedError,
+    BrokerUnavailableError,
+    MessageTooLargeError,
+    PublishUnconfirmedError,
+    QBridgeError,
+    QueueFullError,
+    UnroutableError,
+)
+from qbridge_rabbitmq import errors
+from qbridge_rabbitmq.wire import Connection, RawProperties, raw_properties
+
+_log: Final = logging.getLogger("qbridge.rabbitmq")
+# A message over the broker's limit makes it close the channel, and then nobody knows what became of the others on it.
+LARGE: Final = 4 * 1024 * 1024
+
+
+class Outgoing:
+    """One message to publish: where to, its properties as bytes, its body."""
+
+    __slots__ = ("batch", "body", "exchange", "properties", "returned", "routing_key")
+
+    def __init__(self, exchange: str, routing_key: str, properties: bytes, body: bytes) -> None:
+        self.exchange = exchange
+        self.routing_key = routing_key
+        self.properties = properties
+        self.body = body
+        self.returned = False
+        self.batch: Batch
+
+
+class Batch:
+    """Messages whose sender waits until all of them have an outcome."""
+
+    def __init__(self, messages: Sequence[Outgoing]) -> None:
+        self.messages = messages
+        self.sent = False
+        self._open = len(messages)
+        self._error: tuple[int, QBridgeError] | None = None
+        self._done = threading.Lock()
+        self._done.acquire()
+        for message in messages:
+            message.batch = self
+
+    def wait(self, timeout: float) -> bool:
+        """In the sender's thread, once: wait for the outcomes; False when they did not come in time."""
+        return self._done.acquire(timeout=timeout)
+
+    def raise_error(self) -> None:
+        """Raise the error of the first message that failed, if one did."""
+        if self._error is not None:
+            raise self._error[1]
+
+    def settle(self, message: Outgoing, error: QBridgeError | None = None) -> None:
+        """In the I/O thread: one message has its outcome."""
+        if error is not None:
+            position = self.messages.index(message)
+            if self._error is None or position < self._error[0]:
+                self._error = position, error
+        self._open -= 1
+        if not self._open:
+            self._done.release()
+
+    def fail(self, error: QBridgeError) -> None:
+        """In the I/O thread: none of the messages was sent."""
+        self._error = 0, error
+        self._done.release()
+
+
+class ConfirmChannel:
+    """A channel in confirm mode. All methods run in the I/O thread."""
+
+    def __init__(self, connection: Connection, purpose: str) -> None:
+        self.closed: BaseException | None = None
+        self._purpose = purpose
+        self._ready = False
+        self._waiting: list[Batch] = []
+        self._unconfirmed: dict[int, Outgoing] = {}
+        self._last_tag = 0
+        self._channel: Channel = connection.channel(on_open_callback=self._opened)
+        self._channel.add_on_close_callback(self._on_close)
+
+    def publish(self, batch: Batch) -> None:
+        """Publish all messages of a batch, now or as soon as the channel is open."""
+        if not self._ready:
+            self._waiting.append(batch)
+            return
+        batch.sent = True
+        for message in batch.messages:
+            properties = RawProperties(message.properties)
+            try:
+                self._channel.basic_publish(
+                    message.exchange, message.routing_key, message.body, properties, mandatory=True
+                )
+            except Exception as exc:  # noqa: BLE001 - nothing was written; the sender must learn it
+                batch.settle(message, errors.from_channel(exc, repr(message.routing_key)))
+            else:
+                self._last_tag += 1
+                self._unconfirmed[self._last_tag] = message
+
+    def _opened(self, channel: Channel) -> None:
+        channel.add_on_return_callback(self._on_return)
+        channel.confirm_delivery(self._on_confirm, callback=self._on_ready)
+
+    def _on_ready(self, frame: Any) -> None:
+        del frame
+        self._ready = True
+        waiting, self._waiting = self._waiting, []
+        for batch in waiting:
+            self.publish(batch)
+
+    def _on_confirm(self, frame: Any) -> None:
+        method = frame.method
+        refused = isinstance(method, spec.Basic.Nack)
+        tag = method.delivery_tag
+        if not method.multiple:
+            self._confirm(tag, refused)
+            return
+        confirmed = []
+        for earlier in self._unconfirmed:  # in ascending order
+            if earlier > tag:
+                break
+            confirmed.append(earlier)
+        for earlier in confirmed:
+            self._confirm(earlier, refused)
+
+    def _confirm(self, tag: int, refused: bool) -> None:
+        message = self._unconfirmed.pop(tag, None)
+        if message is None:
+            return
+        error: QBridgeError | None = None
+        if message.returned:
+            error = UnroutableError(f"no queue takes messages for {message.routing_key!r}; declare it first")
+        elif refused:
+            error = QueueFullError(f"queue {message.routing_key!r} is full, or cannot take messages now")
+        message.batch.settle(message, error)
+
+    def _on_return(self, channel: Channel, method: Any, properties: spec.BasicProperties, body: bytes) -> None:
+        del channel
+        raw = raw_properties(properties)
+        same_key = None
+        for message in self._unconfirmed.values():
+            if message.returned or (message.exchange, message.routing_key) != (method.exchange, method.routing_key):
+                continue
+            if message.body == body and message.properties == raw:
+                message.returned = True
+                return
+            same_key = same_key or message
+        if same_key is not None:  # the broker wrote the properties differently: returns come in order
+            same_key.returned = True
+
+    def _on_close(self, channel: Channel, reason: BaseException) -> None:
+        del channel
+        self.closed = reason
+        size = errors.too_large(reason)
+        text = errors.reply_text(reason)
+        for message in self._unconfirmed.values():
+            error: QBridgeError
+            if size and len(message.body) == size:
+                error = MessageTooLargeError(f"a message of {size} bytes for {message.routing_key!r}: {text}")
+            elif errors.is_missing(reason):
+                error = UnroutableError(f"{message.exchange!r}: {text}")
+            else:
+                error = PublishUnconfirmedError(
+                    f"{self._purpose}: the channel was lost before the confirmation: {text}"
+                )
+            error.__cause__ = reason
+            message.batch.settle(message, error)
+        self._unconfirmed.clear()
+        for batch in self._waiting:
+            batch.fail(errors.from_channel(reason, self._purpose))
+        self._waiting.clear()
+
+
+class Publisher:
+    """Publishes on the publishing connection. All methods run in the I/O thread, unless they say otherwise."""
+
+    def __init__(self) -> None:
+        self.blocked = ""
+        self._connection: Connection | None = None
+        self._channels: dict[str, ConfirmChannel] = {}
+
+    def up(self, connection: Connection) -> None:
+        """The connection is there."""
+        self._connection = connection
+        self.blocked = ""
+        connection.add_on_connection_blocked_callback(self._on_blocked)
+        connection.add_on_connection_unblocked_callback(self._on_unblocked)
+        self._channel(connection, "publish")
+
+    def down(self) -> None:
+        """The connection is lost; the channels have told the senders."""
+        self._connection = None
+        self._channels.clear()
+        self.blocked = ""
+
+    def submit(self, batch: Batch) -> None:
+        """Publish a batch; each message gets its outcome. Small, large and delayed ones do not share a fate."""
+        connection = self._connection
+        if connection is None or not connection.is_open:
+            batch.fail(BrokerUnavailableError("no connection to the broker; the message was not sent"))
+        elif self.blocked:
+            batch.fail(BrokerBlockedError(f"the broker takes no messages now: {self.blocked}"))
+        else:
+            first = batch.messages[0]
+            purpose = "delay" if first.exchange else "large" if len(first.body) > LARGE else "publish"
+            self._channel(connection, purpose).publish(batch)
+
+    def unconfirmed(self, batch: Batch, timeout: float) -> QBridgeError:
+        """In the sender's thread: the error for a batch that had no outcome in time."""
+        if not batch.sent:
+            return BrokerUnavailableError(f"the broker did not open a channel within {timeout:g} s")
+        reason = f"; it blocks publishers: {self.blocked}" if self.blocked else ""
+        return PublishUnconfirmedError(f"no confirmation within {timeout:g} s{reason}")
+
+    def _channel(self, connection: Connection, purpose: str) -> ConfirmChannel:
+        channel = self._channels.get(purpose)
+        if channel is None or channel.closed is not None:
+            channel = self._channels[purpose] = ConfirmChannel(connection, purpose)
+        return channel
+
+    def _on_blocked(self, connection: Any, frame: Any) -> None:
+        del connection
+        self.blocked = str(frame.method.reason or "no reason given")
+        _log.warning("the broker blocks publishers: %s", self.blocked)
+
+    def _on_unblocked(self, connection: Any, frame: Any) -> None:
+        del connection, frame
+        self.blocked = ""
+        _log.info("the broker takes messages again")

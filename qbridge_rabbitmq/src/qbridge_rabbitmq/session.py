@@ -1,0 +1,309 @@
+"""What exists between ``connect`` and ``disconnect``: the I/O thread, two connections, and all that lives on them.
+
+Publishing has a connection of its own: when memory or disk run low the broker stops reading from connections that
+publish, and acknowledgements behind a blocked publish would never arrive (rabbitmq.com/docs/connection-blocked).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Final, TypeVar
+
+from qbridge_core import BrokerUnavailableError, NotConnectedError, QBridgeError, UnroutableError
+from qbridge_rabbitmq import errors
+from qbridge_rabbitmq.admin import Admin, Steps
+from qbridge_rabbitmq.lane import GetRequest, Lane, take
+from qbridge_rabbitmq.life import Arrival
+from qbridge_rabbitmq.link import Link
+from qbridge_rabbitmq.loop import IOThread
+from qbridge_rabbitmq.options import Endpoint
+from qbridge_rabbitmq.publisher import Batch, Outgoing, Publisher
+from qbridge_rabbitmq.topology import Topology
+from qbridge_rabbitmq.wire import Connection
+
+_log: Final = logging.getLogger("qbridge.rabbitmq")
+T = TypeVar("T")
+_CLOSE_TIMEOUT: Final = 3.0
+_FIRST_PAUSE: Final = 0.01
+_LONGEST_PAUSE: Final = 0.1
+_PATIENCE: Final = 2.0
+
+
+class Session:
+    """One connected span of a client. Methods without a remark are for any thread but the I/O thread."""
+
+    def __init__(self, endpoint: Endpoint, topology: Topology) -> None:
+        self.closing = False
+        self.admin = Admin()
+        self.publisher = Publisher()
+        self.io = IOThread(self._flush_lanes, self._abandon)
+        self._endpoint = endpoint
+        self._options = endpoint.options
+        self._topology = topology
+        self._lanes: dict[str, Lane] = {}
+        self._lanes_lock = threading.Lock()
+        self._consuming = Link(self.io, endpoint, "consume", self._on_consuming_up, self._on_consuming_down)
+        self._publishing = Link(self.io, endpoint, "publish", self._on_publishing_up, self._on_publishing_down)
+        self._opened: Future[None] = Future()
+
+    # ------------------------------------------------------------------ connect and disconnect
+
+    def open(self) -> None:
+        """Connect.
+
+        Raises:
+            BrokerUnavailableError: the broker cannot be reached.
+            AuthenticationError: it refused the credentials or the virtual host.
+        """
+        self.io.start()
+        self.io.post(self._consuming.open)
+        self.io.post(self._publishing.open)
+        try:
+            self._opened.result(self._options.connect_timeout)
+        except TimeoutError as exc:
+            self.close()
+            raise BrokerUnavailableError(
+                f"no connection to {self._endpoint} within {self._options.connect_timeout:g} s"
+            ) from exc
+        except Exception as exc:
+            self.close()
+            raise errors.not_connected(self._endpoint, exc) from exc
+
+    def close(self) -> None:
+        """Send what is left, close, and end the thread; in bounded time, whatever the broker does."""
+        self.closing = True
+        for lane in self._all_lanes():
+            lane.interrupt()
+        self.io.post(self._begin_close)
+        self.io.join(_CLOSE_TIMEOUT + 2.0)
+
+    def _begin_close(self) -> None:
+        self._flush_lanes()
+        still_open = [self._consuming, self._publishing]
+
+        def closed(link: Link) -> None:
+            if link in still_open:
+                still_open.remove(link)
+                if not still_open:
+                    self.io.stop()
+
+        self.io.later(_CLOSE_TIMEOUT, self._abandon)
+        self.io.later(_CLOSE_TIMEOUT + 0.5, self.io.stop)
+        for link in list(still_open):
+            link.close(lambda link=link: closed(link))  # type: ignore[misc]
+
+    def _abandon(self) -> None:
+        self._consuming.abandon()
+        self._publishing.abandon()
+
+    # ------------------------------------------------------------------ connections come and go (I/O thread)
+
+    def _on_consuming_up(self, connection: Connection) -> None:
+        self._topology.connected(_version(connection))
+        self.admin.up(connection)
+        restored: Future[None] = Future()
+        restored.add_done_callback(lambda _: self._lanes_up(connection))
+        self.admin.submit(self._topology.restore_all(), restored)
+        self._check_opened()
+
+    def _lanes_up(self, connection: Connection) -> None:
+        if connection is self._consuming.connection:
+            for lane in self._all_lanes():
+                lane.up(connection)
+
+    def _on_consuming_down(self, reason: BaseException) -> None:
+        self.admin.down(reason)
+        for lane in self._all_lanes():
+            lane.down()
+        self._fail_opening(reason)
+
+    def _on_publishing_up(self, connection: Connection) -> None:
+        self.publisher.up(connection)
+        self._check_opened()
+
+    def _on_publishing_down(self, reason: BaseException) -> None:
+        self.publisher.down()
+        self._fail_opening(reason)
+
+    def _check_opened(self) -> None:
+        if self._consuming.connection and self._publishing.connection and not self._opened.done():
+            self._opened.set_result(None)
+
+    def _fail_opening(self, reason: BaseException) -> None:
+        if not self._opened.done():
+            self._opened.set_exception(reason)
+
+    def _flush_lanes(self) -> None:
+        for lane in self._all_lanes():
+            if lane.life is not None:
+                lane.life.flush()
+
+    # ------------------------------------------------------------------ requests
+
+    def request(self, what: str, steps: Steps[T]) -> T:
+        """Have the broker do something and wait for its answer.
+
+        Raises:
+            QBridgeError: it refused, did not answer in time, or is not connected.
+        """
+        future: Future[T] = Future()
+        self.io.post(lambda: self.admin.submit(steps, future))
+        try:
+            return future.result(self._options.request_timeout)
+        except QBridgeError:
+            raise
+        except TimeoutError as exc:
+            self.io.post(lambda: self.admin.give_up(future))
+            self.require_open()
+            raise BrokerUnavailableError(f"{what}: no answer within {self._options.request_timeout:g} s") from exc
+        except Exception as exc:
+            self.require_open()
+            raise errors.from_channel(exc, what) from exc
+
+    def send(self, messages: list[Outgoing], timeout: float | None = None) -> None:
+        """Publish messages and wait for their confirmations.
+
+        Raises:
+            QBridgeError: the first message that failed.
+        """
+        seconds = self._options.publish_timeout if timeout is None else max(0.0, timeout)
+        batch = Batch(messages)
+        self.io.post(lambda: self.publisher.submit(batch))
+        if not batch.wait(seconds):
+            self.require_open()
+            raise self.publisher.unconfirmed(batch, seconds)
+        try:
+            batch.raise_error()
+        except BrokerUnavailableError:
+            self.require_open()
+            raise
+
+    def flush(self, timeout: float) -> bool:
+        """Send all settlements and wait until the broker has seen them; False when it did not."""
+        deadline = time.monotonic() + timeout
+        return self._consuming.connection is not None and all(
+            self.barrier(lane, deadline - time.monotonic()) for lane in self._all_lanes() if lane.life is not None
+        )
+
+    def barrier(self, lane: Lane, timeout: float) -> bool:
+        """Wait for a round trip on the lane's channel, after its settlements."""
+        passed = threading.Event()
+
+        def send() -> None:
+            if lane.life is not None:
+                lane.life.flush()
+            lane.barrier(passed.set)
+
+        self.io.post(send)
+        return passed.wait(max(0.0, timeout))
+
+    def require_open(self) -> None:
+        """Raise NotConnectedError when ``disconnect`` was called."""
+        if self.closing:
+            raise NotConnectedError("the client was disconnected")
+
+    # ------------------------------------------------------------------ receiving
+
+    def lane(self, queue: str) -> Lane:
+        """The lane of a queue, made when it is first needed."""
+        with self._lanes_lock:
+            lane = self._lanes.get(queue)
+            if lane is None:
+                lane = self._lanes[queue] = self.new_lane(queue)
+        return lane
+
+    def existing_lane(self, queue: str) -> Lane | None:
+        """The lane of a queue that something was received from, if it was."""
+        return self._lanes.get(queue)
+
+    def new_lane(self, queue: str) -> Lane:
+        """A lane with a channel of its own that nobody else uses."""
+        lane = Lane(queue, self.io, self._restore)
+        self.io.post(lambda: self._join(lane))
+        return lane
+
+    def receive(self, queue: str, limit: int, timeout: float) -> list[Arrival]:
+        """Take up to ``limit`` messages; see ``QueueClient.receive``."""
+        lane = self.lane(queue)
+        epoch = lane.epoch
+        deadline = time.monotonic() + timeout
+        reached = self._consuming.connection is not None and lane.prefetch > 0
+        pause = _FIRST_PAUSE
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            if lane.prefetch:
+                items = take(lane.buffer, limit, left)
+                reached = reached or self._consuming.connection is not None
+            else:
+                items, answered = self._poll(lane, limit, left, min(pause, left))
+                reached = reached or answered
+                pause = min(pause * 2, _LONGEST_PAUSE)
+            if items:
+                return items
+            self.require_open()
+            if lane.epoch != epoch:
+                return []
+            if lane.missing is not None:
+                raise UnroutableError(f"queue {queue!r} does not exist; declare it first") from lane.missing
+            if time.monotonic() >= deadline:
+                if not reached:
+                    raise BrokerUnavailableError(f"no connection to {self._endpoint}")
+                return []
+
+    def _poll(self, lane: Lane, limit: int, left: float, pause: float) -> tuple[list[Arrival], bool]:
+        """Ask for what is ready, else wait for a moment; the messages, and whether the broker answered."""
+        items = take(lane.buffer, limit, 0.0)
+        if items:
+            return items, True
+        request = GetRequest(limit)
+        self.io.post(lambda: lane.get(request))
+        if not request.wait(max(left, _PATIENCE)):
+            return [], False
+        if request.items:
+            return request.items, True
+        answered = request.error is None
+        if request.error is not None and not self._recover(lane.queue, request.error):
+            answered = False
+        return (take(lane.buffer, limit, pause) if pause else []), answered
+
+    def _recover(self, queue: str, error: BaseException) -> bool:
+        """Create a queue of ours that is missing; True when the next get may succeed.
+
+        Raises:
+            PermanentError: it will not.
+        """
+        self.require_open()
+        if errors.is_missing(error) and self._topology.knows(queue):
+            try:
+                self.request(f"queue {queue!r}", self._topology.restore(queue))
+            except BrokerUnavailableError:
+                return False
+            return True
+        problem = errors.from_channel(error, f"queue {queue!r}")
+        if not isinstance(problem, BrokerUnavailableError):
+            raise problem from error
+        return False
+
+    def _restore(self, queue: str, done: Callable[[BaseException | None], None]) -> None:
+        """In the I/O thread: see that the queue exists."""
+        restored: Future[None] = Future()
+        restored.add_done_callback(lambda future: done(future.exception()))
+        self.admin.submit(self._topology.restore(queue), restored)
+
+    def _join(self, lane: Lane) -> None:
+        if self._consuming.connection is not None:
+            lane.up(self._consuming.connection)
+
+    def _all_lanes(self) -> list[Lane]:
+        return list(self._lanes.values())
+
+
+def _version(connection: Any) -> tuple[int, ...]:
+    properties = connection.server_properties or {}
+    found = re.match(r"(\d+)\.(\d+)", str(properties.get("version", "")))
+    return (int(found[1]), int(found[2])) if found else (0,)

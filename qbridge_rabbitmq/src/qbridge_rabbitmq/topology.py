@@ -1,0 +1,213 @@
+"""The queues and exchanges that QBridge declares, as requests for :class:`qbridge_rabbitmq.admin.Admin`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, Final
+
+from pika import exceptions
+
+from qbridge_core import default_dead_letter_queue
+from qbridge_rabbitmq import delays, errors
+from qbridge_rabbitmq.admin import Step, Steps
+
+_log: Final = logging.getLogger("qbridge.rabbitmq")
+_LEVELS_VALID: Final = 2.0
+
+
+class Topology:
+    """What this client has declared, kept over reconnects. The generators run in the I/O thread.
+
+    Args:
+        queue_type: type of the work queues to create.
+    """
+
+    def __init__(self, queue_type: str) -> None:
+        self.server_version: tuple[int, ...] = ()
+        self._queue_type = queue_type
+        self._dead_letter_queues: dict[str, str | None] = {}
+        self._levels: dict[str, int] = {}  # how many levels of a queue exist for certain
+        self._probed: dict[str, float] = {}  # when a level was last found missing
+        self._unlimited: set[str] = set()
+        self._reported: set[str] = set()
+
+    # ------------------------------------------------------------------ knowledge
+
+    def remember(self, queue: str, dead_letter_queue: str | None) -> None:
+        """Note a declared queue; ``None`` does not forget an earlier dead-letter queue."""
+        self._dead_letter_queues[queue] = dead_letter_queue or self._dead_letter_queues.get(queue)
+
+    def knows(self, queue: str) -> bool:
+        """Whether the queue was declared through this client, or is the dead-letter queue of one that was."""
+        return queue in self._dead_letter_queues or queue in self._dead_letter_queues.values()
+
+    def dead_letter_queue(self, queue: str) -> str:
+        """Where rejected messages of the queue go."""
+        return self._dead_letter_queues.get(queue) or default_dead_letter_queue(queue)
+
+    def has_levels(self, queue: str, top: int) -> bool:
+        """Whether the delay levels up to ``top`` exist, as far as this client knows."""
+        return self._levels.get(queue, 0) > top
+
+    def forget_levels(self, queue: str) -> None:
+        """The delay levels of a queue are to be declared again before their next use."""
+        self._levels.pop(queue, None)
+        self._probed.pop(queue, None)
+
+    def connected(self, server_version: tuple[int, ...]) -> None:
+        """A connection is there; the broker may not be the one it was."""
+        self.server_version = server_version
+        self._levels.clear()
+        self._probed.clear()
+
+    def is_unlimited(self, queue: str) -> bool:
+        """Whether the broker never drops a message of this dead-letter queue, however often it was looked at."""
+        return queue in self._unlimited or self.server_version < (4,)
+
+    # ------------------------------------------------------------------ requests
+
+    def declare(self, queue: str, dead_letter_queue: str | None = None) -> Steps[None]:
+        """Create a queue and its dead-letter queue where missing, and the way from its delays to it."""
+        named = dead_letter_queue or self._dead_letter_queues.get(queue)
+        if named:
+            yield from self.declare_dead_letter_queue(named)
+        yield from self._declare_queue(queue, self._work_arguments(queue, named))
+        if (yield from _exists(_passive_exchange(delays.exit_exchange(queue)))):
+            yield _bind_queue(queue, delays.exit_exchange(queue))
+
+    def declare_dead_letter_queue(self, queue: str) -> Steps[None]:
+        """Create a dead-letter queue where missing: a quorum queue without any limit."""
+        if (yield from self._declare_queue(queue, self._dead_letter_arguments())):
+            self._unlimited.add(queue)
+
+    def restore(self, queue: str) -> Steps[None]:
+        """Create a known queue again; fail if another one is missing."""
+        if queue in self._dead_letter_queues:
+            yield from self.declare(queue)
+        elif self.knows(queue):
+            yield from self.declare_dead_letter_queue(queue)
+        else:
+            yield _passive_queue(queue)
+
+    def restore_all(self) -> Steps[None]:
+        """Create all known queues where they are missing; one that fails does not keep the others from it."""
+        for queue in list(self._dead_letter_queues):
+            try:
+                yield from self.declare(queue)
+            except exceptions.AMQPChannelError as exc:
+                _log.error("cannot declare %r again: %s", queue, errors.reply_text(exc))
+
+    def declare_levels(self, queue: str, top: int) -> Steps[None]:
+        """Create the delay levels of a queue up to ``top`` where they are missing."""
+        if self._levels.get(queue, 0) > top:
+            return
+        due = delays.exit_exchange(queue)
+        yield _passive_queue(queue)
+        yield lambda ch, done: ch.exchange_declare(due, "fanout", durable=True, callback=done)
+        yield _bind_queue(queue, due)
+        for level in range(top + 1):
+            yield from _declare_level(queue, level)
+        self._levels[queue] = max(top + 1, self._levels.get(queue, 0))
+
+    def count(self, queue: str) -> Steps[int]:
+        """Ready messages of a queue; 0 when it is missing."""
+        try:
+            answer = yield _passive_queue(queue)
+        except exceptions.ChannelClosedByBroker as exc:
+            if errors.is_missing(exc):
+                return 0
+            raise
+        return int(answer.method.message_count)
+
+    def count_delayed(self, queue: str) -> Steps[int]:
+        """Messages in the delay levels of a queue, those that other clients created included."""
+        total = level = 0
+        # Asking for a missing queue closes the channel and is an error line in the broker's log: not each time.
+        probe = time.monotonic() > self._probed.get(queue, 0.0) + _LEVELS_VALID
+        while level < (delays.LEVELS if probe else self._levels.get(queue, 0)):
+            try:
+                answer = yield _passive_queue(delays.name(queue, level))
+            except exceptions.ChannelClosedByBroker as exc:
+                if not errors.is_missing(exc):
+                    raise
+                self._probed[queue] = time.monotonic()
+                self._levels[queue] = level
+                break
+            total += answer.method.message_count
+            level += 1
+        self._levels[queue] = max(level, self._levels.get(queue, 0)) if probe and level else self._levels.get(queue, 0)
+        return total
+
+    def purge(self, queue: str) -> Steps[int]:
+        """Delete the ready messages of a queue; 0 when it is missing."""
+        try:
+            answer = yield lambda ch, done: ch.queue_purge(queue, callback=done)
+        except exceptions.ChannelClosedByBroker as exc:
+            if errors.is_missing(exc):
+                return 0
+            raise
+        return int(answer.method.message_count)
+
+    # ------------------------------------------------------------------ details
+
+    def _declare_queue(self, queue: str, arguments: dict[str, Any]) -> Steps[bool]:
+        """Create a queue, or take it as it is; whether it is as asked."""
+        try:
+            yield lambda ch, done: ch.queue_declare(queue, durable=True, arguments=arguments, callback=done)
+        except exceptions.ChannelClosedByBroker as exc:
+            if exc.reply_code != errors.PRECONDITION_FAILED:
+                raise
+            yield _passive_queue(queue)
+            if queue not in self._reported:
+                self._reported.add(queue)
+                _log.info("using queue %r as it is; it was declared differently: %s", queue, exc.reply_text)
+            return False
+        return True
+
+    def _work_arguments(self, queue: str, dead_letter_queue: str | None) -> dict[str, Any]:
+        arguments: dict[str, Any] = {
+            "x-queue-type": self._queue_type,
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": dead_letter_queue or default_dead_letter_queue(queue),
+        }
+        if self._queue_type == "quorum":
+            # At least once works only together with this overflow setting (rabbitmq.com/docs/quorum-queues).
+            arguments |= {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
+        return arguments
+
+    def _dead_letter_arguments(self) -> dict[str, Any]:
+        # Since 4.0 a quorum queue drops a message after 20 returns; -1 lifts that, but 3.x takes it for 0.
+        limit = {"x-delivery-limit": -1} if self.server_version >= (4,) else {}
+        return {"x-queue-type": "quorum", **limit}
+
+
+def _passive_queue(queue: str) -> Step:
+    return lambda ch, done: ch.queue_declare(queue, passive=True, callback=done)
+
+
+def _passive_exchange(exchange: str) -> Step:
+    return lambda ch, done: ch.exchange_declare(exchange, passive=True, callback=done)
+
+
+def _bind_queue(queue: str, exchange: str, routing_key: str = "") -> Step:
+    return lambda ch, done: ch.queue_bind(queue, exchange, routing_key, callback=done)
+
+
+def _exists(passive_declare: Step) -> Steps[bool]:
+    try:
+        yield passive_declare
+    except exceptions.ChannelClosedByBroker as exc:
+        if errors.is_missing(exc):
+            return False
+        raise
+    return True
+
+
+def _declare_level(queue: str, level: int) -> Steps[None]:
+    here, below = delays.name(queue, level), delays.below(queue, level)
+    arguments = delays.queue_arguments(queue, level)
+    yield lambda ch, done: ch.exchange_declare(here, "topic", durable=True, callback=done)
+    yield lambda ch, done: ch.queue_declare(here, durable=True, arguments=arguments, callback=done)
+    yield _bind_queue(here, here, delays.pattern(level, 1))
+    yield lambda ch, done: ch.exchange_bind(below, here, delays.pattern(level, 0), callback=done)

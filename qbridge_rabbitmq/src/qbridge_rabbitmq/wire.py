@@ -1,0 +1,85 @@
+"""pika's connection with the content headers left as the bytes they are.
+
+pika decodes the properties and headers of each message. That costs time, loses information (a double becomes an
+integer), and kills the connection for headers that it cannot decode, again with each redelivery. Here they stay
+bytes; :mod:`qbridge_rabbitmq.headers` reads what is needed and copies the rest unread.
+
+The overridden methods are private in pika 1.3 and 1.4. Where a version does not have them nothing is overridden,
+messages arrive with pika's own properties, and :func:`raw_properties` writes those back to bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import pika
+from pika import frame, spec
+
+_FRAME_HEADER: Final = struct.Struct(">BHI")
+_CONTENT_HEADER: Final = struct.Struct(">HHQ")
+_ACK: Final = struct.Struct(">BHIIQBB")
+_ACK_METHOD: Final = 0x003C0050
+_FRAME_END: Final = 0xCE
+_OVERHEAD: Final = _FRAME_HEADER.size + 1
+
+
+class RawProperties(spec.BasicProperties):
+    """The properties of a message as they are on the wire, flags included."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+
+    def encode(self) -> list[bytes]:
+        """What pika writes into a content header."""
+        return [self.raw]
+
+    def __repr__(self) -> str:
+        return f"<RawProperties, {len(self.raw)} bytes>"
+
+
+def raw_properties(properties: spec.BasicProperties) -> bytes:
+    """The bytes of the properties, flags included."""
+    return properties.raw if isinstance(properties, RawProperties) else b"".join(properties.encode())
+
+
+class Connection(pika.SelectConnection):
+    """A ``SelectConnection`` whose messages carry :class:`RawProperties`. For the I/O thread only."""
+
+    if TYPE_CHECKING:  # what the type stubs leave out
+        _frame_buffer: bytes
+        bytes_sent: int
+        frames_sent: int
+
+        def _adapter_emit_data(self, data: bytes) -> None: ...
+
+        def _terminate_stream(self, error: Exception | None) -> None: ...
+
+    def _read_frame(self) -> tuple[int, Any]:
+        data = self._frame_buffer
+        if len(data) >= _OVERHEAD + _CONTENT_HEADER.size and data[0] == spec.FRAME_HEADER:
+            _, channel, size = _FRAME_HEADER.unpack_from(data)
+            end = size + _OVERHEAD
+            if len(data) >= end and data[end - 1] == _FRAME_END:
+                _, _, body_size = _CONTENT_HEADER.unpack_from(data, _FRAME_HEADER.size)
+                raw = bytes(data[_FRAME_HEADER.size + _CONTENT_HEADER.size : end - 1])
+                return end, frame.Header(channel, body_size, RawProperties(raw))
+        return frame.decode_frame(data)
+
+    def _output_marshaled_frames(self, marshaled_frames: Sequence[bytes]) -> None:
+        # One write for the three frames of a message instead of three.
+        self.bytes_sent += sum(map(len, marshaled_frames))
+        self.frames_sent += len(marshaled_frames)
+        self._adapter_emit_data(b"".join(marshaled_frames))
+
+    def send_acks(self, channel: int, acks: Iterable[tuple[int, bool]]) -> None:
+        """Write ``basic.ack`` frames for (tag, multiple) pairs, all at once."""
+        frames = [_ACK.pack(1, channel, 13, _ACK_METHOD, tag, multiple, _FRAME_END) for tag, multiple in acks]
+        if frames:
+            self._output_marshaled_frames(frames)
+
+    def abandon(self, reason: Exception) -> None:
+        """Drop the socket without waiting for the peer, who may never answer."""
+        if not self.is_closed:
+            self._terminate_stream(reason)
