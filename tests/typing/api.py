@@ -1,0 +1,269 @@
+"""Never run, only type-checked: what users and authors of backends write must pass ``mypy --strict``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypedDict, assert_type
+
+import qbridge_core
+import qbridge_memory
+from QBridge.task_manager import TaskManager as AnnouncedTaskManager
+from qbridge_core import (
+    BackendFactory,
+    Backoff,
+    Capabilities,
+    ConstantBackoff,
+    DeadLetter,
+    Delivery,
+    ExponentialBackoff,
+    Failure,
+    IdleTimeoutError,
+    Message,
+    Outcome,
+    QueueClient,
+    QueueStats,
+    Reason,
+    Reject,
+    Retry,
+    RetryPolicy,
+    RunReport,
+    Snooze,
+    TaskContext,
+    TaskManager,
+    TransientError,
+    check_headers,
+    connect,
+    current_task,
+    hookimpl,
+    register_backend,
+    rejection,
+)
+from qbridge_core.testing import BackendConformance, eventually
+
+
+log = logging.getLogger("example")
+
+
+class Order(TypedDict):
+    number: int
+    items: list[str]
+
+
+# ---------------------------------------------------------------------- handlers
+
+
+def untyped_payload(payload: Any) -> None: ...
+
+
+def any_payload(payload: object) -> None: ...
+
+
+def dict_payload(payload: dict[str, object]) -> bool:
+    return bool(payload)
+
+
+def typed_dict_payload(payload: Order) -> str:
+    return payload["items"][0]
+
+
+def controlling(payload: Order) -> None:
+    task = current_task()
+    assert_type(task, TaskContext)
+    assert_type(task.task_id, str)
+    assert_type(task.attempt, int)
+    assert_type(task.remaining, float)
+    assert_type(task.cancelled, bool)
+    assert_type(task.deadline, float)
+    if payload["number"] < 0:
+        raise Reject("negative")
+    if not payload["items"]:
+        raise Snooze(60, "empty for now")
+    try:
+        untyped_payload(payload)
+    except OSError as exc:
+        raise Retry("the service is away", after=5) from exc
+
+
+@dataclass
+class Service:
+    name: str
+
+    def __call__(self, payload: int) -> None: ...
+
+    def handle(self, payload: int) -> None: ...
+
+
+def managers(client: QueueClient) -> None:
+    TaskManager(client, untyped_payload, "in", "dead")
+    TaskManager(client, any_payload, "in", "dead", 3, 10.0, 4)
+    TaskManager(client, dict_payload, "in", "dead", max_retries=0)
+    TaskManager(client, typed_dict_payload, "in", "dead", task_timeout=10)
+    TaskManager(client, Service("x"), "in", "dead", max_workers=None)
+    TaskManager(client, Service("x").handle, "in", "dead", backoff=ExponentialBackoff(cap=60))
+    TaskManager(client, lambda payload: print("got", payload), "in", "dead", plugins=[Plugin()])
+    TaskManager(client, print, "in", "dead", dead_letter_on=[ValueError, LookupError])
+    AnnouncedTaskManager(queue_client=client, handler=controlling, input_queue="in", dead_letter_queue="dead")
+    TaskManager(client, lambda: None, "in", "dead")  # type: ignore[arg-type, misc]
+    TaskManager(client, print, "in")  # type: ignore[call-arg]
+    TaskManager("amqp://localhost", print, "in", "dead")  # type: ignore[arg-type]
+    TaskManager(client, print, "in", "dead", backoff=2.0)  # type: ignore[arg-type]
+    TaskManager(client, print, "in", "dead", max_retry=3)  # type: ignore[call-arg]
+
+
+def running(client: QueueClient) -> None:
+    manager = TaskManager(client, print, "in", "dead")
+    manager.start()
+    manager.start(poll_timeout=5)
+    manager.stop()
+    with manager as entered:
+        assert_type(entered, TaskManager)
+        try:
+            report = entered.run_until_idle(timeout=5)
+        except IdleTimeoutError as exc:
+            log.info("left: %s", exc.report)
+            return
+    assert_type(report, RunReport)
+    assert_type(report.succeeded, int)
+    assert_type(report[Outcome.TIMED_OUT], int)
+    assert_type(manager.report().counts, Mapping[Outcome, int])
+
+
+# ---------------------------------------------------------------------- producers and operators
+
+
+def producing() -> None:
+    client = connect("amqp://localhost", heartbeat=30)
+    assert_type(client, QueueClient)
+    with connect("memory://") as entered:
+        assert_type(entered, QueueClient)
+        entered.declare("in", "dead")
+    assert_type(client.send("in", {"data": "x", "id": 123}), str)
+    client.send("in", None, task_id="a", delay=5, headers={"tenant": "a"})
+    assert_type(client.send_many("in", [1, "a", None]), list[str])
+    client.publish("in", b"{}", headers={"a": "b"}, message_id="m", delay=1, timeout=5)
+    client.publish_many("in", (Message(b"1") for _ in range(3)), timeout=5)
+    client.publish("in", "text")  # type: ignore[arg-type]
+    client.publish("in", b"", headers={"a": 1})  # type: ignore[dict-item]
+    try:
+        client.purge("in")
+    except TransientError as exc:
+        log.warning("later: %s", exc)
+
+
+def operating(client: QueueClient) -> None:
+    assert_type(client.stats("in"), QueueStats)
+    assert_type(client.dead_letters("dead"), list[DeadLetter])
+    for letter in client.dead_letters("dead", limit=10):
+        assert_type(letter.reason, Reason)
+        assert_type(letter.first_failed_at, float | None)
+        assert_type(letter.body, bytes)
+        letter.attempts = 0  # type: ignore[misc]
+    assert_type(client.replay("dead", target="in", limit=5), int)
+    assert_type(qbridge_core.backends(), dict[str, str])
+    qbridge_memory.reset()
+    qbridge_memory.reset("name")
+    assert_type(qbridge_memory.MemoryClient("memory://name").__enter__(), qbridge_memory.MemoryClient)
+
+
+# ---------------------------------------------------------------------- policies and plugins
+
+
+class Fibonacci:
+    """A backoff needs no base class."""
+
+    def delay(self, attempt: int) -> float:
+        return float(attempt if attempt < 2 else self.delay(attempt - 1) + self.delay(attempt - 2))
+
+
+fibonacci: Backoff = Fibonacci()
+policy = RetryPolicy(max_retries=5, backoff=ConstantBackoff(1), dead_letter_on=(ValueError,))
+assert_type(policy.next_delay(1), float | None)
+
+
+class Plugin:
+    @hookimpl
+    def qbridge_task_succeeded(self, task_id: str, duration: float) -> None:
+        log.info("%s took %s", task_id, duration)
+
+    @hookimpl
+    def qbridge_task_dead_lettered(self, failure: Failure) -> None:
+        log.error("%s: %s", failure.reason, failure.exception_message)
+
+
+# ---------------------------------------------------------------------- backends
+
+
+class MyClient(QueueClient):
+    """A backend with the eight methods and ``connected``, as its author writes it."""
+
+    capabilities = Capabilities(durable=True, shared=True)
+
+    @property
+    def connected(self) -> bool:
+        return True
+
+    def connect(self) -> None: ...
+
+    def disconnect(self) -> None: ...
+
+    def declare(self, queue: str, dead_letter_queue: str | None = None) -> None: ...
+
+    def stats(self, queue: str) -> QueueStats:
+        return QueueStats(ready=0, in_flight=0, delayed=0)
+
+    def publish(
+        self,
+        queue: str,
+        body: bytes,
+        *,
+        headers: Mapping[str, str] | None = None,
+        message_id: str | None = None,
+        delay: float = 0.0,
+        timeout: float | None = None,
+    ) -> None:
+        assert_type(check_headers(headers), Mapping[str, str])
+
+    def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
+        return [Delivery(b"", queue, tag=object())]
+
+    def ack(self, delivery: Delivery) -> None:
+        delivery.tag = None
+
+    def reject(
+        self, delivery: Delivery, requeue: bool = True, *, delay: float = 0.0, failure: Failure | None = None
+    ) -> None:
+        assert_type((failure or rejection(delivery)).dead_letter_headers(), dict[str, str | int])
+
+
+class Incomplete(QueueClient):
+    def connect(self) -> None: ...
+
+
+Incomplete()  # type: ignore[abstract]
+
+
+def create(url: str, options: Mapping[str, object]) -> QueueClient:
+    return MyClient()
+
+
+@hookimpl
+def qbridge_backends() -> Mapping[str, BackendFactory]:
+    return {"my": create}
+
+
+factory: Callable[[str, Mapping[str, object]], QueueClient] = create
+register_backend("my", factory)
+register_backend("my", MyClient)  # type: ignore[arg-type]
+
+
+class TestMyBackend(BackendConformance):
+    url = "my://localhost"
+    options = {"lease": 5.0}
+
+    def create_client(self, url: str) -> MyClient:
+        return MyClient()
+
+
+assert_type(eventually(lambda: [1], timeout=5.0), list[int])
