@@ -112,6 +112,7 @@ def _is_sendable(value: Any) -> bool:
     return True
 
 
+TIMES = st.integers(1_500_000_000_000, 2_000_000_000_000).map(lambda milliseconds: milliseconds / 1000)
 FAILURES = st.builds(
     Failure,
     reason=st.sampled_from(Reason),
@@ -120,8 +121,8 @@ FAILURES = st.builds(
     exception_type=st.text(),
     exception_message=st.text(),
     traceback=st.text(),
-    first_failed_at=st.integers(1, 4_000_000_000_000).map(lambda milliseconds: milliseconds / 1000),
-    last_failed_at=st.integers(1, 4_000_000_000_000).map(lambda milliseconds: milliseconds / 1000),
+    first_failed_at=TIMES,
+    last_failed_at=TIMES,
     source_queue=st.text(st.characters(codec="utf-8")),
     task_id=st.text(),
     worker=st.text(st.characters(codec="utf-8")),

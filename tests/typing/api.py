@@ -42,7 +42,6 @@ from qbridge_core import (
 )
 from qbridge_core.testing import BackendConformance, eventually
 
-
 log = logging.getLogger("example")
 
 
