@@ -155,8 +155,9 @@ class TCPProxy:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST_ON_CLOSE)
         try:
             await self._loop.sock_connect(raw, self._target)
+            streams = await asyncio.open_connection(sock=raw)
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NORMAL_CLOSE)
-            return await asyncio.open_connection(sock=raw)
+            return streams
         except BaseException:
             raw.close()
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -16,6 +17,10 @@ from qbridge_rabbitmq.wire import Connection
 
 _log: Final = logging.getLogger("qbridge.rabbitmq")
 _REFUSED_PAUSE: Final = 5.0
+# A connection that is lost sooner than this was no success: pauses go on growing.
+_STABLE_AFTER: Final = 5.0
+# Of our own: drawing from the shared generator would change what a program with a fixed seed gets.
+_random: Final = random.Random()  # noqa: S311 - it spreads load and hides nothing
 
 
 class Link:
@@ -45,6 +50,7 @@ class Link:
         self._on_down = on_down
         self._attempt: Connection | None = None
         self._failures = 0
+        self._opened_at = 0.0
         self._closed: Callable[[], None] | None = None
 
     def open(self) -> None:
@@ -83,7 +89,7 @@ class Link:
             return
         if self._failures:
             _log.info("connected to %s again (%s)", self._endpoint, self._role)
-        self._failures = 0
+        self._opened_at = time.monotonic()
         self._attempt = None
         self.connection = connection
         self._on_up(connection)
@@ -94,6 +100,8 @@ class Link:
 
     def _lost(self, connection: Any, error: BaseException) -> None:
         del connection
+        if time.monotonic() - self._opened_at > _STABLE_AFTER:
+            self._failures = 0
         self._down(error)
 
     def _down(self, error: BaseException) -> None:
@@ -117,4 +125,4 @@ class Link:
         self._failures += 1
         if errors.is_refusal(error):
             delay = max(delay, _REFUSED_PAUSE)
-        return delay * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+        return delay * _random.uniform(0.8, 1.2)

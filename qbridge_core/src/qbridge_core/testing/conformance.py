@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 import pytest
 
@@ -18,6 +18,9 @@ from qbridge_core.testing.publishing import PublishingTests
 from qbridge_core.testing.receiving import ReceivingTests
 from qbridge_core.testing.settling import SettlingTests
 from qbridge_core.testing.workers import WorkerTests
+
+
+T = TypeVar("T")
 
 
 class BackendConformance(ConnectionTests, PublishingTests, ReceivingTests, SettlingTests, DeadLetterTests, WorkerTests):
@@ -119,7 +122,8 @@ class FaultConformance(Backend):
             60.0,
             "publishing does not recover",
         )
-        assert b"y" in {receive_one(client, queue).body for _ in range(client.stats(queue).ready)}
+        waiting = eventually(_quiet(lambda: client.stats(queue).ready), 30.0, "counting does not recover")
+        assert b"y" in {receive_one(client, queue).body for _ in range(waiting)}
 
 
 def _receive(client: QueueClient, queue: str) -> list[Delivery]:
@@ -129,11 +133,13 @@ def _receive(client: QueueClient, queue: str) -> list[Delivery]:
         return []
 
 
-def _quiet(call: Callable[[], bool]) -> Callable[[], bool]:
-    def attempt() -> bool:
+def _quiet(call: Callable[[], T]) -> Callable[[], T | None]:
+    """The call, with None for an answer while the broker is away."""
+
+    def attempt() -> T | None:
         try:
             return call()
         except TransientError:
-            return False
+            return None
 
     return attempt
