@@ -156,11 +156,11 @@ class TCPProxy:
         try:
             await self._loop.sock_connect(raw, self._target)
             streams = await asyncio.open_connection(sock=raw)
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NORMAL_CLOSE)
-            return streams
         except BaseException:
             raw.close()
             raise
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NORMAL_CLOSE)
+        return streams
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         while data := await source.read(65536):

@@ -12,7 +12,6 @@ from typing import Final, Protocol, TypeGuard, runtime_checkable
 
 from qbridge_core.errors import ConfigurationError
 
-
 # Of our own: drawing from the shared generator would change what a program with a fixed seed gets.
 _random: Final = random.Random()  # noqa: S311 - it spreads load and hides nothing
 
