@@ -221,7 +221,7 @@ def test_exceptions_can_be_final(client: MemoryClient) -> None:
 
     client.send("q", 1)
     manager = TaskManager(client, handler, "q", "d", max_workers=1, dead_letter_on=[LookupError])
-    assert str(manager.run_until_idle(10.0)) == "1 failed"
+    assert str(manager.run_until_idle(10.0)) == "1 dead-lettered (failed)"
 
 
 def test_a_handler_can_reject_postpone_and_retry(client: MemoryClient) -> None:
@@ -315,7 +315,7 @@ def test_a_late_result_changes_nothing(client: MemoryClient, late: str) -> None:
     release.set()
     assert ended.wait(10)
     wait_for(lambda: all(thread.name != "qbridge-worker" for thread in threading.enumerate()), 10.0)
-    assert str(manager.report()) == "1 timed out"
+    assert str(manager.report()) == "1 dead-lettered (timed out)"
     assert [letter.reason for letter in client.dead_letters("d")] == [Reason.TIMED_OUT]
 
 

@@ -149,7 +149,10 @@ class TaskManager:
             session.stopped.wait()
 
     def run_until_idle(self, timeout: float = 30.0) -> RunReport:
-        """Process tasks until the queue is empty: nothing ready, in flight or delayed. Return what happened meanwhile.
+        """Process tasks until the queue is empty: nothing ready, in flight or delayed.
+
+        Returns what happened since the manager was created. RabbitMQ tells a client only of its own deliveries in
+        flight, so there the work of other processes on the same queue is not waited for.
 
         Args:
             timeout: seconds after which to give up.

@@ -63,7 +63,12 @@ class RunReport:
         return sum(self[outcome] for outcome in _DEAD.values())
 
     def __str__(self) -> str:
-        return ", ".join(f"{count} {outcome}" for outcome, count in self.counts.items()) or "nothing happened"
+        dead = _DEAD.values()
+        parts = [
+            f"{count} dead-lettered ({outcome})" if outcome in dead else f"{count} {outcome}"
+            for outcome, count in self.counts.items()
+        ]
+        return ", ".join(parts) or "nothing happened"
 
 
 class Tally:

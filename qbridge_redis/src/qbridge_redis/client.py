@@ -41,9 +41,8 @@ class RedisClient(QueueClient):
     Args:
         redis_url: ``redis://user:password@host:port/db``, or ``rediss://`` for TLS.
         options: ``prefix`` ("", put before every queue name), ``group`` ("qbridge"), and in seconds ``lease`` (30),
-            ``publish_timeout`` (10), ``connect_timeout`` (3), ``socket_timeout`` (3); for TLS ``ssl_ca_certs``,
-            ``ssl_certfile``, ``ssl_keyfile``, ``ssl_cert_reqs`` ("required"), ``ssl_check_hostname`` (True). They may
-            be in the URL's query as well.
+            ``publish_timeout`` (10), ``connect_timeout`` (3), ``socket_timeout`` (3); for TLS ``cafile``,
+            ``certfile``, ``keyfile``. They may be in the URL's query as well.
 
     Raises:
         InvalidURLError: the URL cannot be understood.

@@ -262,11 +262,12 @@ def _connection(options: Options, connect_timeout: float) -> Any:
     plain: Any = Connection
     if not options.tls:
         return plain(**settings)
-    names = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
-    settings |= {name: getattr(options, name) for name in names}
-    if options.ssl_cert_reqs == "none":
-        settings["ssl_check_hostname"] = (
-            False  # Python refuses to check the name of a certificate that it does not check
-        )
+    settings |= {
+        "ssl_ca_certs": options.cafile,
+        "ssl_certfile": options.certfile,
+        "ssl_keyfile": options.keyfile,
+        "ssl_cert_reqs": "required",
+        "ssl_check_hostname": True,  # redis-py before 6.0 does not by itself
+    }
     secure: Any = SSLConnection
     return secure(**settings)

@@ -9,10 +9,8 @@ from typing import Final
 
 from qbridge_core import BrokerURL, ConfigurationError, InvalidURLError, merge_options
 
-_TLS_ONLY: Final = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"}
+_TLS_ONLY: Final = {"cafile", "certfile", "keyfile"}
 _FROM_URL: Final = {"host", "port", "db", "username", "password", "tls"}
-_TRUE: Final = {"1", "true", "yes", "on"}
-_FALSE: Final = {"0", "false", "no", "off"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,11 +24,10 @@ class Options:
         publish_timeout: how long ``publish`` waits for the server's reply.
         connect_timeout: how long one attempt to connect may take.
         socket_timeout: how long any other reply may take before the connection counts as broken.
-        ssl_ca_certs: file of the certificate authorities, ``rediss://`` only, as the next ones.
-        ssl_certfile: file of the client's certificate.
-        ssl_keyfile: file of its key.
-        ssl_cert_reqs: ``required`` (default), ``optional`` or ``none``.
-        ssl_check_hostname: whether the server's certificate must name the host.
+        cafile: certificates to trust instead of the system's (``rediss://`` only, as the next ones). The server's
+            certificate is always checked, its host name too.
+        certfile: this client's certificate.
+        keyfile: the key of ``certfile``.
     """
 
     host: str = "localhost"
@@ -45,11 +42,9 @@ class Options:
     publish_timeout: float = 10.0
     connect_timeout: float = 3.0
     socket_timeout: float = 3.0
-    ssl_ca_certs: str | None = None
-    ssl_certfile: str | None = None
-    ssl_keyfile: str | None = None
-    ssl_cert_reqs: str = "required"
-    ssl_check_hostname: bool = True
+    cafile: str | None = None
+    certfile: str | None = None
+    keyfile: str | None = None
 
     @classmethod
     def parse(cls, url: str, options: Mapping[str, object]) -> Options:
@@ -116,19 +111,6 @@ def _name(name: str, value: object) -> str:
     return _text(name, value)
 
 
-def _requirement(name: str, value: object) -> str:
-    if value not in ("required", "optional", "none"):
-        raise ConfigurationError(f"{name} must be 'required', 'optional' or 'none', not {value!r}")
-    return str(value)
-
-
-def _flag(name: str, value: object) -> bool:
-    text = str(value).lower()
-    if text not in _TRUE | _FALSE:
-        raise ConfigurationError(f"{name} must be true or false, not {value!r}")
-    return text in _TRUE
-
-
 _READERS: Final = {
     "prefix": _text,
     "group": _name,
@@ -136,9 +118,7 @@ _READERS: Final = {
     "publish_timeout": _seconds,
     "connect_timeout": _seconds,
     "socket_timeout": _seconds,
-    "ssl_ca_certs": _name,
-    "ssl_certfile": _name,
-    "ssl_keyfile": _name,
-    "ssl_cert_reqs": _requirement,
-    "ssl_check_hostname": _flag,
+    "cafile": _name,
+    "certfile": _name,
+    "keyfile": _name,
 }

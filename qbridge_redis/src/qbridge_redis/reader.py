@@ -8,6 +8,7 @@ read is never abandoned, its reply is awaited, because it may bring messages.
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -145,7 +146,13 @@ class Reader:
                 raise error
             raise BrokerUnavailableError(str(error)) from error
         pause = min(self._backoff.next(), remaining)
-        log.log(30 if pause > 0.1 else 20, "reading %s: %s; next attempt in %.2f s", self._queue, error, pause)
+        log.log(
+            logging.WARNING if pause > 0.1 else logging.INFO,
+            "reading %s: %s; next attempt in %.2f s",
+            self._queue,
+            error,
+            pause,
+        )
         until = time.monotonic() + pause
         while not self._is_cancelled(cancels) and (left := until - time.monotonic()) > 0:
             self._session.closing.wait(min(left, 0.05))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from integration.redis.helpers import Cli, failure, take
+from integration.redis.helpers import Cli, MakeClient, failure, take
 from qbridge_redis import RedisClient
 
 
@@ -63,9 +63,9 @@ def test_a_copy_of_a_message_without_id_gets_the_task_id(client: RedisClient, cl
     assert take(client, queue).message_id == "task-1"
 
 
-def test_the_prefix_comes_before_every_key(make_client: object, cli: Cli, queue: str) -> None:
+def test_the_prefix_comes_before_every_key(make_client: MakeClient, cli: Cli, queue: str) -> None:
     """With a prefix, two installations on one server do not meet."""
-    client = make_client(prefix=f"{queue}/")  # type: ignore[operator]
+    client = make_client(prefix=f"{queue}/")
     client.declare("q")
     client.publish("q", b"x")
     assert cli("XLEN", f"{queue}/q") == 1
