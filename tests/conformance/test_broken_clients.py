@@ -344,24 +344,31 @@ class ListClient(QueueClient):
             self._settle(delivery)
 
     def reject(
-        self, delivery: Delivery, requeue: bool = True, *, delay: float = 0.0, failure: Failure | None = None
+        self,
+        delivery: Delivery,
+        requeue: bool = True,
+        *,
+        delay: float = 0.0,
+        failure: Failure | None = None,
+        queue: str | None = None,
     ) -> None:
         with self._lock:
             self._check(delay)
             if not self._settle(delivery):
                 return
-            queue, meta = delivery.queue, delivery.meta
+            target, meta = queue or delivery.queue, delivery.meta
             if not requeue:
                 failure = failure or rejection(delivery)
-                queue, meta = self._dead.get(queue, default_dead_letter_queue(queue)), failure.dead_letter_headers()
+                meta = failure.dead_letter_headers()
+                target = self._dead.get(delivery.queue, default_dead_letter_queue(delivery.queue))
             elif failure is not None:
                 meta = failure.retry_headers()
             fresh = meta is not delivery.meta
             again = Delivery(
-                delivery.body, queue, delivery.headers, delivery.message_id, redelivered=not fresh, meta=meta
+                delivery.body, target, delivery.headers, delivery.message_id, redelivered=not fresh, meta=meta
             )
             again.attempts, again.first_failed_at = meta_int(meta, ATTEMPTS), meta_time(meta, FIRST_FAILED_AT)
-            ready = self._queues.setdefault(queue, [])
+            ready = self._queues.setdefault(target, [])
             ready.insert(len(ready) if fresh else 0, again)
 
     def _settle(self, delivery: Delivery) -> bool:

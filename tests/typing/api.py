@@ -231,7 +231,13 @@ class MyClient(QueueClient):
         delivery.tag = None
 
     def reject(
-        self, delivery: Delivery, requeue: bool = True, *, delay: float = 0.0, failure: Failure | None = None
+        self,
+        delivery: Delivery,
+        requeue: bool = True,
+        *,
+        delay: float = 0.0,
+        failure: Failure | None = None,
+        queue: str | None = None,
     ) -> None:
         assert_type((failure or rejection(delivery)).dead_letter_headers(), dict[str, str | int])
 

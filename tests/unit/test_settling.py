@@ -62,7 +62,7 @@ TRANSIENT = [BrokerUnavailableError, BrokerBlockedError, QueueFullError, Publish
 @pytest.mark.parametrize("error", TRANSIENT)
 @pytest.mark.parametrize(
     ("handler", "max_retries", "outcome"),
-    [(lambda _: None, 0, "1 succeeded"), (fail, 0, "1 failed")],
+    [(lambda _: None, 0, "1 succeeded"), (fail, 0, "1 dead-lettered (failed)")],
     ids=["ack", "dead letter"],
 )
 def test_a_settlement_is_repeated_until_it_is_done(
@@ -159,7 +159,7 @@ def test_a_slow_settlement_does_not_stop_the_watch_over_timeouts() -> None:
     manager = TaskManager(client, handler, "q", "d", max_retries=0, task_timeout=0.2, max_workers=2)
     report = manager.run_until_idle(10.0)
     release.set()
-    assert str(report) == "1 succeeded, 1 timed out"
+    assert str(report) == "1 succeeded, 1 dead-lettered (timed out)"
 
 
 # ---------------------------------------------------------------------- the log

@@ -51,12 +51,14 @@ class Capabilities:
     Attributes:
         delay: ``publish``, ``send`` and ``reject`` accept ``delay > 0``; the broker holds the message.
         browse: ``dead_letters`` lists a dead-letter queue without consuming it.
+        crashes: ``Delivery.crashes`` counts the worker processes that died with the message; see there.
         durable: confirmed messages survive a restart of the broker.
         shared: other processes see the same queues.
     """
 
     delay: bool = False
     browse: bool = False
+    crashes: bool = False
     durable: bool = False
     shared: bool = False
 
@@ -249,13 +251,20 @@ class QueueClient(ABC):
 
     @abstractmethod
     def reject(
-        self, delivery: Delivery, requeue: bool = True, *, delay: float = 0.0, failure: Failure | None = None
+        self,
+        delivery: Delivery,
+        requeue: bool = True,
+        *,
+        delay: float = 0.0,
+        failure: Failure | None = None,
+        queue: str | None = None,
     ) -> None:
         """Settle a delivery: the work is not done. Returns when the broker holds the message's next state.
 
         * ``requeue=True`` without ``failure``: hand it back, for now or (with ``delay``) for later; nothing is counted.
         * ``requeue=True`` with ``failure``: another attempt after ``delay`` seconds; ``failure.retry_headers()``
-          travel with it, and the next delivery shows ``attempts == failure.attempts``.
+          travel with it, and the next delivery shows ``attempts == failure.attempts``. With ``queue`` it goes to that
+          queue instead of its own; the queue is created when missing.
         * ``requeue=False``: move it to the dead-letter queue with ``failure.dead_letter_headers()`` (without a
           failure: reason ``rejected`` and what the delivery knows).
 

@@ -15,6 +15,7 @@ from typing import Final
 from qbridge_core.client import QueueClient
 from qbridge_core.errors import NotConnectedError, QBridgeError
 from qbridge_core.message import Delivery
+from qbridge_core.suspects import Suspects
 
 _log: Final = logging.getLogger("qbridge.worker")
 _FIRST_PAUSE: Final = 0.1
@@ -29,9 +30,12 @@ class Intake:
         queue: the input queue.
         workers: how many workers there are.
         poll_timeout: seconds that one ``receive`` may wait.
+        suspects: messages that must run alone, if the backend can tell which those are.
     """
 
-    def __init__(self, client: QueueClient, queue: str, workers: int, poll_timeout: float) -> None:
+    def __init__(
+        self, client: QueueClient, queue: str, workers: int, poll_timeout: float, suspects: Suspects | None = None
+    ) -> None:
         self._client = client
         self._queue = queue
         self._poll_timeout = poll_timeout
@@ -41,6 +45,8 @@ class Intake:
         self._workers = workers
         self._closed = threading.Event()
         self._pause = 0.0
+        self._suspects = suspects
+        self._alone: Delivery | None = None
 
     def open(self) -> None:
         """Start the consumer."""
@@ -66,15 +72,28 @@ class Intake:
             except IndexError:
                 pass  # another worker was quicker
         self._idle.add(1)
-        with self._reading:
-            try:
-                return self._take_or_read()
-            finally:
-                self._idle.add(-1)  # before the lock is free: the next reader must not count this worker
+        self._reading.acquire()
+        delivery = None
+        try:
+            delivery = self._take_or_read()
+            return delivery
+        finally:
+            self._idle.add(-1)  # before the lock is free: the next reader must not count this worker
+            if delivery is None or delivery is not self._alone:
+                self._reading.release()
+
+    def done(self, delivery: Delivery) -> None:
+        """A delivery has been dealt with; when it ran alone, the others may go on."""
+        if delivery is self._alone:
+            self._alone = None
+            self._reading.release()
 
     def _take_or_read(self) -> Delivery | None:
         while not self._closed.is_set():
             if not self._ready:
+                if self._suspects is not None and (suspect := self._suspects.take(self._is_quiet, self._closed)):
+                    self._alone = suspect  # whoever takes it keeps the right to read until done
+                    return suspect
                 self._ready.extend(self._read())
             try:
                 return self._ready.popleft()
@@ -87,6 +106,10 @@ class Intake:
         left = list(self._ready)
         self._ready.clear()
         return left
+
+    def _is_quiet(self) -> bool:
+        """True when every worker waits here, so that nothing runs."""
+        return self._idle.value >= self._workers
 
     def _read(self) -> list[Delivery]:
         try:

@@ -27,7 +27,8 @@ from qbridge_core.intake import Intake
 from qbridge_core.lifecycle import Lifecycle
 from qbridge_core.outcome import RunReport, Tally
 from qbridge_core.retry import IMMEDIATELY, Backoff, RetryPolicy, require_seconds
-from qbridge_core.settle import Settler
+from qbridge_core.settle import Rules, Settler
+from qbridge_core.suspects import Suspects, suspects_queue
 from qbridge_core.worker import Handler, Job, WorkerPool
 
 _log: Final = logging.getLogger("qbridge.manager")
@@ -62,6 +63,9 @@ class TaskManager:
         dead_letter_on: exception types that are dead-lettered at once, without a retry. A handler can also raise
             :class:`~qbridge_core.Retry`, :class:`~qbridge_core.Reject` or :class:`~qbridge_core.Snooze`.
         grace_period: seconds that running tasks get to finish when the manager stops.
+        max_crashes: how many worker processes a task may kill before it is dead-lettered as ``crashed``, at least 2: at
+            the first death another task may be the cause, so a suspect runs alone the next time. Needs a backend
+            that sees such deaths (``capabilities.crashes``).
         max_abandoned: how many handlers may hang past their timeout, each holding a thread, before the manager stops
             and raises :class:`~qbridge_core.TooManyStuckTasksError`.
         max_message_bytes: a longer message is malformed.
@@ -88,6 +92,7 @@ class TaskManager:
         backoff: Backoff = IMMEDIATELY,
         dead_letter_on: Sequence[type[BaseException]] = (),
         grace_period: float = DEFAULT_GRACE_PERIOD,
+        max_crashes: int = 3,
         max_abandoned: int = DEFAULT_MAX_ABANDONED,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
         plugins: Sequence[object] = (),
@@ -98,10 +103,16 @@ class TaskManager:
         self._dead_letter_queue = _checked_name("dead_letter_queue", dead_letter_queue)
         if input_queue == dead_letter_queue:
             raise ConfigurationError(f"input_queue and dead_letter_queue are both {input_queue!r}; they must differ")
-        self._policy = RetryPolicy(max_retries, backoff, _checked_exceptions(dead_letter_on))
+        policy = RetryPolicy(max_retries, backoff, _checked_exceptions(dead_letter_on))
         if not queue_client.capabilities.delay and backoff != IMMEDIATELY:
             raise ConfigurationError(f"{type(queue_client).__name__} has no delays, so backoff cannot be used with it")
         self._task_timeout = require_seconds("task_timeout", task_timeout, positive=True)
+        self._rules = Rules(
+            queue=input_queue,
+            policy=policy,
+            task_timeout=self._task_timeout,
+            max_crashes=_checked_crashes(max_crashes),
+        )
         self._max_workers = _checked_count("max_workers", max_workers) or min(32, (os.cpu_count() or 1) + 4)
         self._grace_period = require_seconds("grace_period", grace_period)
         self._max_abandoned = _checked_count("max_abandoned", max_abandoned) or DEFAULT_MAX_ABANDONED
@@ -205,14 +216,22 @@ class TaskManager:
         if not self._client.connected:
             raise NotConnectedError("the queue client is not connected; call its connect() first")
         self._client.declare(self._input_queue, self._dead_letter_queue)
+        suspects = self._declare_suspects()
         give_up = threading.Event()
-        settler = Settler(self._client, self._policy, self._task_timeout, self._lifecycle, self._tally, give_up)
-        intake = Intake(self._client, self._input_queue, self._max_workers, poll_timeout)
+        settler = Settler(self._client, self._rules, self._lifecycle, self._tally, give_up, suspects)
+        intake = Intake(self._client, self._input_queue, self._max_workers, poll_timeout, suspects)
         job = Job(self._handler, intake, settler, self._lifecycle, self._task_timeout, self._max_message_bytes)
         self._session = _Session(
             self._client, job, self._input_queue, self._max_workers, self._max_abandoned, self._grace_period, give_up
         )
         return self._session
+
+    def _declare_suspects(self) -> Suspects | None:
+        if not self._client.capabilities.crashes:
+            return None
+        suspects = Suspects(self._client, suspects_queue(self._input_queue))
+        self._client.declare(suspects.queue, self._dead_letter_queue)
+        return suspects
 
     def _wait_until_idle(self, deadline: float, timeout: float) -> RunReport:
         session = self._session
@@ -231,11 +250,14 @@ class TaskManager:
         return self.report()
 
     def _is_empty(self) -> bool:
+        queues = [self._input_queue]
+        if self._client.capabilities.crashes:
+            queues.append(suspects_queue(self._input_queue))
         try:
-            stats = self._client.stats(self._input_queue)
+            counts = [self._client.stats(queue) for queue in queues]
         except TransientError:
             return False
-        return stats.ready == stats.in_flight == stats.delayed == 0
+        return all(stats.ready == stats.in_flight == stats.delayed == 0 for stats in counts)
 
 
 class _Session:
@@ -372,6 +394,12 @@ def _checked_handler(handler: object) -> Callable[..., object]:
     except ValueError:
         pass  # some builtins have no signature to look at
     return handler
+
+
+def _checked_crashes(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 2:
+        raise ConfigurationError(f"max_crashes must be an integer of at least 2, not {value!r}")
+    return value
 
 
 def _checked_exceptions(value: object) -> tuple[type[BaseException], ...]:

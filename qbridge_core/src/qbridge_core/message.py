@@ -129,7 +129,8 @@ class Delivery:
         headers: the producer's own headers.
         message_id: the publisher's unique id, when there is one.
         attempts: how many runs of it have failed before.
-        crashes: how many runs of it ended with the death of their process, as far as the backend knows.
+        crashes: how many processes died while they held it, as far as the broker shows. It may have run beside the
+            task that killed them, so this is a suspicion; a backend reports only what is no mere loss of a connection.
         first_failed_at: when it first failed (Unix time, seconds), if it did.
         redelivered: True when the broker has handed it out before.
         meta: QBridge's own headers on it (names start with ``x-qbridge-``).

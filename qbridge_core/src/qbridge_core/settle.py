@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Final
 
@@ -23,10 +24,28 @@ from qbridge_core.outcome import Outcome, Tally, dead_lettered
 from qbridge_core.problem import Problem
 from qbridge_core.retry import RetryPolicy
 from qbridge_core.run import Run
+from qbridge_core.suspects import Suspects
 
 _log: Final = logging.getLogger("qbridge.worker")
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What a worker does with its runs.
+
+    Attributes:
+        queue: the input queue.
+        policy: retries and their delays.
+        task_timeout: seconds that a run may take.
+        max_crashes: so many deaths of worker processes are enough.
+    """
+
+    queue: str
+    policy: RetryPolicy
+    task_timeout: float
+    max_crashes: int
 
 
 class Settler:
@@ -34,28 +53,28 @@ class Settler:
 
     Args:
         client: the broker.
-        policy: retries and their delays.
-        task_timeout: seconds, for the texts.
+        rules: what to do with them.
         lifecycle: hooks to call after a settlement.
         tally: counts the outcomes.
         give_up: set when the worker must end now; pending settlements are then left to the broker.
+        suspects: where messages go that may have killed a worker; None when the backend cannot tell.
     """
 
     def __init__(
         self,
         client: QueueClient,
-        policy: RetryPolicy,
-        task_timeout: float,
+        rules: Rules,
         lifecycle: Lifecycle,
         tally: Tally,
         give_up: threading.Event,
+        suspects: Suspects | None = None,
     ) -> None:
         self._client = client
-        self._policy = policy
-        self._task_timeout = task_timeout
+        self._rules = rules
         self._lifecycle = lifecycle
         self._tally = tally
         self._give_up = give_up
+        self._suspects = suspects
 
     def succeeded(self, run: Run, duration: float) -> None:
         """Acknowledge a message whose handler returned."""
@@ -75,26 +94,54 @@ class Settler:
             return
         self._lifecycle.task_failed(queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, exception=exc)
         if isinstance(exc, Reject):
-            self._dead_letter(run.delivery, _run_failure(run, Problem.from_exception(Reason.REJECTED, exc)))
+            self._dead_letter(run.delivery, self._run_failure(run, Problem.from_exception(Reason.REJECTED, exc)))
         elif isinstance(exc, Retry):
             problem = Problem.from_exception(Reason.FAILED, exc.__cause__ or exc)
             self._count_failure(run, problem, delay=exc.after)
         else:
             problem = Problem.from_exception(Reason.FAILED, exc)
-            self._count_failure(run, problem, final=self._policy.is_final(exc))
+            self._count_failure(run, problem, final=self._rules.policy.is_final(exc))
 
     def timed_out(self, run: Run, stack: FrameType | None) -> None:
         """Retry or dead-letter a message whose handler ran too long."""
         self._lifecycle.task_timed_out(
-            queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, timeout=self._task_timeout
+            queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, timeout=self._rules.task_timeout
         )
-        self._count_failure(run, Problem.timed_out(self._task_timeout, stack))
+        self._count_failure(run, Problem.timed_out(self._rules.task_timeout, stack))
 
     def malformed(self, delivery: Delivery, exc: MalformedTaskError) -> None:
         """Dead-letter a message that can never run."""
         problem = Problem(Reason.MALFORMED, type(exc).__name__, str(exc))
-        failure = _failure(delivery, problem, delivery.message_id or "", delivery.attempts)
+        failure = self._failure(delivery, problem, delivery.message_id or "", delivery.attempts)
         self._dead_letter(delivery, failure)
+
+    def admit(self, delivery: Delivery, task_id: str) -> bool:
+        """Decide about a message whose worker died: True to run it, alone; False when it has been settled."""
+        if self._suspects is None:
+            return True
+        if delivery.queue == self._rules.queue:
+            self._isolate(delivery, task_id)
+        elif delivery.crashes < self._rules.max_crashes:
+            return True
+        else:
+            problem = Problem(Reason.CRASHED, "", f"{delivery.crashes} worker processes died while they ran this task")
+            self._dead_letter(delivery, self._failure(delivery, problem, task_id, delivery.attempts))
+        return False
+
+    def _isolate(self, delivery: Delivery, task_id: str) -> None:
+        """Have the message run alone. However often it was suspected, only a death that it causes alone convicts it."""
+        suspects = self._suspects
+        assert suspects is not None  # noqa: S101 - admit has looked
+        crashes = min(delivery.crashes, self._rules.max_crashes - 1)
+        failure = self._failure(replace(delivery, crashes=crashes), Problem(Reason.CRASHED), task_id, delivery.attempts)
+        fields = _log_fields(delivery, task_id, delivery.attempts + 1)
+
+        def move() -> None:
+            self._client.reject(delivery, requeue=True, failure=failure, queue=suspects.queue)
+
+        if self._persist(move, lambda: fields):
+            _log.warning("task %s was held by a worker that died; it runs alone now", task_id, extra=fields)
+            suspects.moved()
 
     def hand_back(self, delivery: Delivery) -> None:
         """Return a message to the queue, nothing counted."""
@@ -103,8 +150,8 @@ class Settler:
             self._tally.add(Outcome.HANDED_BACK)
 
     def _count_failure(self, run: Run, problem: Problem, *, delay: float | None = None, final: bool = False) -> None:
-        failure = _run_failure(run, problem)
-        policy_delay = self._policy.next_delay(run.attempt)
+        failure = self._run_failure(run, problem)
+        policy_delay = self._rules.policy.next_delay(run.attempt)
         if final or policy_delay is None:
             self._dead_letter(run.delivery, failure)
         else:
@@ -121,8 +168,11 @@ class Settler:
         return delay if self._client.capabilities.delay else 0.0
 
     def _retry(self, run: Run, failure: Failure, delay: float) -> None:
+        # A suspect that ran alone goes back to the queue itself.
+        back = None if run.delivery.queue == self._rules.queue else self._rules.queue
+
         def reject() -> None:
-            self._client.reject(run.delivery, requeue=True, delay=delay, failure=failure)
+            self._client.reject(run.delivery, requeue=True, delay=delay, failure=failure, queue=back)
 
         if not self._persist(reject, run.log_fields):
             return
@@ -145,6 +195,25 @@ class Settler:
             extra=fields,
         )  # fmt: skip
         self._lifecycle.task_dead_lettered(queue=delivery.queue, task_id=failure.task_id, failure=failure)
+
+    def _run_failure(self, run: Run, problem: Problem) -> Failure:
+        return self._failure(run.delivery, problem, run.task_id, run.attempt)
+
+    def _failure(self, delivery: Delivery, problem: Problem, task_id: str, attempts: int) -> Failure:
+        now = time.time()
+        return Failure(
+            reason=problem.reason,
+            attempts=attempts,
+            crashes=delivery.crashes,
+            exception_type=problem.exception_type,
+            exception_message=problem.message,
+            traceback=problem.traceback,
+            first_failed_at=delivery.first_failed_at or now,
+            last_failed_at=now,
+            source_queue=self._rules.queue,
+            task_id=task_id,
+            worker=worker_identity(),
+        )
 
     def _persist(self, action: Callable[[], None], describe: Callable[[], dict[str, object]]) -> bool:
         """Repeat a settlement until it is done; False when the broker will deliver the message again instead."""
@@ -173,24 +242,3 @@ class Settler:
 
 def _log_fields(delivery: Delivery, task_id: str | None, attempt: int) -> dict[str, object]:
     return {"task_id": task_id, "queue": delivery.queue, "attempt": attempt}
-
-
-def _run_failure(run: Run, problem: Problem) -> Failure:
-    return _failure(run.delivery, problem, run.task_id, run.attempt)
-
-
-def _failure(delivery: Delivery, problem: Problem, task_id: str, attempts: int) -> Failure:
-    now = time.time()
-    return Failure(
-        reason=problem.reason,
-        attempts=attempts,
-        crashes=delivery.crashes,
-        exception_type=problem.exception_type,
-        exception_message=problem.message,
-        traceback=problem.traceback,
-        first_failed_at=delivery.first_failed_at or now,
-        last_failed_at=now,
-        source_queue=delivery.queue,
-        task_id=task_id,
-        worker=worker_identity(),
-    )

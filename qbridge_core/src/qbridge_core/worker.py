@@ -94,8 +94,12 @@ class Worker(threading.Thread):
             task = read_task(delivery.body, job.max_message_bytes)
         except MalformedTaskError as exc:
             job.settler.malformed(delivery, exc)
+            job.intake.done(delivery)
             return
         task_id = task.task_id or meta_text(delivery.meta, TASK_ID) or delivery.message_id or str(uuid.uuid4())
+        if delivery.crashes and not job.settler.admit(delivery, task_id):
+            job.intake.done(delivery)
+            return
         run = self.running = Run(delivery, task_id, job.task_timeout)
         current_run.set(run)
         job.lifecycle.task_started(queue=delivery.queue, task_id=task_id, attempt=run.attempt)
@@ -120,12 +124,14 @@ class Worker(threading.Thread):
                 "the handler of task %s ended %.3f s after its start, too late; its result is ignored",
                 run.task_id, duration, extra=run.log_fields(),
             )  # fmt: skip
-        elif duration > self._job.task_timeout:
+            return
+        if duration > self._job.task_timeout:
             settler.timed_out(run, None)
         elif error is None:
             settler.succeeded(run, duration)
         else:
             settler.failed(run, error)
+        self._job.intake.done(run.delivery)
 
 
 def _refuse_awaitable(result: object) -> None:
@@ -218,8 +224,13 @@ class WorkerPool:
             self.error = TooManyStuckTasksError(
                 f"{stuck} handlers did not end after their timeout and hold a thread each; restart this process"
             )
+
+        def settle() -> None:
+            self._job.settler.timed_out(run, stack)
+            self._job.intake.done(run.delivery)
+
         # The replacement settles the run: the broker may be slow, and the watch over the others must go on.
-        self._add(lambda: self._job.settler.timed_out(run, stack))
+        self._add(settle)
 
     def _add(self, first: Callable[[], None] | None) -> None:
         worker = Worker(self, self._job, first)

@@ -158,7 +158,13 @@ class MemoryClient(QueueClient):
             self._finish(delivery, self._broker.remove(delivery.queue, delivery.tag))
 
     def reject(
-        self, delivery: Delivery, requeue: bool = True, *, delay: float = 0.0, failure: Failure | None = None
+        self,
+        delivery: Delivery,
+        requeue: bool = True,
+        *,
+        delay: float = 0.0,
+        failure: Failure | None = None,
+        queue: str | None = None,
     ) -> None:
         """Hand back, retry or dead-letter the message in one atomic step."""
         if not self._still_open(delivery):
@@ -168,7 +174,7 @@ class MemoryClient(QueueClient):
             target = self._dead_letter_queues.get(delivery.queue, default_dead_letter_queue(delivery.queue))
             done = self._move(delivery, target, failure.dead_letter_headers(), failure.task_id, 0.0)
         elif failure is not None:
-            done = self._move(delivery, delivery.queue, failure.retry_headers(), failure.task_id, delay)
+            done = self._move(delivery, queue or delivery.queue, failure.retry_headers(), failure.task_id, delay)
         elif delay > 0:
             done = self._move(delivery, delivery.queue, delivery.meta, "", delay)
         else:

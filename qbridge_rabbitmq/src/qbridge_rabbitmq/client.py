@@ -209,7 +209,13 @@ class RabbitMQClient(QueueClient):
             session.io.wake()
 
     def reject(
-        self, delivery: Delivery, requeue: bool = True, *, delay: float = 0.0, failure: Failure | None = None
+        self,
+        delivery: Delivery,
+        requeue: bool = True,
+        *,
+        delay: float = 0.0,
+        failure: Failure | None = None,
+        queue: str | None = None,
     ) -> None:
         """Hand back, retry or dead-letter a message; a copy is confirmed before the original is acknowledged."""
         session = self._live()
@@ -223,7 +229,7 @@ class RabbitMQClient(QueueClient):
             return
         try:
             if requeue:
-                self._retry(session, delivery, delay, failure)
+                self._retry(session, delivery, delay, failure, queue or delivery.queue)
             else:
                 self._dead_letter(session, delivery, failure or rejection(delivery))
         except BaseException:
@@ -273,20 +279,20 @@ class RabbitMQClient(QueueClient):
             raise NotConnectedError("the RabbitMQ client is not connected; call connect() first")
         return session
 
-    def _retry(self, session: Session, delivery: Delivery, delay: float, failure: Failure | None) -> None:
+    def _retry(self, session: Session, delivery: Delivery, delay: float, failure: Failure | None, queue: str) -> None:
         ours = failure.retry_headers() if failure is not None else _history(delivery.meta)
         task_id = failure.task_id if failure is not None else ""
         arrival: Arrival = delivery.tag
         properties = headers.copy(arrival.properties, ours, task_id)
         if delay > 0:
-            self._send_later(session, delivery.queue, properties, arrival.body, delay, None)
+            self._send_later(session, queue, properties, arrival.body, delay, None)
             return
         try:
-            session.send([Outgoing("", delivery.queue, properties, arrival.body)])
+            session.send([Outgoing("", queue, properties, arrival.body)])
         except UnroutableError:
             # Deleted under us. Whoever declared it, the message must not be lost with it.
-            self.declare(delivery.queue)
-            session.send([Outgoing("", delivery.queue, properties, arrival.body)])
+            self.declare(queue)
+            session.send([Outgoing("", queue, properties, arrival.body)])
 
     def _dead_letter(self, session: Session, delivery: Delivery, failure: Failure) -> None:
         arrival: Arrival = delivery.tag

@@ -50,7 +50,7 @@ class RedisClient(QueueClient):
         ConfigurationError: an option's value is unusable.
     """
 
-    capabilities = Capabilities(delay=True, browse=True, durable=True, shared=True)
+    capabilities = Capabilities(delay=True, browse=True, crashes=True, durable=True, shared=True)
 
     def __init__(self, redis_url: str = "redis://localhost:6379/0", **options: object) -> None:
         self._options = Options.parse(redis_url, options)
@@ -166,7 +166,13 @@ class RedisClient(QueueClient):
             engine.flusher.wake()
 
     def reject(
-        self, delivery: Delivery, requeue: bool = True, *, delay: float = 0.0, failure: Failure | None = None
+        self,
+        delivery: Delivery,
+        requeue: bool = True,
+        *,
+        delay: float = 0.0,
+        failure: Failure | None = None,
+        queue: str | None = None,
     ) -> None:
         """Hand back, retry or dead-letter the message in one atomic step on the server."""
         engine = self._running()
@@ -177,9 +183,9 @@ class RedisClient(QueueClient):
         elif failure is None:
             engine.settler.hand_back(delivery, delay)
         else:
-            engine.settler.retry(delivery, failure, delay)
+            engine.settler.retry(delivery, failure, delay, queue)
         if requeue and delay > 0:
-            engine.delayed(delivery.queue)
+            engine.delayed(queue or delivery.queue)
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Send the acknowledgements now; return True when none is left."""

@@ -70,12 +70,14 @@ class Link:
             connection.connect()
             self._adopt(connection)
             self._introduce()
-        except RedisAuthenticationError as exc:
+        except BaseException as exc:
+            self._connection = connection  # whatever it has opened by now
             self.close()
-            raise AuthenticationError(f"{self._options} refused the credentials: {exc}") from exc
-        except (RedisError, OSError) as exc:
-            self.close()
-            raise unreachable(exc, self._options) from exc
+            if isinstance(exc, RedisAuthenticationError):
+                raise AuthenticationError(f"{self._options} refused the credentials: {exc}") from exc
+            if isinstance(exc, RedisError | OSError):
+                raise unreachable(exc, self._options) from exc
+            raise
 
     def close(self) -> None:
         """Close the connection, if there is one. Never raises."""

@@ -43,6 +43,7 @@ class _State:
     meta: Mapping[str, str | int]
     delay: float = 0.0
     message_id: str = ""
+    target: str | None = None
 
 
 class Settler:
@@ -55,10 +56,13 @@ class Settler:
         """Return it to the queue, nothing counted."""
         self._settle(delivery, _handed_back(delivery.tag, delay))
 
-    def retry(self, delivery: Delivery, failure: Failure, delay: float) -> None:
-        """Write the copy for the next attempt."""
+    def retry(self, delivery: Delivery, failure: Failure, delay: float, queue: str | None) -> None:
+        """Write the copy for the next attempt, into ``queue`` when that is another one."""
         meta = {**failure.retry_headers(), REDELIVERED: 1}
-        self._settle(delivery, _State("retry", meta, delay, failure.task_id))
+        if queue is None or queue == delivery.queue:
+            self._settle(delivery, _State("retry", meta, delay, failure.task_id))
+        else:
+            self._settle(delivery, _State("move", meta, delay, failure.task_id, queue))
 
     def dead_letter(self, delivery: Delivery, failure: Failure | None) -> None:
         """Move it to the dead-letter queue."""
@@ -98,20 +102,21 @@ class Settler:
                 ledger.reopen(ticket)
         self._book(ticket, reply)
 
-    def _keys(self, queue: str) -> list[bytes]:
-        keys, dead = self._session.keys, self._session.queues.dead_letter_queue(queue)
-        return [keys.stream(queue), keys.delayed(queue), keys.stream(dead)]
+    def _keys(self, queue: str, target: str | None) -> list[bytes]:
+        keys = self._session.keys
+        away = target or self._session.queues.dead_letter_queue(queue)
+        return [keys.stream(queue), keys.delayed(target or queue), keys.stream(away)]
 
     def _command(self, ticket: Ticket, state: _State) -> Command:
         who = (self._session.options.group, self._session.consumer, ticket.entry_id)
         what = (state.mode, round(state.delay * 1_000_000), state.message_id)
-        return SETTLE(self._keys(ticket.ledger.queue), *who, *what, *encode_meta(state.meta))
+        return SETTLE(self._keys(ticket.ledger.queue, state.target), *who, *what, *encode_meta(state.meta))
 
     def _restore_command(self, delivery: Delivery, state: _State) -> Command:
         content = encode(delivery.body, delivery.headers, delivery.message_id or state.message_id or None)
         meta = {**delivery.meta, **state.meta} if state.mode == "back" else state.meta
         what = (delivery.tag.entry_id, state.mode, round(state.delay * 1_000_000))
-        keys, group = self._keys(delivery.queue), self._session.options.group
+        keys, group = self._keys(delivery.queue, state.target), self._session.options.group
         return RESTORE(keys, group, *what, *content, *encode_meta(meta))
 
     def _run(self, command: Command, ticket: Ticket) -> Any:

@@ -94,6 +94,16 @@ class SettlingTests(Backend):
         client.reject(receive_one(client, queue), requeue=True)
         assert receive_one(client, queue).attempts == 1
 
+    def test_a_retry_can_go_to_another_queue(self, client: QueueClient, queue: str) -> None:
+        """``reject(queue)`` moves the message with its counts into a queue that is created when missing."""
+        client.publish(queue, b"x", headers={"h": "1"}, message_id="m")
+        failure = a_failure(queue, attempts=2)
+        client.reject(receive_one(client, queue), requeue=True, failure=failure, queue=f"{queue}-other")
+        assert client.flush()
+        assert is_empty(client, queue)
+        moved = receive_one(client, f"{queue}-other")
+        assert (moved.body, dict(moved.headers), moved.message_id, moved.attempts) == (b"x", {"h": "1"}, "m", 2)
+
     def test_a_retry_leaves_one_message(self, client: QueueClient, queue: str) -> None:
         """After a retry the broker holds the message once."""
         client.publish(queue, b"x")

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Write the next state of a delivery, then remove it, in this order: a script does not roll back, so a copy that cannot be
 -- written leaves the delivery pending. Only for the consumer that holds it. allow-oom: a full Redis must be drained.
--- KEYS stream delayed dead | ARGV group consumer id mode(back retry dead) delay_us message_id field value...
+-- KEYS stream delayed away | ARGV group consumer id mode(back retry dead move) delay_us message_id field value...
 --   -> 1 done, 0 not held by this consumer, -1 the entry was deleted under its holder
 local stream, group, id, mode = KEYS[1], ARGV[1], ARGV[3], ARGV[4]
 local held = redis.pcall('XPENDING', stream, group, id, id, 1, ARGV[2])
@@ -31,16 +31,17 @@ for i = 7, #ARGV do fields[#fields + 1] = ARGV[i] end
 if #fields == 0 then fields = { 'body', '' } end
 
 local delay = tonumber(ARGV[5])
-if mode == 'dead' then
+local away = mode == 'dead' or mode == 'move'
+if away then
   local made = redis.pcall('XGROUP', 'CREATE', KEYS[3], group, '0', 'MKSTREAM')
   if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then return made end
-  redis.call('XADD', KEYS[3], '*', unpack(fields))
-elseif delay > 0 then
+end
+if delay > 0 then
   local time = redis.call('TIME')
   local due = string.format('%.0f', time[1] * 1000000 + time[2] + delay)
   redis.call('ZADD', KEYS[2], due, cmsgpack.pack({ id, fields }))
 else
-  redis.call('XADD', stream, '*', unpack(fields))
+  redis.call('XADD', away and KEYS[3] or stream, '*', unpack(fields))
 end
 redis.call('XACK', stream, group, id)
 redis.call('XDEL', stream, id)

@@ -1,0 +1,67 @@
+"""The side queue for messages that may be killing their workers.
+
+When a worker process dies, every task that it held is a suspect, and only one of them may be guilty. A suspect is moved
+to the queue ``<queue>.suspects``, from which a worker takes one message at a time and runs it alone: a process that
+dies then leaves no doubt. So an innocent neighbour runs once more by itself and is done, and a guilty message is found
+after ``max_crashes`` deaths.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from qbridge_core.client import QueueClient
+from qbridge_core.errors import QBridgeError
+from qbridge_core.message import Delivery
+
+_log: Final = logging.getLogger("qbridge.worker")
+_LOOK_EVERY: Final = 5.0
+_QUIET_POLL: Final = 0.01
+
+
+def suspects_queue(queue: str) -> str:
+    """The side queue of a queue."""
+    return f"{queue}.suspects"
+
+
+class Suspects:
+    """Looks for suspects now and then. ``take`` is called by one thread at a time, the rest by any.
+
+    Args:
+        client: the broker.
+        queue: the side queue.
+    """
+
+    def __init__(self, client: QueueClient, queue: str) -> None:
+        self._client = client
+        self.queue = queue
+        self._look_at = 0.0
+
+    def moved(self) -> None:
+        """A suspect was put into the side queue: look soon."""
+        self._look_at = 0.0
+
+    def take(self, is_quiet: Callable[[], bool], closed: threading.Event) -> Delivery | None:
+        """The next suspect, when there is one and nothing else runs here; None otherwise."""
+        if time.monotonic() < self._look_at:
+            return None
+        try:
+            # Counted first: a delivery that waits for the others to end would be charged when one of them kills us.
+            if self._client.stats(self.queue).ready and self._wait_until(is_quiet, closed):
+                for delivery in self._client.receive(self.queue, 1, 0.0):
+                    return delivery  # and look again at once when it is done
+        except QBridgeError as exc:
+            _log.debug("cannot look for suspects: %s", exc)
+        self._look_at = time.monotonic() + _LOOK_EVERY
+        return None
+
+    @staticmethod
+    def _wait_until(is_quiet: Callable[[], bool], closed: threading.Event) -> bool:
+        while not is_quiet():
+            if closed.wait(_QUIET_POLL):
+                return False
+        return True
