@@ -28,6 +28,13 @@ def shared_url(request: pytest.FixtureRequest) -> str:
     return quick(url)
 
 
+@pytest.fixture(params=["redis"])
+def counting_url(request: pytest.FixtureRequest) -> str:
+    """The URL of each of the run's brokers whose backend sees the death of a worker."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return quick(url)
+
+
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[Journal]:
     """The journal that the workers of this test share; they are killed after the test."""

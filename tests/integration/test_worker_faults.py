@@ -100,6 +100,31 @@ def test_sigterm_finishes_what_runs_and_hands_back_the_rest(
     assert set(journal.counts("start").values()) == {1}
 
 
+def test_g6_a_task_that_kills_its_worker_is_found_and_its_neighbours_go_free(
+    counting_url: str, unique_name: str, journal: Journal, start_worker: StartWorker
+) -> None:
+    """One pill among 500 tasks: it is dead-lettered after 3 deaths, and every other task is done."""
+    dead = f"{unique_name}-dead"
+    with connect(counting_url) as client:
+        client.declare(unique_name, dead)
+        client.send_many(unique_name, [{"id": n} for n in range(250)])
+        client.send(unique_name, {"id": "pill", "kill": True})
+        client.send_many(unique_name, [{"id": n} for n in range(250, 500)])
+        worker = start_worker(counting_url)
+
+        def over() -> bool:
+            nonlocal worker
+            if worker.poll() is not None:
+                worker = start_worker(counting_url)
+            return all_done(journal, 500) and client.stats(dead).ready > 0
+
+        wait_for(over, 90, "every task is done or dead-lettered", interval=0.1)
+        wait_for(lambda: empty(client, unique_name) and empty(client, f"{unique_name}.suspects"), 30, "nothing is left")
+        (letter,) = client.dead_letters(dead)
+        assert (letter.reason, letter.crashes, letter.source_queue) == (Reason.CRASHED, 3, unique_name)
+    assert journal.counts("start")["pill"] == 3
+
+
 def empty(client: QueueClient, queue: str) -> bool:
     """True when the queue holds nothing; False while the broker cannot say."""
     try:

@@ -1,14 +1,15 @@
 """A worker process for the fault tests: ``python worker_program.py URL QUEUE DEAD JOURNAL [TIMEOUT]``.
 
 The payload says what a task does: ``{"id": 1}`` returns after a few milliseconds, ``{"id": 1, "sleep": 3600}``
-sleeps, ``{"id": 1, "fail": true}`` raises. Each run appends ``start ID PID`` and ``done ID PID`` to the journal, so
-that a test can tell what happened from outside.
+sleeps, ``{"id": 1, "fail": true}`` raises, ``{"id": 1, "kill": true}`` kills the process. Each run appends
+``start ID PID`` and ``done ID PID`` to the journal, so that a test can tell what happened from outside.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import time
 
@@ -26,6 +27,8 @@ def main(url: str, queue: str, dead: str, journal: str, timeout: str = "10") -> 
 
     def handler(payload: dict[str, object]) -> None:
         note("start", payload["id"])
+        if payload.get("kill"):
+            os.kill(os.getpid(), signal.SIGKILL)
         if payload.get("fail"):
             raise ValueError("asked to fail")
         time.sleep(float(str(payload.get("sleep", 0.002))))

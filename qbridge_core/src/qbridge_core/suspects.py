@@ -21,6 +21,7 @@ from qbridge_core.message import Delivery
 _log: Final = logging.getLogger("qbridge.worker")
 _LOOK_EVERY: Final = 5.0
 _QUIET_POLL: Final = 0.01
+_WORK_SHARE: Final = 5.0
 
 
 def suspects_queue(queue: str) -> str:
@@ -47,17 +48,25 @@ class Suspects:
 
     def take(self, is_quiet: Callable[[], bool], closed: threading.Event) -> Delivery | None:
         """The next suspect, when there is one and nothing else runs here; None otherwise."""
-        if time.monotonic() < self._look_at:
+        began = time.monotonic()
+        if began < self._look_at:
             return None
         try:
             # Counted first: a delivery that waits for the others to end would be charged when one of them kills us.
-            if self._client.stats(self.queue).ready and self._wait_until(is_quiet, closed):
+            if self._has_some() and self._wait_until(is_quiet, closed):
                 for delivery in self._client.receive(self.queue, 1, 0.0):
                     return delivery  # and look again at once when it is done
         except QBridgeError as exc:
             _log.debug("cannot look for suspects: %s", exc)
-        self._look_at = time.monotonic() + _LOOK_EVERY
+        # Waiting for long tasks to end stops the work; a suspect that another worker holds must not cause it often.
+        now = time.monotonic()
+        self._look_at = now + max(_LOOK_EVERY, _WORK_SHARE * (now - began))
         return None
+
+    def _has_some(self) -> bool:
+        """True when a message is ready or held; its holder may be dead, which only ``receive`` finds out."""
+        stats = self._client.stats(self.queue)
+        return stats.ready + stats.in_flight > 0
 
     @staticmethod
     def _wait_until(is_quiet: Callable[[], bool], closed: threading.Event) -> bool:
