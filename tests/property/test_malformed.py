@@ -112,7 +112,7 @@ def _is_sendable(value: Any) -> bool:
     return True
 
 
-TIMES = st.integers(1_500_000_000_000, 2_000_000_000_000).map(lambda milliseconds: milliseconds / 1000)
+TIMES = st.integers(12_000_000_000, 16_000_000_000).map(lambda eighths: eighths / 8)
 FAILURES = st.builds(
     Failure,
     reason=st.sampled_from(Reason),
