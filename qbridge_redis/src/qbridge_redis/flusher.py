@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from redis.exceptions import ResponseError
@@ -71,7 +72,8 @@ class Flusher:
         backoff = Backoff()
         while True:
             with contextlib.suppress(QBridgeError, *LOST):
-                self._send_all(max(0.05, deadline - time.monotonic()))
+                waiting = [ledger for ledger in self._session.ledgers() if ledger.has_acks]
+                self._send(waiting, max(0.05, deadline - time.monotonic()))
             if all(ledger.wait_confirmed(deadline) for ledger in self._session.ledgers()):
                 return True
             if time.monotonic() >= deadline:
@@ -83,10 +85,11 @@ class Flusher:
         closing = self._session.closing
         while not closing.is_set():
             self._wanted.wait()
+            before = {ledger.queue: ledger.batches for ledger in self._session.ledgers()}
             closing.wait(_GATHER)
             self._wanted.clear()
             try:
-                self._send_all(self._session.options.connect_timeout)
+                self._send_idle(before)
                 backoff.reset()
             except (QBridgeError, *LOST) as exc:
                 log.info("acknowledgements have to wait: %s", exc)
@@ -96,16 +99,23 @@ class Flusher:
                 log.exception("the flusher goes on after an unexpected error")
                 closing.wait(backoff.next())
 
-    def _send_all(self, timeout: float) -> None:
-        ledgers = [ledger for ledger in self._session.ledgers() if ledger.has_acks]
+    def _send_idle(self, before: Mapping[str, int]) -> None:
+        """Send what no read has taken along meanwhile; where reads come, competing with them costs half the speed."""
+        waiting = [ledger for ledger in self._session.ledgers() if ledger.has_acks]
+        idle = [ledger for ledger in waiting if before.get(ledger.queue) == ledger.batches]
+        if len(idle) < len(waiting):
+            self._wanted.set()
+        self._send(idle, self._session.options.connect_timeout)
+
+    def _send(self, ledgers: Sequence[Ledger], timeout: float) -> None:
         if not ledgers:
             return
         with self._session.links.lease(timeout) as link:
             for ledger in ledgers:
-                while self._send(link, ledger):
+                while self._send_batch(link, ledger):
                     pass
 
-    def _send(self, link: Link, ledger: Ledger) -> bool:
+    def _send_batch(self, link: Link, ledger: Ledger) -> bool:
         """Send one batch; return whether to go on."""
         acks = ledger.take_acks()
         if not acks:

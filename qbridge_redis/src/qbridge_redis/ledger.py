@@ -54,6 +54,8 @@ class Ledger:
         self._held: dict[bytes, Ticket] = {}
         self._acks: deque[bytes] = deque()
         self._sending = 0
+        self.batches = 0
+        """How many batches of acknowledgements have been taken."""
         self._lock = threading.Lock()
         self._confirmed = threading.Condition(self._lock)
 
@@ -110,6 +112,7 @@ class Ledger:
         with self._lock:
             acks = [self._acks.popleft() for _ in range(min(MAX_ACKS, len(self._acks)))]
             self._sending += len(acks)
+            self.batches += 1
         return acks
 
     def confirm(self, acks: list[bytes]) -> None:

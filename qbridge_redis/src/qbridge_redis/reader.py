@@ -201,16 +201,17 @@ class Reader:
 
     def _exchange(self, read: Command, block: float) -> Any:
         """Send what is acknowledged and the next read in one write; the first reply does not wait for the second."""
+        limit = block + self._session.options.socket_timeout
         acks = self._ledger.take_acks()
         done = False
         try:
             self._link.send([acks_command(self._session, self._stream, acks), read] if acks else [read])
-            reply = self._link.read() if acks else None
+            reply = self._link.read(limit) if acks else None
             done = True
         finally:
             if acks and not finish_acks(self._ledger, acks, reply if done else None):
                 self._session.acks_waiting.set()
-        return self._link.read(block + self._session.options.socket_timeout)
+        return self._link.read(limit)
 
     def _read_command(self, count: int, block: int) -> Command:
         group, consumer = self._session.options.group, self._session.consumer
