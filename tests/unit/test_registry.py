@@ -163,6 +163,13 @@ def test_a_backend_with_a_wrong_hook_is_refused(install: Install, run: Run, code
     assert "qb-bad" in text
 
 
+def test_a_misspelled_hook_is_named(install: Install, run: Run) -> None:
+    """The author of a backend reads which name does not exist."""
+    install("qb-bad", "good", GOOD.replace("qbridge_backends", "qbridge_backend"))
+    _, text, _ = run(FAIL.format(url="good://")).split("|")
+    assert "'qbridge_backend'" in text
+
+
 def test_a_backend_is_imported_when_its_scheme_is_used(install: Install, run: Run) -> None:
     """Neither importing the core nor listing the backends imports one; connecting imports that one alone."""
     install("qb-good", "good", GOOD)
