@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import math
 import threading
 import time
@@ -94,15 +93,6 @@ def test_a_handler_that_cannot_take_a_payload_is_refused(client: MemoryClient, h
 def test_any_callable_with_one_argument_is_a_handler(client: MemoryClient, handler: Any) -> None:
     """Functions, classes, bound methods and builtins."""
     TaskManager(client, handler, "q", "d")
-
-
-@pytest.mark.parametrize(
-    "handler", [coroutine_function, AsyncCallable(), functools.partial(coroutine_function), AsyncCallable().__call__]
-)
-def test_an_async_handler_is_refused(client: MemoryClient, handler: Any) -> None:
-    """It would return without having done anything; the error shows the way out."""
-    with pytest.raises(ConfigurationError, match=r"asyncio\.run"):
-        TaskManager(client, handler, "q", "d")
 
 
 def test_a_hidden_coroutine_is_a_failure(client: MemoryClient) -> None:

@@ -166,6 +166,8 @@ class QueueClient(ABC):
     def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
         """Publish messages in order; return once all are confirmed. Backends pipeline this.
 
+        ``timeout`` counts anew for each part of the pipeline, so that a long sequence is no reason to fail.
+
         Raises:
             The errors of ``publish``, for the first message that failed; others of the call may have been published.
         """
@@ -245,7 +247,8 @@ class QueueClient(ABC):
         nothing for a delivery that is settled already.
 
         Raises:
-            DeliveryLostError: the broker took the delivery back; it will be delivered again.
+            DeliveryLostError: the broker took the delivery back and will deliver it again. A backend that can still
+                remove the message does that instead: its work is done.
             NotConnectedError: ``disconnect`` was called.
         """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import os
@@ -9,12 +10,13 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self, TypeGuard
 
 from qbridge_core.client import QueueClient, worker_identity
+from qbridge_core.coroutines import AsyncHandler
 from qbridge_core.envelope import DEFAULT_MAX_MESSAGE_BYTES
 from qbridge_core.errors import (
     ConfigurationError,
@@ -51,7 +53,8 @@ class TaskManager:
     Args:
         queue_client: a connected client; the manager never disconnects it.
         handler: called as ``handler(payload)`` in one of the worker threads; it must be thread-safe if
-            ``max_workers`` is not 1, and raise an exception when the task failed. What it returns is ignored.
+            ``max_workers`` is not 1, and raise an exception when the task failed. What it returns is ignored. An
+            ``async def`` handler runs on an event loop that all workers share, and is cancelled at its timeout.
         input_queue: where the tasks come from; created when missing.
         dead_letter_queue: where failed tasks go; created when missing.
         max_retries: how often to retry after the first failed run.
@@ -220,7 +223,8 @@ class TaskManager:
         give_up = threading.Event()
         settler = Settler(self._client, self._rules, self._lifecycle, self._tally, give_up, suspects)
         intake = Intake(self._client, self._input_queue, self._max_workers, poll_timeout, suspects)
-        job = Job(self._handler, intake, settler, self._lifecycle, self._task_timeout, self._max_message_bytes)
+        handler = AsyncHandler(self._handler) if _is_async(self._handler) else self._handler
+        job = Job(handler, intake, settler, self._lifecycle, self._task_timeout, self._max_message_bytes)
         self._session = _Session(
             self._client, job, self._input_queue, self._max_workers, self._max_abandoned, self._grace_period, give_up
         )
@@ -339,6 +343,8 @@ class _Session:
             self._job.settler.hand_back(run.delivery)
         for delivery in self._job.intake.left_over():
             self._job.settler.hand_back(delivery)
+        if isinstance(self._job.handler, AsyncHandler):
+            self._job.handler.close()
         self._flush()
 
     def _flush(self) -> None:
@@ -383,10 +389,6 @@ def _checked_client(client: object) -> QueueClient:
 def _checked_handler(handler: object) -> Callable[..., object]:
     if not callable(handler):
         raise ConfigurationError(f"handler must be callable as handler(payload), not {handler!r}")
-    if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__):
-        raise ConfigurationError(
-            "async handlers are not supported; wrap the call: lambda payload: asyncio.run(f(payload))"
-        )
     try:
         inspect.signature(handler).bind(None)
     except TypeError as exc:
@@ -394,6 +396,12 @@ def _checked_handler(handler: object) -> Callable[..., object]:
     except ValueError:
         pass  # some builtins have no signature to look at
     return handler
+
+
+def _is_async(handler: Callable[..., object]) -> TypeGuard[Callable[..., Coroutine[Any, Any, object]]]:
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
 
 
 def _checked_crashes(value: object) -> int:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from qbridge_core.context import HandlerTimeout, current_run
+from qbridge_core.coroutines import AsyncHandler
 from qbridge_core.envelope import MalformedTaskError, read_task
 from qbridge_core.errors import NotConnectedError, TooManyStuckTasksError
 from qbridge_core.intake import Intake
@@ -80,10 +81,16 @@ class Worker(threading.Thread):
         self.pool.worker_ended(self, error)
 
     def interrupt(self) -> None:
-        """Raise HandlerTimeout in this thread at its next bytecode; a thread that waits in C is not reached.
+        """Cancel the coroutine that this thread waits for, or raise HandlerTimeout in it at its next bytecode.
+
+        A thread that waits in C is not reached.
 
         Source: Python/C API, PyThreadState_SetAsyncExc.
         """
+        handler = self._job.handler
+        if isinstance(handler, AsyncHandler) and self.running is not None:
+            handler.cancel(self.running)
+            return
         with self._ending:  # a thread that has ended may have left its identifier to an innocent one
             if not self._ended and self.ident is not None:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident), ctypes.py_object(HandlerTimeout))

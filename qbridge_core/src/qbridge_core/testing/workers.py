@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import Counter
@@ -130,6 +131,38 @@ class WorkerTests(Backend):
         assert interrupted.wait(WAIT)
         assert report[Outcome.TIMED_OUT] == 1
         assert seen == [("loop", 1, queue_name, False), True]
+
+    def test_an_async_handler_runs_many_at_once_and_is_cancelled(
+        self, client: QueueClient, queue_name: str, dead: str
+    ) -> None:
+        """Coroutines run ``max_workers`` at a time, fail like functions, and are cancelled at their timeout."""
+        together: list[int] = []
+        cancelled = threading.Event()
+        running = 0
+
+        async def handler(payload: str) -> None:
+            nonlocal running
+            if payload == "bad":
+                raise ValueError("always")
+            if payload == "stuck":
+                try:
+                    await asyncio.sleep(3600)
+                except asyncio.CancelledError:
+                    cancelled.set()
+                    raise
+            running += 1
+            together.append(running)
+            assert current_task().queue == queue_name
+            await asyncio.sleep(0.01)
+            running -= 1
+
+        client.declare(queue_name, dead)
+        client.send_many(queue_name, ["stuck", "bad", *(f"good-{n}" for n in range(20))])
+        manager = TaskManager(client, handler, queue_name, dead, max_retries=0, task_timeout=1.0, max_workers=4)
+        report = manager.run_until_idle(30.0)
+        assert (report.succeeded, report[Outcome.FAILED], report[Outcome.TIMED_OUT]) == (20, 1, 1)
+        assert cancelled.wait(WAIT)
+        assert 2 <= max(together) <= 4
 
     def test_stop_hands_back_what_was_not_started(
         self, make_client: MakeClient, client: QueueClient, queue_name: str, dead: str

@@ -1,0 +1,111 @@
+"""Runs ``async def`` handlers: each worker waits for its coroutine on one event loop in a thread of its own.
+
+So a coroutine has the same rules as a function (timeout, retries, fencing, ``max_workers`` at once), and one that is
+too late is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, Final
+
+from qbridge_core.context import current_run
+from qbridge_core.run import Run
+
+_ANSWER_TIME: Final = 1.0
+_CLOSE_TIME: Final = 1.0
+
+
+class AsyncHandler:
+    """A coroutine function as a handler for worker threads. Thread-safe.
+
+    Args:
+        function: called as ``function(payload)``; what it returns is awaited.
+    """
+
+    def __init__(self, function: Callable[[Any], Coroutine[Any, Any, object]]) -> None:
+        self._function = function
+        self._lock = threading.Lock()
+        self._loop: _LoopThread | None = None
+        self._futures: dict[Run | None, Future[object]] = {}
+
+    def __call__(self, payload: Any) -> object:
+        """Run the coroutine for this payload and wait for it."""
+        run = current_run.get()
+        future = asyncio.run_coroutine_threadsafe(self._function(payload), self._working_loop().loop)
+        self._futures[run] = future
+        try:
+            if run is not None and run.cancelled:
+                future.cancel()  # the cancellation came before there was a future to cancel
+            return future.result()
+        finally:
+            del self._futures[run]
+
+    def cancel(self, run: Run) -> None:
+        """Cancel the coroutine of a run, if it still runs."""
+        future = self._futures.get(run)
+        if future is not None:
+            future.cancel()
+        with self._lock:
+            if self._loop is not None:
+                self._loop.ask()
+
+    def close(self) -> None:
+        """Cancel what runs and end the loop; one that does not answer is left behind."""
+        with self._lock:
+            loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.close()
+
+    def _working_loop(self) -> _LoopThread:
+        """The loop, or a new one when a coroutine blocks it: otherwise one mistake would stop all other tasks."""
+        with self._lock:
+            if self._loop is None or not self._loop.answers:
+                self._loop = _LoopThread()
+            return self._loop
+
+
+class _LoopThread:
+    """An event loop in a daemon thread."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._asked_at: float | None = None
+        self._thread = threading.Thread(target=self._run, name="qbridge-asyncio", daemon=True)
+        self._thread.start()
+
+    @property
+    def answers(self) -> bool:
+        """False when the loop has left a question unanswered for too long."""
+        asked_at = self._asked_at
+        return asked_at is None or time.monotonic() - asked_at < _ANSWER_TIME
+
+    def ask(self) -> None:
+        """Find out whether the loop still turns."""
+        if self._asked_at is None:
+            self._asked_at = time.monotonic()
+            self.loop.call_soon_threadsafe(self._answer)
+
+    def close(self) -> None:
+        """Cancel all tasks and end the thread, if it can be reached."""
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(_CLOSE_TIME)
+
+    def _answer(self) -> None:
+        self._asked_at = None
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_forever()
+            tasks = asyncio.all_tasks(self.loop)
+            for task in tasks:
+                task.cancel()
+            self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        finally:
+            self.loop.close()

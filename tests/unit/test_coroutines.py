@@ -1,0 +1,155 @@
+"""``async def`` handlers: awaited, cancelled, and never able to stop the others for good."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from qbridge_core import Outcome, Reason, TaskManager, current_task
+from qbridge_memory import MemoryClient
+from support.wait import wait_for
+
+done: list[object] = []
+
+
+async def remember(payload: object, where: list[object] = done) -> None:
+    """Note the payload after a turn of the loop."""
+    await asyncio.sleep(0)
+    where.append(payload)
+
+
+class Remembering:
+    """A callable object whose call is a coroutine."""
+
+    def __init__(self, where: list[object]) -> None:
+        self.where = where
+
+    async def __call__(self, payload: object) -> None:
+        """Note the payload."""
+        await remember(payload, self.where)
+
+
+@pytest.fixture
+def client() -> Iterator[MemoryClient]:
+    """A connected client with the queues ``q`` and ``dead``."""
+    with MemoryClient() as client:
+        client.declare("q", "dead")
+        yield client
+
+
+@pytest.mark.parametrize("kind", ["partial", "object", "method"])
+def test_g10_every_kind_of_coroutine_function_is_awaited(client: MemoryClient, kind: str) -> None:
+    """Partials, callable objects and their bound calls do their work, like plain ``async def`` functions."""
+    where: list[object] = []
+    handlers: dict[str, Any] = {
+        "partial": functools.partial(remember, where=where),
+        "object": Remembering(where),
+        "method": Remembering(where).__call__,
+    }
+    client.send("q", kind)
+    assert TaskManager(client, handlers[kind], "q", "dead", max_workers=1).run_until_idle(10.0).succeeded == 1
+    assert where == [kind]
+
+
+def test_g10_a_coroutine_sees_its_task(client: MemoryClient) -> None:
+    """``current_task`` works inside a coroutine, also after it has awaited something."""
+    seen: list[str] = []
+
+    async def handler(payload: object) -> None:
+        await asyncio.sleep(0.001)
+        seen.append(current_task().task_id)
+
+    client.send("q", 1, task_id="mine")
+    TaskManager(client, handler, "q", "dead", max_workers=1).run_until_idle(10.0)
+    assert seen == ["mine"]
+
+
+def test_g10_a_coroutine_that_is_too_late_is_cancelled(client: MemoryClient) -> None:
+    """The timeout ends the coroutine itself, so no thread and no task is left behind."""
+    cancelled = threading.Event()
+
+    async def handler(payload: object) -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            cancelled.set()
+
+    client.send("q", 1)
+    before = threading.active_count()
+    manager = TaskManager(client, handler, "q", "dead", max_retries=0, task_timeout=0.1, max_workers=1)
+    assert manager.run_until_idle(10.0)[Outcome.TIMED_OUT] == 1
+    assert cancelled.wait(10.0)
+    wait_for(lambda: threading.active_count() <= before)
+
+
+def test_g10_a_coroutine_that_cancels_itself_has_failed(client: MemoryClient) -> None:
+    """A ``CancelledError`` that nobody asked for is an exception like any other."""
+
+    async def handler(payload: object) -> None:
+        raise asyncio.CancelledError
+
+    client.send("q", 1)
+    report = TaskManager(client, handler, "q", "dead", max_retries=0, max_workers=1).run_until_idle(10.0)
+    assert report[Outcome.FAILED] == 1
+    assert client.dead_letters("dead")[0].reason is Reason.FAILED
+
+
+def test_g10_a_coroutine_that_blocks_the_loop_does_not_stop_the_others_for_good(client: MemoryClient) -> None:
+    """A blocking call in one coroutine costs its own task; later tasks get a loop that works."""
+    release = threading.Event()
+
+    async def handler(payload: str) -> None:
+        if payload == "blocks" and current_task().attempt == 1:
+            release.wait(30.0)
+        await asyncio.sleep(0)
+
+    client.send_many("q", ["blocks", *(f"good-{n}" for n in range(10))])
+    manager = TaskManager(client, handler, "q", "dead", max_retries=20, task_timeout=0.3, max_workers=1)
+    try:
+        with manager:
+            wait_for(lambda: manager.report().succeeded == 10, 20.0, "the good tasks are done")
+    finally:
+        release.set()
+
+
+def test_g16_stopping_cancels_what_does_not_end_in_time(client: MemoryClient) -> None:
+    """A coroutine that is still running after the grace period is cancelled, and its message handed back."""
+    started, cancelled = threading.Event(), threading.Event()
+
+    async def handler(payload: object) -> None:
+        started.set()
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            cancelled.set()
+
+    client.send("q", 1)
+    with TaskManager(client, handler, "q", "dead", max_workers=1, task_timeout=60.0, grace_period=0.1):
+        assert started.wait(10.0)
+    assert cancelled.wait(10.0)
+    assert client.stats("q").ready == 1
+
+
+def test_coroutines_run_at_once_up_to_max_workers(client: MemoryClient) -> None:
+    """Waiting coroutines overlap: five of them can wait for one another, and a sixth does not start."""
+    all_here = asyncio.Event()
+    together = 0
+    most = 0
+
+    async def handler(payload: object) -> None:
+        nonlocal together, most
+        together += 1
+        most = max(most, together)
+        if together == 5:
+            all_here.set()
+        await asyncio.wait_for(all_here.wait(), 10.0)
+        together -= 1
+
+    client.send_many("q", range(10))
+    assert TaskManager(client, handler, "q", "dead", max_workers=5).run_until_idle(30.0).succeeded == 10
+    assert most == 5
