@@ -341,7 +341,7 @@ class QueueClient(ABC):
         self.ack(delivery)
 
     def _hand_back(self, deliveries: Sequence[Delivery]) -> None:
-        for delivery in deliveries:
+        for delivery in reversed(deliveries):  # where each goes to the front, this keeps their order
             self.reject(delivery, requeue=True)
 
     # ------------------------------------------------------------------ context manager

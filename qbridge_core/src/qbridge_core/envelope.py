@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 from qbridge_core.message import MAX_ID_CHARS
@@ -24,7 +24,7 @@ class Task:
         task_id: the producer's id, or ``None``.
     """
 
-    payload: Any
+    payload: Any = field(repr=False)
     task_id: str | None
 
 

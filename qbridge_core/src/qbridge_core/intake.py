@@ -47,6 +47,13 @@ class Intake:
         self._pause = 0.0
         self._suspects = suspects
         self._alone: Delivery | None = None
+        self.ending = False
+        """Set it to let nothing more out, before ``close``; a plain attribute, so that a signal handler can."""
+
+    @property
+    def closed(self) -> bool:
+        """True after ``close``."""
+        return self._closed.is_set()
 
     def open(self) -> None:
         """Start the consumer."""
@@ -54,6 +61,7 @@ class Intake:
 
     def close(self) -> None:
         """Let no more deliveries out and wake the reader. May be called again, to wake a reader that was late."""
+        self.ending = True
         self._closed.set()
         try:
             self._client.unsubscribe(self._queue)
@@ -66,7 +74,7 @@ class Intake:
         Raises:
             NotConnectedError: somebody disconnected the client.
         """
-        if self._ready and not self._closed.is_set():
+        if self._ready and not self.ending:
             try:
                 return self._ready.popleft()
             except IndexError:
@@ -89,7 +97,7 @@ class Intake:
             self._reading.release()
 
     def _take_or_read(self) -> Delivery | None:
-        while not self._closed.is_set():
+        while not self.ending:
             if not self._ready:
                 if self._suspects is not None and (suspect := self._suspects.take(self._is_quiet, self._closed)):
                     self._alone = suspect  # whoever takes it keeps the right to read until done

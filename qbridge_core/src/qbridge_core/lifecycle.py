@@ -31,6 +31,8 @@ class Lifecycle:
     """
 
     def __init__(self, plugins: Sequence[object]) -> None:
+        if isinstance(plugins, str) or not isinstance(plugins, Sequence):
+            raise ConfigurationError(f"plugins must be a sequence of objects with hooks, not {plugins!r}")
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(hookspecs)
         try:
@@ -56,7 +58,7 @@ class Lifecycle:
         def call(**arguments: object) -> None:
             try:
                 hook(**arguments)
-            except Exception:  # noqa: BLE001 - a plugin is foreign code
+            except BaseException:  # noqa: BLE001 - a plugin is foreign code, and a test's `fail` no Exception
                 _log.exception("a plugin's %s raised; the task is not affected", name)
 
         return call

@@ -37,7 +37,8 @@ _log: Final = logging.getLogger("qbridge.manager")
 _IDLE_POLL: Final = 0.02
 _DRAIN_POLL: Final = 0.2
 _FLUSH_TIMEOUT: Final = 5.0
-_LONGEST_SLEEP: Final = 3600.0  # the platform's own limit on waiting is far away, but finite
+# A signal that arrives just before the wait begins does not interrupt it; its handler runs when the wait is over.
+_LONGEST_SLEEP: Final = 0.5
 DEFAULT_GRACE_PERIOD: Final = 25.0
 DEFAULT_MAX_ABANDONED: Final = 100
 
@@ -180,7 +181,8 @@ class TaskManager:
         if self._session is not None:
             return self._wait_until_idle(deadline, timeout)
         with self:
-            return self._wait_until_idle(deadline, timeout)
+            self._wait_until_idle(deadline, timeout)
+        return self.report()
 
     def report(self) -> RunReport:
         """What happened since the manager was created."""
@@ -291,11 +293,13 @@ class _Session:
 
     def request_stop(self) -> None:
         """Begin to stop; may be called from any thread and from a signal handler."""
+        self._job.intake.ending = True
         self._stop_requests = max(1, self._stop_requests)
         self._wakeups.put(None)
 
     def request_stop_by_signal(self) -> None:
         """Begin to stop, or end the grace period when already stopping."""
+        self._job.intake.ending = True
         self._stop_requests += 1
         self._wakeups.put(None)
 
@@ -310,8 +314,8 @@ class _Session:
         _log.info("worker %s consumes %s", worker, self._queue, extra={"queue": self._queue})
         try:
             self._job.intake.open()
-            self._pool.start()
             self._job.lifecycle.worker_started(queue=self._queue, worker=worker)
+            self._pool.start()
             while not self._stop_requests and self._pool.error is None:
                 self._sleep(self._pool.expire())
             self._job.intake.close()
@@ -341,7 +345,7 @@ class _Session:
                 extra=run.log_fields(),
             )
             self._job.settler.hand_back(run.delivery)
-        for delivery in self._job.intake.left_over():
+        for delivery in reversed(self._job.intake.left_over()):  # each goes to the front: this keeps their order
             self._job.settler.hand_back(delivery)
         if isinstance(self._job.handler, AsyncHandler):
             self._job.handler.close()
@@ -380,7 +384,9 @@ def _signals(session: _Session) -> Iterator[None]:
 
 def _checked_client(client: object) -> QueueClient:
     if not isinstance(client, QueueClient):
-        raise ConfigurationError(f"queue_client must be a QueueClient (see qbridge_core.connect), not {client!r}")
+        raise ConfigurationError(
+            f"queue_client must be a QueueClient (see qbridge_core.connect), not a {type(client).__name__}"
+        )
     if not client.connected:
         raise NotConnectedError("the queue client is not connected; call its connect() before creating a TaskManager")
     return client
@@ -389,6 +395,8 @@ def _checked_client(client: object) -> QueueClient:
 def _checked_handler(handler: object) -> Callable[..., object]:
     if not callable(handler):
         raise ConfigurationError(f"handler must be callable as handler(payload), not {handler!r}")
+    if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
+        raise ConfigurationError("handler is a generator function (it has a yield): calling it would run nothing")
     try:
         inspect.signature(handler).bind(None)
     except TypeError as exc:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from qbridge_core.errors import PayloadError
 
@@ -34,6 +34,8 @@ WORKER: Final = HEADER_PREFIX + "worker"
 MAX_ID_CHARS: Final = 255
 MAX_EXCEPTION_MESSAGE_CHARS: Final = 1_000
 MAX_TRACEBACK_CHARS: Final = 8_000
+# A count that anybody may have written must still fit into a signed 64-bit header when one is added to it.
+_MAX_COUNT: Final = 2**62
 
 NO_HEADERS: Final[Mapping[str, Any]] = MappingProxyType({})
 """One shared empty mapping: a new one per message would cost on the hot path."""
@@ -64,7 +66,7 @@ class Message:
         message_id: unique for each published message, at most 255 characters; ``None`` leaves it out.
     """
 
-    body: bytes
+    body: bytes = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=_no_headers)
     message_id: str | None = None
 
@@ -102,21 +104,28 @@ def check_headers(headers: Mapping[str, str] | None) -> Mapping[str, str]:
     Raises:
         PayloadError: a name or a value is not a string, or a name starts with ``x-qbridge-``.
     """
+    if headers is None:
+        return NO_HEADERS
+    if not isinstance(headers, Mapping):
+        raise PayloadError(f"headers must be a mapping of strings, not {type(headers).__name__}")
     if not headers:
         return NO_HEADERS
     for name, value in headers.items():
-        if (
-            not isinstance(name, str)
-            or not 0 < len(name.encode()) <= MAX_ID_CHARS
-            or name.lower().startswith(HEADER_PREFIX)
-        ):
+        if not _is_text(name) or not 0 < len(name.encode()) <= MAX_ID_CHARS or name.lower().startswith(HEADER_PREFIX):
             raise PayloadError(
                 f"header name {name!r} is not allowed: use a string of 1 to {MAX_ID_CHARS} bytes "
                 f"without the prefix {HEADER_PREFIX!r}"
             )
         if not isinstance(value, str):
             raise PayloadError(f"the value of header {name!r} must be a string, not {type(value).__name__}")
+        if not _is_text(value):
+            raise PayloadError(f"the value of header {name!r} has a character that UTF-8 cannot express")
     return headers
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """True for a string that UTF-8 can express, which a lone surrogate cannot be."""
+    return isinstance(value, str) and value == value.encode("utf-8", "replace").decode("utf-8")
 
 
 @dataclass(slots=True, eq=False)
@@ -193,7 +202,7 @@ class Failure:
         """The headers that a copy for another attempt must carry so that any worker can go on counting."""
         headers: dict[str, str | int] = {
             ATTEMPTS: self.attempts,
-            FIRST_FAILED_AT: int(self.first_failed_at * 1000),
+            FIRST_FAILED_AT: round(self.first_failed_at * 1000),
             TASK_ID: self.task_id,
         }
         if self.crashes:
@@ -209,8 +218,8 @@ class Failure:
             EXCEPTION_TYPE: self.exception_type,
             EXCEPTION_MESSAGE: self.exception_message,
             TRACEBACK: self.traceback,
-            FIRST_FAILED_AT: int(self.first_failed_at * 1000),
-            LAST_FAILED_AT: int(self.last_failed_at * 1000),
+            FIRST_FAILED_AT: round(self.first_failed_at * 1000),
+            LAST_FAILED_AT: round(self.last_failed_at * 1000),
             SOURCE_QUEUE: self.source_queue,
             TASK_ID: self.task_id,
             WORKER: self.worker,
@@ -245,7 +254,7 @@ class DeadLetter:
         last_failed_at: Unix time in seconds, ``None`` when unknown.
     """
 
-    body: bytes
+    body: bytes = field(repr=False)
     headers: Mapping[str, Any]
     reason: Reason
     exception_type: str
@@ -281,14 +290,16 @@ class DeadLetter:
 
 def meta_text(meta: Mapping[str, Any], name: str) -> str:
     """A QBridge header as text; "" when it is missing. Foreign bytes never raise."""
-    value = meta.get(name, "")
+    value = meta.get(name)
+    if value is None:
+        return ""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def meta_int(meta: Mapping[str, Any], name: str) -> int:
     """A QBridge header as a count; 0 when it is missing, negative or no number (anybody can write headers)."""
     try:
-        return max(0, int(meta.get(name, 0)))
+        return min(max(0, int(meta.get(name, 0))), _MAX_COUNT)
     except (TypeError, ValueError, OverflowError):
         return 0
 

@@ -26,7 +26,7 @@ class Problem:
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
         try:
             message = str(exc)
-        except Exception:  # noqa: BLE001 - the text comes from foreign code
+        except BaseException:  # noqa: BLE001 - the text comes from foreign code
             message = "(the exception's text could not be read)"
         frames = exc.__traceback__.tb_next if exc.__traceback__ else None
         text = "".join(traceback.format_exception(kind, exc, frames)) if frames else ""

@@ -7,6 +7,7 @@ scheme is first used: one that is broken or missing never touches another.
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from importlib import metadata
 from types import ModuleType
 from typing import Final
@@ -81,11 +82,12 @@ def backends() -> dict[str, str]:
 
 def _factory(scheme: str) -> BackendFactory:
     with _lock:
-        if scheme in _registered:
-            return _registered[scheme]
-        if scheme not in _loaded:
-            _loaded[scheme] = _load(scheme)
-        return _loaded[scheme]
+        found = _registered.get(scheme) or _loaded.get(scheme)
+    if found is None:
+        found = _load(scheme)  # without the lock: what is imported may ask the registry something itself
+        with _lock:
+            found = _loaded.setdefault(scheme, found)
+    return found
 
 
 def _load(scheme: str) -> BackendFactory:
@@ -134,7 +136,9 @@ def _factories(plugin: ModuleType, entry: metadata.EntryPoint) -> dict[str, Back
         answers = manager.hook.qbridge_backends()
     except Exception as exc:
         raise BackendLoadError(f"{_distribution(entry)} is not a working QBridge backend: {exc}") from exc
-    return {scheme: factory for answer in answers for scheme, factory in answer.items()}
+    if len(answers) != 1 or not isinstance(answers[0], Mapping) or not all(map(callable, answers[0].values())):
+        raise BackendLoadError(f"the qbridge_backends hook of {_distribution(entry)} must return scheme -> factory")
+    return dict(answers[0])
 
 
 def _distribution(entry: metadata.EntryPoint) -> str:

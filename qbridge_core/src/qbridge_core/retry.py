@@ -5,6 +5,7 @@ The delays are handed to the broker, which holds the message: no worker sleeps, 
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Final, Protocol, TypeGuard, runtime_checkable
 
 from qbridge_core.errors import ConfigurationError
 
+_log: Final = logging.getLogger("qbridge.worker")
 # Of our own: drawing from the shared generator would change what a program with a fixed seed gets.
 _random: Final = random.Random()  # noqa: S311 - it spreads load and hides nothing
 
@@ -29,7 +31,12 @@ def require_seconds(name: str, value: object, *, positive: bool = False) -> floa
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int that is too large for a float
+        return False
 
 
 @runtime_checkable
@@ -105,8 +112,8 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         if isinstance(self.max_retries, bool) or not isinstance(self.max_retries, int) or self.max_retries < 0:
             raise ConfigurationError(f"max_retries must be an integer of at least 0, not {self.max_retries!r}")
-        if not isinstance(self.backoff, Backoff):
-            raise ConfigurationError(f"backoff must have a delay(attempt) method; {self.backoff!r} has none")
+        if isinstance(self.backoff, type) or not isinstance(self.backoff, Backoff):
+            raise ConfigurationError(f"backoff must be an object with a delay(attempt) method, not {self.backoff!r}")
         if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in self.dead_letter_on):
             raise ConfigurationError(f"dead_letter_on must hold exception classes, not {self.dead_letter_on!r}")
 
@@ -116,4 +123,10 @@ class RetryPolicy:
 
     def next_delay(self, attempts: int) -> float | None:
         """Seconds until the next attempt after ``attempts`` failed ones; ``None`` when there is none."""
-        return None if attempts > self.max_retries else max(0.0, self.backoff.delay(attempts))
+        if attempts > self.max_retries:
+            return None
+        try:
+            return require_seconds("the backoff's delay", self.backoff.delay(attempts))
+        except Exception:  # noqa: BLE001 - a backoff is foreign code; the task must be retried all the same
+            _log.exception("the backoff cannot be used; retrying at once")
+            return 0.0

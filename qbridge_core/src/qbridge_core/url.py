@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from qbridge_core.errors import InvalidURLError, UnknownOptionError
+
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")  # RFC 3986, section 3.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,7 @@ class BrokerURL:
         if not isinstance(url, str):
             raise InvalidURLError(f"a broker URL must be a string, not {type(url).__name__}")
         scheme, separator, _ = url.partition("://")
-        if not separator or not scheme:
+        if not separator or not _SCHEME.fullmatch(scheme):
             raise InvalidURLError(
                 "a broker URL looks like scheme://host:port/path, for example redis://localhost:6379/0"
             )
@@ -46,6 +50,10 @@ class BrokerURL:
         except ValueError:
             # urllib's error can quote a part of the URL that is really a password: not even the cause may show it.
             raise InvalidURLError(f"the {scheme}:// URL cannot be read: check its port and its query") from None
+        if "@" in parts.path:
+            raise InvalidURLError(
+                f"the {scheme}:// URL has an '@' after a '/': write %2F for a '/' in a user or password"
+            )
         query = dict(pairs)
         if len(query) != len(pairs):
             raise InvalidURLError(f"the {scheme}:// URL gives an option twice")

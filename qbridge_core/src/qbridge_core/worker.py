@@ -72,7 +72,11 @@ class Worker(threading.Thread):
                 self._first()
                 self._first = None
             while not self.abandoned and (delivery := self._job.intake.take()) is not None:
-                self._handle(delivery)
+                try:
+                    self._handle(delivery)
+                finally:
+                    if not self.abandoned:  # otherwise its replacement does
+                        self._job.intake.done(delivery)
         except BaseException as exc:  # noqa: BLE001 - the supervisor raises it
             # An interrupt can arrive when the handler has just ended and the thread is on its way out.
             error = None if self.abandoned else exc
@@ -101,18 +105,22 @@ class Worker(threading.Thread):
             task = read_task(delivery.body, job.max_message_bytes)
         except MalformedTaskError as exc:
             job.settler.malformed(delivery, exc)
-            job.intake.done(delivery)
             return
         task_id = task.task_id or meta_text(delivery.meta, TASK_ID) or delivery.message_id or str(uuid.uuid4())
         if delivery.crashes and not job.settler.admit(delivery, task_id):
-            job.intake.done(delivery)
             return
         run = self.running = Run(delivery, task_id, job.task_timeout)
+        if job.intake.closed:
+            # Too late to start. The pool, which closes first and then takes over what runs, does not miss it either.
+            if run.claim():
+                self.running = None
+                job.settler.hand_back(delivery)
+            return
         current_run.set(run)
         job.lifecycle.task_started(queue=delivery.queue, task_id=task_id, attempt=run.attempt)
         error: BaseException | None = None
         try:
-            _refuse_awaitable(job.handler(task.payload))
+            _refuse_unstarted(job.handler(task.payload))
         except BaseException as exc:  # noqa: BLE001 - whatever a handler raises is its failure
             error = exc
         self._finish(run, time.monotonic() - run.started_at, error)
@@ -138,15 +146,17 @@ class Worker(threading.Thread):
             settler.succeeded(run, duration)
         else:
             settler.failed(run, error)
-        self._job.intake.done(run.delivery)
 
 
-def _refuse_awaitable(result: object) -> None:
-    """A coroutine that nobody awaits would look like a success without any work done."""
-    if result is not None and inspect.isawaitable(result):
-        if inspect.iscoroutine(result):
-            result.close()
-        raise TypeError("the handler returned an awaitable that would never run; return the result itself")
+def _refuse_unstarted(result: object) -> None:
+    """A coroutine or generator that nobody runs would look like a success without any work done."""
+    if result is None:
+        return
+    if inspect.iscoroutine(result) or inspect.isgenerator(result):
+        result.close()
+    elif not inspect.isawaitable(result) and not inspect.isasyncgen(result):
+        return
+    raise TypeError(f"the handler returned a {type(result).__name__} that would never run; return the result itself")
 
 
 class WorkerPool:

@@ -75,16 +75,18 @@ class MemoryBroker:
         Raises:
             UnroutableError: the queue does not exist.
         """
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + min(timeout, threading.TIMEOUT_MAX)
         with self._lock:
             queue = self._existing(name)
             while True:
                 now = time.monotonic()
                 self._release_due(queue, now)
-                if queue.ready or cancelled() or now >= deadline:
+                if cancelled():  # before looking: what comes back from a client that left is not for that client
+                    return []
+                if queue.ready or now >= deadline:
                     return self._hand_out(queue, limit, owner)
                 wake = min(deadline, queue.delayed[0][0]) if queue.delayed else deadline
-                queue.changed.wait(max(0.0, wake - now))
+                queue.changed.wait(min(max(0.0, wake - now), threading.TIMEOUT_MAX))
 
     def remove(self, name: str, token: int) -> bool:
         """Forget a message in flight; False when it is not in flight any more."""
@@ -140,7 +142,7 @@ class MemoryBroker:
         """The first ready messages, left where they are; none for a queue that does not exist."""
         with self._lock:
             queue = self._queues.get(name)
-            return list(itertools.islice(queue.ready, limit)) if queue else []
+            return list(itertools.islice(queue.ready, max(0, limit))) if queue else []
 
     def purge(self, name: str) -> int:
         """Delete the ready messages; return how many there were."""

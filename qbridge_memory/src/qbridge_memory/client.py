@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from qbridge_core import (
@@ -46,7 +47,7 @@ def reset(name: str | None = None) -> None:
         if name is None:
             _brokers.clear()
         else:
-            _brokers.pop(name, None)
+            _brokers.pop(name.lower(), None)  # URL hosts have no case
 
 
 def _broker_named(name: str) -> MemoryBroker:
@@ -129,7 +130,7 @@ class MemoryClient(QueueClient):
     ) -> None:
         """Publish one message; it is in the queue on return."""
         del timeout
-        self._put(queue, [Message(body, check_headers(headers), message_id)], delay)
+        self._put(queue, [Message(body, headers or NO_HEADERS, message_id)], delay)
 
     def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
         """Publish all messages or none."""
@@ -188,7 +189,7 @@ class MemoryClient(QueueClient):
 
     def _put(self, queue: str, messages: Iterable[Message], delay: float) -> None:
         self._require_connection()
-        stored = [StoredMessage(_bytes(m.body), m.headers, m.message_id, NO_HEADERS) for m in messages]
+        stored = [StoredMessage(_bytes(m.body), _copy(m.headers), m.message_id, NO_HEADERS) for m in messages]
         self._broker.put(queue, stored, delay)
 
     def _move(self, delivery: Delivery, target: str, meta: Mapping[str, Any], task_id: str, delay: float) -> bool:
@@ -243,6 +244,11 @@ def _checked(queue: str) -> str:
     if not isinstance(queue, str) or not queue:
         raise ConfigurationError(f"a queue name must be a non-empty string, not {queue!r}")
     return queue
+
+
+def _copy(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """The headers as they are now: the producer may go on to change its own."""
+    return MappingProxyType(dict(checked)) if (checked := check_headers(headers)) else NO_HEADERS
 
 
 def _bytes(body: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,15 @@ def eventually(condition: Callable[[], T], timeout: float = WAIT, message: str =
         if time.monotonic() > deadline:
             pytest.fail(message or f"still {value!r} after {timeout:g} s")
         time.sleep(0.01)
+
+
+def disconnect_in_time(client: QueueClient) -> None:
+    """Disconnect; fail when that hangs."""
+    thread = threading.Thread(target=client.disconnect, daemon=True)
+    thread.start()
+    thread.join(WAIT)
+    if thread.is_alive():
+        pytest.fail("disconnect hangs")
 
 
 class Backend:
@@ -62,7 +72,7 @@ class Backend:
 
         yield make
         for client in clients:
-            client.disconnect()
+            disconnect_in_time(client)
 
     @pytest.fixture
     def client(self, make_client: MakeClient) -> QueueClient:

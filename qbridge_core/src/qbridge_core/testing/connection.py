@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 
 from qbridge_core import Delivery, NotConnectedError, QueueClient, UnknownOptionError, connect
-from qbridge_core.testing.base import WAIT, Backend, MakeClient, eventually, receive_one
+from qbridge_core.testing.base import WAIT, Backend, MakeClient, disconnect_in_time, eventually, receive_one
 
 
 class ConnectionTests(Backend):
@@ -52,7 +52,7 @@ class ConnectionTests(Backend):
 
         threading.Thread(target=wait, daemon=True).start()
         assert not ended.wait(0.2), "receive did not wait for a message"
-        client.disconnect()
+        disconnect_in_time(client)
         assert ended.wait(WAIT), "receive still blocks after disconnect"
 
     def test_concurrent_disconnects_and_acks_end(self, client: QueueClient, queue: str) -> None:
