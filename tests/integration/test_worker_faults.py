@@ -132,3 +132,27 @@ def empty(client: QueueClient, queue: str) -> bool:
     except TransientError:
         return False
     return stats.ready == stats.in_flight == stats.delayed == 0
+
+
+@pytest.mark.parametrize("kind", ["rabbitmq", "redis"])
+def test_g14_reset_and_vanished_connections_need_no_restart(
+    request: pytest.FixtureRequest, kind: str, unique_name: str, journal: Journal, start_worker: StartWorker
+) -> None:
+    """Connections cut by a reset, and cut again while new ones are refused: the running worker does every task."""
+    url = request.getfixturevalue("amqp_url" if kind == "rabbitmq" else "redis_url")
+    proxy = request.getfixturevalue("tcp_proxy")(url)
+    with connect(url) as client:
+        client.declare(unique_name, f"{unique_name}-dead")
+        client.send_many(unique_name, [{"id": n} for n in range(TASKS)])
+        worker = start_worker(quick(proxy.through(url)))
+        wait_for(lambda: len(journal.counts("done")) > 100, 60, "the worker gets going")
+        proxy.reset()
+        wait_for(lambda: len(journal.counts("done")) > 400, 60, "the worker goes on after a reset")
+        proxy.refuse()
+        proxy.reset()
+        assert not all_done(journal), "the connection was cut too late to prove anything"
+        proxy.pass_through()
+        wait_for(lambda: all_done(journal), 60, "every task is done")
+        wait_for(lambda: empty(client, unique_name), 60, "the queue is empty at the end")
+        assert client.stats(f"{unique_name}-dead").ready == 0
+    assert worker.poll() is None

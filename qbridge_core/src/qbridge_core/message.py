@@ -36,6 +36,7 @@ MAX_EXCEPTION_MESSAGE_CHARS: Final = 1_000
 MAX_TRACEBACK_CHARS: Final = 8_000
 # A count that anybody may have written must still fit into a signed 64-bit header when one is added to it.
 _MAX_COUNT: Final = 2**62
+_END_OF_TIME: Final = 253_402_300_800_000  # year 10,000 in milliseconds: no real clock wrote more
 
 NO_HEADERS: Final[Mapping[str, Any]] = MappingProxyType({})
 """One shared empty mapping: a new one per message would cost on the hot path."""
@@ -307,7 +308,7 @@ def meta_int(meta: Mapping[str, Any], name: str) -> int:
 def meta_time(meta: Mapping[str, Any], name: str) -> float | None:
     """A QBridge time header (milliseconds) as Unix time in seconds; None when it is missing or no number."""
     milliseconds = meta_int(meta, name)
-    return milliseconds / 1000 if milliseconds else None
+    return milliseconds / 1000 if 0 < milliseconds < _END_OF_TIME else None
 
 
 def _reason(meta: Mapping[str, Any]) -> Reason:

@@ -1,0 +1,100 @@
+"""Queues and messages that QBridge did not make: nothing is lost, nothing is changed."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+from typing import Any
+
+import pika
+import pytest
+
+from qbridge_core import Reason, TaskManager, UnroutableError
+from qbridge_rabbitmq import RabbitMQClient
+from support.wait import wait_for
+
+
+@pytest.fixture
+def channel(amqp_url: str) -> Iterator[Any]:
+    """A channel of plain pika."""
+    connection = pika.BlockingConnection(pika.URLParameters(amqp_url))
+    yield connection.channel()
+    connection.close()
+
+
+def test_g12_a_plain_classic_queue_without_a_dead_letter_route_loses_nothing(
+    amqp_url: str, channel: Any, unique_name: str
+) -> None:
+    """Somebody else's classic queue is used as it is, and a rejected message is found with its bytes and headers."""
+    headers = {"n": 7, "nested": {"a": [1, True, None]}, "when": datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)}
+    properties = pika.BasicProperties(
+        headers=headers, content_type="application/json", correlation_id="c", expiration="60000", delivery_mode=1
+    )
+    channel.queue_declare(unique_name, durable=True)
+    channel.basic_publish("", unique_name, b'{"payload": "bad"}', properties)
+
+    def handler(payload: object) -> None:
+        raise ValueError("always")
+
+    dead = f"{unique_name}-dead"
+    with RabbitMQClient(rabbitmq_url=amqp_url) as client:
+        TaskManager(client, handler, unique_name, dead, max_retries=1, max_workers=1).run_until_idle(30.0)
+        (letter,) = client.dead_letters(dead)
+        assert (letter.body, letter.reason, letter.attempts) == (b'{"payload": "bad"}', Reason.FAILED, 2)
+    _, found, body = channel.basic_get(dead, auto_ack=True)
+    assert body == b'{"payload": "bad"}'
+    assert {name: found.headers[name] for name in headers} == headers
+    assert (found.content_type, found.correlation_id) == ("application/json", "c")
+    assert (found.delivery_mode, found.expiration) == (2, None), "it must neither expire nor die with the broker"
+    channel.queue_declare(unique_name, durable=True)  # still the same queue: other arguments would be refused
+
+
+def test_g12_what_another_consumer_rejects_arrives_too(amqp_url: str, channel: Any, unique_name: str) -> None:
+    """A broker-side reject on a queue of QBridge's lands in its dead-letter queue, and says where it came from."""
+    dead = f"{unique_name}-dead"
+    with RabbitMQClient(rabbitmq_url=amqp_url) as client:
+        client.declare(unique_name, dead)
+        client.publish(unique_name, b"x", headers={"h": "1"})
+        method, _, _ = channel.basic_get(unique_name)
+        channel.basic_reject(method.delivery_tag, requeue=False)
+        (letter,) = wait_for(lambda: client.dead_letters(dead), 20.0, "the letter arrives")
+        assert (letter.body, dict(letter.headers), letter.reason) == (b"x", {"h": "1"}, Reason.REJECTED)
+        assert letter.source_queue == unique_name
+        assert client.replay(dead) == 1
+        assert client.receive(unique_name, 1, 10.0)[0].body == b"x"
+
+
+def test_g2_a_dead_letter_queue_that_was_deleted_is_made_again(amqp_url: str, channel: Any, unique_name: str) -> None:
+    """A message whose dead-letter queue is missing is not dropped: the queue is created when it is needed."""
+    dead = f"{unique_name}-dead"
+    with RabbitMQClient(rabbitmq_url=amqp_url) as client:
+        client.declare(unique_name, dead)
+        client.publish(unique_name, b"x")
+        channel.queue_delete(dead)
+        client.reject(client.receive(unique_name, 1, 10.0)[0], requeue=False)
+        assert [letter.body for letter in client.dead_letters(dead)] == [b"x"]
+
+
+def test_g14_a_queue_deleted_under_a_running_worker_is_made_again(
+    amqp_url: str, channel: Any, unique_name: str
+) -> None:
+    """The broker cancels the consumer of a deleted queue; the worker declares it anew and goes on."""
+    done: list[object] = []
+    dead = f"{unique_name}-dead"
+
+    def queue_is_back() -> bool:
+        try:
+            client.send(unique_name, 2)
+        except UnroutableError:
+            return False
+        return True
+
+    with (
+        RabbitMQClient(rabbitmq_url=amqp_url) as client,
+        TaskManager(client, done.append, unique_name, dead, max_workers=2),
+    ):
+        client.send(unique_name, 1)
+        wait_for(lambda: done == [1], 20.0, "the worker works")
+        channel.queue_delete(unique_name)
+        wait_for(queue_is_back, 20.0, "the queue is back")
+        wait_for(lambda: 2 in done, 20.0, "the worker goes on")
