@@ -407,9 +407,14 @@ def test_a_manager_can_be_started_again(client: MemoryClient) -> None:
 
 def in_background(manager: TaskManager, action: Callable[[], None]) -> None:
     """Do something while the manager runs, and wait for the end of its workers."""
+
+    def works() -> bool:
+        return any(thread.name == "qbridge-worker" for thread in threading.enumerate())
+
     with manager:
+        wait_for(works, 10.0)
         action()
-        wait_for(lambda: all(thread.name != "qbridge-worker" for thread in threading.enumerate()), 10.0)
+        wait_for(lambda: not works(), 10.0)
 
 
 def test_a_client_that_was_disconnected_meanwhile_is_an_error(client: MemoryClient) -> None:
