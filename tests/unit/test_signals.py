@@ -74,7 +74,7 @@ SIGNALS = [signal.SIGTERM, signal.SIGINT]
 SHORT = """
 def handler(payload):
     started.set()
-    time.sleep(0.3)
+    time.sleep(1)
 """
 STUCK = """
 def handler(payload):

@@ -6,12 +6,11 @@ import functools
 import inspect
 import logging
 import os
-import queue
 import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Final, Self, TypeGuard
 
@@ -31,14 +30,14 @@ from qbridge_core.outcome import RunReport, Tally
 from qbridge_core.retry import IMMEDIATELY, Backoff, RetryPolicy, require_seconds
 from qbridge_core.settle import Rules, Settler
 from qbridge_core.suspects import Suspects, suspects_queue
+from qbridge_core.wakeup import Wakeup
 from qbridge_core.worker import Handler, Job, WorkerPool
 
 _log: Final = logging.getLogger("qbridge.manager")
 _IDLE_POLL: Final = 0.02
 _DRAIN_POLL: Final = 0.2
 _FLUSH_TIMEOUT: Final = 5.0
-# A signal that arrives just before the wait begins does not interrupt it; its handler runs when the wait is over.
-_LONGEST_SLEEP: Final = 0.5
+_LONGEST_SLEEP: Final = 3600.0  # the platform's own limit on waiting is far away, but finite
 DEFAULT_GRACE_PERIOD: Final = 25.0
 DEFAULT_MAX_ABANDONED: Final = 100
 
@@ -149,6 +148,7 @@ class TaskManager:
             with _signals(session):
                 session.run()
         finally:
+            session.wakeup.close()
             self._session = None
 
     def stop(self) -> None:
@@ -214,6 +214,8 @@ class TaskManager:
             session.run()
         except BaseException as exc:  # noqa: BLE001 - raised again by __exit__
             self._background_error = exc
+        finally:
+            session.wakeup.close()
 
     def _open_session(self, poll_timeout: float) -> _Session:
         if self._session is not None:
@@ -285,23 +287,22 @@ class _Session:
         self._queue = input_queue
         self._grace_period = grace_period
         self._give_up = give_up
-        # SimpleQueue.put is reentrant, so a signal handler may call it at any moment; Event.set and Condition are not.
-        self._wakeups: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self.wakeup = Wakeup()
         self._stop_requests = 0
-        self._pool = WorkerPool(job, workers, max_abandoned, self._wakeups)
+        self._pool = WorkerPool(job, workers, max_abandoned, self.wakeup)
         self._thread: int | None = None
 
     def request_stop(self) -> None:
         """Begin to stop; may be called from any thread and from a signal handler."""
         self._job.intake.ending = True
         self._stop_requests = max(1, self._stop_requests)
-        self._wakeups.put(None)
+        self.wakeup.notify()
 
     def request_stop_by_signal(self) -> None:
         """Begin to stop, or end the grace period when already stopping."""
         self._job.intake.ending = True
         self._stop_requests += 1
-        self._wakeups.put(None)
+        self.wakeup.notify()
 
     def owns_current_thread(self) -> bool:
         """True in the supervisor's and the workers' threads."""
@@ -359,8 +360,7 @@ class _Session:
             _log.warning("the last settlements did not reach the broker: %s", exc)
 
     def _sleep(self, seconds: float) -> None:
-        with suppress(queue.Empty):
-            self._wakeups.get(timeout=min(max(0.0, seconds), _LONGEST_SLEEP))
+        self.wakeup.wait(min(seconds, _LONGEST_SLEEP))
 
 
 @contextmanager
@@ -375,9 +375,11 @@ def _signals(session: _Session) -> Iterator[None]:
         session.request_stop_by_signal()
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous_fd = signal.set_wakeup_fd(session.wakeup.fileno(), warn_on_full_buffer=False)
     try:
         yield
     finally:
+        signal.set_wakeup_fd(previous_fd)
         for number, handler in previous.items():
             signal.signal(number, handler)
 

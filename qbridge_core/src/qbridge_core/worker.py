@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import inspect
 import logging
-import queue
 import sys
 import threading
 import time
@@ -28,6 +27,7 @@ from qbridge_core.lifecycle import Lifecycle
 from qbridge_core.message import TASK_ID, Delivery, meta_text
 from qbridge_core.run import Run
 from qbridge_core.settle import Settler
+from qbridge_core.wakeup import Wakeup
 
 _log: Final = logging.getLogger("qbridge.worker")
 Handler = Callable[[Any], object]
@@ -168,13 +168,13 @@ class WorkerPool:
         job: what the workers do.
         size: how many.
         max_abandoned: with more threads than this stuck in their handlers the pool has an ``error``.
-        wakeups: gets an item whenever the supervisor should look at the pool again.
+        wakeup: notified whenever the supervisor should look at the pool again.
     """
 
-    def __init__(self, job: Job, size: int, max_abandoned: int, wakeups: queue.SimpleQueue[None]) -> None:
+    def __init__(self, job: Job, size: int, max_abandoned: int, wakeup: Wakeup) -> None:
         self._job = job
         self._size = size
-        self._wakeups = wakeups
+        self._wakeup = wakeup
         self._lock = threading.Lock()
         self._workers: set[Worker] = set()
         self._abandoned: set[Worker] = set()
@@ -227,7 +227,7 @@ class WorkerPool:
             self.error = error
             if not isinstance(error, NotConnectedError):
                 _log.error("a worker thread broke", exc_info=error)
-        self._wakeups.put(None)
+        self._wakeup.notify()
 
     def _abandon(self, worker: Worker, run: Run) -> None:
         stack = sys._current_frames().get(worker.ident or 0)
