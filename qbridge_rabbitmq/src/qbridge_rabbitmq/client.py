@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -35,6 +36,7 @@ from qbridge_core.message import (
     meta_time,
 )
 from qbridge_rabbitmq import browse, delays, headers
+from qbridge_rabbitmq.lane import DELETION_PAUSE
 from qbridge_rabbitmq.life import Arrival
 from qbridge_rabbitmq.options import Endpoint, Options
 from qbridge_rabbitmq.publisher import LARGE, Outgoing
@@ -43,6 +45,8 @@ from qbridge_rabbitmq.topology import Topology
 
 _MAX_NAME: Final = 255
 _WINDOW: Final = 500
+# For what the broker adds to the headers of a message, and for the reason when it becomes a dead letter.
+_ROOM: Final = 4_000
 _UNSUBSCRIBE_TIMEOUT: Final = 2.0
 _BARRIER_TIMEOUT: Final = 2.0
 _SUFFIX: Final = len(delays.name("", delays.LEVELS))
@@ -291,6 +295,8 @@ class RabbitMQClient(QueueClient):
             session.send([Outgoing("", queue, properties, arrival.body)])
         except UnroutableError:
             # Deleted under us. Whoever declared it, the message must not be lost with it.
+            if session.existing_lane(queue) is not None:
+                time.sleep(DELETION_PAUSE)
             self.declare(queue)
             session.send([Outgoing("", queue, properties, arrival.body)])
 
@@ -342,7 +348,7 @@ def _outgoing(queue: str, message: Message) -> Outgoing:
     if message_id is not None and (not isinstance(message_id, str) or len(message_id.encode()) > MAX_ID_CHARS):
         raise PayloadError(f"a message_id must be a string of at most {MAX_ID_CHARS} bytes")
     properties = headers.fresh(message.headers, message_id)
-    if not headers.fits(properties):
+    if not headers.fits(properties, _ROOM):
         raise MessageTooLargeError(f"the headers of a message for {queue!r} do not fit into one frame")
     return Outgoing("", queue, properties, body)
 

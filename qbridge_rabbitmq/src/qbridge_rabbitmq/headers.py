@@ -122,9 +122,13 @@ def copy(raw: bytes, ours: Mapping[str, str | int], message_id: str = "") -> byt
     delete it or have it refused, travel under names of our own. ``message_id`` is used where the original has none.
     When it would not fit into a frame the traceback and the exception message are left out.
     """
-    fields = split(raw)
-    pieces = [entry for name, entry in _entries(fields.get(HEADERS)) if _is_kept(name)]
-    pieces += _carried(fields)
+    try:
+        fields = split(raw)
+    except MalformedTableError:
+        fields = {}
+    entries, unreadable = _cut(fields.get(HEADERS))
+    pieces = [entry for name, entry in entries if _is_kept(name)]
+    pieces += _carried(fields, entries)
     if MESSAGE_ID not in fields and 0 < len(message_id.encode()) <= 255:
         fields[MESSAGE_ID] = _short(message_id.encode())
     fields.pop(EXPIRATION, None)
@@ -133,7 +137,7 @@ def copy(raw: bytes, ours: Mapping[str, str | int], message_id: str = "") -> byt
     result = b""
     for left_out in ((), (TRACEBACK,), (TRACEBACK, EXCEPTION_MESSAGE)):
         added = [_entry(name, value) for name, value in ours.items() if name not in left_out]
-        fields[HEADERS] = _table(b"".join((*pieces, *added)))
+        fields[HEADERS] = _table(b"".join((*pieces, *added, unreadable)))
         result = join(fields)
         if fits(result):
             break
@@ -143,8 +147,9 @@ def copy(raw: bytes, ours: Mapping[str, str | int], message_id: str = "") -> byt
 def copy_as_is(raw: bytes) -> bytes:
     """The properties of a copy that differs only in what the broker counts."""
     fields = split(raw)
-    entries = [entry for name, entry in _entries(fields.get(HEADERS)) if name not in _COUNTS]
-    return join({**fields, HEADERS: _table(b"".join(entries)), DELIVERY_MODE: _PERSISTENT})
+    entries, unreadable = _cut(fields.get(HEADERS))
+    kept = [entry for name, entry in entries if name not in _COUNTS]
+    return join({**fields, HEADERS: _table(b"".join((*kept, unreadable))), DELIVERY_MODE: _PERSISTENT})
 
 
 def death(raw: bytes) -> dict[str, Any]:
@@ -170,9 +175,9 @@ def delivery_count(raw: bytes) -> int:
     return value if isinstance(value, int) else 0
 
 
-def fits(raw: bytes) -> bool:
-    """Whether the properties fit into one frame, as they must."""
-    return len(raw) <= _MAX_PROPERTIES
+def fits(raw: bytes, room: int = 0) -> bool:
+    """Whether the properties fit into one frame, as they must, with room for more."""
+    return len(raw) + room <= _MAX_PROPERTIES
 
 
 # ---------------------------------------------------------------------- properties
@@ -232,8 +237,8 @@ def _entry(name: str, value: str | int) -> bytes:
     return key + b"S" + _UINT32.pack(len(text)) + text
 
 
-def _carried(fields: Mapping[int, bytes]) -> Iterator[bytes]:
-    for name, entry in _entries(fields.get(HEADERS)):
+def _carried(fields: Mapping[int, bytes], entries: list[tuple[str, bytes]]) -> Iterator[bytes]:
+    for name, entry in entries:
         if name == "CC":
             yield _short(_CARRIED_CC.encode()) + entry[1 + entry[0] :]
     for bit, name in ((EXPIRATION, _CARRIED_EXPIRATION), (USER_ID, _CARRIED_USER_ID)):
@@ -290,6 +295,17 @@ def _entries(table: bytes | None) -> Iterator[tuple[str, bytes]]:
         name = _text(table[start + 1 : offset])
         offset = _value_end(table, offset)
         yield name, table[start:offset]
+
+
+def _cut(table: bytes | None) -> tuple[list[tuple[str, bytes]], bytes]:
+    """The entries of a table as far as they can be read, and the rest."""
+    entries: list[tuple[str, bytes]] = []
+    try:
+        entries.extend(_entries(table))
+    except MalformedTableError:
+        readable = 4 + sum(len(entry) for _, entry in entries)
+        return entries, (table or b"")[readable:]
+    return entries, b""
 
 
 def _value_end(data: bytes, offset: int) -> int:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from pika import spec
+from pika import exceptions, spec
 from pika.channel import Channel
 
 from qbridge_rabbitmq import errors
@@ -21,6 +21,10 @@ from qbridge_rabbitmq.wire import Connection, raw_properties
 _log: Final = logging.getLogger("qbridge.rabbitmq")
 _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 3.0
+# RabbitMQ 3.10 confuses its consumers when a quorum queue is declared anew within milliseconds of its deletion: it
+# neither cancels them nor passes on what it delivers to them.
+DELETION_PAUSE: Final = 1.0
+_RENEW_AFTER: Final = 20
 _consumers = itertools.count(1)
 Restore = Callable[[str, Callable[[BaseException | None], None]], None]
 """Creates a queue again if it is one of ours, else looks whether it is there; calls back with what is wrong."""
@@ -99,6 +103,9 @@ class Lane:
         self._gets: deque[GetRequest] = deque()
         self._getting = False
         self._failures = 0
+        self._confirmed = ""  # the consumer that the broker has confirmed
+        self._arrived = False
+        self._idle = 0
         self._barriers: list[Callable[[], None]] = []
         self._barrier_sent: list[Callable[[], None]] = []
 
@@ -106,7 +113,7 @@ class Lane:
     def in_flight(self) -> int:
         """Deliveries here that the broker waits for, whether somebody has taken them or not."""
         life = self.life
-        return len(life.unsettled) if life is not None else 0
+        return life.in_flight if life is not None else 0
 
     def interrupt(self) -> None:
         """In any thread: wake a blocked receive."""
@@ -162,12 +169,11 @@ class Lane:
         self.buffer.put(None)
         if not channel.connection.is_open:
             return
-        if self.prefetch:
+        if isinstance(reason, exceptions.ChannelClosedByClient):
+            self._io.later(0.0, self._pursue)
+        elif self.prefetch:
             _log.warning("the consumer of %r ended: %s", self.queue, errors.reply_text(reason))
-            if errors.is_missing(reason):
-                self._restore(self.queue, self._on_restored)
-            else:
-                self._try_again()
+            self._try_again()
 
     # ------------------------------------------------------------------ consuming
 
@@ -194,6 +200,7 @@ class Lane:
 
         def deliver(channel: Channel, method: Any, properties: spec.BasicProperties, body: bytes) -> None:
             del channel
+            self._arrived = True
             number = method.delivery_tag
             unsettled[number] = None
             put(Arrival(life, number, method.redelivered, raw_properties(properties), body))
@@ -202,7 +209,8 @@ class Lane:
         life.channel.basic_consume(self.queue, deliver, consumer_tag=consumer, callback=self._on_consume_ok)
 
     def _on_consume_ok(self, frame: Any) -> None:
-        del frame
+        self._confirmed = frame.method.consumer_tag
+        self._arrived = True
         self._failures = 0
         self.missing = None
 
@@ -222,13 +230,39 @@ class Lane:
             self._on_cancel_ok(frame)
         elif self.prefetch:
             _log.warning("the broker cancelled the consumer of %r; trying to consume again", self.queue)
-            self._restore(self.queue, self._on_restored)
+            self._io.later(DELETION_PAUSE, self._restore_queue)
+
+    def idle_consumer(self) -> str:
+        """The consumer, if it has brought nothing since the last call; "" otherwise."""
+        arrived, self._arrived = self._arrived, False
+        if arrived:
+            self._idle = 0
+        return "" if arrived or self._cancelled or self._confirmed != self._consumer else self._consumer
+
+    def examined(self, consumer: str, count: int, error: BaseException | None) -> None:
+        """The broker was asked how many consumers the queue of an idle consumer has."""
+        if consumer != self._consumer or self._cancelled or self.life is None or not self.life.channel.is_open:
+            return
+        self._idle += 1
+        if errors.is_missing(error) or (error is None and count == 0):
+            _log.warning("the broker has lost the consumer of %r; consuming again", self.queue)
+            self._consumer = ""
+            self.life.channel.basic_cancel(consumer)
+            self._restore_queue()
+        elif self._idle >= _RENEW_AFTER and not self.life.unsettled:
+            # A broker may have lost a consumer that it counts (see DELETION_PAUSE). A new channel heals that, and for
+            # one that has had nothing to do for long it costs nothing.
+            self._idle = 0
+            self.life.channel.close()
 
     def _try_again(self) -> None:
         """After a pause, look whether the queue is there and consume again."""
         pause = min(_FIRST_PAUSE * 2**self._failures, _LONGEST_PAUSE)
         self._failures = min(self._failures + 1, 10)
-        self._io.later(pause, lambda: self._restore(self.queue, self._on_restored))
+        self._io.later(pause, self._restore_queue)
+
+    def _restore_queue(self) -> None:
+        self._restore(self.queue, self._on_restored)
 
     def _on_restored(self, error: BaseException | None) -> None:
         # Consuming from a queue that is missing would end the channel and with it all that is unsettled on it.

@@ -78,9 +78,9 @@ class Life:
         self._returned.append(number)
 
     @property
-    def pending(self) -> bool:
-        """Whether settlements wait for the next flush."""
-        return bool(self._finished or self._returned)
+    def in_flight(self) -> int:
+        """Deliveries that are neither acknowledged nor about to be."""
+        return max(0, len(self.unsettled) - len(self._finished))
 
     # ------------------------------------------------------------------ I/O thread
 

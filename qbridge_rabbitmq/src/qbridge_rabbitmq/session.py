@@ -32,6 +32,7 @@ _CLOSE_TIMEOUT: Final = 3.0
 _FIRST_PAUSE: Final = 0.01
 _LONGEST_PAUSE: Final = 0.1
 _PATIENCE: Final = 2.0
+_WATCH_EVERY: Final = 3.0
 
 
 class Session:
@@ -63,6 +64,7 @@ class Session:
         self.io.start()
         self.io.post(self._consuming.open)
         self.io.post(self._publishing.open)
+        self.io.post(self._watch)
         try:
             self._opened.result(self._options.connect_timeout)
         except TimeoutError as exc:
@@ -106,9 +108,7 @@ class Session:
     def _on_consuming_up(self, connection: Connection) -> None:
         self._topology.connected(_version(connection))
         self.admin.up(connection)
-        restored: Future[None] = Future()
-        restored.add_done_callback(lambda _: self._lanes_up(connection))
-        self.admin.submit(self._topology.restore_all(), restored)
+        self._submit(self._topology.restore_all(), lambda _: self._lanes_up(connection))
         self._check_opened()
 
     def _lanes_up(self, connection: Connection) -> None:
@@ -291,9 +291,31 @@ class Session:
 
     def _restore(self, queue: str, done: Callable[[BaseException | None], None]) -> None:
         """In the I/O thread: see that the queue exists."""
-        restored: Future[None] = Future()
-        restored.add_done_callback(lambda future: done(future.exception()))
-        self.admin.submit(self._topology.restore(queue), restored)
+        self._submit(self._topology.restore(queue), lambda future: done(future.exception()))
+
+    def _watch(self) -> None:
+        """In the I/O thread, now and then: look after consumers that bring nothing."""
+        self.io.later(_WATCH_EVERY, self._watch)
+        if self._consuming.connection is None or self.closing:
+            return
+        for lane in self._all_lanes():
+            consumer = lane.idle_consumer()
+            if consumer:
+                self._examine(lane, consumer)
+
+    def _examine(self, lane: Lane, consumer: str) -> None:
+        def answered(future: Future[int]) -> None:
+            error = future.exception()
+            lane.examined(consumer, future.result() if error is None else 0, error)
+
+        self._submit(self._topology.consumers(lane.queue), answered)
+
+    def _submit(self, steps: Steps[T], done: Callable[[Future[T]], None]) -> None:
+        """In the I/O thread: a request that nobody waits for; it must not block those of others for ever."""
+        future: Future[T] = Future()
+        future.add_done_callback(done)
+        self.io.later(self._options.request_timeout, lambda: self.admin.give_up(future))
+        self.admin.submit(steps, future)
 
     def _join(self, lane: Lane) -> None:
         if self._consuming.connection is not None:

@@ -120,6 +120,11 @@ class Topology:
             raise
         return int(answer.method.message_count)
 
+    def consumers(self, queue: str) -> Steps[int]:
+        """How many consumers a queue has; it fails when the queue is missing."""
+        answer = yield _passive_queue(queue)
+        return int(answer.method.consumer_count)
+
     def count_delayed(self, queue: str) -> Steps[int]:
         """Messages in the delay levels of a queue, those that other clients created included."""
         total = level = 0

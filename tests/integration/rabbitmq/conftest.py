@@ -1,0 +1,43 @@
+"""What the tests of the RabbitMQ backend share: clients, and a plain pika channel for the other side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pika
+import pytest
+
+from qbridge_rabbitmq import RabbitMQClient
+
+MakeClient = Callable[..., RabbitMQClient]
+
+
+@pytest.fixture
+def make_client() -> Iterator[MakeClient]:
+    """Make connected clients: `make_client(url, option=value)`; all are disconnected after the test."""
+    clients: list[RabbitMQClient] = []
+
+    def make(url: str, **options: object) -> RabbitMQClient:
+        client = RabbitMQClient(url, **options)
+        clients.append(client)
+        client.connect()
+        return client
+
+    yield make
+    for client in clients:
+        client.disconnect()
+
+
+@pytest.fixture
+def client(make_client: MakeClient, amqp_url: str) -> RabbitMQClient:
+    """A client connected to the run's broker."""
+    return make_client(amqp_url)
+
+
+@pytest.fixture
+def channel(amqp_url: str) -> Iterator[Any]:
+    """A channel of plain pika."""
+    connection = pika.BlockingConnection(pika.URLParameters(amqp_url))
+    yield connection.channel()
+    connection.close()

@@ -1,0 +1,149 @@
+"""Properties of messages are cut and spliced as bytes: whatever a producer wrote survives a copy."""
+
+from __future__ import annotations
+
+import struct
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+from pika import spec
+
+from qbridge_rabbitmq import headers
+
+MILLISECONDS = 1_764_000_000_000
+EVERY_TYPE = {
+    "bool": (b"t\x01", True),
+    "int8": (b"b\xff", -1),
+    "uint8": (b"B\xff", 255),
+    "int16": (b"s\xff\xfe", -2),
+    "uint16": (b"u\xff\xfe", 65_534),
+    "int32": (b"I" + struct.pack(">i", -7), -7),
+    "uint32": (b"i" + struct.pack(">I", 2**32 - 1), 2**32 - 1),
+    "int64": (b"l" + struct.pack(">q", -(2**40)), -(2**40)),
+    "float": (b"f" + struct.pack(">f", 0.5), 0.5),
+    "double": (b"d" + struct.pack(">d", 1.1), 1.1),
+    "decimal": (b"D\x02" + struct.pack(">i", -12_345), Decimal("-123.45")),
+    "text": (b"S" + struct.pack(">I", 3) + "aü".encode(), "aü"),
+    "not text": (b"S" + struct.pack(">I", 2) + b"\xff\xfe", b"\xff\xfe"),
+    "bytes": (b"x" + struct.pack(">I", 2) + b"\x00\x01", b"\x00\x01"),
+    "seconds": (b"T" + struct.pack(">Q", 1_700_000_000), datetime.fromtimestamp(1_700_000_000, UTC)),
+    "milliseconds": (b"T" + struct.pack(">Q", MILLISECONDS), MILLISECONDS),
+    "nothing": (b"V", None),
+    "list": (b"A" + struct.pack(">I", 3) + b"t\x00V", [False, None]),
+    "table": (b"F" + struct.pack(">I", 4) + b"\x01at\x01", {"a": True}),
+}
+
+
+def entry(name: str, value: bytes) -> bytes:
+    """One entry of a table, from its name and its type and value."""
+    return bytes((len(name.encode()),)) + name.encode() + value
+
+
+def properties(*entries: bytes, **fields: object) -> bytes:
+    """Properties with these entries as headers and pika's encoding of the other fields."""
+    encoded = b"".join(spec.BasicProperties(**fields).encode())  # type: ignore[arg-type]
+    table = b"".join(entries)
+    return headers.join({**headers.split(encoded), headers.HEADERS: struct.pack(">I", len(table)) + table})
+
+
+@pytest.mark.parametrize("name", EVERY_TYPE)
+def test_every_type_is_decoded(name: str) -> None:
+    """A header of any type that RabbitMQ knows reads as the Python value closest to it."""
+    encoded, value = EVERY_TYPE[name]
+    decoded = headers.read(properties(entry("h", encoded))).headers["h"]
+    assert decoded == value
+    assert type(decoded) is type(value)
+
+
+def test_a_copy_keeps_foreign_headers_byte_for_byte() -> None:
+    """Entries of all types are in the copy as they were, in their order, before ours."""
+    entries = [entry(name, encoded) for name, (encoded, _) in EVERY_TYPE.items()]
+    copied = headers.split(headers.copy(properties(*entries), {"x-qbridge-attempts": 2}))
+    assert copied[headers.HEADERS][4:].startswith(b"".join(entries) + b"\x12x-qbridge-attempts")
+
+
+def test_a_copy_keeps_the_other_properties() -> None:
+    """What a producer says about its body and its reply is in the copy."""
+    fields = {
+        "content_type": "application/json", "content_encoding": "gzip", "priority": 3, "correlation_id": "c",
+        "reply_to": "r", "message_id": "m", "timestamp": MILLISECONDS, "type": "t", "app_id": "a", "cluster_id": "k",
+    }  # fmt: skip
+    copied = spec.BasicProperties()
+    copied.decode(headers.copy(properties(**fields), {}, "not this"))
+    assert {name: getattr(copied, name) for name in fields} == fields
+
+
+def test_a_copy_is_persistent_and_says_nothing_to_the_broker() -> None:
+    """Expiration, user id and CC would delete, refuse or multiply the copy: they travel under names of our own."""
+    cc = entry("CC", b"A" + struct.pack(">I", 6) + b"S" + struct.pack(">I", 1) + b"q")
+    once = headers.copy(properties(cc, expiration="60000", user_id="guest", delivery_mode=1), {})
+    twice = headers.copy(once, {})
+    for raw in (once, twice):
+        copied = spec.BasicProperties()
+        copied.decode(raw)
+        assert (copied.delivery_mode, copied.expiration, copied.user_id) == (2, None, None)
+        assert "CC" not in (copied.headers or {})
+        content = headers.read(raw)
+        assert content.headers == {"CC": ["q"]}
+        assert content.meta["x-qbridge-expiration"] == "60000"
+        assert content.meta["x-qbridge-user-id"] == "guest"
+
+
+def test_a_copy_leaves_out_what_the_broker_counted() -> None:
+    """A count or a death of the original is not one of the copy."""
+    names = ("x-death", "x-first-death-queue", "x-last-death-reason", "x-delivery-count", "x-acquired-count")
+    copied = headers.copy(properties(*(entry(name, b"V") for name in names), entry("kept", b"V")), {})
+    assert dict(headers.read(copied).headers) == {"kept": None}
+
+
+def test_our_headers_are_replaced_and_not_doubled() -> None:
+    """A copy of a copy has the newest of our headers only."""
+    copied = headers.copy(
+        headers.copy(properties(), {"x-qbridge-attempts": 1, "x-qbridge-reason": "old"}), {"x-qbridge-attempts": 2}
+    )
+    assert dict(headers.read(copied).meta) == {"x-qbridge-attempts": 2}
+
+
+def test_a_message_id_is_added_where_there_is_none() -> None:
+    """The task id becomes the message id of a copy, if it fits and the producer gave none."""
+    assert headers.read(headers.copy(properties(), {}, "task")).message_id == "task"
+    assert headers.read(headers.copy(properties(message_id="own"), {}, "task")).message_id == "own"
+    assert headers.read(headers.copy(properties(), {}, "ü" * 200)).message_id is None
+
+
+def test_a_copy_fits_into_a_frame() -> None:
+    """Where the foreign headers leave no room for the traceback it is left out: the reason is kept."""
+    big = entry("big", b"S" + struct.pack(">I", 125_000) + b"x" * 125_000)
+    copied = headers.copy(properties(big), {"x-qbridge-traceback": "t" * 8_000, "x-qbridge-reason": "failed"})
+    assert headers.fits(copied)
+    assert dict(headers.read(copied).meta) == {"x-qbridge-reason": "failed"}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"\x20",
+        b"\x20\x00\x00\x00\x00\xff",
+        properties(entry("unknown", b"?\x00\x00")),
+        properties(entry("short", b"l\x00")),
+        properties(b"\xffname"),
+        properties(entry("deep", b"A" + b"".join(struct.pack(">I", 5 * n) + b"A" for n in range(20_000, 0, -1))[:-1])),
+    ],
+    ids=["nothing", "half", "cut", "unknown", "short", "name", "deep"],
+)
+def test_damaged_properties_never_raise(raw: bytes) -> None:
+    """What cannot be read is left out; nobody may stop a worker with a header."""
+    content = headers.read(raw)
+    assert content.message_id is None
+    assert headers.death(raw) == {}
+    assert headers.delivery_count(raw) == 0
+
+
+def test_a_header_that_cannot_be_read_still_travels() -> None:
+    """A message with an unknown type of header can be dead-lettered, and what could be read is not lost."""
+    raw = properties(entry("good", b"t\x01"), entry("unknown", b"?\x00\x00"))
+    copied = headers.copy(raw, {"x-qbridge-reason": "failed"})
+    assert headers.read(copied).headers["good"] is True
+    assert headers.read(copied).meta["x-qbridge-reason"] == "failed"

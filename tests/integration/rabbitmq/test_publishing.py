@@ -1,0 +1,163 @@
+"""Publishing: confirmed, or a typed error in bounded time."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from integration.rabbitmq.conftest import MakeClient
+from qbridge_core import (
+    BrokerBlockedError,
+    BrokerUnavailableError,
+    ConfigurationError,
+    Message,
+    MessageTooLargeError,
+    PublishUnconfirmedError,
+    QueueFullError,
+    TransientError,
+    UnroutableError,
+)
+from qbridge_rabbitmq import RabbitMQClient
+from support.brokers import RabbitMQBroker
+from support.proxy import TCPProxy
+from support.wait import wait_for
+
+
+def test_messages_are_persistent(client: RabbitMQClient, channel: Any, unique_name: str) -> None:
+    """A plain consumer sees delivery mode 2, so that a classic queue keeps the message over a restart."""
+    client.declare(unique_name)
+    client.publish(unique_name, b"x")
+    _, properties, _ = channel.basic_get(unique_name, auto_ack=True)
+    assert properties.delivery_mode == 2
+
+
+def test_only_the_missing_queue_is_blamed(client: RabbitMQClient, unique_name: str) -> None:
+    """An unroutable message does not make others fail that are under way at the same time."""
+    client.declare(unique_name)
+    for _ in range(20):
+        with pytest.raises(UnroutableError):
+            client.publish_many(f"{unique_name}-missing", [Message(b"%d" % n) for n in range(50)])
+        client.publish_many(unique_name, [Message(b"%d" % n) for n in range(50)])
+    assert client.stats(unique_name).ready == 1000
+
+
+def test_a_full_queue_is_an_error(client: RabbitMQClient, channel: Any, unique_name: str) -> None:
+    """What a queue with a length limit refuses is not taken for published."""
+    channel.queue_declare(unique_name, durable=True, arguments={"x-max-length": 2, "x-overflow": "reject-publish"})
+    client.publish_many(unique_name, [Message(b"1"), Message(b"2")])
+    with pytest.raises(QueueFullError):
+        client.publish(unique_name, b"3")
+    assert client.stats(unique_name).ready == 2
+
+
+def test_a_message_over_the_brokers_limit_is_named_and_the_others_go_on(
+    make_client: MakeClient, private_rabbitmq: RabbitMQBroker, unique_name: str
+) -> None:
+    """The broker closes the channel for a message that is too large; only its sender learns of it."""
+    private_rabbitmq.rabbitmqctl("eval", "application:set_env(rabbit, max_message_size, 5000000).")
+    client = make_client(private_rabbitmq.url)
+    client.declare(unique_name)
+    with pytest.raises(MessageTooLargeError, match="5000001"):
+        client.publish(unique_name, b"x" * 5_000_001)
+    client.publish(unique_name, b"x" * 4_900_000)
+    client.publish(unique_name, b"small")
+    assert [len(client.receive(unique_name, 1, 5.0)[0].body) for _ in range(2)] == [4_900_000, 5]
+
+
+def test_headers_that_do_not_fit_into_a_frame_are_an_error(client: RabbitMQClient, unique_name: str) -> None:
+    """The broker would close the connection for them, so they are refused before."""
+    client.declare(unique_name)
+    with pytest.raises(MessageTooLargeError):
+        client.publish(unique_name, b"x", headers={"h": "x" * 128_000})
+    client.publish(unique_name, b"x", headers={"h": "x" * 126_000})
+    assert len(client.receive(unique_name, 1, 5.0)[0].headers["h"]) == 126_000
+
+
+@pytest.mark.parametrize("name", ["", "x" * 256, 7])
+def test_a_name_that_cannot_be_one_is_an_error(client: RabbitMQClient, name: Any) -> None:
+    """A queue's name is checked before it could end a channel."""
+    with pytest.raises(ConfigurationError):
+        client.publish(name, b"x")
+    with pytest.raises(ConfigurationError):
+        client.declare(name)
+
+
+def test_a_confirmation_that_does_not_come_is_an_error_in_time(
+    make_client: MakeClient, amqp_url: str, unique_name: str
+) -> None:
+    """When bytes vanish on the way nobody knows whether the message arrived: that is said, at the deadline."""
+    with TCPProxy.to(amqp_url) as proxy:
+        client = make_client(proxy.through(amqp_url))
+        client.declare(unique_name)
+        proxy.blackhole()
+        start = time.monotonic()
+        with pytest.raises(PublishUnconfirmedError):
+            client.publish(unique_name, b"x", timeout=0.5)
+        assert time.monotonic() - start < 2.0
+        proxy.pass_through()
+        wait_for(lambda: client.stats(unique_name).ready == 1, 10.0, "the message was under way")
+
+
+def test_without_a_connection_publishing_fails_at_once(
+    make_client: MakeClient, amqp_url: str, unique_name: str
+) -> None:
+    """While the connection is being rebuilt the sender is told so, and afterwards publishing works again."""
+    with TCPProxy.to(amqp_url) as proxy:
+        client = make_client(proxy.through(amqp_url))
+        client.declare(unique_name)
+        proxy.refuse()
+        proxy.reset()
+
+        def unavailable() -> bool:
+            start = time.monotonic()
+            try:
+                client.publish(unique_name, b"x")
+            except BrokerUnavailableError:
+                return time.monotonic() - start < 0.5
+            except TransientError:
+                pass
+            return False
+
+        wait_for(unavailable, 5.0, "the loss is noticed")
+        assert client.connected
+        proxy.pass_through()
+
+        def published() -> bool:
+            try:
+                client.publish(unique_name, b"y", timeout=1.0)
+            except TransientError:
+                return False
+            return True
+
+        wait_for(published, 10.0, "publishing works again")
+
+
+@pytest.mark.faults
+def test_a_blocked_connection_refuses_at_once_and_settles_nothing_wrongly(
+    make_client: MakeClient, private_rabbitmq: RabbitMQBroker, unique_name: str
+) -> None:
+    """Under an alarm publish and dead-lettering raise BrokerBlockedError; the delivery stays open until it is over."""
+    client = make_client(private_rabbitmq.url)
+    client.declare(unique_name, f"{unique_name}-dead")
+    client.publish(unique_name, b"bad")
+    (delivery,) = client.receive(unique_name, 1, 5.0)
+    private_rabbitmq.rabbitmqctl("set_vm_memory_high_watermark", "0.00001")
+
+    def blocked() -> bool:
+        try:
+            client.publish(unique_name, b"x", timeout=0.5)
+        except BrokerBlockedError:
+            return True
+        except TransientError:
+            pass
+        return False
+
+    wait_for(blocked, 20.0, "the broker says that it blocks")
+    with pytest.raises(BrokerBlockedError):
+        client.reject(delivery, requeue=False)
+    private_rabbitmq.rabbitmqctl("set_vm_memory_high_watermark", "0.4")
+    wait_for(lambda: not blocked(), 20.0, "the alarm is over")
+    client.reject(delivery, requeue=False)
+    assert [letter.body for letter in client.dead_letters(f"{unique_name}-dead")] == [b"bad"]
