@@ -1,8 +1,9 @@
 """Looks at the messages of a queue without consuming them.
 
-AMQP 0-9-1 has no way to look. So the messages are taken without an acknowledgement on a channel of their own and
-given back by closing it. A quorum queue appends what comes back to the messages that came back earlier, which it
-delivers before all others: to keep the order, all of those have to be taken, beyond what was asked for.
+AMQP 0-9-1 has no way to look. So a consumer takes the messages without acknowledging them, and they go back when its
+channel is closed. A classic queue puts them where they were. A quorum queue appends them to the messages that came back
+earlier, which it delivers before all others: to keep the order, all of those have to be taken, beyond what was asked
+for. (It also keeps the order of what one consumer held, but not of messages that were asked for one by one.)
 """
 
 from __future__ import annotations
@@ -12,17 +13,19 @@ import threading
 import time
 from typing import Final
 
-from qbridge_core import BrokerUnavailableError, TransientError
-from qbridge_rabbitmq import errors, headers
-from qbridge_rabbitmq.lane import GetRequest, Lane
+from qbridge_core import TransientError
+from qbridge_rabbitmq import headers
+from qbridge_rabbitmq.lane import Lane, take
 from qbridge_rabbitmq.life import Arrival
 from qbridge_rabbitmq.publisher import Outgoing
 from qbridge_rabbitmq.session import Session
 from qbridge_rabbitmq.topology import Topology
 
 _log: Final = logging.getLogger("qbridge.rabbitmq")
-_TIMEOUT: Final = 30.0
-_SETTLE_TIMEOUT: Final = 2.0
+_PATIENCE: Final = 1.0
+_RETURN_TIMEOUT: Final = 2.0
+_PAGE: Final = 100
+_LARGEST_PAGE: Final = 1_000
 # A quorum queue of RabbitMQ 4 drops a message that came back 20 times, unless it was declared without that limit.
 _MANY_RETURNS: Final = 10
 # On a classic queue after a crash of the broker all messages look as if they had come back.
@@ -35,28 +38,43 @@ def look(session: Session, topology: Topology, queue: str, limit: int) -> list[A
     Raises:
         BrokerUnavailableError: no connection, or it was lost meanwhile.
     """
-    what = f"queue {queue!r}"
-    ready = session.request(what, topology.count(queue))
-    if not ready:
-        return []
-    lane = session.new_lane(queue)
-    request = GetRequest(limit, _MOST_EXTRA)
-    session.io.post(lambda: lane.get(request))
-    if not request.wait(_TIMEOUT):
-        raise BrokerUnavailableError(f"{what}: no answer within {_TIMEOUT:g} s")
-    if request.error is not None:
-        if errors.is_missing(request.error):
-            return []
-        raise errors.from_channel(request.error, what) from request.error
-    arrivals = request.items
-    if not topology.is_unlimited(queue):
-        _renew(session, queue, arrivals)
-    _give_back(session, topology, lane, arrivals)
-    _wait_for_return(session, topology, queue, min(ready, len(arrivals)))
+    ready = session.request(f"queue {queue!r}", topology.count(queue))
+    pages: list[tuple[Lane, list[Arrival]]] = []
+    arrivals: list[Arrival] = []
+    most = min(ready, limit + _MOST_EXTRA)
+    try:
+        while len(arrivals) < most and (len(arrivals) < limit or arrivals[-1].redelivered):
+            missing = limit - len(arrivals)
+            lane = session.new_lane(queue)
+            page = _take(session, lane, min(most - len(arrivals), missing if missing > 0 else _PAGE, _LARGEST_PAGE))
+            pages.append((lane, page))
+            if not page:
+                break  # somebody else took them
+            arrivals += page
+        if not topology.is_unlimited(queue):
+            _renew(session, queue, arrivals)
+    finally:
+        for lane, page in pages:
+            _give_back(session, topology, lane, page)
     return arrivals[:limit]
 
 
+def _take(session: Session, lane: Lane, count: int) -> list[Arrival]:
+    lane.prefetch = count
+    session.io.post(lambda: lane.subscribe(count))
+    arrivals: list[Arrival] = []
+    deadline = time.monotonic() + _PATIENCE
+    while len(arrivals) < count and time.monotonic() < deadline and lane.missing is None:
+        more = take(lane.buffer, count - len(arrivals), 0.1)
+        session.require_connection()
+        if more:
+            arrivals += more
+            deadline = time.monotonic() + _PATIENCE
+    return arrivals
+
+
 def _give_back(session: Session, topology: Topology, lane: Lane, arrivals: list[Arrival]) -> None:
+    before = session.request(f"queue {lane.queue!r}", topology.count(lane.queue))
     closed = threading.Event()
 
     def close() -> None:
@@ -69,16 +87,13 @@ def _give_back(session: Session, topology: Topology, lane: Lane, arrivals: list[
         lane.close(closed.set)
 
     session.io.post(close)
-    closed.wait(_SETTLE_TIMEOUT)
-
-
-def _wait_for_return(session: Session, topology: Topology, queue: str, expected: int) -> None:
-    """The queue takes the messages back a moment after the channel was closed; a second look must find them."""
-    deadline = time.monotonic() + _SETTLE_TIMEOUT
-    while session.request(f"queue {queue!r}", topology.count(queue)) < expected:
+    closed.wait(_RETURN_TIMEOUT)
+    # The queue takes the messages back a moment later; the next page, and the next look, must come after that.
+    deadline = time.monotonic() + _RETURN_TIMEOUT
+    while session.request(f"queue {lane.queue!r}", topology.count(lane.queue)) < before + len(arrivals):
         if time.monotonic() > deadline:
             break  # somebody else consumes them
-        time.sleep(0.005)
+        time.sleep(0.002)
 
 
 def _renew(session: Session, queue: str, arrivals: list[Arrival]) -> None:

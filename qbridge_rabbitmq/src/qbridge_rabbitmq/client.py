@@ -156,7 +156,7 @@ class RabbitMQClient(QueueClient):
         """Publish one persistent message; return once the broker has confirmed it (rabbitmq.com/docs/confirms)."""
         session = self._live()
         message = _outgoing(queue, Message(body, check_headers(headers), message_id))
-        if delay > 0:
+        if not delay <= 0:  # so that NaN is refused there
             self._send_later(session, queue, message.properties, message.body, delay, timeout)
         else:
             session.send([message], timeout)

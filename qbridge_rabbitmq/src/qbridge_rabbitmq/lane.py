@@ -33,18 +33,13 @@ Restore = Callable[[str, Callable[[BaseException | None], None]], None]
 class GetRequest:
     """A caller's wish for up to ``limit`` messages that are ready now.
 
-    Args:
-        limit: how many.
-        extra: how many more to take as long as they were delivered before.
-
     Attributes:
         error: why the broker refused, when it did.
         items: the messages.
     """
 
-    def __init__(self, limit: int, extra: int = 0) -> None:
+    def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._extra = extra
         self.items: list[Arrival] = []
         self.error: BaseException | None = None
         self._lock = threading.Lock()
@@ -62,8 +57,7 @@ class GetRequest:
     def add(self, arrival: Arrival) -> bool:
         """In the I/O thread: one more message; whether the request wants another one."""
         self.items.append(arrival)
-        count = len(self.items)
-        return count < self._limit or (arrival.redelivered and count < self._limit + self._extra)
+        return len(self.items) < self._limit
 
     def finish(self, error: BaseException | None = None) -> None:
         """In the I/O thread: the request is over."""

@@ -51,6 +51,7 @@ class Link:
         self._attempt: Connection | None = None
         self._failures = 0
         self._opened_at = 0.0
+        self._heard = -1, 0.0  # bytes received, and since when there were no more
         self._closed: Callable[[], None] | None = None
 
     def open(self) -> None:
@@ -83,6 +84,21 @@ class Link:
             if connection is not None:
                 connection.abandon(exceptions.StreamLostError("no answer to the closing of the connection"))
 
+    def check(self) -> None:
+        """Call it every few seconds: drops a connection whose broker has been silent for too long.
+
+        The broker sends a heartbeat twice in each interval (rabbitmq.com/docs/heartbeats), so after one and a half
+        intervals three are missing. pika waits for more than two intervals.
+        """
+        connection = self.connection
+        if connection is None:
+            return
+        now = time.monotonic()
+        if connection.bytes_received != self._heard[0]:
+            self._heard = connection.bytes_received, now
+        elif now - self._heard[1] > 1.5 * self._endpoint.options.heartbeat:
+            connection.abandon(exceptions.AMQPHeartbeatTimeout("the broker has been silent for too long"))
+
     def _opened(self, connection: Any) -> None:
         if self._closed is not None:
             connection.close()
@@ -90,6 +106,7 @@ class Link:
         if self._failures:
             _log.info("connected to %s again (%s)", self._endpoint, self._role)
         self._opened_at = time.monotonic()
+        self._heard = -1, self._opened_at
         self._attempt = None
         self.connection = connection
         self._on_up(connection)
@@ -108,15 +125,19 @@ class Link:
         self.connection = self._attempt = None
         if self._closed is None:
             pause = self._pause(error)
-            level = logging.ERROR if errors.is_refusal(error) else logging.WARNING
-            _log.log(
-                level, "no connection to %s (%s): %s; next attempt in %.1f s",
-                self._endpoint, self._role, errors.describe(error), pause,
-            )  # fmt: skip
+            if self._opened_at:  # else connect() is about to raise it
+                self._report(error, pause)
             self._io.later(pause, self.open)
         self._on_down(error)
         if self._closed is not None:
             self._closed()
+
+    def _report(self, error: BaseException, pause: float) -> None:
+        level = logging.ERROR if errors.is_refusal(error) else logging.WARNING
+        _log.log(
+            level, "no connection to %s (%s): %s; next attempt in %.1f s",
+            self._endpoint, self._role, errors.describe(error), pause,
+        )  # fmt: skip
 
     def _pause(self, error: BaseException) -> float:
         """Seconds until the next attempt: doubled each time, with jitter so that many clients do not come at once."""

@@ -51,6 +51,7 @@ class Session:
         self._consuming = Link(self.io, endpoint, "consume", self._on_consuming_up, self._on_consuming_down)
         self._publishing = Link(self.io, endpoint, "publish", self._on_publishing_up, self._on_publishing_down)
         self._opened: Future[None] = Future()
+        self._examine_at = 0.0
 
     # ------------------------------------------------------------------ connect and disconnect
 
@@ -207,6 +208,17 @@ class Session:
         if self.closing:
             raise NotConnectedError("the client was disconnected")
 
+    def require_connection(self) -> None:
+        """Raise when the consuming connection is down.
+
+        Raises:
+            NotConnectedError: ``disconnect`` was called.
+            BrokerUnavailableError: the connection was lost.
+        """
+        self.require_open()
+        if self._consuming.connection is None:
+            raise BrokerUnavailableError(f"no connection to {self._endpoint}")
+
     # ------------------------------------------------------------------ receiving
 
     def lane(self, queue: str) -> Lane:
@@ -294,8 +306,13 @@ class Session:
         self._submit(self._topology.restore(queue), lambda future: done(future.exception()))
 
     def _watch(self) -> None:
-        """In the I/O thread, now and then: look after consumers that bring nothing."""
-        self.io.later(_WATCH_EVERY, self._watch)
+        """In the I/O thread, now and then: look after silent connections, and consumers that bring nothing."""
+        self.io.later(min(_WATCH_EVERY, self._options.heartbeat / 4), self._watch)
+        self._consuming.check()
+        self._publishing.check()
+        if time.monotonic() < self._examine_at:
+            return
+        self._examine_at = time.monotonic() + _WATCH_EVERY
         if self._consuming.connection is None or self.closing:
             return
         for lane in self._all_lanes():

@@ -49,6 +49,7 @@ class Connection(pika.SelectConnection):
 
     if TYPE_CHECKING:  # what the type stubs leave out
         _frame_buffer: bytes
+        bytes_received: int
         bytes_sent: int
         frames_sent: int
 

@@ -1,0 +1,136 @@
+"""Delays: held by the broker, precise, and none holds up another."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from integration.rabbitmq.conftest import MakeClient
+from qbridge_core import ConfigurationError, Failure, Reason, TransientError, UnroutableError
+from qbridge_rabbitmq import RabbitMQClient, delays
+from support.brokers import RabbitMQBroker
+from support.wait import wait_for
+
+
+@pytest.mark.parametrize(
+    ("seconds", "units"), [(0.001, 1), (0.1, 1), (0.3, 3), (0.31, 4), (0.7, 7), (1.1, 11), (60, 600), (86_400, 864_000)]
+)
+def test_a_delay_is_rounded_up_to_a_unit(seconds: float, units: int) -> None:
+    """No message is early, and floating point does not add a unit."""
+    assert delays.units(seconds) == units
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), delays.MAX_SECONDS + 1])
+def test_a_delay_that_cannot_be_held_is_an_error(client: RabbitMQClient, unique_name: str, seconds: float) -> None:
+    """What the levels cannot hold is refused, not shortened."""
+    client.declare(unique_name)
+    with pytest.raises(ConfigurationError):
+        client.publish(unique_name, b"x", delay=seconds)
+
+
+def test_delays_end_in_their_own_order(client: RabbitMQClient, unique_name: str) -> None:
+    """Messages with delays of all sizes come when their own time is over, at most a moment late."""
+    client.declare(unique_name)
+    wanted = [1.5, 0.1, 0.9, 0.4, 2.3, 1.1, 0.6, 60.0]
+    client.publish(unique_name, b"60.0", delay=60.0)  # creates all levels, so that it does not count as lateness
+    sent: dict[bytes, float] = {}
+    for delay in wanted[:-1]:
+        client.publish(unique_name, str(delay).encode(), delay=delay)
+        sent[str(delay).encode()] = time.monotonic()
+    assert client.stats(unique_name).delayed == len(wanted)
+    order = []
+    client.subscribe(unique_name, 10)
+    while len(order) < 7:
+        for delivery in client.receive(unique_name, 10, 10.0):
+            late = time.monotonic() - sent[delivery.body] - float(delivery.body)
+            assert -0.05 < late < 0.6, f"{delivery.body!r} came {late:+.3f} s late"
+            order.append(float(delivery.body))
+            client.ack(delivery)
+    assert order == sorted(wanted[:-1])
+    assert client.stats(unique_name).delayed == 1
+
+
+def test_delays_leave_no_trace_on_the_message(client: RabbitMQClient, unique_name: str) -> None:
+    """The way through the levels is not among the producer's headers, and a retry does not pile it up."""
+    client.declare(unique_name, f"{unique_name}-dead")
+    client.publish(unique_name, b"x", headers={"h": "1"}, message_id="m", delay=0.3)
+    for attempt in (1, 2):
+        (delivery,) = client.receive(unique_name, 1, 10.0)
+        assert (dict(delivery.headers), delivery.message_id) == ({"h": "1"}, "m")
+        client.reject(delivery, delay=0.3, failure=Failure(Reason.FAILED, attempts=attempt))
+    (delivery,) = client.receive(unique_name, 1, 10.0)
+    assert (dict(delivery.headers), delivery.attempts) == ({"h": "1"}, 2)
+    client.reject(delivery, requeue=False)
+    (letter,) = client.dead_letters(f"{unique_name}-dead")
+    assert (dict(letter.headers), letter.source_queue, letter.reason) == ({"h": "1"}, unique_name, Reason.REJECTED)
+
+
+def test_another_client_sees_what_is_delayed(
+    client: RabbitMQClient, make_client: MakeClient, amqp_url: str, unique_name: str
+) -> None:
+    """``stats`` counts delayed messages that somebody else published."""
+    client.declare(unique_name)
+    client.publish(unique_name, b"x", delay=30.0)
+    assert make_client(amqp_url).stats(unique_name).delayed == 1
+
+
+def test_deleted_levels_are_made_again(client: RabbitMQClient, channel: Any, unique_name: str) -> None:
+    """When somebody deletes the queues or exchanges of the delays, the next delayed message creates them."""
+    client.declare(unique_name)
+    client.publish(unique_name, b"1", delay=0.1)
+    assert client.receive(unique_name, 1, 10.0)[0].body == b"1"
+    channel.queue_delete(delays.name(unique_name, 0))
+    client.publish(unique_name, b"2", delay=0.1)
+    assert client.receive(unique_name, 1, 10.0)[0].body == b"2"
+    channel.exchange_delete(delays.name(unique_name, 0))
+    client.publish(unique_name, b"3", delay=0.1)
+    assert client.receive(unique_name, 1, 10.0)[0].body == b"3"
+
+
+def test_a_delay_for_a_missing_queue_is_an_error(client: RabbitMQClient, unique_name: str) -> None:
+    """A delayed message must not wait for a queue that is not there, and nothing is created for it."""
+    with pytest.raises(UnroutableError):
+        client.publish(unique_name, b"x", delay=1.0)
+    assert client.stats(unique_name).delayed == 0
+
+
+def test_a_queue_that_is_declared_anew_gets_its_delayed_messages(
+    make_client: MakeClient, client: RabbitMQClient, channel: Any, amqp_url: str, unique_name: str
+) -> None:
+    """Delayed messages outlive their work queue, and another client's ``declare`` connects them again."""
+    client.declare(unique_name)
+    client.publish(unique_name, b"x", delay=3.0)
+    channel.queue_delete(unique_name)
+    other = make_client(amqp_url)
+    other.declare(unique_name)
+    assert other.receive(unique_name, 1, 10.0)[0].body == b"x"
+
+
+@pytest.mark.faults
+def test_delayed_messages_survive_a_crash_of_the_broker(
+    make_client: MakeClient, private_rabbitmq: RabbitMQBroker, unique_name: str
+) -> None:
+    """The broker holds the delays: after kill -9 and a restart every message comes."""
+    client = make_client(private_rabbitmq.url)
+    client.declare(unique_name)
+    client.publish(unique_name, b"first", delay=0.1)
+    client.ack(client.receive(unique_name, 1, 10.0)[0])
+    client.publish(unique_name, b"creates the levels", delay=6.0)
+    # RabbitMQ 3.10 does not find a quorum queue again that was declared in the second before the crash.
+    assert client.receive(unique_name, 1, 20.0)
+    for n in range(20):
+        client.publish(unique_name, b"%d" % n, delay=1.0 + n / 5)
+    private_rabbitmq.kill()
+    private_rabbitmq.start()
+    seen: set[bytes] = set()
+
+    def all_seen() -> bool:
+        try:
+            seen.update(delivery.body for delivery in client.receive(unique_name, 50, 1.0))
+        except TransientError:
+            return False
+        return len(seen - {b"creates the levels"}) == 20
+
+    wait_for(all_seen, 40.0, "delayed messages are missing after the crash")

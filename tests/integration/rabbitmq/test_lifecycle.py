@@ -1,0 +1,239 @@
+"""Connecting, losing the connection, disconnecting: quick, quiet, bounded, and without a trace of the password."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from integration.rabbitmq.conftest import MakeClient
+from qbridge_core import (
+    AuthenticationError,
+    BrokerUnavailableError,
+    ConfigurationError,
+    InvalidURLError,
+    NotConnectedError,
+    TransientError,
+    UnknownOptionError,
+    connect,
+)
+from qbridge_rabbitmq import RabbitMQClient
+from support.brokers import RabbitMQBroker, free_port
+from support.proxy import TCPProxy
+from support.wait import wait_for
+
+SECRET = "s3cret-pass"
+
+
+def threads() -> set[threading.Thread]:
+    """The threads that exist now."""
+    return set(threading.enumerate())
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "error", "says"),
+    [
+        ("redis://localhost", {}, InvalidURLError, "amqp"),
+        ("amqp://localhost", {"no_such_option": 1}, UnknownOptionError, "heartbeat"),
+        ("amqp://localhost?heartbeat=soon", {}, ConfigurationError, "heartbeat"),
+        ("amqp://localhost", {"heartbeat": 0}, ConfigurationError, "heartbeat"),
+        ("amqp://localhost", {"prefetch": 0}, ConfigurationError, "prefetch"),
+        ("amqp://localhost", {"prefetch": 70_000}, ConfigurationError, "65535"),
+        ("amqp://localhost", {"connect_timeout": -1}, ConfigurationError, "connect_timeout"),
+        ("amqp://localhost", {"publish_timeout": True}, ConfigurationError, "publish_timeout"),
+        ("amqp://localhost", {"queue_type": "stream"}, ConfigurationError, "quorum"),
+    ],
+)
+def test_a_wrong_setting_is_an_error_that_names_it(
+    url: str, options: dict[str, object], error: type[Exception], says: str
+) -> None:
+    """Settings are checked when the client is made, before anything is connected."""
+    with pytest.raises(error, match=says):
+        RabbitMQClient(url, **options)
+
+
+def test_the_scheme_leads_to_the_backend(amqp_url: str, unique_name: str) -> None:
+    """``connect("amqp://…")`` finds this backend, and options come from the URL and from keywords."""
+    with connect(f"{amqp_url}?heartbeat=5", prefetch=7) as client:
+        assert isinstance(client, RabbitMQClient)
+        client.declare(unique_name)
+
+
+def test_wrong_credentials_are_told_at_once_without_the_password(
+    amqp_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A refused login is an AuthenticationError; neither it nor the log nor a repr contains the password."""
+    caplog.set_level(logging.DEBUG)
+    before = threads()
+    client = RabbitMQClient(amqp_url.replace("guest:guest", f"guest:{SECRET}"))
+    start = time.monotonic()
+    with pytest.raises(AuthenticationError) as caught:
+        client.connect()
+    assert time.monotonic() - start < 5.0
+    chain: BaseException | None = caught.value
+    while chain is not None:
+        assert SECRET not in f"{chain!r} {chain}"
+        chain = chain.__cause__ or chain.__context__
+    assert SECRET not in caplog.text
+    assert SECRET not in repr(client)
+    assert not client.connected
+    wait_for(lambda: threads() <= before, 5.0, "a thread is left")
+
+
+def test_a_virtual_host_that_does_not_exist_is_told_at_once(amqp_url: str) -> None:
+    """The broker's refusal of the virtual host is an AuthenticationError."""
+    with pytest.raises(AuthenticationError, match="no-such-vhost"):
+        RabbitMQClient(f"{amqp_url}no-such-vhost").connect()
+
+
+def test_a_broker_that_is_not_there_is_told_at_once() -> None:
+    """Nobody listens: BrokerUnavailableError, and the client can be used again later."""
+    client = RabbitMQClient(f"amqp://127.0.0.1:{free_port()}/")
+    for _ in range(2):
+        start = time.monotonic()
+        with pytest.raises(BrokerUnavailableError):
+            client.connect()
+        assert time.monotonic() - start < 3.0
+        with pytest.raises(NotConnectedError):
+            client.stats("q")
+
+
+def test_a_broker_that_does_not_answer_is_told_in_time(amqp_url: str) -> None:
+    """A connection that is accepted and then silent ends at the connect timeout, and leaves no thread."""
+    before = threads()
+    with TCPProxy.to(amqp_url) as proxy:
+        proxy.blackhole()
+        start = time.monotonic()
+        with pytest.raises(BrokerUnavailableError):
+            RabbitMQClient(proxy.through(amqp_url), connect_timeout=1.0).connect()
+        assert time.monotonic() - start < 6.0
+    wait_for(lambda: threads() <= before, 5.0, "a thread is left")
+
+
+def test_disconnect_is_bounded_when_nothing_answers(make_client: MakeClient, amqp_url: str, unique_name: str) -> None:
+    """With all bytes vanishing ``disconnect`` still ends, quietly, and so does the thread."""
+    before = threads()
+    with TCPProxy.to(amqp_url) as proxy:
+        client = make_client(proxy.through(amqp_url))
+        client.declare(unique_name)
+        client.subscribe(unique_name, 5)
+        proxy.blackhole()
+        start = time.monotonic()
+        client.disconnect()
+        assert time.monotonic() - start < 5.0
+    wait_for(lambda: threads() <= before, 5.0, "a thread is left")
+
+
+def test_disconnect_is_quick_while_the_connection_is_down(
+    make_client: MakeClient, amqp_url: str, unique_name: str
+) -> None:
+    """A client that is looking for its broker can be closed at once."""
+    with TCPProxy.to(amqp_url) as proxy:
+        client = make_client(proxy.through(amqp_url))
+        client.declare(unique_name)
+        proxy.refuse()
+        proxy.reset()
+        wait_for(lambda: _down(lambda: client.stats(unique_name)), 5.0, "the loss is noticed")
+        start = time.monotonic()
+        client.disconnect()
+        assert time.monotonic() - start < 1.0
+
+
+def test_disconnect_ends_a_publish_that_waits(make_client: MakeClient, amqp_url: str, unique_name: str) -> None:
+    """Whoever waits for a confirmation is told at once that there will be none."""
+    with TCPProxy.to(amqp_url) as proxy:
+        client = make_client(proxy.through(amqp_url))
+        client.declare(unique_name)
+        proxy.blackhole()
+        ended: list[Exception] = []
+
+        def publish() -> None:
+            try:
+                client.publish(unique_name, b"x", timeout=60.0)
+            except Exception as exc:
+                ended.append(exc)
+
+        thread = threading.Thread(target=publish)
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive()
+        client.disconnect()
+        thread.join(1.0)
+        assert len(ended) == 1
+        assert isinstance(ended[0], TransientError | NotConnectedError)
+
+
+def test_connect_and_disconnect_again_and_again(amqp_url: str, unique_name: str) -> None:
+    """A client can be connected anew any number of times and remembers what it declared."""
+    before = threads()
+    client = RabbitMQClient(amqp_url)
+    for n in range(5):
+        client.connect()
+        if n == 0:
+            client.declare(unique_name, f"{unique_name}-dead")
+        client.send(unique_name, n)
+        (delivery,) = client.receive(unique_name, 1, 10.0)
+        client.reject(delivery, requeue=False)
+        client.disconnect()
+    with client:
+        assert client.stats(f"{unique_name}-dead").ready == 5
+    wait_for(lambda: threads() <= before, 5.0, "a thread is left")
+
+
+def test_a_silent_connection_is_replaced(make_client: MakeClient, amqp_url: str, unique_name: str) -> None:
+    """When the bytes of a subscribed client vanish it notices the silence and consumes on a new connection."""
+    with TCPProxy.to(amqp_url) as proxy:
+        client = make_client(proxy.through(amqp_url), heartbeat=1)
+        client.declare(unique_name)
+        client.subscribe(unique_name, 5)
+        proxy.blackhole()
+        wait_for(lambda: _down(lambda: client.publish(unique_name, b"x", timeout=0.1)), 10.0, "the loss is noticed")
+        proxy.reset()
+        proxy.pass_through()
+        wait_for(lambda: not _down(lambda: client.publish(unique_name, b"y")), 10.0, "a new connection")
+        assert client.receive(unique_name, 1, 10.0)
+
+
+def test_a_lost_connection_is_one_line_in_the_log(
+    make_client: MakeClient, amqp_url: str, unique_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A loss is reported once for each connection, as a warning of ours; pika's own errors do not add to it."""
+    caplog.set_level(logging.WARNING)
+    with TCPProxy.to(amqp_url) as proxy:
+        client = make_client(proxy.through(amqp_url))
+        client.declare(unique_name)
+        proxy.reset()
+        wait_for(lambda: not _down(lambda: client.publish(unique_name, b"y")), 10.0, "connected again")
+        wait_for(lambda: not _down(lambda: client.stats(unique_name)), 10.0, "connected again")
+        client.disconnect()
+    assert {record.name for record in caplog.records} == {"qbridge.rabbitmq"}
+    assert len([record for record in caplog.records if "no connection" in record.message]) == 2
+
+
+@pytest.mark.faults
+def test_a_regular_restart_of_the_broker_is_survived(
+    make_client: MakeClient, private_rabbitmq: RabbitMQBroker, unique_name: str
+) -> None:
+    """Stop and start: the subscribed client consumes again within 5 seconds after the broker is back."""
+    client = make_client(private_rabbitmq.url, queue_type="classic")
+    client.declare(unique_name)
+    client.subscribe(unique_name, 5)
+    client.send(unique_name, 1)
+    client.ack(client.receive(unique_name, 1, 10.0)[0])
+    assert client.flush()
+    private_rabbitmq.restart()
+    back = time.monotonic()
+    wait_for(lambda: not _down(lambda: client.send(unique_name, 2)), 10.0, "publishing works")
+    assert client.receive(unique_name, 1, 10.0)
+    assert time.monotonic() - back < 5.0
+
+
+def _down(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except TransientError:
+        return True
+    return False
