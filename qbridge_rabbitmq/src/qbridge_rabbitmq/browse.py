@@ -26,8 +26,9 @@ _PATIENCE: Final = 1.0
 _RETURN_TIMEOUT: Final = 2.0
 _PAGE: Final = 100
 _LARGEST_PAGE: Final = 1_000
-# A quorum queue of RabbitMQ 4 drops a message that came back 20 times, unless it was declared without that limit.
-_MANY_RETURNS: Final = 10
+# A quorum queue with a delivery limit drops a message that came back more often. RabbitMQ 4 sets one of 20 by default,
+# and one that somebody else declared may have any; the broker does not tell which.
+_MANY_RETURNS: Final = 2
 # On a classic queue after a crash of the broker all messages look as if they had come back.
 _MOST_EXTRA: Final = 2_000
 
@@ -39,6 +40,7 @@ def look(session: Session, topology: Topology, queue: str, limit: int) -> list[A
         BrokerUnavailableError: no connection, or it was lost meanwhile.
     """
     ready = session.request(f"queue {queue!r}", topology.count(queue))
+    unlimited = ready > 0 and session.request(f"queue {queue!r}", topology.check_unlimited(queue))
     pages: list[tuple[Lane, list[Arrival]]] = []
     arrivals: list[Arrival] = []
     most = min(ready, limit + _MOST_EXTRA)
@@ -51,7 +53,7 @@ def look(session: Session, topology: Topology, queue: str, limit: int) -> list[A
             if not page:
                 break  # somebody else took them
             arrivals += page
-        if not topology.is_unlimited(queue):
+        if not unlimited:
             _renew(session, queue, arrivals)
     finally:
         for lane, page in pages:

@@ -61,10 +61,6 @@ class Topology:
         self._levels.clear()
         self._probed.clear()
 
-    def is_unlimited(self, queue: str) -> bool:
-        """Whether the broker never drops a message of this dead-letter queue, however often it was looked at."""
-        return queue in self._unlimited or self.server_version < (4,)
-
     # ------------------------------------------------------------------ requests
 
     def declare(self, queue: str, dead_letter_queue: str | None = None) -> Steps[None]:
@@ -80,6 +76,17 @@ class Topology:
         """Create a dead-letter queue where missing: a quorum queue without any limit."""
         if (yield from self._declare_queue(queue, self._dead_letter_arguments())):
             self._unlimited.add(queue)
+
+    def check_unlimited(self, queue: str) -> Steps[bool]:
+        """Whether the broker never drops a message of this existing queue, however often it was looked at."""
+        # Nothing tells the arguments of a queue, but the broker compares them with those of a second declaration.
+        if queue not in self._unlimited:
+            try:
+                yield from self.declare_dead_letter_queue(queue)
+            except exceptions.ChannelClosedByBroker as exc:
+                if exc.reply_code != errors.ACCESS_REFUSED:  # may look, may not configure
+                    raise
+        return queue in self._unlimited
 
     def restore(self, queue: str) -> Steps[None]:
         """Create a known queue again; fail if another one is missing."""
