@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from qbridge_core import (
@@ -20,6 +22,7 @@ from qbridge_core import (
     PayloadError,
     QueueClient,
     QueueStats,
+    TransientError,
     UnroutableError,
     check_headers,
     rejection,
@@ -37,12 +40,14 @@ from qbridge_core.message import (
 )
 from qbridge_rabbitmq import browse, delays, headers
 from qbridge_rabbitmq.lane import DELETION_PAUSE
+from qbridge_rabbitmq.ledger import key_of
 from qbridge_rabbitmq.life import Arrival
 from qbridge_rabbitmq.options import Endpoint, Options
 from qbridge_rabbitmq.publisher import LARGE, Outgoing
 from qbridge_rabbitmq.session import Session
 from qbridge_rabbitmq.topology import Topology
 
+_log: Final = logging.getLogger("qbridge.rabbitmq")
 _MAX_NAME: Final = 255
 _WINDOW: Final = 500
 # For what the broker adds to the headers of a message, and for the reason when it becomes a dead letter.
@@ -135,7 +140,7 @@ class RabbitMQClient(QueueClient):
         if lane is None:
             return QueueStats(ready, 0, delayed)
         session.barrier(lane, _BARRIER_TIMEOUT)
-        return QueueStats(ready, max(before, lane.in_flight), delayed)
+        return QueueStats(ready, max(before, lane.in_flight) + session.ledger.held(queue), delayed)
 
     def purge(self, queue: str) -> int:
         """Delete the ready messages of a queue; return how many."""
@@ -185,14 +190,16 @@ class RabbitMQClient(QueueClient):
         session = self._live()
         if max_messages < 1:
             return []
-        return [_delivery(queue, arrival) for arrival in session.receive(queue, max_messages, timeout)]
+        arrivals = session.receive(queue, max_messages, timeout)
+        return [delivery for arrival in arrivals if (delivery := _hand_out(queue, arrival)) is not None]
 
     def subscribe(self, queue: str, prefetch: int) -> None:
         """Start a consumer (rabbitmq.com/docs/consumers, consumer-prefetch); it is renewed whenever it is lost."""
         session = self._live()
         lane = session.lane(queue)
+        fixed = self._options.prefetch is not None
         lane.prefetch = limit = self._options.prefetch or max(1, min(prefetch, 65_535))
-        session.io.post(lambda: lane.subscribe(limit))
+        session.io.post(lambda: lane.subscribe(limit, fixed))
 
     def unsubscribe(self, queue: str) -> None:
         """End the consumer; give back what ``receive`` has not returned."""
@@ -204,13 +211,19 @@ class RabbitMQClient(QueueClient):
         ended.wait(_UNSUBSCRIBE_TIMEOUT)
 
     def ack(self, delivery: Delivery) -> None:
-        """Acknowledge, with the next of the acknowledgements that the I/O thread sends together."""
+        """Acknowledge, with the next of the acknowledgements that the I/O thread sends together.
+
+        When the connection was lost meanwhile, the message is acknowledged as soon as the broker delivers it again to
+        this client.
+        """
         session = self._live()
-        arrival: Arrival = delivery.tag
-        life = arrival.life
-        if life.claim(arrival.number):
-            life.ack(arrival.number)
-            session.io.wake()
+        while True:
+            arrival: Arrival = delivery.tag
+            claimed = arrival.life.claim_and_finish(arrival.number)
+            if claimed:
+                session.io.wake()
+            if claimed is not None or session.ledger.acknowledge(delivery):
+                return
 
     def reject(
         self,
@@ -221,26 +234,33 @@ class RabbitMQClient(QueueClient):
         failure: Failure | None = None,
         queue: str | None = None,
     ) -> None:
-        """Hand back, retry or dead-letter a message; a copy is confirmed before the original is acknowledged."""
+        """Hand back, retry or dead-letter a message; a copy is confirmed before the original is acknowledged.
+
+        When the connection was lost meanwhile, it is done as soon as the broker delivers the message again to this
+        client.
+        """
         session = self._live()
-        arrival: Arrival = delivery.tag
-        life = arrival.life
-        if not life.claim(arrival.number):
+        if delay > 0:
+            delays.units(delay)
+        hand_back = requeue and failure is None and delay <= 0
+        move = functools.partial(self._move, session, delivery, requeue, delay, failure, queue)
+        later = None if hand_back else functools.partial(self._move_later, session, delivery, move)
+        while (claimed := _claim(delivery)) is None:
+            if session.ledger.record(delivery, later):
+                return
+        if not claimed:
             return
-        if requeue and failure is None and delay <= 0:
-            life.give_back(arrival.number)
+        if hand_back:
+            delivery.tag.life.give_back(delivery.tag.number)
             session.io.wake()
             return
         try:
-            if requeue:
-                self._retry(session, delivery, delay, failure, queue or delivery.queue)
-            else:
-                self._dead_letter(session, delivery, failure or rejection(delivery))
+            move()
         except BaseException:
-            life.unclaim(arrival.number)
+            while not delivery.tag.life.unclaim(delivery.tag.number) and not session.ledger.unclaim(delivery):
+                pass
             raise
-        life.ack(arrival.number)
-        session.io.wake()
+        _finish(session, delivery)
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Send the settlements and wait until the broker has seen them."""
@@ -282,6 +302,37 @@ class RabbitMQClient(QueueClient):
         if session is None:
             raise NotConnectedError("the RabbitMQ client is not connected; call connect() first")
         return session
+
+    def _move(
+        self,
+        session: Session,
+        delivery: Delivery,
+        requeue: bool,
+        delay: float,
+        failure: Failure | None,
+        queue: str | None,
+    ) -> None:
+        if requeue:
+            self._retry(session, delivery, delay, failure, queue or delivery.queue)
+        else:
+            self._dead_letter(session, delivery, failure or rejection(delivery))
+
+    def _move_later(self, session: Session, delivery: Delivery, move: Callable[[], None]) -> bool:
+        """Do what ``reject`` was asked for while there was no connection, now that the message is here again."""
+        try:
+            move()
+        except NotConnectedError:
+            return True
+        except TransientError as exc:
+            _log.warning("a message of %r cannot be settled yet: %s", delivery.queue, exc)
+            return False
+        except Exception:  # noqa: BLE001 - nobody else is there to hear of it
+            _log.exception("a message of %r cannot be settled; it goes back to the queue", delivery.queue)
+            delivery.tag.life.give_back(delivery.tag.number)
+            session.io.wake()
+            return True
+        _finish(session, delivery)
+        return True
 
     def _retry(self, session: Session, delivery: Delivery, delay: float, failure: Failure | None, queue: str) -> None:
         ours = failure.retry_headers() if failure is not None else _history(delivery.meta)
@@ -353,26 +404,45 @@ def _outgoing(queue: str, message: Message) -> Outgoing:
     return Outgoing("", queue, properties, body)
 
 
-def _delivery(queue: str, arrival: Arrival) -> Delivery:
+def _hand_out(queue: str, arrival: Arrival) -> Delivery | None:
+    """The delivery for an arrival; None when its channel has ended: it will come again."""
     content = headers.read(arrival.properties)
-    arrival.life.hand_out(arrival.number)
     meta = content.meta
-    if not meta:
-        return Delivery(
+    delivery = (
+        Delivery(
+            body=arrival.body,
+            queue=queue,
+            headers=content.headers,
+            message_id=content.message_id,
+            attempts=meta_int(meta, ATTEMPTS),
+            crashes=meta_int(meta, CRASHES),
+            first_failed_at=meta_time(meta, FIRST_FAILED_AT),
+            redelivered=arrival.redelivered,
+            meta=meta,
+            tag=arrival,
+        )
+        if meta
+        else Delivery(
             arrival.body, queue, content.headers, content.message_id, 0, 0, None, arrival.redelivered, meta, arrival
         )
-    return Delivery(
-        body=arrival.body,
-        queue=queue,
-        headers=content.headers,
-        message_id=content.message_id,
-        attempts=meta_int(meta, ATTEMPTS),
-        crashes=meta_int(meta, CRASHES),
-        first_failed_at=meta_time(meta, FIRST_FAILED_AT),
-        redelivered=arrival.redelivered,
-        meta=meta,
-        tag=arrival,
     )
+    return delivery if arrival.life.hand_out(arrival.number, key_of(queue, content, arrival.body), delivery) else None
+
+
+def _claim(delivery: Delivery) -> bool | None:
+    arrival: Arrival = delivery.tag
+    return arrival.life.claim(arrival.number)
+
+
+def _finish(session: Session, delivery: Delivery) -> None:
+    """The copy exists: acknowledge the original, here or, if its connection was lost meanwhile, when it comes back."""
+    while True:
+        arrival: Arrival = delivery.tag
+        if arrival.life.finish(arrival.number):
+            session.io.wake()
+            return
+        if session.ledger.finish(delivery):
+            return
 
 
 def _dead_letter(arrival: Arrival) -> DeadLetter:

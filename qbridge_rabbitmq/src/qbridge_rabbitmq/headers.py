@@ -7,6 +7,7 @@ entry. A copy is spliced together from these pieces, so foreign values survive b
 
 from __future__ import annotations
 
+import secrets
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ _PERSISTENT: Final = b"\x02"
 _CARRIED_CC: Final = HEADER_PREFIX + "cc"
 _CARRIED_EXPIRATION: Final = HEADER_PREFIX + "expiration"
 _CARRIED_USER_ID: Final = HEADER_PREFIX + "user-id"
+# Tells a copy from its original, which has the same message id and body. Not for applications, so not in ``meta``.
+_MARK: Final = HEADER_PREFIX + "copy"
 _CARRIED: Final = {_CARRIED_CC, _CARRIED_EXPIRATION, _CARRIED_USER_ID}
 _ROUTING: Final = {"CC", "BCC"}
 _BROKERS_OWN: Final = {"x-death", "x-delivery-count", "x-acquired-count"}
@@ -86,11 +89,13 @@ class Content:
         message_id: the publisher's id.
         headers: the producer's headers, decoded, without the broker's and ours.
         meta: ours.
+        mark: what tells a copy from its original and from other copies; "" for an original.
     """
 
     message_id: str | None
     headers: Mapping[str, Any]
     meta: Mapping[str, Any]
+    mark: str = ""
 
 
 def read(raw: bytes) -> Content:
@@ -101,8 +106,8 @@ def read(raw: bytes) -> Content:
         return Content(None, NO_HEADERS, NO_HEADERS)
     message_id = fields.get(MESSAGE_ID)
     table = fields.get(HEADERS)
-    headers, meta = _views(table) if table is not None else (NO_HEADERS, NO_HEADERS)
-    return Content(_text(message_id[1:]) if message_id is not None else None, headers, meta)
+    headers, meta, mark = _views(table) if table is not None else (NO_HEADERS, NO_HEADERS, "")
+    return Content(_text(message_id[1:]) if message_id is not None else None, headers, meta, mark)
 
 
 def fresh(headers: Mapping[str, str], message_id: str | None) -> bytes:
@@ -129,6 +134,7 @@ def copy(raw: bytes, ours: Mapping[str, str | int], message_id: str = "") -> byt
     entries, unreadable = _cut(fields.get(HEADERS))
     pieces = [entry for name, entry in entries if _is_kept(name)]
     pieces += _carried(fields, entries)
+    mark = _entry(_MARK, secrets.token_hex(8))
     if MESSAGE_ID not in fields and 0 < len(message_id.encode()) <= 255:
         fields[MESSAGE_ID] = _short(message_id.encode())
     fields.pop(EXPIRATION, None)
@@ -137,7 +143,7 @@ def copy(raw: bytes, ours: Mapping[str, str | int], message_id: str = "") -> byt
     result = b""
     for left_out in ((), (TRACEBACK,), (TRACEBACK, EXCEPTION_MESSAGE)):
         added = [_entry(name, value) for name, value in ours.items() if name not in left_out]
-        fields[HEADERS] = _table(b"".join((*pieces, *added, unreadable)))
+        fields[HEADERS] = _table(b"".join((*pieces, *added, mark, unreadable)))
         result = join(fields)
         if fits(result):
             break
@@ -261,8 +267,11 @@ def _is_brokers(name: str) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _views(table: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """The producer's headers and ours, read only. Cached: most messages of a queue have the same table."""
+def _views(table: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any], str]:
+    """The producer's headers and ours, read only, and the mark of a copy.
+
+    Cached: most messages of a queue have the same table.
+    """
     headers: dict[str, Any] = {}
     meta: dict[str, Any] = {}
     try:
@@ -275,7 +284,8 @@ def _views(table: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
                 headers[name] = _decode(*_type_and_value(entry))
     except (MalformedTableError, RecursionError):
         pass  # what came before the damage is all that can be known
-    return _read_only(headers), _read_only(meta)
+    mark = str(meta.pop(_MARK, ""))
+    return _read_only(headers), _read_only(meta), mark
 
 
 def _read_only(mapping: dict[str, Any]) -> Mapping[str, Any]:

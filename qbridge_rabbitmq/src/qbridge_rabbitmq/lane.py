@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import queue as queues
-import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
@@ -13,9 +12,13 @@ from typing import Any, Final
 from pika import exceptions, spec
 from pika.channel import Channel
 
-from qbridge_rabbitmq import errors
+from qbridge_rabbitmq import errors, headers
+from qbridge_rabbitmq.consumers import Consumers
+from qbridge_rabbitmq.getting import GetRequest
+from qbridge_rabbitmq.ledger import Ledger, key_of
 from qbridge_rabbitmq.life import Arrival, Life
 from qbridge_rabbitmq.loop import IOThread
+from qbridge_rabbitmq.pace import Pace
 from qbridge_rabbitmq.wire import Connection, raw_properties
 
 _log: Final = logging.getLogger("qbridge.rabbitmq")
@@ -25,53 +28,18 @@ _LONGEST_PAUSE: Final = 3.0
 # neither cancels them nor passes on what it delivers to them.
 DELETION_PAUSE: Final = 1.0
 _RENEW_AFTER: Final = 20
-_consumers = itertools.count(1)
 Restore = Callable[[str, Callable[[BaseException | None], None]], None]
 """Creates a queue again if it is one of ours, else looks whether it is there; calls back with what is wrong."""
 
 
-class GetRequest:
-    """A caller's wish for up to ``limit`` messages that are ready now.
-
-    Attributes:
-        error: why the broker refused, when it did.
-        items: the messages.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self.items: list[Arrival] = []
-        self.error: BaseException | None = None
-        self._lock = threading.Lock()
-        self._given_up = False
-        self._done = threading.Event()
-
-    def wait(self, timeout: float) -> bool:
-        """In the caller's thread: True when it is done; when False the messages go back by themselves."""
-        if self._done.wait(timeout):
-            return True
-        with self._lock:
-            self._given_up = not self._done.is_set()
-            return not self._given_up
-
-    def add(self, arrival: Arrival) -> bool:
-        """In the I/O thread: one more message; whether the request wants another one."""
-        self.items.append(arrival)
-        return len(self.items) < self._limit
-
-    def finish(self, error: BaseException | None = None) -> None:
-        """In the I/O thread: the request is over."""
-        with self._lock:
-            self.error = error
-            if not self._given_up:
-                self._done.set()
-                return
-        for item in self.items:
-            item.life.nack(item.number)
-
-
 class Lane:
     """One queue's way into this client.
+
+    Args:
+        queue: its name.
+        io: the I/O thread.
+        restore: see there.
+        ledger: recognizes what was in flight when a channel ended; without one nothing is.
 
     ``buffer``, ``epoch``, ``missing`` and ``in_flight`` may be used by any thread; the methods run in the I/O thread.
 
@@ -81,23 +49,25 @@ class Lane:
         missing: why there is no consumer: the queue does not exist.
     """
 
-    def __init__(self, queue: str, io: IOThread, restore: Restore) -> None:
+    def __init__(self, queue: str, io: IOThread, restore: Restore, ledger: Ledger | None = None) -> None:
         self.queue = queue
         self.buffer: queues.SimpleQueue[Arrival | None] = queues.SimpleQueue()
         self.epoch = 0
         self.missing: BaseException | None = None
         self.life: Life | None = None
         self.prefetch = 0
+        self._pace: Pace | None = None
         self._io = io
         self._restore = restore
+        self._ledger = ledger
         self._connection: Connection | None = None
         self._ready = False
-        self._consumer = ""
+        self._consumers: Consumers | None = None
+        self._paused = False  # the queue may be missing: no consumer before that is known
         self._cancelled: list[Callable[[], None]] = []
         self._gets: deque[GetRequest] = deque()
         self._getting = False
         self._failures = 0
-        self._confirmed = ""  # the consumer that the broker has confirmed
         self._arrived = False
         self._idle = 0
         self._barriers: list[Callable[[], None]] = []
@@ -120,6 +90,7 @@ class Lane:
         """The connection is there, and the known queues have been declared."""
         self._connection = connection
         self._failures = 0
+        self._paused = False
         self._pursue()
 
     def down(self) -> None:
@@ -134,7 +105,7 @@ class Lane:
             if self.prefetch or self._gets:
                 self._open_channel(self._connection)
         elif self._ready:
-            if self.prefetch and not self._consumer and not self._cancelled:
+            if self.prefetch and self._consumers is None and not self._cancelled and not self._paused:
                 self._consume(self.life)
             if self._gets and not self._getting:
                 self._get(self.life)
@@ -153,10 +124,12 @@ class Lane:
     def _on_close(self, channel: Channel, reason: BaseException) -> None:
         life, self.life = self.life, None
         if life is not None:
-            life.lost = True
-            life.unsettled.clear()
+            if self._ledger is not None:
+                self._ledger.adopt(life)
+            else:
+                life.lose()
         self._ready = self._getting = False
-        self._consumer = ""
+        self._consumers = None
         self._fail_gets(reason)
         self._run_cancelled()
         self._pass_barriers()
@@ -171,25 +144,34 @@ class Lane:
 
     # ------------------------------------------------------------------ consuming
 
-    def subscribe(self, prefetch: int) -> None:
-        """Start a consumer, now or when the connection is there."""
+    def subscribe(self, prefetch: int, fixed: bool = True) -> None:
+        """Start a consumer, now or when the connection is there; unless fixed the prefetch follows the speed."""
         self.prefetch = prefetch
+        self._pace = None if fixed else Pace(prefetch)
         self._pursue()
+
+    def adapt(self) -> None:
+        """Now and then: hold more or less, as the speed demands."""
+        pace, life, consumers = self._pace, self.life, self._consumers
+        if pace is None or life is None or consumers is None or not consumers.ready or self._cancelled:
+            return
+        if pace.look(life.settled, time.monotonic()):
+            consumers.hold(pace.prefetch)
 
     def unsubscribe(self, done: Callable[[], None]) -> None:
         """End the consumer and give back what nobody has taken; ``done`` is called at the end."""
         self.prefetch = 0
+        self._pace = None
         self.missing = None
-        if not self._consumer or self.life is None:
+        if self._consumers is None:
             self._give_back_buffer()
             done()
             return
         self._cancelled.append(done)
         if len(self._cancelled) == 1:
-            self.life.channel.basic_cancel(self._consumer, callback=self._on_cancel_ok)
+            self._consumers.cancel(self._on_cancel_ok)
 
     def _consume(self, life: Life) -> None:
-        consumer = self._consumer = f"qbridge-{next(_consumers)}"
         put, unsettled = self.buffer.put, life.unsettled
 
         def deliver(channel: Channel, method: Any, properties: spec.BasicProperties, body: bytes) -> None:
@@ -197,33 +179,45 @@ class Lane:
             self._arrived = True
             number = method.delivery_tag
             unsettled[number] = None
-            put(Arrival(life, number, method.redelivered, raw_properties(properties), body))
+            arrival = Arrival(life, number, method.redelivered, raw_properties(properties), body)
+            if not (method.redelivered and self._is_known(arrival)):
+                put(arrival)
 
-        life.channel.basic_qos(prefetch_count=self.prefetch, callback=_ignore)
-        life.channel.basic_consume(self.queue, deliver, consumer_tag=consumer, callback=self._on_consume_ok)
+        self._consumers = Consumers(life.channel, self.queue, deliver, self.prefetch, self._on_consuming)
 
-    def _on_consume_ok(self, frame: Any) -> None:
-        self._confirmed = frame.method.consumer_tag
+    def _is_known(self, arrival: Arrival) -> bool:
+        """Whether it was in flight here when the last channel ended, and has been dealt with."""
+        ledger = self._ledger
+        if ledger is None or ledger.is_empty:
+            return False
+        key = key_of(self.queue, headers.read(arrival.properties), arrival.body)
+        if key is None or not ledger.recognize(key, arrival):
+            return False
+        self._io.wake()
+        return True
+
+    def _on_consuming(self) -> None:
         self._arrived = True
         self._failures = 0
         self.missing = None
 
     def _on_cancel_ok(self, frame: Any) -> None:
         del frame
-        self._consumer = ""
+        self._consumers = None
         self._give_back_buffer()
         self._run_cancelled()
         self._pursue()
 
     def _on_cancelled_by_broker(self, frame: Any) -> None:
         """The queue was deleted, or its node is gone."""
-        if frame.method.consumer_tag != self._consumer:
+        if self._consumers is None or not self._consumers.removed(frame.method.consumer_tag):
             return
-        self._consumer = ""
         if self._cancelled:
             self._on_cancel_ok(frame)
         elif self.prefetch:
             _log.warning("the broker cancelled the consumer of %r; trying to consume again", self.queue)
+            self._consumers = None
+            self._paused = True
             self._io.later(DELETION_PAUSE, self._restore_queue)
 
     def idle_consumer(self) -> str:
@@ -231,28 +225,33 @@ class Lane:
         arrived, self._arrived = self._arrived, False
         if arrived:
             self._idle = 0
-        return "" if arrived or self._cancelled or self._confirmed != self._consumer else self._consumer
+        if arrived or self._cancelled or self._consumers is None or not self._consumers.ready:
+            return ""
+        return self._consumers.first
 
     def examined(self, consumer: str, count: int, error: BaseException | None) -> None:
         """The broker was asked how many consumers the queue of an idle consumer has."""
-        if consumer != self._consumer or self._cancelled or self.life is None or not self.life.channel.is_open:
+        consumers, life = self._consumers, self.life
+        if life is None or consumers is None or consumers.first != consumer or self._cancelled:
             return
         self._idle += 1
         if errors.is_missing(error) or (error is None and count == 0):
             _log.warning("the broker has lost the consumer of %r; consuming again", self.queue)
-            self._consumer = ""
-            self.life.channel.basic_cancel(consumer)
+            consumers.drop()
+            self._consumers = None
+            self._paused = True
             self._restore_queue()
-        elif self._idle >= _RENEW_AFTER and not self.life.unsettled:
+        elif self._idle >= _RENEW_AFTER and not life.unsettled:
             # A broker may have lost a consumer that it counts (see DELETION_PAUSE). A new channel heals that, and for
             # one that has had nothing to do for long it costs nothing.
             self._idle = 0
-            self.life.channel.close()
+            life.channel.close()
 
     def _try_again(self) -> None:
         """After a pause, look whether the queue is there and consume again."""
         pause = min(_FIRST_PAUSE * 2**self._failures, _LONGEST_PAUSE)
         self._failures = min(self._failures + 1, 10)
+        self._paused = True
         self._io.later(pause, self._restore_queue)
 
     def _restore_queue(self) -> None:
@@ -261,10 +260,14 @@ class Lane:
     def _on_restored(self, error: BaseException | None) -> None:
         # Consuming from a queue that is missing would end the channel and with it all that is unsettled on it.
         if not self.prefetch or self._connection is None or not self._connection.is_open:
-            return
-        if error is None:
+            self._paused = False
+        elif error is None:
+            self._paused = False
             self._pursue()
-            return
+        else:
+            self._keep_looking(error)
+
+    def _keep_looking(self, error: BaseException) -> None:
         if errors.is_missing(error):
             self.missing = error
             self.buffer.put(None)
@@ -303,7 +306,8 @@ class Lane:
             return
         raw = raw_properties(properties)
         life.unsettled[method.delivery_tag] = None
-        if self._gets[0].add(Arrival(life, method.delivery_tag, method.redelivered, raw, body)):
+        arrival = Arrival(life, method.delivery_tag, method.redelivered, raw, body)
+        if (method.redelivered and self._is_known(arrival)) or self._gets[0].add(arrival):
             self._get(life)
         else:
             self._finish_get()
@@ -362,10 +366,6 @@ class Lane:
         self._barrier_sent, self._barriers = [], []
         for done in passed:
             done()
-
-
-def _ignore(frame: Any) -> None:
-    del frame
 
 
 def take(buffer: queues.SimpleQueue[Arrival | None], limit: int, timeout: float) -> list[Arrival]:

@@ -6,13 +6,21 @@ acknowledge another message. So each delivery is bound to its channel's :class:`
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from pika.channel import Channel
 
-from qbridge_core import DeliveryLostError
+from qbridge_core import Delivery, DeliveryLostError
 from qbridge_rabbitmq.wire import Connection
+
+Key = tuple[str, str, str, bytes]
+"""What a message is recognized by when it comes back: queue, message id, which copy, body or its digest."""
+Handed = tuple[Key | None, Delivery]
+Held = tuple[Key, Delivery]
+# No more acknowledgements than the prefetch can be on their way. A classic queue that crashes may forget a few more.
+_REMEMBERED: Final = 5_000
 
 
 class Arrival(NamedTuple):
@@ -25,6 +33,14 @@ class Arrival(NamedTuple):
     body: bytes
 
 
+class Loss(NamedTuple):
+    """What was in flight on a channel when it ended, as far as a redelivery can be recognized."""
+
+    held: list[Held]
+    settling: list[Held]
+    acknowledged: list[Key]
+
+
 class Life:
     """What a channel delivered, from its opening to its end. The methods say which thread they belong to.
 
@@ -32,57 +48,129 @@ class Life:
         lost: the channel is gone; the broker delivers again what was unsettled.
         unsettled: numbers of all deliveries that the broker waits for, ascending (for the I/O thread; others may
             take its length).
+        settled: how many were acknowledged (for the I/O thread).
     """
 
     def __init__(self, connection: Connection, channel: Channel) -> None:
         self.lost = False
         self.channel = channel
         self.unsettled: dict[int, None] = {}
+        self.settled = 0
         self._connection = connection
-        self._claimable: dict[int, None] = {}
+        # Guards the next four and the change of ``lost``: a delivery is never in none of them when the channel ends.
+        self._lock = threading.Lock()
+        self._claimable: dict[int, Handed] = {}
+        self._settling: dict[int, Handed] = {}
         self._finished: deque[int] = deque()
+        self._acknowledged: deque[Key] = deque(maxlen=_REMEMBERED)
         self._returned: deque[int] = deque()
         self._holes: set[int] = set()
 
     # ------------------------------------------------------------------ any thread
 
-    def hand_out(self, number: int) -> None:
-        """The delivery goes to the caller, who may settle it once."""
-        self._claimable[number] = None
+    def hand_out(self, number: int, key: Key | None, delivery: Delivery) -> bool:
+        """The delivery goes to the caller, who may settle it once. False when it must not: the channel is gone."""
+        with self._lock:
+            if self.lost:
+                return False
+            self._claimable[number] = key, delivery
+            return True
 
-    def claim(self, number: int) -> bool:
-        """Take the right to settle a delivery; False when somebody has it or had it.
+    def claim(self, number: int) -> bool | None:
+        """Take the right to settle a delivery; False when somebody has it or had it, None when the ledger knows.
 
         Raises:
-            DeliveryLostError: the channel is gone.
+            DeliveryLostError: the channel is gone, and the message could not be recognized when it comes back.
         """
-        try:
-            del self._claimable[number]
-        except KeyError:
-            return False
-        if self.lost:
-            self._claimable[number] = None
-            raise DeliveryLostError("the connection that delivered the message was lost; it will be delivered again")
-        return True
+        with self._lock:
+            if self.lost:
+                self._require_known(number)
+                return None
+            handed = self._claimable.pop(number, None)
+            if handed is None:
+                return False
+            self._settling[number] = handed
+            return True
 
-    def unclaim(self, number: int) -> None:
-        """Settling it failed: it can be tried again."""
-        self._claimable[number] = None
+    def unclaim(self, number: int) -> bool:
+        """Settling it failed: it can be tried again. False when the ledger has it."""
+        with self._lock:
+            handed = self._settling.pop(number, None)
+            if handed is None:
+                return not self.lost
+            self._claimable[number] = handed
+            return True
 
-    def ack(self, number: int) -> None:
-        """Have a claimed delivery acknowledged with the next flush."""
-        self._finished.append(number)
+    def finish(self, number: int) -> bool:
+        """Have a claimed delivery acknowledged with the next flush. False when the ledger has it."""
+        with self._lock:
+            handed = self._settling.pop(number, None)
+            if handed is None:
+                return not self.lost
+            self._acknowledge(number, handed[0])
+            return True
+
+    def claim_and_finish(self, number: int) -> bool | None:
+        """Both at once; the result is that of ``claim``.
+
+        Raises:
+            DeliveryLostError: as ``claim``.
+        """
+        with self._lock:
+            if self.lost:
+                self._require_known(number)
+                return None
+            handed = self._claimable.pop(number, None)
+            if handed is None:
+                return False
+            self._acknowledge(number, handed[0])
+            return True
+
+    def acknowledge(self, number: int, key: Key | None = None) -> None:
+        """Have a delivery that nobody was given acknowledged with the next flush."""
+        with self._lock:
+            self._acknowledge(number, key)
 
     def give_back(self, number: int) -> None:
         """Have a claimed delivery requeued with the next flush."""
-        self._returned.append(number)
+        with self._lock:
+            self._settling.pop(number, None)
+            self._returned.append(number)
+
+    def disown(self, number: int, delivery: Delivery) -> None:
+        """The ledger does not know it any longer: settling it is an error from now on."""
+        with self._lock:
+            self._claimable[number] = None, delivery
 
     @property
     def in_flight(self) -> int:
         """Deliveries that are neither acknowledged nor about to be."""
         return max(0, len(self.unsettled) - len(self._finished))
 
+    def _require_known(self, number: int) -> None:
+        if number in self._claimable:
+            raise DeliveryLostError("the connection that delivered the message was lost; it will be delivered again")
+
+    def _acknowledge(self, number: int, key: Key | None) -> None:
+        self._finished.append(number)
+        if key is not None:
+            self._acknowledged.append(key)
+
     # ------------------------------------------------------------------ I/O thread
+
+    def resume(self, number: int, held: Held, settling: bool) -> None:
+        """The delivery is one that was handed out before; ``settling`` when somebody has claimed it already."""
+        with self._lock:
+            (self._settling if settling else self._claimable)[number] = held
+
+    def lose(self) -> Loss:
+        """The channel is gone."""
+        with self._lock:
+            self.lost = True
+            loss = Loss(_take_known(self._claimable), _take_known(self._settling), list(self._acknowledged))
+            self._acknowledged.clear()
+        self.unsettled.clear()
+        return loss
 
     def flush(self) -> None:
         """Send what was settled since the last time: one acknowledgement for all, as far as they are contiguous."""
@@ -124,4 +212,13 @@ class Life:
             unsettled.pop(number, None)
             acks.append((number, False))
         finished.clear()
+        self.settled += len(prefix) + len(acks) - bool(prefix)
         self._connection.send_acks(self.channel.channel_number, acks)
+
+
+def _take_known(deliveries: dict[int, Handed]) -> list[Held]:
+    """Remove and return the deliveries that can be recognized."""
+    known = [(number, key, delivery) for number, (key, delivery) in deliveries.items() if key is not None]
+    for number, _, _ in known:
+        del deliveries[number]
+    return [(key, delivery) for _, key, delivery in known]

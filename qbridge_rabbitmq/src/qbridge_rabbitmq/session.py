@@ -17,11 +17,14 @@ from typing import Any, Final, TypeVar
 from qbridge_core import BrokerUnavailableError, NotConnectedError, QBridgeError, UnroutableError
 from qbridge_rabbitmq import errors
 from qbridge_rabbitmq.admin import Admin, Steps
-from qbridge_rabbitmq.lane import GetRequest, Lane, take
+from qbridge_rabbitmq.getting import GetRequest
+from qbridge_rabbitmq.lane import Lane, take
+from qbridge_rabbitmq.ledger import Ledger
 from qbridge_rabbitmq.life import Arrival
 from qbridge_rabbitmq.link import Link
 from qbridge_rabbitmq.loop import IOThread
 from qbridge_rabbitmq.options import Endpoint
+from qbridge_rabbitmq.pace import TICK
 from qbridge_rabbitmq.publisher import Batch, Outgoing, Publisher
 from qbridge_rabbitmq.topology import Topology
 from qbridge_rabbitmq.wire import Connection
@@ -42,6 +45,7 @@ class Session:
         self.closing = False
         self.admin = Admin()
         self.publisher = Publisher()
+        self.ledger = Ledger()
         self.io = IOThread(self._flush_lanes, self._abandon)
         self._endpoint = endpoint
         self._options = endpoint.options
@@ -66,6 +70,7 @@ class Session:
         self.io.post(self._consuming.open)
         self.io.post(self._publishing.open)
         self.io.post(self._watch)
+        self.io.post(self._adapt)
         try:
             self._opened.result(self._options.connect_timeout)
         except TimeoutError as exc:
@@ -84,6 +89,7 @@ class Session:
             lane.interrupt()
         self.io.post(self._begin_close)
         self.io.join(_CLOSE_TIMEOUT + 2.0)
+        self.ledger.close()
 
     def _begin_close(self) -> None:
         self._flush_lanes()
@@ -226,16 +232,16 @@ class Session:
         with self._lanes_lock:
             lane = self._lanes.get(queue)
             if lane is None:
-                lane = self._lanes[queue] = self.new_lane(queue)
+                lane = self._lanes[queue] = self.new_lane(queue, self.ledger)
         return lane
 
     def existing_lane(self, queue: str) -> Lane | None:
         """The lane of a queue that something was received from, if it was."""
         return self._lanes.get(queue)
 
-    def new_lane(self, queue: str) -> Lane:
+    def new_lane(self, queue: str, ledger: Ledger | None = None) -> Lane:
         """A lane with a channel of its own that nobody else uses."""
-        lane = Lane(queue, self.io, self._restore)
+        lane = Lane(queue, self.io, self._restore, ledger)
         self.io.post(lambda: self._join(lane))
         return lane
 
@@ -313,12 +319,18 @@ class Session:
         if time.monotonic() < self._examine_at:
             return
         self._examine_at = time.monotonic() + _WATCH_EVERY
+        self.ledger.expire()
         if self._consuming.connection is None or self.closing:
             return
         for lane in self._all_lanes():
             consumer = lane.idle_consumer()
             if consumer:
                 self._examine(lane, consumer)
+
+    def _adapt(self) -> None:
+        self.io.later(TICK, self._adapt)
+        for lane in self._all_lanes():
+            lane.adapt()
 
     def _examine(self, lane: Lane, consumer: str) -> None:
         def answered(future: Future[int]) -> None:

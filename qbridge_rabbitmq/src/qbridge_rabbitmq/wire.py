@@ -11,11 +11,12 @@ messages arrive with pika's own properties, and :func:`raw_properties` writes th
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import pika
 from pika import frame, spec
+from pika.channel import Channel
 
 _FRAME_HEADER: Final = struct.Struct(">BHI")
 _CONTENT_HEADER: Final = struct.Struct(">HHQ")
@@ -42,6 +43,18 @@ class RawProperties(spec.BasicProperties):
 def raw_properties(properties: spec.BasicProperties) -> bytes:
     """The bytes of the properties, flags included."""
     return properties.raw if isinstance(properties, RawProperties) else b"".join(properties.encode())
+
+
+def retire_consumer(channel: Channel, consumer_tag: str) -> None:
+    """Cancel a consumer without waiting; what it was sent before still comes (pika's own cancel would reject it)."""
+    channel._send_method(spec.Basic.Cancel(consumer_tag=consumer_tag, nowait=True))  # type: ignore[attr-defined]
+
+
+def forget_consumers(channel: Channel, others_than: Collection[str]) -> None:
+    """Release what pika keeps for retired consumers, when nothing more can come for them."""
+    consumers: dict[str, object] = getattr(channel, "_consumers", {})
+    for consumer_tag in [tag for tag in consumers if tag not in others_than]:
+        del consumers[consumer_tag]
 
 
 class Connection(pika.SelectConnection):

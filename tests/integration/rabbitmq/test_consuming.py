@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from integration.rabbitmq.conftest import MakeClient
-from qbridge_core import Delivery, DeliveryLostError, Failure, NotConnectedError, QueueMismatchError, Reason
+from qbridge_core import Delivery, DeliveryLostError, Failure, Message, NotConnectedError, QueueMismatchError, Reason
 from qbridge_rabbitmq import RabbitMQClient
 from support.proxy import TCPProxy
 from support.wait import wait_for
@@ -68,11 +68,11 @@ def test_concurrent_acks_in_any_order_settle_exactly_their_messages(
 def test_a_delivery_of_a_lost_connection_never_settles_another(
     make_client: MakeClient, amqp_url: str, unique_name: str
 ) -> None:
-    """After a reconnect an old tag is not used on the new channel: the settlement says that the delivery is lost."""
+    """After a reconnect an old tag is not used on the new channel; without a message id the delivery is lost."""
     with TCPProxy.to(amqp_url) as proxy:
         client = make_client(proxy.through(amqp_url))
         client.declare(unique_name)
-        client.send_many(unique_name, range(2))
+        client.publish_many(unique_name, [Message(b"1"), Message(b"2")])
         client.subscribe(unique_name, 10)
         old = drain(client, unique_name, 2)
         proxy.reset()

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator
 from typing import Any
 
 import pika
-import pytest
 
 from qbridge_core import Reason, TaskManager, UnroutableError
 from qbridge_rabbitmq import RabbitMQClient
 from support.wait import wait_for
-
-
-@pytest.fixture
-def channel(amqp_url: str) -> Iterator[Any]:
-    """A channel of plain pika."""
-    connection = pika.BlockingConnection(pika.URLParameters(amqp_url))
-    yield connection.channel()
-    connection.close()
 
 
 def test_g12_a_plain_classic_queue_without_a_dead_letter_route_loses_nothing(

@@ -1,0 +1,95 @@
+"""The consumers of one queue on one channel: a first one, and others beside it while more is to be held."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any, Final
+
+from pika import spec
+from pika.channel import Channel
+
+from qbridge_rabbitmq.wire import forget_consumers, retire_consumer
+
+_numbers: Final = itertools.count(1)
+Deliver = Callable[[Channel, Any, spec.BasicProperties, bytes], None]
+
+
+class Consumers:
+    """Consumes. All methods run in the I/O thread.
+
+    The prefetch of a consumer cannot be changed, and a quorum queue delivers again what is on its way to one that is
+    cancelled. So more is held by a further consumer, and cancelling is left for times when little is on its way.
+
+    Args:
+        channel: an open channel that has no other consumers.
+        queue: where from.
+        deliver: called with each message.
+        prefetch: how many unsettled messages the first consumer may hold.
+        confirmed: called when the broker has confirmed a consumer.
+    """
+
+    def __init__(
+        self, channel: Channel, queue: str, deliver: Deliver, prefetch: int, confirmed: Callable[[], None]
+    ) -> None:
+        self._channel = channel
+        self._queue = queue
+        self._deliver = deliver
+        self._confirmed = confirmed
+        self._first_prefetch = self._held = prefetch
+        self._beside: list[str] = []
+        self._awaited = 0
+        self.first = self._add(prefetch)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the broker has confirmed all of them."""
+        return not self._awaited
+
+    def hold(self, prefetch: int) -> None:
+        """Hold this many unsettled messages in all. Only when ``ready``."""
+        if prefetch < self._held:
+            self._retire_others()
+        if prefetch > self._held:
+            self._beside.append(self._add(prefetch - self._held))
+            self._held = prefetch
+
+    def cancel(self, done: Callable[[Any], None]) -> None:
+        """End them all; ``done`` is called when nothing more comes."""
+        self._retire_others()
+        self._channel.basic_cancel(self.first, callback=done)
+
+    def drop(self) -> None:
+        """End them without an answer, when the broker does not know them any more."""
+        self._retire_others()
+        self._channel.basic_cancel(self.first)
+
+    def removed(self, consumer_tag: str) -> bool:
+        """The broker has cancelled one; whether it was the first."""
+        if consumer_tag in self._beside:
+            self._beside.remove(consumer_tag)
+        return consumer_tag == self.first
+
+    def _add(self, prefetch: int) -> str:
+        consumer_tag = f"qbridge-{next(_numbers)}"
+        self._awaited += 1
+        self._channel.basic_qos(prefetch_count=prefetch, callback=_ignore)
+        self._channel.basic_consume(self._queue, self._deliver, consumer_tag=consumer_tag, callback=self._on_consume_ok)
+        return consumer_tag
+
+    def _on_consume_ok(self, frame: Any) -> None:
+        del frame
+        self._awaited -= 1
+        if not self._awaited:
+            forget_consumers(self._channel, {self.first, *self._beside})
+        self._confirmed()
+
+    def _retire_others(self) -> None:
+        for consumer_tag in self._beside:
+            retire_consumer(self._channel, consumer_tag)
+        self._beside.clear()
+        self._held = self._first_prefetch
+
+
+def _ignore(frame: Any) -> None:
+    del frame

@@ -1,0 +1,269 @@
+"""Remembers what was in flight when a connection was lost, so that nothing runs twice for it.
+
+The broker delivers again what was unsettled on a lost channel. The loss is no reason to run a task a second time: its
+handler may still be running here, or may have ended with the acknowledgement on its way. So a message that comes back
+to the client that held it is recognized by its queue, message id, copy and body. Then
+
+* a delivery that the application still holds is bound to the new channel, and nothing is handed out;
+* one that was settled meanwhile is settled on the new channel as the application wanted;
+* one whose acknowledgement may not have reached the broker is acknowledged again.
+
+What does not come back here went to another consumer, or was acknowledged; it is forgotten after a while.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Final
+
+from qbridge_core import Delivery
+from qbridge_rabbitmq.headers import Content
+from qbridge_rabbitmq.life import Arrival, Key, Life
+
+_log: Final = logging.getLogger("qbridge.rabbitmq")
+MAX_ENTRIES: Final = 10_000
+MAX_AGE: Final = 600.0
+_SHORT_BODY: Final = 256
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 5.0
+Settlement = Callable[[], bool]
+"""Settles a delivery that has been bound again, in a thread that may wait; False to be called again later."""
+
+
+def key_of(queue: str, content: Content, body: bytes) -> Key | None:
+    """What a message is recognized by; None when it has no message id."""
+    if not content.message_id:
+        return None
+    return queue, content.message_id, content.mark, body if len(body) <= _SHORT_BODY else blake2b(body).digest()
+
+
+class _Entry:
+    """A delivery that was lost while the application held it, or settled it after that."""
+
+    __slots__ = ("delivery", "key", "lost_at", "settlement", "settling")
+
+    def __init__(self, key: Key, delivery: Delivery, settling: bool, lost_at: float) -> None:
+        self.key = key
+        self.delivery = delivery
+        self.settling = settling  # somebody is at it
+        self.settlement: Settlement | None = None
+        self.lost_at = lost_at
+
+
+class Ledger:
+    """The lost deliveries of one client. Thread-safe; takes its own lock before that of a :class:`Life`.
+
+    Args:
+        max_entries: how many are remembered, of those that are open and of those that are done.
+        max_age: for how many seconds.
+    """
+
+    def __init__(self, max_entries: int = MAX_ENTRIES, max_age: float = MAX_AGE) -> None:
+        self._max_entries = max_entries
+        self._max_age = max_age
+        self._lock = threading.Lock()
+        self._entries: dict[_Entry, None] = {}  # the oldest first, as in the next two
+        self._waiting: dict[Key, deque[_Entry]] = {}
+        self._done: dict[Key, tuple[int, float]] = {}  # how many with this key, and since when
+        self._open: dict[int, _Entry] = {}  # by the identity of the delivery: not settled by the application yet
+        self._chores = _Chores()
+
+    def __len__(self) -> int:
+        return len(self._entries) + len(self._done)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to recognize; cheap."""
+        return not self._waiting and not self._done
+
+    def held(self, queue: str) -> int:
+        """How many deliveries of a queue the application still holds, though the broker has taken them back."""
+        with self._lock:
+            return sum(entry.key[0] == queue for entry in self._open.values())
+
+    # ------------------------------------------------------------------ I/O thread
+
+    def adopt(self, life: Life) -> None:
+        """A channel has ended: take over what was in flight on it."""
+        now = time.monotonic()
+        with self._lock:  # whoever finds the channel ended then waits here until its delivery is known
+            loss = life.lose()
+            for settling, items in ((False, loss.held), (True, loss.settling)):
+                for key, delivery in items:
+                    entry = _Entry(key, delivery, settling, now)
+                    self._entries[entry] = None
+                    self._waiting.setdefault(key, deque()).append(entry)
+                    self._open[id(delivery)] = entry
+            for key in loss.acknowledged:
+                self._add_done(key, now)
+        self.expire()
+
+    def recognize(self, key: Key, arrival: Arrival) -> bool:
+        """Whether a redelivered message was in flight here; then it has been dealt with."""
+        self.expire()
+        with self._lock:
+            entries = self._waiting.get(key)
+            if entries:
+                self._bind(entries[0], arrival)
+                return True
+            if key in self._done:
+                count, since = self._done.pop(key)
+                if count > 1:
+                    self._done[key] = count - 1, since
+                arrival.life.acknowledge(arrival.number, key)
+                return True
+        return False
+
+    def expire(self) -> None:
+        """Forget what is too old or too much."""
+        with self._lock:
+            oldest = time.monotonic() - self._max_age
+            while self._entries:
+                entry = next(iter(self._entries))
+                if entry.lost_at > oldest and len(self._entries) <= self._max_entries:
+                    break
+                self._forget(entry)
+            while self._done:
+                key, (_, since) = next(iter(self._done.items()))
+                if since > oldest and len(self._done) <= self._max_entries:
+                    break
+                del self._done[key]
+
+    # ------------------------------------------------------------------ any thread, for deliveries of an ended channel
+
+    def acknowledge(self, delivery: Delivery) -> bool:
+        """The work is done. False when the delivery has been bound again: settle it there."""
+        with self._lock:
+            if not delivery.tag.life.lost:
+                return False
+            entry = self._open.get(id(delivery))
+            if entry is not None and not entry.settling:
+                self._complete(entry)
+            return True
+
+    def finish(self, delivery: Delivery) -> bool:
+        """A settlement that began before the loss has succeeded. False when the delivery has been bound again."""
+        with self._lock:
+            if not delivery.tag.life.lost:
+                return False
+            entry = self._open.get(id(delivery))
+            if entry is not None:
+                self._complete(entry)
+            return True
+
+    def unclaim(self, delivery: Delivery) -> bool:
+        """A settlement that began before the loss has failed. False when the delivery has been bound again."""
+        with self._lock:
+            if not delivery.tag.life.lost:
+                return False
+            entry = self._open.get(id(delivery))
+            if entry is not None:
+                entry.settling = False
+            return True
+
+    def record(self, delivery: Delivery, settlement: Settlement | None) -> bool:
+        """Have it settled like this when it comes back; ``None`` to have it handed out again then.
+
+        False when the delivery has been bound again: settle it there.
+        """
+        with self._lock:
+            if not delivery.tag.life.lost:
+                return False
+            entry = self._open.get(id(delivery))
+            if entry is None or entry.settling:
+                return True  # it is settled already, or somebody is at it
+            if settlement is None:
+                self._remove(entry)
+            else:
+                del self._open[id(delivery)]
+                entry.settlement = settlement
+            return True
+
+    def close(self) -> None:
+        """The client was disconnected: what is still held is lost."""
+        with self._lock:
+            for entry in list(self._entries):
+                self._forget(entry)
+            self._done.clear()
+        self._chores.close()
+
+    # ------------------------------------------------------------------ with the lock
+
+    def _bind(self, entry: _Entry, arrival: Arrival) -> None:
+        self._remove(entry)
+        delivery = entry.delivery
+        settlement = entry.settlement
+        arrival.life.resume(arrival.number, (entry.key, delivery), entry.settling or settlement is not None)
+        delivery.tag = arrival
+        if settlement is not None:
+            self._chores.add(settlement)
+
+    def _complete(self, entry: _Entry) -> None:
+        self._add_done(entry.key, time.monotonic())  # before it is removed, for is_empty
+        self._remove(entry)
+
+    def _add_done(self, key: Key, now: float) -> None:
+        count, _ = self._done.pop(key, (0, 0.0))
+        self._done[key] = count + 1, now
+
+    def _forget(self, entry: _Entry) -> None:
+        self._remove(entry)
+        if entry.settlement is None and not entry.settling:
+            entry.delivery.tag.life.disown(entry.delivery.tag.number, entry.delivery)
+
+    def _remove(self, entry: _Entry) -> None:
+        self._entries.pop(entry, None)
+        self._open.pop(id(entry.delivery), None)
+        entries = self._waiting[entry.key]
+        entries.remove(entry)
+        if not entries:
+            del self._waiting[entry.key]
+
+
+class _Chores:
+    """Carries out settlements in a thread that exists only while there are some."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls: deque[Settlement] = deque()
+        self._running = False
+        self._closed = threading.Event()
+
+    def add(self, call: Settlement) -> None:
+        """Have this called, again and again until it returns True."""
+        with self._lock:
+            self._calls.append(call)
+            if not self._running:
+                self._running = True
+                threading.Thread(target=self._run, name="qbridge-rabbitmq-settle", daemon=True).start()
+
+    def close(self) -> None:
+        """Call nothing any more."""
+        self._closed.set()
+
+    def _run(self) -> None:
+        pause = _FIRST_PAUSE
+        while True:
+            with self._lock:
+                if not self._calls or self._closed.is_set():
+                    self._calls.clear()
+                    self._running = False
+                    return
+                call = self._calls.popleft()
+            try:
+                done = call()
+            except Exception:  # noqa: BLE001 - the others must be settled all the same
+                _log.exception("a settlement failed; its message stays with the broker")
+                done = True
+            if done:
+                pause = _FIRST_PAUSE
+                continue
+            with self._lock:
+                self._calls.append(call)
+            self._closed.wait(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)

@@ -1,0 +1,322 @@
+"""A lost connection is no reason to run anything twice: what comes back to the client that held it is recognized."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import pytest
+
+from integration.rabbitmq.conftest import MakeClient
+from qbridge_core import Delivery, DeliveryLostError, Failure, Reason, TaskManager, TransientError
+from qbridge_rabbitmq import RabbitMQClient
+from qbridge_rabbitmq.headers import Content
+from qbridge_rabbitmq.ledger import Ledger, key_of
+from qbridge_rabbitmq.life import Arrival, Life
+from support.brokers import RabbitMQBroker
+from support.proxy import TCPProxy
+from support.wait import wait_for
+
+TASKS = 30
+WORKERS = 10
+
+
+@pytest.fixture
+def proxy(amqp_url: str) -> Iterator[TCPProxy]:
+    """A proxy to the run's broker."""
+    with TCPProxy.to(amqp_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def cut_off(make_client: MakeClient, proxy: TCPProxy, amqp_url: str) -> RabbitMQClient:
+    """A client whose connections can be cut."""
+    return make_client(proxy.through(amqp_url), reconnect_delay_max=0.3)
+
+
+class Held:
+    """A handler whose runs wait for a signal; it counts how often each payload began and ended."""
+
+    def __init__(self) -> None:
+        self.started = Counter[Any]()
+        self.ended = Counter[Any]()
+        self.release = threading.Event()
+        self._lock = threading.Lock()
+
+    def __call__(self, payload: Any) -> None:
+        """Run."""
+        with self._lock:
+            self.started[payload] += 1
+        assert self.release.wait(60.0)
+        with self._lock:
+            self.ended[payload] += 1
+
+
+def life(client: RabbitMQClient, queue: str) -> Life | None:
+    """What the broker's current channel for the queue has delivered."""
+    session = client._session
+    assert session is not None
+    return session.lane(queue).life
+
+
+def lose(client: RabbitMQClient, queue: str, how: Callable[[], object]) -> None:
+    """Do what ends the connection, and wait until the client knows."""
+    before = life(client, queue)
+    assert before is not None
+    how()
+    wait_for(lambda: before.lost, 20.0, "the loss is noticed")
+
+
+def is_empty(client: RabbitMQClient, queue: str) -> bool:
+    """True when nothing is left of the queue; False while the broker cannot say."""
+    try:
+        stats = client.stats(queue)
+    except TransientError:
+        return False
+    return stats.ready == stats.in_flight == stats.delayed == 0
+
+
+def refuse_and_reset(proxy: TCPProxy) -> None:
+    """Cut the connections and let nobody in."""
+    proxy.refuse()
+    proxy.reset()
+
+
+def test_g3_running_handlers_survive_a_cut_connection(
+    make_client: MakeClient, proxy: TCPProxy, cut_off: RabbitMQClient, amqp_url: str, unique_name: str
+) -> None:
+    """Ten handlers run while the connection is cut, twice: each task runs exactly once."""
+    handler = Held()
+    dead = f"{unique_name}-dead"
+    with TaskManager(cut_off, handler, unique_name, dead, max_workers=WORKERS, task_timeout=60.0):
+        make_client(amqp_url).send_many(unique_name, range(TASKS))
+        wait_for(lambda: len(handler.started) == WORKERS, 10.0)
+        for _ in range(2):
+            lose(cut_off, unique_name, proxy.reset)
+            wait_for(lambda: (now := life(cut_off, unique_name)) and len(now.unsettled) >= WORKERS, 10.0, "they come")
+        handler.release.set()
+        wait_for(lambda: len(handler.ended) == TASKS, 20.0, "every task is done")
+        wait_for(lambda: is_empty(cut_off, unique_name), 20.0, "the queue is empty at the end")
+    assert set(handler.started.values()) == {1}
+    assert cut_off.stats(dead).ready == 0
+
+
+@pytest.mark.faults
+def test_g3_running_handlers_survive_a_crash_of_the_broker(
+    make_client: MakeClient, private_rabbitmq: RabbitMQBroker, unique_name: str
+) -> None:
+    """Ten handlers run over a kill -9 and a restart of the broker; some end before it is back. Each runs once."""
+    handler = Held()
+    client = make_client(private_rabbitmq.url)
+    client.declare(unique_name, f"{unique_name}-dead")
+    declared = time.monotonic()
+    client.send_many(unique_name, range(TASKS))
+    # RabbitMQ 3.10 does not recover a quorum queue that is killed in its first seconds.
+    wait_for(lambda: time.monotonic() > declared + 5, 10.0)
+    with TaskManager(
+        client, handler, unique_name, f"{unique_name}-dead", max_workers=WORKERS, task_timeout=60.0
+    ) as manager:
+        wait_for(lambda: len(handler.started) == WORKERS, 10.0)
+        lose(client, unique_name, private_rabbitmq.kill)
+        handler.release.set()
+        wait_for(lambda: len(handler.ended) == WORKERS, 10.0)
+        private_rabbitmq.start()
+        wait_for(lambda: len(handler.ended) == TASKS, 30.0, "every task is done")
+        wait_for(lambda: is_empty(client, unique_name), 30.0, "the queue is empty at the end")
+        assert manager.report().succeeded == TASKS
+    assert set(handler.started.values()) == {1}
+    assert client.stats(f"{unique_name}-dead").ready == 0
+
+
+def test_g3_a_failure_while_disconnected_is_counted_once(
+    proxy: TCPProxy, cut_off: RabbitMQClient, unique_name: str
+) -> None:
+    """``reject`` without a connection returns; when the message is back it is retried, with one more attempt."""
+    cut_off.declare(unique_name, f"{unique_name}-dead")
+    cut_off.publish(unique_name, b"x", message_id="m")
+    cut_off.subscribe(unique_name, 10)
+    for attempt in (1, 2, 3):
+        (delivery,) = cut_off.receive(unique_name, 1, 10.0)
+        assert delivery.attempts == attempt - 1
+        lose(cut_off, unique_name, lambda: refuse_and_reset(proxy))
+        cut_off.reject(delivery, failure=Failure(Reason.FAILED, attempts=attempt, source_queue=unique_name))
+        cut_off.ack(delivery)  # a second settlement does nothing
+        proxy.pass_through()
+    (delivery,) = cut_off.receive(unique_name, 1, 10.0)
+    assert delivery.attempts == 3
+    cut_off.ack(delivery)
+    wait_for(lambda: is_empty(cut_off, unique_name), 10.0)
+    assert cut_off.stats(f"{unique_name}-dead").ready == 0
+
+
+def test_g3_a_dead_letter_while_disconnected_arrives_once(
+    proxy: TCPProxy, cut_off: RabbitMQClient, unique_name: str
+) -> None:
+    """``reject(requeue=False)`` without a connection dead-letters the message with its reason when it is back."""
+    dead = f"{unique_name}-dead"
+    cut_off.declare(unique_name, dead)
+    cut_off.publish(unique_name, b"x", message_id="m")
+    cut_off.subscribe(unique_name, 10)
+    (delivery,) = cut_off.receive(unique_name, 1, 10.0)
+    lose(cut_off, unique_name, lambda: refuse_and_reset(proxy))
+    cut_off.reject(delivery, requeue=False, failure=Failure(Reason.TIMED_OUT, attempts=4, source_queue=unique_name))
+    proxy.pass_through()
+    assert cut_off.receive(unique_name, 1, 2.0) == []
+    wait_for(lambda: is_empty(cut_off, unique_name), 10.0)
+    assert [(letter.reason, letter.attempts) for letter in cut_off.dead_letters(dead)] == [(Reason.TIMED_OUT, 4)]
+
+
+def test_g3_a_task_that_fails_over_a_cut_runs_exactly_as_often_as_it_may(
+    proxy: TCPProxy, cut_off: RabbitMQClient, unique_name: str
+) -> None:
+    """With the connection cut under each failing run, max_retries=3 still means four runs and one dead letter."""
+    runs: list[object] = []
+
+    def handler(payload: object) -> None:
+        runs.append(payload)
+        lose(cut_off, unique_name, proxy.reset)
+        raise ValueError("always")
+
+    dead = f"{unique_name}-dead"
+    with TaskManager(cut_off, handler, unique_name, dead, max_retries=3, max_workers=1, task_timeout=60.0):
+        wait_for(lambda: life(cut_off, unique_name), 10.0)
+        cut_off.send(unique_name, 1)
+
+        def buried() -> bool:
+            try:
+                return cut_off.stats(dead).ready > 0
+            except TransientError:
+                return False
+
+        wait_for(buried, 40.0, "it is dead-lettered")
+        wait_for(lambda: is_empty(cut_off, unique_name), 20.0)
+    assert len(runs) == 4
+    assert [letter.attempts for letter in cut_off.dead_letters(dead)] == [4]
+
+
+def test_g3_a_hand_back_while_disconnected_is_handed_out_again(
+    proxy: TCPProxy, cut_off: RabbitMQClient, unique_name: str
+) -> None:
+    """What is given back without a connection is no run: the message comes once more, nothing counted."""
+    cut_off.declare(unique_name)
+    cut_off.publish(unique_name, b"x", message_id="m")
+    cut_off.subscribe(unique_name, 10)
+    (delivery,) = cut_off.receive(unique_name, 1, 10.0)
+    lose(cut_off, unique_name, lambda: refuse_and_reset(proxy))
+    cut_off.reject(delivery)
+    proxy.pass_through()
+    (again,) = cut_off.receive(unique_name, 10, 10.0)
+    assert (again.body, again.attempts) == (b"x", 0)
+
+
+def test_g3_an_acknowledgement_lost_on_the_way_is_sent_again(
+    proxy: TCPProxy, cut_off: RabbitMQClient, unique_name: str
+) -> None:
+    """The acknowledgement vanishes with the connection: the message that comes back is not handed out."""
+    cut_off.declare(unique_name)
+    cut_off.publish(unique_name, b"x", message_id="m")
+    cut_off.subscribe(unique_name, 10)
+    (delivery,) = cut_off.receive(unique_name, 1, 10.0)
+    proxy.blackhole()
+    cut_off.ack(delivery)
+    assert not cut_off.flush(0.2)
+    lose(cut_off, unique_name, proxy.reset)
+    proxy.pass_through()
+    assert cut_off.receive(unique_name, 1, 2.0) == []
+    wait_for(lambda: is_empty(cut_off, unique_name), 10.0)
+
+
+@pytest.mark.parametrize("subscribed", [True, False])
+def test_g3_an_acknowledgement_while_disconnected_is_kept(
+    proxy: TCPProxy, cut_off: RabbitMQClient, unique_name: str, subscribed: bool
+) -> None:
+    """``ack`` without a connection counts, with a consumer and without."""
+    cut_off.declare(unique_name)
+    cut_off.publish(unique_name, b"x", message_id="m")
+    if subscribed:
+        cut_off.subscribe(unique_name, 10)
+    (delivery,) = cut_off.receive(unique_name, 1, 10.0)
+    lose(cut_off, unique_name, lambda: refuse_and_reset(proxy))
+    cut_off.ack(delivery)
+    cut_off.ack(delivery)
+    proxy.pass_through()
+    assert cut_off.receive(unique_name, 1, 2.0) == []
+    wait_for(lambda: is_empty(cut_off, unique_name), 10.0)
+
+
+def test_g3_two_messages_with_one_id_are_both_run(proxy: TCPProxy, cut_off: RabbitMQClient, unique_name: str) -> None:
+    """Different bodies are different messages, also when both are held, and when equal ones are held twice."""
+    handler = Held()
+    with TaskManager(cut_off, handler, unique_name, f"{unique_name}-dead", max_workers=3, task_timeout=60.0):
+        for payload in (b"1", b"2", b"2", b"3"):
+            cut_off.publish(unique_name, b'{"payload": %s}' % payload, message_id="same")
+        wait_for(lambda: handler.started.total() == 3, 10.0)
+        lose(cut_off, unique_name, proxy.reset)
+        wait_for(lambda: (now := life(cut_off, unique_name)) and len(now.unsettled) >= 3, 10.0, "they come back")
+        handler.release.set()
+        wait_for(lambda: handler.ended.total() == 4, 10.0)
+        wait_for(lambda: is_empty(cut_off, unique_name), 10.0)
+    assert handler.started == {1: 1, 2: 2, 3: 1}
+
+
+def test_g3_another_consumer_gets_what_does_not_come_back(
+    make_client: MakeClient, proxy: TCPProxy, cut_off: RabbitMQClient, amqp_url: str, unique_name: str
+) -> None:
+    """An outcome recorded without a connection binds nobody else: the message stays whole wherever it goes."""
+    cut_off.declare(unique_name, f"{unique_name}-dead")
+    cut_off.publish(unique_name, b"x", message_id="m")
+    cut_off.subscribe(unique_name, 10)
+    (delivery,) = cut_off.receive(unique_name, 1, 10.0)
+    lose(cut_off, unique_name, lambda: refuse_and_reset(proxy))
+    cut_off.reject(delivery, requeue=False)
+    other = make_client(amqp_url)
+    (elsewhere,) = other.receive(unique_name, 1, 10.0)
+    proxy.pass_through()
+    wait_for(lambda: life(cut_off, unique_name), 10.0)
+    assert elsewhere.body == b"x"
+    other.ack(elsewhere)
+    wait_for(lambda: is_empty(other, unique_name), 10.0)
+    assert other.stats(f"{unique_name}-dead").ready == 0
+
+
+def _in_flight(ledger: Ledger, count: int) -> list[Delivery]:
+    """Lose a channel on which so many deliveries are held and as many acknowledgements are on their way."""
+    channel = Life(cast(Any, None), cast(Any, None))
+    deliveries = []
+    for number in range(2 * count):
+        arrival = Arrival(channel, number, False, b"", b"%d" % number)
+        delivery = Delivery(arrival.body, "q", message_id=str(number), tag=arrival)
+        key = key_of("q", Content(delivery.message_id, {}, {}), arrival.body)
+        assert channel.hand_out(number, key, delivery)
+        deliveries.append(delivery)
+    for delivery in deliveries[count:]:
+        assert channel.claim_and_finish(delivery.tag.number)
+    ledger.adopt(channel)
+    return deliveries[:count]
+
+
+def test_g3_the_memory_is_bounded_in_size() -> None:
+    """Beyond the bound the oldest are forgotten, and settling one of those is an error again."""
+    ledger = Ledger(max_entries=100)
+    deliveries = _in_flight(ledger, 150)
+    assert len(ledger) == 200
+    with pytest.raises(DeliveryLostError):
+        deliveries[0].tag.life.claim(deliveries[0].tag.number)
+    assert deliveries[-1].tag.life.claim(deliveries[-1].tag.number) is None
+    for _ in range(5):
+        _in_flight(ledger, 150)
+    assert len(ledger) == 200
+
+
+def test_g3_the_memory_is_bounded_in_age() -> None:
+    """After a while everything is forgotten."""
+    ledger = Ledger(max_age=0.0)
+    (delivery,) = _in_flight(ledger, 1)
+    ledger.expire()
+    assert len(ledger) == 0
+    assert ledger.is_empty
+    with pytest.raises(DeliveryLostError):
+        delivery.tag.life.claim_and_finish(delivery.tag.number)

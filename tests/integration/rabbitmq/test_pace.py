@@ -1,0 +1,76 @@
+"""The prefetch follows the speed of the tasks."""
+
+from __future__ import annotations
+
+import time
+
+from qbridge_rabbitmq import RabbitMQClient
+from qbridge_rabbitmq.pace import Pace
+from support.wait import wait_for
+
+
+def settle(pace: Pace, rate: float, seconds: float, start: tuple[int, float] = (0, 100.0)) -> tuple[int, float]:
+    """Let messages be settled at a rate for some time, looked at twice a second."""
+    settled, now = start
+    for _ in range(int(seconds * 2)):
+        now += 0.5
+        settled += int(rate / 2)
+        pace.look(settled, now)
+    return settled, now
+
+
+def test_quick_tasks_raise_it_to_a_quarter_of_a_second_of_work() -> None:
+    """At 400 messages a second 100 are held, and never more than 300."""
+    pace = Pace(10)
+    state = settle(pace, 400, 3)
+    assert pace.prefetch == 100
+    settle(pace, 100_000, 3, state)
+    assert pace.prefetch == 300
+
+
+def test_slow_tasks_and_silence_bring_it_back() -> None:
+    """When the rate falls, no more is held than the workers want at once."""
+    pace = Pace(10)
+    state = settle(pace, 10_000, 3)
+    settle(pace, 5, 3, state)
+    assert pace.prefetch == 10
+
+
+def test_small_changes_are_left_alone() -> None:
+    """A rate that moves a little does not renew the consumer each time."""
+    pace = Pace(10)
+    state = settle(pace, 400, 3)
+    for rate in (300, 500, 350, 700):
+        state = settle(pace, rate, 2, state)
+        assert pace.prefetch == 100
+
+
+def test_a_change_under_load_loses_and_repeats_nothing(client: RabbitMQClient, unique_name: str) -> None:
+    """While more and more is held every message comes once, and none comes back."""
+    client.declare(unique_name)
+    client.send_many(unique_name, range(8_000))
+    client.subscribe(unique_name, 2)
+    bodies = []
+    highest = 0
+    deadline = time.monotonic() + 30.0
+    while len(bodies) < 8_000 and time.monotonic() < deadline:
+        for delivery in client.receive(unique_name, 2, 5.0):
+            assert not delivery.redelivered
+            bodies.append(delivery.body)
+            client.ack(delivery)
+        if len(bodies) % 500 == 0:
+            highest = max(highest, client.stats(unique_name).in_flight)
+    assert len(set(bodies)) == len(bodies) == 8_000
+    assert highest > 10
+    assert client.flush()
+    stats = client.stats(unique_name)
+    assert (stats.ready, stats.in_flight) == (0, 0)
+
+    def holds_little() -> bool:
+        client.send_many(unique_name, range(8))
+        held = wait_for(lambda: client.stats(unique_name).in_flight, 5.0)
+        for delivery in client.receive(unique_name, 8, 1.0):
+            client.ack(delivery)
+        return held <= 2
+
+    wait_for(holds_little, 20.0, "the prefetch of slow tasks is small again", interval=1.0)
