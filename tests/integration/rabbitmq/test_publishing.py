@@ -158,6 +158,14 @@ def test_a_blocked_connection_refuses_at_once_and_settles_nothing_wrongly(
     with pytest.raises(BrokerBlockedError):
         client.reject(delivery, requeue=False)
     private_rabbitmq.rabbitmqctl("set_vm_memory_high_watermark", "0.4")
-    wait_for(lambda: not blocked(), 20.0, "the alarm is over")
+
+    def published() -> bool:
+        try:
+            client.publish(unique_name, b"x", timeout=0.5)
+        except TransientError:
+            return False
+        return True
+
+    wait_for(published, 20.0, "the alarm is over")
     client.reject(delivery, requeue=False)
     assert [letter.body for letter in client.dead_letters(f"{unique_name}-dead")] == [b"bad"]
