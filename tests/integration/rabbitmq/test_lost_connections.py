@@ -262,6 +262,28 @@ def test_g3_two_messages_with_one_id_are_both_run(proxy: TCPProxy, cut_off: Rabb
     assert handler.started == {1: 1, 2: 2, 3: 1}
 
 
+@pytest.mark.parametrize("kind", ["another body", "a copy"])
+def test_g3_a_remembered_message_swallows_no_other(
+    make_client: MakeClient, proxy: TCPProxy, cut_off: RabbitMQClient, amqp_url: str, unique_name: str, kind: str
+) -> None:
+    """What another consumer gave back is handed out, though a message with its id was settled before the cut."""
+    cut_off.declare(unique_name)
+    cut_off.publish(unique_name, b"x", message_id="same")
+    (first,) = cut_off.receive(unique_name, 1, 10.0)
+    if kind == "a copy":
+        cut_off.reject(first, delay=0.1)
+    else:
+        cut_off.publish(unique_name, b"y", message_id="same")
+        cut_off.ack(first)
+    assert cut_off.flush()
+    other = make_client(amqp_url)
+    (second,) = other.receive(unique_name, 1, 10.0)
+    lose(cut_off, unique_name, proxy.reset)
+    other.reject(second)
+    (again,) = cut_off.receive(unique_name, 1, 10.0)
+    assert (again.body, again.redelivered) == (second.body, True)
+
+
 def test_g3_another_consumer_gets_what_does_not_come_back(
     make_client: MakeClient, proxy: TCPProxy, cut_off: RabbitMQClient, amqp_url: str, unique_name: str
 ) -> None:
