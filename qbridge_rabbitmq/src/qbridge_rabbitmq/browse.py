@@ -78,10 +78,13 @@ def _take(session: Session, lane: Lane, count: int) -> list[Arrival]:
 def _give_back(session: Session, topology: Topology, lane: Lane, arrivals: list[Arrival]) -> None:
     before = session.request(f"queue {lane.queue!r}", topology.count(lane.queue))
     closed = threading.Event()
+    returning = 0
 
     def close() -> None:
+        nonlocal returning
         if lane.life is not None:
             lane.life.flush()
+            returning = len(lane.life.unsettled)  # without those that were replaced
         if topology.server_version >= (4, 3):
             # From here on a closed channel counts as a failed delivery, and a negative acknowledgement does not.
             for arrival in arrivals:
@@ -92,7 +95,7 @@ def _give_back(session: Session, topology: Topology, lane: Lane, arrivals: list[
     closed.wait(_RETURN_TIMEOUT)
     # The queue takes the messages back a moment later; the next page, and the next look, must come after that.
     deadline = time.monotonic() + _RETURN_TIMEOUT
-    while session.request(f"queue {lane.queue!r}", topology.count(lane.queue)) < before + len(arrivals):
+    while session.request(f"queue {lane.queue!r}", topology.count(lane.queue)) < before + returning:
         if time.monotonic() > deadline:
             break  # somebody else consumes them
         time.sleep(0.002)
