@@ -89,7 +89,7 @@ class Content:
         message_id: the publisher's id.
         headers: the producer's headers, decoded, without the broker's and ours.
         meta: ours.
-        mark: what tells a copy from its original and from other copies; "" for an original.
+        mark: what QBridge has given to this message alone, and another one to each copy; "" for a foreign message.
     """
 
     message_id: str | None
@@ -112,12 +112,16 @@ def read(raw: bytes) -> Content:
 
 def fresh(headers: Mapping[str, str], message_id: str | None) -> bytes:
     """The properties of a new, persistent message."""
-    fields = {DELIVERY_MODE: _PERSISTENT}
-    if headers:
-        fields[HEADERS] = _table(b"".join(_entry(name, value) for name, value in headers.items()))
+    entries = (_entry(name, value) for name, value in headers.items())
+    fields = {DELIVERY_MODE: _PERSISTENT, HEADERS: _table(b"".join((*entries, _new_mark())))}
     if message_id is not None:
         fields[MESSAGE_ID] = _short(message_id.encode())
     return join(fields)
+
+
+def _new_mark() -> bytes:
+    """What no other message carries: a producer may use a message id twice."""
+    return _entry(_MARK, secrets.token_hex(8))
 
 
 def copy(raw: bytes, ours: Mapping[str, str | int], message_id: str = "") -> bytes:
@@ -134,7 +138,7 @@ def copy(raw: bytes, ours: Mapping[str, str | int], message_id: str = "") -> byt
     entries, unreadable = _cut(fields.get(HEADERS))
     pieces = [entry for name, entry in entries if _is_kept(name)]
     pieces += _carried(fields, entries)
-    mark = _entry(_MARK, secrets.token_hex(8))
+    mark = _new_mark()
     if MESSAGE_ID not in fields and 0 < len(message_id.encode()) <= 255:
         fields[MESSAGE_ID] = _short(message_id.encode())
     fields.pop(EXPIRATION, None)

@@ -36,8 +36,12 @@ Settlement = Callable[[], bool]
 
 
 def key_of(queue: str, content: Content, body: bytes) -> Key | None:
-    """What a message is recognized by; None when it has no message id."""
-    if not content.message_id:
+    """What a message is recognized by; None for one that nothing of ours tells from others.
+
+    The message id of a foreign producer may stand on many messages, with equal bodies too. Taking one for another would
+    acknowledge what nobody has run, so such a message runs again instead.
+    """
+    if not content.message_id or not content.mark:
         return None
     return queue, content.message_id, content.mark, body if len(body) <= _SHORT_BODY else blake2b(body).digest()
 

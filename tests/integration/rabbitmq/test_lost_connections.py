@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
+import pika
 import pytest
 
 from integration.rabbitmq.conftest import MakeClient
@@ -284,6 +285,32 @@ def test_g3_a_remembered_message_swallows_no_other(
     assert (again.body, again.redelivered) == (second.body, True)
 
 
+@pytest.mark.parametrize("producer", ["plain pika", "QBridge"])
+def test_g3_a_second_message_with_the_same_id_and_body_is_not_swallowed(
+    make_client: MakeClient, proxy: TCPProxy, cut_off: RabbitMQClient, amqp_url: str, unique_name: str, producer: str
+) -> None:
+    """An id used twice names two messages: one is done before the cut, and the other is still delivered."""
+    cut_off.declare(unique_name)
+    if producer == "QBridge":
+        for _ in range(2):
+            cut_off.publish(unique_name, b"x", message_id="same")
+    else:
+        connection = pika.BlockingConnection(pika.URLParameters(amqp_url))
+        for _ in range(2):
+            connection.channel().basic_publish("", unique_name, b"x", pika.BasicProperties(message_id="same"))
+        connection.close()
+    other = make_client(amqp_url)
+    (second,) = other.receive(unique_name, 1, 10.0)
+    cut_off.subscribe(unique_name, 1)
+    (first,) = cut_off.receive(unique_name, 1, 10.0)
+    cut_off.ack(first)
+    assert cut_off.flush()
+    lose(cut_off, unique_name, proxy.reset)
+    other.reject(second)
+    (again,) = cut_off.receive(unique_name, 1, 10.0)
+    assert (again.body, again.redelivered) == (b"x", True)
+
+
 def test_g3_another_consumer_gets_what_does_not_come_back(
     make_client: MakeClient, proxy: TCPProxy, cut_off: RabbitMQClient, amqp_url: str, unique_name: str
 ) -> None:
@@ -311,7 +338,7 @@ def _in_flight(ledger: Ledger, count: int) -> list[Delivery]:
     for number in range(2 * count):
         arrival = Arrival(channel, number, False, b"", b"%d" % number)
         delivery = Delivery(arrival.body, "q", message_id=str(number), tag=arrival)
-        key = key_of("q", Content(delivery.message_id, {}, {}), arrival.body)
+        key = key_of("q", Content(delivery.message_id, {}, {}, "mark"), arrival.body)
         assert channel.hand_out(number, key, delivery)
         deliveries.append(delivery)
     for delivery in deliveries[count:]:
