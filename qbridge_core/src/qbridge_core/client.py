@@ -50,6 +50,7 @@ class Capabilities:
 
     Attributes:
         delay: ``publish``, ``send`` and ``reject`` accept ``delay > 0``; the broker holds the message.
+        max_delay: the longest delay in seconds that the broker can hold.
         browse: ``dead_letters`` lists a dead-letter queue without consuming it.
         crashes: ``Delivery.crashes`` counts the worker processes that died with the message; see there.
         durable: confirmed messages survive a restart of the broker.
@@ -57,6 +58,7 @@ class Capabilities:
     """
 
     delay: bool = False
+    max_delay: float = float("inf")
     browse: bool = False
     crashes: bool = False
     durable: bool = False

@@ -7,6 +7,7 @@ too late is cancelled.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -31,19 +32,39 @@ class AsyncHandler:
         self._function = function
         self._lock = threading.Lock()
         self._loop: _LoopThread | None = None
+        self._replaced: list[_LoopThread] = []
         self._futures: dict[Run | None, Future[object]] = {}
 
     def __call__(self, payload: Any) -> object:
         """Run the coroutine for this payload and wait for it."""
         run = current_run.get()
-        future = asyncio.run_coroutine_threadsafe(self._function(payload), self._working_loop().loop)
+        future = asyncio.run_coroutine_threadsafe(self._guarded(payload), self._working_loop().loop)
         self._futures[run] = future
         try:
             if run is not None and run.cancelled:
                 future.cancel()  # the cancellation came before there was a future to cancel
-            return future.result()
+            result = future.result()
         finally:
             del self._futures[run]
+        if type(result) is _Raised:
+            raise result.error
+        return result
+
+    async def _guarded(self, payload: Any) -> object:
+        """The handler; what it raises is returned, for asyncio would end the loop for a SystemExit."""
+        try:
+            return await self._function(payload)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - raised again in the worker's thread
+            return _Raised(exc)
+
+    @property
+    def stuck_loops(self) -> int:
+        """How many loops were replaced and are still blocked; each holds a thread."""
+        with self._lock:
+            self._replaced = [loop for loop in self._replaced if loop.is_alive]
+            return len(self._replaced)
 
     def cancel(self, run: Run) -> None:
         """Cancel the coroutine of a run, if it still runs."""
@@ -64,9 +85,22 @@ class AsyncHandler:
     def _working_loop(self) -> _LoopThread:
         """The loop, or a new one when a coroutine blocks it: otherwise one mistake would stop all other tasks."""
         with self._lock:
-            if self._loop is None or not self._loop.answers:
+            if self._loop is not None and not self._loop.answers:
+                self._loop.stop()  # for the case that it turns again one day
+                self._replaced.append(self._loop)
+                self._loop = None
+            if self._loop is None:
                 self._loop = _LoopThread()
             return self._loop
+
+
+class _Raised:
+    """What a coroutine raised, on its way to the worker's thread."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
 
 
 class _LoopThread:
@@ -80,20 +114,33 @@ class _LoopThread:
 
     @property
     def answers(self) -> bool:
-        """False when the loop has left a question unanswered for too long."""
+        """False when the loop has ended, or has left a question unanswered for too long."""
         asked_at = self._asked_at
-        return asked_at is None or time.monotonic() - asked_at < _ANSWER_TIME
+        return self.is_alive and (asked_at is None or time.monotonic() - asked_at < _ANSWER_TIME)
+
+    @property
+    def is_alive(self) -> bool:
+        """False when its thread has ended."""
+        return self._thread.is_alive()
 
     def ask(self) -> None:
         """Find out whether the loop still turns."""
         if self._asked_at is None:
             self._asked_at = time.monotonic()
-            self.loop.call_soon_threadsafe(self._answer)
+            self._call(self._answer)
+
+    def stop(self) -> None:
+        """End the loop when it turns next."""
+        self._call(self.loop.stop)
 
     def close(self) -> None:
         """Cancel all tasks and end the thread, if it can be reached."""
-        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.stop()
         self._thread.join(_CLOSE_TIME)
+
+    def _call(self, function: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self.loop.call_soon_threadsafe(function)
 
     def _answer(self) -> None:
         self._asked_at = None

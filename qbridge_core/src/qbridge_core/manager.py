@@ -28,6 +28,7 @@ from qbridge_core.intake import Intake
 from qbridge_core.lifecycle import Lifecycle
 from qbridge_core.outcome import RunReport, Tally
 from qbridge_core.retry import IMMEDIATELY, Backoff, RetryPolicy, require_seconds
+from qbridge_core.run import Run
 from qbridge_core.settle import Rules, Settler
 from qbridge_core.suspects import Suspects, suspects_queue
 from qbridge_core.wakeup import Wakeup
@@ -36,7 +37,10 @@ from qbridge_core.worker import Handler, Job, WorkerPool
 _log: Final = logging.getLogger("qbridge.manager")
 _IDLE_POLL: Final = 0.02
 _DRAIN_POLL: Final = 0.2
-_FLUSH_TIMEOUT: Final = 5.0
+# Together with the default grace period less than the 30 s that Kubernetes allows.
+_HAND_BACK_TIME: Final = 2.0
+_FLUSH_TIMEOUT: Final = 2.0
+_JOIN_POLL: Final = 0.05
 _LONGEST_SLEEP: Final = 3600.0  # the platform's own limit on waiting is far away, but finite
 DEFAULT_GRACE_PERIOD: Final = 25.0
 DEFAULT_MAX_ABANDONED: Final = 100
@@ -322,8 +326,10 @@ class _Session:
             self._job.intake.close()
             self._job.lifecycle.worker_stopping(queue=self._queue, worker=worker)
         finally:
-            self._drain()
-            self.stopped.set()
+            try:
+                self._drain()
+            finally:
+                self.stopped.set()
         _log.info("worker %s stopped", worker, extra={"queue": self._queue})
         if self._pool.error is not None:
             raise self._pool.error
@@ -339,7 +345,19 @@ class _Session:
                 break
             self._sleep(min(self._pool.expire(), left, _DRAIN_POLL))
         self._give_up.set()
-        for run in self._pool.claim_running():
+        # In a thread of its own: with a broker that does not answer each may take seconds. What is not handed back in
+        # time the broker delivers again when the client disconnects or its process ends.
+        helper = threading.Thread(target=self._hand_back, args=(self._pool.claim_running(),), daemon=True)
+        helper.start()
+        until = time.monotonic() + _HAND_BACK_TIME
+        while helper.is_alive() and self._stop_requests < 2 and (left := until - time.monotonic()) > 0:
+            helper.join(min(left, _JOIN_POLL))
+        if isinstance(self._job.handler, AsyncHandler):
+            self._job.handler.close()
+        self._flush()
+
+    def _hand_back(self, runs: Sequence[Run]) -> None:
+        for run in runs:
             _log.warning(
                 "task %s did not finish in time; it goes back to the queue",
                 run.task_id,
@@ -348,9 +366,6 @@ class _Session:
             self._job.settler.hand_back(run.delivery)
         for delivery in reversed(self._job.intake.left_over()):  # each goes to the front: this keeps their order
             self._job.settler.hand_back(delivery)
-        if isinstance(self._job.handler, AsyncHandler):
-            self._job.handler.close()
-        self._flush()
 
     def _flush(self) -> None:
         try:

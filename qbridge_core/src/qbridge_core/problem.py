@@ -6,8 +6,11 @@ import os
 import traceback
 from dataclasses import dataclass
 from types import FrameType
+from typing import Final
 
 from qbridge_core.message import MAX_EXCEPTION_MESSAGE_CHARS, Reason
+
+_UNREADABLE: Final = "(the exception's text could not be read)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,21 +25,32 @@ class Problem:
     @classmethod
     def from_exception(cls, reason: Reason, exc: BaseException) -> Problem:
         """Describe an exception, starting below the frame of QBridge that called the handler."""
-        kind = type(exc)
-        name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
         try:
-            message = str(exc)
-        except BaseException:  # noqa: BLE001 - the text comes from foreign code
-            message = "(the exception's text could not be read)"
-        frames = exc.__traceback__.tb_next if exc.__traceback__ else None
-        text = "".join(traceback.format_exception(kind, exc, frames)) if frames else ""
-        return cls(reason, name, message[:MAX_EXCEPTION_MESSAGE_CHARS], text)
+            kind = type(exc)
+            name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+            frames = exc.__traceback__.tb_next if exc.__traceback__ else None
+            text = "".join(traceback.format_exception(kind, exc, frames)) if frames else ""
+            return cls(reason, _plain(name), _message(exc), _plain(text))
+        except BaseException:  # noqa: BLE001 - every access may run foreign code, and the failure must be recorded
+            return cls(reason, "", _UNREADABLE)
 
     @classmethod
     def timed_out(cls, timeout: float, stack: FrameType | None) -> Problem:
         """Describe a timeout by where the handler was when its time was over."""
         text = "".join(_frames_of_handler(stack)) if stack else ""
         return cls(Reason.TIMED_OUT, "TimeoutError", f"the handler ran longer than {timeout:g} s", text)
+
+
+def _message(exc: BaseException) -> str:
+    try:
+        return _plain(str(exc))[:MAX_EXCEPTION_MESSAGE_CHARS]
+    except BaseException:  # noqa: BLE001 - as above; type and traceback may still be readable
+        return _UNREADABLE
+
+
+def _plain(text: str) -> str:
+    """The text itself, where a subclass of str would run code of its own."""
+    return str.__str__(text)
 
 
 def _frames_of_handler(stack: FrameType) -> list[str]:

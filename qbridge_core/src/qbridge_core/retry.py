@@ -119,7 +119,7 @@ class RetryPolicy:
 
     def is_final(self, exc: BaseException) -> bool:
         """True when the exception is one that a retry cannot help."""
-        return isinstance(exc, self.dead_letter_on)
+        return issubclass(type(exc), self.dead_letter_on)
 
     def next_delay(self, attempts: int) -> float | None:
         """Seconds until the next attempt after ``attempts`` failed ones; ``None`` when there is none."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import FrameType
-from typing import Final
+from typing import Any, Final, cast
 
 from qbridge_core.client import QueueClient, worker_identity
 from qbridge_core.control import Reject, Retry, Snooze
@@ -27,6 +27,8 @@ from qbridge_core.run import Run
 from qbridge_core.suspects import Suspects
 
 _log: Final = logging.getLogger("qbridge.worker")
+# The attribute itself: a subclass may have put a property in front of it.
+_CAUSE: Final[Any] = vars(BaseException)["__cause__"].__get__
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
 
@@ -89,15 +91,16 @@ class Settler:
 
     def failed(self, run: Run, exc: BaseException) -> None:
         """Do what the handler's exception asks for, or retry or dead-letter the message."""
-        if isinstance(exc, Snooze):
-            self._postpone(run, exc)
+        kind = type(exc)  # isinstance would ask a property of the exception
+        if issubclass(kind, Snooze):
+            self._postpone(run, cast(Snooze, exc))
             return
         self._lifecycle.task_failed(queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, exception=exc)
-        if isinstance(exc, Reject):
+        if issubclass(kind, Reject):
             self._dead_letter(run.delivery, self._run_failure(run, Problem.from_exception(Reason.REJECTED, exc)))
-        elif isinstance(exc, Retry):
-            problem = Problem.from_exception(Reason.FAILED, exc.__cause__ or exc)
-            self._count_failure(run, problem, delay=exc.after)
+        elif issubclass(kind, Retry):
+            problem = Problem.from_exception(Reason.FAILED, _CAUSE(exc, kind) or exc)
+            self._count_failure(run, problem, delay=cast(Retry, exc).after)
         else:
             problem = Problem.from_exception(Reason.FAILED, exc)
             self._count_failure(run, problem, final=self._rules.policy.is_final(exc))
@@ -164,8 +167,13 @@ class Settler:
             _log.info("task %s snoozed for %g s: %s", run.task_id, delay, snooze, extra=run.log_fields())
 
     def _possible(self, delay: float) -> float:
-        """The delay, or none where the backend has no delays: running too early loses nothing."""
-        return delay if self._client.capabilities.delay else 0.0
+        """The delay as far as the backend can hold it: running too early loses nothing."""
+        capabilities = self._client.capabilities
+        if not capabilities.delay:
+            return 0.0
+        if delay > capabilities.max_delay:
+            _log.warning("a delay of %g s is cut to the %g s that the broker can hold", delay, capabilities.max_delay)
+        return min(delay, capabilities.max_delay)
 
     def _retry(self, run: Run, failure: Failure, delay: float) -> None:
         # A suspect that ran alone goes back to the queue itself.

@@ -237,6 +237,8 @@ class WorkerPool:
             self._abandoned.add(worker)
             stuck = len(self._abandoned)
         worker.interrupt()
+        if isinstance(self._job.handler, AsyncHandler):
+            stuck += self._job.handler.stuck_loops
         if stuck > self._max_abandoned and self.error is None:
             self.error = TooManyStuckTasksError(
                 f"{stuck} handlers did not end after their timeout and hold a thread each; restart this process"

@@ -81,7 +81,7 @@ class RabbitMQClient(QueueClient):
         ConfigurationError: an option has a value that makes no sense.
     """
 
-    capabilities = Capabilities(delay=True, browse=True, durable=True, shared=True)
+    capabilities = Capabilities(delay=True, max_delay=delays.MAX_SECONDS, browse=True, durable=True, shared=True)
 
     def __init__(self, rabbitmq_url: str = "amqp://guest:guest@localhost:5672/", **options: object) -> None:
         url = BrokerURL.parse(rabbitmq_url)

@@ -19,29 +19,38 @@ class GetRequest:
         self._limit = limit
         self.items: list[Arrival] = []
         self.error: BaseException | None = None
+        self._late: list[Arrival] = []
         self._lock = threading.Lock()
-        self._given_up = False
+        self._over = False
         self._done = threading.Event()
 
     def wait(self, timeout: float) -> bool:
-        """In the caller's thread: True when it is done; when False the messages go back by themselves."""
+        """In the caller's thread: True when there is an answer, which may be fewer messages than there are.
+
+        On a slow link a page takes long, since each message is asked for. What has come by then is taken, for giving it
+        back would count as a delivery, and a queue with a delivery limit drops what was given back too often.
+        """
         if self._done.wait(timeout):
             return True
         with self._lock:
-            self._given_up = not self._done.is_set()
-            return not self._given_up
+            self._over = True
+            return self._done.is_set() or bool(self.items)
 
     def add(self, arrival: Arrival) -> bool:
         """In the I/O thread: one more message; whether the request wants another one."""
-        self.items.append(arrival)
-        return len(self.items) < self._limit
+        with self._lock:
+            if self._over:
+                self._late.append(arrival)
+                return False
+            self.items.append(arrival)
+            return len(self.items) < self._limit
 
     def finish(self, error: BaseException | None = None) -> None:
         """In the I/O thread: the request is over."""
         with self._lock:
-            self.error = error
-            if not self._given_up:
+            if not self._over:
+                self.error = error
+                self._over = True
                 self._done.set()
-                return
-        for item in self.items:
+        for item in self._late:
             item.life.nack(item.number)

@@ -270,7 +270,7 @@ class Session:
                 raise UnroutableError(f"queue {queue!r} does not exist; declare it first") from lane.missing
             if time.monotonic() >= deadline:
                 if not reached:
-                    raise BrokerUnavailableError(f"no connection to {self._endpoint}")
+                    raise BrokerUnavailableError(f"no answer from {self._endpoint}")
                 return []
 
     def _poll(self, lane: Lane, limit: int, left: float, pause: float) -> tuple[list[Arrival], bool]:

@@ -109,6 +109,7 @@ def test_a_queue_that_is_declared_anew_gets_its_delayed_messages(
 
 
 @pytest.mark.faults
+@pytest.mark.timeout(330)
 def test_delayed_messages_survive_a_crash_of_the_broker(
     make_client: MakeClient, private_rabbitmq: RabbitMQBroker, unique_name: str
 ) -> None:
@@ -133,4 +134,6 @@ def test_delayed_messages_survive_a_crash_of_the_broker(
             return False
         return len(seen - {b"creates the levels"}) == 20
 
-    wait_for(all_seen, 40.0, "delayed messages are missing after the crash")
+    # Where the target was not up yet when a delay ended, the level tries again after 180 s
+    # (rabbitmq.com/docs/quorum-queues). Seen once in 16 crashes on a busy machine: late, never lost.
+    wait_for(all_seen, 240.0, "delayed messages are missing after the crash")
