@@ -35,6 +35,8 @@ from qbridge_core import (
     UnroutableError,
     UnsupportedError,
     check_headers,
+    check_message_id,
+    check_queue_name,
     default_dead_letter_queue,
     merge_options,
     rejection,
@@ -257,7 +259,7 @@ class SettlesTwice(MemoryClient):
 class WorksAfterDisconnect(MemoryClient):
     """Acts on a broker that it left."""
 
-    def _require_connection(self) -> None:
+    def _require_connection(self, queue: str) -> None:
         """Accept everything."""
 
 
@@ -295,15 +297,15 @@ class ListClient(QueueClient):
 
     def declare(self, queue: str, dead_letter_queue: str | None = None) -> None:
         with self._lock:
-            self._check()
+            self._check(queue)
             self._queues.setdefault(queue, [])
             if dead_letter_queue is not None:
-                self._dead[queue] = dead_letter_queue
+                self._dead[queue] = check_queue_name(dead_letter_queue)
                 self._queues.setdefault(dead_letter_queue, [])
 
     def stats(self, queue: str) -> QueueStats:
         with self._lock:
-            self._check()
+            self._check(queue)
             mine = sum(delivery.queue == queue for delivery in self._mine.values())
             return QueueStats(len(self._queues.get(queue, [])), mine, 0)
 
@@ -318,7 +320,8 @@ class ListClient(QueueClient):
         timeout: float | None = None,
     ) -> None:
         with self._lock:
-            self._check(delay)
+            self._check(queue, delay)
+            message_id = check_message_id(message_id)
             self._existing(queue).append(Delivery(body, queue, dict(check_headers(headers)), message_id))
 
     def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
@@ -326,7 +329,7 @@ class ListClient(QueueClient):
         wakeups = self._wakeups
         while True:
             with self._lock:
-                self._check()
+                self._check(queue)
                 ready = self._existing(queue)
                 taken, ready[:] = ready[:max_messages], ready[max_messages:]
                 for delivery in taken:
@@ -353,7 +356,7 @@ class ListClient(QueueClient):
         queue: str | None = None,
     ) -> None:
         with self._lock:
-            self._check(delay)
+            self._check(delivery.queue, delay)
             if not self._settle(delivery):
                 return
             target, meta = queue or delivery.queue, delivery.meta
@@ -372,7 +375,7 @@ class ListClient(QueueClient):
             ready.insert(len(ready) if fresh else 0, again)
 
     def _settle(self, delivery: Delivery) -> bool:
-        self._check()
+        self._check(delivery.queue)
         if delivery.tag is None:
             return False
         if self._mine.pop(delivery.tag, None) is None:
@@ -385,7 +388,8 @@ class ListClient(QueueClient):
             raise UnroutableError(f"queue {queue!r} does not exist")
         return self._queues[queue]
 
-    def _check(self, delay: float = 0.0) -> None:
+    def _check(self, queue: str, delay: float = 0.0) -> None:
+        check_queue_name(queue)
         if not self._connected:
             raise NotConnectedError("not connected")
         if delay > 0:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +15,7 @@ from qbridge_core import (
     DeliveryLostError,
     InvalidURLError,
     Message,
+    NotConnectedError,
     UnknownOptionError,
     UnroutableError,
     connect,
@@ -186,3 +189,22 @@ def test_the_capabilities_are_those_of_a_process() -> None:
     capabilities = MemoryClient.capabilities
     assert (capabilities.delay, capabilities.browse) == (True, True)
     assert (capabilities.durable, capabilities.shared) == (False, False)
+
+
+def test_a_child_process_cannot_use_the_parents_broker(name: str) -> None:
+    """After a fork the client says that its broker lives in the parent, instead of filling a copy that nobody reads."""
+    with connect(f"memory://{name}") as client:
+        client.declare("q")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is just what is tested
+            pid = os.fork()
+        if pid == 0:
+            try:
+                client.send("q", 1)
+            except NotConnectedError:
+                client.disconnect()
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert client.stats("q").ready == 0

@@ -168,3 +168,34 @@ def test_g7_a_delay_beyond_the_brokers_limit_is_cut(client: MemoryClient) -> Non
         with TaskManager(short, handler, "q", "dead", max_workers=1):
             wait_for(lambda: short.stats("q").delayed == 1, 10.0)
         assert short.delays == [3600.0]
+
+
+def test_g16_a_system_without_threads_ends_the_worker_and_loses_nothing(
+    client: MemoryClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When no replacement for a stuck worker can be started, the manager stops with that error; the task is kept."""
+    started = threading.Event()
+
+    def handler(payload: object) -> None:
+        del payload
+        monkeypatch.setattr(threading.Thread, "start", _no_thread)
+        started.set()
+        while not release.wait(0.1):
+            pass
+
+    release = threading.Event()
+    client.send("q", 1)
+    manager = TaskManager(client, handler, "q", "dead", task_timeout=0.2, max_workers=1, grace_period=1.0)
+    try:
+        with pytest.raises(RuntimeError, match="start new thread"):
+            manager.start(poll_timeout=0.1)
+    finally:
+        release.set()
+    monkeypatch.undo()
+    client.disconnect()
+    client.connect()
+    assert client.stats("q").ready == 1
+
+
+def _no_thread(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")

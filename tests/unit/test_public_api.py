@@ -64,6 +64,8 @@ CORE = [
     "__version__",
     "backends",
     "check_headers",
+    "check_message_id",
+    "check_queue_name",
     "connect",
     "current_task",
     "default_dead_letter_queue",

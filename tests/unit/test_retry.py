@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from qbridge_core import Backoff, ConfigurationError, ConstantBackoff, ExponentialBackoff, RetryPolicy
+from qbridge_core import (
+    Backoff,
+    ConfigurationError,
+    ConstantBackoff,
+    ExponentialBackoff,
+    Retry,
+    RetryPolicy,
+    Snooze,
+)
 from qbridge_core.retry import IMMEDIATELY, require_seconds
 
 NOT_SECONDS: list[Any] = [-1, -0.001, math.nan, math.inf, -math.inf, "1", None, True, [1], 1j]
@@ -143,3 +151,12 @@ def test_zero_is_no_positive_duration() -> None:
 def test_the_backoffs_fulfil_their_protocol(backoff: object) -> None:
     """What QBridge ships is what it asks of others."""
     assert isinstance(backoff, Backoff)
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), 10**400, True, "1"])
+def test_a_request_for_an_impossible_delay_says_so(seconds: float) -> None:
+    """What no broker can wait for is an error where it is written."""
+    with pytest.raises(ConfigurationError, match="seconds"):
+        Snooze(seconds)
+    with pytest.raises(ConfigurationError, match="after"):
+        Retry(after=seconds)

@@ -1,7 +1,8 @@
 """QBridge: a reliability layer between any message broker and a Python function.
 
 The public names are those in ``__all__``; modules are an implementation detail, except
-:mod:`qbridge_core.errors`, :mod:`qbridge_core.hookspecs` and :mod:`qbridge_core.testing`.
+:mod:`qbridge_core.errors`, :mod:`qbridge_core.hookspecs`, :mod:`qbridge_core.testing` and, for backends,
+:mod:`qbridge_core.message` with the names of QBridge's headers.
 """
 
 from qbridge_core.client import (
@@ -41,7 +42,17 @@ from qbridge_core.errors import (
 )
 from qbridge_core.hookspecs import BackendFactory, hookimpl
 from qbridge_core.manager import TaskManager
-from qbridge_core.message import DeadLetter, Delivery, Failure, Message, QueueStats, Reason, check_headers
+from qbridge_core.message import (
+    DeadLetter,
+    Delivery,
+    Failure,
+    Message,
+    QueueStats,
+    Reason,
+    check_headers,
+    check_message_id,
+    check_queue_name,
+)
 from qbridge_core.outcome import Outcome, RunReport
 from qbridge_core.registry import backends, connect, register_backend
 from qbridge_core.retry import Backoff, ConstantBackoff, ExponentialBackoff, RetryPolicy
@@ -100,6 +111,8 @@ __all__ = [
     "__version__",
     "backends",
     "check_headers",
+    "check_message_id",
+    "check_queue_name",
     "connect",
     "current_task",
     "default_dead_letter_queue",

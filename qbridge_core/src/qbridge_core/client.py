@@ -152,7 +152,7 @@ class QueueClient(ABC):
             queue: name of an existing queue.
             body: the exact bytes.
             headers: the producer's own headers: strings, no names with the prefix ``x-qbridge-``.
-            message_id: unique for each message, at most 255 characters.
+            message_id: unique for each message, 1 to 255 bytes in UTF-8.
             delay: seconds for which the broker holds the message back.
             timeout: seconds to wait for the confirmation; ``None`` means the client's setting.
 

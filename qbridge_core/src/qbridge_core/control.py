@@ -5,7 +5,7 @@ Any other exception is a failure and follows the retry policy.
 
 from __future__ import annotations
 
-from qbridge_core.errors import ConfigurationError
+from qbridge_core.retry import require_seconds
 
 
 class TaskControl(Exception):
@@ -28,7 +28,7 @@ class Retry(TaskControl):
 
     def __init__(self, reason: str = "", *, after: float | None = None) -> None:
         super().__init__(reason)
-        self.after = None if after is None else _seconds("after", after)
+        self.after = None if after is None else require_seconds("after", after)
 
 
 class Reject(TaskControl):
@@ -55,10 +55,4 @@ class Snooze(TaskControl):
 
     def __init__(self, seconds: float, reason: str = "") -> None:
         super().__init__(reason)
-        self.seconds = _seconds("seconds", seconds)
-
-
-def _seconds(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise ConfigurationError(f"{name} must be a number of at least 0 (seconds), not {value!r}")
-    return float(value)
+        self.seconds = require_seconds("seconds", seconds)

@@ -26,6 +26,7 @@ from qbridge_core.errors import (
 )
 from qbridge_core.intake import Intake
 from qbridge_core.lifecycle import Lifecycle
+from qbridge_core.message import MAX_ID_CHARS, check_queue_name
 from qbridge_core.outcome import RunReport, Tally
 from qbridge_core.retry import IMMEDIATELY, Backoff, RetryPolicy, require_seconds
 from qbridge_core.run import Run
@@ -106,8 +107,8 @@ class TaskManager:
     ) -> None:
         self._client = _checked_client(queue_client)
         self._handler = _checked_handler(handler)
-        self._input_queue = _checked_name("input_queue", input_queue)
-        self._dead_letter_queue = _checked_name("dead_letter_queue", dead_letter_queue)
+        self._input_queue = check_queue_name(input_queue, MAX_ID_CHARS - len(suspects_queue("")), what="input_queue")
+        self._dead_letter_queue = check_queue_name(dead_letter_queue, what="dead_letter_queue")
         if input_queue == dead_letter_queue:
             raise ConfigurationError(f"input_queue and dead_letter_queue are both {input_queue!r}; they must differ")
         policy = RetryPolicy(max_retries, backoff, _checked_exceptions(dead_letter_on))
@@ -345,16 +346,26 @@ class _Session:
                 break
             self._sleep(min(self._pool.expire(), left, _DRAIN_POLL))
         self._give_up.set()
-        # In a thread of its own: with a broker that does not answer each may take seconds. What is not handed back in
-        # time the broker delivers again when the client disconnects or its process ends.
-        helper = threading.Thread(target=self._hand_back, args=(self._pool.claim_running(),), daemon=True)
-        helper.start()
-        until = time.monotonic() + _HAND_BACK_TIME
-        while helper.is_alive() and self._stop_requests < 2 and (left := until - time.monotonic()) > 0:
-            helper.join(min(left, _JOIN_POLL))
+        self._give_back()
         if isinstance(self._job.handler, AsyncHandler):
             self._job.handler.close()
         self._flush()
+
+    def _give_back(self) -> None:
+        """Hand back what did not finish, as far as the broker answers in time.
+
+        The rest it delivers again when the client disconnects or its process ends.
+        """
+        runs = self._pool.claim_running()
+        # In a thread of its own: with a broker that does not answer each one may take seconds.
+        helper = threading.Thread(target=self._hand_back, args=(runs,), daemon=True)
+        try:
+            helper.start()
+        except RuntimeError:  # the system has no thread left
+            self._hand_back(runs)
+        until = time.monotonic() + _HAND_BACK_TIME
+        while helper.is_alive() and self._stop_requests < 2 and (left := until - time.monotonic()) > 0:
+            helper.join(min(left, _JOIN_POLL))
 
     def _hand_back(self, runs: Sequence[Run]) -> None:
         for run in runs:
@@ -439,12 +450,6 @@ def _checked_exceptions(value: object) -> tuple[type[BaseException], ...]:
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise ConfigurationError(f"dead_letter_on must be a sequence of exception classes, not {value!r}")
     return tuple(value)
-
-
-def _checked_name(name: str, value: object) -> str:
-    if not isinstance(value, str) or not value:
-        raise ConfigurationError(f"{name} must be a non-empty string, not {value!r}")
-    return value
 
 
 def _checked_count(name: str, value: object) -> int | None:

@@ -6,7 +6,9 @@ that start with :data:`HEADER_PREFIX`; the body and the producer's own headers a
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +16,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final, TypeGuard
 
-from qbridge_core.errors import PayloadError
+from qbridge_core.errors import ConfigurationError, PayloadError
 
 HEADER_PREFIX: Final = "x-qbridge-"
 ATTEMPTS: Final = HEADER_PREFIX + "attempts"
@@ -36,6 +38,7 @@ MAX_EXCEPTION_MESSAGE_CHARS: Final = 1_000
 MAX_TRACEBACK_CHARS: Final = 8_000
 # A count that anybody may have written must still fit into a signed 64-bit header when one is added to it.
 _MAX_COUNT: Final = 2**62
+_CONTROL_CHARACTER: Final = re.compile(r"[\x00-\x1f\x7f]")
 _END_OF_TIME: Final = 253_402_300_800_000  # year 10,000 in milliseconds: no real clock wrote more
 
 NO_HEADERS: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -64,7 +67,7 @@ class Message:
     Attributes:
         body: the exact bytes.
         headers: the producer's own headers, strings (names must not start with ``x-qbridge-``).
-        message_id: unique for each published message, at most 255 characters; ``None`` leaves it out.
+        message_id: unique for each published message, 1 to 255 bytes in UTF-8; ``None`` leaves it out.
     """
 
     body: bytes = field(repr=False)
@@ -99,6 +102,44 @@ class Message:
         return cls(body, check_headers(headers), message_id), task_id
 
 
+def check_queue_name(name: object, max_bytes: int = MAX_ID_CHARS, *, what: str = "a queue name") -> str:
+    """Return the name of a queue, refusing what not every broker can carry.
+
+    RabbitMQ, for one, drops line ends from a name in silence: the queue would be another one.
+
+    Args:
+        name: what a caller gave as a name.
+        max_bytes: the length in UTF-8 that is possible; AMQP 0-9-1 (short strings) allows 255.
+        what: how the error calls it.
+
+    Raises:
+        ConfigurationError: it is not such a string.
+    """
+    if not isinstance(name, str) or not _can_be_a_queue(name, max_bytes):
+        raise ConfigurationError(
+            f"{what} must be a string of 1 to {max_bytes} bytes in UTF-8 without control characters, not {name!r}"
+        )
+    return name
+
+
+@functools.lru_cache(maxsize=1024)
+def _can_be_a_queue(name: str, max_bytes: int) -> bool:
+    return _is_text(name) and 0 < len(name.encode()) <= max_bytes and not _CONTROL_CHARACTER.search(name)
+
+
+def check_message_id(message_id: object) -> str | None:
+    """Return the publisher's id of a message, refusing what not every broker can carry.
+
+    Raises:
+        PayloadError: it is neither ``None`` nor a string of 1 to 255 bytes in UTF-8.
+    """
+    if message_id is None:
+        return None
+    if isinstance(message_id, str) and _is_text(message_id) and 0 < len(message_id.encode()) <= MAX_ID_CHARS:
+        return message_id
+    raise PayloadError(f"a message_id must be a string of 1 to {MAX_ID_CHARS} bytes in UTF-8, not {message_id!r}")
+
+
 def check_headers(headers: Mapping[str, str] | None) -> Mapping[str, str]:
     """Return the producer's headers, refusing what not every broker can carry and names that QBridge reserves.
 
@@ -126,7 +167,7 @@ def check_headers(headers: Mapping[str, str] | None) -> Mapping[str, str]:
 
 def _is_text(value: object) -> TypeGuard[str]:
     """True for a string that UTF-8 can express, which a lone surrogate cannot be."""
-    return isinstance(value, str) and value == value.encode("utf-8", "replace").decode("utf-8")
+    return isinstance(value, str) and (value.isascii() or value == value.encode("utf-8", "replace").decode("utf-8"))
 
 
 @dataclass(slots=True, eq=False)
@@ -157,6 +198,13 @@ class Delivery:
     redelivered: bool = False
     meta: Mapping[str, Any] = field(default_factory=_no_headers)
     tag: Any = None
+
+    def begin_anew(self) -> None:
+        """Forget what made a dead letter of it: in a dead-letter queue that a worker consumes it is a new task."""
+        self.attempts = 0
+        self.crashes = max(0, self.crashes - meta_int(self.meta, CRASHES))  # those since then count
+        self.first_failed_at = None
+        self.meta = {TASK_ID: self.meta[TASK_ID]} if TASK_ID in self.meta else NO_HEADERS
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from qbridge_core.envelope import MalformedTaskError, read_task
 from qbridge_core.errors import NotConnectedError, TooManyStuckTasksError
 from qbridge_core.intake import Intake
 from qbridge_core.lifecycle import Lifecycle
-from qbridge_core.message import TASK_ID, Delivery, meta_text
+from qbridge_core.message import REASON, TASK_ID, Delivery, meta_text
 from qbridge_core.run import Run
 from qbridge_core.settle import Settler
 from qbridge_core.wakeup import Wakeup
@@ -68,18 +68,27 @@ class Worker(threading.Thread):
         """Work until the intake closes or the watchdog gives this thread up."""
         error: BaseException | None = None
         try:
-            if self._first is not None:
-                self._first()
-                self._first = None
-            while not self.abandoned and (delivery := self._job.intake.take()) is not None:
-                try:
-                    self._handle(delivery)
-                finally:
-                    if not self.abandoned:  # otherwise its replacement does
-                        self._job.intake.done(delivery)
+            self._work()
         except BaseException as exc:  # noqa: BLE001 - the supervisor raises it
             # An interrupt can arrive when the handler has just ended and the thread is on its way out.
             error = None if self.abandoned else exc
+        try:
+            self._end(error)
+        except HandlerTimeout:  # even here; a thread is interrupted once at most
+            self._end(error)
+
+    def _work(self) -> None:
+        if self._first is not None:
+            self._first()
+            self._first = None
+        while not self.abandoned and (delivery := self._job.intake.take()) is not None:
+            try:
+                self._handle(delivery)
+            finally:
+                if not self.abandoned:  # otherwise its replacement does
+                    self._job.intake.done(delivery)
+
+    def _end(self, error: BaseException | None) -> None:
         with self._ending:
             self._ended = True
         self.pool.worker_ended(self, error)
@@ -106,6 +115,8 @@ class Worker(threading.Thread):
         except MalformedTaskError as exc:
             job.settler.malformed(delivery, exc)
             return
+        if REASON in delivery.meta:
+            delivery.begin_anew()
         task_id = task.task_id or meta_text(delivery.meta, TASK_ID) or delivery.message_id or str(uuid.uuid4())
         if delivery.crashes and not job.settler.admit(delivery, task_id):
             return
@@ -255,7 +266,10 @@ class WorkerPool:
         worker = Worker(self, self._job, first)
         with self._lock:
             self._workers.add(worker)
-        worker.start()
+        try:
+            worker.start()
+        except RuntimeError as exc:  # the system has no thread left: what is not settled the broker delivers again
+            self.worker_ended(worker, exc)
 
     def _snapshot(self) -> list[Worker]:
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -22,6 +23,8 @@ from qbridge_core import (
     QueueClient,
     QueueStats,
     check_headers,
+    check_message_id,
+    check_queue_name,
     default_dead_letter_queue,
     merge_options,
     rejection,
@@ -82,6 +85,7 @@ class MemoryClient(QueueClient):
         merge_options(parsed, options, known=())
         self._broker = _broker_named(parsed.host)
         self._connected = False
+        self._pid = os.getpid()
         self._dead_letter_queues: dict[str, str] = {}
         self._unsubscribes: Counter[str] = Counter()  # so that a receive can see that one happened while it waited
 
@@ -92,30 +96,33 @@ class MemoryClient(QueueClient):
 
     def connect(self) -> None:
         """Connect; never fails."""
-        self._connected = True
+        if not self._connected:
+            self._pid = os.getpid()
+            self._connected = True
 
     def disconnect(self) -> None:
         """Give unsettled deliveries back to their queues."""
         self._connected = False
-        self._broker.wake()
-        self._broker.give_back_all(self)
+        if self._pid == os.getpid():  # a child's copy of the broker may be locked for ever, and matters to nobody
+            self._broker.wake()
+            self._broker.give_back_all(self)
 
     def declare(self, queue: str, dead_letter_queue: str | None = None) -> None:
         """Create the queue and its dead-letter queue where missing."""
-        self._require_connection()
-        self._broker.declare(_checked(queue))
+        self._require_connection(queue)
+        self._broker.declare(queue)
         if dead_letter_queue is not None:
-            self._broker.declare(_checked(dead_letter_queue))
+            self._broker.declare(check_queue_name(dead_letter_queue))
             self._dead_letter_queues[queue] = dead_letter_queue
 
     def stats(self, queue: str) -> QueueStats:
         """Count the messages of a queue, those of all clients."""
-        self._require_connection()
+        self._require_connection(queue)
         return self._broker.stats(queue)
 
     def purge(self, queue: str) -> int:
         """Delete the ready messages."""
-        self._require_connection()
+        self._require_connection(queue)
         return self._broker.purge(queue)
 
     def publish(
@@ -139,7 +146,7 @@ class MemoryClient(QueueClient):
 
     def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
         """Take up to ``max_messages``; wait up to ``timeout`` seconds for the first."""
-        self._require_connection()
+        self._require_connection(queue)
         before = self._unsubscribes[queue]
 
         def cancelled() -> bool:
@@ -184,19 +191,18 @@ class MemoryClient(QueueClient):
 
     def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
         """List the ready messages of a dead-letter queue, oldest first."""
-        self._require_connection()
+        self._require_connection(queue)
         return [DeadLetter.from_headers(m.body, m.headers, m.meta) for m in self._broker.peek(queue, limit)]
 
     def _put(self, queue: str, messages: Iterable[Message], delay: float) -> None:
-        self._require_connection()
-        stored = [StoredMessage(_bytes(m.body), _copy(m.headers), m.message_id, NO_HEADERS) for m in messages]
-        self._broker.put(queue, stored, delay)
+        self._require_connection(queue)
+        self._broker.put(queue, [_stored(message) for message in messages], delay)
 
     def _move(self, delivery: Delivery, target: str, meta: Mapping[str, Any], task_id: str, delay: float) -> bool:
         return self._broker.move(delivery.queue, delivery.tag, target, meta, task_id or None, delay)
 
     def _still_open(self, delivery: Delivery) -> bool:
-        self._require_connection()
+        self._require_connection(delivery.queue)
         return delivery.tag is not _SETTLED
 
     def _finish(self, delivery: Delivery, done: bool) -> None:
@@ -206,9 +212,15 @@ class MemoryClient(QueueClient):
             )
         delivery.tag = _SETTLED
 
-    def _require_connection(self) -> None:
+    def _require_connection(self, queue: str) -> None:
+        """Refuse calls without a connection, with a bad name, or in a child process, which has only a copy."""
         if not self._connected:
             raise NotConnectedError("the memory client is not connected; call connect() first")
+        if self._pid != os.getpid():
+            raise NotConnectedError(
+                "the memory client was connected before a fork; the broker lives in the parent process only"
+            )
+        check_queue_name(queue)
 
 
 def _delivery(queue: str, token: int, message: StoredMessage) -> Delivery:
@@ -240,10 +252,9 @@ def _delivery(queue: str, token: int, message: StoredMessage) -> Delivery:
     )
 
 
-def _checked(queue: str) -> str:
-    if not isinstance(queue, str) or not queue:
-        raise ConfigurationError(f"a queue name must be a non-empty string, not {queue!r}")
-    return queue
+def _stored(message: Message) -> StoredMessage:
+    message_id = check_message_id(message.message_id)
+    return StoredMessage(_bytes(message.body), _copy(message.headers), message_id, NO_HEADERS)
 
 
 def _copy(headers: Mapping[str, str]) -> Mapping[str, str]:

@@ -19,12 +19,13 @@ from qbridge_core import (
     Message,
     MessageTooLargeError,
     NotConnectedError,
-    PayloadError,
     QueueClient,
     QueueStats,
     TransientError,
     UnroutableError,
     check_headers,
+    check_message_id,
+    check_queue_name,
     rejection,
 )
 from qbridge_core.message import (
@@ -48,7 +49,6 @@ from qbridge_rabbitmq.session import Session
 from qbridge_rabbitmq.topology import Topology
 
 _log: Final = logging.getLogger("qbridge.rabbitmq")
-_MAX_NAME: Final = 255
 _WINDOW: Final = 500
 # For what the broker adds to the headers of a message, and for the reason when it becomes a dead letter.
 _ROOM: Final = 4_000
@@ -122,16 +122,16 @@ class RabbitMQClient(QueueClient):
     def declare(self, queue: str, dead_letter_queue: str | None = None) -> None:
         """Create the queue and its dead-letter queue where missing (rabbitmq.com/docs/dlx, quorum-queues)."""
         session = self._live()
-        _check_name(queue)
+        check_queue_name(queue)
         if dead_letter_queue is not None:
-            _check_name(dead_letter_queue)
+            check_queue_name(dead_letter_queue)
         session.request(f"queue {queue!r}", self._topology.declare(queue, dead_letter_queue))
         self._topology.remember(queue, dead_letter_queue)
 
     def stats(self, queue: str) -> QueueStats:
         """Count the messages of a queue; ``in_flight`` are those of this client, what it has read ahead included."""
         session = self._live()
-        what = f"queue {queue!r}"
+        what = f"queue {check_queue_name(queue)!r}"
         lane = session.existing_lane(queue)
         before = lane.in_flight if lane is not None else 0
         # In the order in which messages move, so that one that moves meanwhile is counted twice and never missed.
@@ -144,7 +144,8 @@ class RabbitMQClient(QueueClient):
 
     def purge(self, queue: str) -> int:
         """Delete the ready messages of a queue; return how many."""
-        return self._live().request(f"queue {queue!r}", self._topology.purge(queue))
+        session = self._live()
+        return session.request(f"queue {check_queue_name(queue)!r}", self._topology.purge(queue))
 
     # ------------------------------------------------------------------ publishing
 
@@ -190,7 +191,7 @@ class RabbitMQClient(QueueClient):
         session = self._live()
         if max_messages < 1:
             return []
-        arrivals = session.receive(queue, max_messages, timeout)
+        arrivals = session.receive(check_queue_name(queue), max_messages, timeout)
         return [delivery for arrival in arrivals if (delivery := _hand_out(queue, arrival)) is not None]
 
     def subscribe(self, queue: str, prefetch: int) -> None:
@@ -278,7 +279,7 @@ class RabbitMQClient(QueueClient):
         if limit < 1:
             return []
         with self._browsing:
-            arrivals = browse.look(session, self._topology, queue, limit)
+            arrivals = browse.look(session, self._topology, check_queue_name(queue), limit)
         return [_dead_letter(arrival) for arrival in arrivals]
 
     def _replay_one(self, delivery: Delivery, target: str | None) -> None:
@@ -367,7 +368,7 @@ class RabbitMQClient(QueueClient):
         """Publish into the delay level that the highest bit of the delay names."""
         units = delays.units(delay)
         top = delays.top_level(units)
-        _check_name(queue, _MAX_NAME - _SUFFIX)
+        check_queue_name(queue, MAX_ID_CHARS - _SUFFIX)
         for attempt in (1, 2):
             if not self._topology.has_levels(queue, top):
                 session.request(f"queue {queue!r}", self._topology.declare_levels(queue, top))
@@ -382,23 +383,16 @@ class RabbitMQClient(QueueClient):
                 return
 
 
-def _check_name(queue: str, limit: int = _MAX_NAME) -> None:
-    if not isinstance(queue, str) or not 0 < len(queue.encode("utf-8", "replace")) <= limit:
-        raise ConfigurationError(f"a queue name must be a string of 1 to {limit} bytes, not {queue!r}")
-
-
 def _outgoing(queue: str, message: Message) -> Outgoing:
-    _check_name(queue)
-    body, message_id = message.body, message.message_id
+    check_queue_name(queue)
+    body = message.body
     if type(body) is not bytes:
         if not isinstance(body, bytearray | memoryview):
             raise ConfigurationError(
                 f"a message body must be bytes, not {type(body).__name__}; use send() for a payload"
             )
         body = bytes(body)
-    if message_id is not None and (not isinstance(message_id, str) or len(message_id.encode()) > MAX_ID_CHARS):
-        raise PayloadError(f"a message_id must be a string of at most {MAX_ID_CHARS} bytes")
-    properties = headers.fresh(message.headers, message_id)
+    properties = headers.fresh(message.headers, check_message_id(message.message_id))
     if not headers.fits(properties, _ROOM):
         raise MessageTooLargeError(f"the headers of a message for {queue!r} do not fit into one frame")
     return Outgoing("", queue, properties, body)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from qbridge_core import ConfigurationError
+from qbridge_core import check_queue_name
 
 _DELAYED: Final = ":delayed"
 
@@ -24,18 +24,13 @@ class Keys:
         """The key of a queue's stream.
 
         Raises:
-            ConfigurationError: the name is not a non-empty string.
+            ConfigurationError: the name is not one that every broker can carry.
         """
         key = self._streams.get(queue)
         if key is None:
-            key = self._streams[queue] = self._checked(queue)
+            key = self._streams[queue] = (self._prefix + check_queue_name(queue)).encode()
         return key
 
     def delayed(self, queue: str) -> bytes:
         """The key of the sorted set that holds a queue's delayed messages."""
         return self.stream(queue) + _DELAYED.encode()
-
-    def _checked(self, queue: str) -> bytes:
-        if not isinstance(queue, str) or not queue:
-            raise ConfigurationError(f"a queue name must be a non-empty string, not {queue!r}")
-        return (self._prefix + queue).encode("utf-8", "surrogatepass")

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain, islice
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any, Final
 
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -20,13 +20,12 @@ from qbridge_core import (
     ConfigurationError,
     Message,
     MessageTooLargeError,
-    PayloadError,
     PublishUnconfirmedError,
     QBridgeError,
     UnroutableError,
     check_headers,
+    check_message_id,
 )
-from qbridge_core.message import MAX_ID_CHARS, NO_HEADERS
 from qbridge_redis.failures import code, is_transient, refused, unreachable
 from qbridge_redis.fields import encode
 from qbridge_redis.link import LOST, Link
@@ -94,7 +93,7 @@ class Publisher:
         body, limit = as_bytes(message.body), self._session.max_body
         if limit is not None and len(body) > limit:
             raise MessageTooLargeError(f"the body has {len(body)} bytes, and this server takes at most {limit}")
-        return encode(body, _checked_headers(message.headers), _checked_id(message.message_id))
+        return encode(body, check_headers(message.headers), check_message_id(message.message_id))
 
 
 def _exchange(link: Link, queue: str, commands: Sequence[Command], deadline: float) -> list[Any]:
@@ -147,28 +146,3 @@ def as_bytes(body: bytes) -> bytes:
     if not isinstance(body, bytes | bytearray | memoryview):
         raise ConfigurationError(f"a message body must be bytes, not {type(body).__name__}; use send() for a payload")
     return bytes(body)
-
-
-def _checked_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
-    if not headers:
-        return NO_HEADERS
-    try:
-        for text in chain.from_iterable(check_headers(headers).items()):
-            text.encode()
-    except UnicodeEncodeError as exc:
-        raise PayloadError(f"a header has a character that cannot be written as UTF-8: {exc}") from exc
-    return headers
-
-
-def _checked_id(message_id: str | None) -> str | None:
-    if message_id is None or (
-        isinstance(message_id, str) and message_id.isascii() and 0 < len(message_id) <= MAX_ID_CHARS
-    ):
-        return message_id
-    if not isinstance(message_id, str) or not 0 < len(message_id) <= MAX_ID_CHARS or not _is_utf8(message_id):
-        raise ConfigurationError(f"a message id must be a string of 1 to {MAX_ID_CHARS} characters")
-    return message_id
-
-
-def _is_utf8(text: str) -> bool:
-    return text == text.encode("utf-8", "replace").decode("utf-8")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 
 import pytest
 
-from qbridge_core import Message, PayloadError, QueueClient, UnroutableError, UnsupportedError
+from qbridge_core import ConfigurationError, Message, PayloadError, QueueClient, UnroutableError, UnsupportedError
 from qbridge_core.testing.base import Backend, receive_all, receive_one
 
 EVERY_BYTE = bytes(range(256)) * 3
@@ -46,6 +47,30 @@ class PublishingTests(Backend):
         """Reserved names and values that are not strings are errors, not silently changed."""
         with pytest.raises(PayloadError):
             client.publish(queue, b"{}", headers=headers)
+        assert client.stats(queue).ready == 0
+
+    @pytest.mark.parametrize("name", ["", "two\nlines", "\ud800", "n" * 256, 7], ids=ascii)
+    def test_a_name_that_no_queue_can_have_is_refused(self, client: QueueClient, queue: str, name: str) -> None:
+        """Every call says at once what is wrong with the name, instead of looking for a broker that is not gone."""
+        calls: list[Callable[[], object]] = [
+            lambda: client.declare(name),
+            lambda: client.declare(queue, name),
+            lambda: client.publish(name, b"{}"),
+            lambda: client.receive(name),
+            lambda: client.stats(name),
+            lambda: client.purge(name),
+        ]
+        for call in calls:
+            with pytest.raises(ConfigurationError, match="queue name"):
+                call()
+
+    @pytest.mark.parametrize("message_id", ["", "\ud800", "é" * 128, 7], ids=ascii)
+    def test_a_message_id_that_cannot_be_kept_is_refused(
+        self, client: QueueClient, queue: str, message_id: str
+    ) -> None:
+        """An id that is no string, or does not fit into AMQP's short strings, is an error on every broker."""
+        with pytest.raises(PayloadError, match="message_id"):
+            client.publish(queue, b"{}", message_id=message_id)
         assert client.stats(queue).ready == 0
 
     def test_publishing_to_a_missing_queue_is_an_error(self, client: QueueClient, queue_name: str) -> None:

@@ -24,7 +24,8 @@ from qbridge_core import (
     current_task,
     hookimpl,
 )
-from qbridge_core.testing.base import WAIT, Backend, MakeClient, eventually, is_empty
+from qbridge_core.message import SOURCE_QUEUE, TASK_ID
+from qbridge_core.testing.base import WAIT, Backend, MakeClient, eventually, is_empty, receive_one
 
 
 class WorkerTests(Backend):
@@ -90,6 +91,22 @@ class WorkerTests(Backend):
             (letter,) = client.dead_letters(dead)
             assert (letter.reason, letter.attempts) == (Reason.TIMED_OUT, 2)
             assert "release.wait" in letter.traceback
+
+    def test_a_dead_letter_queue_can_be_worked_off(self, client: QueueClient, queue_name: str, dead: str) -> None:
+        """A worker whose input is a dead-letter queue runs each letter as a new task, with all of its attempts."""
+        runs: list[int] = []
+
+        def handler(payload: object) -> None:
+            runs.append(current_task().attempt)
+            raise ValueError(payload)
+
+        client.declare(queue_name, dead)
+        client.send(queue_name, "x", task_id="t")
+        TaskManager(client, handler, queue_name, dead, max_retries=1, max_workers=1).run_until_idle(WAIT)
+        TaskManager(client, handler, dead, f"{dead}-2", max_retries=2, max_workers=1).run_until_idle(WAIT)
+        assert runs == [1, 2, 1, 2, 3]
+        letter = receive_one(client, f"{dead}-2")
+        assert (letter.attempts, letter.meta[SOURCE_QUEUE], letter.meta[TASK_ID]) == (3, dead, "t")
 
     def test_a_late_result_changes_nothing(self, client: QueueClient, queue_name: str, dead: str) -> None:
         """A handler that returns after its timeout can no longer acknowledge its message."""
