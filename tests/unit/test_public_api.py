@@ -63,6 +63,7 @@ CORE = [
     "UnsupportedError",
     "__version__",
     "backends",
+    "check_delay",
     "check_headers",
     "check_message_id",
     "check_queue_name",

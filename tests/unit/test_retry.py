@@ -16,7 +16,8 @@ from qbridge_core import (
     RetryPolicy,
     Snooze,
 )
-from qbridge_core.retry import IMMEDIATELY, require_seconds
+from qbridge_core.checks import require_seconds
+from qbridge_core.retry import IMMEDIATELY
 
 NOT_SECONDS: list[Any] = [-1, -0.001, math.nan, math.inf, -math.inf, "1", None, True, [1], 1j]
 

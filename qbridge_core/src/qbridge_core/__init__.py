@@ -5,6 +5,7 @@ The public names are those in ``__all__``; modules are an implementation detail,
 :mod:`qbridge_core.message` with the names of QBridge's headers.
 """
 
+from qbridge_core.checks import check_delay, check_headers, check_message_id, check_queue_name
 from qbridge_core.client import (
     Capabilities,
     QueueClient,
@@ -42,17 +43,7 @@ from qbridge_core.errors import (
 )
 from qbridge_core.hookspecs import BackendFactory, hookimpl
 from qbridge_core.manager import TaskManager
-from qbridge_core.message import (
-    DeadLetter,
-    Delivery,
-    Failure,
-    Message,
-    QueueStats,
-    Reason,
-    check_headers,
-    check_message_id,
-    check_queue_name,
-)
+from qbridge_core.message import DeadLetter, Delivery, Failure, Message, QueueStats, Reason
 from qbridge_core.outcome import Outcome, RunReport
 from qbridge_core.registry import backends, connect, register_backend
 from qbridge_core.retry import Backoff, ConstantBackoff, ExponentialBackoff, RetryPolicy
@@ -110,6 +101,7 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "backends",
+    "check_delay",
     "check_headers",
     "check_message_id",
     "check_queue_name",

@@ -153,16 +153,19 @@ class QueueClient(ABC):
             body: the exact bytes.
             headers: the producer's own headers: strings, no names with the prefix ``x-qbridge-``.
             message_id: unique for each message, 1 to 255 bytes in UTF-8.
-            delay: seconds for which the broker holds the message back.
+            delay: seconds for which the broker holds the message back, at most ``capabilities.max_delay``.
             timeout: seconds to wait for the confirmation; ``None`` means the client's setting.
 
         Raises:
             BrokerUnavailableError: no connection; the broker does not have the message.
-            BrokerBlockedError, QueueFullError: the broker refuses it for now.
+            BrokerBlockedError: the broker takes no messages now (memory or disk alarm, no memory left).
+            QueueFullError: it refused this message, as it does at the length limit of a queue.
             PublishUnconfirmedError: the confirmation did not come in time; publishing again may duplicate it.
             UnroutableError: the queue does not exist.
             MessageTooLargeError: it is over the broker's limit.
             UnsupportedError: ``delay`` without the capability.
+            ConfigurationError: ``delay`` is negative, no number or too long, or no queue can have this name.
+            PayloadError: headers or message id cannot be kept.
         """
 
     def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:

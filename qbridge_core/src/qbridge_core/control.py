@@ -5,7 +5,7 @@ Any other exception is a failure and follows the retry policy.
 
 from __future__ import annotations
 
-from qbridge_core.retry import require_seconds
+from qbridge_core.checks import require_seconds
 
 
 class TaskControl(Exception):

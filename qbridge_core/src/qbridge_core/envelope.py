@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
-from qbridge_core.message import MAX_ID_CHARS
+from qbridge_core.checks import MAX_ID_CHARS
 
 DEFAULT_MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 

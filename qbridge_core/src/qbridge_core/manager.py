@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Final, Self, TypeGuard
 
+from qbridge_core.checks import MAX_ID_CHARS, check_queue_name, require_seconds
 from qbridge_core.client import QueueClient, worker_identity
 from qbridge_core.coroutines import AsyncHandler
 from qbridge_core.envelope import DEFAULT_MAX_MESSAGE_BYTES
@@ -26,9 +27,8 @@ from qbridge_core.errors import (
 )
 from qbridge_core.intake import Intake
 from qbridge_core.lifecycle import Lifecycle
-from qbridge_core.message import MAX_ID_CHARS, check_queue_name
 from qbridge_core.outcome import RunReport, Tally
-from qbridge_core.retry import IMMEDIATELY, Backoff, RetryPolicy, require_seconds
+from qbridge_core.retry import IMMEDIATELY, Backoff, RetryPolicy
 from qbridge_core.run import Run
 from qbridge_core.settle import Rules, Settler
 from qbridge_core.suspects import Suspects, suspects_queue
@@ -364,7 +364,8 @@ class _Session:
         except RuntimeError:  # the system has no thread left
             self._hand_back(runs)
         until = time.monotonic() + _HAND_BACK_TIME
-        while helper.is_alive() and self._stop_requests < 2 and (left := until - time.monotonic()) > 0:
+        requests = self._stop_requests  # one more, and there is no time for this either
+        while helper.is_alive() and self._stop_requests == requests and (left := until - time.monotonic()) > 0:
             helper.join(min(left, _JOIN_POLL))
 
     def _hand_back(self, runs: Sequence[Run]) -> None:

@@ -6,19 +6,19 @@ that start with :data:`HEADER_PREFIX`; the body and the producer's own headers a
 
 from __future__ import annotations
 
-import functools
 import json
-import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import MappingProxyType
-from typing import Any, Final, TypeGuard
+from typing import Any, Final
 
-from qbridge_core.errors import ConfigurationError, PayloadError
+from qbridge_core.checks import HEADER_PREFIX as HEADER_PREFIX  # noqa: PLC0414 - for backends
+from qbridge_core.checks import MAX_ID_CHARS as MAX_ID_CHARS  # noqa: PLC0414 - for backends
+from qbridge_core.checks import NO_HEADERS as NO_HEADERS  # noqa: PLC0414 - for backends
+from qbridge_core.checks import check_headers
+from qbridge_core.errors import PayloadError
 
-HEADER_PREFIX: Final = "x-qbridge-"
 ATTEMPTS: Final = HEADER_PREFIX + "attempts"
 CRASHES: Final = HEADER_PREFIX + "crashes"
 FIRST_FAILED_AT: Final = HEADER_PREFIX + "first-failed-at-ms"
@@ -33,16 +33,12 @@ WORKER: Final = HEADER_PREFIX + "worker"
 
 # Bounds of what a failure may add to a message: AMQP 0-9-1 puts all headers into one frame (131,072 bytes by
 # default in RabbitMQ), and a dead letter that the broker refuses for its headers would be stuck for ever.
-MAX_ID_CHARS: Final = 255
 MAX_EXCEPTION_MESSAGE_CHARS: Final = 1_000
 MAX_TRACEBACK_CHARS: Final = 8_000
 # A count that anybody may have written must still fit into a signed 64-bit header when one is added to it.
 _MAX_COUNT: Final = 2**62
-_CONTROL_CHARACTER: Final = re.compile(r"[\x00-\x1f\x7f]")
 _END_OF_TIME: Final = 253_402_300_800_000  # year 10,000 in milliseconds: no real clock wrote more
 
-NO_HEADERS: Final[Mapping[str, Any]] = MappingProxyType({})
-"""One shared empty mapping: a new one per message would cost on the hot path."""
 _encode_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
@@ -100,74 +96,6 @@ class Message:
                 "send plain dicts, lists, strings, finite numbers, booleans and None"
             ) from exc
         return cls(body, check_headers(headers), message_id), task_id
-
-
-def check_queue_name(name: object, max_bytes: int = MAX_ID_CHARS, *, what: str = "a queue name") -> str:
-    """Return the name of a queue, refusing what not every broker can carry.
-
-    RabbitMQ, for one, drops line ends from a name in silence: the queue would be another one.
-
-    Args:
-        name: what a caller gave as a name.
-        max_bytes: the length in UTF-8 that is possible; AMQP 0-9-1 (short strings) allows 255.
-        what: how the error calls it.
-
-    Raises:
-        ConfigurationError: it is not such a string.
-    """
-    if not isinstance(name, str) or not _can_be_a_queue(name, max_bytes):
-        raise ConfigurationError(
-            f"{what} must be a string of 1 to {max_bytes} bytes in UTF-8 without control characters, not {name!r}"
-        )
-    return name
-
-
-@functools.lru_cache(maxsize=1024)
-def _can_be_a_queue(name: str, max_bytes: int) -> bool:
-    return _is_text(name) and 0 < len(name.encode()) <= max_bytes and not _CONTROL_CHARACTER.search(name)
-
-
-def check_message_id(message_id: object) -> str | None:
-    """Return the publisher's id of a message, refusing what not every broker can carry.
-
-    Raises:
-        PayloadError: it is neither ``None`` nor a string of 1 to 255 bytes in UTF-8.
-    """
-    if message_id is None:
-        return None
-    if isinstance(message_id, str) and _is_text(message_id) and 0 < len(message_id.encode()) <= MAX_ID_CHARS:
-        return message_id
-    raise PayloadError(f"a message_id must be a string of 1 to {MAX_ID_CHARS} bytes in UTF-8, not {message_id!r}")
-
-
-def check_headers(headers: Mapping[str, str] | None) -> Mapping[str, str]:
-    """Return the producer's headers, refusing what not every broker can carry and names that QBridge reserves.
-
-    Raises:
-        PayloadError: a name or a value is not a string, or a name starts with ``x-qbridge-``.
-    """
-    if headers is None:
-        return NO_HEADERS
-    if not isinstance(headers, Mapping):
-        raise PayloadError(f"headers must be a mapping of strings, not {type(headers).__name__}")
-    if not headers:
-        return NO_HEADERS
-    for name, value in headers.items():
-        if not _is_text(name) or not 0 < len(name.encode()) <= MAX_ID_CHARS or name.lower().startswith(HEADER_PREFIX):
-            raise PayloadError(
-                f"header name {name!r} is not allowed: use a string of 1 to {MAX_ID_CHARS} bytes "
-                f"without the prefix {HEADER_PREFIX!r}"
-            )
-        if not isinstance(value, str):
-            raise PayloadError(f"the value of header {name!r} must be a string, not {type(value).__name__}")
-        if not _is_text(value):
-            raise PayloadError(f"the value of header {name!r} has a character that UTF-8 cannot express")
-    return headers
-
-
-def _is_text(value: object) -> TypeGuard[str]:
-    """True for a string that UTF-8 can express, which a lone surrogate cannot be."""
-    return isinstance(value, str) and (value.isascii() or value == value.encode("utf-8", "replace").decode("utf-8"))
 
 
 @dataclass(slots=True, eq=False)

@@ -6,37 +6,16 @@ The delays are handed to the broker, which holds the message: no worker sleeps, 
 from __future__ import annotations
 
 import logging
-import math
 import random
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeGuard, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
+from qbridge_core.checks import is_number, require_seconds
 from qbridge_core.errors import ConfigurationError
 
 _log: Final = logging.getLogger("qbridge.worker")
 # Of our own: drawing from the shared generator would change what a program with a fixed seed gets.
 _random: Final = random.Random()  # noqa: S311 - it spreads load and hides nothing
-
-
-def require_seconds(name: str, value: object, *, positive: bool = False) -> float:
-    """Check a duration given by the user.
-
-    Raises:
-        ConfigurationError: it is not a finite number, or negative, or (``positive``) zero.
-    """
-    if not _is_number(value) or value < 0 or (positive and value == 0):
-        kind = "a positive number" if positive else "a number of at least 0"
-        raise ConfigurationError(f"{name} must be {kind} (seconds), not {value!r}")
-    return float(value)
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an int that is too large for a float
-        return False
 
 
 @runtime_checkable
@@ -83,7 +62,7 @@ class ExponentialBackoff:
     def __post_init__(self) -> None:
         require_seconds("base", self.base)
         require_seconds("cap", self.cap)
-        if not _is_number(self.factor) or self.factor < 1:
+        if not is_number(self.factor) or self.factor < 1:
             raise ConfigurationError(f"factor must be a number of at least 1, not {self.factor!r}")
 
     def delay(self, attempt: int) -> float:

@@ -22,6 +22,7 @@ from qbridge_core import (
     NotConnectedError,
     QueueClient,
     QueueStats,
+    check_delay,
     check_headers,
     check_message_id,
     check_queue_name,
@@ -137,7 +138,7 @@ class MemoryClient(QueueClient):
     ) -> None:
         """Publish one message; it is in the queue on return."""
         del timeout
-        self._put(queue, [Message(body, headers or NO_HEADERS, message_id)], delay)
+        self._put(queue, [Message(body, headers or NO_HEADERS, message_id)], check_delay(delay))
 
     def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
         """Publish all messages or none."""
@@ -175,6 +176,7 @@ class MemoryClient(QueueClient):
         queue: str | None = None,
     ) -> None:
         """Hand back, retry or dead-letter the message in one atomic step."""
+        delay = check_delay(delay)
         if not self._still_open(delivery):
             return
         if not requeue:

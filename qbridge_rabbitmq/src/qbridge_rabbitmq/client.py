@@ -23,6 +23,7 @@ from qbridge_core import (
     QueueStats,
     TransientError,
     UnroutableError,
+    check_delay,
     check_headers,
     check_message_id,
     check_queue_name,
@@ -162,7 +163,7 @@ class RabbitMQClient(QueueClient):
         """Publish one persistent message; return once the broker has confirmed it (rabbitmq.com/docs/confirms)."""
         session = self._live()
         message = _outgoing(queue, Message(body, check_headers(headers), message_id))
-        if not delay <= 0:  # so that NaN is refused there
+        if check_delay(delay, delays.MAX_SECONDS) > 0:
             self._send_later(session, queue, message.properties, message.body, delay, timeout)
         else:
             session.send([message], timeout)
@@ -241,8 +242,7 @@ class RabbitMQClient(QueueClient):
         client.
         """
         session = self._live()
-        if delay > 0:
-            delays.units(delay)
+        delay = check_delay(delay, delays.MAX_SECONDS)
         hand_back = requeue and failure is None and delay <= 0
         move = functools.partial(self._move, session, delivery, requeue, delay, failure, queue)
         later = None if hand_back else functools.partial(self._move_later, session, delivery, move)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from qbridge_core import ConfigurationError
+from qbridge_core import check_delay
 
 UNIT_MS: Final = 100
 # The broker refuses a TTL over 2**32 - 1 ms, which level 26 would need.
@@ -28,8 +28,7 @@ def units(seconds: float) -> int:
     Raises:
         ConfigurationError: it is negative, not a number, or longer than the levels can hold.
     """
-    if not 0 <= seconds <= MAX_SECONDS:
-        raise ConfigurationError(f"a delay must be between 0 and {MAX_SECONDS:.0f} seconds, not {seconds!r}")
+    seconds = check_delay(seconds, MAX_SECONDS)
     # 0.3 / 0.1 is a little more than 3 in floating point: rounding first keeps that from costing a whole unit.
     return math.ceil(round(seconds * 1000 / UNIT_MS, 6))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 from collections.abc import Iterable, Mapping
@@ -19,6 +18,7 @@ from qbridge_core import (
     NotConnectedError,
     QueueClient,
     QueueStats,
+    check_delay,
 )
 from qbridge_core.message import NO_HEADERS
 from qbridge_redis.engine import Engine
@@ -28,6 +28,8 @@ from qbridge_redis.options import Options
 from qbridge_redis.queues import Queues
 
 _DISCONNECT_TIME: Final = 5.0
+# Due times are scores: microseconds, exact in a double for the next centuries (redis.io/commands/zadd).
+_LONGEST_DELAY: Final = 100 * 365 * 86_400.0
 
 
 class RedisClient(QueueClient):
@@ -50,7 +52,9 @@ class RedisClient(QueueClient):
         ConfigurationError: an option's value is unusable.
     """
 
-    capabilities = Capabilities(delay=True, browse=True, crashes=True, durable=True, shared=True)
+    capabilities = Capabilities(
+        delay=True, max_delay=_LONGEST_DELAY, browse=True, crashes=True, durable=True, shared=True
+    )
 
     def __init__(self, redis_url: str = "redis://localhost:6379/0", **options: object) -> None:
         self._options = Options.parse(redis_url, options)
@@ -128,7 +132,7 @@ class RedisClient(QueueClient):
     ) -> None:
         """Publish one message; it is in the stream on return, as durable as ``appendfsync`` makes it."""
         engine = self._running()
-        _check_delay(delay)
+        delay = check_delay(delay, _LONGEST_DELAY)
         engine.publisher.publish(queue, Message(body, headers or NO_HEADERS, message_id), delay, timeout)
         if delay > 0:
             engine.delayed(queue)
@@ -176,7 +180,7 @@ class RedisClient(QueueClient):
     ) -> None:
         """Hand back, retry or dead-letter the message in one atomic step on the server."""
         engine = self._running()
-        _check_delay(delay)
+        delay = check_delay(delay, _LONGEST_DELAY)
         self._ticket(engine, delivery)
         if not requeue:
             engine.settler.dead_letter(delivery, failure)
@@ -226,8 +230,3 @@ class RedisClient(QueueClient):
                 f"a delivery of {delivery.queue!r} belongs to another connection; it is delivered again"
             )
         return ticket
-
-
-def _check_delay(delay: float) -> None:
-    if not 0 <= delay < math.inf:
-        raise ConfigurationError(f"delay must be a number of seconds from 0, not {delay!r}")

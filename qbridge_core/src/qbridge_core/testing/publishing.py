@@ -73,6 +73,22 @@ class PublishingTests(Backend):
             client.publish(queue, b"{}", message_id=message_id)
         assert client.stats(queue).ready == 0
 
+    @pytest.mark.parametrize(
+        "delay", [-1, float("nan"), float("inf"), 10**400, "1"], ids=["-1", "nan", "inf", "int", "text"]
+    )
+    def test_a_delay_that_no_broker_can_hold_is_refused(self, client: QueueClient, queue: str, delay: float) -> None:
+        """It is an error that names the value, before anything is published or settled."""
+        if not self.supports_delay(client):
+            pytest.skip("no delays claimed")
+        with pytest.raises(ConfigurationError, match="delay"):
+            client.publish(queue, b"{}", delay=delay)
+        assert client.stats(queue).ready == 0
+        client.publish(queue, b"{}")
+        delivery = receive_one(client, queue)
+        with pytest.raises(ConfigurationError, match="delay"):
+            client.reject(delivery, requeue=True, delay=delay)
+        client.ack(delivery)
+
     def test_publishing_to_a_missing_queue_is_an_error(self, client: QueueClient, queue_name: str) -> None:
         """A message for a queue that does not exist raises UnroutableError, and creates nothing."""
         with pytest.raises(UnroutableError):

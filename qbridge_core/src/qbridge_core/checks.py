@@ -1,0 +1,125 @@
+"""Checks of what callers give: names, ids, headers, durations. What not every broker can carry is refused on each."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final, TypeGuard
+
+from qbridge_core.errors import ConfigurationError, PayloadError
+
+HEADER_PREFIX: Final = "x-qbridge-"
+MAX_ID_CHARS: Final = 255
+_CONTROL_CHARACTER: Final = re.compile(r"[\x00-\x1f\x7f]")
+
+NO_HEADERS: Final[Mapping[str, Any]] = MappingProxyType({})
+"""One shared empty mapping: a new one per message would cost on the hot path."""
+
+
+def check_queue_name(name: object, max_bytes: int = MAX_ID_CHARS, *, what: str = "a queue name") -> str:
+    """Return the name of a queue, refusing what not every broker can carry.
+
+    RabbitMQ, for one, drops line ends from a name in silence: the queue would be another one.
+
+    Args:
+        name: what a caller gave as a name.
+        max_bytes: the length in UTF-8 that is possible; AMQP 0-9-1 (short strings) allows 255.
+        what: how the error calls it.
+
+    Raises:
+        ConfigurationError: it is not such a string.
+    """
+    if not isinstance(name, str) or not _can_be_a_queue(name, max_bytes):
+        raise ConfigurationError(
+            f"{what} must be a string of 1 to {max_bytes} bytes in UTF-8 without control characters, not {name!r}"
+        )
+    return name
+
+
+@functools.lru_cache(maxsize=1024)
+def _can_be_a_queue(name: str, max_bytes: int) -> bool:
+    return _is_text(name) and 0 < len(name.encode()) <= max_bytes and not _CONTROL_CHARACTER.search(name)
+
+
+def check_message_id(message_id: object) -> str | None:
+    """Return the publisher's id of a message, refusing what not every broker can carry.
+
+    Raises:
+        PayloadError: it is neither ``None`` nor a string of 1 to 255 bytes in UTF-8.
+    """
+    if message_id is None:
+        return None
+    if isinstance(message_id, str) and _is_text(message_id) and 0 < len(message_id.encode()) <= MAX_ID_CHARS:
+        return message_id
+    raise PayloadError(f"a message_id must be a string of 1 to {MAX_ID_CHARS} bytes in UTF-8, not {message_id!r}")
+
+
+def check_headers(headers: Mapping[str, str] | None) -> Mapping[str, str]:
+    """Return the producer's headers, refusing what not every broker can carry and names that QBridge reserves.
+
+    Raises:
+        PayloadError: a name or a value is not a string, or a name starts with ``x-qbridge-``.
+    """
+    if headers is None:
+        return NO_HEADERS
+    if not isinstance(headers, Mapping):
+        raise PayloadError(f"headers must be a mapping of strings, not {type(headers).__name__}")
+    if not headers:
+        return NO_HEADERS
+    for name, value in headers.items():
+        if not _is_text(name) or not 0 < len(name.encode()) <= MAX_ID_CHARS or name.lower().startswith(HEADER_PREFIX):
+            raise PayloadError(
+                f"header name {name!r} is not allowed: use a string of 1 to {MAX_ID_CHARS} bytes "
+                f"without the prefix {HEADER_PREFIX!r}"
+            )
+        if not isinstance(value, str):
+            raise PayloadError(f"the value of header {name!r} must be a string, not {type(value).__name__}")
+        if not _is_text(value):
+            raise PayloadError(f"the value of header {name!r} has a character that UTF-8 cannot express")
+    return headers
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    """True for a string that UTF-8 can express, which a lone surrogate cannot be."""
+    return isinstance(value, str) and (value.isascii() or value == value.encode("utf-8", "replace").decode("utf-8"))
+
+
+def check_delay(delay: object, longest: float = math.inf) -> float:
+    """Return a delay in seconds, refusing what the broker cannot wait for.
+
+    Args:
+        delay: what a caller gave.
+        longest: the backend's ``capabilities.max_delay``.
+
+    Raises:
+        ConfigurationError: it is negative, no finite number, or longer than that.
+    """
+    seconds = require_seconds("delay", delay)
+    if seconds > longest:
+        raise ConfigurationError(f"delay must be at most {longest:.0f} seconds on this broker, not {delay!r}")
+    return seconds
+
+
+def require_seconds(name: str, value: object, *, positive: bool = False) -> float:
+    """Check a duration given by the user.
+
+    Raises:
+        ConfigurationError: it is not a finite number, or negative, or (``positive``) zero.
+    """
+    if not is_number(value) or value < 0 or (positive and value == 0):
+        kind = "a positive number" if positive else "a number of at least 0"
+        raise ConfigurationError(f"{name} must be {kind} (seconds), not {value!r}")
+    return float(value)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """True for a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int that is too large for a float
+        return False
