@@ -122,6 +122,7 @@ class Frozen(MemoryClient):
 def test_g16_slow_hand_backs_do_not_add_up(client: MemoryClient) -> None:
     """Ten tasks that cannot be handed back hold up the end no longer than one."""
     del client
+    before = set(threading.enumerate())
     started = threading.Semaphore(0)
     release = threading.Event()
 
@@ -141,6 +142,7 @@ def test_g16_slow_hand_backs_do_not_add_up(client: MemoryClient) -> None:
         finally:
             release.set()
     assert ended - began < 20.0, "one after the other they take 40 s"
+    wait_for(lambda: before.issuperset(threading.enumerate()), 30.0, "threads are left over")
 
 
 class ShortDelays(MemoryClient):

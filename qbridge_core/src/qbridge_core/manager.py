@@ -358,7 +358,7 @@ class _Session:
         """
         runs = self._pool.claim_running()
         # In a thread of its own: with a broker that does not answer each one may take seconds.
-        helper = threading.Thread(target=self._hand_back, args=(runs,), daemon=True)
+        helper = threading.Thread(target=self._hand_back, args=(runs,), name="qbridge-hand-back", daemon=True)
         try:
             helper.start()
         except RuntimeError:  # the system has no thread left
@@ -370,6 +370,8 @@ class _Session:
 
     def _hand_back(self, runs: Sequence[Run]) -> None:
         for run in runs:
+            if self.stopped.is_set():
+                return  # the time was over
             _log.warning(
                 "task %s did not finish in time; it goes back to the queue",
                 run.task_id,
