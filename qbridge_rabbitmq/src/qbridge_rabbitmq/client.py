@@ -19,7 +19,9 @@ from qbridge_core import (
     Message,
     MessageTooLargeError,
     NotConnectedError,
+    QBridgeError,
     QueueClient,
+    QueueMismatchError,
     QueueStats,
     TransientError,
     UnroutableError,
@@ -198,6 +200,7 @@ class RabbitMQClient(QueueClient):
     def subscribe(self, queue: str, prefetch: int) -> None:
         """Start a consumer (rabbitmq.com/docs/consumers, consumer-prefetch); it is renewed whenever it is lost."""
         session = self._live()
+        self._refuse_stream(session, queue)
         lane = session.lane(queue)
         fixed = self._options.prefetch is not None
         lane.prefetch = limit = self._options.prefetch or max(1, min(prefetch, 65_535))
@@ -303,6 +306,16 @@ class RabbitMQClient(QueueClient):
         if session is None:
             raise NotConnectedError("the RabbitMQ client is not connected; call connect() first")
         return session
+
+    def _refuse_stream(self, session: Session, queue: str) -> None:
+        if self._topology.knows(queue):
+            return  # declaring it has told
+        try:
+            session.request(f"queue {queue!r}", self._topology.refuse_stream(queue))
+        except QueueMismatchError:
+            raise
+        except QBridgeError as exc:  # not connected just now, or not permitted to declare: it may well be a queue
+            _log.debug("cannot tell the type of queue %r: %s", queue, exc)
 
     def _move(
         self,

@@ -24,6 +24,7 @@ PRECONDITION_FAILED: Final = 406
 NOT_ALLOWED: Final = 530
 NOT_IMPLEMENTED: Final = 540
 _REFUSED: Final = re.compile(r"\((403|530)\)|\b(ACCESS_REFUSED|NOT_ALLOWED)\b")
+_STREAM: Final = re.compile(r"'x-queue-type' for .* current is (the value )?'stream'")
 _TOO_LARGE: Final = re.compile(r"message size (\d+) .*larger than")
 
 
@@ -61,6 +62,19 @@ def is_missing(error: BaseException | None) -> bool:
     created anew.
     """
     return reply_code(error) == NOT_FOUND and " no " in reply_text(error)
+
+
+def is_stream(error: BaseException) -> bool:
+    """Whether a declaration was refused because the name belongs to a stream."""
+    return bool(_STREAM.search(reply_text(error)))
+
+
+def stream(queue: str) -> QueueMismatchError:
+    """The error for a stream in the place of a queue."""
+    return QueueMismatchError(
+        f"{queue!r} is a stream, in which messages stay after they were acknowledged; tasks need a queue: "
+        "choose another name, or delete the stream and let declare() create a queue"
+    )
 
 
 def is_refusal(error: BaseException) -> bool:

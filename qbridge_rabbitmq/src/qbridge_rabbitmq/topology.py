@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pika import exceptions
 
-from qbridge_core import default_dead_letter_queue
+from qbridge_core import QBridgeError, default_dead_letter_queue
 from qbridge_rabbitmq import delays, errors
 from qbridge_rabbitmq.admin import Step, Steps
 
@@ -88,6 +88,12 @@ class Topology:
                     raise
         return queue in self._unlimited
 
+    def refuse_stream(self, queue: str) -> Steps[None]:
+        """Fail when a queue that exists is a stream; a missing one is left alone."""
+        # Nothing tells the type of a queue, but the broker compares it with that of a second declaration.
+        if (yield from _exists(_passive_queue(queue))):
+            yield from self._declare_queue(queue, self._work_arguments(queue, None))
+
     def restore(self, queue: str) -> Steps[None]:
         """Create a known queue again; fail if another one is missing."""
         if queue in self._dead_letter_queues:
@@ -102,7 +108,7 @@ class Topology:
         for queue in list(self._dead_letter_queues):
             try:
                 yield from self.declare(queue)
-            except exceptions.AMQPChannelError as exc:
+            except (exceptions.AMQPChannelError, QBridgeError) as exc:
                 _log.error("cannot declare %r again: %s", queue, errors.reply_text(exc))
 
     def declare_levels(self, queue: str, top: int) -> Steps[None]:
@@ -170,6 +176,8 @@ class Topology:
         except exceptions.ChannelClosedByBroker as exc:
             if exc.reply_code != errors.PRECONDITION_FAILED:
                 raise
+            if errors.is_stream(exc):
+                raise errors.stream(queue) from exc
             yield _passive_queue(queue)
             if queue not in self._reported:
                 self._reported.add(queue)

@@ -6,8 +6,9 @@ import datetime
 from typing import Any
 
 import pika
+import pytest
 
-from qbridge_core import Reason, TaskManager, TransientError, UnroutableError
+from qbridge_core import QueueMismatchError, Reason, TaskManager, TransientError, UnroutableError
 from qbridge_rabbitmq import RabbitMQClient
 from support.wait import wait_for
 
@@ -37,6 +38,32 @@ def test_g12_a_plain_classic_queue_without_a_dead_letter_route_loses_nothing(
     assert (found.content_type, found.correlation_id) == ("application/json", "c")
     assert (found.delivery_mode, found.expiration) == (2, None), "it must neither expire nor die with the broker"
     channel.queue_declare(unique_name, durable=True)  # still the same queue: other arguments would be refused
+
+
+@pytest.mark.parametrize("role", ["input", "dead letters"])
+def test_a_stream_is_refused_with_advice(client: RabbitMQClient, channel: Any, unique_name: str, role: str) -> None:
+    """A stream that somebody else declared cannot serve as a queue, and says so before anything is consumed."""
+    stream = f"{unique_name}-stream"
+    channel.queue_declare(stream, durable=True, arguments={"x-queue-type": "stream"})
+    names = (stream, f"{unique_name}-dead") if role == "input" else (unique_name, stream)
+    with pytest.raises(QueueMismatchError, match=r"is a stream.*choose another name"):
+        client.declare(*names)
+    with pytest.raises(QueueMismatchError, match=r"is a stream.*choose another name"):
+        TaskManager(client, print, *names).run_until_idle(10.0)
+    with pytest.raises(QueueMismatchError, match="is a stream"):
+        client.subscribe(stream, 10)
+    with pytest.raises(QueueMismatchError, match="stream"):
+        client.receive(stream, 1, 5.0)
+
+
+def test_subscribing_creates_no_queue(client: RabbitMQClient, channel: Any, unique_name: str) -> None:
+    """A queue that nobody has declared is awaited, not made, by looking whether it is a stream."""
+    client.subscribe(unique_name, 1)
+    with pytest.raises(UnroutableError):
+        client.receive(unique_name, 1, 10.0)
+    channel.queue_declare(unique_name, durable=True)
+    client.publish(unique_name, b"x")
+    assert client.receive(unique_name, 1, 10.0)[0].body == b"x"
 
 
 def test_g12_what_another_consumer_rejects_arrives_too(amqp_url: str, channel: Any, unique_name: str) -> None:
