@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -61,7 +62,7 @@ _SUFFIX: Final = len(delays.name("", delays.LEVELS))
 
 
 class RabbitMQClient(QueueClient):
-    """A client of RabbitMQ 3.10 or later. Thread-safe.
+    """A client of RabbitMQ 3.10 or later. Thread-safe; not to be used by a child process after a fork.
 
     One background thread keeps two connections to the broker, one for consuming and one for publishing, and renews them
     when they are lost.
@@ -102,11 +103,20 @@ class RabbitMQClient(QueueClient):
 
     @property
     def connected(self) -> bool:
-        """True between ``connect`` and ``disconnect``, also while a lost connection is being rebuilt."""
-        return self._session is not None
+        """True between ``connect`` and ``disconnect`` in the process that connected, also while it reconnects."""
+        return self._session is not None and not self._is_parents
+
+    @property
+    def _is_parents(self) -> bool:
+        """Whether a parent process has connected: its thread does not exist here, and its sockets are its own."""
+        return self._session is not None and self._session.pid != os.getpid()
 
     def connect(self) -> None:
         """Connect; returns when both connections are open."""
+        if self._is_parents:
+            # The parent's locks may be held by threads that do not exist here.
+            self._lifecycle, self._browsing = threading.Lock(), threading.Lock()
+            self._session = None
         with self._lifecycle:
             if self._session is None:
                 session = Session(self._endpoint, self._topology)
@@ -115,6 +125,8 @@ class RabbitMQClient(QueueClient):
 
     def disconnect(self) -> None:
         """Send what is left, close the connections and end the thread, within about 5 seconds."""
+        if self._is_parents:
+            return
         with self._lifecycle:
             session, self._session = self._session, None
             if session is not None:
@@ -305,6 +317,10 @@ class RabbitMQClient(QueueClient):
         session = self._session
         if session is None:
             raise NotConnectedError("the RabbitMQ client is not connected; call connect() first")
+        if session.pid != os.getpid():
+            raise NotConnectedError(
+                f"the RabbitMQ client was connected in process {session.pid}; call connect() in this process too"
+            )
         return session
 
     def _refuse_stream(self, session: Session, queue: str) -> None:

@@ -7,6 +7,7 @@ publish, and acknowledgements behind a blocked publish would never arrive (rabbi
 from __future__ import annotations
 
 import logging
+import os
 import re
 import threading
 import time
@@ -43,6 +44,7 @@ class Session:
 
     def __init__(self, endpoint: Endpoint, topology: Topology) -> None:
         self.closing = False
+        self.pid: Final = os.getpid()
         self.admin = Admin()
         self.publisher = Publisher()
         self.ledger = Ledger()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -211,6 +213,46 @@ def test_a_lost_connection_is_one_line_in_the_log(
         client.disconnect()
     assert {record.name for record in caplog.records} == {"qbridge.rabbitmq"}
     assert len([record for record in caplog.records if "no connection" in record.message]) == 2
+
+
+def test_a_child_process_cannot_use_the_parents_connection(client: RabbitMQClient, unique_name: str) -> None:
+    """After a fork the client says so, and can be connected anew in the child; the parent's goes on."""
+    client.declare(unique_name)
+    client.publish(unique_name, b"x")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is just what is tested
+        pid = os.fork()
+    if pid == 0:
+        os._exit(_in_child(client, unique_name))
+    assert os.waitpid(pid, 0)[1] == 0
+    (delivery,) = client.receive(unique_name, 1, 10.0)
+    client.ack(delivery)
+    assert client.flush()
+
+
+def _in_child(client: RabbitMQClient, queue: str) -> int:
+    try:
+        if client.connected:
+            return 1
+        calls: list[Callable[[], object]] = [
+            lambda: client.stats(queue),
+            lambda: client.publish(queue, b"y"),
+            lambda: client.receive(queue, 1, 0.1),
+            lambda: client.subscribe(queue, 1),
+        ]
+        for call in calls:
+            try:
+                call()
+            except NotConnectedError as exc:
+                if "call connect() in this process" not in str(exc):
+                    return 2
+            else:
+                return 3
+        client.disconnect()  # must not touch the parent's connections
+        with client:
+            return 0 if client.stats(queue).ready == 1 else 4
+    except BaseException:
+        return 5
 
 
 @pytest.mark.faults
