@@ -31,6 +31,7 @@ class TCPProxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._flowing = asyncio.Event()
+        self._latency = 0.0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="tcp-proxy", daemon=True)
         self._thread.start()
@@ -68,6 +69,10 @@ class TCPProxy:
     def blackhole(self) -> None:
         """Keep connections open, accept more, and forward nothing in either direction, not even a close."""
         self._run(self._blackhole())
+
+    def slow_down(self, latency: float) -> None:
+        """From now on hold all data back for so many seconds in each direction, as a long way would."""
+        self._latency = latency
 
     def refuse(self) -> None:
         """Refuse new connections; those that are open go on (see `reset`)."""
@@ -164,6 +169,7 @@ class TCPProxy:
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         while data := await source.read(65536):
+            await asyncio.sleep(self._latency)
             await self._flowing.wait()
             sink.write(data)
             await sink.drain()

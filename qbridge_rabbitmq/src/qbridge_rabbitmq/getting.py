@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
+from typing import Final
 
 from qbridge_rabbitmq.life import Arrival
+
+_LAST_WAIT: Final = 1.0
 
 
 class GetRequest:
@@ -21,17 +24,21 @@ class GetRequest:
         self.error: BaseException | None = None
         self._late: list[Arrival] = []
         self._lock = threading.Lock()
+        self._enough = False
         self._over = False
         self._done = threading.Event()
 
     def wait(self, timeout: float) -> bool:
         """In the caller's thread: True when there is an answer, which may be fewer messages than there are.
 
-        On a slow link a page takes long, since each message is asked for. What has come by then is taken, for giving it
-        back would count as a delivery, and a queue with a delivery limit drops what was given back too often.
+        On a slow link a page takes long, since each message is asked for. What has come by then is taken, and the one
+        that is on its way is awaited: giving it back would count as a delivery, and a queue with a delivery limit drops
+        what was given back too often.
         """
         if self._done.wait(timeout):
             return True
+        self._enough = True
+        self._done.wait(_LAST_WAIT)
         with self._lock:
             self._over = True
             return self._done.is_set() or bool(self.items)
@@ -43,7 +50,7 @@ class GetRequest:
                 self._late.append(arrival)
                 return False
             self.items.append(arrival)
-            return len(self.items) < self._limit
+            return len(self.items) < self._limit and not self._enough
 
     def finish(self, error: BaseException | None = None) -> None:
         """In the I/O thread: the request is over."""
