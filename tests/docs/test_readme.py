@@ -110,7 +110,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_the_readme_names_every_option() -> None:
     """The table of options has what the backends know, no more and no less."""
     known = set()
-    for url in ("amqps://localhost/", "rediss://localhost/"):
+    for url in ("amqps://localhost/", "rediss+sentinel://localhost/mymaster"):
         with pytest.raises(UnknownOptionError) as caught:
             connect(url, no_such_option=1)
         known |= set(str(caught.value).partition("known options: ")[2].split(", "))

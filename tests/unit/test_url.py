@@ -40,6 +40,32 @@ def test_the_query_is_decoded() -> None:
     assert BrokerURL.parse("redis://h?a=1&b=x%20y&c=").query == {"a": "1", "b": "x y", "c": ""}
 
 
+@pytest.mark.parametrize(
+    ("url", "hosts", "text"),
+    [
+        ("x://h", (("h", None),), "x://h"),
+        ("x://", (("", None),), "x://"),
+        ("x://h1:1,h2,[::1]:3/s/0?a=1", (("h1", 1), ("h2", None), ("::1", 3)), "x://h1:1,h2,[::1]:3/s/0"),
+        ("x://u:p@H1:1,h2:2", (("h1", 1), ("h2", 2)), "x://u:***@h1:1,h2:2"),
+        ("x://u:p%2C%40@[::1],[::2]", (("::1", None), ("::2", None)), "x://u:***@[::1],[::2]"),
+    ],
+)
+def test_a_url_may_name_several_hosts(url: str, hosts: tuple[tuple[str, int | None], ...], text: str) -> None:
+    """Each with a port of its own or none; the first one is ``host`` and ``port``."""
+    parsed = BrokerURL.parse(url)
+    assert parsed.hosts == hosts
+    assert (parsed.host, parsed.port) == hosts[0]
+    assert str(parsed) == text
+
+
+@pytest.mark.parametrize("hosts", ["h1,,h2", "h1,", ",h2:1", "h1:1,h2:port", "h1:1,h2:99999", "[::1,h2"])
+def test_a_list_with_a_host_that_cannot_be_read_is_an_error(hosts: str) -> None:
+    """One bad host spoils the URL, and the password is not shown."""
+    with pytest.raises(InvalidURLError, match="check its host") as info:
+        BrokerURL.parse(f"x://u:{SECRET}@{hosts}/")
+    assert SECRET not in str(info.value)
+
+
 @pytest.mark.parametrize("value", [None, 3, b"amqp://h", ["amqp://h"]])
 def test_a_url_must_be_a_string(value: object) -> None:
     """Anything but a string is named by its type."""

@@ -32,6 +32,8 @@ _EXTRAS: Final = {
     "amqps": "rabbitmq",
     "redis": "redis",
     "rediss": "redis",
+    "redis+sentinel": "redis",
+    "rediss+sentinel": "redis",
     "memory": "memory",
 }
 
@@ -44,7 +46,8 @@ def connect(url: str, **options: object) -> QueueClient:
     """Return a connected client for the broker at ``url``.
 
     Args:
-        url: ``amqp://``, ``amqps://``, ``redis://``, ``rediss://``, ``memory://`` or any installed backend's.
+        url: ``amqp://``, ``amqps://``, ``redis://``, ``rediss://``, ``redis+sentinel://``, ``memory://`` or any
+            installed backend's.
         options: the backend's options; they win over the same names in the URL's query.
 
     Raises:

@@ -6,11 +6,12 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from qbridge_core.errors import InvalidURLError, UnknownOptionError
 
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")  # RFC 3986, section 3.1
+_AUTHORITY_END: Final = re.compile(r"[/?#]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,8 @@ class BrokerURL:
     """The parts of ``scheme://user:password@host:port/path?option=value``.
 
     ``repr`` and ``str`` hide the password. ``host`` is "" and ``port`` is ``None`` when the URL has none; ``path``
-    has no leading slash and is percent-decoded, and ``None`` when the URL ends before the slash.
+    has no leading slash and is percent-decoded, and ``None`` when the URL ends before the slash. ``hosts`` has a pair
+    of host and port for each server of ``scheme://host1:port1,host2:port2/``; ``host`` and ``port`` are the first one.
     """
 
     scheme: str
@@ -28,6 +30,7 @@ class BrokerURL:
     password: str | None = field(default=None, repr=False)
     path: str | None = None
     query: Mapping[str, str] = field(default_factory=dict, repr=False)
+    hosts: tuple[tuple[str, int | None], ...] = ()
 
     @classmethod
     def parse(cls, url: str) -> BrokerURL:
@@ -38,18 +41,21 @@ class BrokerURL:
         """
         if not isinstance(url, str):
             raise InvalidURLError(f"a broker URL must be a string, not {type(url).__name__}")
-        scheme, separator, _ = url.partition("://")
+        scheme, separator, rest = url.partition("://")
         if not separator or not _SCHEME.fullmatch(scheme):
             raise InvalidURLError(
                 "a broker URL looks like scheme://host:port/path, for example redis://localhost:6379/0"
             )
         try:
-            parts = urlsplit(url)
-            port = parts.port
+            authority = _AUTHORITY_END.split(rest, maxsplit=1)[0]  # urllib knows no list of hosts
+            login, hosts = _split_authority(authority)
+            parts = urlsplit(f"{scheme}://{rest[len(authority) :]}")
             pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
         except ValueError:
             # urllib's error can quote a part of the URL that is really a password: not even the cause may show it.
-            raise InvalidURLError(f"the {scheme}:// URL cannot be read: check its port and its query") from None
+            raise InvalidURLError(
+                f"the {scheme}:// URL cannot be read: check its host, its port and its query"
+            ) from None
         if "@" in parts.path:
             raise InvalidURLError(
                 f"the {scheme}:// URL has an '@' after a '/': write %2F for a '/' in a user or password"
@@ -61,20 +67,35 @@ class BrokerURL:
             raise InvalidURLError(f"the {scheme}:// URL has a '#': write it as %23 when it belongs to a password")
         return cls(
             scheme=scheme.lower(),
-            host=unquote(parts.hostname or ""),
-            port=port,
-            username=None if parts.username is None else unquote(parts.username),
-            password=None if parts.password is None else unquote(parts.password),
+            host=hosts[0][0],
+            port=hosts[0][1],
+            username=None if login.username is None else unquote(login.username),
+            password=None if login.password is None else unquote(login.password),
             path=unquote(parts.path[1:]) if parts.path else None,
             query=query,
+            hosts=hosts,
         )
 
     def __str__(self) -> str:
         user = "" if self.username is None else f"{self.username}:***@" if self.password else f"{self.username}@"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        port = "" if self.port is None else f":{self.port}"
+        hosts = ",".join(_address(host, port) for host, port in self.hosts or ((self.host, self.port),))
         path = "" if self.path is None else f"/{self.path}"
-        return f"{self.scheme}://{user}{host}{port}{path}"
+        return f"{self.scheme}://{user}{hosts}{path}"
+
+
+def _split_authority(authority: str) -> tuple[SplitResult, tuple[tuple[str, int | None], ...]]:
+    """The user and password of ``user:password@host1:port1,host2:port2``, and its hosts, one at least."""
+    login, at, addresses = authority.rpartition("@")
+    parts = [urlsplit(f"//{address}") for address in addresses.split(",")]
+    hosts = tuple((unquote(part.hostname or ""), part.port) for part in parts)
+    if len(hosts) > 1 and not all(host for host, _ in hosts):
+        raise ValueError("an empty host in a list of hosts")
+    return urlsplit(f"//{login}{at}"), hosts
+
+
+def _address(host: str, port: int | None) -> str:
+    name = f"[{host}]" if ":" in host else host
+    return name if port is None else f"{name}:{port}"
 
 
 def merge_options(url: BrokerURL, options: Mapping[str, object], known: Collection[str]) -> dict[str, object]:

@@ -41,10 +41,14 @@ class RedisClient(QueueClient):
     All workers of a queue must have the same ``lease``: one with a shorter one takes over what the others run.
 
     Args:
-        redis_url: ``redis://user:password@host:port/db``, or ``rediss://`` for TLS.
-        options: ``prefix`` ("", put before every queue name), ``group`` ("qbridge"), and in seconds ``lease`` (30),
-            ``publish_timeout`` (10), ``connect_timeout`` (3), ``socket_timeout`` (3); for TLS ``cafile``,
-            ``certfile``, ``keyfile``. They may be in the URL's query as well.
+        redis_url: ``redis://user:password@host:port/db``, or with sentinels
+            ``redis+sentinel://user:password@sentinel1:26379,sentinel2:26379/service/db``, where user and password are
+            those of the server; ``rediss`` in place of ``redis`` for TLS.
+        options: ``prefix`` ("", put before every queue name), ``group`` ("qbridge"), ``wait_replicas`` (how many
+            replicas must have a message before ``publish`` returns: 0, with sentinels 1), and in seconds ``lease``
+            (30), ``publish_timeout`` (10), ``connect_timeout`` (3), ``socket_timeout`` (3); for the sentinels
+            ``sentinel_username`` and ``sentinel_password``; for TLS ``cafile``, ``certfile``, ``keyfile``. They may
+            be in the URL's query as well.
 
     Raises:
         InvalidURLError: the URL cannot be understood.
@@ -130,7 +134,10 @@ class RedisClient(QueueClient):
         delay: float = 0.0,
         timeout: float | None = None,
     ) -> None:
-        """Publish one message; it is in the stream on return, as durable as ``appendfsync`` makes it."""
+        """Publish one message; on return it is in the stream, as durable as the server and ``wait_replicas`` make it.
+
+        ``PublishUnconfirmedError`` also says that the master has it, but not enough replicas have.
+        """
         engine = self._running()
         delay = check_delay(delay, _LONGEST_DELAY)
         engine.publisher.publish(queue, Message(body, headers or NO_HEADERS, message_id), delay, timeout)

@@ -44,14 +44,15 @@ class Engine:
     def start(self) -> None:
         """Connect and start the threads; see ``RedisClient.connect`` for what it raises."""
         session = self.session
-        link = Link(session.options, f"qbridge:{session.consumer}")
-        link.open()
+        link = Link(session.route, f"qbridge:{session.consumer}")
         try:
+            link.open()
             session.max_body = inspect(link, session.options)
             for queue in session.queues.declared():
                 session.queues.ensure(link, queue)
         except BaseException as exc:
             link.close()
+            session.route.close()
             if isinstance(exc, LOST):
                 raise unreachable(exc, session.options) from exc
             raise
@@ -75,6 +76,7 @@ class Engine:
         for ledger in session.ledgers():
             ledger.lose_all()
         session.links.close()
+        session.route.close()
 
     def declare(self, queue: str, dead_letter_queue: str | None) -> None:
         """Create what is missing and remember it."""

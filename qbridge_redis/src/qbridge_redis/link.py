@@ -25,7 +25,8 @@ from redis.retry import Retry
 
 from qbridge_core import AuthenticationError
 from qbridge_redis.failures import unreachable
-from qbridge_redis.options import Options
+from qbridge_redis.options import Address, Options
+from qbridge_redis.route import Route
 from qbridge_redis.scripts import ACK, Command, with_text
 
 LOST: Final = (RedisConnectionError, RedisTimeoutError)
@@ -40,14 +41,16 @@ _KEPT: Final = 16
 class Link:
     """One connection, for one thread at a time. Closes itself on any failure; ``open`` makes a new one."""
 
-    def __init__(self, options: Options, name: str) -> None:
-        self._options = options
+    def __init__(self, route: Route, name: str) -> None:
+        self._route = route
+        self._options = route.options
         self._name = name
         self._connection: Any = None  # redis-py's annotations differ between its versions
         self._socket: socket.socket | None = None
         self._poll: select.poll | None = None
         self._timeout = 0.0
         self.client_id = 0
+        self._moves = 0
         self.is_demoted = False
         """The server said that it is a replica now: behind the same address there may be another one."""
 
@@ -55,6 +58,11 @@ class Link:
     def is_open(self) -> bool:
         """Whether there is a connection, as far as is known."""
         return self._connection is not None
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether there is a connection, and it leads to the right server."""
+        return self._connection is not None and not self.is_demoted and self._moves == self._route.moves
 
     def open(self, timeout: float | None = None) -> None:
         """Connect within ``timeout`` seconds (and the connect timeout).
@@ -64,8 +72,10 @@ class Link:
             AuthenticationError: the server refused the credentials.
         """
         limit = self._options.connect_timeout
+        deadline = time.monotonic() + (limit if timeout is None else max(0.05, min(timeout, limit)))
+        address, self._moves = self._route.locate(deadline - time.monotonic())
         self.is_demoted = False
-        connection = _connection(self._options, limit if timeout is None else max(0.05, min(timeout, limit)))
+        connection = _connection(self._options, address, max(0.05, deadline - time.monotonic()))
         try:
             connection.connect()
             self._adopt(connection)
@@ -175,16 +185,26 @@ class Link:
         self._poll.register(sock, select.POLLIN)
 
     def _introduce(self) -> None:
-        """Name the connection, learn its id for CLIENT UNBLOCK, load the script of the hot path; none is vital."""
-        replies = self.call_many([("CLIENT", "SETNAME", self._name), ("CLIENT", "ID"), ACK.load()])
+        """Name the connection, learn its id for CLIENT UNBLOCK, load the script of the hot path; none is vital.
+
+        Where a server may be a replica by now, ask: sentinels and other servers can be the last to hear of it.
+        """
+        questions: list[Command] = [("CLIENT", "SETNAME", self._name), ("CLIENT", "ID"), ACK.load()]
+        if self._route.needs_master:
+            questions.append(("ROLE",))
+        replies = self.call_many(questions)
         self.client_id = replies[1] if isinstance(replies[1], int) else 0
+        role = replies[-1]
+        if self._route.needs_master and isinstance(role, list) and role[0] != b"master":
+            raise RedisConnectionError("the server is a replica")
 
 
 class Links:
     """A pool of connections for commands of any thread. It grows with the threads that use it at the same time."""
 
-    def __init__(self, options: Options, name: str) -> None:
-        self._options = options
+    def __init__(self, route: Route, name: str) -> None:
+        self._route = route
+        self._options = route.options
         self._name = name
         self._idle: list[Link] = []
         self._busy: set[Link] = set()
@@ -202,11 +222,11 @@ class Links:
                 link = self._idle.pop()
             except IndexError:
                 break
-            if not link.is_stale():
+            if link.is_usable and not link.is_stale():
                 self._busy.add(link)
                 return link
             link.close()
-        link = Link(self._options, self._name)
+        link = Link(self._route, self._name)
         try:
             link.open(deadline - time.monotonic())
         except AuthenticationError as exc:
@@ -221,7 +241,7 @@ class Links:
         if not link.is_open:
             return
         with self._lock:
-            if not self._closed and not link.is_demoted and len(self._idle) < _KEPT:
+            if not self._closed and link.is_usable and len(self._idle) < _KEPT:
                 self._idle.append(link)
                 return
         link.close()
@@ -247,10 +267,10 @@ class Links:
             link.abort()
 
 
-def _connection(options: Options, connect_timeout: float) -> Any:
+def _connection(options: Options, address: Address, connect_timeout: float) -> Any:
     settings: dict[str, Any] = {
-        "host": options.host,
-        "port": options.port,
+        "host": address[0],
+        "port": address[1],
         "db": options.db,
         "username": options.username,
         "password": options.password,

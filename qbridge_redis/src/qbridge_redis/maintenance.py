@@ -5,6 +5,7 @@ It has a connection of its own, so that neither a blocked read nor a slow publis
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,8 @@ _REAP_IDLE: Final = 3600.0
 _RENEW_BATCH: Final = 500
 _PROMOTE_BATCH: Final = 100
 _REFUSED_PAUSE: Final = 5.0
+_WATCH_EVERY: Final = 1.0
+_WATCH_PAUSE: Final = 5.0
 
 
 class Maintenance:
@@ -39,13 +42,14 @@ class Maintenance:
     def __init__(self, session: Session, queues: Callable[[], Sequence[str]]) -> None:
         self._session = session
         self._queues = queues
-        self._link = Link(session.options, f"qbridge:{session.consumer}")
+        self._link = Link(session.route, f"qbridge:{session.consumer}")
         self._poked = threading.Event()
         self._thread = threading.Thread(target=self._run, name="qbridge-redis-maintenance", daemon=True)
         self._renew_every = session.options.lease / 3
         self._renew_at = time.monotonic() + self._renew_every
         self._promote_at = 0.0
         self._reap_at = time.monotonic() + _REAP_EVERY
+        self._watch_at = 0.0 if session.route.needs_master else math.inf
         self._opened_before = False
 
     def start(self) -> None:
@@ -71,6 +75,7 @@ class Maintenance:
         closing = self._session.closing
         while not closing.is_set():
             try:
+                self._watch()
                 self._connect()
                 self._work()
                 backoff.reset()
@@ -87,12 +92,18 @@ class Maintenance:
                 self._sleep()
 
     def _sleep(self) -> None:
-        next_at = min(self._renew_at, self._promote_at, self._reap_at)
+        next_at = min(self._renew_at, self._promote_at, self._reap_at, self._watch_at)
         self._poked.wait(max(0.001, next_at - time.monotonic()))
         self._poked.clear()
 
+    def _watch(self) -> None:
+        now = time.monotonic()
+        if now >= self._watch_at:
+            answered = self._session.route.watch()
+            self._watch_at = now + (_WATCH_EVERY if answered else _WATCH_PAUSE)
+
     def _connect(self) -> None:
-        if self._link.is_open and not self._link.is_demoted:
+        if self._link.is_usable:
             return
         self._link.close()
         self._link.open()

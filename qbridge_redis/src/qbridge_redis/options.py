@@ -5,12 +5,30 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from enum import Enum
 from typing import Final
 
 from qbridge_core import BrokerURL, ConfigurationError, InvalidURLError, merge_options
 
 _TLS_ONLY: Final = {"cafile", "certfile", "keyfile"}
-_FROM_URL: Final = {"host", "port", "db", "username", "password", "tls"}
+_SENTINEL_ONLY: Final = {"sentinel_username", "sentinel_password"}
+_FROM_URL: Final = {"topology", "hosts", "service", "db", "username", "password", "tls"}
+_FORMS: Final = {
+    "redis": "{0}://host:port/db",
+    "redis+sentinel": "{0}://sentinel1:26379,sentinel2:26379/service/db",
+}
+
+_PORT: Final = 6379
+_SENTINEL_PORT: Final = 26379
+
+Address = tuple[str, int]
+
+
+class Topology(Enum):
+    """What the hosts of the URL are."""
+
+    SINGLE = "redis"
+    SENTINEL = "redis+sentinel"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,20 +36,28 @@ class Options:
     """The settings; durations are seconds.
 
     Attributes:
+        topology: what ``hosts`` are.
+        hosts: the server, or the sentinels that know it.
+        service: the name under which the sentinels know the server.
         prefix: put before every queue name to make its key.
         group: the consumer group that all workers of a queue share.
         lease: how long a worker may be silent before others take over what it holds.
         publish_timeout: how long ``publish`` waits for the server's reply.
         connect_timeout: how long one attempt to connect may take.
         socket_timeout: how long any other reply may take before the connection counts as broken.
+        wait_replicas: how many replicas must have a message before ``publish`` returns.
+        sentinel_username: how to log in to the sentinels (``+sentinel`` only, as the next one); no user, no password
+            and no login when neither is given.
+        sentinel_password: the password of the sentinels.
         cafile: certificates to trust instead of the system's (``rediss://`` only, as the next ones). The server's
             certificate is always checked, its host name too.
         certfile: this client's certificate.
         keyfile: the key of ``certfile``.
     """
 
-    host: str = "localhost"
-    port: int = 6379
+    topology: Topology = Topology.SINGLE
+    hosts: tuple[Address, ...] = (("localhost", 6379),)
+    service: str = ""
     db: int = 0
     username: str | None = None
     password: str | None = field(default=None, repr=False)
@@ -42,6 +68,9 @@ class Options:
     publish_timeout: float = 10.0
     connect_timeout: float = 3.0
     socket_timeout: float = 3.0
+    wait_replicas: int = 0
+    sentinel_username: str | None = None
+    sentinel_password: str | None = field(default=None, repr=False)
     cafile: str | None = None
     certfile: str | None = None
     keyfile: str | None = None
@@ -56,15 +85,20 @@ class Options:
             ConfigurationError: a value is unusable.
         """
         parsed = BrokerURL.parse(url)
-        if parsed.scheme not in ("redis", "rediss"):
-            raise InvalidURLError(f"{parsed} is not of the form redis://host:port/db or rediss://host:port/db")
-        tls = parsed.scheme == "rediss"
-        known = {f.name for f in fields(cls)} - _FROM_URL - (set() if tls else _TLS_ONLY)
-        given = merge_options(parsed, options, known)
+        name, tls = parsed.scheme.replace("rediss", "redis", 1), parsed.scheme.startswith("rediss")
+        if name not in _FORMS:
+            raise InvalidURLError(f"{parsed} is no URL of Redis, like {_known_forms()}")
+        topology = Topology(name)
+        sentinel = topology is Topology.SENTINEL
+        known = {f.name for f in fields(cls)} - _FROM_URL
+        known -= (set() if tls else _TLS_ONLY) | (set() if sentinel else _SENTINEL_ONLY)
+        given = {"wait_replicas": 1 if sentinel else 0, **merge_options(parsed, options, known)}
+        service, database = _path(parsed, topology)
         return cls(
-            host=parsed.host or "localhost",
-            port=6379 if parsed.port is None else parsed.port,
-            db=_database(parsed),
+            topology=topology,
+            hosts=_hosts(parsed, topology),
+            service=service,
+            db=database,
             username=parsed.username or None,
             password=parsed.password or None,
             tls=tls,
@@ -72,14 +106,46 @@ class Options:
         )
 
     def __str__(self) -> str:
-        return f"{'rediss' if self.tls else 'redis'}://{self.host}:{self.port}/{self.db}"
+        scheme = self.topology.value.replace("redis", "rediss", 1) if self.tls else self.topology.value
+        hosts = ",".join(address_text(address) for address in self.hosts)
+        service = f"/{self.service}" if self.service else ""
+        return f"{scheme}://{hosts}{service}/{self.db}"
 
 
-def _database(url: BrokerURL) -> int:
-    path = url.path or "0"
-    if not path.isascii() or not path.isdigit():
-        raise InvalidURLError(f"{url} must end with the number of a database, for example redis://localhost:6379/0")
-    return int(path)
+def address_text(address: Address) -> str:
+    """``host:port``, with brackets where the host is an IPv6 address."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _known_forms() -> str:
+    return " or ".join(form.format(name) for name, form in _FORMS.items())
+
+
+def _hosts(url: BrokerURL, topology: Topology) -> tuple[Address, ...]:
+    default = _SENTINEL_PORT if topology is Topology.SENTINEL else _PORT
+    if topology is Topology.SINGLE and len(url.hosts) > 1:
+        raise InvalidURLError(
+            f"{url} names several servers; with sentinels write {_FORMS['redis+sentinel'].format('redis+sentinel')}"
+        )
+    return tuple((host or "localhost", default if port is None else port) for host, port in url.hosts)
+
+
+def _path(url: BrokerURL, topology: Topology) -> tuple[str, int]:
+    """The service and the database that the path names."""
+    service, database = "", url.path or "0"
+    if topology is Topology.SENTINEL:
+        service, _, database = (url.path or "").partition("/")
+        if not service:
+            raise InvalidURLError(f"{url} must name the service that the sentinels watch, {_form(url)}")
+    if not (database or "0").isascii() or not (database or "0").isdigit():
+        raise InvalidURLError(f"{url} must end with the number of a database, {_form(url)}")
+    return service, int(database or "0")
+
+
+def _form(url: BrokerURL) -> str:
+    name = url.scheme.replace("rediss", "redis", 1)
+    return f"for example {_FORMS[name].format(url.scheme)}"
 
 
 def _seconds(name: str, value: object) -> float:
@@ -99,6 +165,13 @@ def _lease(name: str, value: object) -> float:
     return seconds
 
 
+def _count(name: str, value: object) -> int:
+    text = str(value)
+    if isinstance(value, bool | float) or not text.isascii() or not text.isdigit():
+        raise ConfigurationError(f"{name} must be a whole number from 0, not {value!r}")
+    return int(text)
+
+
 def _text(name: str, value: object) -> str:
     if not isinstance(value, str):
         raise ConfigurationError(f"{name} must be a string, not {value!r}")
@@ -111,6 +184,12 @@ def _name(name: str, value: object) -> str:
     return _text(name, value)
 
 
+def _secret(name: str, value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ConfigurationError(f"{name} must be a string that is not empty")  # and is not shown
+    return value
+
+
 _READERS: Final = {
     "prefix": _text,
     "group": _name,
@@ -118,6 +197,9 @@ _READERS: Final = {
     "publish_timeout": _seconds,
     "connect_timeout": _seconds,
     "socket_timeout": _seconds,
+    "wait_replicas": _count,
+    "sentinel_username": _name,
+    "sentinel_password": _secret,
     "cafile": _name,
     "certfile": _name,
     "keyfile": _name,

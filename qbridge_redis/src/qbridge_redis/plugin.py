@@ -1,4 +1,4 @@
-"""What the entry points of ``redis://`` and ``rediss://`` name."""
+"""What the entry points of ``redis://`` and its relatives name."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ def _create(url: str, options: Mapping[str, object]) -> QueueClient:
 
 @hookimpl
 def qbridge_backends() -> Mapping[str, BackendFactory]:
-    """Serve ``redis://`` and ``rediss://``."""
-    return {"redis": _create, "rediss": _create}
+    """Serve a single server and one that sentinels watch, each with and without TLS."""
+    return dict.fromkeys(("redis", "rediss", "redis+sentinel", "rediss+sentinel"), _create)

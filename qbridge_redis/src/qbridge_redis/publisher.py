@@ -33,6 +33,7 @@ from qbridge_redis.scripts import PUBLISH_LATER, Command
 from qbridge_redis.session import Session
 
 _CHUNK: Final = 200
+_WAIT_MARGIN: Final = 0.25  # the server looks at the time every 100 ms, and its answer must come before the deadline
 _CHUNK_BYTES: Final = 256 * 1024  # more than the socket buffers of both sides hold would only wait
 
 
@@ -63,7 +64,7 @@ class Publisher:
         deadline = time.monotonic() + timeout
         link = self._session.links.take(deadline)
         try:
-            replies = _exchange(link, queue, commands, deadline)
+            replies = self._exchange(link, queue, commands, deadline)
             missing = [command for command, reply in zip(commands, replies, strict=True) if reply is None]
             _raise_first(queue, replies)
             if missing:
@@ -77,10 +78,26 @@ class Publisher:
             self._session.queues.ensure(link, queue)
         except LOST as exc:
             raise unreachable(exc, self._session.options) from exc
-        replies = _exchange(link, queue, commands, deadline)
+        replies = self._exchange(link, queue, commands, deadline)
         _raise_first(queue, replies)
         if None in replies:
             raise UnroutableError(f"the queue {queue!r} was deleted while publishing")
+
+    def _exchange(self, link: Link, queue: str, commands: Sequence[Command], deadline: float) -> list[Any]:
+        timeout = max(0.001, deadline - time.monotonic())
+        replicas = self._session.options.wait_replicas
+        wait: list[Command] = [("WAIT", replicas, _wait_ms(timeout))] if replicas else []
+        try:
+            replies = link.call_many([*commands, *wait], timeout)
+        except LOST as exc:
+            if isinstance(exc, RedisConnectionError) and code(exc) in ("LOADING", "NOAUTH"):
+                raise unreachable(exc, "Redis") from exc
+            raise PublishUnconfirmedError(
+                f"no confirmation for {queue!r} within {timeout:.3g} s ({exc}); the message may or may not be there"
+            ) from exc
+        if wait and any(reply is not None and not isinstance(reply, ResponseError) for reply in replies[:-1]):
+            _check_replicas(replies[-1], replicas, queue)
+        return replies[: len(commands)]
 
     def _now(self, queue: str, message: Message) -> Command:
         return ("XADD", self._session.keys.stream(queue), "NOMKSTREAM", "*", *self._fields(message))
@@ -96,16 +113,20 @@ class Publisher:
         return encode(body, check_headers(message.headers), check_message_id(message.message_id))
 
 
-def _exchange(link: Link, queue: str, commands: Sequence[Command], deadline: float) -> list[Any]:
-    timeout = max(0.001, deadline - time.monotonic())
-    try:
-        return link.call_many(commands, timeout)
-    except LOST as exc:
-        if isinstance(exc, RedisConnectionError) and code(exc) in ("LOADING", "NOAUTH"):
-            raise unreachable(exc, "Redis") from exc
-        raise PublishUnconfirmedError(
-            f"no confirmation for {queue!r} within {timeout:.3g} s ({exc}); the message may or may not be there"
-        ) from exc
+def _wait_ms(timeout: float) -> int:
+    return max(1, round(max(timeout - _WAIT_MARGIN, timeout / 3) * 1000))
+
+
+def _check_replicas(reply: Any, wanted: int, queue: str) -> None:
+    """See that enough replicas have what was just published."""
+    if isinstance(reply, int) and reply >= wanted:
+        return
+    if isinstance(reply, ResponseError) and not is_transient(reply):
+        raise refused(reply, f"wait for the replicas of {queue!r}") from reply
+    raise PublishUnconfirmedError(
+        f"the message for {queue!r} is on the master and on {reply} of the {wanted} replicas that wait_replicas asks "
+        "for; a failover may lose it"
+    )
 
 
 def _raise_first(queue: str, replies: Sequence[Any]) -> None:

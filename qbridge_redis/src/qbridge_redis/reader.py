@@ -42,7 +42,7 @@ class Reader:
         self._queue = queue
         self._stream = session.keys.stream(queue)
         self._ledger: Ledger = session.ledger(queue)
-        self._link = Link(session.options, f"qbridge:{session.consumer}")
+        self._link = Link(session.route, f"qbridge:{session.consumer}")
         self._turn = threading.Lock()
         self._cancels = 0
         self._reading = threading.Event()
@@ -121,8 +121,12 @@ class Reader:
         return self._read(count, deadline, cancels)
 
     def _connect(self, deadline: float) -> None:
-        if self._link.is_open:
+        if self._link.is_usable:
             return
+        if self._link.is_open:
+            self._link.close()
+            self._ledger.uproot()  # what was read from a server that is no master any more
+            self._lost_reply()
         try:
             self._link.open(max(_FIRST_CONNECT, deadline - time.monotonic()))
         except AuthenticationError as exc:

@@ -8,13 +8,14 @@ from redis.exceptions import ResponseError
 
 from qbridge_core import ConfigurationError
 from qbridge_redis.link import Link
+from qbridge_redis.options import Options
 from qbridge_redis.session import log
 
 _OLDEST: Final = 7
 Facts = dict[str, str]
 
 
-def inspect(link: Link, where: object) -> int | None:
+def inspect(link: Link, options: Options) -> int | None:
     """Refuse a server that cannot keep the guarantees; return the largest body that it takes, if it tells.
 
     A user without permission for INFO or CONFIG is not an error: then nothing is known, and nothing is refused.
@@ -22,12 +23,13 @@ def inspect(link: Link, where: object) -> int | None:
     Raises:
         ConfigurationError: the server is too old, evicts keys, or is a cluster.
     """
-    sections = ("server", "memory", "persistence")
+    sections = ("server", "memory", "persistence", "replication")
     replies = link.call_many([*(("INFO", name) for name in sections), ("CONFIG", "GET", "proto-max-bulk-len")])
     facts: Facts = {}
     for reply in replies[:-1]:
         facts |= _parse(reply)
-    _check(facts, where)
+    _check(facts, options)
+    _warn(facts, options)
     limit = replies[-1]
     return int(limit[1]) if isinstance(limit, list) and len(limit) == 2 else None
 
@@ -39,7 +41,7 @@ def _parse(reply: object) -> Facts:
     return {name: value for name, separator, value in (line.partition(":") for line in lines) if separator}
 
 
-def _check(facts: Facts, where: object) -> None:
+def _check(facts: Facts, where: Options) -> None:
     version = facts.get("redis_version", "")
     if version and int(version.partition(".")[0]) < _OLDEST:
         raise ConfigurationError(f"{where} is Redis {version}; QBridge needs Redis 7.0 or later, or Valkey")
@@ -51,5 +53,16 @@ def _check(facts: Facts, where: object) -> None:
         )
     if facts.get("redis_mode") == "cluster":
         raise ConfigurationError(f"{where} is a Redis Cluster; QBridge needs a single server or one behind Sentinel")
+
+
+def _warn(facts: Facts, where: Options) -> None:
+    replicas, wanted = facts.get("connected_slaves", ""), where.wait_replicas
+    if replicas and int(replicas) < wanted:
+        log.warning(
+            "%s has %s replicas, and publishing waits for %d of them: with fewer of them set wait_replicas lower",
+            where,
+            replicas,
+            wanted,
+        )
     if facts.get("aof_enabled") == "0":
         log.warning("%s has appendonly no: confirmed messages are lost when it crashes", where)

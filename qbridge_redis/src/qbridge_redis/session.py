@@ -13,8 +13,10 @@ from qbridge_core import worker_identity
 from qbridge_redis.keys import Keys
 from qbridge_redis.ledger import Ledger
 from qbridge_redis.link import Links
-from qbridge_redis.options import Options
+from qbridge_redis.options import Options, Topology
 from qbridge_redis.queues import Queues
+from qbridge_redis.route import Route
+from qbridge_redis.sentinel import SentinelRoute
 
 log: Final = logging.getLogger("qbridge.redis")
 
@@ -24,6 +26,7 @@ class Session:
 
     Attributes:
         pid: the process that may use it: connections must not be shared with a child.
+        route: how its connections find the server.
         consumer: the name of this client in the consumer groups; never used twice.
         closing: set when ``disconnect`` begins.
         acks_waiting: set when acknowledgements wait for the flusher.
@@ -36,7 +39,8 @@ class Session:
         self.queues: Final = queues
         self.pid: Final = os.getpid()
         self.consumer: Final = f"{worker_identity()}:{uuid.uuid4().hex[:8]}"
-        self.links: Final = Links(options, f"qbridge:{self.consumer}")
+        self.route: Final = self._make_route()
+        self.links: Final = Links(self.route, f"qbridge:{self.consumer}")
         self.closing: Final = threading.Event()
         self.acks_waiting: Final = threading.Event()
         self.max_body: int | None = None
@@ -62,6 +66,17 @@ class Session:
         After an outage every lease may have run out, so nobody's tasks are taken over until all had time to renew.
         """
         self._last_reconnect = time.monotonic()
+
+    def _make_route(self) -> Route:
+        if self.options.topology is Topology.SENTINEL:
+            return SentinelRoute(self.options, self._moved)
+        return Route(self.options)
+
+    def _moved(self) -> None:
+        """Another server took over, which may lack the last writes: what is held here may be the only copy."""
+        self.reconnected()
+        for ledger in self.ledgers():
+            ledger.uproot()
 
     @property
     def may_reclaim_at(self) -> float:

@@ -1,0 +1,47 @@
+"""Where the server is that a connection needs. It may be another one after a failover."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from qbridge_redis.options import Address, Options
+
+
+class Route:
+    """The way to a server that is always at the same address. Thread-safe, like its subclasses.
+
+    Args:
+        options: how to connect.
+        address: where; the first host of the options by default.
+
+    Attributes:
+        needs_master: whether a server that calls itself a replica is the wrong one.
+        moves: how often the server has been found elsewhere; connections made before lead to the old one.
+    """
+
+    needs_master = False
+
+    def __init__(self, options: Options, address: Address | None = None) -> None:
+        self.options = options
+        self.moves = 0
+        self._address = options.hosts[0] if address is None else address
+
+    def locate(self, timeout: float) -> tuple[Address, int]:  # noqa: ARG002 - here it takes no time
+        """The address to connect to and ``moves`` as of then, found within so many seconds.
+
+        Raises:
+            BrokerUnavailableError: nobody knows it at the moment.
+            AuthenticationError: those who know it refused the credentials.
+        """
+        return self._address, self.moves
+
+    def watch(self) -> bool:
+        """Look whether the server has moved, briefly; False when nobody could say."""
+        return True
+
+    def close(self) -> None:
+        """Close what was opened to find the server."""
+
+
+OnMove = Callable[[], None]
+"""Called when a server is found at another address, by whichever thread finds it, before anybody connects to it."""

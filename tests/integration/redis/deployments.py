@@ -1,0 +1,102 @@
+"""Several Redis servers that belong together: a master with replicas and sentinels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from support.brokers import BrokerError, RedisBroker
+from support.wait import wait_for
+
+SERVICE = "mymaster"
+
+
+class Node(RedisBroker):
+    """A server with settings of its own."""
+
+    def __init__(self, base_dir: Path | str, **settings: str | int) -> None:
+        super().__init__(base_dir)
+        self.settings = settings
+
+    def _server_command(self) -> list[str]:
+        command = super()._server_command()
+        for name, value in self.settings.items():
+            command += [f"--{name.replace('_', '-')}", *str(value).split()]
+        return command
+
+    @property
+    def role(self) -> str:
+        """What the server takes itself for: "master" or "slave", and "" when it does not answer."""
+        try:
+            reply = self.cli("ROLE")
+        except (OSError, BrokerError):
+            return ""
+        return str(reply[0]) if isinstance(reply, list) else ""
+
+
+class Sentinel(RedisBroker):
+    """A sentinel; it rewrites its file of settings, so it gets one of its own."""
+
+    def __init__(self, base_dir: Path | str, master: RedisBroker, password: str = "") -> None:
+        super().__init__(base_dir)
+        lines = [
+            f"port {self.port}",
+            "bind 127.0.0.1",
+            f"dir {self.base_dir}",
+            f"sentinel monitor {SERVICE} {master.host} {master.port} 2",
+            f"sentinel down-after-milliseconds {SERVICE} 1000",
+            f"sentinel failover-timeout {SERVICE} 5000",
+        ]
+        if password:
+            lines.append(f"requirepass {password}")
+        self._settings = self.base_dir / "sentinel.conf"
+        self._settings.write_text("\n".join(lines) + "\n")
+
+    def _server_command(self) -> list[str]:
+        return [super()._server_command()[0], str(self._settings), "--sentinel"]
+
+
+class Watched:
+    """One master, two replicas, and three sentinels that watch them."""
+
+    def __init__(self, base_dir: Path) -> None:
+        master = Node(base_dir / "node-0", repl_diskless_sync_delay=0)
+        replica = {"replicaof": f"{master.host} {master.port}", "repl_diskless_sync_delay": 0}
+        self.nodes = [master, *(Node(base_dir / f"node-{n}", **replica) for n in (1, 2))]
+        self.sentinels = [Sentinel(base_dir / f"sentinel-{n}", master) for n in range(3)]
+
+    def start(self) -> None:
+        """Start all and wait until the sentinels know each other and both replicas."""
+        for server in (*self.nodes, *self.sentinels):
+            server.spawn()
+        for server in (*self.nodes, *self.sentinels):
+            server.wait_until_ready()
+        wait_for(lambda: all(map(self._is_informed, self.sentinels)), 30, "the sentinels do not find each other")
+
+    def close(self) -> None:
+        """End all."""
+        for server in (*self.sentinels, *self.nodes):
+            server.close()
+
+    @property
+    def url(self) -> str:
+        """The URL that names the sentinels."""
+        hosts = ",".join(f"{sentinel.host}:{sentinel.port}" for sentinel in self.sentinels)
+        return f"redis+sentinel://{hosts}/{SERVICE}/0"
+
+    @property
+    def master(self) -> Node:
+        """The server that the first sentinel calls the master."""
+        reply = self.sentinels[0].cli("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
+        assert isinstance(reply, list)
+        return next(node for node in self.nodes if str(node.port) == reply[1])
+
+    def promoted(self, old: Node) -> Node | None:
+        """The server that took the place of another one, once it has."""
+        return next((node for node in self.nodes if node is not old and node.role == "master"), None)
+
+    @staticmethod
+    def _is_informed(sentinel: Sentinel) -> bool:
+        reply = sentinel.cli("SENTINEL", "MASTER", SERVICE)
+        assert isinstance(reply, list)
+        facts = dict(zip(reply[::2], reply[1::2], strict=True))
+        return facts["num-slaves"] == "2" and facts["num-other-sentinels"] == "2" and facts["flags"] == "master"
