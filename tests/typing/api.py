@@ -17,6 +17,7 @@ from qbridge_core import (
     ConstantBackoff,
     DeadLetter,
     Delivery,
+    ExceptionRule,
     ExponentialBackoff,
     Failure,
     IdleTimeoutError,
@@ -103,6 +104,8 @@ def managers(client: QueueClient) -> None:
     TaskManager(client, Service("x").handle, "in", "dead", backoff=ExponentialBackoff(cap=60))
     TaskManager(client, lambda payload: print("got", payload), "in", "dead", plugins=[Plugin()])
     TaskManager(client, print, "in", "dead", dead_letter_on=[ValueError, LookupError])
+    TaskManager(client, print, "in", "dead", retry_rules=[ExceptionRule(OSError, ConstantBackoff(5), max_retries=9)])
+    TaskManager(client, print, "in", "dead", retry_rules=[OSError])  # type: ignore[list-item]
     AnnouncedTaskManager(queue_client=client, handler=controlling, input_queue="in", dead_letter_queue="dead")
     TaskManager(client, lambda: None, "in", "dead")  # type: ignore[arg-type, misc]
     TaskManager(client, print, "in")  # type: ignore[call-arg]
@@ -179,6 +182,9 @@ class Fibonacci:
 fibonacci: Backoff = Fibonacci()
 policy = RetryPolicy(max_retries=5, backoff=ConstantBackoff(1), dead_letter_on=(ValueError,))
 assert_type(policy.next_delay(1), float | None)
+assert_type(policy.rule_for(ValueError()), int | None)
+RetryPolicy(rules=(ExceptionRule((OSError, KeyError)), ExceptionRule(ValueError, max_retries=0)))
+ExceptionRule(ValueError())  # type: ignore[arg-type]
 
 
 class Plugin:

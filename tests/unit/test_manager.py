@@ -14,6 +14,8 @@ import pytest
 
 from qbridge_core import (
     ConfigurationError,
+    ConstantBackoff,
+    ExceptionRule,
     IdleTimeoutError,
     NotConnectedError,
     Outcome,
@@ -54,6 +56,7 @@ class AsyncCallable:
         *(("grace_period", value) for value in (-1, math.nan, math.inf, None)),
         *(("max_message_bytes", value) for value in (0, -1, 1.5, "1")),
         *(("max_abandoned", value) for value in (0, -1, 1.5, "1")),
+        *(("retry_rules", value) for value in ("OSError", ExceptionRule(OSError), [OSError], None)),
         *(("dead_letter_on", value) for value in ("ValueError", ValueError, [ValueError()], [int])),
     ],
 )
@@ -471,3 +474,36 @@ def test_the_number_of_workers_has_the_default_of_the_standard_library(
     for cpus, workers in ((2, 6), (64, 32), (None, 5)):
         monkeypatch.setattr("os.cpu_count", lambda cpus=cpus: cpus)
         assert TaskManager(client, print, "q", "d")._max_workers == workers
+
+
+def test_g7_an_exception_can_have_a_limit_of_its_own(client: MemoryClient) -> None:
+    """Tasks that fail with different exceptions are retried as often as their rules say, also through ``Retry``."""
+    runs: Counter[str] = Counter()
+
+    def handler(payload: str) -> None:
+        runs[payload] += 1
+        if payload == "asks":
+            raise Retry(after=0.01) from ConnectionResetError("away")
+        raise {"os": ConnectionResetError, "key": KeyError, "value": ValueError}[payload](payload)
+
+    client.send_many("q", ["os", "asks", "key", "value"])
+    rules = [
+        ExceptionRule(ConnectionError, ConstantBackoff(0.01), max_retries=4),
+        ExceptionRule(KeyError, max_retries=0),
+    ]
+    manager = TaskManager(client, handler, "q", "d", max_retries=1, retry_rules=rules, max_workers=1)
+    assert manager.run_until_idle(10.0).dead_lettered == 4
+    assert runs == {"os": 5, "asks": 5, "key": 1, "value": 2}
+
+
+def test_g7_a_rule_chooses_the_delay(client: MemoryClient) -> None:
+    """The failed task waits at the broker as long as its exception's rule says, whatever the policy's backoff."""
+
+    def handler(payload: object) -> None:
+        raise TimeoutError("slow")
+
+    client.send("q", 1)
+    rules = [ExceptionRule(TimeoutError, ConstantBackoff(3600.0))]
+    with TaskManager(client, handler, "q", "d", retry_rules=rules, max_workers=1) as manager:
+        wait_for(lambda: manager.report().retried == 1, 10.0)
+        assert client.stats("q").delayed == 1

@@ -29,6 +29,7 @@ CORE = [
     "Delivery",
     "DeliveryLostError",
     "DuplicateBackendError",
+    "ExceptionRule",
     "ExponentialBackoff",
     "Failure",
     "HandlerTimeout",

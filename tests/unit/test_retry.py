@@ -11,6 +11,7 @@ from qbridge_core import (
     Backoff,
     ConfigurationError,
     ConstantBackoff,
+    ExceptionRule,
     ExponentialBackoff,
     Retry,
     RetryPolicy,
@@ -161,3 +162,63 @@ def test_a_request_for_an_impossible_delay_says_so(seconds: float) -> None:
         Snooze(seconds)
     with pytest.raises(ConfigurationError, match="after"):
         Retry(after=seconds)
+
+
+class TooBusy(ConnectionError):
+    """A subclass, to be found by its base class."""
+
+
+def test_g7_the_first_rule_that_matches_counts() -> None:
+    """A rule holds for its exceptions and their subclasses, in the order given; the rest follow the policy."""
+    policy = RetryPolicy(
+        1,
+        rules=(
+            ExceptionRule((TimeoutError, ConnectionError), ConstantBackoff(5.0), max_retries=3),
+            ExceptionRule(OSError, ConstantBackoff(7.0)),
+        ),
+    )
+    delays = {
+        type(exc): [policy.next_delay(attempts, policy.rule_for(exc)) for attempts in (1, 2, 4)]
+        for exc in (TooBusy(), FileNotFoundError(), ValueError())
+    }
+    assert delays == {TooBusy: [5.0, 5.0, None], FileNotFoundError: [7.0, None, None], ValueError: [0.0, None, None]}
+
+
+def test_g7_a_rule_without_a_backoff_has_the_policys_own() -> None:
+    """What a rule does not say, the policy does."""
+    policy = RetryPolicy(3, ConstantBackoff(2.0), rules=(ExceptionRule(OSError, max_retries=1),))
+    assert [policy.next_delay(attempts, 0) for attempts in (1, 2)] == [2.0, None]
+
+
+class Liar(Exception):
+    """It claims to be of another class."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return OSError
+
+
+def test_g7_an_exception_that_lies_about_its_class_is_taken_for_what_it_is() -> None:
+    """The real class decides, not what a property says."""
+    assert RetryPolicy(rules=(ExceptionRule(OSError),)).rule_for(Liar()) is None
+
+
+@pytest.mark.parametrize("value", [OSError(), "OSError", int, (OSError, "x"), [OSError], (), None])
+def test_g7_a_rule_needs_exception_classes(value: Any) -> None:
+    """An instance, a name, a list or nothing in their place is refused; the error names the argument."""
+    with pytest.raises(ConfigurationError, match="exceptions"):
+        ExceptionRule(value)
+
+
+@pytest.mark.parametrize(("name", "value"), [("backoff", 2.0), ("backoff", ConstantBackoff), ("max_retries", -1)])
+def test_g7_a_rule_is_checked_like_a_policy(name: str, value: Any) -> None:
+    """A backoff or a limit that cannot be used is refused when the rule is made."""
+    with pytest.raises(ConfigurationError, match=name):
+        ExceptionRule(OSError, **{name: value})
+
+
+@pytest.mark.parametrize("value", [[ExceptionRule(OSError)], (OSError,), None])
+def test_g7_a_policy_takes_a_tuple_of_rules(value: Any) -> None:
+    """A policy is a value that nobody can change later."""
+    with pytest.raises(ConfigurationError, match="rules"):
+        RetryPolicy(rules=value)

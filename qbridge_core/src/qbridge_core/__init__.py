@@ -46,7 +46,7 @@ from qbridge_core.manager import TaskManager
 from qbridge_core.message import DeadLetter, Delivery, Failure, Message, QueueStats, Reason
 from qbridge_core.outcome import Outcome, RunReport
 from qbridge_core.registry import backends, connect, register_backend
-from qbridge_core.retry import Backoff, ConstantBackoff, ExponentialBackoff, RetryPolicy
+from qbridge_core.retry import Backoff, ConstantBackoff, ExceptionRule, ExponentialBackoff, RetryPolicy
 from qbridge_core.url import BrokerURL, merge_options
 
 __version__ = "0.1.0"
@@ -67,6 +67,7 @@ __all__ = [
     "Delivery",
     "DeliveryLostError",
     "DuplicateBackendError",
+    "ExceptionRule",
     "ExponentialBackoff",
     "Failure",
     "HandlerTimeout",

@@ -28,7 +28,7 @@ from qbridge_core.errors import (
 from qbridge_core.intake import Intake
 from qbridge_core.lifecycle import Lifecycle
 from qbridge_core.outcome import RunReport, Tally
-from qbridge_core.retry import IMMEDIATELY, Backoff, RetryPolicy
+from qbridge_core.retry import IMMEDIATELY, Backoff, ExceptionRule, RetryPolicy
 from qbridge_core.run import Run
 from qbridge_core.settle import Rules, Settler
 from qbridge_core.suspects import Suspects, suspects_queue
@@ -70,6 +70,8 @@ class TaskManager:
         backoff: delays between attempts, held by the broker; none by default.
         dead_letter_on: exception types that are dead-lettered at once, without a retry. A handler can also raise
             :class:`~qbridge_core.Retry`, :class:`~qbridge_core.Reject` or :class:`~qbridge_core.Snooze`.
+        retry_rules: :class:`~qbridge_core.ExceptionRule` objects that give some exception types a backoff or a limit of
+            their own; the first that matches counts.
         grace_period: seconds that running tasks get to finish when the manager stops.
         max_crashes: how many worker processes a task may kill before it is dead-lettered as ``crashed``, at least 2: at
             the first death another task may be the cause, so a suspect runs alone the next time. Needs a backend
@@ -99,6 +101,7 @@ class TaskManager:
         *,
         backoff: Backoff = IMMEDIATELY,
         dead_letter_on: Sequence[type[BaseException]] = (),
+        retry_rules: Sequence[ExceptionRule] = (),
         grace_period: float = DEFAULT_GRACE_PERIOD,
         max_crashes: int = 3,
         max_abandoned: int = DEFAULT_MAX_ABANDONED,
@@ -111,8 +114,9 @@ class TaskManager:
         self._dead_letter_queue = check_queue_name(dead_letter_queue, what="dead_letter_queue")
         if input_queue == dead_letter_queue:
             raise ConfigurationError(f"input_queue and dead_letter_queue are both {input_queue!r}; they must differ")
-        policy = RetryPolicy(max_retries, backoff, _checked_exceptions(dead_letter_on))
-        if not queue_client.capabilities.delay and backoff != IMMEDIATELY:
+        policy = RetryPolicy(max_retries, backoff, _checked_exceptions(dead_letter_on), _checked_rules(retry_rules))
+        backoffs = [backoff, *(rule.backoff for rule in policy.rules if rule.backoff is not None)]
+        if not queue_client.capabilities.delay and any(each != IMMEDIATELY for each in backoffs):
             raise ConfigurationError(f"{type(queue_client).__name__} has no delays, so backoff cannot be used with it")
         self._task_timeout = require_seconds("task_timeout", task_timeout, positive=True)
         self._rules = Rules(
@@ -452,6 +456,14 @@ def _checked_crashes(value: object) -> int:
 def _checked_exceptions(value: object) -> tuple[type[BaseException], ...]:
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise ConfigurationError(f"dead_letter_on must be a sequence of exception classes, not {value!r}")
+    return tuple(value)
+
+
+def _checked_rules(value: object) -> tuple[ExceptionRule, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ConfigurationError(f"retry_rules must be a sequence of ExceptionRule objects, not {value!r}")
+    if not all(isinstance(rule, ExceptionRule) for rule in value):
+        raise ConfigurationError(f"retry_rules must hold ExceptionRule objects only, not {value!r}")
     return tuple(value)
 
 

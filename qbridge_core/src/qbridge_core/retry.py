@@ -75,6 +75,31 @@ class ExponentialBackoff:
 
 
 @dataclass(frozen=True, slots=True)
+class ExceptionRule:
+    """How failures with certain exceptions are retried.
+
+    Attributes:
+        exceptions: an exception class or a tuple of them; subclasses count, as for ``except``.
+        backoff: the delays after such a failure; ``None`` means the policy's own.
+        max_retries: how many failed runs may be followed by another one when the last of them failed like this; 0
+            means no retry, ``None`` the policy's own limit. All failed runs of the message count, whatever their
+            exceptions, because the message carries one count.
+    """
+
+    exceptions: type[BaseException] | tuple[type[BaseException], ...]
+    backoff: Backoff | None = None
+    max_retries: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.exceptions == () or not _are_exceptions(self.exceptions):
+            raise ConfigurationError(f"exceptions must be an exception class or a tuple of them: {self.exceptions!r}")
+        if self.backoff is not None:
+            _require_backoff(self.backoff)
+        if self.max_retries is not None:
+            _require_retries(self.max_retries)
+
+
+@dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """How many retries follow the first failed run, and after what delays.
 
@@ -82,30 +107,61 @@ class RetryPolicy:
         max_retries: 3 means at most 4 failed runs.
         backoff: the delays.
         dead_letter_on: exceptions of these types are never retried.
+        rules: exceptions with numbers of their own; the first rule that matches counts, after ``dead_letter_on``.
     """
 
     max_retries: int = 3
     backoff: Backoff = IMMEDIATELY
     dead_letter_on: tuple[type[BaseException], ...] = ()
+    rules: tuple[ExceptionRule, ...] = ()
 
     def __post_init__(self) -> None:
-        if isinstance(self.max_retries, bool) or not isinstance(self.max_retries, int) or self.max_retries < 0:
-            raise ConfigurationError(f"max_retries must be an integer of at least 0, not {self.max_retries!r}")
-        if isinstance(self.backoff, type) or not isinstance(self.backoff, Backoff):
-            raise ConfigurationError(f"backoff must be an object with a delay(attempt) method, not {self.backoff!r}")
-        if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in self.dead_letter_on):
+        _require_retries(self.max_retries)
+        _require_backoff(self.backoff)
+        if not isinstance(self.dead_letter_on, tuple) or not _are_exceptions(self.dead_letter_on):
             raise ConfigurationError(f"dead_letter_on must hold exception classes, not {self.dead_letter_on!r}")
+        if not isinstance(self.rules, tuple) or not all(isinstance(rule, ExceptionRule) for rule in self.rules):
+            raise ConfigurationError(f"rules must be a tuple of ExceptionRule objects, not {self.rules!r}")
 
     def is_final(self, exc: BaseException) -> bool:
         """True when the exception is one that a retry cannot help."""
         return issubclass(type(exc), self.dead_letter_on)
 
-    def next_delay(self, attempts: int) -> float | None:
-        """Seconds until the next attempt after ``attempts`` failed ones; ``None`` when there is none."""
-        if attempts > self.max_retries:
+    def rule_for(self, exc: BaseException) -> int | None:
+        """The position of the first rule that matches the exception; ``None`` when the policy's own numbers hold."""
+        kind = type(exc)  # isinstance would ask a property of the exception
+        return next((number for number, rule in enumerate(self.rules) if issubclass(kind, rule.exceptions)), None)
+
+    def next_delay(self, attempts: int, rule: int | None = None) -> float | None:
+        """Seconds until the next attempt after ``attempts`` failed ones; ``None`` when there is none.
+
+        Args:
+            attempts: failed runs so far.
+            rule: what ``rule_for`` said of the last one's exception.
+        """
+        own = None if rule is None else self.rules[rule]
+        limit = self.max_retries if own is None or own.max_retries is None else own.max_retries
+        if attempts > limit:
             return None
+        backoff = self.backoff if own is None or own.backoff is None else own.backoff
         try:
-            return require_seconds("the backoff's delay", self.backoff.delay(attempts))
+            return require_seconds("the backoff's delay", backoff.delay(attempts))
         except Exception:  # noqa: BLE001 - a backoff is foreign code; the task must be retried all the same
             _log.exception("the backoff cannot be used; retrying at once")
             return 0.0
+
+
+def _require_retries(value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigurationError(f"max_retries must be an integer of at least 0, not {value!r}")
+
+
+def _require_backoff(value: object) -> None:
+    if isinstance(value, type) or not isinstance(value, Backoff):
+        raise ConfigurationError(f"backoff must be an object with a delay(attempt) method, not {value!r}")
+
+
+def _are_exceptions(value: object) -> bool:
+    """True for what ``except`` takes: an exception class, or a tuple of them."""
+    kinds = value if isinstance(value, tuple) else (value,)
+    return all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds)

@@ -99,11 +99,14 @@ class Settler:
         if issubclass(kind, Reject):
             self._dead_letter(run.delivery, self._run_failure(run, Problem.from_exception(Reason.REJECTED, exc)))
         elif issubclass(kind, Retry):
-            problem = Problem.from_exception(Reason.FAILED, _CAUSE(exc, kind) or exc)
-            self._count_failure(run, problem, delay=cast(Retry, exc).after)
+            recorded = _CAUSE(exc, kind) or exc
+            problem = Problem.from_exception(Reason.FAILED, recorded)
+            rule = self._rules.policy.rule_for(recorded)
+            self._count_failure(run, problem, rule, delay=cast(Retry, exc).after)
         else:
             problem = Problem.from_exception(Reason.FAILED, exc)
-            self._count_failure(run, problem, final=self._rules.policy.is_final(exc))
+            policy = self._rules.policy
+            self._count_failure(run, problem, policy.rule_for(exc), final=policy.is_final(exc))
 
     def timed_out(self, run: Run, stack: FrameType | None) -> None:
         """Retry or dead-letter a message whose handler ran too long."""
@@ -152,9 +155,11 @@ class Settler:
         if self._persist(lambda: self._client.reject(delivery, requeue=True), lambda: fields):
             self._tally.add(Outcome.HANDED_BACK)
 
-    def _count_failure(self, run: Run, problem: Problem, *, delay: float | None = None, final: bool = False) -> None:
+    def _count_failure(
+        self, run: Run, problem: Problem, rule: int | None = None, *, delay: float | None = None, final: bool = False
+    ) -> None:
         failure = self._run_failure(run, problem)
-        policy_delay = self._rules.policy.next_delay(run.attempt)
+        policy_delay = self._rules.policy.next_delay(run.attempt, rule)
         if final or policy_delay is None:
             self._dead_letter(run.delivery, failure)
         else:
