@@ -105,6 +105,8 @@ def managers(client: QueueClient) -> None:
     TaskManager(client, lambda payload: print("got", payload), "in", "dead", plugins=[Plugin()])
     TaskManager(client, print, "in", "dead", dead_letter_on=[ValueError, LookupError])
     TaskManager(client, print, "in", "dead", retry_rules=[ExceptionRule(OSError, ConstantBackoff(5), max_retries=9)])
+    TaskManager(client, print, "in", "dead", executor="process", max_tasks_per_child=9, max_memory_per_child=2**30)
+    TaskManager(client, print, "in", "dead", executor="fork")  # type: ignore[arg-type]
     TaskManager(client, print, "in", "dead", retry_rules=[OSError])  # type: ignore[list-item]
     AnnouncedTaskManager(queue_client=client, handler=controlling, input_queue="in", dead_letter_queue="dead")
     TaskManager(client, lambda: None, "in", "dead")  # type: ignore[arg-type, misc]

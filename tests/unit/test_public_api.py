@@ -49,6 +49,7 @@ CORE = [
     "QueueStats",
     "Reason",
     "Reject",
+    "RemoteError",
     "Retry",
     "RetryPolicy",
     "RunReport",

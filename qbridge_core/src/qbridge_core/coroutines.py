@@ -15,27 +15,31 @@ from concurrent.futures import Future
 from typing import Any, Final
 
 from qbridge_core.context import current_run
+from qbridge_core.executor import Executor
 from qbridge_core.run import Run
 
 _ANSWER_TIME: Final = 1.0
 _CLOSE_TIME: Final = 1.0
 
 
-class AsyncHandler:
-    """A coroutine function as a handler for worker threads. Thread-safe.
+class AsyncHandler(Executor):
+    """Runs a coroutine function for worker threads. Thread-safe.
 
     Args:
         function: called as ``function(payload)``; what it returns is awaited.
     """
 
+    in_thread = False
+
     def __init__(self, function: Callable[[Any], Coroutine[Any, Any, object]]) -> None:
+        super().__init__(self._wait_for)
         self._function = function
         self._lock = threading.Lock()
         self._loop: _LoopThread | None = None
         self._replaced: list[_LoopThread] = []
         self._futures: dict[Run | None, Future[object]] = {}
 
-    def __call__(self, payload: Any) -> object:
+    def _wait_for(self, payload: Any) -> object:
         """Run the coroutine for this payload and wait for it."""
         run = current_run.get()
         future = asyncio.run_coroutine_threadsafe(self._guarded(payload), self._working_loop().loop)
@@ -59,14 +63,13 @@ class AsyncHandler:
         except BaseException as exc:  # noqa: BLE001 - raised again in the worker's thread
             return _Raised(exc)
 
-    @property
-    def stuck_loops(self) -> int:
-        """How many loops were replaced and are still blocked; each holds a thread."""
+    def stuck(self, abandoned: int) -> int:
+        """How many threads are held: those of the workers, and of loops that were replaced and are still blocked."""
         with self._lock:
             self._replaced = [loop for loop in self._replaced if loop.is_alive]
-            return len(self._replaced)
+            return abandoned + len(self._replaced)
 
-    def cancel(self, run: Run) -> None:
+    def cancel(self, run: Run) -> bool:
         """Cancel the coroutine of a run, if it still runs."""
         future = self._futures.get(run)
         if future is not None:
@@ -74,6 +77,7 @@ class AsyncHandler:
         with self._lock:
             if self._loop is not None:
                 self._loop.ask()
+        return True
 
     def close(self) -> None:
         """Cancel what runs and end the loop; one that does not answer is left behind."""

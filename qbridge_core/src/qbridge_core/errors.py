@@ -24,6 +24,7 @@
     │   ├── MessageTooLargeError           the broker's size limit
     │   ├── QueueMismatchError             the queue exists and cannot be used as asked
     │   └── UnsupportedError               the backend does not have this capability (see its ``capabilities``)
+    ├── RemoteError                        what a handler raised in a child process, for lifecycle hooks
     ├── TooManyStuckTasksError             too many handlers hang past their timeout: the process must be restarted
     └── IdleTimeoutError (TimeoutError)    run_until_idle gave up while work was left
 
@@ -120,6 +121,25 @@ class QueueMismatchError(PermanentError):
 
 class UnsupportedError(PermanentError):
     """The backend does not have this capability."""
+
+
+class RemoteError(QBridgeError):
+    """What a handler raised in a child process, or how that process died; hooks get it as ``exception``.
+
+    Exceptions stay in the process where they were raised, since not all of them can travel; their texts do.
+
+    Attributes:
+        exception_type: class name of the exception; "" when the process died.
+        traceback: the formatted traceback.
+    """
+
+    def __init__(self, message: str, exception_type: str, traceback: str) -> None:
+        super().__init__(message)
+        self.exception_type = exception_type
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        return f"{self.exception_type}: {self.args[0]}" if self.exception_type else self.args[0]
 
 
 class TooManyStuckTasksError(QBridgeError):

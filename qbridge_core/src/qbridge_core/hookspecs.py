@@ -54,7 +54,10 @@ def qbridge_task_succeeded(queue: str, task_id: str, attempt: int, duration: flo
 
 @hookspec
 def qbridge_task_failed(queue: str, task_id: str, attempt: int, exception: BaseException) -> None:
-    """A handler raised. What becomes of the task is told by ``retried`` or ``dead_lettered``."""
+    """A handler raised. What becomes of the task is told by ``retried`` or ``dead_lettered``.
+
+    A child process sends texts only: then ``exception`` is a :class:`~qbridge_core.RemoteError`.
+    """
 
 
 @hookspec

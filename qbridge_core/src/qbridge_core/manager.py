@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import logging
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Any, Final, Self, TypeGuard
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 from qbridge_core.checks import MAX_ID_CHARS, check_queue_name, require_seconds
 from qbridge_core.client import QueueClient, worker_identity
@@ -25,6 +24,7 @@ from qbridge_core.errors import (
     QBridgeError,
     TransientError,
 )
+from qbridge_core.executor import Executor, is_coroutine_function, loading
 from qbridge_core.intake import Intake
 from qbridge_core.lifecycle import Lifecycle
 from qbridge_core.outcome import RunReport, Tally
@@ -34,6 +34,9 @@ from qbridge_core.settle import Rules, Settler
 from qbridge_core.suspects import Suspects, suspects_queue
 from qbridge_core.wakeup import Wakeup
 from qbridge_core.worker import Handler, Job, WorkerPool
+
+if TYPE_CHECKING:
+    from qbridge_core.processes import Program
 
 _log: Final = logging.getLogger("qbridge.manager")
 _IDLE_POLL: Final = 0.02
@@ -64,9 +67,9 @@ class TaskManager:
         dead_letter_queue: where failed tasks go; created when missing.
         max_retries: how often to retry after the first failed run.
         task_timeout: seconds that a run may take, counted from its start. A handler that runs longer has failed; its
-            thread is replaced, and what it still does is ignored.
-        max_workers: how many tasks run at once; ``None`` means ``min(32, cpu_count + 4)``, as for
-            ``concurrent.futures.ThreadPoolExecutor``.
+            thread is replaced, and what it still does is ignored; its process is killed.
+        max_workers: how many tasks run at once; ``None`` means ``min(32, cpu_count + 4)``, and ``cpu_count`` for
+            processes, as in ``concurrent.futures``.
         backoff: delays between attempts, held by the broker; none by default.
         dead_letter_on: exception types that are dead-lettered at once, without a retry. A handler can also raise
             :class:`~qbridge_core.Retry`, :class:`~qbridge_core.Reject` or :class:`~qbridge_core.Snooze`.
@@ -80,6 +83,13 @@ class TaskManager:
             and raises :class:`~qbridge_core.TooManyStuckTasksError`.
         max_message_bytes: a longer message is malformed.
         plugins: objects or modules that implement lifecycle hooks (:mod:`qbridge_core.hookspecs`).
+        executor: ``"thread"``, or ``"process"`` to run each handler in one of ``max_workers`` child processes: then a
+            handler can be killed when its time is over, may crash its process, and does not share the interpreter
+            with the others. Another process must be able to import it, and the main program must be guarded by
+            ``if __name__ == "__main__":``, as for ``multiprocessing``. Not on Windows.
+        max_tasks_per_child: a child process is replaced after so many runs; ``None`` means never.
+        max_memory_per_child: a child process that holds more bytes of memory after a run is replaced; ``None`` means
+            never.
 
     Raises:
         ConfigurationError: an argument is wrong; the text says which and why.
@@ -107,6 +117,9 @@ class TaskManager:
         max_abandoned: int = DEFAULT_MAX_ABANDONED,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
         plugins: Sequence[object] = (),
+        executor: Literal["thread", "process"] = "thread",
+        max_tasks_per_child: int | None = None,
+        max_memory_per_child: int | None = None,
     ) -> None:
         self._client = _checked_client(queue_client)
         self._handler = _checked_handler(handler)
@@ -119,13 +132,17 @@ class TaskManager:
         if not queue_client.capabilities.delay and any(each != IMMEDIATELY for each in backoffs):
             raise ConfigurationError(f"{type(queue_client).__name__} has no delays, so backoff cannot be used with it")
         self._task_timeout = require_seconds("task_timeout", task_timeout, positive=True)
+        self._program = _checked_program(executor, self._handler, policy, max_tasks_per_child, max_memory_per_child)
         self._rules = Rules(
             queue=input_queue,
             policy=policy,
             task_timeout=self._task_timeout,
             max_crashes=_checked_crashes(max_crashes),
+            processes=self._program is not None,
         )
-        self._max_workers = _checked_count("max_workers", max_workers) or min(32, (os.cpu_count() or 1) + 4)
+        processors = os.cpu_count() or 1
+        usual = min(32, processors + 4) if self._program is None else processors
+        self._max_workers = _checked_count("max_workers", max_workers) or usual
         self._grace_period = require_seconds("grace_period", grace_period)
         self._max_abandoned = _checked_count("max_abandoned", max_abandoned) or DEFAULT_MAX_ABANDONED
         self._max_message_bytes = _checked_count("max_message_bytes", max_message_bytes) or DEFAULT_MAX_MESSAGE_BYTES
@@ -231,17 +248,28 @@ class TaskManager:
             raise ConfigurationError("this TaskManager is running already; create a second one")
         if not self._client.connected:
             raise NotConnectedError("the queue client is not connected; call its connect() first")
+        if loading.is_set():
+            raise ConfigurationError(
+                "the main program starts its TaskManager again in each child process, which imports it: "
+                "put the start below `if __name__ == '__main__':`"
+            )
         self._client.declare(self._input_queue, self._dead_letter_queue)
         suspects = self._declare_suspects()
         give_up = threading.Event()
         settler = Settler(self._client, self._rules, self._lifecycle, self._tally, give_up, suspects)
         intake = Intake(self._client, self._input_queue, self._max_workers, poll_timeout, suspects)
-        handler = AsyncHandler(self._handler) if _is_async(self._handler) else self._handler
-        job = Job(handler, intake, settler, self._lifecycle, self._task_timeout, self._max_message_bytes)
+        job = Job(self._executor(), intake, settler, self._lifecycle, self._task_timeout, self._max_message_bytes)
         self._session = _Session(
             self._client, job, self._input_queue, self._max_workers, self._max_abandoned, self._grace_period, give_up
         )
         return self._session
+
+    def _executor(self) -> Executor:
+        if self._program is not None:
+            from qbridge_core.processes import ProcessExecutor
+
+            return ProcessExecutor(self._program)
+        return AsyncHandler(self._handler) if is_coroutine_function(self._handler) else Executor(self._handler)
 
     def _declare_suspects(self) -> Suspects | None:
         if not self._client.capabilities.crashes:
@@ -351,8 +379,6 @@ class _Session:
             self._sleep(min(self._pool.expire(), left, _DRAIN_POLL))
         self._give_up.set()
         self._give_back()
-        if isinstance(self._job.handler, AsyncHandler):
-            self._job.handler.close()
         self._flush()
 
     def _give_back(self) -> None:
@@ -373,6 +399,7 @@ class _Session:
             helper.join(min(left, _JOIN_POLL))
 
     def _hand_back(self, runs: Sequence[Run]) -> None:
+        self._job.executor.close()  # what goes back must not go on here
         for run in runs:
             if self.stopped.is_set():
                 return  # the time was over
@@ -441,10 +468,27 @@ def _checked_handler(handler: object) -> Callable[..., object]:
     return handler
 
 
-def _is_async(handler: Callable[..., object]) -> TypeGuard[Callable[..., Coroutine[Any, Any, object]]]:
-    while isinstance(handler, functools.partial):
-        handler = handler.func
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
+def _checked_program(
+    executor: object,
+    handler: Callable[..., object],
+    policy: RetryPolicy,
+    max_tasks_per_child: object,
+    max_memory_per_child: object,
+) -> Program | None:
+    """What child processes load; None when handlers run in threads."""
+    max_tasks = _checked_count("max_tasks_per_child", max_tasks_per_child)
+    max_memory = _checked_count("max_memory_per_child", max_memory_per_child)
+    if executor == "process":
+        if os.name != "posix":
+            raise ConfigurationError("executor='process' needs a POSIX system (signals, process groups)")
+        from qbridge_core.processes import Program
+
+        return Program.of(handler, policy, max_tasks, max_memory)
+    if executor != "thread":
+        raise ConfigurationError(f"executor must be 'thread' or 'process', not {executor!r}")
+    if max_tasks is not None or max_memory is not None:
+        raise ConfigurationError("max_tasks_per_child and max_memory_per_child need executor='process'")
+    return None
 
 
 def _checked_crashes(value: object) -> int:

@@ -143,12 +143,19 @@ class RetryPolicy:
         limit = self.max_retries if own is None or own.max_retries is None else own.max_retries
         if attempts > limit:
             return None
-        backoff = self.backoff if own is None or own.backoff is None else own.backoff
-        try:
-            return require_seconds("the backoff's delay", backoff.delay(attempts))
-        except Exception:  # noqa: BLE001 - a backoff is foreign code; the task must be retried all the same
-            _log.exception("the backoff cannot be used; retrying at once")
-            return 0.0
+        return _delay(self.backoff if own is None or own.backoff is None else own.backoff, attempts)
+
+    def pause(self, times: int) -> float:
+        """Seconds to wait when something has happened so many times that is no failed attempt."""
+        return _delay(self.backoff, times)
+
+
+def _delay(backoff: Backoff, times: int) -> float:
+    try:
+        return require_seconds("the backoff's delay", backoff.delay(times))
+    except Exception:  # noqa: BLE001 - a backoff is foreign code; the task must be retried all the same
+        _log.exception("the backoff cannot be used; retrying at once")
+        return 0.0
 
 
 def _require_retries(value: object) -> None:

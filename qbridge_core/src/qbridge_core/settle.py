@@ -12,23 +12,21 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import FrameType
-from typing import Any, Final, cast
+from typing import Final
 
 from qbridge_core.client import QueueClient, worker_identity
-from qbridge_core.control import Reject, Retry, Snooze
 from qbridge_core.envelope import MalformedTaskError
-from qbridge_core.errors import DeliveryLostError, NotConnectedError, TransientError
+from qbridge_core.errors import DeliveryLostError, NotConnectedError, RemoteError, TransientError
 from qbridge_core.lifecycle import Lifecycle
-from qbridge_core.message import Delivery, Failure, Reason
+from qbridge_core.message import CRASHES, Delivery, Failure, Reason, meta_int
 from qbridge_core.outcome import Outcome, Tally, dead_lettered
 from qbridge_core.problem import Problem
 from qbridge_core.retry import RetryPolicy
 from qbridge_core.run import Run
 from qbridge_core.suspects import Suspects
+from qbridge_core.verdict import Action, Judged, Verdict, judge
 
 _log: Final = logging.getLogger("qbridge.worker")
-# The attribute itself: a subclass may have put a property in front of it.
-_CAUSE: Final[Any] = vars(BaseException)["__cause__"].__get__
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
 
@@ -41,13 +39,15 @@ class Rules:
         queue: the input queue.
         policy: retries and their delays.
         task_timeout: seconds that a run may take.
-        max_crashes: so many deaths of worker processes are enough.
+        max_crashes: so many deaths of processes are enough.
+        processes: True when handlers run in processes of their own, whose deaths are charged to their tasks alone.
     """
 
     queue: str
     policy: RetryPolicy
     task_timeout: float
     max_crashes: int
+    processes: bool = False
 
 
 class Settler:
@@ -91,22 +91,23 @@ class Settler:
 
     def failed(self, run: Run, exc: BaseException) -> None:
         """Do what the handler's exception asks for, or retry or dead-letter the message."""
-        kind = type(exc)  # isinstance would ask a property of the exception
-        if issubclass(kind, Snooze):
-            self._postpone(run, cast(Snooze, exc))
-            return
-        self._lifecycle.task_failed(queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, exception=exc)
-        if issubclass(kind, Reject):
-            self._dead_letter(run.delivery, self._run_failure(run, Problem.from_exception(Reason.REJECTED, exc)))
-        elif issubclass(kind, Retry):
-            recorded = _CAUSE(exc, kind) or exc
-            problem = Problem.from_exception(Reason.FAILED, recorded)
-            rule = self._rules.policy.rule_for(recorded)
-            self._count_failure(run, problem, rule, delay=cast(Retry, exc).after)
+        shown = exc
+        if type(exc) is Judged:
+            verdict = exc.verdict
+            shown = RemoteError(verdict.problem.message, verdict.problem.exception_type, verdict.problem.traceback)
         else:
-            problem = Problem.from_exception(Reason.FAILED, exc)
-            policy = self._rules.policy
-            self._count_failure(run, problem, policy.rule_for(exc), final=policy.is_final(exc))
+            verdict = judge(exc, self._rules.policy)
+        problem = verdict.problem
+        if verdict.action is Action.POSTPONE:
+            self._postpone(run, verdict)
+            return
+        self._lifecycle.task_failed(queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, exception=shown)
+        if verdict.action is Action.REJECT:
+            self._dead_letter(run.delivery, self._run_failure(run, problem))
+        elif verdict.action is Action.CRASH:
+            self._count_crash(run, problem)
+        else:
+            self._count_failure(run, problem, verdict.rule, delay=verdict.delay, final=verdict.final)
 
     def timed_out(self, run: Run, stack: FrameType | None) -> None:
         """Retry or dead-letter a message whose handler ran too long."""
@@ -126,6 +127,8 @@ class Settler:
         if self._suspects is None:
             return True
         if delivery.queue == self._rules.queue:
+            if self._rules.processes and delivery.crashes <= meta_int(delivery.meta, CRASHES):
+                return True  # it killed child processes of its own, and nobody else's
             self._isolate(delivery, task_id)
         elif delivery.crashes < self._rules.max_crashes:
             return True
@@ -165,11 +168,22 @@ class Settler:
         else:
             self._retry(run, failure, self._possible(policy_delay if delay is None else delay))
 
-    def _postpone(self, run: Run, snooze: Snooze) -> None:
-        delay = self._possible(snooze.seconds)
+    def _count_crash(self, run: Run, problem: Problem) -> None:
+        """A child process died of this task alone: no attempt is counted, and enough deaths convict it."""
+        crashes = min(run.delivery.crashes, self._rules.max_crashes - 1) + 1
+        failure = replace(self._run_failure(run, problem), attempts=run.delivery.attempts, crashes=crashes)
+        if crashes >= self._rules.max_crashes:
+            self._dead_letter(run.delivery, failure)
+        else:
+            self._retry(run, failure, self._possible(self._rules.policy.pause(crashes)))
+
+    def _postpone(self, run: Run, verdict: Verdict) -> None:
+        delay = self._possible(verdict.delay or 0.0)
         if self._persist(lambda: self._client.reject(run.delivery, requeue=True, delay=delay), run.log_fields):
             self._tally.add(Outcome.SNOOZED)
-            _log.info("task %s snoozed for %g s: %s", run.task_id, delay, snooze, extra=run.log_fields())
+            _log.info(
+                "task %s snoozed for %g s: %s", run.task_id, delay, verdict.problem.message, extra=run.log_fields()
+            )
 
     def _possible(self, delay: float) -> float:
         """The delay as far as the backend can hold it: running too early loses nothing."""

@@ -8,7 +8,6 @@ its handler and replaced at once; what the handler does later changes nothing an
 from __future__ import annotations
 
 import ctypes
-import inspect
 import logging
 import sys
 import threading
@@ -19,9 +18,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from qbridge_core.context import HandlerTimeout, current_run
-from qbridge_core.coroutines import AsyncHandler
 from qbridge_core.envelope import MalformedTaskError, read_task
 from qbridge_core.errors import NotConnectedError, TooManyStuckTasksError
+from qbridge_core.executor import Executor, NotStartedError, refuse_unstarted
 from qbridge_core.intake import Intake
 from qbridge_core.lifecycle import Lifecycle
 from qbridge_core.message import REASON, TASK_ID, Delivery, meta_text
@@ -37,7 +36,7 @@ Handler = Callable[[Any], object]
 class Job:
     """What every worker of a pool works with."""
 
-    handler: Handler
+    executor: Executor
     intake: Intake
     settler: Settler
     lifecycle: Lifecycle
@@ -81,28 +80,28 @@ class Worker(threading.Thread):
         if self._first is not None:
             self._first()
             self._first = None
-        while not self.abandoned and (delivery := self._job.intake.take()) is not None:
+        executor, intake = self._job.executor, self._job.intake
+        while not self.abandoned and executor.prepare() and (delivery := intake.take()) is not None:
             try:
                 self._handle(delivery)
             finally:
                 if not self.abandoned:  # otherwise its replacement does
-                    self._job.intake.done(delivery)
+                    intake.done(delivery)
 
     def _end(self, error: BaseException | None) -> None:
+        self._job.executor.release()
         with self._ending:
             self._ended = True
         self.pool.worker_ended(self, error)
 
     def interrupt(self) -> None:
-        """Cancel the coroutine that this thread waits for, or raise HandlerTimeout in it at its next bytecode.
+        """Have the executor end the run, or raise HandlerTimeout in this thread at its next bytecode.
 
         A thread that waits in C is not reached.
 
         Source: Python/C API, PyThreadState_SetAsyncExc.
         """
-        handler = self._job.handler
-        if isinstance(handler, AsyncHandler) and self.running is not None:
-            handler.cancel(self.running)
+        if self.running is not None and self._job.executor.cancel(self.running):
             return
         with self._ending:  # a thread that has ended may have left its identifier to an innocent one
             if not self._ended and self.ident is not None:
@@ -123,21 +122,32 @@ class Worker(threading.Thread):
         run = self.running = Run(delivery, task_id, job.task_timeout)
         if job.intake.closed:
             # Too late to start. The pool, which closes first and then takes over what runs, does not miss it either.
-            if run.claim():
-                self.running = None
-                job.settler.hand_back(delivery)
+            self._give_back(run)
             return
         current_run.set(run)
         job.lifecycle.task_started(queue=delivery.queue, task_id=task_id, attempt=run.attempt)
         error: BaseException | None = None
         try:
-            _refuse_unstarted(job.handler(task.payload))
+            refuse_unstarted(job.executor.execute(task.payload))
+        except NotStartedError as exc:
+            self._give_back(run, exc)
+            return
         except BaseException as exc:  # noqa: BLE001 - whatever a handler raises is its failure
             error = exc
         self._finish(run, time.monotonic() - run.started_at, error)
         # The exception's traceback holds this frame, and this frame the exception: without this the cycle (and with it
         # the payload) would wait for the garbage collector.
         error = None
+
+    def _give_back(self, run: Run, reason: Exception | None = None) -> None:
+        """Return what did not start, unless somebody else does."""
+        if not run.claim():
+            self.abandoned = True
+            return
+        self.running = None
+        if reason is not None:
+            _log.warning("task %s did not start and goes back: %s", run.task_id, reason, extra=run.log_fields())
+        self._job.settler.hand_back(run.delivery)
 
     def _finish(self, run: Run, duration: float, error: BaseException | None) -> None:
         """Settle the run, unless the watchdog did."""
@@ -157,17 +167,6 @@ class Worker(threading.Thread):
             settler.succeeded(run, duration)
         else:
             settler.failed(run, error)
-
-
-def _refuse_unstarted(result: object) -> None:
-    """A coroutine or generator that nobody runs would look like a success without any work done."""
-    if result is None:
-        return
-    if inspect.iscoroutine(result) or inspect.isgenerator(result):
-        result.close()
-    elif not inspect.isawaitable(result) and not inspect.isasyncgen(result):
-        return
-    raise TypeError(f"the handler returned a {type(result).__name__} that would never run; return the result itself")
 
 
 class WorkerPool:
@@ -241,18 +240,18 @@ class WorkerPool:
         self._wakeup.notify()
 
     def _abandon(self, worker: Worker, run: Run) -> None:
-        stack = sys._current_frames().get(worker.ident or 0)
+        executor = self._job.executor
+        stack = sys._current_frames().get(worker.ident or 0) if executor.in_thread else None
         worker.abandoned = True
         with self._lock:
             self._workers.discard(worker)
             self._abandoned.add(worker)
-            stuck = len(self._abandoned)
+            abandoned = len(self._abandoned)
         worker.interrupt()
-        if isinstance(self._job.handler, AsyncHandler):
-            stuck += self._job.handler.stuck_loops
+        stuck = executor.stuck(abandoned)
         if stuck > self._max_abandoned and self.error is None:
             self.error = TooManyStuckTasksError(
-                f"{stuck} handlers did not end after their timeout and hold a thread each; restart this process"
+                f"{stuck} handlers did not end after their timeout and still hold threads; restart this process"
             )
 
         def settle() -> None:

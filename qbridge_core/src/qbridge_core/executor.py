@@ -1,0 +1,82 @@
+"""What stands between a worker's thread and the handler. Here: nothing, the thread calls it.
+
+:mod:`qbridge_core.coroutines` and :mod:`qbridge_core.processes` have the other ways to run one.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeGuard
+
+from qbridge_core.run import Run
+
+loading: Final = threading.Event()
+"""Set in a child process while it imports the program that it was started for."""
+
+
+class NotStartedError(Exception):
+    """The handler was not called, for a reason that is none of the task's doing."""
+
+
+class Executor:
+    """Runs the handler in the worker's own thread; the base of the other executors. Thread-safe.
+
+    Attributes:
+        execute: called by a worker's thread as ``execute(payload)``; raises what the handler raises,
+            :class:`NotStartedError`, or :class:`~qbridge_core.verdict.Judged`. An attribute and not a method, so that
+            nothing stands on the stack between the worker and the handler.
+        in_thread: True when the worker's own stack shows what the handler does.
+    """
+
+    in_thread = True
+
+    def __init__(self, handler: Callable[[Any], object]) -> None:
+        self.execute = handler
+
+    def prepare(self) -> bool:
+        """Get ready for a task, before the calling worker takes one. May block; False when it should take none.
+
+        Raises:
+            ConfigurationError: handlers can never be run.
+        """
+        return True
+
+    def cancel(self, run: Run) -> bool:
+        """End a run whose result no longer counts; False when an exception must be raised in the worker's thread."""
+        del run
+        return False
+
+    def release(self) -> None:
+        """The calling worker's thread ends."""
+
+    def stuck(self, abandoned: int) -> int:
+        """How many handlers hold something that cannot be taken from them, when so many worker threads do not end."""
+        return abandoned
+
+    def close(self) -> None:
+        """End what still runs, in bounded time."""
+
+
+def is_coroutine_function(handler: Callable[..., object]) -> TypeGuard[Callable[..., Coroutine[Any, Any, object]]]:
+    """True when a call of the handler makes a coroutine."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
+
+
+def refuse_unstarted(result: object) -> None:
+    """A coroutine or generator that nobody runs would look like a success without any work done.
+
+    Raises:
+        TypeError: the handler returned one.
+    """
+    if result is None:
+        return
+    if inspect.iscoroutine(result) or inspect.isgenerator(result):
+        result.close()
+    elif not inspect.isawaitable(result) and not inspect.isasyncgen(result):
+        return
+    raise TypeError(f"the handler returned a {type(result).__name__} that would never run; return the result itself")

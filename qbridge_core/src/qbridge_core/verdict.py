@@ -1,0 +1,78 @@
+"""What a handler's exception asks for, as plain data: the process that saw it need not be the one that acts on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, Final, Self, cast
+
+from qbridge_core.control import Reject, Retry, Snooze
+from qbridge_core.message import Reason
+from qbridge_core.problem import Problem
+from qbridge_core.retry import RetryPolicy
+
+# The attribute itself: a subclass may have put a property in front of it.
+_CAUSE: Final[Any] = vars(BaseException)["__cause__"].__get__
+
+
+class Action(StrEnum):
+    """What should become of the task."""
+
+    COUNT = "count"
+    REJECT = "reject"
+    POSTPONE = "postpone"
+    CRASH = "crash"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The end of a run that did not succeed.
+
+    Attributes:
+        action: count a failed attempt, dead-letter, deliver later uncounted, or count a crash.
+        problem: the explanation.
+        delay: seconds that the handler asked for.
+        rule: the position of the policy's rule for the exception.
+        final: True for an exception that is never retried.
+    """
+
+    action: Action
+    problem: Problem
+    delay: float | None = None
+    rule: int | None = None
+    final: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """The verdict in types that JSON has."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """Read what ``as_json`` wrote."""
+        problem = Problem(**{**document["problem"], "reason": Reason(document["problem"]["reason"])})
+        return cls(**{**document, "action": Action(document["action"]), "problem": problem})
+
+
+class Judged(Exception):
+    """A run ended in another process, which has judged it."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict.problem.message)
+        self.verdict = verdict
+
+
+def judge(exc: BaseException, policy: RetryPolicy) -> Verdict:
+    """What this exception of a handler asks for."""
+    kind = type(exc)  # isinstance would ask a property of the exception
+    if issubclass(kind, Snooze):
+        problem = Problem.from_exception(Reason.FAILED, exc)
+        return Verdict(Action.POSTPONE, problem, cast(Snooze, exc).seconds)
+    if issubclass(kind, Reject):
+        return Verdict(Action.REJECT, Problem.from_exception(Reason.REJECTED, exc))
+    if issubclass(kind, Retry):
+        recorded: BaseException = _CAUSE(exc, kind) or exc
+        problem = Problem.from_exception(Reason.FAILED, recorded)
+        return Verdict(Action.COUNT, problem, cast(Retry, exc).after, policy.rule_for(recorded))
+    problem = Problem.from_exception(Reason.FAILED, exc)
+    return Verdict(Action.COUNT, problem, rule=policy.rule_for(exc), final=policy.is_final(exc))

@@ -1,0 +1,167 @@
+"""Whole worker programs whose handlers run in child processes: killed, stopped, crashing, and written wrongly."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from qbridge_core import Reason, connect
+from support.handlers import notes
+from support.wait import wait_for
+
+pytestmark = pytest.mark.faults
+PROGRAM = """
+import sys
+sys.path.insert(0, {tests!r})
+from qbridge_core import TaskManager, connect
+from support.handlers import work
+
+def main():
+    with connect({url!r}) as client:
+        TaskManager(
+            client, work, {queue!r}, {dead!r}, executor="process", max_workers=2, task_timeout=600.0, grace_period=20.0
+        ).start()
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def alive(pid: int) -> bool:
+    """True while the process runs."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def pids(journal: Path) -> list[int]:
+    """The processes that wrote to the journal, in order."""
+    return [int(line.split()[1]) for line in notes(journal)]
+
+
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    """The file that the handlers of a test write to."""
+    return tmp_path / "journal"
+
+
+@pytest.fixture
+def start(tmp_path: Path, journal: Path, unique_name: str) -> Iterator[Start]:
+    """Start a worker program on the test's queue; it is killed after the test."""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(url: str, code: str = PROGRAM) -> subprocess.Popen[bytes]:
+        tests = str(Path(__file__).parents[1])
+        path = tmp_path / "worker.py"
+        path.write_text(code.format(tests=tests, url=url, queue=unique_name, dead=f"{unique_name}-dead"))
+        with (tmp_path / "log").open("ab") as log:
+            processes.append(subprocess.Popen([sys.executable, str(path)], stdout=log, stderr=log))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("deed", ["sleep", "be stubborn", "hold the interpreter", "start a process"])
+def test_g10_a_killed_worker_leaves_no_orphans(
+    redis_url: str, unique_name: str, journal: Path, start: Start, deed: str
+) -> None:
+    """SIGKILL of the worker ends its child processes at once, idle ones and those that C code holds included."""
+    with connect(redis_url) as client:
+        client.declare(unique_name, f"{unique_name}-dead")
+        client.send(unique_name, {"file": str(journal)})
+        worker = start(redis_url)
+        wait_for(lambda: notes(journal), 60, "the first task runs")
+        client.send(unique_name, {"do": deed, "file": str(journal)})
+        wait_for(lambda: len(notes(journal)) >= (3 if deed == "start a process" else 2), 60, "the second task runs")
+        children = children_of(worker.pid)
+        assert len(children) == 2
+        if deed == "start a process":
+            children.append(pids(journal)[-1])
+        worker.kill()
+        worker.wait()
+        wait_for(lambda: not any(map(alive, children)), 20, "no child is left")
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(entry.read_text().rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if parent == pid:
+            found.append(int(entry.parent.name))
+    return found
+
+
+def test_g6_a_segfault_harms_nobody_else(
+    shared_url: str, unique_name: str, journal: Path, start: Start, tmp_path: Path
+) -> None:
+    """On both brokers: a task that kills its process is dead-lettered after 3 deaths, and the worker goes on."""
+    dead = f"{unique_name}-dead"
+    with connect(shared_url) as client:
+        client.declare(unique_name, dead)
+        client.send_many(unique_name, [{"id": n, "file": str(journal)} for n in range(100)])
+        client.send(unique_name, {"id": "pill", "do": "segfault", "file": str(journal)})
+        client.send_many(unique_name, [{"id": n, "file": str(journal)} for n in range(100, 200)])
+        worker = start(shared_url)
+
+        def over() -> bool:
+            return len(notes(journal)) >= 203 and client.stats(dead).ready == 1
+
+        wait_for(over, 90, "every task has run")
+        wait_for(lambda: client.stats(unique_name).in_flight == client.stats(unique_name).ready == 0, 30)
+        (letter,) = client.dead_letters(dead)
+        assert worker.poll() is None, "the worker lives"
+    assert (letter.reason, letter.crashes, letter.attempts) == (Reason.CRASHED, 3, 0)
+    assert letter.exception_message == "the process that ran it died of SIGSEGV"
+    names = [line.split()[0] for line in notes(journal)]
+    assert names.count("pill") == 3
+    assert len(names) == 203
+
+
+def test_g16_a_signal_to_everybody_stops_gracefully(
+    redis_url: str, unique_name: str, journal: Path, start: Start
+) -> None:
+    """A service manager may signal the children as well: what runs is finished all the same, and the exit code is 0."""
+    with connect(redis_url) as client:
+        client.declare(unique_name, f"{unique_name}-dead")
+        client.send(unique_name, {"do": "wait for a file", "file": str(journal), "until": f"{journal}.go"})
+        worker = start(redis_url)
+        wait_for(lambda: notes(journal), 60, "the task runs")
+        children = children_of(worker.pid)
+        for pid in children:
+            os.kill(pid, signal.SIGINT)
+            os.kill(pid, signal.SIGTERM)
+        worker.send_signal(signal.SIGTERM)
+        Path(f"{journal}.go").touch()
+        assert worker.wait(30) == 0
+        assert client.stats(unique_name).ready == client.stats(unique_name).in_flight == 0
+        assert notes(journal)[-1].startswith("finished")
+    assert not any(map(alive, children))
+
+
+def test_g10_a_program_without_a_guard_is_told_so(
+    redis_url: str, unique_name: str, journal: Path, start: Start, tmp_path: Path
+) -> None:
+    """A main program that starts its manager whenever it is imported ends with an error that says what to change."""
+    unguarded = textwrap.dedent(PROGRAM).replace('if __name__ == "__main__":\n    main()', "main()")
+    worker = start(redis_url, unguarded)
+    assert worker.wait(60) == 1
+    log = (tmp_path / "log").read_text()
+    assert "if __name__ == '__main__'" in log.splitlines()[-1]

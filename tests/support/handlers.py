@@ -1,0 +1,190 @@
+"""Handlers for child processes, which must be able to import them."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from qbridge_core import HandlerTimeout, Reject, Retry, Snooze, current_task
+
+
+def note(path: str, text: object) -> None:
+    """Append a line to a file; lines of several processes never overwrite each other."""
+    descriptor = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    try:
+        os.write(descriptor, f"{text}\n".encode())
+    finally:
+        os.close(descriptor)
+
+
+def notes(path: Path | str) -> list[str]:
+    """The lines of a file that ``note`` wrote."""
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+class Gone(Exception):
+    """An exception that says its number."""
+
+
+class Unpicklable(Exception):
+    """An exception that no pickle can carry, and that cannot be made again from its arguments."""
+
+    def __init__(self, *, number: int) -> None:
+        super().__init__(f"number {number}")
+        self.held = open(os.devnull)  # noqa: SIM115
+
+    def __reduce__(self) -> Any:
+        raise TypeError("not this one")
+
+
+def work(payload: dict[str, Any]) -> None:
+    """Do what the payload asks for, after noting the task and the process in its ``file``."""
+    if "file" in payload:
+        note(payload["file"], f"{payload.get('id', '-')} {os.getpid()}")
+    DEEDS[payload.get("do", "nothing")](payload)
+
+
+async def work_later(payload: dict[str, Any]) -> None:
+    """The same as a coroutine."""
+    await asyncio.sleep(0)
+    if payload.get("do") == "sleep":
+        await asyncio.sleep(3600)
+    work(payload)
+
+
+def _segfault(payload: dict[str, Any]) -> None:
+    ctypes.string_at(0)
+
+
+def _kill(payload: dict[str, Any]) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _exit(payload: dict[str, Any]) -> None:
+    os._exit(payload.get("status", 3))
+
+
+def _sleep(payload: dict[str, Any]) -> None:
+    time.sleep(3600)
+
+
+def _hold_the_interpreter(payload: dict[str, Any]) -> None:
+    re.match(r"(a+)+$", "a" * 60 + "b")
+
+
+def _clean_up(payload: dict[str, Any]) -> None:
+    try:
+        time.sleep(3600)
+    except HandlerTimeout:
+        note(payload["file"], f"cancelled {current_task().cancelled}")
+        raise
+
+
+def _stubborn(payload: dict[str, Any]) -> None:
+    while True:
+        try:
+            time.sleep(3600)
+        except HandlerTimeout:
+            note(payload["file"], "no")
+
+
+def _wait_for_a_file(payload: dict[str, Any]) -> None:
+    while not Path(payload["until"]).exists():
+        time.sleep(0.01)
+    note(payload["file"], f"finished {os.getpid()}")
+
+
+def _start_a_process(payload: dict[str, Any]) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
+    note(payload["file"], f"grandchild {process.pid}")
+    time.sleep(3600)
+
+
+def _fork_and_die(payload: dict[str, Any]) -> None:
+    if os.fork() == 0:
+        time.sleep(payload["seconds"])
+        os._exit(0)
+    os._exit(3)
+
+
+def _describe(payload: dict[str, Any]) -> None:
+    task = current_task()
+    known = [task.task_id, task.queue, task.attempt, dict(task.headers), task.cancelled, 0 < task.remaining <= 10]
+    note(payload["file"], json.dumps(known))
+    if task.attempt == 1:
+        raise Gone("once more")
+
+
+def _raise_unpicklable(payload: dict[str, Any]) -> None:
+    raise Unpicklable(number=7)
+
+
+def _raise(payload: dict[str, Any]) -> None:
+    raise {"Gone": Gone, "OSError": OSError, "SystemExit": SystemExit, "HandlerTimeout": HandlerTimeout}[
+        payload["what"]
+    ](payload.get("text", ""))
+
+
+def _reject(payload: dict[str, Any]) -> None:
+    raise Reject("no such customer")
+
+
+def _retry(payload: dict[str, Any]) -> None:
+    raise Retry("later", after=0.01) from Gone("because")
+
+
+def _snooze(payload: dict[str, Any]) -> None:
+    if len(notes(payload["file"])) == 1:
+        raise Snooze(0.01)
+
+
+def _swell(payload: dict[str, Any]) -> None:
+    _memory.append(b"x" * payload["bytes"])
+
+
+_memory: list[bytes] = []
+DEEDS = {
+    "nothing": lambda payload: None,
+    "segfault": _segfault,
+    "kill": _kill,
+    "exit": _exit,
+    "sleep": _sleep,
+    "hold the interpreter": _hold_the_interpreter,
+    "clean up": _clean_up,
+    "be stubborn": _stubborn,
+    "wait for a file": _wait_for_a_file,
+    "start a process": _start_a_process,
+    "fork and die": _fork_and_die,
+    "describe": _describe,
+    "raise unpicklable": _raise_unpicklable,
+    "raise": _raise,
+    "reject": _reject,
+    "retry": _retry,
+    "snooze": _snooze,
+    "swell": _swell,
+}
+
+
+def forget_to_await(payload: dict[str, Any]) -> Any:
+    """Return a coroutine that nobody runs."""
+    return work_later(payload)
+
+
+class Service:
+    """A handler with a state, which the child processes get a copy of."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __call__(self, payload: object) -> None:
+        """Note the payload."""
+        note(self.path, payload)
