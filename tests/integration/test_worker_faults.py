@@ -21,7 +21,7 @@ def all_done(journal: Journal, count: int = TASKS) -> bool:
     return len(journal.counts("done")) == count
 
 
-def test_a_killed_worker_loses_nothing(
+def test_g2_a_killed_worker_loses_nothing(
     shared_url: str, unique_name: str, journal: Journal, start_worker: StartWorker
 ) -> None:
     """SIGKILL in the middle of 1,000 tasks and a restart: every task is done, at most the running ones run twice."""
@@ -41,7 +41,7 @@ def test_a_killed_worker_loses_nothing(
     assert sum(journal.counts("start").values()) - TASKS <= 10 + 100
 
 
-def test_a_killed_broker_loses_nothing_and_needs_no_restart_of_the_worker(
+def test_g2_a_killed_broker_loses_nothing_and_needs_no_restart_of_the_worker(
     private_broker: Broker, unique_name: str, journal: Journal, start_worker: StartWorker
 ) -> None:
     """kill -9 of the broker in the middle of 1,000 tasks: the running worker does them all when it is back."""
@@ -63,7 +63,7 @@ def test_a_killed_broker_loses_nothing_and_needs_no_restart_of_the_worker(
     assert worker.poll() is None
 
 
-def test_a_stuck_handler_neither_blocks_the_others_nor_the_exit(
+def test_g16_a_stuck_handler_neither_blocks_the_others_nor_the_exit(
     shared_url: str, unique_name: str, journal: Journal, start_worker: StartWorker
 ) -> None:
     """Handlers in ``sleep(3600)`` time out, are dead-lettered, and the process still exits 0 on SIGTERM."""
@@ -83,7 +83,7 @@ def test_a_stuck_handler_neither_blocks_the_others_nor_the_exit(
         assert worker.wait(30) == 0
 
 
-def test_sigterm_finishes_what_runs_and_hands_back_the_rest(
+def test_g16_sigterm_finishes_what_runs_and_hands_back_the_rest(
     shared_url: str, unique_name: str, journal: Journal, start_worker: StartWorker
 ) -> None:
     """A graceful stop in the middle of the work exits 0, repeats nothing and loses nothing."""

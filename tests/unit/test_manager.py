@@ -290,7 +290,7 @@ def test_the_pool_does_not_grow_either(client: MemoryClient) -> None:
 
 
 @pytest.mark.parametrize("late", ["returns", "raises"])
-def test_a_late_result_changes_nothing(client: MemoryClient, late: str) -> None:
+def test_g9_a_late_result_changes_nothing(client: MemoryClient, late: str) -> None:
     """A handler that ends after its timeout neither acknowledges nor fails its message once more."""
     release, ended = threading.Event(), threading.Event()
 

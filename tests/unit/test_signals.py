@@ -105,7 +105,7 @@ def test_an_idle_worker_stops_at_once(program: Callable[..., Program], number: i
     assert time.monotonic() - begin < 4.0
 
 
-def test_a_second_signal_stops_at_once(program: Callable[..., Program]) -> None:
+def test_g16_a_second_signal_stops_at_once(program: Callable[..., Program]) -> None:
     """The running task goes back to the queue, uncounted, and the process ends with 0 long before the grace period."""
     worker = program(STUCK, "grace_period=3600, task_timeout=3600", "say([d.attempts for d in client.receive('q', 9)])")
     assert worker.read() == "started"

@@ -146,7 +146,7 @@ def test_a_second_subscription_follows_the_first(client: RabbitMQClient, unique_
     assert (stats.ready, stats.in_flight) == (0, 0)
 
 
-def test_a_prefetch_option_limits_what_is_held(
+def test_g4_a_prefetch_option_limits_what_is_held(
     client: RabbitMQClient, make_client: MakeClient, amqp_url: str, unique_name: str
 ) -> None:
     """With ``prefetch=3`` the broker never gives out more, whatever ``subscribe`` asks for."""

@@ -30,7 +30,7 @@ def test_a_delay_that_cannot_be_held_is_an_error(client: RabbitMQClient, unique_
         client.publish(unique_name, b"x", delay=seconds)
 
 
-def test_delays_end_in_their_own_order(client: RabbitMQClient, unique_name: str) -> None:
+def test_g7_delays_end_in_their_own_order(client: RabbitMQClient, unique_name: str) -> None:
     """Messages with delays of all sizes come when their own time is over, at most a moment late."""
     client.declare(unique_name)
     wanted = [1.5, 0.1, 0.9, 0.4, 2.3, 1.1, 0.6, 60.0]
@@ -110,7 +110,7 @@ def test_a_queue_that_is_declared_anew_gets_its_delayed_messages(
 
 @pytest.mark.faults
 @pytest.mark.timeout(330)
-def test_delayed_messages_survive_a_crash_of_the_broker(
+def test_g7_delayed_messages_survive_a_crash_of_the_broker(
     make_client: MakeClient, private_rabbitmq: RabbitMQBroker, unique_name: str
 ) -> None:
     """The broker holds the delays: after kill -9 and a restart every message comes."""

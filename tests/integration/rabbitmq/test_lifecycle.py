@@ -64,7 +64,7 @@ def test_the_scheme_leads_to_the_backend(amqp_url: str, unique_name: str) -> Non
         client.declare(unique_name)
 
 
-def test_wrong_credentials_are_told_at_once_without_the_password(
+def test_g17_wrong_credentials_are_told_at_once_without_the_password(
     amqp_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A refused login is an AuthenticationError; neither it nor the log nor a repr contains the password."""
@@ -115,7 +115,9 @@ def test_a_broker_that_does_not_answer_is_told_in_time(amqp_url: str) -> None:
     wait_for(lambda: threads() <= before, 5.0, "a thread is left")
 
 
-def test_disconnect_is_bounded_when_nothing_answers(make_client: MakeClient, amqp_url: str, unique_name: str) -> None:
+def test_g16_disconnect_is_bounded_when_nothing_answers(
+    make_client: MakeClient, amqp_url: str, unique_name: str
+) -> None:
     """With all bytes vanishing ``disconnect`` still ends, quietly, and so does the thread."""
     before = threads()
     with TCPProxy.to(amqp_url) as proxy:
@@ -185,7 +187,7 @@ def test_connect_and_disconnect_again_and_again(amqp_url: str, unique_name: str)
     wait_for(lambda: threads() <= before, 5.0, "a thread is left")
 
 
-def test_a_silent_connection_is_replaced(make_client: MakeClient, amqp_url: str, unique_name: str) -> None:
+def test_g14_a_silent_connection_is_replaced(make_client: MakeClient, amqp_url: str, unique_name: str) -> None:
     """When the bytes of a subscribed client vanish it notices the silence and consumes on a new connection."""
     with TCPProxy.to(amqp_url) as proxy:
         client = make_client(proxy.through(amqp_url), heartbeat=1)
@@ -256,7 +258,7 @@ def _in_child(client: RabbitMQClient, queue: str) -> int:
 
 
 @pytest.mark.faults
-def test_a_regular_restart_of_the_broker_is_survived(
+def test_g14_a_regular_restart_of_the_broker_is_survived(
     make_client: MakeClient, private_rabbitmq: RabbitMQBroker, unique_name: str
 ) -> None:
     """Stop and start: the subscribed client consumes again within 5 seconds after the broker is back."""

@@ -84,7 +84,7 @@ def test_a_name_that_cannot_be_one_is_an_error(client: RabbitMQClient, name: Any
         client.declare(name)
 
 
-def test_a_confirmation_that_does_not_come_is_an_error_in_time(
+def test_g1_a_confirmation_that_does_not_come_is_an_error_in_time(
     make_client: MakeClient, amqp_url: str, unique_name: str
 ) -> None:
     """When bytes vanish on the way nobody knows whether the message arrived: that is said, at the deadline."""

@@ -53,7 +53,7 @@ def test_equal_messages_are_not_taken_for_one(client: RedisClient, queue: str) -
     assert received == 5
 
 
-def test_a_delay_survives_the_server(own_client: RedisClient, broker: RedisBroker, queue: str) -> None:
+def test_g7_a_delay_survives_the_server(own_client: RedisClient, broker: RedisBroker, queue: str) -> None:
     """A killed server delivers it after its restart."""
     own_client.publish(queue, b"x", delay=0.3)
     broker.kill()

@@ -26,7 +26,7 @@ from support.wait import wait_for
 pytestmark = pytest.mark.faults
 
 
-def test_a_blocked_receive_outlives_a_killed_server(
+def test_g14_a_blocked_receive_outlives_a_killed_server(
     own_client: RedisClient, broker: RedisBroker, make_client: MakeClient, queue: str
 ) -> None:
     """The same call goes on after the restart and gets what is published then."""
@@ -38,7 +38,7 @@ def test_a_blocked_receive_outlives_a_killed_server(
     assert [d.body for d in waiting.result()] == [b"after"]
 
 
-def test_nothing_is_lost_or_run_twice_over_a_killed_server(
+def test_g3_nothing_is_lost_or_run_twice_over_a_killed_server(
     own_client: RedisClient, broker: RedisBroker, queue: str
 ) -> None:
     """Acknowledgements of the outage are sent afterwards, and what is held is not handed out again."""
@@ -106,7 +106,7 @@ def test_a_message_whose_delivery_was_lost_on_the_way_is_taken_back(
     assert direct.stats(queue) == QueueStats(0, 0, 0)
 
 
-def test_a_silent_connection_is_given_up(
+def test_g14_a_silent_connection_is_given_up(
     make_client: MakeClient, tcp_proxy: Callable[[str], TCPProxy], redis_url: str, queue: str
 ) -> None:
     """When bytes only vanish, the client notices by itself, reconnects, and receives again."""
@@ -123,7 +123,7 @@ def test_a_silent_connection_is_given_up(
     assert take(client, queue).body == b"x"
 
 
-def test_an_acknowledgement_whose_reply_was_lost_is_sent_again(
+def test_g3_an_acknowledgement_whose_reply_was_lost_is_sent_again(
     make_client: MakeClient, tcp_proxy: Callable[[str], TCPProxy], redis_url: str, queue: str
 ) -> None:
     """It does no harm to send it twice, and the message is not delivered again."""
@@ -179,7 +179,7 @@ def test_a_reject_during_an_outage_is_not_done_and_can_be_repeated(
 @pytest.mark.parametrize(
     "command", [("FLUSHALL",), ("DEL", "{queue}"), ("UNLINK", "{queue}"), ("RENAME", "{queue}", "x")]
 )
-def test_a_queue_deleted_under_a_blocked_receive_is_made_again(
+def test_g14_a_queue_deleted_under_a_blocked_receive_is_made_again(
     own_client: RedisClient, broker: RedisBroker, queue: str, command: tuple[str, ...]
 ) -> None:
     """The same call gets what is published afterwards."""
@@ -193,7 +193,7 @@ def test_a_queue_deleted_under_a_blocked_receive_is_made_again(
     assert own_client.stats(queue) == QueueStats(0, 0, 0)
 
 
-def test_a_group_deleted_under_a_worker_redelivers_only_what_it_does_not_hold(
+def test_g14_a_group_deleted_under_a_worker_redelivers_only_what_it_does_not_hold(
     own_client: RedisClient, broker: RedisBroker, queue: str
 ) -> None:
     """The group is made again at the beginning of the stream, and what is running here is not handed out again."""
@@ -269,7 +269,7 @@ def test_a_settled_message_is_not_written_anew(client: RedisClient, cli: Cli, qu
     assert cli("XLEN", queue) == 0
 
 
-def test_a_server_that_forgot_everything_is_used_again(
+def test_g14_a_server_that_forgot_everything_is_used_again(
     own_client: RedisClient, broker: RedisBroker, queue: str, dead: str
 ) -> None:
     """After a crash without persistence, publishing and receiving go on with empty queues."""
@@ -292,7 +292,7 @@ def _published(client: RedisClient, queue: str) -> bool:
     return True
 
 
-def test_a_changed_password_is_an_outage_until_it_is_repaired(
+def test_g14_a_changed_password_is_an_outage_until_it_is_repaired(
     own_client: RedisClient, broker: RedisBroker, queue: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A running client says so loudly and goes on by itself once the credentials work again."""
@@ -321,7 +321,7 @@ def _run_with_password(broker: RedisBroker, password: str, *command: str) -> Non
         connection.close()
 
 
-def test_a_suspended_server_cannot_hold_a_publish(own_client: RedisClient, broker: RedisBroker, queue: str) -> None:
+def test_g1_a_suspended_server_cannot_hold_a_publish(own_client: RedisClient, broker: RedisBroker, queue: str) -> None:
     """The deadline of the call ends it."""
     own_client.publish(queue, b"x")
     broker.suspend()

@@ -53,7 +53,7 @@ def holders() -> Iterator[list[Holder]]:
         holder.kill()
 
 
-def test_the_tasks_of_a_killed_process_come_back_with_a_crash_counted(
+def test_g6_the_tasks_of_a_killed_process_come_back_with_a_crash_counted(
     client: RedisClient, redis_url: str, queue: str, holders: list[Holder]
 ) -> None:
     """After the lease another worker gets them, marked as redelivered, once each."""
@@ -71,7 +71,7 @@ def test_the_tasks_of_a_killed_process_come_back_with_a_crash_counted(
     assert client.receive(queue, 5, 1.5) == []
 
 
-def test_crashes_add_up(client: RedisClient, redis_url: str, queue: str, holders: list[Holder]) -> None:
+def test_g6_crashes_add_up(client: RedisClient, redis_url: str, queue: str, holders: list[Holder]) -> None:
     """The count survives a second crash, a hand-back and a retry in between."""
     client.publish(queue, b"x")
     holders.append(Holder(redis_url, queue, 1))
@@ -86,7 +86,7 @@ def test_crashes_add_up(client: RedisClient, redis_url: str, queue: str, holders
     assert (delivery.crashes, delivery.attempts) == (2, 1)
 
 
-def test_a_long_task_is_not_taken_from_a_living_worker(
+def test_g11_a_long_task_is_not_taken_from_a_living_worker(
     make_client: MakeClient, client: RedisClient, cli: Cli, queue: str
 ) -> None:
     """The lease is renewed for as long as the process lives, also when it does not read."""

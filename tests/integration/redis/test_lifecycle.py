@@ -80,7 +80,7 @@ def test_disconnect_is_quick_when_the_server_is_gone(own_client: RedisClient, br
     assert time.monotonic() - begin < 6.0
 
 
-def test_disconnect_is_bounded_when_the_server_is_silent(
+def test_g16_disconnect_is_bounded_when_the_server_is_silent(
     own_client: RedisClient, broker: RedisBroker, queue: str
 ) -> None:
     """Also with a blocked receive and unsent acknowledgements."""
@@ -141,7 +141,7 @@ def test_a_wrong_password_is_an_authentication_error(
     make_client(f"redis://:right-secret@{broker.host}:{broker.port}/0")
 
 
-def test_passwords_are_never_shown(redis_url: str) -> None:
+def test_g17_passwords_are_never_shown(redis_url: str) -> None:
     """Neither by repr nor by an error of the connection."""
     client = RedisClient(f"redis://user:top-secret@127.0.0.1:{free_port()}/0")
     assert "secret" not in repr(client)
@@ -244,7 +244,7 @@ def certificates(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_tls(make_client: MakeClient, broker: RedisBroker, certificates: Path, queue: str) -> None:
+def test_g17_tls(make_client: MakeClient, broker: RedisBroker, certificates: Path, queue: str) -> None:
     """`rediss://` talks TLS, checks the server's certificate, and refuses one that it cannot trust."""
     port = free_port()
     cert, key, authority = (str(certificates / name) for name in ("cert.pem", "key.pem", "ca.pem"))

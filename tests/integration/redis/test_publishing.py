@@ -60,7 +60,7 @@ def test_a_key_of_another_type_is_a_mismatch(client: RedisClient, cli: Cli, queu
     assert cli("GET", f"{queue}-text") == "precious"
 
 
-def test_a_lost_confirmation_is_told_and_not_repeated(
+def test_g1_a_lost_confirmation_is_told_and_not_repeated(
     make_client: MakeClient, tcp_proxy: Callable[[str], TCPProxy], redis_url: str, cli: Cli, queue: str
 ) -> None:
     """The request is stuck on the way: the caller learns that it may or may not arrive, and it arrives once."""

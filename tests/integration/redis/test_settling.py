@@ -19,7 +19,7 @@ def _steal(cli: Cli, queue: str) -> None:
         cli("XCLAIM", queue, "qbridge", "thief", 0, row[0])  # type: ignore[index,arg-type]
 
 
-def test_acknowledged_entries_leave_the_stream(client: RedisClient, cli: Cli, queue: str) -> None:
+def test_g4_acknowledged_entries_leave_the_stream(client: RedisClient, cli: Cli, queue: str) -> None:
     """After a thousand messages the stream is as short as before."""
     client.publish_many(queue, [Message(b"%d" % i) for i in range(1000)])
     done = 0
@@ -77,7 +77,7 @@ def test_a_reject_of_a_lost_delivery_makes_no_copy(client: RedisClient, cli: Cli
     assert cli("XLEN", dead) == 0
 
 
-def test_a_late_ack_counts(client: RedisClient, cli: Cli, queue: str) -> None:
+def test_g3_a_late_ack_counts(client: RedisClient, cli: Cli, queue: str) -> None:
     """Work that is done is done, whoever holds the entry now: nobody has to do it again."""
     client.publish(queue, b"x")
     delivery = take(client, queue)
@@ -87,7 +87,7 @@ def test_a_late_ack_counts(client: RedisClient, cli: Cli, queue: str) -> None:
     assert cli("XLEN", queue) == 0
 
 
-def test_a_dead_letter_queue_that_is_no_stream_loses_nothing(
+def test_g12_a_dead_letter_queue_that_is_no_stream_loses_nothing(
     client: RedisClient, cli: Cli, queue: str, dead: str
 ) -> None:
     """A script does not roll back; the message stays pending, and the reject works once the key is gone."""
@@ -104,7 +104,7 @@ def test_a_dead_letter_queue_that_is_no_stream_loses_nothing(
     assert cli("XLEN", queue) == 0
 
 
-def test_a_full_server_can_be_drained(own_client: RedisClient, broker: RedisBroker, queue: str, dead: str) -> None:
+def test_g14_a_full_server_can_be_drained(own_client: RedisClient, broker: RedisBroker, queue: str, dead: str) -> None:
     """Out of memory, publishing is refused while receiving and every kind of settlement go on."""
     own_client.publish_many(queue, [Message(b"%d" % i) for i in range(4)])
     broker.cli("CONFIG", "SET", "maxmemory", "1mb")

@@ -68,7 +68,7 @@ class FaultConformance(Backend):
         """The URL of the broker that will be killed."""
         return faulty_broker.url
 
-    def test_confirmed_messages_survive_a_broker_crash(
+    def test_g1_confirmed_messages_survive_a_broker_crash(
         self, faulty_broker: FaultyBroker, client: QueueClient, queue: str
     ) -> None:
         """What ``send_many`` confirmed is there after a SIGKILL of the broker, and the client finds it by itself."""
@@ -85,7 +85,7 @@ class FaultConformance(Backend):
 
         eventually(all_seen, 60.0, "messages are missing after the crash")
 
-    def test_a_subscribed_worker_goes_on_after_a_broker_crash(
+    def test_g15_a_subscribed_worker_goes_on_after_a_broker_crash(
         self, faulty_broker: FaultyBroker, make_client: MakeClient, client: QueueClient, queue: str, dead: str
     ) -> None:
         """A running manager needs no restart: every task is done after the broker was killed and restarted."""
@@ -108,7 +108,7 @@ class FaultConformance(Backend):
             eventually(_quiet(lambda: is_empty(client, queue)), 30.0, "the queue is not empty at the end")
         assert make_client().stats(dead).ready == 0
 
-    def test_publishing_while_the_broker_is_down_raises_and_recovers(
+    def test_g1_publishing_while_the_broker_is_down_raises_and_recovers(
         self, faulty_broker: FaultyBroker, client: QueueClient, queue: str
     ) -> None:
         """A publish without a broker raises a TransientError in bounded time, and works again later."""

@@ -25,7 +25,7 @@ class ConnectionTests(Backend):
         client.connect()
         assert client.connected
 
-    def test_calls_on_a_disconnected_client_say_so(self, client: QueueClient, queue: str) -> None:
+    def test_g18_calls_on_a_disconnected_client_say_so(self, client: QueueClient, queue: str) -> None:
         """After ``disconnect`` every call raises NotConnectedError instead of waiting or doing nothing."""
         client.send(queue, 1)
         delivery = receive_one(client, queue)
@@ -94,7 +94,7 @@ class ConnectionTests(Backend):
         client.disconnect()
         eventually(lambda: not set(threading.enumerate()) - before, message="threads are left after disconnect")
 
-    def test_an_unknown_option_is_an_error_that_names_the_known_ones(self, broker_url: str) -> None:
+    def test_g18_an_unknown_option_is_an_error_that_names_the_known_ones(self, broker_url: str) -> None:
         """An option that does not exist is refused before anything is connected."""
         if not self.url and broker_url == "":
             pytest.skip("this suite creates its clients without a URL")

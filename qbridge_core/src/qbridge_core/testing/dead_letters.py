@@ -18,7 +18,9 @@ class DeadLetterTests(Backend):
         for delivery in receive_all(client, queue, len(bodies)):
             client.reject(delivery, requeue=False, failure=a_failure(queue, attempts=4))
 
-    def test_a_rejected_message_is_in_the_dead_letter_queue(self, client: QueueClient, queue: str, dead: str) -> None:
+    def test_g12_a_rejected_message_is_in_the_dead_letter_queue(
+        self, client: QueueClient, queue: str, dead: str
+    ) -> None:
         """The message leaves its queue and is a normal message of the dead-letter queue, byte for byte."""
         self.bury(client, queue, b"\x00\xffnot json")
         assert client.flush()
@@ -26,7 +28,7 @@ class DeadLetterTests(Backend):
         letter = receive_one(client, dead)
         assert (letter.body, dict(letter.headers)) == (b"\x00\xffnot json", {"h": "ü"})
 
-    def test_a_dead_letter_explains_itself(self, client: QueueClient, queue: str, dead: str) -> None:
+    def test_g13_a_dead_letter_explains_itself(self, client: QueueClient, queue: str, dead: str) -> None:
         """Every field of the failure can be read back; without the capability the listing is refused."""
         self.bury(client, queue, b"x")
         if not client.capabilities.browse:
@@ -40,7 +42,7 @@ class DeadLetterTests(Backend):
         assert (letter.body, dict(letter.headers)) == (b"x", {"h": "ü"})
 
     @pytest.mark.parametrize("reason", list(Reason))
-    def test_every_reason_is_kept(self, client: QueueClient, queue: str, dead: str, reason: Reason) -> None:
+    def test_g13_every_reason_is_kept(self, client: QueueClient, queue: str, dead: str, reason: Reason) -> None:
         """The reason reads the same on every backend."""
         if not client.capabilities.browse:
             pytest.skip("no listing claimed")
@@ -58,14 +60,14 @@ class DeadLetterTests(Backend):
         (letter,) = client.dead_letters(dead)
         assert (letter.reason, letter.source_queue, letter.attempts) == (Reason.REJECTED, queue, 2)
 
-    def test_without_a_dead_letter_queue_nothing_is_lost(self, client: QueueClient, queue_name: str) -> None:
+    def test_g12_without_a_dead_letter_queue_nothing_is_lost(self, client: QueueClient, queue_name: str) -> None:
         """A queue that was declared alone dead-letters into ``<queue>.dead``."""
         client.declare(queue_name)
         client.publish(queue_name, b"x")
         client.reject(receive_one(client, queue_name), requeue=False)
         assert receive_one(client, f"{queue_name}.dead").body == b"x"
 
-    def test_listing_neither_consumes_nor_reorders(self, client: QueueClient, queue: str, dead: str) -> None:
+    def test_g13_listing_neither_consumes_nor_reorders(self, client: QueueClient, queue: str, dead: str) -> None:
         """The listing shows the oldest first, as often as one likes, and the letters stay."""
         if not client.capabilities.browse:
             pytest.skip("no listing claimed")
@@ -84,7 +86,9 @@ class DeadLetterTests(Backend):
         assert client.dead_letters(dead) == []
         assert client.dead_letters(f"{queue}-missing") == []
 
-    def test_replay_sends_letters_back_with_counters_reset(self, client: QueueClient, queue: str, dead: str) -> None:
+    def test_g13_replay_sends_letters_back_with_counters_reset(
+        self, client: QueueClient, queue: str, dead: str
+    ) -> None:
         """``replay`` returns how many went back; they are the producer's messages again, without a history."""
         self.bury(client, queue, b"1", b"2", b"3")
         assert client.replay(dead) == 3

@@ -18,7 +18,7 @@ class PublishingTests(Backend):
     """``publish``, ``publish_many``, ``send``, ``send_many``."""
 
     @pytest.mark.parametrize("body", [b"", b"{}", EVERY_BYTE, b"x" * 300_000], ids=["empty", "json", "bytes", "large"])
-    def test_the_body_arrives_byte_for_byte(self, client: QueueClient, queue: str, body: bytes) -> None:
+    def test_g5_the_body_arrives_byte_for_byte(self, client: QueueClient, queue: str, body: bytes) -> None:
         """A body of any bytes and length arrives unchanged."""
         client.publish(queue, body)
         assert receive_one(client, queue).body == body
@@ -89,7 +89,7 @@ class PublishingTests(Backend):
             client.reject(delivery, requeue=True, delay=delay)
         client.ack(delivery)
 
-    def test_publishing_to_a_missing_queue_is_an_error(self, client: QueueClient, queue_name: str) -> None:
+    def test_g1_publishing_to_a_missing_queue_is_an_error(self, client: QueueClient, queue_name: str) -> None:
         """A message for a queue that does not exist raises UnroutableError, and creates nothing."""
         with pytest.raises(UnroutableError):
             client.publish(queue_name, b"{}")
@@ -103,7 +103,7 @@ class PublishingTests(Backend):
         client.publish(queue, b"50")
         assert [d.body for d in receive_all(client, queue, 51)] == [b"%d" % n for n in range(51)]
 
-    def test_all_messages_of_publish_many_are_there_on_return(self, client: QueueClient, queue: str) -> None:
+    def test_g1_all_messages_of_publish_many_are_there_on_return(self, client: QueueClient, queue: str) -> None:
         """``publish_many`` returns when the broker holds every message."""
         client.publish_many(queue, [Message(b"%d" % n) for n in range(500)])
         assert client.stats(queue).ready == 500
@@ -155,7 +155,7 @@ class PublishingTests(Backend):
         with pytest.raises(PayloadError, match="JSON"):
             client.send(queue, payload)
 
-    def test_a_delayed_message_is_held_by_the_broker(self, client: QueueClient, queue: str) -> None:
+    def test_g4_a_delayed_message_is_held_by_the_broker(self, client: QueueClient, queue: str) -> None:
         """A delayed message is counted as delayed, not delivered early, then delivered; claimed or refused."""
         if not self.supports_delay(client):
             with pytest.raises(UnsupportedError):
@@ -168,7 +168,7 @@ class PublishingTests(Backend):
         assert receive_one(client, queue).body == b"later"
         assert client.stats(queue).delayed == 0
 
-    def test_a_long_delay_does_not_hold_up_a_short_one(self, client: QueueClient, queue: str) -> None:
+    def test_g7_a_long_delay_does_not_hold_up_a_short_one(self, client: QueueClient, queue: str) -> None:
         """Messages come in the order in which their delays end, not in the order of publishing."""
         if not self.supports_delay(client):
             pytest.skip("no delays claimed")

@@ -109,7 +109,7 @@ class ReceivingTests(Backend):
         client.ack(mine)
         assert client.flush()
 
-    def test_an_unsettled_delivery_comes_back_after_disconnect(
+    def test_g2_an_unsettled_delivery_comes_back_after_disconnect(
         self, make_client: MakeClient, client: QueueClient, queue: str
     ) -> None:
         """What a client had not settled when it disconnected is delivered again, and no attempt is counted."""
@@ -120,7 +120,7 @@ class ReceivingTests(Backend):
         assert second.body == first.body
         assert second.attempts == 0
 
-    def test_an_unsettled_delivery_comes_back_after_its_process_was_killed(
+    def test_g2_an_unsettled_delivery_comes_back_after_its_process_was_killed(
         self, make_client: MakeClient, client: QueueClient, queue: str, broker_url: str
     ) -> None:
         """A SIGKILL of the consumer loses nothing: the message is delivered to another one, no attempt counted."""

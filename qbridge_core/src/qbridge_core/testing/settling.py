@@ -21,7 +21,7 @@ from qbridge_core.testing.base import (
 class SettlingTests(Backend):
     """``ack``, ``reject(requeue=True)``, ``flush``."""
 
-    def test_an_acknowledged_message_is_gone(self, make_client: MakeClient, client: QueueClient, queue: str) -> None:
+    def test_g4_an_acknowledged_message_is_gone(self, make_client: MakeClient, client: QueueClient, queue: str) -> None:
         """After ``ack`` and ``flush`` the broker holds nothing, and nobody gets the message again."""
         client.send(queue, 1)
         client.ack(receive_one(client, queue))
@@ -67,7 +67,7 @@ class SettlingTests(Backend):
         assert is_empty(client, queue)
         assert client.stats(dead).ready == 1
 
-    def test_handing_back_is_free(self, make_client: MakeClient, client: QueueClient, queue: str) -> None:
+    def test_g8_handing_back_is_free(self, make_client: MakeClient, client: QueueClient, queue: str) -> None:
         """``reject(requeue=True)`` makes the message ready again at once, and counts nothing."""
         client.publish(queue, b"x", headers={"h": "1"}, message_id="m")
         client.reject(receive_one(client, queue), requeue=True)
@@ -75,7 +75,9 @@ class SettlingTests(Backend):
         assert (again.body, dict(again.headers), again.message_id) == (b"x", {"h": "1"}, "m")
         assert (again.attempts, again.crashes) == (0, 0)
 
-    def test_attempts_travel_with_the_message(self, make_client: MakeClient, client: QueueClient, queue: str) -> None:
+    def test_g5_attempts_travel_with_the_message(
+        self, make_client: MakeClient, client: QueueClient, queue: str
+    ) -> None:
         """A retry counts one attempt, any client sees the count, and body and headers stay the producer's."""
         client.publish(queue, b'{"payload": 1}', headers={"h": "ü"}, message_id="m")
         client.reject(receive_one(client, queue), requeue=True, failure=a_failure(queue, attempts=1))
@@ -87,7 +89,7 @@ class SettlingTests(Backend):
         assert third.attempts == 2
         assert (third.body, dict(third.headers), third.message_id) == (b'{"payload": 1}', {"h": "ü"}, "m")
 
-    def test_handing_back_a_retried_message_keeps_its_count(self, client: QueueClient, queue: str) -> None:
+    def test_g5_handing_back_a_retried_message_keeps_its_count(self, client: QueueClient, queue: str) -> None:
         """A hand-back neither adds to the count of attempts nor forgets it."""
         client.publish(queue, b"x")
         client.reject(receive_one(client, queue), requeue=True, failure=a_failure(queue, attempts=1))
@@ -104,7 +106,7 @@ class SettlingTests(Backend):
         moved = receive_one(client, f"{queue}-other")
         assert (moved.body, dict(moved.headers), moved.message_id, moved.attempts) == (b"x", {"h": "1"}, "m", 2)
 
-    def test_a_retry_leaves_one_message(self, client: QueueClient, queue: str) -> None:
+    def test_g4_a_retry_leaves_one_message(self, client: QueueClient, queue: str) -> None:
         """After a retry the broker holds the message once."""
         client.publish(queue, b"x")
         client.reject(receive_one(client, queue), requeue=True, failure=a_failure(queue))
@@ -112,7 +114,7 @@ class SettlingTests(Backend):
         eventually(lambda: client.stats(queue).in_flight == 0)
         assert client.stats(queue).ready == 1
 
-    def test_handing_back_for_later_is_free_too(self, client: QueueClient, queue: str) -> None:
+    def test_g8_handing_back_for_later_is_free_too(self, client: QueueClient, queue: str) -> None:
         """``reject(requeue=True, delay)`` without a failure postpones the message and counts nothing."""
         if not client.capabilities.delay:
             pytest.skip("no delays claimed")
@@ -124,7 +126,7 @@ class SettlingTests(Backend):
         assert (again.body, dict(again.headers), again.message_id) == (b"x", {"h": "1"}, "m")
         assert (again.attempts, again.first_failed_at) == (1, 1_700_000_000.25)
 
-    def test_a_retry_can_be_delayed(self, client: QueueClient, queue: str) -> None:
+    def test_g7_a_retry_can_be_delayed(self, client: QueueClient, queue: str) -> None:
         """``reject(delay)`` holds the retry back at the broker and keeps its count; claimed or refused."""
         client.publish(queue, b"x")
         delivery = receive_one(client, queue)

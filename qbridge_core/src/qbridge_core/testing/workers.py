@@ -31,7 +31,7 @@ from qbridge_core.testing.base import WAIT, Backend, MakeClient, eventually, is_
 class WorkerTests(Backend):
     """``TaskManager`` end to end."""
 
-    def test_the_main_job(self, client: QueueClient, queue_name: str, dead: str) -> None:
+    def test_g2_the_main_job(self, client: QueueClient, queue_name: str, dead: str) -> None:
         """Good tasks run once, one that always fails exactly 4 times, a malformed one never."""
         runs: Counter[str] = Counter()
 
@@ -66,7 +66,7 @@ class WorkerTests(Backend):
             client.send(queue_name, 1)
             eventually(lambda: is_empty(client, queue_name))
 
-    def test_a_stuck_handler_neither_stops_the_others_nor_stays(
+    def test_g9_a_stuck_handler_neither_stops_the_others_nor_stays(
         self, client: QueueClient, queue_name: str, dead: str
     ) -> None:
         """A handler that hangs past its timeout is retried and dead-lettered as ``timed out`` while others go on."""
@@ -108,7 +108,7 @@ class WorkerTests(Backend):
         letter = receive_one(client, f"{dead}-2")
         assert (letter.attempts, letter.meta[SOURCE_QUEUE], letter.meta[TASK_ID]) == (3, dead, "t")
 
-    def test_a_late_result_changes_nothing(self, client: QueueClient, queue_name: str, dead: str) -> None:
+    def test_g9_a_late_result_changes_nothing(self, client: QueueClient, queue_name: str, dead: str) -> None:
         """A handler that returns after its timeout can no longer acknowledge its message."""
         ended = threading.Event()
 
@@ -125,7 +125,7 @@ class WorkerTests(Backend):
         assert (report.succeeded, report[Outcome.TIMED_OUT]) == (0, 1)
         assert client.stats(dead).ready == 1
 
-    def test_a_handler_in_python_code_is_interrupted(self, client: QueueClient, queue_name: str, dead: str) -> None:
+    def test_g10_a_handler_in_python_code_is_interrupted(self, client: QueueClient, queue_name: str, dead: str) -> None:
         """A handler that loops past its deadline sees ``cancelled`` and is ended by HandlerTimeout."""
         seen: list[object] = []
         interrupted = threading.Event()
@@ -149,7 +149,7 @@ class WorkerTests(Backend):
         assert report[Outcome.TIMED_OUT] == 1
         assert seen == [("loop", 1, queue_name, False), True]
 
-    def test_an_async_handler_runs_many_at_once_and_is_cancelled(
+    def test_g10_an_async_handler_runs_many_at_once_and_is_cancelled(
         self, client: QueueClient, queue_name: str, dead: str
     ) -> None:
         """Coroutines run ``max_workers`` at a time, fail like functions, and are cancelled at their timeout."""
@@ -181,7 +181,7 @@ class WorkerTests(Backend):
         assert cancelled.wait(WAIT)
         assert 2 <= max(together) <= 4
 
-    def test_stop_hands_back_what_was_not_started(
+    def test_g8_stop_hands_back_what_was_not_started(
         self, make_client: MakeClient, client: QueueClient, queue_name: str, dead: str
     ) -> None:
         """A graceful stop finishes what runs and gives the rest back uncounted."""
@@ -230,7 +230,9 @@ class WorkerTests(Backend):
             eventually(lambda: len(runs) == 200 and is_empty(client, queue_name) and is_empty(other, queue_name))
         assert set(runs.values()) == {1}
 
-    def test_a_handler_can_say_what_becomes_of_its_task(self, client: QueueClient, queue_name: str, dead: str) -> None:
+    def test_g7_a_handler_can_say_what_becomes_of_its_task(
+        self, client: QueueClient, queue_name: str, dead: str
+    ) -> None:
         """``Reject`` dead-letters at once, ``Retry`` counts an attempt, ``Snooze`` postpones for free."""
         attempts: dict[str, list[int]] = {"reject": [], "retry": [], "snooze": []}
 
@@ -253,7 +255,7 @@ class WorkerTests(Backend):
             assert (letters[Reason.REJECTED].attempts, letters[Reason.REJECTED].exception_message) == (1, "never")
             assert (letters[Reason.FAILED].attempts, letters[Reason.FAILED].exception_type) == (2, "ValueError")
 
-    def test_backoff_delays_the_retry(self, client: QueueClient, queue_name: str, dead: str) -> None:
+    def test_g7_backoff_delays_the_retry(self, client: QueueClient, queue_name: str, dead: str) -> None:
         """With a backoff the next run starts no earlier than its delay."""
         if not client.capabilities.delay:
             pytest.skip("no delays claimed")
