@@ -31,6 +31,7 @@ from qbridge_core import (
     RetryPolicy,
     RunReport,
     Snooze,
+    Supervisor,
     TaskContext,
     TaskManager,
     TransientError,
@@ -169,6 +170,16 @@ def operating(client: QueueClient) -> None:
     qbridge_memory.reset()
     qbridge_memory.reset("name")
     assert_type(qbridge_memory.MemoryClient("memory://name").__enter__(), qbridge_memory.MemoryClient)
+
+
+def build() -> TaskManager:
+    return TaskManager(connect("redis://localhost"), print, "in", "dead")
+
+
+def supervise() -> None:
+    Supervisor(build, 4, grace_period=60).run()
+    Supervisor("module:build", processes=4).stop()
+    Supervisor(lambda: 3, processes=4)  # type: ignore[arg-type, return-value]
 
 
 # ---------------------------------------------------------------------- policies and plugins

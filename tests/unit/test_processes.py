@@ -7,6 +7,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -378,6 +379,26 @@ def test_g6_an_idle_child_that_dies_harms_no_task(client: MemoryClient, make: Ma
         report = manager.report()
     assert (report.retried, report.dead_lettered) == (0, 0)
     assert len(set(pids(journal))) == 3
+
+
+class CountingClient(MemoryClient):
+    """A client of a backend that sees the death of a worker, and here sees none."""
+
+    capabilities = replace(MemoryClient.capabilities, crashes=True)
+
+
+def test_g6_a_task_that_killed_its_own_process_need_not_run_alone(journal: str, tmp_path: Path) -> None:
+    """Its guilt is beyond doubt, so it is retried and dead-lettered while a long task goes on beside it."""
+    go = tmp_path / "go"
+    with CountingClient() as client:
+        client.declare("q", "d")
+        client.send("q", {"do": "wait for a file", "file": journal, "until": str(go)})
+        client.send("q", {"do": "kill"})
+        manager = TaskManager(client, work, "q", "d", executor="process", max_workers=2, task_timeout=600.0)
+        with manager:
+            wait_for(lambda: manager.report()[Outcome.CRASHED] == 1, 60.0)
+            go.touch()
+        assert manager.report().succeeded == 1
 
 
 def test_the_end_of_a_process_in_words() -> None:

@@ -41,6 +41,7 @@ from qbridge_core.errors import (
     UnknownSchemeError,
     UnroutableError,
     UnsupportedError,
+    WorkerStartError,
 )
 from qbridge_core.hookspecs import BackendFactory, hookimpl
 from qbridge_core.manager import TaskManager
@@ -48,6 +49,7 @@ from qbridge_core.message import DeadLetter, Delivery, Failure, Message, QueueSt
 from qbridge_core.outcome import Outcome, RunReport
 from qbridge_core.registry import backends, connect, register_backend
 from qbridge_core.retry import Backoff, ConstantBackoff, ExceptionRule, ExponentialBackoff, RetryPolicy
+from qbridge_core.supervisor import Supervisor
 from qbridge_core.url import BrokerURL, merge_options
 
 __version__ = "0.1.0"
@@ -93,6 +95,7 @@ __all__ = [
     "RetryPolicy",
     "RunReport",
     "Snooze",
+    "Supervisor",
     "TaskContext",
     "TaskControl",
     "TaskManager",
@@ -102,6 +105,7 @@ __all__ = [
     "UnknownSchemeError",
     "UnroutableError",
     "UnsupportedError",
+    "WorkerStartError",
     "__version__",
     "backends",
     "check_delay",

@@ -26,6 +26,7 @@
     │   └── UnsupportedError               the backend does not have this capability (see its ``capabilities``)
     ├── RemoteError                        what a handler raised in a child process, for lifecycle hooks
     ├── TooManyStuckTasksError             too many handlers hang past their timeout: the process must be restarted
+    ├── WorkerStartError                   a Supervisor's worker processes end before they are ready
     └── IdleTimeoutError (TimeoutError)    run_until_idle gave up while work was left
 
 A driver's exception never crosses a backend's boundary: it becomes one of these and stays reachable as
@@ -148,6 +149,10 @@ class TooManyStuckTasksError(QBridgeError):
     ``TaskManager.start`` raises it after a graceful stop, so that the process ends with a non-zero status and its
     supervisor starts a new one.
     """
+
+
+class WorkerStartError(QBridgeError):
+    """A Supervisor gave up: its worker processes ended again and again before they were ready."""
 
 
 class IdleTimeoutError(QBridgeError, TimeoutError):

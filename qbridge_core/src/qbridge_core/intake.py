@@ -93,6 +93,8 @@ class Intake:
     def done(self, delivery: Delivery) -> None:
         """A delivery has been dealt with; when it ran alone, the others may go on."""
         if delivery is self._alone:
+            if self._suspects is not None:
+                self._suspects.ended()
             self._alone = None
             self._reading.release()
 

@@ -177,15 +177,23 @@ class TaskManager:
             session.wakeup.close()
             self._session = None
 
-    def stop(self) -> None:
+    @property
+    def queue_client(self) -> QueueClient:
+        """The client that this manager was made with."""
+        return self._client
+
+    def stop(self, *, now: bool = False) -> None:
         """Ask a running manager to stop gracefully, and wait until it has. Does nothing when it does not run.
 
         Called from inside a handler or a hook it only asks, since waiting for itself would never end.
+
+        Args:
+            now: end the grace period of the running tasks, as a second signal does.
         """
         session = self._session
         if session is None:
             return
-        session.request_stop()
+        session.request_stop(2 if now else 1)
         if not session.owns_current_thread():
             session.stopped.wait()
 
@@ -329,10 +337,10 @@ class _Session:
         self._pool = WorkerPool(job, workers, max_abandoned, self.wakeup)
         self._thread: int | None = None
 
-    def request_stop(self) -> None:
-        """Begin to stop; may be called from any thread and from a signal handler."""
+    def request_stop(self, times: int = 1) -> None:
+        """Begin to stop, the second time at once; may be called from any thread and from a signal handler."""
         self._job.intake.ending = True
-        self._stop_requests = max(1, self._stop_requests)
+        self._stop_requests = max(times, self._stop_requests)
         self.wakeup.notify()
 
     def request_stop_by_signal(self) -> None:

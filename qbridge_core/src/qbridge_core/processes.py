@@ -15,12 +15,10 @@ import pickle
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from multiprocessing import spawn
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
@@ -29,6 +27,7 @@ from qbridge_core.context import current_run
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.executor import Executor, NotStartedError
 from qbridge_core.exits import describe_exit
+from qbridge_core.interpreter import main_program, start_interpreter
 from qbridge_core.message import Reason
 from qbridge_core.problem import Problem
 from qbridge_core.retry import ExceptionRule, RetryPolicy
@@ -85,9 +84,7 @@ class Program:
 
     def setup(self) -> bytes:
         """The first message to a child: how to find the main program, and the handler."""
-        preparation = spawn.get_preparation_data("qbridge-child")
-        preparation.pop("authkey", None)  # belongs to multiprocessing's own children
-        return pickle.dumps((preparation, self.pickled, self.max_memory is not None))
+        return pickle.dumps((main_program(), self.pickled, self.max_memory is not None))
 
 
 class ChildStartError(Exception):
@@ -105,12 +102,7 @@ class Child:
         ours, theirs = socket.socketpair()
         inherited, self._lifeline = os.pipe()
         try:
-            self._process = subprocess.Popen(  # noqa: S603 - our own program
-                _command(theirs.fileno(), inherited),
-                stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), inherited),
-                process_group=0,  # to kill what the handler started as well, and to be spared the terminal's Ctrl-C
-            )
+            self._process = start_interpreter("qbridge_core.child", (theirs.fileno(), inherited))
         except OSError as exc:
             ours.close()
             os.close(self._lifeline)
@@ -182,7 +174,10 @@ class Child:
         self._interrupt()
         killer = threading.Timer(_TERM_TIME, self.kill)
         killer.daemon = True
-        killer.start()
+        try:
+            killer.start()
+        except RuntimeError:  # the system has no thread left
+            self.kill()
 
     def ask_to_end(self) -> None:
         """Interrupt the handler if one runs, else let the process end by itself."""
@@ -327,7 +322,11 @@ class ProcessExecutor(Executor):
         child = self._child()
         self._mine.child = None
         if child is not None:
-            threading.Thread(target=self._end, args=(child,), name="qbridge-reaper", daemon=True).start()
+            reaper = threading.Thread(target=self._end, args=(child,), name="qbridge-reaper", daemon=True)
+            try:
+                reaper.start()
+            except RuntimeError:  # the system has no thread left
+                self._end(child)
 
     def stuck(self, abandoned: int) -> int:
         """How many processes survive a SIGKILL."""
@@ -406,9 +405,3 @@ class ProcessExecutor(Executor):
         child.end(patience)
         with self._lock:
             self._children.discard(child)
-
-
-def _command(link: int, lifeline: int) -> list[str]:
-    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    code = f"import sys; sys.path[:] = {sys.path!r}; from qbridge_core.child import main; main({link}, {lifeline})"
-    return [spawn.get_executable(), *flags, "-c", code]

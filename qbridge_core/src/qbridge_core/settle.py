@@ -131,9 +131,13 @@ class Settler:
                 return True  # it killed child processes of its own, and nobody else's
             self._isolate(delivery, task_id)
         elif delivery.crashes < self._rules.max_crashes:
+            self._suspects.began(task_id)
             return True
         else:
-            problem = Problem(Reason.CRASHED, "", f"{delivery.crashes} worker processes died while they ran this task")
+            text = f"{delivery.crashes} worker processes died while they ran this task"
+            if death := self._suspects.last_death(task_id):
+                text += f"; the last one, {death}"
+            problem = Problem(Reason.CRASHED, "", text)
             self._dead_letter(delivery, self._failure(delivery, problem, task_id, delivery.attempts))
         return False
 
@@ -205,8 +209,8 @@ class Settler:
             return
         self._tally.add(Outcome.RETRIED)
         _log.warning(
-            "task %s %s in attempt %d (%s: %s); next attempt in %g s",
-            run.task_id, failure.reason, run.attempt, failure.exception_type, failure.exception_message, delay,
+            "task %s %s in attempt %d (%s); next attempt in %g s",
+            run.task_id, failure.reason, run.attempt, _in_words(failure), delay,
             extra=run.log_fields(),
         )  # fmt: skip
         self._lifecycle.task_retried(queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, delay=delay)
@@ -217,8 +221,8 @@ class Settler:
             return
         self._tally.add(dead_lettered(failure.reason))
         _log.error(
-            "task %s dead-lettered: %s after %d attempts (%s: %s)",
-            failure.task_id, failure.reason, failure.attempts, failure.exception_type, failure.exception_message,
+            "task %s dead-lettered: %s after %d attempts (%s)",
+            failure.task_id, failure.reason, failure.attempts, _in_words(failure),
             extra=fields,
         )  # fmt: skip
         self._lifecycle.task_dead_lettered(queue=delivery.queue, task_id=failure.task_id, failure=failure)
@@ -265,6 +269,10 @@ class Settler:
                 return False
             else:
                 return True
+
+
+def _in_words(failure: Failure) -> str:
+    return ": ".join(text for text in (failure.exception_type, failure.exception_message) if text)
 
 
 def _log_fields(delivery: Delivery, task_id: str | None, attempt: int) -> dict[str, object]:

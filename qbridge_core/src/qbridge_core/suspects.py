@@ -17,6 +17,7 @@ from typing import Final
 from qbridge_core.client import QueueClient
 from qbridge_core.errors import QBridgeError
 from qbridge_core.message import Delivery
+from qbridge_core.witness import current_witness
 
 _log: Final = logging.getLogger("qbridge.worker")
 _LOOK_EVERY: Final = 5.0
@@ -39,12 +40,25 @@ class Suspects:
 
     def __init__(self, client: QueueClient, queue: str) -> None:
         self._client = client
+        self._witness = current_witness()
         self.queue = queue
         self._look_at = 0.0
 
     def moved(self) -> None:
         """A suspect was put into the side queue: look soon."""
         self._look_at = 0.0
+
+    def began(self, task_id: str) -> None:
+        """A suspect is about to run alone."""
+        self._witness.began(self.queue, task_id)
+
+    def ended(self) -> None:
+        """The suspect has been dealt with, and this process lives."""
+        self._witness.ended()
+
+    def last_death(self, task_id: str) -> str:
+        """How the last process that ran this suspect alone ended; "" when nobody saw it."""
+        return self._witness.last_death(self.queue, task_id)
 
     def take(self, is_quiet: Callable[[], bool], closed: threading.Event) -> Delivery | None:
         """The next suspect, when there is one and nothing else runs here; None otherwise."""

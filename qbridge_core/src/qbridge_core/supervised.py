@@ -1,0 +1,171 @@
+"""The program of a worker process below a :class:`~qbridge_core.Supervisor`: builds a manager and runs it.
+
+The manager runs in a thread, so that the main thread is free for signals and for what the supervisor says: a service
+manager may signal supervisor and workers at once, and two requests to stop must not become a demand to stop now.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import pickle
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from multiprocessing import spawn
+from multiprocessing.connection import Connection
+from types import FrameType
+from typing import Final
+
+from qbridge_core.errors import ConfigurationError, QBridgeError
+from qbridge_core.executor import loading
+from qbridge_core.manager import TaskManager
+from qbridge_core.witness import call_witness
+
+_log: Final = logging.getLogger("qbridge.worker")
+READY: Final = "ready"
+BEGAN: Final = "began"
+ENDED: Final = "ended"
+ASK: Final = "ask"
+ANSWER: Final = "answer"
+STOP: Final = "stop"
+NOW: Final = "now"
+_ANSWER_TIME: Final = 1.0
+_REPEAT: Final = 0.1
+
+
+def main(descriptor: int) -> None:
+    """Build the manager and run it until the supervisor says stop or is gone. The argument is an inherited socket."""
+    link = Link(Connection(descriptor))
+    preparation, build = pickle.loads(link.receive_bytes())  # noqa: S301 - from the supervisor
+    loading.set()
+    spawn.prepare(preparation)
+    make = find(pickle.loads(build))  # noqa: S301 - as above
+    loading.clear()
+    call_witness(link)
+    manager = make()
+    if not isinstance(manager, TaskManager):
+        raise ConfigurationError(f"the build function must return a TaskManager, not a {type(manager).__name__}")
+    link.say(READY)
+    sys.exit(_Worker(manager, link).run())
+
+
+def find(build: Callable[[], object] | str) -> Callable[[], object]:
+    """The build function, also from its name ``module:function``."""
+    if not isinstance(build, str):
+        return build
+    module, _, name = build.partition(":")
+    function: Callable[[], object] = getattr(importlib.import_module(module), name)
+    return function
+
+
+class Link:
+    """The connection to the supervisor; also the witness of this process. Thread-safe."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._sending = threading.Lock()
+        self._asking = threading.Lock()
+        self._answers: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
+        self._questions = 0
+
+    def receive_bytes(self) -> bytes:
+        """The first message, which is not JSON."""
+        return self._connection.recv_bytes()
+
+    def say(self, *words: object) -> None:
+        """Tell the supervisor; one that is gone does not matter here."""
+        with self._sending:
+            try:
+                self._connection.send_bytes(json.dumps(words).encode())
+            except OSError as exc:
+                _log.debug("the supervisor does not listen: %s", exc)
+
+    def hear(self) -> str | None:
+        """Wait for the next command; ``None`` when the supervisor is gone."""
+        while True:
+            try:
+                word, *details = json.loads(self._connection.recv_bytes())
+            except (EOFError, OSError):
+                return None
+            if word != ANSWER:
+                return str(word)
+            self._answers.put((details[0], details[1]))
+
+    def began(self, queue: str, task_id: str) -> None:
+        """This process runs this task and no other."""
+        self.say(BEGAN, queue, task_id)
+
+    def ended(self) -> None:
+        """This process has survived it."""
+        self.say(ENDED)
+
+    def last_death(self, queue: str, task_id: str) -> str:
+        """How the last process that ran this task alone ended; "" when the supervisor does not know or answer."""
+        with self._asking:
+            self._questions += 1
+            self.say(ASK, self._questions, queue, task_id)
+            return self._answer(self._questions)
+
+    def _answer(self, number: int) -> str:
+        try:
+            while True:
+                answered, text = self._answers.get(timeout=_ANSWER_TIME)
+                if answered == number:  # another one is late
+                    return text
+        except queue.Empty:
+            return ""
+
+
+class _Worker:
+    """Runs the manager in a thread, and stops it on demand."""
+
+    def __init__(self, manager: TaskManager, link: Link) -> None:
+        self._manager = manager
+        self._link = link
+        self._wanted: Final[list[str]] = []  # STOP, then perhaps NOW; appended to by threads and signal handlers
+        self._thread = threading.Thread(target=self._work, name="qbridge-manager", daemon=True)
+        self._status = 0
+
+    def run(self) -> int:
+        """Work until told to stop; return the exit status."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        self._thread.start()
+        threading.Thread(target=self._listen, name="qbridge-supervisor", daemon=True).start()
+        obeyed: set[str] = set()
+        while self._thread.is_alive():
+            for word in set(self._wanted) - obeyed:
+                threading.Thread(target=self._end, args=(word == NOW,), daemon=True).start()
+                obeyed.add(word)
+            self._thread.join(_REPEAT)
+        return self._status
+
+    def _work(self) -> None:
+        try:
+            self._manager.start()
+        except QBridgeError as exc:
+            _log.error("the worker ends: %s", exc)
+            self._status = 1
+        except BaseException:  # noqa: BLE001 - whatever it is, the process ends with it
+            _log.exception("the worker ends")
+            self._status = 1
+        finally:
+            self._manager.queue_client.disconnect()
+
+    def _end(self, now: bool) -> None:
+        while self._thread.is_alive():
+            self._manager.stop(now=now)  # does nothing when the manager is only about to start
+            self._thread.join(_REPEAT)
+
+    def _listen(self) -> None:
+        while (word := self._link.hear()) is not None:
+            self._wanted.append(word)
+        self._wanted.append(STOP)  # the supervisor is gone
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self._wanted.append(STOP)

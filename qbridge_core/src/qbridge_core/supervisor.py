@@ -1,0 +1,294 @@
+"""Runs several worker processes, starts those anew that die, and remembers how they died."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import pickle
+import signal
+import socket
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final
+
+from qbridge_core.errors import ConfigurationError, WorkerStartError
+from qbridge_core.executor import loading
+from qbridge_core.exits import describe_exit
+from qbridge_core.interpreter import main_program, start_interpreter
+from qbridge_core.retry import ExponentialBackoff, require_seconds
+from qbridge_core.supervised import ANSWER, ASK, BEGAN, ENDED, NOW, READY, STOP
+
+if TYPE_CHECKING:
+    from qbridge_core.manager import TaskManager
+
+_log: Final = logging.getLogger("qbridge.supervisor")
+_LOOK_EVERY: Final = 0.1
+_RESTART: Final = ExponentialBackoff(base=0.2, factor=2.0, cap=30.0, jitter=False)
+_LONG_LIFE: Final = 30.0
+_FALSE_STARTS: Final = 5
+_LAST_WORDS: Final = 5.0
+_REMEMBERED_DEATHS: Final = 10_000
+# A manager takes its own grace period (25 s), and then up to 4 s to give back what it holds.
+DEFAULT_GRACE_PERIOD: Final = 29.5
+_Task = tuple[str, str]
+
+
+class Supervisor:
+    """Keeps a number of worker processes running, each with a TaskManager of its own.
+
+    A process that ends is replaced: after 0.2 s, then after twice as long each time up to 30 s, until one has lived for
+    30 s. The supervisor handles no messages itself. On backends that count crashes it lets a dead letter with reason
+    ``crashed`` say how the worker died.
+
+    Args:
+        build: called in each process to make the connected client and return the TaskManager, which is then started;
+            its client is disconnected at the end. Another process must be able to import the function; its name
+            as ``"module:function"`` does as well.
+        processes: how many workers.
+        grace_period: seconds that the workers get to stop. Give it a few more than the managers' own.
+
+    Raises:
+        ConfigurationError: an argument is wrong; the text says which and why.
+
+    As for ``multiprocessing``, the main program must be guarded by ``if __name__ == "__main__":``. Not on Windows.
+    ``stop`` may be called from any thread.
+    """
+
+    def __init__(
+        self, build: Callable[[], TaskManager] | str, processes: int, *, grace_period: float = DEFAULT_GRACE_PERIOD
+    ) -> None:
+        self._build = _checked_build(build)
+        if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
+            raise ConfigurationError(f"processes must be an integer of at least 1, not {processes!r}")
+        if os.name != "posix":
+            raise ConfigurationError("Supervisor needs a POSIX system (signals, process groups)")
+        self._grace_period = require_seconds("grace_period", grace_period)
+        self._slots = [_Slot() for _ in range(processes)]
+        self._deaths: OrderedDict[_Task, str] = OrderedDict()
+        self._stop_requests = 0
+        self._false_starts = 0
+        self._running = threading.Lock()
+
+    def run(self) -> None:
+        """Run the workers until ``stop`` is called or, in the main thread, SIGINT or SIGTERM arrives.
+
+        The workers then stop gracefully; a second signal ends their grace period, a third one kills them.
+
+        Raises:
+            ConfigurationError: it runs already.
+            WorkerStartError: worker processes ended again and again before their managers were built.
+        """
+        if loading.is_set():
+            raise ConfigurationError(
+                "the main program starts its Supervisor again in each worker process, which imports it: "
+                "put the start below `if __name__ == '__main__':`"
+            )
+        if not self._running.acquire(blocking=False):
+            raise ConfigurationError("this Supervisor is running already")
+        try:
+            self._stop_requests = self._false_starts = 0
+            with self._signals():
+                self._supervise()
+        finally:
+            for slot in self._slots:  # left over only when something unforeseen was raised
+                slot.clear()
+            self._running.release()
+        if self._false_starts >= _FALSE_STARTS:
+            raise WorkerStartError(
+                f"{self._false_starts} worker processes in a row ended before they were ready; their output says why"
+            )
+
+    def stop(self) -> None:
+        """Ask the workers to stop gracefully; ``run`` returns when they have."""
+        self._stop_requests = max(1, self._stop_requests)
+
+    # ------------------------------------------------------------------ the loop
+
+    def _supervise(self) -> None:
+        setup = pickle.dumps((main_program(), self._build))
+        while not self._stop_requests and self._false_starts < _FALSE_STARTS:
+            for slot in self._slots:
+                if slot.worker is None and time.monotonic() >= slot.start_at:
+                    slot.start(setup)
+            self._attend()
+        self._drain()
+
+    def _drain(self) -> None:
+        """Have all workers stop; kill those that do not in time."""
+        deadline = time.monotonic() + self._grace_period
+        self._tell(STOP)
+        hurried = False
+        while any(slot.worker is not None for slot in self._slots):
+            if self._stop_requests > 1 and not hurried:
+                hurried = True
+                self._tell(NOW)
+                deadline = min(deadline, time.monotonic() + _LAST_WORDS)
+            if self._stop_requests > 2 or time.monotonic() > deadline:
+                for slot in self._slots:
+                    slot.kill()
+            self._attend()
+
+    def _tell(self, word: str) -> None:
+        for slot in self._slots:
+            if slot.worker is not None:
+                slot.worker.tell(word)
+
+    def _attend(self) -> None:
+        """Wait a moment, hear what the workers say, and see who has died."""
+        links = {slot.worker.link: slot for slot in self._slots if slot.worker is not None and not slot.worker.deaf}
+        if not links:
+            time.sleep(_LOOK_EVERY)
+        for link in wait(list(links), _LOOK_EVERY) if links else ():
+            worker = links[link].worker  # type: ignore[index]
+            if worker is not None:
+                for words in worker.hear():
+                    self._heed(worker, words)
+        for slot in self._slots:
+            if slot.worker is not None and slot.worker.process.poll() is not None:
+                self._bury(slot, slot.worker)
+
+    def _heed(self, worker: _Worker, words: list[Any]) -> None:
+        match words:
+            case [str(word)] if word == READY:
+                worker.ready = True
+                self._false_starts = 0
+            case [str(word), str(queue), str(task_id)] if word == BEGAN:
+                worker.alone_with = (queue, task_id)
+            case [str(word)] if word == ENDED:
+                worker.alone_with = None
+            case [str(word), int(number), str(queue), str(task_id)] if word == ASK:
+                worker.tell(ANSWER, number, self._deaths.get((queue, task_id), ""))
+
+    def _bury(self, slot: _Slot, worker: _Worker) -> None:
+        for words in worker.hear():  # what it said before it died
+            self._heed(worker, words)
+        how = describe_exit(worker.process.returncode)
+        name = f"worker {socket.gethostname()}:{worker.process.pid}"
+        if worker.alone_with is not None and worker.process.returncode != 0:
+            self._deaths[worker.alone_with] = f"{name}, {how}"
+            self._deaths.move_to_end(worker.alone_with)
+            if len(self._deaths) > _REMEMBERED_DEATHS:
+                self._deaths.popitem(last=False)
+        if not worker.ready and not self._stop_requests:
+            self._false_starts += 1
+        pause = slot.bury()
+        if self._stop_requests:
+            _log.info("%s %s", name, how)
+        else:
+            _log.error("%s %s; another one starts in %g s", name, how, pause)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM stop the workers, if this is the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            del number, frame
+            self._stop_requests += 1
+
+        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+class _Worker:
+    """One worker process, seen from outside."""
+
+    def __init__(self, setup: bytes) -> None:
+        ours, theirs = socket.socketpair()
+        try:
+            self.process = start_interpreter("qbridge_core.supervised", (theirs.fileno(),))
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self.link = Connection(ours.detach())
+        self.ready = False
+        self.deaf = False
+        self.alone_with: _Task | None = None
+        self.started_at = time.monotonic()
+        with contextlib.suppress(OSError):  # its end will be seen
+            self.link.send_bytes(setup)
+
+    def tell(self, *words: object) -> None:
+        """Send a command or an answer."""
+        with contextlib.suppress(OSError):
+            self.link.send_bytes(json.dumps(words).encode())
+
+    def hear(self) -> Iterator[list[Any]]:
+        """What it has said."""
+        try:
+            while not self.deaf and self.link.poll(0):
+                yield json.loads(self.link.recv_bytes())
+        except (EOFError, OSError):
+            self.deaf = True
+
+
+class _Slot:
+    """The place of one worker process after the other."""
+
+    def __init__(self) -> None:
+        self.worker: _Worker | None = None
+        self.start_at = 0.0
+        self._deaths = 0
+
+    def start(self, setup: bytes) -> None:
+        """Start a process."""
+        try:
+            self.worker = _Worker(setup)
+        except OSError as exc:
+            self._deaths += 1
+            pause = _RESTART.delay(self._deaths)
+            self.start_at = time.monotonic() + pause
+            _log.error("no worker process could be started: %s; next try in %g s", exc, pause)
+
+    def bury(self) -> float:
+        """Free the place of a process that has ended; return the seconds until the next one."""
+        assert self.worker is not None  # noqa: S101 - the caller has looked
+        now = time.monotonic()
+        self._deaths = 1 if now - self.worker.started_at >= _LONG_LIFE else self._deaths + 1
+        self.worker.link.close()
+        self.worker = None
+        pause = _RESTART.delay(self._deaths)
+        self.start_at = now + pause
+        return pause
+
+    def clear(self) -> None:
+        """Kill the process, if there is one, and wait for its end."""
+        if self.worker is not None:
+            self.kill()
+            self.worker.process.wait()
+            self.bury()
+
+    def kill(self) -> None:
+        """Kill the process, if there is one."""
+        if self.worker is not None and self.worker.process.poll() is None:
+            self.worker.process.kill()
+
+
+def _checked_build(build: object) -> bytes:
+    if isinstance(build, str):
+        module, separator, name = build.partition(":")
+        if not (module and separator and name.isidentifier()):
+            raise ConfigurationError(f"build must look like 'module:function', not {build!r}")
+    elif not callable(build):
+        raise ConfigurationError(f"build must be a function that returns a TaskManager, not {build!r}")
+    try:
+        return pickle.dumps(build)
+    except Exception as exc:
+        raise ConfigurationError(
+            f"another process must be able to import the build function ({exc}); define it at the top level of a module"
+        ) from exc

@@ -1,0 +1,237 @@
+"""A supervisor and its worker processes on a real broker: killed, stopped, and built wrongly."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qbridge_core import ConfigurationError, QueueClient, Reason, Supervisor, connect
+from support.handlers import notes
+from support.wait import wait_for
+
+pytestmark = pytest.mark.faults
+PROGRAM = """
+import logging
+import sys
+sys.path.insert(0, {tests!r})
+from qbridge_core import Supervisor, TaskManager, connect
+from support.handlers import work
+
+def build():
+    logging.basicConfig(level=logging.INFO)
+    return TaskManager(
+        connect({url!r}), work, {queue!r}, {dead!r}, max_workers=4, task_timeout=600.0, grace_period={grace}
+    )
+
+def broken():
+    raise OSError("no configuration")
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    Supervisor({build}, processes={processes}).run()
+"""
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def url(redis_url: str) -> str:
+    """The shared Redis, with a short lease."""
+    return f"{redis_url}?lease=2"
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    """The file that the handlers of a test write to."""
+    return tmp_path / "journal"
+
+
+@pytest.fixture
+def client(url: str, unique_name: str) -> Iterator[QueueClient]:
+    """A client that has declared the test's queue."""
+    with connect(url) as client:
+        client.declare(unique_name, f"{unique_name}-dead")
+        yield client
+
+
+@pytest.fixture
+def start(tmp_path: Path, unique_name: str, url: str) -> Iterator[Start]:
+    """Start a program with a supervisor on the test's queue; everything is killed after the test."""
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def start(build: str = "build", processes_: int = 2, grace: float = 20.0) -> subprocess.Popen[bytes]:
+        path = tmp_path / "supervised_program.py"
+        values: dict[str, Any] = {"build": build, "processes": processes_, "grace": grace, "url": url}
+        tests = str(Path(__file__).parents[1])
+        path.write_text(PROGRAM.format(tests=tests, queue=unique_name, dead=f"{unique_name}-dead", **values))
+        with (tmp_path / "log").open("ab") as log:
+            processes.append(subprocess.Popen([sys.executable, str(path)], stdout=log, stderr=log))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        children = children_of(process.pid)
+        process.kill()
+        process.wait()
+        for pid in children:
+            if alive(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+def alive(pid: int) -> bool:
+    """True while the process runs."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(entry.read_text().rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if parent == pid:
+            found.append(int(entry.parent.name))
+    return found
+
+
+def test_g6_a_pill_is_found_and_its_letter_says_how_the_worker_died(
+    client: QueueClient, unique_name: str, journal: Path, start: Start
+) -> None:
+    """One pill among 500 tasks: all others are done, and after 3 deaths the letter names the signal and the worker."""
+    dead = f"{unique_name}-dead"
+    client.send_many(unique_name, [{"id": n, "file": str(journal)} for n in range(250)])
+    client.send(unique_name, {"id": "pill", "do": "kill", "file": str(journal)})
+    client.send_many(unique_name, [{"id": n, "file": str(journal)} for n in range(250, 500)])
+    supervisor = start(processes_=3)
+    names = lambda: [line.split()[0] for line in notes(journal)]  # noqa: E731
+    wait_for(lambda: len(set(names())) == 501 and client.stats(dead).ready == 1, 100, "everything is done or dead")
+    (letter,) = client.dead_letters(dead)
+    assert (letter.reason, letter.crashes) == (Reason.CRASHED, 3)
+    victim = [line.split()[1] for line in notes(journal) if line.startswith("pill ")]
+    assert len(victim) == 3
+    assert letter.exception_message.startswith(
+        "3 worker processes died while they ran this task; the last one, worker "
+    )
+    assert letter.exception_message.endswith(f":{victim[-1]}, died of SIGKILL")
+    supervisor.send_signal(signal.SIGTERM)
+    assert supervisor.wait(60) == 0
+
+
+def test_g14_a_killed_worker_is_replaced(client: QueueClient, unique_name: str, journal: Path, start: Start) -> None:
+    """SIGKILL of one worker in the middle of the work: another one takes its place, and every task is done."""
+    client.send_many(unique_name, [{"id": n, "file": str(journal)} for n in range(500)])
+    supervisor = start()
+    wait_for(lambda: len(notes(journal)) > 10, 60, "the workers get going")
+    first = children_of(supervisor.pid)
+    assert len(first) == 2
+    os.kill(first[0], signal.SIGKILL)
+    wait_for(lambda: len({line.split()[0] for line in notes(journal)}) == 500, 60, "every task is done")
+
+    def replaced() -> bool:
+        now = children_of(supervisor.pid)
+        return len(now) == 2 and first[0] not in now and first[1] in now
+
+    wait_for(replaced, 60, "another worker has started")
+
+
+def test_g16_sigterm_stops_everybody_gracefully(
+    client: QueueClient, unique_name: str, journal: Path, start: Start
+) -> None:
+    """What runs is finished though workers get signals of their own too; the supervisor exits 0 and leaves nobody."""
+    go = Path(f"{journal}.go")
+    client.send_many(unique_name, [{"do": "wait for a file", "file": str(journal), "until": str(go)}] * 8)
+    supervisor = start()
+    wait_for(lambda: len(notes(journal)) == 8, 60, "all tasks run")
+    children = children_of(supervisor.pid)
+    supervisor.send_signal(signal.SIGTERM)
+    for pid in children:
+        os.kill(pid, signal.SIGTERM)
+    go.touch()
+    assert supervisor.wait(60) == 0
+    assert not any(map(alive, children))
+    assert sum(line.startswith("finished") for line in notes(journal)) == 8
+    assert client.stats(unique_name).ready == client.stats(unique_name).in_flight == 0
+
+
+def test_g16_a_second_signal_ends_the_grace_period(
+    client: QueueClient, unique_name: str, journal: Path, start: Start, tmp_path: Path
+) -> None:
+    """What still runs goes back uncounted, and everybody is gone long before the grace period."""
+    client.send(unique_name, {"do": "sleep", "file": str(journal)})
+    supervisor = start(grace=600.0)
+    wait_for(lambda: notes(journal), 60, "the task runs")
+    children = children_of(supervisor.pid)
+    supervisor.send_signal(signal.SIGTERM)
+    wait_for(lambda: sum(map(alive, children)) == 1, 30, "the idle worker has ended, the busy one waits")
+    supervisor.send_signal(signal.SIGTERM)
+    assert supervisor.wait(30) == 0
+    assert not any(map(alive, children))
+    wait_for(lambda: client.stats(unique_name).ready == 1, 10)
+    (delivery,) = client.receive(unique_name, 1, 10.0)
+    assert (delivery.attempts, delivery.crashes) == (0, 0)
+    client.reject(delivery, requeue=True)
+
+
+def test_g14_workers_survive_their_supervisor_only_to_finish(
+    client: QueueClient, unique_name: str, journal: Path, start: Start
+) -> None:
+    """SIGKILL of the supervisor: the workers finish what they run, acknowledge it and end by themselves."""
+    go = Path(f"{journal}.go")
+    client.send_many(unique_name, [{"do": "wait for a file", "file": str(journal), "until": str(go)}] * 8)
+    supervisor = start()
+    wait_for(lambda: len(notes(journal)) == 8, 60, "all tasks run")
+    children = children_of(supervisor.pid)
+    assert len(children) == 2
+    client.send_many(unique_name, [{"file": str(journal)}] * 20)
+    supervisor.kill()
+    supervisor.wait()
+    go.touch()
+    wait_for(lambda: not any(map(alive, children)), 60, "no worker is left")
+    assert sum(line.startswith("finished") for line in notes(journal)) == 8
+    stats = client.stats(unique_name)
+    assert (stats.in_flight, stats.ready) == (0, 20 + 16 - len(notes(journal)))
+
+
+def test_workers_that_cannot_be_built_end_the_supervisor(start: Start, tmp_path: Path) -> None:
+    """After five false starts in a row it gives up with an error and a status that is not 0."""
+    supervisor = start(build="broken")
+    assert supervisor.wait(90) == 1
+    log = (tmp_path / "log").read_text()
+    assert "OSError: no configuration" in log
+    assert log.splitlines()[-1].startswith("qbridge_core.errors.WorkerStartError: ")
+
+
+def test_a_build_function_can_be_named(client: QueueClient, unique_name: str, journal: Path, start: Start) -> None:
+    """The text ``module:function`` works like the function itself."""
+    client.send(unique_name, {"file": str(journal)})
+    supervisor = start(build="'supervised_program:build'", processes_=1)
+    wait_for(lambda: notes(journal), 60, "the task runs")
+    supervisor.send_signal(signal.SIGINT)
+    assert supervisor.wait(60) == 0
+
+
+@pytest.mark.parametrize("build", [None, 3, "", "module", "module:", ":function", "module:a b", lambda: None])
+def test_a_wrong_build_function_is_refused(build: Any) -> None:
+    """Another process must be able to import it; the error says so."""
+    with pytest.raises(ConfigurationError, match="build"):
+        Supervisor(build, processes=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("processes", 0), ("processes", True), ("processes", "2"), ("grace_period", -1)]
+)
+def test_a_wrong_number_is_named(name: str, value: Any) -> None:
+    """Each argument is checked when the supervisor is made."""
+    with pytest.raises(ConfigurationError, match=name):
+        Supervisor("module:function", **{"processes": 1, name: value})
