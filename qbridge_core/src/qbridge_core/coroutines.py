@@ -69,7 +69,7 @@ class AsyncHandler(Executor):
             self._replaced = [loop for loop in self._replaced if loop.is_alive]
             return abandoned + len(self._replaced)
 
-    def cancel(self, run: Run) -> bool:
+    def cancel(self, run: Run) -> None:
         """Cancel the coroutine of a run, if it still runs."""
         future = self._futures.get(run)
         if future is not None:
@@ -77,7 +77,6 @@ class AsyncHandler(Executor):
         with self._lock:
             if self._loop is not None:
                 self._loop.ask()
-        return True
 
     def close(self) -> None:
         """Cancel what runs and end the loop; one that does not answer is left behind."""

@@ -28,7 +28,7 @@ class Executor:
         execute: called by a worker's thread as ``execute(payload)``; raises what the handler raises,
             :class:`NotStartedError`, or :class:`~qbridge_core.verdict.Judged`. An attribute and not a method, so that
             nothing stands on the stack between the worker and the handler.
-        in_thread: True when the worker's own stack shows what the handler does.
+        in_thread: True when the handler stands on the worker's own stack, and an exception can be raised in it.
     """
 
     in_thread = True
@@ -44,10 +44,8 @@ class Executor:
         """
         return True
 
-    def cancel(self, run: Run) -> bool:
-        """End a run whose result no longer counts; False when an exception must be raised in the worker's thread."""
-        del run
-        return False
+    def cancel(self, run: Run) -> None:
+        """End a run whose result no longer counts. Here an exception must be raised in the worker's thread."""
 
     def release(self) -> None:
         """The calling worker's thread ends."""

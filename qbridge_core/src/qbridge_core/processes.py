@@ -310,12 +310,11 @@ class ProcessExecutor(Executor):
             child = None
         return (child is not None or self._start()) and not self._closed.is_set()
 
-    def cancel(self, run: Run) -> bool:
+    def cancel(self, run: Run) -> None:
         """Interrupt the handler and kill its process soon afterwards."""
         child = self._running.get(run)
         if child is not None:
             child.cancel()
-        return True
 
     def release(self) -> None:
         """The calling thread needs its child no more; somebody else waits for its end."""

@@ -18,11 +18,12 @@ from multiprocessing.connection import Connection, wait
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
+from qbridge_core.checks import require_seconds
 from qbridge_core.errors import ConfigurationError, WorkerStartError
 from qbridge_core.executor import loading
 from qbridge_core.exits import describe_exit
 from qbridge_core.interpreter import main_program, start_interpreter
-from qbridge_core.retry import ExponentialBackoff, require_seconds
+from qbridge_core.retry import ExponentialBackoff
 from qbridge_core.supervised import ANSWER, ASK, BEGAN, ENDED, NOW, READY, STOP
 
 if TYPE_CHECKING:

@@ -101,7 +101,10 @@ class Worker(threading.Thread):
 
         Source: Python/C API, PyThreadState_SetAsyncExc.
         """
-        if self.running is not None and self._job.executor.cancel(self.running):
+        executor, run = self._job.executor, self.running
+        if not executor.in_thread:
+            if run is not None:
+                executor.cancel(run)
             return
         with self._ending:  # a thread that has ended may have left its identifier to an innocent one
             if not self._ended and self.ident is not None:
