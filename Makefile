@@ -7,10 +7,10 @@ STAMP := $(VENV)/.installed
 PROJECTS := pyproject.toml $(wildcard qbridge_*/pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check clean
+.PHONY: help env demo test chaos check clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 env: $(STAMP) ## Create .venv with the four distributions (editable) and the tools
 	@:
@@ -26,11 +26,18 @@ test: env ## Run the tests against private brokers; ARGS='-k name' is passed to 
 	@scripts/install-brokers.sh
 	@$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
+chaos: env ## Break brokers, connections and workers, and prove that nothing is lost; SEED=, BACKEND=, FAULT=, SECONDS=
+	@scripts/install-brokers.sh
+	@PYTHONPATH=tests $(BIN)/python -m chaos $(if $(SEED),--seed '$(SEED)') $(if $(BACKEND),--backend '$(BACKEND)') \
+		$(if $(FAULT),--fault '$(FAULT)') $(if $(TASKS),--tasks '$(TASKS)') $(if $(FAULTS),--faults '$(FAULTS)') \
+		$(if $(TASK_SECONDS),--task-seconds '$(TASK_SECONDS)') $(if $(THREADS),--threads '$(THREADS)') \
+		$(if $(SECONDS),--seconds '$(SECONDS)') $(if $(MARKDOWN),--markdown '$(MARKDOWN)')
+
 check: env ## Check format, lint, types and who imports whom
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@MYPYPATH=tests $(BIN)/mypy -p support
+	@MYPYPATH=tests $(BIN)/mypy -p support -p chaos
 	@$(BIN)/lint-imports
 
 clean: ## Remove the environment, caches and builds

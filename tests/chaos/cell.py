@@ -1,0 +1,263 @@
+"""Carries out one plan: a broker of its own, a worker, a publisher, faults; then it looks at what is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from chaos.checker import Verdict, check
+from chaos.faults import Victims, strike
+from chaos.history import DONE, History, Journal, Letter, Period
+from chaos.plan import MAX_CRASHES, MAX_RETRIES, Backend, Plan
+from chaos.publisher import Background, Publisher, task_of
+from chaos.supervisor import Supervisor
+from chaos.worker_program import Settings
+from qbridge_core import QueueClient, TransientError, connect
+from support.brokers import Broker, RabbitMQBroker, RedisBroker
+from support.proxy import TCPProxy
+
+QUEUE = "chaos"
+DEAD = "chaos.dead"
+SUSPECTS = f"{QUEUE}.suspects"
+# RabbitMQ 3.10 does not recover a quorum queue that is killed in its first second.
+_AGE_OF_QUEUES = 5.0
+_POLL = 0.1
+_WITH_FAULT = 50  # messages that are sent one by one from the beginning of a fault on
+_COUNTING = 20.0  # RabbitMQ counts the messages of a quorum queue every few seconds only
+_OPTIONS = {
+    Backend.QUORUM: "?heartbeat=2",
+    Backend.CLASSIC: "?heartbeat=2&queue_type=classic",
+    Backend.REDIS: "?lease=2",
+}
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A cell that was carried out."""
+
+    plan: Plan
+    history: History
+    letters: Sequence[Letter]
+    verdict: Verdict
+
+
+def new_broker(backend: Backend, directory: Path) -> Broker:
+    """A server of this backend, not started."""
+    kind: type[Broker] = RedisBroker if backend is Backend.REDIS else RabbitMQBroker
+    return kind(directory)
+
+
+def run_cell(plan: Plan, directory: Path, say: Say = lambda text: None) -> Outcome:
+    """Carry out a plan on a new broker whose files are below the directory, and judge it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    broker = new_broker(plan.backend, directory / "broker")
+    try:
+        broker.start()
+        return run_cell_on(broker, plan, directory, say)
+    finally:
+        broker.close()
+
+
+def run_cell_on(broker: Broker, plan: Plan, directory: Path, say: Say = lambda text: None) -> Outcome:
+    """Carry out a plan on a broker that is started and that nobody else uses."""
+    options = _OPTIONS[plan.backend]
+    with TCPProxy.to(broker.url) as proxy, connect(broker.url + options) as direct:
+        prepare(direct, plan)
+        with connect(proxy.through(broker.url) + options) as client:
+            cell = _Cell(plan, broker, proxy, direct, Publisher(client, QUEUE, plan), directory, say)
+            history, letters = cell.run()
+    return Outcome(plan, history, letters, check(plan, history, letters))
+
+
+def prepare(client: QueueClient, plan: Plan) -> None:
+    """Declare every queue that there will be, so that none is too young when the broker is killed."""
+    client.declare(QUEUE, DEAD)
+    if client.capabilities.crashes:
+        client.declare(SUSPECTS, DEAD)
+    if plan.backoff:
+        # The queue that holds such delays is made when it is first needed.
+        client.send(DEAD, {}, delay=plan.backoff)
+    declared = time.monotonic()
+    _until(lambda: time.monotonic() > declared + _AGE_OF_QUEUES, _AGE_OF_QUEUES + 1)
+    client.purge(DEAD)
+
+
+def _until(condition: Callable[[], bool], seconds: float, poll: float = _POLL) -> bool:
+    """Wait for the condition; False when the time is over."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(poll)
+    return True
+
+
+class _Cell:
+    """One plan while it is carried out."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        broker: Broker,
+        proxy: TCPProxy,
+        direct: QueueClient,
+        publisher: Publisher,
+        directory: Path,
+        say: Say,
+    ) -> None:
+        self._plan = plan
+        self._broker = broker
+        self._proxy = proxy
+        self._direct = direct
+        self._publisher = publisher
+        self._say = say
+        self._journal = Journal(directory / "journal")
+        self._log = directory / "worker.log"
+        self._overdue = ""
+        self._stuck: frozenset[str] = frozenset()
+
+    def run(self) -> tuple[History, list[Letter]]:
+        """Do everything; return what was seen."""
+        first, *others = self._plan.portions()
+        self._publisher.publish_all(first)
+        with self._supervised() as supervisor:
+            _until(self._is_going, 60)
+            began = time.monotonic()
+            faults = self._strike_all(supervisor, others)
+            self._wait_for_the_end(supervisor)
+            ended = time.monotonic()
+            supervisor.stop()
+        self._journal.read()
+        return History(
+            runs=self._journal.runs,
+            published=frozenset(self._publisher.published),
+            resent=self._publisher.resent,
+            kills=supervisor.kills,
+            exits=supervisor.exits,
+            faults=faults,
+            stuck=self._stuck,
+            overdue=self._overdue,
+            residue=self._residue(),
+            leftovers=self._leftovers(),
+            seconds=ended - began,
+        ), self._letters()
+
+    @contextmanager
+    def _supervised(self) -> Iterator[Supervisor]:
+        settings = Settings(
+            url=self._proxy.through(self._broker.url) + _OPTIONS[self._plan.backend],
+            queue=QUEUE,
+            dead_letter_queue=DEAD,
+            journal=str(self._journal.path),
+            threads=self._plan.threads,
+            max_retries=MAX_RETRIES,
+            max_crashes=MAX_CRASHES,
+            backoff=self._plan.backoff,
+        )
+        supervisor = Supervisor(settings.dump(), self._log)
+        try:
+            yield supervisor
+        finally:
+            supervisor.close()
+
+    def _is_going(self) -> bool:
+        self._journal.read()
+        return bool(self._journal.runs)
+
+    def _strike_all(self, supervisor: Supervisor, portions: Sequence[Sequence[str]]) -> list[Period]:
+        """Make one fault after another; meanwhile the publisher goes on."""
+        victims = Victims(self._broker, self._proxy, supervisor)
+        periods = []
+        for what, ids in zip(self._plan.strikes, portions, strict=True):
+            # Most of them at once, for the fault must find work to do; the others meet the fault.
+            self._publisher.publish_all(ids[_WITH_FAULT:])
+            time.sleep(what.after)
+            sending = Background(self._publisher, ids[:_WITH_FAULT], time.monotonic() + what.lasts + self._plan.bound)
+            backlog = len(self._publisher.published & self._to_do())
+            self._say(str(what))
+            began = time.monotonic()
+            strike(victims, what)
+            periods.append(Period(what.fault, str(what), began, time.monotonic(), backlog))
+            sending.join()
+        return periods
+
+    def _wait_for_the_end(self, supervisor: Supervisor) -> None:
+        """Wait until everything is as planned; when it takes too long, look whether a restart by hand helps."""
+        # The second condition takes a process of the broker's own tool each time, so the first one is waited for first.
+        if _until(self._is_over, self._plan.bound) and _until(self._is_settled, self._plan.bound, poll=1.0):
+            return
+        self._stuck = frozenset(self._to_do() | self._without_letter())
+        self._overdue = f"{len(self._stuck)} tasks are not finished; messages: {self._everything_left()}"
+        self._say(f"overdue: {self._overdue}")
+        supervisor.terminate()
+        _until(self._is_over, 60)
+
+    def _to_do(self) -> set[str]:
+        """The tasks that have not succeeded yet and should."""
+        self._journal.read()
+        good = {run.task_id for run in self._journal.runs if run.outcome == DONE}
+        return {task_id for task_id, fate in self._plan.fates.items() if fate.good_runs} - good
+
+    def _without_letter(self) -> set[str]:
+        """The tasks that should be in the dead-letter queue and are not."""
+        dead = {letter.task_id for letter in self._letters()}
+        return {task_id for task_id, fate in self._plan.fates.items() if fate.letters} - dead
+
+    def _is_over(self) -> bool:
+        expected = sum(fate.letters for fate in self._plan.fates.values())
+        return not self._to_do() and self._letter_count() >= expected and self._is_empty()
+
+    def _letter_count(self) -> int:
+        try:
+            return self._direct.stats(DEAD).ready
+        except TransientError:
+            return 0
+
+    def _letters(self) -> list[Letter]:
+        try:
+            letters = self._direct.dead_letters(DEAD, limit=2 * len(self._plan.fates))
+        except TransientError:
+            return []
+        return [Letter(letter.task_id, letter.reason.value, letter.attempts) for letter in letters]
+
+    def _counts(self) -> dict[str, int]:
+        """Messages of each queue but the dead-letter queue; -1 while the broker cannot say."""
+        counts = {}
+        for queue in (QUEUE, SUSPECTS):
+            try:
+                stats = self._direct.stats(queue)
+            except TransientError:
+                counts[queue] = -1
+            else:
+                counts[queue] = stats.ready + stats.in_flight + stats.delayed
+        return counts
+
+    def _is_empty(self) -> bool:
+        return not any(self._counts().values())
+
+    def _is_settled(self) -> bool:
+        return not any(self._everything_left().values())
+
+    def _residue(self) -> dict[str, int]:
+        """What is left when the worker has ended."""
+        _until(self._is_settled, _COUNTING, poll=1.0)
+        return self._everything_left()
+
+    def _leftovers(self) -> frozenset[str]:
+        """The tasks whose messages are left in the input queue, or some of them."""
+        with suppress(TransientError):
+            return frozenset(map(task_of, self._direct.receive(QUEUE, 100, 0.0)))
+        return frozenset()
+
+    def _everything_left(self) -> dict[str, int]:
+        """Messages of each queue but the dead-letter queue, as the broker itself counts them where it can be asked."""
+        counts = self._counts()
+        if isinstance(self._broker, RabbitMQBroker):
+            listed = self._broker.rabbitmqctl("list_queues", "name", "messages", "--no-table-headers")
+            counts |= {name: int(count) for name, count in (line.split("\t") for line in listed.splitlines())}
+        counts.pop(DEAD, None)
+        return counts

@@ -1,0 +1,91 @@
+"""How each kind of fault is done, and undone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from chaos.plan import Fault, Strike
+from chaos.supervisor import Supervisor
+from support.brokers import Broker, RabbitMQBroker, RedisBroker
+from support.proxy import TCPProxy
+
+_NO_MEMORY = "0.00001"
+_ENOUGH_MEMORY = "0.4"
+
+
+@dataclass(frozen=True)
+class Victims:
+    """What can be broken."""
+
+    broker: Broker
+    proxy: TCPProxy
+    supervisor: Supervisor
+
+
+def strike(victims: Victims, what: Strike) -> None:
+    """Do one fault and undo it; return when everything could work again."""
+    _HOW[what.fault](victims, what.lasts)
+
+
+def _cut(victims: Victims, lasts: float) -> None:
+    """Reset the connections; for a fault that lasts, also let none in."""
+    if lasts:
+        victims.proxy.refuse()
+    victims.proxy.reset()
+    time.sleep(lasts)
+    victims.proxy.pass_through()
+
+
+def _half_open(victims: Victims, lasts: float) -> None:
+    """Swallow every byte; then, half of the time, the old connections are dead and otherwise they go on."""
+    victims.proxy.blackhole()
+    time.sleep(lasts or 0.5)
+    if int(lasts * 10) % 2:
+        victims.proxy.reset()
+    victims.proxy.pass_through()
+
+
+def _kill_broker(victims: Victims, lasts: float) -> None:
+    victims.broker.kill()
+    time.sleep(lasts)
+    victims.broker.start()
+
+
+def _restart_broker(victims: Victims, lasts: float) -> None:
+    victims.broker.stop()
+    time.sleep(lasts)
+    victims.broker.start()
+
+
+def _terminate_worker(victims: Victims, lasts: float) -> None:
+    victims.supervisor.terminate()
+
+
+def _kill_worker(victims: Victims, lasts: float) -> None:
+    victims.supervisor.kill()
+
+
+def _alarm(victims: Victims, lasts: float) -> None:
+    """Let the broker believe that its memory is used up."""
+    broker = victims.broker
+    if isinstance(broker, RabbitMQBroker):
+        broker.rabbitmqctl("set_vm_memory_high_watermark", _NO_MEMORY)
+        time.sleep(lasts)
+        broker.rabbitmqctl("set_vm_memory_high_watermark", _ENOUGH_MEMORY)
+    elif isinstance(broker, RedisBroker):
+        broker.cli("CONFIG", "SET", "maxmemory", "1mb")  # an empty server uses more
+        time.sleep(lasts or 0.5)
+        broker.cli("CONFIG", "SET", "maxmemory", "0")
+
+
+_HOW: dict[Fault, Callable[[Victims, float], None]] = {
+    Fault.CUT: _cut,
+    Fault.HALF_OPEN: _half_open,
+    Fault.BROKER_KILL: _kill_broker,
+    Fault.BROKER_RESTART: _restart_broker,
+    Fault.WORKER_TERM: _terminate_worker,
+    Fault.WORKER_KILL: _kill_worker,
+    Fault.ALARM: _alarm,
+}

@@ -1,0 +1,158 @@
+"""What happened: the journal that the workers write, and what the harness itself did and saw."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from chaos.plan import WORKER_FAULTS, Fault
+
+DONE: Final = "done"
+FAILED: Final = "failed"
+# How long the outcome of a run may be on its way to the broker, and how long a worker may take to find a broker that is
+# back.
+SETTLING_SECONDS: Final = 0.5
+RECOVERY_SECONDS: Final = 5.0
+
+
+@dataclass
+class Run:
+    """One run of a task's handler. Times are seconds of the system's monotonic clock.
+
+    Attributes:
+        task_id: which task.
+        pid: the worker process.
+        attempt: what the handler was told: 1 for the first.
+        began: when the handler began.
+        ended: when it ended, or None if it did not.
+        outcome: `DONE`, `FAILED`, or "" if it did not end.
+    """
+
+    task_id: str
+    pid: int
+    attempt: int
+    began: float
+    ended: float | None = None
+    outcome: str = ""
+
+
+@dataclass(frozen=True)
+class Period:
+    """A fault while it lasted, by the monotonic clock.
+
+    Attributes:
+        fault: its kind.
+        what: its description.
+        began: when it began.
+        ended: when what it broke was in order again.
+        backlog: how many published tasks had not succeeded when it began.
+    """
+
+    fault: Fault
+    what: str
+    began: float
+    ended: float
+    backlog: int
+
+
+@dataclass(frozen=True)
+class Letter:
+    """What counts of a dead letter."""
+
+    task_id: str
+    reason: str
+    attempts: int
+
+
+@dataclass
+class History:
+    """Everything that was seen in one cell.
+
+    Attributes:
+        runs: all runs in the order of their beginnings.
+        published: the ids that the broker confirmed.
+        resent: how often an id was sent again because its confirmation was missing.
+        kills: when each killed worker process was killed, by pid.
+        exits: worker processes that ended without being told to, or wrongly, described.
+        faults: the faults.
+        stuck: the tasks that were not finished in time.
+        overdue: what else was not over in time, described; empty when everything was.
+        residue: messages that were left, by queue; without those in the dead-letter queue.
+        leftovers: the tasks of messages that were left in the input queue, as far as they could be read.
+        seconds: from the first task to the last.
+    """
+
+    runs: Sequence[Run] = ()
+    published: frozenset[str] = frozenset()
+    resent: Mapping[str, int] = field(default_factory=dict)
+    kills: Mapping[int, float] = field(default_factory=dict)
+    exits: Sequence[str] = ()
+    faults: Sequence[Period] = ()
+    stuck: frozenset[str] = frozenset()
+    overdue: str = ""
+    residue: Mapping[str, int] = field(default_factory=dict)
+    leftovers: frozenset[str] = frozenset()
+    seconds: float = 0.0
+
+    def runs_by_task(self) -> dict[str, list[Run]]:
+        """The runs of each task that had any."""
+        found: dict[str, list[Run]] = defaultdict(list)
+        for run in self.runs:
+            found[run.task_id].append(run)
+        return found
+
+    def settled_until(self, pid: int) -> float:
+        """The broker must have learned of what ended before this moment in the worker, although it was killed later."""
+        if pid not in self.kills:
+            return math.inf
+        moment = self.kills[pid] - SETTLING_SECONDS
+        for fault in sorted(self.faults, key=lambda each: each.began, reverse=True):
+            # While the broker is out of reach the worker keeps the outcomes.
+            if fault.fault not in WORKER_FAULTS and fault.began <= moment < fault.ended + RECOVERY_SECONDS:
+                moment = fault.began - SETTLING_SECONDS
+        return moment
+
+
+class Journal:
+    """Reads what the workers append, as far as it has been written.
+
+    A worker writes ``start ID RUN ATTEMPT PID TIME`` and ``done ID RUN PID TIME`` or ``failed ID RUN PID TIME``, each
+    in one write, and ``ready PID TIME`` when it is connected. Used by one thread.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.runs: list[Run] = []
+        self.starts_of_workers = 0
+        self._by_key: dict[tuple[int, str], Run] = {}
+        self._offset = 0
+        self._rest = b""
+        path.touch()
+
+    def read(self) -> None:
+        """Take in what is new."""
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            data = file.read()
+        self._offset += len(data)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        self._take(line.decode() for line in lines)
+
+    def _take(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            event, *fields = line.split()
+            if event == "ready":
+                self.starts_of_workers += 1
+            elif event == "start":
+                task_id, number, attempt, pid, when = fields
+                run = Run(task_id, int(pid), int(attempt), float(when))
+                self.runs.append(run)
+                self._by_key[run.pid, number] = run
+            else:
+                _, number, pid, when = fields
+                run = self._by_key[int(pid), number]
+                run.outcome, run.ended = event, float(when)

@@ -1,0 +1,197 @@
+"""What a cell will do, drawn from a seed: the same seed gives the same tasks, the same faults and the same moments."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+MAX_RETRIES: Final = 3
+# A worker is killed by the plan and not by its tasks, so a task that was hit more than once is no suspect.
+MAX_CRASHES: Final = 1_000
+
+
+class Backend(StrEnum):
+    """What is tested."""
+
+    QUORUM = "rabbitmq-quorum"
+    CLASSIC = "rabbitmq-classic"
+    REDIS = "redis"
+
+
+class Fault(StrEnum):
+    """What goes wrong."""
+
+    CUT = "connection cut"
+    HALF_OPEN = "half-open connection"
+    BROKER_KILL = "broker kill -9"
+    BROKER_RESTART = "broker restart"
+    WORKER_TERM = "worker SIGTERM"
+    WORKER_KILL = "worker SIGKILL"
+    ALARM = "memory alarm"
+
+
+MIXED: Final = "mixed"
+DELAYED: Final = "delayed retries"
+"""Retries with a delay while the broker is killed; apart, for RabbitMQ may hold such a message for 180 s."""
+SCENARIOS: Final = (*(fault.value for fault in Fault), MIXED, DELAYED)
+
+NETWORK_FAULTS: Final = (Fault.CUT, Fault.HALF_OPEN)
+BROKER_FAULTS: Final = (Fault.BROKER_KILL, Fault.BROKER_RESTART, Fault.ALARM)
+WORKER_FAULTS: Final = (Fault.WORKER_TERM, Fault.WORKER_KILL)
+
+
+class Fate(StrEnum):
+    """What must become of a task."""
+
+    SUCCEEDS = "succeeds"
+    RECOVERS = "fails twice, then succeeds"
+    FAILS = "always fails"
+    MALFORMED = "is no task"
+
+    @property
+    def failed_runs(self) -> int:
+        """How many runs of it fail."""
+        return {Fate.RECOVERS: 2, Fate.FAILS: MAX_RETRIES + 1}.get(self, 0)
+
+    @property
+    def good_runs(self) -> int:
+        """How many runs of it succeed."""
+        return int(self in (Fate.SUCCEEDS, Fate.RECOVERS))
+
+    @property
+    def letters(self) -> int:
+        """How many dead letters it leaves."""
+        return 1 - self.good_runs
+
+
+@dataclass(frozen=True)
+class Strike:
+    """One fault of a plan.
+
+    Attributes:
+        fault: its kind.
+        after: seconds of undisturbed work before it, counted from the end of the one before.
+        lasts: seconds for which it goes on, where it is not an instant; 0 for the shortest possible.
+    """
+
+    fault: Fault
+    after: float
+    lasts: float
+
+    def __str__(self) -> str:
+        lasts = f" for {self.lasts:.1f} s" if self.lasts else ""
+        return f"after {self.after:.1f} s {self.fault}{lasts}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a cell will do.
+
+    Attributes:
+        seed: what it was drawn from.
+        backend: what is tested.
+        scenario: one of `SCENARIOS`.
+        fates: the tasks by id, in the order in which they are published.
+        strikes: the faults in their order.
+        task_seconds: how long a run takes.
+        threads: of the worker.
+        backoff: seconds before a retry.
+        bound: seconds after the last fault within which everything must be over.
+    """
+
+    seed: int
+    backend: Backend
+    scenario: str
+    fates: Mapping[str, Fate]
+    strikes: Sequence[Strike]
+    task_seconds: float
+    threads: int
+    backoff: float
+    bound: float
+
+    def portions(self) -> list[list[str]]:
+        """The ids that are published before the work begins, and those that are published with each fault."""
+        ids = list(self.fates)
+        count = len(self.strikes) + 1
+        return [ids[part * len(ids) // count : (part + 1) * len(ids) // count] for part in range(count)]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much a cell has to do.
+
+    Attributes:
+        tasks: how many tasks.
+        task_seconds: how long a run takes.
+        threads: of the worker.
+        strikes: how many faults, unless the scenario says which.
+        brief: faults that last a moment only, for a test that must not take long.
+    """
+
+    tasks: int = 5_000
+    task_seconds: float = 0.02
+    threads: int = 10
+    strikes: int = 3
+    brief: bool = False
+
+
+def make_plan(seed: int, backend: Backend, scenario: str, size: Size) -> Plan:
+    """Draw the plan of one cell."""
+    # Each cell has a generator of its own, so that one cell alone repeats what it did within the table.
+    rng = random.Random(f"{seed} {backend} {scenario} {size}")
+    faults = _faults(rng, scenario, size)
+    return Plan(
+        seed=seed,
+        backend=backend,
+        scenario=scenario,
+        fates=MappingProxyType(_fates(rng, size.tasks)),
+        strikes=_strikes(rng, faults, size),
+        task_seconds=size.task_seconds,
+        threads=size.threads,
+        backoff=1.0 if scenario == DELAYED else 0.0,
+        # 180 s: see DELAYED. Otherwise there is the work, and what a loaded machine needs to reconnect.
+        bound=(300.0 if scenario == DELAYED else 90.0) + 5 * size.tasks * size.task_seconds / size.threads,
+    )
+
+
+def _faults(rng: random.Random, scenario: str, size: Size) -> list[Fault]:
+    if scenario == DELAYED:
+        return [Fault.BROKER_KILL] * size.strikes
+    if scenario != MIXED:
+        return [Fault(scenario)] * size.strikes
+    if size.brief:
+        faults = [rng.choice(kind) for kind in (NETWORK_FAULTS, BROKER_FAULTS, WORKER_FAULTS)]
+    else:
+        faults = list(Fault)
+    rng.shuffle(faults)
+    return faults
+
+
+def _strikes(rng: random.Random, faults: Sequence[Fault], size: Size) -> list[Strike]:
+    portion = size.tasks * size.task_seconds / size.threads / (len(faults) + 1)
+    strikes = []
+    for position, fault in enumerate(faults):
+        # The first of several silences is longer than any watchdog's patience, so that both kinds are seen.
+        long_silence = fault is Fault.HALF_OPEN and position == 0 and not size.brief
+        lasts = rng.uniform(15.0, 20.0) if long_silence else _duration(rng, fault)
+        strikes.append(Strike(fault, rng.uniform(0.3, 0.9) * portion, lasts))
+    return strikes
+
+
+def _duration(rng: random.Random, fault: Fault) -> float:
+    if fault in WORKER_FAULTS or rng.random() < 0.3:
+        return 0.0
+    longest = {Fault.HALF_OPEN: 4.0, Fault.ALARM: 4.0, Fault.CUT: 1.0}.get(fault, 2.0)
+    return rng.uniform(0.1, longest)
+
+
+def _fates(rng: random.Random, tasks: int) -> dict[str, Fate]:
+    some = max(2, tasks // 100)
+    bad = [Fate.FAILS] * some + [Fate.RECOVERS] * some + [Fate.MALFORMED] * max(2, some // 5)
+    fates = bad + [Fate.SUCCEEDS] * (tasks - len(bad))
+    rng.shuffle(fates)
+    return {f"{number:06d}": fate for number, fate in enumerate(fates)}

@@ -1,0 +1,277 @@
+"""The checker of the chaos runs accepts what is right, and flags each defect that there could be."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from chaos.checker import Verdict, check
+from chaos.history import DONE, FAILED, History, Journal, Letter, Period, Run
+from chaos.plan import SCENARIOS, Backend, Fate, Fault, Plan, Size, Strike, make_plan
+
+GOOD, FLAKY, BAD, NOISE = "good", "flaky", "bad", "noise"
+FATES = {GOOD: Fate.SUCCEEDS, FLAKY: Fate.RECOVERS, BAD: Fate.FAILS, NOISE: Fate.MALFORMED}
+LETTERS = [Letter(BAD, "failed", 4), Letter(NOISE, "malformed", 0)]
+WORKER, KILLED = 1, 2
+KILLED_AT = 50.0
+
+PLAN = Plan(
+    seed=1,
+    backend=Backend.REDIS,
+    scenario="worker SIGKILL",
+    fates=FATES,
+    strikes=[Strike(Fault.WORKER_KILL, 1.0, 0.0)],
+    task_seconds=0.02,
+    threads=10,
+    backoff=0.0,
+    bound=60.0,
+)
+
+
+def run(task_id: str, attempt: int, outcome: str, *, at: float = 1.0, pid: int = WORKER) -> Run:
+    """One run of 20 ms."""
+    return Run(task_id, pid, attempt, at, at + 0.02 if outcome else None, outcome)
+
+
+def as_planned() -> list[Run]:
+    """The runs of a cell in which nothing went wrong."""
+    return [
+        run(GOOD, 1, DONE),
+        run(FLAKY, 1, FAILED),
+        run(FLAKY, 2, FAILED),
+        run(FLAKY, 3, DONE),
+        *(run(BAD, attempt, FAILED) for attempt in (1, 2, 3, 4)),
+    ]
+
+
+def history(*more: Run, without: str = "") -> History:
+    """The history of a cell with these runs too, and without those of one task."""
+    runs = [each for each in as_planned() if each.task_id != without]
+    return History(
+        runs=[*runs, *more],
+        published=frozenset(FATES),
+        kills={KILLED: KILLED_AT},
+        faults=[Period(Fault.WORKER_KILL, "worker SIGKILL", 1.0, 2.0, backlog=5)],
+        residue={"chaos": 0},
+    )
+
+
+def problems(verdict: Verdict) -> dict[str, str]:
+    """The problems of each task as one text."""
+    return {task_id: " ".join(found) for task_id, found in verdict.problems.items()}
+
+
+def test_what_went_as_planned_is_accepted() -> None:
+    """Every fate as it must be: no problem, and every run is counted."""
+    verdict = check(PLAN, history(), LETTERS)
+    assert problems(verdict) == {}
+    assert (verdict.runs, verdict.lost, verdict.stuck, verdict.duplicates, verdict.interrupted) == (8, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("task_id", [GOOD, FLAKY])
+def test_a_task_that_never_succeeded_is_lost(task_id: str) -> None:
+    """No run that was done: lost, whether it ran before or not."""
+    verdict = check(PLAN, history(without=task_id), LETTERS)
+    assert "LOST" in problems(verdict)[task_id]
+    assert verdict.lost == 1
+
+
+@pytest.mark.parametrize("missing", [BAD, NOISE])
+def test_a_missing_dead_letter_is_lost(missing: str) -> None:
+    """A task that had to become a dead letter and did not is lost."""
+    verdict = check(PLAN, history(), [letter for letter in LETTERS if letter.task_id != missing])
+    assert "LOST" in problems(verdict)[missing]
+    assert verdict.lost == 1
+
+
+def test_what_was_never_confirmed_is_not_lost_but_a_problem_of_the_cell() -> None:
+    """The broker never had it, so nothing was lost; but a cell whose publisher gave up proves nothing."""
+    found = replace(history(without=GOOD), published=frozenset(FATES) - {GOOD})
+    verdict = check(PLAN, found, LETTERS)
+    assert verdict.lost == 0
+    assert "could not be published" in problems(verdict)[""]
+
+
+def test_a_second_run_is_a_duplicate() -> None:
+    """A task that was done twice."""
+    verdict = check(PLAN, history(run(GOOD, 1, DONE)), LETTERS)
+    assert "DUPLICATE" in problems(verdict)[GOOD]
+    assert verdict.duplicates == 1
+
+
+def test_a_fifth_attempt_is_a_duplicate() -> None:
+    """A task that failed once more than ``max_retries`` allows."""
+    verdict = check(PLAN, history(run(BAD, 5, FAILED)), LETTERS)
+    assert "DUPLICATE" in problems(verdict)[BAD]
+
+
+def test_too_few_attempts_are_flagged() -> None:
+    """A dead letter after three runs instead of four, though it claims four."""
+    runs = [run(BAD, attempt, FAILED) for attempt in (1, 2, 3)]
+    assert "3 failed runs instead of 4" in problems(check(PLAN, history(*runs, without=BAD), LETTERS))[BAD]
+
+
+def test_an_attempt_that_was_not_counted_is_flagged() -> None:
+    """Two runs in a row that were told to be the same attempt."""
+    runs = [run(FLAKY, 1, FAILED), run(FLAKY, 1, FAILED), run(FLAKY, 2, DONE)]
+    assert "told to be attempt 1 after 1" in problems(check(PLAN, history(*runs, without=FLAKY), LETTERS))[FLAKY]
+
+
+def test_an_attempt_that_was_counted_twice_is_flagged() -> None:
+    """A first run that was told to be the second."""
+    verdict = check(PLAN, history(run(GOOD, 2, DONE), without=GOOD), LETTERS)
+    assert "told to be attempt 2 after 0" in problems(verdict)[GOOD]
+
+
+@pytest.mark.parametrize(
+    ("letter", "text"),
+    [
+        (Letter(GOOD, "failed", 4), "1 dead letters instead of 0"),
+        (Letter(BAD, "failed", 4), "2 dead letters instead of 1"),
+        (Letter(NOISE, "malformed", 0), "2 dead letters instead of 1"),
+        (Letter("stranger", "failed", 4), "nobody sent it"),
+    ],
+)
+def test_a_dead_letter_too_many_is_flagged(letter: Letter, text: str) -> None:
+    """A second letter of a task, one of a task that succeeded, one that nobody sent."""
+    assert text in problems(check(PLAN, history(), [*LETTERS, letter]))[letter.task_id]
+
+
+@pytest.mark.parametrize("letter", [Letter(BAD, "crashed", 4), Letter(BAD, "failed", 3)])
+def test_a_dead_letter_that_says_something_else_is_flagged(letter: Letter) -> None:
+    """Another reason or another number of attempts than there were."""
+    assert "its dead letter says" in problems(check(PLAN, history(), [letter, LETTERS[1]]))[BAD]
+
+
+def test_a_run_of_what_is_no_task_is_flagged() -> None:
+    """A malformed message must not reach the handler."""
+    assert "DUPLICATE" in problems(check(PLAN, history(run(NOISE, 1, DONE)), LETTERS))[NOISE]
+
+
+def test_a_run_of_what_nobody_sent_is_flagged() -> None:
+    """An id that is not in the plan."""
+    assert "nobody sent it" in problems(check(PLAN, history(run("stranger", 1, DONE)), LETTERS))["stranger"]
+
+
+def test_residue_is_flagged() -> None:
+    """A message that is left in a queue of the broker."""
+    found = replace(history(), residue={"chaos": 0, "chaos.suspects": 1}, leftovers=frozenset({GOOD}))
+    assert "RESIDUE: 1 messages left in chaos.suspects" in problems(check(PLAN, found, LETTERS))[""]
+    assert "RESIDUE" in problems(check(PLAN, found, LETTERS))[GOOD]
+
+
+def test_a_task_that_was_finished_by_a_restart_by_hand_only_is_stuck() -> None:
+    """All is done in the end, but it was not when the time was over."""
+    verdict = check(PLAN, replace(history(), stuck=frozenset({GOOD}), overdue="1 task"), LETTERS)
+    assert "STUCK" in problems(verdict)[GOOD]
+    assert "STUCK" in problems(verdict)[""]
+    assert (verdict.stuck, verdict.lost) == (1, 0)
+
+
+def test_a_run_that_does_not_end_is_stuck() -> None:
+    """Its worker lives, and the handler does not return."""
+    assert "did not end" in problems(check(PLAN, history(run(GOOD, 1, "")), LETTERS))[GOOD]
+
+
+def test_a_worker_that_ended_by_itself_is_flagged() -> None:
+    """An exit that nobody asked for."""
+    assert "ended unasked" in problems(check(PLAN, replace(history(), exits=["worker 1 ended unasked"]), LETTERS))[""]
+
+
+def test_a_fault_without_work_proves_nothing() -> None:
+    """All tasks were done when the fault came, or it did not come at all."""
+    late = [Period(Fault.WORKER_KILL, "worker SIGKILL", 1.0, 2.0, backlog=0)]
+    assert "proves nothing" in problems(check(PLAN, replace(history(), faults=late), LETTERS))[""]
+    assert "0 faults were made" in problems(check(PLAN, replace(history(), faults=[]), LETTERS))[""]
+
+
+def test_g3_a_run_that_was_killed_with_its_worker_is_no_duplicate() -> None:
+    """It did not end, and the task was run again."""
+    verdict = check(PLAN, history(run(GOOD, 1, "", at=49.99, pid=KILLED)), LETTERS)
+    assert problems(verdict) == {}
+    assert (verdict.interrupted, verdict.duplicates) == (1, 0)
+
+
+@pytest.mark.parametrize(("ended_before", "excused"), [(0.1, True), (5.0, False)])
+def test_g3_only_a_run_that_ended_just_before_the_kill_may_be_repeated(ended_before: float, excused: bool) -> None:
+    """Its acknowledgement may still have been in the worker; after some seconds that is no excuse."""
+    first = run(GOOD, 1, DONE, at=KILLED_AT - ended_before - 0.02, pid=KILLED)
+    verdict = check(PLAN, history(first), LETTERS)
+    assert (verdict.repeated, verdict.duplicates) == ((1, 0) if excused else (0, 1))
+    assert verdict.ok is excused
+
+
+@pytest.mark.parametrize(
+    ("fault", "excused"), [(Fault.ALARM, True), (Fault.BROKER_KILL, True), (Fault.WORKER_TERM, False)]
+)
+def test_g3_what_a_killed_worker_could_not_tell_the_broker_may_be_repeated(fault: Fault, excused: bool) -> None:
+    """A run that ended while the broker was out of reach, and whose worker was killed before that was over."""
+    first = run(GOOD, 1, DONE, at=KILLED_AT - 10.0, pid=KILLED)
+    before = Period(fault, fault.value, KILLED_AT - 12.0, KILLED_AT - 1.0, backlog=5)
+    found = history(first)
+    verdict = check(replace(PLAN, strikes=PLAN.strikes * 2), replace(found, faults=[before, *found.faults]), LETTERS)
+    assert (verdict.repeated, verdict.duplicates) == ((1, 0) if excused else (0, 1))
+
+
+def test_g3_a_kill_excuses_one_repetition_only() -> None:
+    """Three runs that were done, and one that was killed before it was settled: one is too many."""
+    late = run(GOOD, 1, DONE, at=KILLED_AT - 0.1, pid=KILLED)
+    verdict = check(PLAN, history(late, run(GOOD, 1, DONE)), LETTERS)
+    assert (verdict.repeated, verdict.duplicates) == (1, 1)
+
+
+def test_what_the_publisher_sent_twice_may_run_twice() -> None:
+    """A publish without a confirmation was repeated, and both messages came; a third one is a duplicate."""
+    twice = replace(history(run(GOOD, 1, DONE)), resent={GOOD: 1})
+    assert check(PLAN, twice, LETTERS).ok
+    thrice = replace(history(run(GOOD, 1, DONE), run(GOOD, 1, DONE)), resent={GOOD: 1})
+    assert check(PLAN, thrice, LETTERS).duplicates == 1
+
+
+def test_the_same_seed_makes_the_same_plan() -> None:
+    """Every cell can be repeated alone, and differs from its neighbours and from other seeds."""
+    size = Size(tasks=200)
+    cells = list(itertools.product(Backend, SCENARIOS))
+    plans = [make_plan(7, backend, scenario, size) for backend, scenario in cells]
+    assert plans == [make_plan(7, backend, scenario, size) for backend, scenario in cells]
+    assert make_plan(8, *cells[0], size) != plans[0]
+    assert len({tuple(map(str, plan.strikes)) for plan in plans}) == len(plans)
+
+
+@pytest.mark.parametrize("brief", [True, False])
+def test_a_mixed_plan_has_every_kind_of_fault(brief: bool) -> None:
+    """Each fault once; briefly, one of the network, one of the broker and one of the worker."""
+    faults = [strike.fault for strike in make_plan(3, Backend.REDIS, "mixed", Size(brief=brief)).strikes]
+    assert len(faults) == (3 if brief else len(Fault))
+    assert len(set(faults)) == len(faults)
+
+
+def test_a_plan_has_every_fate_and_publishes_each_task_once() -> None:
+    """The portions are the tasks, in their order."""
+    plan = make_plan(1, Backend.QUORUM, "worker SIGTERM", Size(tasks=100))
+    assert set(plan.fates.values()) == set(Fate)
+    assert list(itertools.chain.from_iterable(plan.portions())) == list(plan.fates)
+    assert len(plan.portions()) == len(plan.strikes) + 1
+
+
+def test_the_journal_is_read_while_it_grows(tmp_path: Path) -> None:
+    """Half a line waits for its end; runs of two workers with equal numbers are kept apart."""
+    journal = Journal(tmp_path / "journal")
+    journal.read()
+    assert journal.runs == []
+    with journal.path.open("a") as file:
+        file.write("ready 7 0.5\nstart a 0 1 7 1.0\nstart b 0 2 8 1.5\ndone a 0 7 2.0\nfailed b 0 8")
+    journal.read()
+    assert _outcomes(journal) == {"a": (1, DONE, 2.0), "b": (2, "", None)}
+    with journal.path.open("a") as file:
+        file.write(" 3.0\n")
+    journal.read()
+    assert _outcomes(journal) == {"a": (1, DONE, 2.0), "b": (2, FAILED, 3.0)}
+
+
+def _outcomes(journal: Journal) -> Mapping[str, tuple[int, str, float | None]]:
+    return {run.task_id: (run.attempt, run.outcome, run.ended) for run in journal.runs}
