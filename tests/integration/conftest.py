@@ -28,11 +28,12 @@ def shared_url(request: pytest.FixtureRequest) -> str:
     return quick(url)
 
 
-@pytest.fixture(params=["redis"])
+@pytest.fixture(params=["redis", "quorum", "classic"])
 def counting_url(request: pytest.FixtureRequest) -> str:
-    """The URL of each of the run's brokers whose backend sees the death of a worker."""
-    url: str = request.getfixturevalue(f"{request.param}_url")
-    return quick(url)
+    """The URL of each of the run's brokers whose backend sees the death of a worker; RabbitMQ with both queue types."""
+    if request.param == "redis":
+        return quick(request.getfixturevalue("redis_url"))
+    return f"{request.getfixturevalue('amqp_url')}?queue_type={request.param}"
 
 
 @pytest.fixture

@@ -52,7 +52,8 @@ class Capabilities:
         delay: ``publish``, ``send`` and ``reject`` accept ``delay > 0``; the broker holds the message.
         max_delay: the longest delay in seconds that the broker can hold.
         browse: ``dead_letters`` lists a dead-letter queue without consuming it.
-        crashes: ``Delivery.crashes`` counts the worker processes that died with the message; see there.
+        crashes: ``Delivery.crashes`` counts the worker processes that died with the message, or ``Delivery.suspected``
+            says that one may have, and ``crashes`` counts those that die with it when it runs alone; see there.
         durable: confirmed messages survive a restart of the broker.
         shared: other processes see the same queues.
     """

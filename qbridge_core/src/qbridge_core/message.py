@@ -110,6 +110,8 @@ class Delivery:
         attempts: how many runs of it have failed before.
         crashes: how many processes died while they held it, as far as the broker shows. It may have run beside the
             task that killed them, so this is a suspicion; a backend reports only what is no mere loss of a connection.
+        suspected: True when a process may have died with it, which ``crashes`` does not count because the broker does
+            not tell. It is run alone then; a death of that run is counted, and this one with it.
         first_failed_at: when it first failed (Unix time, seconds), if it did.
         redelivered: True when the broker has handed it out before.
         meta: QBridge's own headers on it (names start with ``x-qbridge-``).
@@ -126,6 +128,7 @@ class Delivery:
     redelivered: bool = False
     meta: Mapping[str, Any] = field(default_factory=_no_headers)
     tag: Any = None
+    suspected: bool = False
 
     def begin_anew(self) -> None:
         """Forget what made a dead letter of it: in a dead-letter queue that a worker consumes it is a new task."""

@@ -120,7 +120,7 @@ class Worker(threading.Thread):
         if REASON in delivery.meta:
             delivery.begin_anew()
         task_id = task.task_id or meta_text(delivery.meta, TASK_ID) or delivery.message_id or str(uuid.uuid4())
-        if delivery.crashes and not job.settler.admit(delivery, task_id):
+        if (delivery.crashes or delivery.suspected) and not job.settler.admit(delivery, task_id):
             return
         run = self.running = Run(delivery, task_id, job.task_timeout)
         if job.intake.closed:

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Final
 
 from qbridge_core import (
     BrokerURL,
@@ -38,14 +38,14 @@ from qbridge_core.message import (
     FIRST_FAILED_AT,
     MAX_ID_CHARS,
     SOURCE_QUEUE,
-    TASK_ID,
     meta_int,
     meta_text,
     meta_time,
 )
 from qbridge_rabbitmq import browse, delays, headers
+from qbridge_rabbitmq.docket import Docket
 from qbridge_rabbitmq.lane import DELETION_PAUSE
-from qbridge_rabbitmq.ledger import key_of
+from qbridge_rabbitmq.ledger import key_of, likeness
 from qbridge_rabbitmq.life import Arrival
 from qbridge_rabbitmq.options import Endpoint, Options
 from qbridge_rabbitmq.publisher import LARGE, Outgoing
@@ -57,6 +57,9 @@ _WINDOW: Final = 500
 # For what the broker adds to the headers of a message, and for the reason when it becomes a dead letter.
 _ROOM: Final = 4_000
 _UNSUBSCRIBE_TIMEOUT: Final = 2.0
+_HAND_BACK_TIMEOUT: Final = 1.0
+# A worker that lives is connected again after so many of the longest pauses.
+_GRACE: Final = 1.5
 _BARRIER_TIMEOUT: Final = 2.0
 _SUFFIX: Final = len(delays.name("", delays.LEVELS))
 
@@ -85,7 +88,9 @@ class RabbitMQClient(QueueClient):
         ConfigurationError: an option has a value that makes no sense.
     """
 
-    capabilities = Capabilities(delay=True, max_delay=delays.MAX_SECONDS, browse=True, durable=True, shared=True)
+    capabilities = Capabilities(
+        delay=True, max_delay=delays.MAX_SECONDS, browse=True, crashes=True, durable=True, shared=True
+    )
 
     def __init__(self, rabbitmq_url: str = "amqp://guest:guest@localhost:5672/", **options: object) -> None:
         url = BrokerURL.parse(rabbitmq_url)
@@ -93,6 +98,7 @@ class RabbitMQClient(QueueClient):
         self._endpoint = Endpoint.create(url, self._options)
         self._topology = Topology(self._options.queue_type)
         self._session: Session | None = None
+        self._docket: Docket
         self._lifecycle = threading.Lock()
         self._browsing = threading.Lock()
 
@@ -121,6 +127,7 @@ class RabbitMQClient(QueueClient):
             if self._session is None:
                 session = Session(self._endpoint, self._topology)
                 session.open()
+                self._docket = Docket(session, self._topology, _GRACE * self._options.reconnect_delay_max)
                 self._session = session
 
     def disconnect(self) -> None:
@@ -206,8 +213,17 @@ class RabbitMQClient(QueueClient):
         session = self._live()
         if max_messages < 1:
             return []
-        arrivals = session.receive(check_queue_name(queue), max_messages, timeout)
-        return [delivery for arrival in arrivals if (delivery := _hand_out(queue, arrival)) is not None]
+        if self._topology.is_side_queue(check_queue_name(queue)):
+            return self._receive_suspect(session, queue, timeout)
+        arrivals = session.receive(queue, max_messages, timeout)
+        return [delivery for arrival in arrivals if (delivery := _hand_out(session, queue, arrival)) is not None]
+
+    def _receive_suspect(self, session: Session, queue: str, timeout: float) -> list[Delivery]:
+        arrival = self._docket.take(queue, timeout)
+        if arrival is None or (delivery := _hand_out(session, queue, arrival)) is None:
+            return []
+        self._docket.hold(queue, delivery)
+        return [delivery]
 
     def subscribe(self, queue: str, prefetch: int) -> None:
         """Start a consumer (rabbitmq.com/docs/consumers, consumer-prefetch); it is renewed whenever it is lost."""
@@ -219,13 +235,16 @@ class RabbitMQClient(QueueClient):
         session.io.post(lambda: lane.subscribe(limit, fixed))
 
     def unsubscribe(self, queue: str) -> None:
-        """End the consumer; give back what ``receive`` has not returned."""
+        """End the consumer; give back what ``receive`` has not returned, as copies: see ``reject``."""
         session = self._live()
         lane = session.lane(queue)
         ended = threading.Event()
         session.io.post(lambda: lane.unsubscribe(ended.set))
         lane.interrupt()
         ended.wait(_UNSUBSCRIBE_TIMEOUT)
+        left = [arrival for arrival in lane.take_left() if not arrival.life.lost]
+        for start in range(0, len(left), _WINDOW):
+            _give_back(session, queue, left[start : start + _WINDOW])
 
     def ack(self, delivery: Delivery) -> None:
         """Acknowledge, with the next of the acknowledgements that the I/O thread sends together.
@@ -253,6 +272,9 @@ class RabbitMQClient(QueueClient):
     ) -> None:
         """Hand back, retry or dead-letter a message; a copy is confirmed before the original is acknowledged.
 
+        What a worker hands back goes to the end of the queue, as a copy too: the broker would deliver the original as
+        one that was delivered before, and nobody could tell it from one that has killed its worker.
+
         When the connection was lost meanwhile, it is done as soon as the broker delivers the message again to this
         client.
         """
@@ -267,8 +289,7 @@ class RabbitMQClient(QueueClient):
         if not claimed:
             return
         if hand_back:
-            delivery.tag.life.give_back(delivery.tag.number)
-            session.io.wake()
+            self._hand_back_one(session, delivery)
             return
         try:
             move()
@@ -333,6 +354,22 @@ class RabbitMQClient(QueueClient):
         except QBridgeError as exc:  # not connected just now, or not permitted to declare: it may well be a queue
             _log.debug("cannot tell the type of queue %r: %s", queue, exc)
 
+    def _hand_back_one(self, session: Session, delivery: Delivery) -> None:
+        arrival: Arrival = delivery.tag
+        lane = session.existing_lane(delivery.queue)
+        if lane is not None and (lane.works or self._topology.is_side_queue(delivery.queue)):
+            try:
+                session.send([_copy_back(delivery.queue, arrival)], _HAND_BACK_TIMEOUT)
+            except QBridgeError as exc:
+                _log.debug("a message of %r goes back without a copy: %s", delivery.queue, exc)
+            else:
+                _finish(session, delivery)
+                return
+        while not delivery.tag.life.give_back(delivery.tag.number):  # its connection was lost meanwhile
+            if session.ledger.unclaim(delivery) and session.ledger.record(delivery, None):
+                return
+        session.io.wake()
+
     def _move(
         self,
         session: Session,
@@ -365,7 +402,7 @@ class RabbitMQClient(QueueClient):
         return True
 
     def _retry(self, session: Session, delivery: Delivery, delay: float, failure: Failure | None, queue: str) -> None:
-        ours = failure.retry_headers() if failure is not None else _history(delivery.meta)
+        ours = failure.retry_headers() if failure is not None else headers.history(delivery.meta)
         task_id = failure.task_id if failure is not None else ""
         arrival: Arrival = delivery.tag
         properties = headers.copy(arrival.properties, ours, task_id)
@@ -427,7 +464,26 @@ def _outgoing(queue: str, message: Message) -> Outgoing:
     return Outgoing("", queue, properties, body)
 
 
-def _hand_out(queue: str, arrival: Arrival) -> Delivery | None:
+def _copy_back(queue: str, arrival: Arrival) -> Outgoing:
+    return Outgoing("", queue, headers.handed_back(arrival.properties), arrival.body)
+
+
+def _give_back(session: Session, queue: str, arrivals: list[Arrival]) -> None:
+    """Return what nobody has taken: copies that the broker has not delivered yet, or else the messages themselves."""
+    try:
+        session.send([_copy_back(queue, arrival) for arrival in arrivals], _HAND_BACK_TIMEOUT)
+    except QBridgeError as exc:
+        _log.debug("messages of %r go back without copies: %s", queue, exc)
+        for arrival in arrivals:
+            arrival.life.give_back(arrival.number)
+    else:
+        for arrival in arrivals:
+            key = key_of(queue, headers.read(arrival.properties), arrival.body)
+            arrival.life.acknowledge(arrival.number, key)
+    session.io.wake()
+
+
+def _hand_out(session: Session, queue: str, arrival: Arrival) -> Delivery | None:
     """The delivery for an arrival; None when its channel has ended: it will come again."""
     content = headers.read(arrival.properties)
     meta = content.meta
@@ -443,13 +499,18 @@ def _hand_out(queue: str, arrival: Arrival) -> Delivery | None:
             redelivered=arrival.redelivered,
             meta=meta,
             tag=arrival,
+            suspected=arrival.suspected,
         )
         if meta
         else Delivery(
-            arrival.body, queue, content.headers, content.message_id, 0, 0, None, arrival.redelivered, meta, arrival
+            arrival.body, queue, content.headers, content.message_id, 0, 0, None, arrival.redelivered, meta, arrival,
+            arrival.suspected,
         )
-    )
-    return delivery if arrival.life.hand_out(arrival.number, key_of(queue, content, arrival.body), delivery) else None
+    )  # fmt: skip
+    if arrival.life.hand_out(arrival.number, key_of(queue, content, arrival.body), delivery):
+        return delivery
+    session.ledger.note_unstarted([likeness(queue, content, arrival.body)])
+    return None
 
 
 def _claim(delivery: Delivery) -> bool | None:
@@ -474,11 +535,3 @@ def _dead_letter(arrival: Arrival) -> DeadLetter:
     if SOURCE_QUEUE not in meta:
         meta = {**meta, **headers.death(arrival.properties)}
     return DeadLetter.from_headers(arrival.body, content.headers, meta)
-
-
-def _history(meta: Mapping[str, Any]) -> dict[str, str | int]:
-    """What a copy that counts nothing must carry on."""
-    history: dict[str, str | int] = {n: meta_int(meta, n) for n in (ATTEMPTS, CRASHES, FIRST_FAILED_AT) if n in meta}
-    if TASK_ID in meta:
-        history[TASK_ID] = meta_text(meta, TASK_ID)
-    return history

@@ -18,13 +18,19 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from qbridge_core.message import (
+    ATTEMPTS,
+    CRASHES,
     EXCEPTION_MESSAGE,
+    FIRST_FAILED_AT,
     HEADER_PREFIX,
     NO_HEADERS,
     REASON,
     SOURCE_QUEUE,
+    TASK_ID,
     TRACEBACK,
     Reason,
+    meta_int,
+    meta_text,
 )
 from qbridge_rabbitmq.options import FRAME_MAX
 
@@ -152,6 +158,29 @@ def copy(raw: bytes, ours: Mapping[str, str | int], message_id: str = "") -> byt
         if fits(result):
             break
     return result
+
+
+def handed_back(raw: bytes) -> bytes:
+    """The properties of a copy that goes back to its queue: what QBridge wrote beside the message stays."""
+    try:
+        fields = split(raw)
+    except MalformedTableError:
+        fields = {}
+    entries, unreadable = _cut(fields.get(HEADERS))
+    kept = [entry for name, entry in entries if name not in _COUNTS and name not in _ROUTING and name != _MARK]
+    kept += _carried(fields, entries)
+    fields.pop(EXPIRATION, None)
+    fields.pop(USER_ID, None)
+    table = _table(b"".join((*kept, _new_mark(), unreadable)))
+    return join({**fields, HEADERS: table, DELIVERY_MODE: _PERSISTENT})
+
+
+def history(meta: Mapping[str, Any]) -> dict[str, str | int]:
+    """What a copy that counts nothing must carry on."""
+    carried: dict[str, str | int] = {n: meta_int(meta, n) for n in (ATTEMPTS, CRASHES, FIRST_FAILED_AT) if n in meta}
+    if TASK_ID in meta:
+        carried[TASK_ID] = meta_text(meta, TASK_ID)
+    return carried
 
 
 def copy_as_is(raw: bytes) -> bytes:

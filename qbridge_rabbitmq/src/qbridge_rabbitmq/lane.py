@@ -15,10 +15,11 @@ from pika.channel import Channel
 from qbridge_rabbitmq import errors, headers
 from qbridge_rabbitmq.consumers import Consumers
 from qbridge_rabbitmq.getting import GetRequest
-from qbridge_rabbitmq.ledger import Ledger, key_of
-from qbridge_rabbitmq.life import Arrival, Life
+from qbridge_rabbitmq.ledger import Ledger, key_of, likeness
+from qbridge_rabbitmq.life import Arrival, Key, Life
 from qbridge_rabbitmq.loop import IOThread
 from qbridge_rabbitmq.pace import Pace
+from qbridge_rabbitmq.suspicion import Suspicion
 from qbridge_rabbitmq.wire import Connection, raw_properties
 
 _log: Final = logging.getLogger("qbridge.rabbitmq")
@@ -47,6 +48,7 @@ class Lane:
         buffer: what the consumer brought and nobody has taken; ``None`` items only wake the taker.
         epoch: counts what must wake a blocked receive.
         missing: why there is no consumer: the queue does not exist.
+        works: whether a worker takes its tasks here.
     """
 
     def __init__(self, queue: str, io: IOThread, restore: Restore, ledger: Ledger | None = None) -> None:
@@ -60,6 +62,9 @@ class Lane:
         self._io = io
         self._restore = restore
         self._ledger = ledger
+        self.works = False
+        self._suspicion = Suspicion()
+        self._left: list[Arrival] = []
         self._connection: Connection | None = None
         self._ready = False
         self._consumers: Consumers | None = None
@@ -117,15 +122,18 @@ class Lane:
         self.life = Life(connection, channel)
 
     def _on_open(self, channel: Channel) -> None:
+        self._suspicion.resumed(time.monotonic())
         channel.add_callback(self._on_get_empty, [spec.Basic.GetEmpty], one_shot=False)
         self._ready = True
         self._pursue()
 
     def _on_close(self, channel: Channel, reason: BaseException) -> None:
         life, self.life = self.life, None
+        unread = self._drain()
         if life is not None:
             if self._ledger is not None:
                 self._ledger.adopt(life)
+                self._ledger.note_unstarted(map(self._likeness, unread))
             else:
                 life.lose()
         self._ready = self._getting = False
@@ -135,6 +143,7 @@ class Lane:
         self._pass_barriers()
         self.buffer.put(None)
         if not channel.connection.is_open:
+            self._suspicion.connection_lost()
             return
         if isinstance(reason, exceptions.ChannelClosedByClient):
             self._io.later(0.0, self._pursue)
@@ -147,6 +156,7 @@ class Lane:
     def subscribe(self, prefetch: int, fixed: bool = True) -> None:
         """Start a consumer, now or when the connection is there; unless fixed the prefetch follows the speed."""
         self.prefetch = prefetch
+        self.works = True
         self._pace = None if fixed else Pace(prefetch)
         self._pursue()
 
@@ -159,12 +169,12 @@ class Lane:
             consumers.hold(pace.prefetch)
 
     def unsubscribe(self, done: Callable[[], None]) -> None:
-        """End the consumer and give back what nobody has taken; ``done`` is called at the end."""
+        """End the consumer; ``done`` is called at the end, and ``take_left`` then returns what nobody has taken."""
         self.prefetch = 0
         self._pace = None
         self.missing = None
         if self._consumers is None:
-            self._give_back_buffer()
+            self._leave_buffer()
             done()
             return
         self._cancelled.append(done)
@@ -172,7 +182,7 @@ class Lane:
             self._consumers.cancel(self._on_cancel_ok)
 
     def _consume(self, life: Life) -> None:
-        put, unsettled = self.buffer.put, life.unsettled
+        put, unsettled, suspicion = self.buffer.put, life.unsettled, self._suspicion
 
         def deliver(channel: Channel, method: Any, properties: spec.BasicProperties, body: bytes) -> None:
             del channel
@@ -180,21 +190,33 @@ class Lane:
             number = method.delivery_tag
             unsettled[number] = None
             arrival = Arrival(life, number, method.redelivered, raw_properties(properties), body)
-            if not (method.redelivered and self._is_known(arrival)):
-                put(arrival)
+            if method.redelivered:
+                if (examined := self._investigate(arrival)) is not None:
+                    put(examined)
+                return
+            if suspicion.roused:
+                suspicion.calm()
+            put(arrival)
 
         self._consumers = Consumers(life.channel, self.queue, deliver, self.prefetch, self._on_consuming)
 
-    def _is_known(self, arrival: Arrival) -> bool:
-        """Whether it was in flight here when the last channel ended, and has been dealt with."""
+    def _investigate(self, arrival: Arrival) -> Arrival | None:
+        """What a redelivered message is; None when it was in flight here and has been dealt with."""
         ledger = self._ledger
-        if ledger is None or ledger.is_empty:
-            return False
-        key = key_of(self.queue, headers.read(arrival.properties), arrival.body)
-        if key is None or not ledger.recognize(key, arrival):
-            return False
-        self._io.wake()
-        return True
+        if ledger is None:
+            return arrival
+        if not ledger.is_empty:
+            key = key_of(self.queue, headers.read(arrival.properties), arrival.body)
+            if key is not None and ledger.recognize(key, arrival):
+                self._io.wake()
+                return None
+            if ledger.was_unstarted(self._likeness(arrival)):
+                return arrival
+        suspected = self._suspicion.blames(arrival.properties, time.monotonic())
+        return arrival._replace(suspected=True) if suspected else arrival
+
+    def _likeness(self, arrival: Arrival) -> Key:
+        return likeness(self.queue, headers.read(arrival.properties), arrival.body)
 
     def _on_consuming(self) -> None:
         self._arrived = True
@@ -204,7 +226,7 @@ class Lane:
     def _on_cancel_ok(self, frame: Any) -> None:
         del frame
         self._consumers = None
-        self._give_back_buffer()
+        self._leave_buffer()
         self._run_cancelled()
         self._pursue()
 
@@ -273,15 +295,24 @@ class Lane:
             self.buffer.put(None)
         self._try_again()
 
-    def _give_back_buffer(self) -> None:
+    def _leave_buffer(self) -> None:
+        self._left += self._drain()
+        self.buffer.put(None)  # one that was meant to wake a receive may have been among them
+
+    def take_left(self) -> list[Arrival]:
+        """In any thread: what nobody has taken before the consumer ended; the caller gives it back."""
+        left, self._left = self._left, []
+        return left
+
+    def _drain(self) -> list[Arrival]:
+        drained: list[Arrival] = []
         while True:
             try:
                 item = self.buffer.get_nowait()
             except queues.Empty:
-                break
+                return drained
             if item is not None:
-                item.life.nack(item.number)
-        self.buffer.put(None)  # one that was meant to wake a receive may have been among them
+                drained.append(item)
 
     def _run_cancelled(self) -> None:
         cancelled, self._cancelled = self._cancelled, []
@@ -307,7 +338,12 @@ class Lane:
         raw = raw_properties(properties)
         life.unsettled[method.delivery_tag] = None
         arrival = Arrival(life, method.delivery_tag, method.redelivered, raw, body)
-        if (method.redelivered and self._is_known(arrival)) or self._gets[0].add(arrival):
+        examined: Arrival | None = arrival
+        if method.redelivered:
+            examined = self._investigate(arrival)
+        elif self._suspicion.roused:
+            self._suspicion.calm()
+        if examined is None or self._gets[0].add(examined):
             self._get(life)
         else:
             self._finish_get()

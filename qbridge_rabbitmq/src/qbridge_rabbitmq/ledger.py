@@ -6,7 +6,8 @@ to the client that held it is recognized by its queue, message id, copy and body
 
 * a delivery that the application still holds is bound to the new channel, and nothing is handed out;
 * one that was settled meanwhile is settled on the new channel as the application wanted;
-* one whose acknowledgement may not have reached the broker is acknowledged again.
+* one whose acknowledgement may not have reached the broker is acknowledged again;
+* one that was only read ahead is handed out, and known not to have killed anybody.
 
 What does not come back here went to another consumer, or was acknowledged; it is forgotten after a while.
 """
@@ -17,7 +18,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from typing import Final
 
@@ -41,9 +42,12 @@ def key_of(queue: str, content: Content, body: bytes) -> Key | None:
     The message id of a foreign producer may stand on many messages, with equal bodies too. Taking one for another would
     acknowledge what nobody has run, so such a message runs again instead.
     """
-    if not content.message_id or not content.mark:
-        return None
-    return queue, content.message_id, content.mark, body if len(body) <= _SHORT_BODY else blake2b(body).digest()
+    return likeness(queue, content, body) if content.message_id and content.mark else None
+
+
+def likeness(queue: str, content: Content, body: bytes) -> Key:
+    """What a message looks like; others may look the same."""
+    return queue, content.message_id or "", content.mark, body if len(body) <= _SHORT_BODY else blake2b(body).digest()
 
 
 class _Entry:
@@ -74,6 +78,7 @@ class Ledger:
         self._entries: dict[_Entry, None] = {}  # the oldest first, as in the next two
         self._waiting: dict[Key, deque[_Entry]] = {}
         self._done: dict[Key, tuple[int, float]] = {}  # how many with this key, and since when
+        self._unstarted: dict[Key, tuple[int, float]] = {}  # likewise
         self._open: dict[int, _Entry] = {}  # by the identity of the delivery: not settled by the application yet
         self._chores = _Chores()
 
@@ -83,7 +88,7 @@ class Ledger:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to recognize; cheap."""
-        return not self._waiting and not self._done
+        return not self._waiting and not self._done and not self._unstarted
 
     def held(self, queue: str) -> int:
         """How many deliveries of a queue the application still holds, though the broker has taken them back."""
@@ -104,7 +109,7 @@ class Ledger:
                     self._waiting.setdefault(key, deque()).append(entry)
                     self._open[id(delivery)] = entry
             for key in loss.acknowledged:
-                self._add_done(key, now)
+                _add_one(self._done, key, now)
         self.expire()
 
     def recognize(self, key: Key, arrival: Arrival) -> bool:
@@ -115,13 +120,23 @@ class Ledger:
             if entries:
                 self._bind(entries[0], arrival)
                 return True
-            if key in self._done:
-                count, since = self._done.pop(key)
-                if count > 1:
-                    self._done[key] = count - 1, since
+            if _take_one(self._done, key):
                 arrival.life.acknowledge(arrival.number, key)
                 return True
         return False
+
+    def note_unstarted(self, keys: Iterable[Key]) -> None:
+        """These were lost before anybody could run them (in any thread)."""
+        now = time.monotonic()
+        with self._lock:
+            for key in keys:
+                _add_one(self._unstarted, key, now)
+        self.expire()
+
+    def was_unstarted(self, key: Key) -> bool:
+        """Whether a redelivered message is one of those."""
+        with self._lock:
+            return _take_one(self._unstarted, key)
 
     def expire(self) -> None:
         """Forget what is too old or too much."""
@@ -132,11 +147,12 @@ class Ledger:
                 if entry.lost_at > oldest and len(self._entries) <= self._max_entries:
                     break
                 self._forget(entry)
-            while self._done:
-                key, (_, since) = next(iter(self._done.items()))
-                if since > oldest and len(self._done) <= self._max_entries:
-                    break
-                del self._done[key]
+            for memory in (self._done, self._unstarted):
+                while memory:
+                    key, (_, since) = next(iter(memory.items()))
+                    if since > oldest and len(memory) <= self._max_entries:
+                        break
+                    del memory[key]
 
     # ------------------------------------------------------------------ any thread, for deliveries of an ended channel
 
@@ -194,6 +210,7 @@ class Ledger:
             for entry in list(self._entries):
                 self._forget(entry)
             self._done.clear()
+            self._unstarted.clear()
         self._chores.close()
 
     # ------------------------------------------------------------------ with the lock
@@ -208,12 +225,8 @@ class Ledger:
             self._chores.add(settlement)
 
     def _complete(self, entry: _Entry) -> None:
-        self._add_done(entry.key, time.monotonic())  # before it is removed, for is_empty
+        _add_one(self._done, entry.key, time.monotonic())  # before it is removed, for is_empty
         self._remove(entry)
-
-    def _add_done(self, key: Key, now: float) -> None:
-        count, _ = self._done.pop(key, (0, 0.0))
-        self._done[key] = count + 1, now
 
     def _forget(self, entry: _Entry) -> None:
         self._remove(entry)
@@ -227,6 +240,20 @@ class Ledger:
         entries.remove(entry)
         if not entries:
             del self._waiting[entry.key]
+
+
+def _add_one(memory: dict[Key, tuple[int, float]], key: Key, now: float) -> None:
+    count, _ = memory.pop(key, (0, 0.0))
+    memory[key] = count + 1, now
+
+
+def _take_one(memory: dict[Key, tuple[int, float]], key: Key) -> bool:
+    if key not in memory:
+        return False
+    count, since = memory.pop(key)
+    if count > 1:
+        memory[key] = count - 1, since
+    return True
 
 
 class _Chores:

@@ -31,6 +31,7 @@ class Arrival(NamedTuple):
     redelivered: bool
     properties: bytes
     body: bytes
+    suspected: bool = False
 
 
 class Loss(NamedTuple):
@@ -131,11 +132,19 @@ class Life:
         with self._lock:
             self._acknowledge(number, key)
 
-    def give_back(self, number: int) -> None:
-        """Have a claimed delivery requeued with the next flush."""
+    def give_back(self, number: int) -> bool:
+        """Have a delivery requeued with the next flush. False when the channel is gone, which requeues it too."""
         with self._lock:
+            if self.lost:
+                return False
             self._settling.pop(number, None)
             self._returned.append(number)
+            return True
+
+    def is_open(self, number: int) -> bool:
+        """Whether a delivery that was handed out is not settled yet."""
+        with self._lock:
+            return number in self._claimable or number in self._settling
 
     def disown(self, number: int, delivery: Delivery) -> None:
         """The ledger does not know it any longer: settling it is an error from now on."""

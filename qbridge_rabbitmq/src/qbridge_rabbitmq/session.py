@@ -40,10 +40,17 @@ _WATCH_EVERY: Final = 3.0
 
 
 class Session:
-    """One connected span of a client. Methods without a remark are for any thread but the I/O thread."""
+    """One connected span of a client. Methods without a remark are for any thread but the I/O thread.
+
+    Attributes:
+        connections: how often the consuming connection was made.
+        locks: what has to be locked again on a new connection.
+    """
 
     def __init__(self, endpoint: Endpoint, topology: Topology) -> None:
         self.closing = False
+        self.connections = 0
+        self.locks: set[str] = set()
         self.pid: Final = os.getpid()
         self.admin = Admin()
         self.publisher = Publisher()
@@ -116,8 +123,9 @@ class Session:
 
     def _on_consuming_up(self, connection: Connection) -> None:
         self._topology.connected(_version(connection))
+        self.connections += 1
         self.admin.up(connection)
-        self._submit(self._topology.restore_all(), lambda _: self._lanes_up(connection))
+        self._submit(self._topology.resume(list(self.locks)), lambda _: self._lanes_up(connection))
         self._check_opened()
 
     def _lanes_up(self, connection: Connection) -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from typing import Any, Final
 
 from pika import exceptions
 
 from qbridge_core import QBridgeError, default_dead_letter_queue
+from qbridge_core.suspects import suspects_queue
 from qbridge_rabbitmq import delays, errors
 from qbridge_rabbitmq.admin import Step, Steps
 
 _log: Final = logging.getLogger("qbridge.rabbitmq")
 _LEVELS_VALID: Final = 2.0
+# Each worker counts its side queue all the time, and hardly ever is anything delayed there.
+_SIDE_LEVELS_VALID: Final = 60.0
 
 
 class Topology:
@@ -27,6 +31,7 @@ class Topology:
         self.server_version: tuple[int, ...] = ()
         self._queue_type = queue_type
         self._dead_letter_queues: dict[str, str | None] = {}
+        self._side_queues: set[str] = set()
         self._levels: dict[str, int] = {}  # how many levels of a queue exist for certain
         self._probed: dict[str, float] = {}  # when a level was last found missing
         self._unlimited: set[str] = set()
@@ -37,6 +42,11 @@ class Topology:
     def remember(self, queue: str, dead_letter_queue: str | None) -> None:
         """Note a declared queue; ``None`` does not forget an earlier dead-letter queue."""
         self._dead_letter_queues[queue] = dead_letter_queue or self._dead_letter_queues.get(queue)
+        self._side_queues.add(suspects_queue(queue))
+
+    def is_side_queue(self, queue: str) -> bool:
+        """Whether it is the queue for the suspects of a queue that was declared through this client."""
+        return queue in self._side_queues
 
     def knows(self, queue: str) -> bool:
         """Whether the queue was declared through this client, or is the dead-letter queue of one that was."""
@@ -123,6 +133,43 @@ class Topology:
             yield from _declare_level(queue, level)
         self._levels[queue] = max(top + 1, self._levels.get(queue, 0))
 
+    def lock(self, name: str) -> Steps[bool]:
+        """Take a lock that lasts as long as the connection; False when another connection has it."""
+        try:
+            yield lambda ch, done: ch.queue_declare(name, exclusive=True, callback=done)
+        except exceptions.ChannelClosedByBroker as exc:
+            if exc.reply_code == errors.ACCESS_REFUSED:
+                return True  # not permitted; then there are no locks
+            if exc.reply_code != errors.RESOURCE_LOCKED:
+                raise
+            return False
+        return True
+
+    def unlock(self, name: str) -> Steps[None]:
+        """Give a lock back."""
+        yield lambda ch, done: ch.queue_delete(name, callback=done)
+
+    def is_free(self, name: str) -> Steps[bool]:
+        """Whether nobody has this lock, this client included."""
+        try:
+            yield _passive_queue(name)
+        except exceptions.ChannelClosedByBroker as exc:
+            if exc.reply_code == errors.RESOURCE_LOCKED:
+                return False
+            if not errors.is_missing(exc) and exc.reply_code != errors.ACCESS_REFUSED:
+                raise
+            return True
+        return False
+
+    def resume(self, locks: Iterable[str]) -> Steps[None]:
+        """On a new connection: take the locks again, then see that the known queues exist."""
+        for name in locks:
+            try:
+                yield from self.lock(name)
+            except exceptions.AMQPChannelError as exc:
+                _log.error("cannot lock %r again: %s", name, errors.reply_text(exc))
+        yield from self.restore_all()
+
     def count(self, queue: str) -> Steps[int]:
         """Ready messages of a queue; 0 when it is missing."""
         try:
@@ -142,7 +189,8 @@ class Topology:
         """Messages in the delay levels of a queue, those that other clients created included."""
         total = level = 0
         # Asking for a missing queue closes the channel and is an error line in the broker's log: not each time.
-        probe = time.monotonic() > self._probed.get(queue, 0.0) + _LEVELS_VALID
+        valid = _SIDE_LEVELS_VALID if queue in self._side_queues else _LEVELS_VALID
+        probe = time.monotonic() > self._probed.get(queue, -valid) + valid
         while level < (delays.LEVELS if probe else self._levels.get(queue, 0)):
             try:
                 answer = yield _passive_queue(delays.name(queue, level))
@@ -186,20 +234,25 @@ class Topology:
         return True
 
     def _work_arguments(self, queue: str, dead_letter_queue: str | None) -> dict[str, Any]:
+        # A classic queue does not tell reliably what was delivered before, which decides about suspects.
+        side = queue in self._side_queues
+        queue_type = "quorum" if side else self._queue_type
         arguments: dict[str, Any] = {
-            "x-queue-type": self._queue_type,
+            "x-queue-type": queue_type,
             "x-dead-letter-exchange": "",
             "x-dead-letter-routing-key": dead_letter_queue or default_dead_letter_queue(queue),
         }
-        if self._queue_type == "quorum":
+        if queue_type == "quorum":
             # At least once works only together with this overflow setting (rabbitmq.com/docs/quorum-queues).
             arguments |= {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
-        return arguments
+        return arguments | (self._no_limit() if side else {})
 
     def _dead_letter_arguments(self) -> dict[str, Any]:
+        return {"x-queue-type": "quorum", **self._no_limit()}
+
+    def _no_limit(self) -> dict[str, Any]:
         # Since 4.0 a quorum queue drops a message after 20 returns; -1 lifts that, but 3.x takes it for 0.
-        limit = {"x-delivery-limit": -1} if self.server_version >= (4,) else {}
-        return {"x-queue-type": "quorum", **limit}
+        return {"x-delivery-limit": -1} if self.server_version >= (4,) else {}
 
 
 def _passive_queue(queue: str) -> Step:

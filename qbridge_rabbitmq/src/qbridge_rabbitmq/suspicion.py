@@ -1,0 +1,56 @@
+"""Which redelivered messages may have killed a worker.
+
+The broker says that a message was delivered before, and not why it came back. Its worker may have died, so it is a
+suspect; running it alone costs time, so those that came back for a reason that can be told are spared:
+
+* what this client had read ahead, or held, when its channel ended (:mod:`qbridge_rabbitmq.ledger` knows that);
+* what comes after this client has lost its connection, until the first message that is new: the broker was restarted,
+  or the network failed, and others have lost theirs too;
+* more than a few hundred in a row from a queue that does not count deliveries: a classic queue that survived a crash
+  of the broker says of all its messages that they were delivered before.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+_AFTERMATH: Final = 10.0
+# What a dead worker can have held (see pace.py) is less; the row ends with a message that is new.
+_LONGEST_ROW: Final = 300
+_COUNTED: Final = b"x-delivery-count"
+
+
+class Suspicion:
+    """Judges the redelivered messages of one queue, for the I/O thread.
+
+    Attributes:
+        roused: whether the next new message has to be reported by ``calm``.
+    """
+
+    def __init__(self) -> None:
+        self.roused = False
+        self._aftermath = False
+        self._until = 0.0
+        self._row = 0
+
+    def connection_lost(self) -> None:
+        """The connection, and maybe that of other workers, is lost."""
+        self._aftermath = self.roused = True
+
+    def resumed(self, now: float) -> None:
+        """Messages can come again."""
+        self._until = now + _AFTERMATH
+
+    def calm(self) -> None:
+        """A message came that was never delivered before."""
+        self.roused = self._aftermath = False
+        self._row = 0
+
+    def blames(self, properties: bytes, now: float) -> bool:
+        """Whether a redelivered message that nobody here knows may have killed a worker."""
+        if self._aftermath and now < self._until:
+            self._until = now + _AFTERMATH
+            return False
+        self.roused = True
+        self._row = 0 if _COUNTED in properties else self._row + 1
+        return self._row <= _LONGEST_ROW
