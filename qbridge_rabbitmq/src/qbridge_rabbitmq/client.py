@@ -20,6 +20,7 @@ from qbridge_core import (
     Message,
     MessageTooLargeError,
     NotConnectedError,
+    PublishUnconfirmedError,
     QBridgeError,
     QueueClient,
     QueueMismatchError,
@@ -252,14 +253,7 @@ class RabbitMQClient(QueueClient):
         When the connection was lost meanwhile, the message is acknowledged as soon as the broker delivers it again to
         this client.
         """
-        session = self._live()
-        while True:
-            arrival: Arrival = delivery.tag
-            claimed = arrival.life.claim_and_finish(arrival.number)
-            if claimed:
-                session.io.wake()
-            if claimed is not None or session.ledger.acknowledge(delivery):
-                return
+        _acknowledge(self._live(), delivery)
 
     def reject(
         self,
@@ -284,11 +278,14 @@ class RabbitMQClient(QueueClient):
         move = functools.partial(self._move, session, delivery, requeue, delay, failure, queue)
         later = None if hand_back else functools.partial(self._move_later, session, delivery, move)
         while (claimed := _claim(delivery)) is None:
+            if hand_back:
+                session.ledger.doubts.withdraw(headers.read(delivery.tag.properties).mark)
             if session.ledger.record(delivery, later):
                 return
         if not claimed:
             return
         if hand_back:
+            session.ledger.doubts.withdraw(headers.read(delivery.tag.properties).mark)
             self._hand_back_one(session, delivery)
             return
         try:
@@ -395,6 +392,7 @@ class RabbitMQClient(QueueClient):
             return False
         except Exception:  # noqa: BLE001 - nobody else is there to hear of it
             _log.exception("a message of %r cannot be settled; it goes back to the queue", delivery.queue)
+            session.ledger.doubts.withdraw(headers.read(delivery.tag.properties).mark)
             delivery.tag.life.give_back(delivery.tag.number)
             session.io.wake()
             return True
@@ -405,18 +403,28 @@ class RabbitMQClient(QueueClient):
         ours = failure.retry_headers() if failure is not None else headers.history(delivery.meta)
         task_id = failure.task_id if failure is not None else ""
         arrival: Arrival = delivery.tag
-        properties = headers.copy(arrival.properties, ours, task_id)
-        if delay > 0:
-            self._send_later(session, queue, properties, arrival.body, delay, None)
-            return
+        doubts = session.ledger.doubts
+        mark = doubts.mark_of(delivery) or headers.new_mark()
+        properties = headers.copy(arrival.properties, ours, task_id, mark)
         try:
-            session.send([Outgoing("", queue, properties, arrival.body)])
+            if delay > 0:
+                self._send_later(session, queue, properties, arrival.body, delay, None)
+            else:
+                self._send_copy(session, queue, properties, arrival.body)
+        except PublishUnconfirmedError:
+            doubts.add(delivery, mark)
+            raise
+        doubts.settle(delivery)
+
+    def _send_copy(self, session: Session, queue: str, properties: bytes, body: bytes) -> None:
+        try:
+            session.send([Outgoing("", queue, properties, body)])
         except UnroutableError:
             # Deleted under us. Whoever declared it, the message must not be lost with it.
             if session.existing_lane(queue) is not None:
                 time.sleep(DELETION_PAUSE)
             self.declare(queue)
-            session.send([Outgoing("", queue, properties, arrival.body)])
+            session.send([Outgoing("", queue, properties, body)])
 
     def _dead_letter(self, session: Session, delivery: Delivery, failure: Failure) -> None:
         arrival: Arrival = delivery.tag
@@ -484,7 +492,7 @@ def _give_back(session: Session, queue: str, arrivals: list[Arrival]) -> None:
 
 
 def _hand_out(session: Session, queue: str, arrival: Arrival) -> Delivery | None:
-    """The delivery for an arrival; None when its channel has ended: it will come again."""
+    """The delivery for an arrival; None when its channel has ended (it will come again) or its twin was handed out."""
     content = headers.read(arrival.properties)
     meta = content.meta
     delivery = (
@@ -508,9 +516,22 @@ def _hand_out(session: Session, queue: str, arrival: Arrival) -> Delivery | None
         )
     )  # fmt: skip
     if arrival.life.hand_out(arrival.number, key_of(queue, content, arrival.body), delivery):
-        return delivery
+        if not session.ledger.doubts.marks or session.ledger.doubts.admit(content.mark):
+            return delivery
+        _acknowledge(session, delivery)
+        return None
     session.ledger.note_unstarted([likeness(queue, content, arrival.body)])
     return None
+
+
+def _acknowledge(session: Session, delivery: Delivery) -> None:
+    while True:
+        arrival: Arrival = delivery.tag
+        claimed = arrival.life.claim_and_finish(arrival.number)
+        if claimed:
+            session.io.wake()
+        if claimed is not None or session.ledger.acknowledge(delivery):
+            return
 
 
 def _claim(delivery: Delivery) -> bool | None:

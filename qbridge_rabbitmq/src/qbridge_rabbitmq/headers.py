@@ -125,17 +125,22 @@ def fresh(headers: Mapping[str, str], message_id: str | None) -> bytes:
     return join(fields)
 
 
-def _new_mark() -> bytes:
+def new_mark() -> str:
     """What no other message carries: a producer may use a message id twice."""
-    return _entry(_MARK, secrets.token_hex(8))
+    return secrets.token_hex(8)
 
 
-def copy(raw: bytes, ours: Mapping[str, str | int], message_id: str = "") -> bytes:
+def _new_mark() -> bytes:
+    return _entry(_MARK, new_mark())
+
+
+def copy(raw: bytes, ours: Mapping[str, str | int], message_id: str = "", mark: str | None = None) -> bytes:
     """The properties of a persistent copy with ``ours`` as its QBridge headers.
 
     The broker's own headers are left out. ``CC``, ``expiration`` and ``user_id``, which would route the copy elsewhere,
     delete it or have it refused, travel under names of our own. ``message_id`` is used where the original has none.
-    When it would not fit into a frame the traceback and the exception message are left out.
+    ``mark`` is new unless the same copy may be there already. When it would not fit into a frame the traceback and the
+    exception message are left out.
     """
     try:
         fields = split(raw)
@@ -144,7 +149,7 @@ def copy(raw: bytes, ours: Mapping[str, str | int], message_id: str = "") -> byt
     entries, unreadable = _cut(fields.get(HEADERS))
     pieces = [entry for name, entry in entries if _is_kept(name)]
     pieces += _carried(fields, entries)
-    mark = _new_mark()
+    marked = _entry(_MARK, mark or new_mark())
     if MESSAGE_ID not in fields and 0 < len(message_id.encode()) <= 255:
         fields[MESSAGE_ID] = _short(message_id.encode())
     fields.pop(EXPIRATION, None)
@@ -153,7 +158,7 @@ def copy(raw: bytes, ours: Mapping[str, str | int], message_id: str = "") -> byt
     result = b""
     for left_out in ((), (TRACEBACK,), (TRACEBACK, EXCEPTION_MESSAGE)):
         added = [_entry(name, value) for name, value in ours.items() if name not in left_out]
-        fields[HEADERS] = _table(b"".join((*pieces, *added, mark, unreadable)))
+        fields[HEADERS] = _table(b"".join((*pieces, *added, marked, unreadable)))
         result = join(fields)
         if fits(result):
             break

@@ -23,6 +23,7 @@ from hashlib import blake2b
 from typing import Final
 
 from qbridge_core import Delivery
+from qbridge_rabbitmq.doubts import Doubts
 from qbridge_rabbitmq.headers import Content
 from qbridge_rabbitmq.life import Arrival, Key, Life
 
@@ -81,6 +82,7 @@ class Ledger:
         self._unstarted: dict[Key, tuple[int, float]] = {}  # likewise
         self._open: dict[int, _Entry] = {}  # by the identity of the delivery: not settled by the application yet
         self._chores = _Chores()
+        self.doubts: Final = Doubts()
 
     def __len__(self) -> int:
         return len(self._entries) + len(self._done)
@@ -230,6 +232,7 @@ class Ledger:
 
     def _forget(self, entry: _Entry) -> None:
         self._remove(entry)
+        self.doubts.withdraw(entry.key[2])
         if entry.settlement is None and not entry.settling:
             entry.delivery.tag.life.disown(entry.delivery.tag.number, entry.delivery)
 

@@ -12,7 +12,15 @@ import pika
 import pytest
 
 from integration.rabbitmq.conftest import MakeClient
-from qbridge_core import Delivery, DeliveryLostError, Failure, Reason, TaskManager, TransientError
+from qbridge_core import (
+    Delivery,
+    DeliveryLostError,
+    Failure,
+    PublishUnconfirmedError,
+    Reason,
+    TaskManager,
+    TransientError,
+)
 from qbridge_rabbitmq import RabbitMQClient
 from qbridge_rabbitmq.headers import Content
 from qbridge_rabbitmq.ledger import Ledger, key_of
@@ -369,3 +377,53 @@ def test_g3_the_memory_is_bounded_in_age() -> None:
     assert ledger.is_empty
     with pytest.raises(DeliveryLostError):
         delivery.tag.life.claim_and_finish(delivery.tag.number)
+
+
+def twins(client: RabbitMQClient, proxy: TCPProxy, queue: str) -> None:
+    """Have the queue hold two copies of one retry, because the first confirmation did not come in time."""
+    client.declare(queue)
+    client.publish(queue, b"{}", message_id="m")
+    (delivery,) = client.receive(queue, 1, 10.0)
+    failure = Failure(Reason.FAILED, attempts=1, first_failed_at=1.0, last_failed_at=1.0)
+    proxy.blackhole()
+    with pytest.raises(PublishUnconfirmedError):
+        client.reject(delivery, requeue=True, failure=failure)
+    proxy.pass_through()
+    wait_for(lambda: ready(client, queue) == 1, 20.0, "the first copy was on its way")
+    client.reject(delivery, requeue=True, failure=failure)
+    wait_for(lambda: ready(client, queue) == 2, 20.0, "there is a second copy")
+
+
+def ready(client: RabbitMQClient, queue: str) -> int:
+    """How many messages wait; -1 while the broker cannot say."""
+    try:
+        return client.stats(queue).ready
+    except TransientError:
+        return -1
+
+
+def test_g3_a_retry_that_was_published_twice_is_handed_out_once(
+    make_client: MakeClient, proxy: TCPProxy, amqp_url: str, unique_name: str
+) -> None:
+    """Of two copies that the broker has because a confirmation was lost, the second is acknowledged unseen."""
+    client = make_client(proxy.through(amqp_url), publish_timeout=1.0, heartbeat=30)
+    twins(client, proxy, unique_name)
+    deliveries = client.receive(unique_name, 2, 10.0)
+    assert [delivery.attempts for delivery in deliveries] == [1]
+    client.ack(deliveries[0])
+    assert client.receive(unique_name, 2, 1.0) == []
+    wait_for(lambda: is_empty(client, unique_name), 10.0, "both have left the queue")
+
+
+def test_g2_the_second_copy_counts_when_the_first_was_given_back(
+    make_client: MakeClient, proxy: TCPProxy, amqp_url: str, unique_name: str
+) -> None:
+    """A copy that was handed back and a twin that comes after it: at least one of them is run."""
+    client = make_client(proxy.through(amqp_url), publish_timeout=1.0, heartbeat=30)
+    twins(client, proxy, unique_name)
+    (first,) = client.receive(unique_name, 1, 10.0)
+    client.reject(first, requeue=True)
+    client.flush()
+    (again,) = client.receive(unique_name, 1, 10.0)
+    assert (again.body, again.attempts) == (b"{}", 1)
+    client.ack(again)
