@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from chaos.history import DONE, FAILED, History, Letter, Run
-from chaos.plan import Fate, Plan
+from chaos.plan import WORKER_FAULTS, Fate, Plan
 
 _REASONS = {Fate.FAILS: "failed", Fate.MALFORMED: "malformed"}
 
@@ -24,7 +24,7 @@ class Verdict:
         duplicates: runs that there should not have been, with no excuse.
         interrupted: runs that were killed with their worker.
         repeated: runs that were repeated because their worker was killed before the broker learned of their end, or
-            because the publisher, left without a confirmation, sent twice.
+            because the publisher or (RabbitMQ) the worker, left without a confirmation, sent a message twice.
     """
 
     problems: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -52,7 +52,7 @@ def check(plan: Plan, history: History, letters: Sequence[Letter]) -> Verdict:
     for task_id in (runs.keys() | letters_by_task.keys()) - plan.fates.keys():
         verdict.problems[task_id].append("nobody sent it, and it was run or is a dead letter")
     for task_id, fate in plan.fates.items():
-        _check_task(_Task(task_id, fate, runs.get(task_id, []), letters_by_task[task_id], history), verdict)
+        _check_task(_Task(task_id, fate, runs.get(task_id, []), letters_by_task[task_id], plan, history), verdict)
     return verdict
 
 
@@ -80,6 +80,7 @@ class _Task:
     fate: Fate
     runs: Sequence[Run]
     letters: Sequence[Letter]
+    plan: Plan
     history: History
 
     def count(self, outcome: str) -> int:
@@ -95,6 +96,27 @@ class _Task:
     def unsettled(self) -> int:
         """Runs that ended so shortly before their worker was killed that the broker may not have learned of it."""
         return sum(run.ended is not None and run.ended > self.history.settled_until(run.pid) for run in self.runs)
+
+    @property
+    def unconfirmed(self) -> int:
+        """Failed runs whose copy, for a retry or as a dead letter, may have been sent twice."""
+        if not self.plan.backend.doubles_copies:
+            return 0
+        return sum(
+            run.outcome == FAILED and run.ended is not None and self.history.out_of_reach(run.ended)
+            for run in self.runs
+        )
+
+    @property
+    def letter_copies(self) -> int:
+        """How many dead letters of it there may be beyond one."""
+        return self.resent + self.unsettled + self.unconfirmed
+
+    @property
+    def copies(self) -> int:
+        """How many messages of it may have been run beyond one: a worker knows a second copy only while it lives."""
+        restarted = any(fault.fault in WORKER_FAULTS for fault in self.history.faults)
+        return self.letter_copies if restarted else self.resent + self.unsettled
 
 
 def _check_task(task: _Task, verdict: Verdict) -> None:
@@ -144,7 +166,7 @@ def _check_failed_runs(task: _Task, verdict: Verdict) -> Iterable[str]:
 
 def _check_surplus(task: _Task, verdict: Verdict, surplus: int, planned: int, kind: str) -> Iterable[str]:
     # What came twice goes its whole way twice.
-    excused = min(surplus, (task.unsettled + task.resent) * planned)
+    excused = min(surplus, task.copies * planned)
     verdict.repeated += excused
     if surplus > excused:
         verdict.duplicates += surplus - excused
@@ -156,7 +178,7 @@ def _check_letters(task: _Task, verdict: Verdict) -> Iterable[str]:
     if count < planned and task.task_id in task.history.published:
         verdict.lost += 1
         yield "LOST: it is not in the dead-letter queue"
-    if count > planned and not (planned and count <= planned + task.unsettled + task.resent):
+    if count > planned and not (planned and count <= planned + task.letter_copies):
         yield f"{count} dead letters instead of {planned}"
     for letter in task.letters:
         if planned and (letter.reason, letter.attempts) != (_REASONS[task.fate], task.fate.failed_runs):
@@ -165,7 +187,7 @@ def _check_letters(task: _Task, verdict: Verdict) -> Iterable[str]:
 
 def _check_attempts(task: _Task) -> Iterable[str]:
     """Each failed run is counted, and nothing else is."""
-    if task.fate is Fate.MALFORMED or task.resent or task.unsettled:
+    if task.fate is Fate.MALFORMED or task.copies:
         return
     failed = 0
     for run in task.runs:

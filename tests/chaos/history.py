@@ -116,6 +116,14 @@ class History:
                 moment = fault.began - SETTLING_SECONDS
         return moment
 
+    def out_of_reach(self, moment: float) -> bool:
+        """Whether what a worker sent to the broker then may have arrived without its answer."""
+        return any(
+            fault.fault not in WORKER_FAULTS
+            and fault.began - SETTLING_SECONDS <= moment < fault.ended + RECOVERY_SECONDS
+            for fault in self.faults
+        )
+
 
 class Journal:
     """Reads what the workers append, as far as it has been written.

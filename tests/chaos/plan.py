@@ -21,6 +21,14 @@ class Backend(StrEnum):
     CLASSIC = "rabbitmq-classic"
     REDIS = "redis"
 
+    @property
+    def doubles_copies(self) -> bool:
+        """Whether a copy (a retry, a dead letter) may be there twice after its confirmation was lost.
+
+        On Redis the copy and the end of the original are one step, which can be repeated.
+        """
+        return self is not Backend.REDIS
+
 
 class Fault(StrEnum):
     """What goes wrong."""

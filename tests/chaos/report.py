@@ -16,7 +16,8 @@ _HEADINGS: Final = ("backend", "fault", "tasks", "runs", "lost", "stuck", "dupli
 LEGEND: Final = (
     "runs: handlers that began; duplicates: runs that nothing excuses; killed: runs that died with their worker; "
     "repeated: runs that were repeated because their worker was killed before it could say that they had ended, or "
-    "because the publisher had to send twice"
+    "because a message was sent twice, its confirmation being lost (by the publisher; on RabbitMQ also by the worker "
+    "for a retry)"
 )
 
 

@@ -232,6 +232,33 @@ def test_what_the_publisher_sent_twice_may_run_twice() -> None:
     assert check(PLAN, thrice, LETTERS).duplicates == 1
 
 
+@pytest.mark.parametrize(
+    ("backend", "fault", "excused"),
+    [
+        (Backend.QUORUM, Fault.CUT, True),
+        (Backend.CLASSIC, Fault.CUT, True),
+        (Backend.REDIS, Fault.CUT, False),
+        (Backend.QUORUM, Fault.WORKER_TERM, False),
+    ],
+)
+def test_g3_only_a_lost_confirmation_on_rabbitmq_excuses_a_second_letter(
+    backend: Backend, fault: Fault, excused: bool
+) -> None:
+    """The last run failed just before the fault, and its dead letter is there twice."""
+    runs = [run(BAD, attempt, FAILED, at=9.9) for attempt in (1, 2, 3, 4)]
+    found = replace(history(*runs, without=BAD), faults=[Period(fault, fault.value, 10.0, 10.1, backlog=5)])
+    assert check(replace(PLAN, backend=backend), found, [*LETTERS, LETTERS[0]]).ok is excused
+
+
+@pytest.mark.parametrize("backend", Backend)
+def test_g3_a_lost_confirmation_excuses_no_second_run(backend: Backend) -> None:
+    """A run failed just before a cut, and from then on its task runs twice, in a worker that lives."""
+    runs = [run(BAD, 1, FAILED, at=9.9), *(run(BAD, attempt, FAILED, at=20.0) for attempt in (2, 2, 3, 3, 4, 4))]
+    cut = Period(Fault.CUT, Fault.CUT.value, 10.0, 10.1, backlog=5)
+    verdict = check(replace(PLAN, backend=backend), replace(history(*runs, without=BAD), faults=[cut]), LETTERS)
+    assert (verdict.repeated, verdict.duplicates) == (0, 3)
+
+
 def test_the_same_seed_makes_the_same_plan() -> None:
     """Every cell can be repeated alone, and differs from its neighbours and from other seeds."""
     size = Size(tasks=200)
