@@ -40,10 +40,12 @@ if __name__ == "__main__":
 Start = Callable[..., subprocess.Popen[bytes]]
 
 
-@pytest.fixture
-def url(redis_url: str) -> str:
-    """The shared Redis, with a short lease."""
-    return f"{redis_url}?lease=2"
+@pytest.fixture(params=["redis"])
+def url(request: pytest.FixtureRequest) -> str:
+    """The URL of a shared broker: Redis with a short lease, or RabbitMQ with one of its queue types."""
+    if request.param == "redis":
+        return f"{request.getfixturevalue('redis_url')}?lease=2"
+    return f"{request.getfixturevalue('amqp_url')}?queue_type={request.param}"
 
 
 @pytest.fixture
@@ -105,6 +107,7 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
+@pytest.mark.parametrize("url", ["redis", "quorum", "classic"], indirect=True)
 def test_g6_a_pill_is_found_and_its_letter_says_how_the_worker_died(
     client: QueueClient, unique_name: str, journal: Path, start: Start
 ) -> None:

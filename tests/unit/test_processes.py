@@ -17,6 +17,7 @@ import pytest
 from qbridge_core import (
     ConfigurationError,
     ConstantBackoff,
+    Delivery,
     ExceptionRule,
     Outcome,
     Reason,
@@ -399,6 +400,28 @@ def test_g6_a_task_that_killed_its_own_process_need_not_run_alone(journal: str, 
             wait_for(lambda: manager.report()[Outcome.CRASHED] == 1, 60.0)
             go.touch()
         assert manager.report().succeeded == 1
+
+
+class SuspiciousClient(CountingClient):
+    """A client of a broker that says at the first delivery that the worker before may have died of it."""
+
+    def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
+        """Receive, and suspect what comes from the queue itself."""
+        batch = super().receive(queue, max_messages, timeout)
+        for delivery in batch:
+            delivery.suspected = queue == "q"
+        return batch
+
+
+def test_g6_a_task_that_may_have_killed_the_worker_itself_runs_alone(journal: str) -> None:
+    """Child processes do not protect the worker from everything, so its death makes suspects with them too."""
+    with SuspiciousClient() as client:
+        client.declare("q", "d")
+        client.send("q", {"do": "describe", "file": journal})
+        manager = TaskManager(client, work, "q", "d", executor="process", max_workers=2, max_retries=0)
+        assert manager.run_until_idle(60.0)[Outcome.FAILED] == 1
+    (seen,) = [json.loads(line) for line in notes(journal) if line.startswith("[")]
+    assert seen[1] == "q.suspects"
 
 
 def test_the_end_of_a_process_in_words() -> None:

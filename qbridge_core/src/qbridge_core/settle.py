@@ -127,7 +127,8 @@ class Settler:
         if self._suspects is None:
             return True
         if delivery.queue == self._rules.queue:
-            if self._rules.processes and delivery.crashes <= meta_int(delivery.meta, CRASHES):
+            doubtful = delivery.suspected or delivery.crashes > meta_int(delivery.meta, CRASHES)
+            if self._rules.processes and not doubtful:
                 return True  # it killed child processes of its own, and nobody else's
             self._isolate(delivery, task_id)
         elif delivery.crashes < self._rules.max_crashes:
