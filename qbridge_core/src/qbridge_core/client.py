@@ -239,6 +239,21 @@ class QueueClient(ABC):
         ``receive`` has not returned yet. The default does nothing.
         """
 
+    def check_task_timeout(self, queue: str, seconds: float, workers: int) -> None:  # noqa: B027 - optional
+        """Refuse runs that take longer than the broker lets a living worker hold a message; see G11.
+
+        Called before ``subscribe``. A backend that takes nothing from a worker that lives, as the default says, allows
+        any length.
+
+        Args:
+            queue: a declared queue.
+            seconds: how long a run may take.
+            workers: how many run at once.
+
+        Raises:
+            ConfigurationError: it would be delivered to another worker while it runs; the text says what to change.
+        """
+
     def unsubscribe(self, queue: str) -> None:  # noqa: B027 - optional
         """End what ``subscribe`` began: wake a blocked ``receive`` and give back, uncounted, what it has not returned.
 

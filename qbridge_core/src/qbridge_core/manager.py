@@ -262,6 +262,7 @@ class TaskManager:
                 "put the start below `if __name__ == '__main__':`"
             )
         self._client.declare(self._input_queue, self._dead_letter_queue)
+        self._client.check_task_timeout(self._input_queue, self._task_timeout, self._max_workers)
         suspects = self._declare_suspects()
         give_up = threading.Event()
         settler = Settler(self._client, self._rules, self._lifecycle, self._tally, give_up, suspects)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 import threading
 import time
@@ -49,6 +50,7 @@ from qbridge_rabbitmq.lane import DELETION_PAUSE
 from qbridge_rabbitmq.ledger import key_of, likeness
 from qbridge_rabbitmq.life import Arrival
 from qbridge_rabbitmq.options import Endpoint, Options
+from qbridge_rabbitmq.pace import MOST
 from qbridge_rabbitmq.publisher import LARGE, Outgoing
 from qbridge_rabbitmq.session import Session
 from qbridge_rabbitmq.topology import Topology
@@ -225,6 +227,20 @@ class RabbitMQClient(QueueClient):
             return []
         self._docket.hold(queue, delivery)
         return [delivery]
+
+    def check_task_timeout(self, queue: str, seconds: float, workers: int) -> None:
+        """Compare with the server's delivery acknowledgement timeout (rabbitmq.com/docs/consumers).
+
+        The time counts from the delivery, so a message that waits here behind long tasks must not wait for too many.
+        """
+        session = self._live()
+        if self._topology.lets_hold(queue):
+            return
+        limit = self._options.consumer_timeout
+        turns = math.ceil((self._options.prefetch or workers) / workers)
+        if seconds * turns > limit:
+            raise ConfigurationError(_too_long(seconds, turns, limit))
+        session.lane(queue).most = min(MOST, workers * int(limit / seconds))
 
     def subscribe(self, queue: str, prefetch: int) -> None:
         """Start a consumer (rabbitmq.com/docs/consumers, consumer-prefetch); it is renewed whenever it is lost."""
@@ -470,6 +486,15 @@ def _outgoing(queue: str, message: Message) -> Outgoing:
     if not headers.fits(properties, _ROOM):
         raise MessageTooLargeError(f"the headers of a message for {queue!r} do not fit into one frame")
     return Outgoing("", queue, properties, body)
+
+
+def _too_long(seconds: float, turns: int, limit: float) -> str:
+    waiting = f" With this prefetch a message may wait here for {turns - 1} others; leave it out." if turns > 1 else ""
+    return (
+        f"task_timeout is {seconds:g} s, but after {limit:g} s the broker takes a message from a living worker and "
+        f"gives it to another.{waiting} Lower task_timeout, or set consumer_timeout (in ms) in the server's "
+        "rabbitmq.conf to more, and the option consumer_timeout (in seconds) of this client to the same"
+    )
 
 
 def _copy_back(queue: str, arrival: Arrival) -> Outgoing:

@@ -18,7 +18,7 @@ from qbridge_rabbitmq.getting import GetRequest
 from qbridge_rabbitmq.ledger import Ledger, key_of, likeness
 from qbridge_rabbitmq.life import Arrival, Key, Life
 from qbridge_rabbitmq.loop import IOThread
-from qbridge_rabbitmq.pace import Pace
+from qbridge_rabbitmq.pace import MOST, Pace
 from qbridge_rabbitmq.suspicion import Suspicion
 from qbridge_rabbitmq.wire import Connection, raw_properties
 
@@ -48,6 +48,7 @@ class Lane:
         buffer: what the consumer brought and nobody has taken; ``None`` items only wake the taker.
         epoch: counts what must wake a blocked receive.
         missing: why there is no consumer: the queue does not exist.
+        most: how many messages a prefetch that follows the speed may hold.
         works: whether a worker takes its tasks here.
     """
 
@@ -63,6 +64,7 @@ class Lane:
         self._restore = restore
         self._ledger = ledger
         self.works = False
+        self.most = MOST
         self._suspicion = Suspicion()
         self._left: list[Arrival] = []
         self._connection: Connection | None = None
@@ -157,7 +159,7 @@ class Lane:
         """Start a consumer, now or when the connection is there; unless fixed the prefetch follows the speed."""
         self.prefetch = prefetch
         self.works = True
-        self._pace = None if fixed else Pace(prefetch)
+        self._pace = None if fixed else Pace(prefetch, self.most)
         self._pursue()
 
     def adapt(self) -> None:

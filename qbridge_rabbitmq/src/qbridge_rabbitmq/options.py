@@ -30,6 +30,8 @@ class Options:
         connect_timeout: seconds that ``connect`` may take.
         publish_timeout: seconds to wait for the confirmation of a message.
         request_timeout: seconds to wait for the answer to anything else (declare, stats, purge).
+        consumer_timeout: the server's setting of that name, in seconds; a task must not take longer. It matters for
+            queues that somebody else declared, and before RabbitMQ 3.12, from which on ``declare`` lifts the limit.
         queue_type: type of the work queues that ``declare`` creates, ``quorum`` or ``classic``. Dead-letter and delay
             queues are quorum queues always.
         reconnect_delay: seconds before the first attempt to reconnect; doubled for each further one.
@@ -44,6 +46,7 @@ class Options:
     connect_timeout: float = 10.0
     publish_timeout: float = 10.0
     request_timeout: float = 10.0
+    consumer_timeout: float = 1800.0
     queue_type: str = "quorum"
     reconnect_delay: float = 0.2
     reconnect_delay_max: float = 3.0
@@ -174,6 +177,7 @@ _READERS: Final[dict[str, Callable[[str, object], Any]]] = {
     "connect_timeout": _seconds,
     "publish_timeout": _seconds,
     "request_timeout": _seconds,
+    "consumer_timeout": _seconds,
     "queue_type": _queue_type,
     "reconnect_delay": _seconds,
     "reconnect_delay_max": _seconds,

@@ -12,7 +12,7 @@ from typing import Final
 TICK: Final = 0.5
 _SECONDS_HELD: Final = 0.25
 # More brings nothing (rabbitmq.com/docs/consumer-prefetch), and after a crash all of it is delivered again.
-_MOST: Final = 300
+MOST: Final = 300
 
 
 class Pace:
@@ -20,10 +20,12 @@ class Pace:
 
     Args:
         wanted: how many messages the workers want at once; never less is held.
+        most: never more is held, unless more are wanted.
     """
 
-    def __init__(self, wanted: int) -> None:
+    def __init__(self, wanted: int, most: int = MOST) -> None:
         self._wanted = wanted
+        self._most = most
         self.prefetch = wanted
         self._settled = 0
         self._at = 0.0
@@ -35,7 +37,7 @@ class Pace:
         return since > 0 and self._follow(max(0, settled - before) / max(now - since, 0.01))
 
     def _follow(self, rate: float) -> bool:
-        target = max(self._wanted, min(_MOST, round(rate * _SECONDS_HELD)))
+        target = max(self._wanted, min(self._most, round(rate * _SECONDS_HELD)))
         # A new prefetch needs a new consumer, so small differences are left alone.
         if self.prefetch / 4 < target < self.prefetch * 2 or target == self.prefetch:
             return False

@@ -16,6 +16,8 @@ from qbridge_rabbitmq.admin import Step, Steps
 
 _log: Final = logging.getLogger("qbridge.rabbitmq")
 _LEVELS_VALID: Final = 2.0
+# A worker ends its tasks itself when their time is over, and a dead one loses its connection.
+_LONGEST_HOLD_MS: Final = 365 * 24 * 3600 * 1000
 # Each worker counts its side queue all the time, and hardly ever is anything delayed there.
 _SIDE_LEVELS_VALID: Final = 60.0
 
@@ -31,6 +33,7 @@ class Topology:
         self.server_version: tuple[int, ...] = ()
         self._queue_type = queue_type
         self._dead_letter_queues: dict[str, str | None] = {}
+        self._lifted: set[str] = set()
         self._side_queues: set[str] = set()
         self._levels: dict[str, int] = {}  # how many levels of a queue exist for certain
         self._probed: dict[str, float] = {}  # when a level was last found missing
@@ -51,6 +54,10 @@ class Topology:
     def knows(self, queue: str) -> bool:
         """Whether the queue was declared through this client, or is the dead-letter queue of one that was."""
         return queue in self._dead_letter_queues or queue in self._dead_letter_queues.values()
+
+    def lets_hold(self, queue: str) -> bool:
+        """Whether the broker lets a worker hold a message of the queue for as long as it likes."""
+        return queue in self._lifted
 
     def dead_letter_queue(self, queue: str) -> str:
         """Where rejected messages of the queue go."""
@@ -78,7 +85,8 @@ class Topology:
         named = dead_letter_queue or self._dead_letter_queues.get(queue)
         if named:
             yield from self.declare_dead_letter_queue(named)
-        yield from self._declare_queue(queue, self._work_arguments(queue, named))
+        as_asked = yield from self._declare_queue(queue, self._work_arguments(queue, named))
+        (self._lifted.add if as_asked and self._can_lift else self._lifted.discard)(queue)
         if (yield from _exists(_passive_exchange(delays.exit_exchange(queue)))):
             yield _bind_queue(queue, delays.exit_exchange(queue))
 
@@ -245,7 +253,14 @@ class Topology:
         if queue_type == "quorum":
             # At least once works only together with this overflow setting (rabbitmq.com/docs/quorum-queues).
             arguments |= {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
+        if self._can_lift:
+            arguments["x-consumer-timeout"] = _LONGEST_HOLD_MS
         return arguments | (self._no_limit() if side else {})
+
+    @property
+    def _can_lift(self) -> bool:
+        """Whether the server has a delivery acknowledgement timeout for each queue (rabbitmq.com/docs/consumers)."""
+        return self.server_version >= (3, 12)
 
     def _dead_letter_arguments(self) -> dict[str, Any]:
         return {"x-queue-type": "quorum", **self._no_limit()}

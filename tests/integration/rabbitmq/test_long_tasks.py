@@ -1,0 +1,118 @@
+"""G11: a task may take long, and one for which the broker would not wait is refused before it starts."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from integration.rabbitmq.conftest import MakeClient
+from qbridge_core import ConfigurationError, TaskManager, TransientError
+from qbridge_rabbitmq import RabbitMQClient
+from qbridge_rabbitmq.pace import Pace
+from qbridge_rabbitmq.topology import Topology
+from support.brokers import RabbitMQBroker
+from support.wait import wait_for
+
+
+def run(client: RabbitMQClient, queue: str, **options: Any) -> None:
+    """Start a worker and let it do what there is, which is nothing."""
+    TaskManager(client, print, queue, f"{queue}-dead", **options).run_until_idle(20.0)
+
+
+def test_g11_a_task_timeout_that_the_broker_does_not_bear_is_refused(
+    make_client: MakeClient, amqp_url: str, channel: Any, unique_name: str
+) -> None:
+    """On somebody else's queue the server's timeout counts: the default is assumed unless the client is told more."""
+    channel.queue_declare(unique_name, durable=True)
+    with pytest.raises(ConfigurationError, match=r"is 1801 s, but after 1800 s .* consumer_timeout \(in ms\)"):
+        run(make_client(amqp_url), unique_name, task_timeout=1801)
+    run(make_client(amqp_url), unique_name, task_timeout=1800)
+    run(make_client(amqp_url, consumer_timeout=7200), unique_name, task_timeout=7200)
+    with pytest.raises(ConfigurationError, match="after 60 s"):
+        run(make_client(f"{amqp_url}?consumer_timeout=60"), unique_name, task_timeout=61)
+
+
+def test_g11_waiting_in_the_prefetch_counts(
+    make_client: MakeClient, amqp_url: str, channel: Any, unique_name: str
+) -> None:
+    """A fixed prefetch that lets messages wait behind long tasks for too long is refused, too."""
+    channel.queue_declare(unique_name, durable=True)
+    client = make_client(amqp_url, prefetch=10)
+    with pytest.raises(ConfigurationError, match="wait here for 2 others"):
+        run(client, unique_name, task_timeout=900, max_workers=4)
+    run(client, unique_name, task_timeout=600, max_workers=4)
+
+
+def test_g11_a_prefetch_that_follows_the_speed_stays_small_for_long_tasks(
+    make_client: MakeClient, amqp_url: str, channel: Any, unique_name: str
+) -> None:
+    """However quick tasks have been, no more is held than can end in time when all take as long as they may."""
+    channel.queue_declare(unique_name, durable=True)
+    client = make_client(amqp_url)
+    client.declare(unique_name)
+    client.check_task_timeout(unique_name, 600.0, 4)
+    session = client._session
+    assert session is not None
+    assert session.lane(unique_name).most == 12
+    client.check_task_timeout(unique_name, 10.0, 4)
+    assert session.lane(unique_name).most == 300
+    pace = Pace(4, most=12)
+    pace.look(0, 100.0)
+    assert pace.look(100_000, 101.0)
+    assert pace.prefetch == 12
+
+
+def test_g11_a_server_that_can_is_asked_to_wait() -> None:
+    """From RabbitMQ 3.12 on the queues that QBridge declares lift the limit; an older server is not asked."""
+    topology = Topology("quorum")
+    for version, asked in (((3, 10), False), ((3, 12), True), ((4, 1), True)):
+        topology.connected(version)
+        assert ("x-consumer-timeout" in topology._work_arguments("q", "dead")) is asked
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("queue_type", ["quorum", "classic"])
+def test_g11_g3_a_worker_survives_the_timeout_of_the_broker(
+    make_client: MakeClient, private_rabbitmq: RabbitMQBroker, unique_name: str, queue_type: str
+) -> None:
+    """The broker closes the channel under a long task again and again: nothing runs twice, and the others go on."""
+    private_rabbitmq.rabbitmqctl(
+        "eval",
+        "application:set_env(rabbit, consumer_timeout, 2000), application:set_env(rabbit, channel_tick_interval, 500).",
+    )
+    client = make_client(private_rabbitmq.url, queue_type=queue_type, prefetch=6)
+    started: Counter[str] = Counter()
+    release = threading.Event()
+
+    def handler(payload: str) -> None:
+        started[payload] += 1
+        if payload == "long":
+            assert release.wait(90.0)
+
+    dead = f"{unique_name}-dead"
+    with TaskManager(client, handler, unique_name, dead, max_workers=2, task_timeout=100.0) as manager:
+        client.send(unique_name, "long")
+        session = client._session
+        assert session is not None
+        lane = session.lane(unique_name)
+        for number in range(3):
+            life = wait_for(lambda: lane.life, 20.0)
+            wait_for(lambda life=life: life.lost, 30.0, "the broker closes the channel")
+            client.send(unique_name, f"short-{number}")
+            wait_for(lambda number=number: started[f"short-{number}"] == 1, 20.0, "the others go on")
+        release.set()
+
+        def empty() -> bool:
+            try:
+                stats = client.stats(unique_name)
+            except TransientError:
+                return False
+            return stats.ready == stats.in_flight == 0
+
+        wait_for(empty, 30.0, "the queue is empty at the end")
+        assert manager.report().succeeded == 4
+    assert set(started.values()) == {1}
+    assert client.stats(dead).ready == 0
