@@ -237,9 +237,19 @@ class RabbitMQClient(QueueClient):
         if self._topology.lets_hold(queue):
             return
         limit = self._options.consumer_timeout
-        turns = math.ceil((self._options.prefetch or workers) / workers)
+        if seconds > limit:
+            raise ConfigurationError(
+                f"task_timeout is {seconds:g} s, but after {limit:g} s the broker takes a message from a living worker "
+                "and gives it to another. Lower task_timeout, or set consumer_timeout (in ms) in the server's "
+                "rabbitmq.conf to more, and the option consumer_timeout (in seconds) of this client to the same"
+            )
+        turns = math.ceil((self._options.prefetch or 0) / workers)
         if seconds * turns > limit:
-            raise ConfigurationError(_too_long(seconds, turns, limit))
+            _log.warning(
+                "with prefetch=%d a message may wait here for %d runs of up to %g s, and after %g s the broker gives "
+                "it to another worker; leave prefetch out, or lower it, if tasks may take long",
+                self._options.prefetch, turns - 1, seconds, limit,
+            )  # fmt: skip
         session.lane(queue).most = min(MOST, workers * int(limit / seconds))
 
     def subscribe(self, queue: str, prefetch: int) -> None:
@@ -486,15 +496,6 @@ def _outgoing(queue: str, message: Message) -> Outgoing:
     if not headers.fits(properties, _ROOM):
         raise MessageTooLargeError(f"the headers of a message for {queue!r} do not fit into one frame")
     return Outgoing("", queue, properties, body)
-
-
-def _too_long(seconds: float, turns: int, limit: float) -> str:
-    waiting = f" With this prefetch a message may wait here for {turns - 1} others; leave it out." if turns > 1 else ""
-    return (
-        f"task_timeout is {seconds:g} s, but after {limit:g} s the broker takes a message from a living worker and "
-        f"gives it to another.{waiting} Lower task_timeout, or set consumer_timeout (in ms) in the server's "
-        "rabbitmq.conf to more, and the option consumer_timeout (in seconds) of this client to the same"
-    )
 
 
 def _copy_back(queue: str, arrival: Arrival) -> Outgoing:
