@@ -90,7 +90,7 @@ def test_an_unknown_scheme_names_the_known_ones(install: Install, run: Run) -> N
     kind, text, _ = run(FAIL.format(url="kafka://h")).split("|")
     assert kind == "UnknownSchemeError"
     assert "kafka://" in text
-    assert "amqp://, amqps://, good://, memory://, redis://, redis+sentinel://, rediss://" in text
+    assert "amqp://, amqps://, good://, memory://, redis://, redis+cluster://, redis+sentinel://, rediss://" in text
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,8 @@ _EXTRAS: Final = {
     "rediss": "redis",
     "redis+sentinel": "redis",
     "rediss+sentinel": "redis",
+    "redis+cluster": "redis",
+    "rediss+cluster": "redis",
     "memory": "memory",
 }
 
@@ -46,8 +48,8 @@ def connect(url: str, **options: object) -> QueueClient:
     """Return a connected client for the broker at ``url``.
 
     Args:
-        url: ``amqp://``, ``amqps://``, ``redis://``, ``rediss://``, ``redis+sentinel://``, ``memory://`` or any
-            installed backend's.
+        url: ``amqp://``, ``amqps://``, ``redis://``, ``rediss://``, ``redis+sentinel://``, ``redis+cluster://``,
+            ``memory://`` or any installed backend's.
         options: the backend's options; they win over the same names in the URL's query.
 
     Raises:

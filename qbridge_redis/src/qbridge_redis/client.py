@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -22,9 +23,10 @@ from qbridge_core import (
 )
 from qbridge_core.message import NO_HEADERS
 from qbridge_redis.engine import Engine
+from qbridge_redis.fleet import Fleet
 from qbridge_redis.keys import Keys
 from qbridge_redis.ledger import Ticket
-from qbridge_redis.options import Options
+from qbridge_redis.options import Options, Topology
 from qbridge_redis.queues import Queues
 
 _DISCONNECT_TIME: Final = 5.0
@@ -41,14 +43,15 @@ class RedisClient(QueueClient):
     All workers of a queue must have the same ``lease``: one with a shorter one takes over what the others run.
 
     Args:
-        redis_url: ``redis://user:password@host:port/db``, or with sentinels
+        redis_url: ``redis://user:password@host:port/db``; with sentinels
             ``redis+sentinel://user:password@sentinel1:26379,sentinel2:26379/service/db``, where user and password are
-            those of the server; ``rediss`` in place of ``redis`` for TLS.
+            those of the server; for a cluster ``redis+cluster://user:password@node1:6379,node2:6379``. Write
+            ``rediss`` in place of ``redis`` for TLS.
         options: ``prefix`` ("", put before every queue name), ``group`` ("qbridge"), ``wait_replicas`` (how many
-            replicas must have a message before ``publish`` returns: 0, with sentinels 1), and in seconds ``lease``
-            (30), ``publish_timeout`` (10), ``connect_timeout`` (3), ``socket_timeout`` (3); for the sentinels
-            ``sentinel_username`` and ``sentinel_password``; for TLS ``cafile``, ``certfile``, ``keyfile``. They may
-            be in the URL's query as well.
+            replicas must have a message before ``publish`` returns: 0, with sentinels and clusters 1), and in
+            seconds ``lease`` (30), ``publish_timeout`` (10), ``connect_timeout`` (3), ``socket_timeout`` (3); for the
+            sentinels ``sentinel_username`` and ``sentinel_password``; for TLS ``cafile``, ``certfile``, ``keyfile``.
+            They may be in the URL's query as well.
 
     Raises:
         InvalidURLError: the URL cannot be understood.
@@ -62,9 +65,9 @@ class RedisClient(QueueClient):
 
     def __init__(self, redis_url: str = "redis://localhost:6379/0", **options: object) -> None:
         self._options = Options.parse(redis_url, options)
-        self._keys = Keys(self._options.prefix)
+        self._keys = Keys(self._options.prefix, cluster=self._options.topology is Topology.CLUSTER)
         self._queues = Queues(self._keys, self._options.group)
-        self._engine: Engine | None = None
+        self._fleet: Fleet | None = None
         self._switching = threading.Lock()
 
     def __repr__(self) -> str:
@@ -75,52 +78,55 @@ class RedisClient(QueueClient):
     @property
     def connected(self) -> bool:
         """True between ``connect`` and ``disconnect``, in the process that connected."""
-        engine = self._engine
-        return engine is not None and engine.session.pid == os.getpid() and not engine.session.closing.is_set()
+        fleet = self._fleet
+        return fleet is not None and fleet.pid == os.getpid() and not fleet.closing.is_set()
 
     def connect(self) -> None:
         """Connect, look whether the server can keep the guarantees, and start two background threads.
 
+        On a cluster each hash slot that is used later gets a pair of threads and connections of its own.
+
         Raises:
             BrokerUnavailableError: the server cannot be reached within ``connect_timeout``.
             AuthenticationError: it refused the credentials.
-            ConfigurationError: it is too old, evicts keys (``maxmemory-policy allkeys-*``), or is a cluster.
+            ConfigurationError: it is too old, evicts keys (``maxmemory-policy allkeys-*``), or is another kind of
+                server than the URL says.
         """
-        if self._engine is not None and self._engine.session.pid != os.getpid():
+        if self._fleet is not None and self._fleet.pid != os.getpid():
             self._switching = threading.Lock()  # the parent's may be held by a thread that does not exist here
-            self._engine = None
+            self._fleet = None
         with self._switching:
-            if self._engine is None:
-                engine = Engine(self._options, self._keys, self._queues)
-                engine.start()
-                self._engine = engine
+            if self._fleet is None:
+                fleet = Fleet(self._options, self._keys, self._queues)
+                fleet.start()
+                self._fleet = fleet
 
     def disconnect(self) -> None:
         """Send acknowledgements, hand back what is unsettled, close; within about 5 seconds."""
-        if self._engine is not None and self._engine.session.pid != os.getpid():
+        if self._fleet is not None and self._fleet.pid != os.getpid():
             return  # the connections and threads are the parent's
         with self._switching:
-            engine = self._engine
-            if engine is None:
+            fleet = self._fleet
+            if fleet is None:
                 return
             try:
-                engine.stop(_DISCONNECT_TIME)
+                fleet.stop(_DISCONNECT_TIME)
             finally:
-                self._engine = None
+                self._fleet = None
 
     # ------------------------------------------------------------------ queues
 
     def declare(self, queue: str, dead_letter_queue: str | None = None) -> None:
         """Create the streams and their group where missing."""
-        self._running().declare(queue, dead_letter_queue)
+        self._connected().declare(queue, dead_letter_queue)
 
     def stats(self, queue: str) -> QueueStats:
         """Count the messages of a queue, those of all clients, in one round trip."""
-        return self._running().inspector.stats(queue)
+        return self._running(queue).inspector.stats(queue)
 
     def purge(self, queue: str) -> int:
         """Delete the ready messages."""
-        return self._running().inspector.purge(queue)
+        return self._running(queue).inspector.purge(queue)
 
     # ------------------------------------------------------------------ publishing
 
@@ -138,7 +144,7 @@ class RedisClient(QueueClient):
 
         ``PublishUnconfirmedError`` also says that the master has it, but not enough replicas have.
         """
-        engine = self._running()
+        engine = self._running(queue)
         delay = check_delay(delay, _LONGEST_DELAY)
         engine.publisher.publish(queue, Message(body, headers or NO_HEADERS, message_id), delay, timeout)
         if delay > 0:
@@ -146,13 +152,13 @@ class RedisClient(QueueClient):
 
     def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
         """Publish in pipelines; ``timeout`` is for each of them."""
-        self._running().publisher.publish_many(queue, messages, timeout)
+        self._running(queue).publisher.publish_many(queue, messages, timeout)
 
     # ------------------------------------------------------------------ consuming
 
     def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
         """Take up to ``max_messages``; nothing more is read ahead."""
-        engine = self._running()
+        engine = self._running(queue)
         if max_messages < 1:
             raise ConfigurationError(f"max_messages must be at least 1, not {max_messages!r}")
         batch = engine.reader(queue).receive(max_messages, max(0.0, timeout))
@@ -162,16 +168,16 @@ class RedisClient(QueueClient):
 
     def unsubscribe(self, queue: str) -> None:
         """Wake a blocked ``receive``; nothing is read ahead, so there is nothing to give back."""
-        engine = self._engine
-        if engine is not None and self.connected:
-            engine.cancel(queue)
+        fleet = self._fleet
+        if fleet is not None and self.connected:
+            fleet.engine(queue).cancel(queue)
 
     def ack(self, delivery: Delivery) -> None:
         """Note the acknowledgement; it is sent with the next read or a few milliseconds later.
 
         A delivery whose lease ran out is acknowledged too: its work is done, whoever holds it now.
         """
-        engine = self._running()
+        engine = self._running(delivery.queue)
         ticket = self._ticket(engine, delivery)
         if ticket.ledger.ack(ticket):
             engine.flusher.wake()
@@ -186,7 +192,7 @@ class RedisClient(QueueClient):
         queue: str | None = None,
     ) -> None:
         """Hand back, retry or dead-letter the message in one atomic step on the server."""
-        engine = self._running()
+        engine = self._running(delivery.queue)
         delay = check_delay(delay, _LONGEST_DELAY)
         self._ticket(engine, delivery)
         if not requeue:
@@ -196,39 +202,51 @@ class RedisClient(QueueClient):
         else:
             engine.settler.retry(delivery, failure, delay, queue)
         if requeue and delay > 0:
-            engine.delayed(queue or delivery.queue)
+            self._running(queue or delivery.queue).delayed(queue or delivery.queue)
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Send the acknowledgements now; return True when none is left."""
-        engine = self._engine
-        return engine is None or not self.connected or engine.flusher.flush(timeout)
+        fleet = self._fleet
+        if fleet is None or not self.connected:
+            return True
+        deadline = time.monotonic() + timeout
+        done = True
+        for engine in fleet.engines():
+            done = engine.flusher.flush(max(0.0, deadline - time.monotonic())) and done
+        return done
 
     # ------------------------------------------------------------------ dead letters
 
     def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
         """List a dead-letter queue, oldest first."""
-        return self._running().inspector.dead_letters(queue, limit)
+        return self._running(queue).inspector.dead_letters(queue, limit)
 
     def replay(self, dead_letter_queue: str, *, target: str | None = None, limit: int | None = None) -> int:
         """Send dead letters back, each page in one atomic step. Letters that a consumer holds stay.
 
+        On a cluster, if both queues have not one hash slot: copied, confirmed, then deleted.
+
         Raises:
             UnroutableError: a letter does not say where it came from, or that queue is gone; it stays where it is.
-            PublishUnconfirmedError: the reply was lost; calling again does not send a letter twice.
+            PublishUnconfirmedError: the reply was lost; calling again does not send a letter twice
+                (but for a cluster without common hash slots).
         """
-        return self._running().inspector.replay(dead_letter_queue, target, limit)
+        return self._running(dead_letter_queue).inspector.replay(dead_letter_queue, target, limit)
 
     # ------------------------------------------------------------------ helpers
 
-    def _running(self) -> Engine:
-        engine = self._engine
-        if engine is None or engine.session.closing.is_set():
+    def _connected(self) -> Fleet:
+        fleet = self._fleet
+        if fleet is None or fleet.closing.is_set():
             raise NotConnectedError("the Redis client is not connected; call connect() first")
-        if engine.session.pid != os.getpid():
+        if fleet.pid != os.getpid():
             raise NotConnectedError(
-                f"the Redis client was connected in process {engine.session.pid}; call connect() in this process too"
+                f"the Redis client was connected in process {fleet.pid}; call connect() in this process too"
             )
-        return engine
+        return fleet
+
+    def _running(self, queue: str) -> Engine:
+        return self._connected().engine(queue)
 
     def _ticket(self, engine: Engine, delivery: Delivery) -> Ticket:
         ticket = delivery.tag

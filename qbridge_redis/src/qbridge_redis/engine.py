@@ -20,7 +20,7 @@ from qbridge_redis.queues import Queues
 from qbridge_redis.reader import Reader, close_all
 from qbridge_redis.scripts import LEAVE
 from qbridge_redis.server import inspect
-from qbridge_redis.session import Session, log
+from qbridge_redis.session import Home, Session, log
 from qbridge_redis.settler import Settler
 
 _READERS_TIME: Final = 1.5
@@ -28,43 +28,45 @@ _LEAVE_TIME: Final = 0.5
 
 
 class Engine:
-    """One connected client. Thread-safe."""
+    """A connected client of one server. Thread-safe."""
 
-    def __init__(self, options: Options, keys: Keys, queues: Queues) -> None:
-        self.session: Final = Session(options, keys, queues)
+    def __init__(self, options: Options, keys: Keys, queues: Queues, home: Home) -> None:
+        self.session: Final = Session(options, keys, queues, home)
         self.publisher: Final = Publisher(self.session)
         self.settler: Final = Settler(self.session)
         self.inspector: Final = Inspector(self.session)
         self.flusher: Final = Flusher(self.session)
         self._maintenance: Final = Maintenance(self.session, self._with_delays)
         self._readers: dict[str, Reader] = {}
-        self._delayed: set[str] = set()
+        self._known: set[str] = set()
         self._lock = threading.Lock()
 
-    def start(self) -> None:
-        """Connect and start the threads; see ``RedisClient.connect`` for what it raises."""
+    def inspect(self) -> None:
+        """Connect and look at the server; see ``RedisClient.connect`` for what it raises."""
         session = self.session
         link = Link(session.route, f"qbridge:{session.consumer}")
         try:
             link.open()
             session.max_body = inspect(link, session.options)
-            for queue in session.queues.declared():
-                session.queues.ensure(link, queue)
         except BaseException as exc:
             link.close()
-            session.route.close()
             if isinstance(exc, LOST):
                 raise unreachable(exc, session.options) from exc
             raise
         session.links.give(link)
+
+    def start(self) -> None:
+        """Start the threads. They connect when they have to."""
         self.flusher.start()
         self._maintenance.start()
 
     def stop(self, timeout: float) -> None:
-        """Flush, hand back, close. Never raises for a server that is gone, and takes about ``timeout`` at most."""
+        """Flush, hand back, close; ``closing`` must be set.
+
+        Never raises for a server that is gone, and takes about ``timeout`` at most.
+        """
         deadline = time.monotonic() + timeout
         session = self.session
-        session.closing.set()
         readers = self._all_readers()
         close_all(readers, min(_READERS_TIME, timeout))
         self.flusher.stop(1.0)
@@ -78,18 +80,14 @@ class Engine:
         session.links.close()
         session.route.close()
 
-    def declare(self, queue: str, dead_letter_queue: str | None) -> None:
-        """Create what is missing and remember it."""
-        names = [queue] if dead_letter_queue is None else [queue, dead_letter_queue]
-        for name in names:
-            self.session.keys.stream(name)  # checks the names before anything is made
+    def create(self, queue: str) -> None:
+        """Create a queue where it is missing, and look after its delayed messages."""
         try:
             with self.session.links.lease() as link:
-                for name in names:
-                    self.session.queues.ensure(link, name, create=True)
-                self.session.queues.remember(queue, dead_letter_queue)
+                self.session.queues.ensure(link, queue, create=True)
         except LOST as exc:
             raise unreachable(exc, self.session.options) from exc
+        self._known.add(queue)
 
     def reader(self, queue: str) -> Reader:
         """The reader of a queue, made when it is first asked for."""
@@ -109,7 +107,7 @@ class Engine:
 
     def delayed(self, queue: str) -> None:
         """A message of this queue was delayed by this client: have it delivered on time."""
-        self._delayed.add(queue)
+        self._known.add(queue)
         self._maintenance.poke()
 
     def knows(self, ticket: Ticket) -> bool:
@@ -117,8 +115,7 @@ class Engine:
         return ticket.ledger.owner is self.session
 
     def _with_delays(self) -> list[str]:
-        names = self._delayed.union(self._readers, self.session.queues.declared())
-        return sorted(names)
+        return sorted(self._known.union(self._readers))
 
     def _all_readers(self) -> list[Reader]:
         with self._lock:

@@ -28,10 +28,13 @@ _CLASSES: Final[tuple[tuple[type[Exception], str], ...]] = (
     (redis_errors.AuthenticationError, "NOAUTH"),
     (redis_errors.MasterDownError, "MASTERDOWN"),
     (redis_errors.ClusterDownError, "CLUSTERDOWN"),
+    (redis_errors.MovedError, "MOVED"),
+    (redis_errors.AskError, "ASK"),
     (redis_errors.TryAgainError, "TRYAGAIN"),
 )
 _BLOCKED: Final = {"OOM", "MISCONF", "NOREPLICAS"}
-_UNAVAILABLE: Final = {"READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOGROUP", "UNBLOCKED"}
+_REDIRECTS: Final = {"MOVED", "ASK", "TRYAGAIN"}
+_UNAVAILABLE: Final = {"READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "BUSY", "NOGROUP", "UNBLOCKED"} | _REDIRECTS
 _DENIED: Final = ("ACL failure in script", "executing the script can't")  # within a script, new servers and old
 _TOO_LARGE: Final = ("too large", "invalid bulk length", "maximum allowed size")
 
@@ -52,6 +55,11 @@ def is_missing_group(error: BaseException) -> bool:
 def is_transient(error: BaseException) -> bool:
     """Whether the server may accept the same command later."""
     return code(error) in _UNAVAILABLE or code(error) in _BLOCKED
+
+
+def is_redirect(reply: object) -> bool:
+    """Whether a node of a cluster says that the keys are elsewhere, or on their way: it did nothing."""
+    return isinstance(reply, redis_errors.ResponseError) and code(reply) in _REDIRECTS
 
 
 def refused(error: Exception, action: str) -> QBridgeError:

@@ -28,6 +28,8 @@ REDELIVERED: Final = HEADER_PREFIX + "redelivered"
 BODY: Final = b"body"
 MESSAGE_ID: Final = b"message_id"
 _ESCAPE: Final = HEADER_PREFIX + "header-"
+_OWN: Final = HEADER_PREFIX.encode()
+_ESCAPED: Final = _ESCAPE.encode()
 _TAKEN: Final = {"body", "message_id"}
 
 Fields = list[bytes | str]
@@ -77,6 +79,24 @@ def _decode_all(fields: Sequence[bytes]) -> Decoded:
             else:
                 (meta if key.startswith(HEADER_PREFIX) else headers)[key] = _text_or_bytes(value)
     return body, headers or NO_HEADERS, message_id, meta or NO_HEADERS
+
+
+def for_producer(fields: Sequence[bytes]) -> Fields:
+    """The fields without QBridge's own: what a replayed dead letter keeps. ``replay.lua`` does the same."""
+    kept: Fields = []
+    for position in range(0, len(fields) - 1, 2):
+        name = fields[position]
+        if not name.startswith(_OWN) or name.startswith(_ESCAPED):
+            kept += name, fields[position + 1]
+    return kept or [BODY, b""]
+
+
+def moved(fields: Sequence[bytes], message_id: str, meta: Mapping[str, str | int | bytes]) -> Fields:
+    """The fields of a message that goes to another queue. ``settle.lua`` does the same."""
+    kept = for_producer(fields)
+    if message_id and MESSAGE_ID not in kept[::2]:
+        kept += MESSAGE_ID, message_id
+    return kept + encode_meta(meta)
 
 
 def delivery(queue: str, fields: Sequence[bytes], tag: object, deliveries: int = 1, *, again: bool = False) -> Delivery:

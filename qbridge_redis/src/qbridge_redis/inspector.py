@@ -16,6 +16,7 @@ from qbridge_redis.link import LOST, Link
 from qbridge_redis.scripts import PURGE, REPLAY, Argument, Command
 from qbridge_redis.session import Session
 
+_Entry = tuple[bytes, Sequence[bytes]]
 _PAGE: Final = 100
 _PURGE_PAGE: Final = 1000
 
@@ -70,11 +71,14 @@ class Inspector:
             end = self._last_id(link, queue)
             for page in self._pages(link, queue, end, limit) if end else ():
                 for name, letters in groupby(page, key=lambda letter: target or _source(queue, letter[1])):
-                    replayed += self._replay(link, queue, name, [letter[0] for letter in letters])
+                    replayed += self._replay(link, queue, name, list(letters))
         return replayed
 
-    def _replay(self, link: Link, queue: str, target: str, ids: Sequence[bytes]) -> int:
+    def _replay(self, link: Link, queue: str, target: str, letters: Sequence[_Entry]) -> int:
         session = self._session
+        if not session.keys.together(queue, target):
+            return self._replay_apart(link, queue, target, letters)
+        ids = [letter[0] for letter in letters]
         command = REPLAY([session.keys.stream(queue), session.keys.stream(target)], session.options.group, *ids)
         for _ in range(2):
             try:
@@ -86,9 +90,19 @@ class Inspector:
             session.queues.ensure(link, target)
         raise UnroutableError(f"the queue {target!r} was deleted while replaying")
 
-    def _pages(
-        self, link: Link, queue: str, end: Argument, limit: int | None
-    ) -> Iterator[Sequence[tuple[bytes, Sequence[bytes]]]]:
+    def _replay_apart(self, link: Link, queue: str, target: str, letters: Sequence[_Entry]) -> int:
+        """Where no script can write to both queues: the copies are confirmed, and then the letters deleted."""
+        stream, group = self._session.keys.stream(queue), self._session.options.group
+        held = self._call_many(link, [("XPENDING", stream, group, entry[0], entry[0], 1) for entry in letters])
+        free = [
+            letter for letter, rows in zip(letters, held, strict=True) if isinstance(rows, ResponseError) or not rows
+        ]
+        if free:
+            self._session.carry(target, [fields.for_producer(content) for _, content in free], 0.0, False)
+            checked(self._call(link, ("XDEL", stream, *(entry_id for entry_id, _ in free))), f"replay {queue!r}")
+        return len(free)
+
+    def _pages(self, link: Link, queue: str, end: Argument, limit: int | None) -> Iterator[Sequence[_Entry]]:
         stream = self._session.keys.stream(queue)
         start: Argument = "-"
         left = limit

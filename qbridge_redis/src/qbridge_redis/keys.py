@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from qbridge_core import check_queue_name
+from redis.crc import key_slot
 
-_DELAYED: Final = ":delayed"
+from qbridge_core import ConfigurationError, check_queue_name
+
+_DELAYED: Final = b":delayed"
 
 
 class Keys:
@@ -14,11 +16,16 @@ class Keys:
 
     The stream of a queue is ``<prefix><queue>``, the sorted set of its delayed messages ``<prefix><queue>:delayed``.
     A dead-letter queue is a queue like any other.
+
+    On a cluster both keys must have one hash slot. A stream's name that has a hash tag (``{emails}.dead``) gives it to
+    both; for any other name the sorted set is ``{<prefix><queue>}:delayed``, which has the slot of the name itself.
     """
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, *, cluster: bool = False) -> None:
         self._prefix = prefix
+        self._cluster = cluster
         self._streams: dict[str, bytes] = {}
+        self._slots: dict[str, int] = {}
 
     def stream(self, queue: str) -> bytes:
         """The key of a queue's stream.
@@ -33,4 +40,36 @@ class Keys:
 
     def delayed(self, queue: str) -> bytes:
         """The key of the sorted set that holds a queue's delayed messages."""
-        return self.stream(queue) + _DELAYED.encode()
+        stream = self.stream(queue)
+        if not self._cluster or _has_tag(stream):
+            return stream + _DELAYED
+        return b"{" + stream + b"}" + _DELAYED
+
+    def slot(self, queue: str) -> int:
+        """The hash slot of a queue on a cluster; 0 where there is none.
+
+        Raises:
+            ConfigurationError: the name is unusable.
+        """
+        slot = self._slots.get(queue)
+        if slot is None:
+            slot = self._slots[queue] = self._find_slot(queue) if self._cluster else 0
+        return slot
+
+    def _find_slot(self, queue: str) -> int:
+        slot = key_slot(self.stream(queue))
+        if key_slot(self.delayed(queue)) != slot:
+            raise ConfigurationError(
+                f"on a cluster the queue name {queue!r} needs a text between its braces, as in '{{emails}}.dead'"
+            )
+        return slot
+
+    def together(self, queue: str, other: str) -> bool:
+        """Whether one script can write to both queues."""
+        return self.slot(queue) == self.slot(other)
+
+
+def _has_tag(key: bytes) -> bool:
+    """Whether the slot comes from a part of the key: from what is between its first ``{`` and the next ``}``."""
+    start = key.find(b"{")
+    return start >= 0 and key.find(b"}", start + 1) > start + 1

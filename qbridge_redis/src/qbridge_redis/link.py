@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.connection import Connection, SSLConnection
 from redis.exceptions import AuthenticationError as RedisAuthenticationError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import MovedError, NoScriptError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
@@ -52,7 +52,7 @@ class Link:
         self.client_id = 0
         self._moves = 0
         self.is_demoted = False
-        """The server said that it is a replica now: behind the same address there may be another one."""
+        """The server said that it is not the right one, or not any more. Another one may be behind the same address."""
 
     @property
     def is_open(self) -> bool:
@@ -83,6 +83,7 @@ class Link:
         except BaseException as exc:
             self._connection = connection  # whatever it has opened by now
             self.close()
+            self._route.failed()
             if isinstance(exc, RedisAuthenticationError):
                 raise AuthenticationError(f"{self._options} refused the credentials: {exc}") from exc
             if isinstance(exc, RedisError | OSError):
@@ -148,7 +149,9 @@ class Link:
                     replies.append(read())
                 except ResponseError as exc:
                     replies.append(exc)
-                    self.is_demoted = self.is_demoted or isinstance(exc, ReadOnlyError)
+                    if isinstance(exc, ReadOnlyError | MovedError) and not self.is_demoted:
+                        self.is_demoted = True
+                        self._route.failed()
         except BaseException as exc:
             raise self._broken(exc) from exc
         return replies

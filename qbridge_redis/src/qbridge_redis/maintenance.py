@@ -49,7 +49,7 @@ class Maintenance:
         self._renew_at = time.monotonic() + self._renew_every
         self._promote_at = 0.0
         self._reap_at = time.monotonic() + _REAP_EVERY
-        self._watch_at = 0.0 if session.route.needs_master else math.inf
+        self._watch_at = 0.0 if session.route.needs_watch else math.inf
         self._opened_before = False
 
     def start(self) -> None:

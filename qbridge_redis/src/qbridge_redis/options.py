@@ -16,6 +16,7 @@ _FROM_URL: Final = {"topology", "hosts", "service", "db", "username", "password"
 _FORMS: Final = {
     "redis": "{0}://host:port/db",
     "redis+sentinel": "{0}://sentinel1:26379,sentinel2:26379/service/db",
+    "redis+cluster": "{0}://node1:6379,node2:6379",
 }
 
 _PORT: Final = 6379
@@ -29,6 +30,7 @@ class Topology(Enum):
 
     SINGLE = "redis"
     SENTINEL = "redis+sentinel"
+    CLUSTER = "redis+cluster"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +39,7 @@ class Options:
 
     Attributes:
         topology: what ``hosts`` are.
-        hosts: the server, or the sentinels that know it.
+        hosts: the server, or the sentinels that know it, or some nodes of the cluster.
         service: the name under which the sentinels know the server.
         prefix: put before every queue name to make its key.
         group: the consumer group that all workers of a queue share.
@@ -92,7 +94,7 @@ class Options:
         sentinel = topology is Topology.SENTINEL
         known = {f.name for f in fields(cls)} - _FROM_URL
         known -= (set() if tls else _TLS_ONLY) | (set() if sentinel else _SENTINEL_ONLY)
-        given = {"wait_replicas": 1 if sentinel else 0, **merge_options(parsed, options, known)}
+        given = {"wait_replicas": 0 if topology is Topology.SINGLE else 1, **merge_options(parsed, options, known)}
         service, database = _path(parsed, topology)
         return cls(
             topology=topology,
@@ -125,9 +127,7 @@ def _known_forms() -> str:
 def _hosts(url: BrokerURL, topology: Topology) -> tuple[Address, ...]:
     default = _SENTINEL_PORT if topology is Topology.SENTINEL else _PORT
     if topology is Topology.SINGLE and len(url.hosts) > 1:
-        raise InvalidURLError(
-            f"{url} names several servers; with sentinels write {_FORMS['redis+sentinel'].format('redis+sentinel')}"
-        )
+        raise InvalidURLError(f"{url} names several servers; write redis+sentinel:// or redis+cluster:// for them")
     return tuple((host or "localhost", default if port is None else port) for host, port in url.hosts)
 
 
@@ -140,6 +140,8 @@ def _path(url: BrokerURL, topology: Topology) -> tuple[str, int]:
             raise InvalidURLError(f"{url} must name the service that the sentinels watch, {_form(url)}")
     if not (database or "0").isascii() or not (database or "0").isdigit():
         raise InvalidURLError(f"{url} must end with the number of a database, {_form(url)}")
+    if topology is Topology.CLUSTER and int(database or "0"):
+        raise InvalidURLError(f"{url} names a database, but a cluster has only 0, {_form(url)}")
     return service, int(database or "0")
 
 

@@ -14,5 +14,5 @@ def _create(url: str, options: Mapping[str, object]) -> QueueClient:
 
 @hookimpl
 def qbridge_backends() -> Mapping[str, BackendFactory]:
-    """Serve a single server and one that sentinels watch, each with and without TLS."""
-    return dict.fromkeys(("redis", "rediss", "redis+sentinel", "rediss+sentinel"), _create)
+    """Serve a single server, one that sentinels watch, and a cluster, each with and without TLS."""
+    return {f"{scheme}{kind}": _create for scheme in ("redis", "rediss") for kind in ("", "+sentinel", "+cluster")}

@@ -26,8 +26,9 @@ from qbridge_core import (
     check_headers,
     check_message_id,
 )
-from qbridge_redis.failures import code, is_transient, refused, unreachable
-from qbridge_redis.fields import encode
+from qbridge_redis.backoff import Backoff
+from qbridge_redis.failures import code, is_redirect, is_transient, refused, unreachable
+from qbridge_redis.fields import Fields, encode
 from qbridge_redis.link import LOST, Link
 from qbridge_redis.scripts import PUBLISH_LATER, Command
 from qbridge_redis.session import Session
@@ -57,20 +58,42 @@ class Publisher:
             for chunk in _by_size(commands):
                 self._publish(queue, chunk, limit)
 
+    def carry(self, queue: str, contents: Sequence[Fields], delay: float, create: bool) -> None:
+        """Publish copies of messages, whatever their fields; with ``create`` the queue is made where it is missing."""
+        if create:
+            try:
+                with self._session.links.lease() as link:
+                    self._session.queues.ensure(link, queue, create=True)
+            except LOST as exc:
+                raise unreachable(exc, self._session.options) from exc
+        commands = [
+            self._held(queue, content, delay) if delay > 0 else self._added(queue, content) for content in contents
+        ]
+        self._publish(queue, commands, self._session.options.publish_timeout)
+
     def _limit(self, timeout: float | None) -> float:
         return self._session.options.publish_timeout if timeout is None else max(0.001, timeout)
 
     def _publish(self, queue: str, commands: Sequence[Command], timeout: float) -> None:
         deadline = time.monotonic() + timeout
+        backoff = Backoff()
+        while commands := self._publish_once(queue, commands, deadline):
+            time.sleep(backoff.next())
+
+    def _publish_once(self, queue: str, commands: Sequence[Command], deadline: float) -> Sequence[Command]:
+        """Publish; return what a node of a cluster has sent elsewhere, as long as there is time to go there."""
         link = self._session.links.take(deadline)
         try:
             replies = self._exchange(link, queue, commands, deadline)
+            if any(map(is_redirect, replies)) and time.monotonic() < deadline:
+                return [command for command, reply in zip(commands, replies, strict=True) if is_redirect(reply)]
             missing = [command for command, reply in zip(commands, replies, strict=True) if reply is None]
             _raise_first(queue, replies)
             if missing:
                 self._publish_missing(link, queue, missing, deadline)
         finally:
             self._session.links.give(link)
+        return ()
 
     def _publish_missing(self, link: Link, queue: str, commands: Sequence[Command], deadline: float) -> None:
         """Nil is a sure answer: nothing was stored. A queue that was declared is made again, and then it can be."""
@@ -100,11 +123,17 @@ class Publisher:
         return replies[: len(commands)]
 
     def _now(self, queue: str, message: Message) -> Command:
-        return ("XADD", self._session.keys.stream(queue), "NOMKSTREAM", "*", *self._fields(message))
+        return self._added(queue, self._fields(message))
 
     def _later(self, queue: str, message: Message, delay: float) -> Command:
+        return self._held(queue, self._fields(message), delay)
+
+    def _added(self, queue: str, content: Fields) -> Command:
+        return ("XADD", self._session.keys.stream(queue), "NOMKSTREAM", "*", *content)
+
+    def _held(self, queue: str, content: Fields, delay: float) -> Command:
         keys = [self._session.keys.stream(queue), self._session.keys.delayed(queue)]
-        return PUBLISH_LATER(keys, uuid.uuid4().bytes, round(delay * 1_000_000), *self._fields(message))
+        return PUBLISH_LATER(keys, uuid.uuid4().bytes, round(delay * 1_000_000), *content)
 
     def _fields(self, message: Message) -> list[bytes | str]:
         body, limit = as_bytes(message.body), self._session.max_body

@@ -16,10 +16,12 @@ class Route:
 
     Attributes:
         needs_master: whether a server that calls itself a replica is the wrong one.
+        needs_watch: whether ``watch`` must be called now and then.
         moves: how often the server has been found elsewhere; connections made before lead to the old one.
     """
 
     needs_master = False
+    needs_watch = False
 
     def __init__(self, options: Options, address: Address | None = None) -> None:
         self.options = options
@@ -34,6 +36,9 @@ class Route:
             AuthenticationError: those who know it refused the credentials.
         """
         return self._address, self.moves
+
+    def failed(self) -> None:
+        """The server that was found does not answer, or says that another one is the right one."""
 
     def watch(self) -> bool:
         """Look whether the server has moved, briefly; False when nobody could say."""

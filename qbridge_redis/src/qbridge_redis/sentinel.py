@@ -28,6 +28,7 @@ class SentinelRoute(Route):
     """The way to the master of a service, as the sentinels know it."""
 
     needs_master = True
+    needs_watch = True
 
     def __init__(self, options: Options, on_move: OnMove) -> None:
         super().__init__(options)

@@ -8,7 +8,7 @@ from redis.exceptions import ResponseError
 
 from qbridge_core import ConfigurationError
 from qbridge_redis.link import Link
-from qbridge_redis.options import Options
+from qbridge_redis.options import Options, Topology
 from qbridge_redis.session import log
 
 _OLDEST: Final = 7
@@ -51,8 +51,8 @@ def _check(facts: Facts, where: Options) -> None:
             f"{where} has maxmemory-policy {policy}: it deletes whole queues when memory runs short; "
             "set it to noeviction (CONFIG SET maxmemory-policy noeviction, and the same in redis.conf)"
         )
-    if facts.get("redis_mode") == "cluster":
-        raise ConfigurationError(f"{where} is a Redis Cluster; QBridge needs a single server or one behind Sentinel")
+    if facts.get("redis_mode") == "cluster" and where.topology is not Topology.CLUSTER:
+        raise ConfigurationError(f"{where} is a node of a Redis Cluster; write redis+cluster://, and rediss+… for TLS")
 
 
 def _warn(facts: Facts, where: Options) -> None:

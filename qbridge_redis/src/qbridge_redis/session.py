@@ -7,43 +7,68 @@ import os
 import threading
 import time
 import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from qbridge_core import worker_identity
+from qbridge_redis.fields import Fields
 from qbridge_redis.keys import Keys
 from qbridge_redis.ledger import Ledger
 from qbridge_redis.link import Links
-from qbridge_redis.options import Options, Topology
+from qbridge_redis.options import Options
 from qbridge_redis.queues import Queues
-from qbridge_redis.route import Route
-from qbridge_redis.sentinel import SentinelRoute
+from qbridge_redis.route import OnMove, Route
 
 log: Final = logging.getLogger("qbridge.redis")
 
 
+Carry = Callable[[str, Sequence[Fields], float, bool], None]
+"""``carry(queue, contents, delay, create)``; returns when all are confirmed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """What a session gets from the client that it belongs to.
+
+    Attributes:
+        route: makes the way to its server; the argument is called when that one is replaced.
+        carry: see ``Session``.
+        closing: see ``Session``.
+        max_body: see ``Session``.
+    """
+
+    route: Callable[[OnMove], Route]
+    carry: Carry
+    closing: threading.Event
+    max_body: int | None = None
+
+
 class Session:
-    """The time between one ``connect`` and one ``disconnect``, in one process.
+    """The time between one ``connect`` and one ``disconnect``, in one process, with one server.
 
     Attributes:
         pid: the process that may use it: connections must not be shared with a child.
         route: how its connections find the server.
         consumer: the name of this client in the consumer groups; never used twice.
+        carry: publishes copies to a queue that no script of this session can write to.
         closing: set when ``disconnect`` begins.
         acks_waiting: set when acknowledgements wait for the flusher.
         max_body: the largest body that the server takes, if it told.
     """
 
-    def __init__(self, options: Options, keys: Keys, queues: Queues) -> None:
+    def __init__(self, options: Options, keys: Keys, queues: Queues, home: Home) -> None:
         self.options: Final = options
         self.keys: Final = keys
         self.queues: Final = queues
         self.pid: Final = os.getpid()
         self.consumer: Final = f"{worker_identity()}:{uuid.uuid4().hex[:8]}"
-        self.route: Final = self._make_route()
+        self.route: Final = home.route(self.moved)
         self.links: Final = Links(self.route, f"qbridge:{self.consumer}")
-        self.closing: Final = threading.Event()
+        self.carry: Final = home.carry
+        self.closing: Final = home.closing
         self.acks_waiting: Final = threading.Event()
-        self.max_body: int | None = None
+        self.max_body: int | None = home.max_body
         self._ledgers: dict[str, Ledger] = {}
         self._ledgers_lock = threading.Lock()
         self._last_reconnect = time.monotonic()
@@ -67,12 +92,7 @@ class Session:
         """
         self._last_reconnect = time.monotonic()
 
-    def _make_route(self) -> Route:
-        if self.options.topology is Topology.SENTINEL:
-            return SentinelRoute(self.options, self._moved)
-        return Route(self.options)
-
-    def _moved(self) -> None:
+    def moved(self) -> None:
         """Another server took over, which may lack the last writes: what is held here may be the only copy."""
         self.reconnected()
         for ledger in self.ledgers():

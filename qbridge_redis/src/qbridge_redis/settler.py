@@ -21,8 +21,9 @@ from qbridge_core import (
     rejection,
 )
 from qbridge_core.message import CRASHES
-from qbridge_redis.failures import refused
-from qbridge_redis.fields import REDELIVERED, encode, encode_meta
+from qbridge_redis.backoff import Backoff
+from qbridge_redis.failures import checked, is_missing_group, is_redirect, refused, unreachable
+from qbridge_redis.fields import REDELIVERED, Fields, encode, encode_meta, moved
 from qbridge_redis.ledger import Ticket
 from qbridge_redis.link import LOST
 from qbridge_redis.scripts import RESTORE, SETTLE, Command
@@ -90,6 +91,10 @@ class Settler:
         ledger = ticket.ledger
         if not ledger.begin(ticket):
             return
+        away = self._away(delivery.queue, state)
+        if not self._session.keys.together(delivery.queue, away):
+            self._carry(delivery, state, away)
+            return
         answered = False
         try:
             reply = self._run(self._command(ticket, state), ticket)
@@ -102,35 +107,91 @@ class Settler:
                 ledger.reopen(ticket)
         self._book(ticket, reply)
 
-    def _keys(self, queue: str, target: str | None) -> list[bytes]:
-        keys = self._session.keys
-        away = target or self._session.queues.dead_letter_queue(queue)
-        return [keys.stream(queue), keys.delayed(target or queue), keys.stream(away)]
+    def _carry(self, delivery: Delivery, state: _State, away: str) -> None:
+        """Where no script can write to both queues: the copy is confirmed, and then the original acknowledged."""
+        ticket: Ticket = delivery.tag
+        carried = False
+        try:
+            content = self._held_content(delivery, state)
+            if content is not None:
+                self._session.carry(away, [content], state.delay, True)
+            carried = True
+        except LOST as exc:
+            raise unreachable(exc, self._session.options) from exc
+        finally:
+            if not carried:
+                ticket.ledger.reopen(ticket)
+        if content is None:
+            self._book(ticket, _NOT_HELD)
+            return
+        ticket.ledger.reopen(ticket)
+        ticket.ledger.ack(ticket)
+        self._session.acks_waiting.set()
+
+    def _held_content(self, delivery: Delivery, state: _State) -> Fields | None:
+        """The fields of the copy; None when this client does not hold the original any more."""
+        ticket: Ticket = delivery.tag
+        stream, entry_id = self._session.keys.stream(delivery.queue), ticket.entry_id
+        who = (self._session.options.group, entry_id, entry_id, 1, self._session.consumer)
+        with self._session.links.lease() as link:
+            pending, entries = link.call_many([("XPENDING", stream, *who), ("XRANGE", stream, entry_id, entry_id)])
+        groupless = isinstance(pending, ResponseError) and is_missing_group(pending)
+        held = groupless or bool(checked(pending, f"settle a delivery of {delivery.queue!r}"))
+        found = checked(entries, f"settle a delivery of {delivery.queue!r}")
+        if found and held:
+            return moved(found[0][1], state.message_id, state.meta)
+        if held or (ticket.uprooted and not found):
+            return self._content(delivery, state)
+        return None
+
+    def _away(self, queue: str, state: _State) -> str:
+        """The queue that the message goes to."""
+        if state.mode == "dead":
+            return self._session.queues.dead_letter_queue(queue)
+        return state.target or queue
+
+    def _keys(self, queue: str, state: _State) -> list[bytes]:
+        keys, away = self._session.keys, self._away(queue, state)
+        return [keys.stream(queue), keys.delayed(away), keys.stream(away)]
 
     def _command(self, ticket: Ticket, state: _State) -> Command:
         who = (self._session.options.group, self._session.consumer, ticket.entry_id)
         what = (state.mode, round(state.delay * 1_000_000), state.message_id)
-        return SETTLE(self._keys(ticket.ledger.queue, state.target), *who, *what, *encode_meta(state.meta))
+        return SETTLE(self._keys(ticket.ledger.queue, state), *who, *what, *encode_meta(state.meta))
 
     def _restore_command(self, delivery: Delivery, state: _State) -> Command:
+        what = (delivery.tag.entry_id, state.mode, round(state.delay * 1_000_000))
+        keys, group = self._keys(delivery.queue, state), self._session.options.group
+        return RESTORE(keys, group, *what, *self._content(delivery, state))
+
+    @staticmethod
+    def _content(delivery: Delivery, state: _State) -> Fields:
+        """The fields of the next state, from memory."""
         content = encode(delivery.body, delivery.headers, delivery.message_id or state.message_id or None)
         meta = {**delivery.meta, **state.meta} if state.mode == "back" else state.meta
-        what = (delivery.tag.entry_id, state.mode, round(state.delay * 1_000_000))
-        keys, group = self._keys(delivery.queue, state.target), self._session.options.group
-        return RESTORE(keys, group, *what, *content, *encode_meta(meta))
+        return content + encode_meta(meta)
 
     def _run(self, command: Command, ticket: Ticket) -> Any:
-        """Call the script, a second time when the reply is lost: what it has settled, it does not settle again."""
-        for attempt in range(_TRIES):
+        """Call the script, again when the reply is lost: what it has settled, it does not settle again.
+
+        A node of a cluster that sends the command elsewhere has done nothing; that may take a while.
+        """
+        backoff, losses = Backoff(), 0
+        deadline = time.monotonic() + self._session.options.publish_timeout
+        while True:
             try:
                 with self._session.links.lease() as link:
-                    return link.call(command)
+                    reply = link.call(command)
             except LOST as exc:
                 ticket.unsure = True
-                if attempt + 1 == _TRIES:
+                losses += 1
+                if losses == _TRIES:
                     queue = ticket.ledger.queue
                     raise PublishUnconfirmedError(f"no reply to a settlement of {queue!r}: {exc}") from exc
-        raise AssertionError("the loop returns or raises")
+            else:
+                if not is_redirect(reply) or time.monotonic() >= deadline:
+                    return reply
+                time.sleep(backoff.next())
 
     def _book(self, ticket: Ticket, reply: Any) -> None:
         queue = ticket.ledger.queue

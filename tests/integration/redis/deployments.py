@@ -1,10 +1,11 @@
-"""Several Redis servers that belong together: a master with replicas and sentinels."""
+"""Several Redis servers that belong together: a master with replicas and sentinels, and a cluster."""
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
-from support.brokers import BrokerError, RedisBroker
+from support.brokers import BrokerError, RedisBroker, RedisReply, find_program, free_port
 from support.wait import wait_for
 
 SERVICE = "mymaster"
@@ -100,3 +101,69 @@ class Watched:
         assert isinstance(reply, list)
         facts = dict(zip(reply[::2], reply[1::2], strict=True))
         return facts["num-slaves"] == "2" and facts["num-other-sentinels"] == "2" and facts["flags"] == "master"
+
+
+class Cluster:
+    """Nodes of a Redis Cluster: three masters, and as many replicas of each as asked for."""
+
+    def __init__(self, base_dir: Path, replicas: int = 0, **more: str) -> None:
+        settings = {"cluster_enabled": "yes", "cluster_node_timeout": 1500, "repl_diskless_sync_delay": 0, **more}
+        self.replicas = replicas
+        self.nodes = [
+            Node(base_dir / f"node-{n}", cluster_port=free_port(), **settings) for n in range(3 * (1 + replicas))
+        ]
+
+    def start(self) -> None:
+        """Start the nodes, join them and wait until each of them knows who serves what."""
+        for node in self.nodes:
+            node.spawn()
+        for node in self.nodes:
+            node.wait_until_ready()
+        self._create()
+        wait_for(lambda: all(map(self._is_complete, self.nodes)), 60, "the cluster does not come together")
+
+    def close(self) -> None:
+        """End all nodes."""
+        for node in self.nodes:
+            node.close()
+
+    @property
+    def url(self) -> str:
+        """The URL that names the first three nodes."""
+        return "redis+cluster://" + ",".join(f"{node.host}:{node.port}" for node in self.nodes[:3])
+
+    def owner(self, key: str, asked: Node | None = None) -> Node:
+        """The master of a key, as some node sees it."""
+        asked = asked or next(node for node in self.nodes if node.running)
+        slot = asked.cli("CLUSTER", "KEYSLOT", key)
+        assert isinstance(slot, int)
+        rows = asked.cli("CLUSTER", "SLOTS")
+        port = next(row[2][1] for row in rows if row[0] <= slot <= row[1])  # type: ignore[union-attr, index, operator]
+        return next(node for node in self.nodes if node.port == port)
+
+    def replica_of(self, master: Node) -> Node:
+        """The first replica of a master."""
+        reply = master.cli("ROLE")
+        port = reply[2][0][1]  # type: ignore[index]
+        return next(node for node in self.nodes if str(node.port) == port)
+
+    def cli(self, key: str, *command: str | bytes | int) -> RedisReply:
+        """Run a command at the master of a key."""
+        return self.owner(key).cli(*command)
+
+    def _create(self) -> None:
+        program = find_program("redis-cli", "valkey-cli")
+        assert program is not None
+        addresses = [f"{node.host}:{node.port}" for node in self.nodes]
+        command = [program, "--cluster", "create", *addresses, "--cluster-yes"]
+        command += ["--cluster-replicas", str(self.replicas)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def _is_complete(self, node: Node) -> bool:
+        rows = node.cli("CLUSTER", "SLOTS")
+        assert isinstance(rows, list)
+        served = sum(row[1] - row[0] + 1 for row in rows)  # type: ignore[index, operator, misc]
+        attached = all(len(row) == 3 + self.replicas for row in rows)  # type: ignore[arg-type]
+        linked = node.role == "master" or "master_link_status:up" in str(node.cli("INFO", "replication"))
+        return "cluster_state:ok" in str(node.cli("CLUSTER", "INFO")) and served == 16384 and attached and linked

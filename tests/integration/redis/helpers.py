@@ -7,7 +7,15 @@ import time
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-from qbridge_core import BrokerUnavailableError, Delivery, Failure, Reason
+from qbridge_core import (
+    BrokerUnavailableError,
+    Delivery,
+    Failure,
+    QueueClient,
+    QueueStats,
+    Reason,
+    TransientError,
+)
 from qbridge_redis import RedisClient
 from support.brokers import RedisReply
 
@@ -83,6 +91,14 @@ def failure(queue: str, attempts: int = 1, *, crashes: int = 0, reason: Reason =
         task_id="task-1",
         worker="host:1",
     )
+
+
+def is_empty(client: QueueClient, queue: str) -> bool:
+    """Whether nothing is left of a queue; False while the server cannot say."""
+    try:
+        return client.stats(queue) == QueueStats(0, 0, 0)
+    except TransientError:
+        return False
 
 
 def is_blocked(cli: Cli) -> bool:
