@@ -11,7 +11,7 @@ from pathlib import Path
 from chaos.checker import Verdict, check
 from chaos.faults import Victims, strike
 from chaos.history import DONE, History, Journal, Letter, Period
-from chaos.plan import MAX_CRASHES, MAX_RETRIES, Backend, Plan
+from chaos.plan import MAX_CRASHES, MAX_RETRIES, Backend, Plan, Strike
 from chaos.publisher import Background, Publisher, task_of
 from chaos.supervisor import Supervisor
 from chaos.worker_program import Settings
@@ -24,8 +24,8 @@ DEAD = "chaos.dead"
 SUSPECTS = f"{QUEUE}.suspects"
 # RabbitMQ 3.10 does not recover a quorum queue that is killed in its first second.
 _AGE_OF_QUEUES = 5.0
-_POLL = 0.1
-_WITH_FAULT = 50  # messages that are sent one by one from the beginning of a fault on
+_POLL = 0.05
+_WITH_FAULT = 6  # one message of so many is sent from the beginning of a fault on
 _COUNTING = 20.0  # RabbitMQ counts the messages of a quorum queue every few seconds only
 _OPTIONS = {
     Backend.QUORUM: "?heartbeat=2",
@@ -123,7 +123,7 @@ class _Cell:
     def run(self) -> tuple[History, list[Letter]]:
         """Do everything; return what was seen."""
         first, *others = self._plan.portions()
-        self._publisher.publish_all(first)
+        self._publisher.publish_all(first, time.monotonic() + self._plan.bound)
         with self._supervised() as supervisor:
             _until(self._is_going, 60)
             began = time.monotonic()
@@ -137,6 +137,7 @@ class _Cell:
             published=frozenset(self._publisher.published),
             resent=self._publisher.resent,
             kills=supervisor.kills,
+            stops=supervisor.stops,
             exits=supervisor.exits,
             faults=faults,
             stuck=self._stuck,
@@ -170,20 +171,30 @@ class _Cell:
 
     def _strike_all(self, supervisor: Supervisor, portions: Sequence[Sequence[str]]) -> list[Period]:
         """Make one fault after another; meanwhile the publisher goes on."""
-        victims = Victims(self._broker, self._proxy, supervisor)
-        periods = []
-        for what, ids in zip(self._plan.strikes, portions, strict=True):
-            # Most of them at once, for the fault must find work to do; the others meet the fault.
-            self._publisher.publish_all(ids[_WITH_FAULT:])
-            time.sleep(what.after)
-            sending = Background(self._publisher, ids[:_WITH_FAULT], time.monotonic() + what.lasts + self._plan.bound)
-            backlog = len(self._publisher.published & self._to_do())
-            self._say(str(what))
-            began = time.monotonic()
-            strike(victims, what)
-            periods.append(Period(what.fault, str(what), began, time.monotonic(), backlog))
-            sending.join()
-        return periods
+        victims = Victims(self._broker, self._proxy, supervisor, lambda: self._is_working(supervisor))
+        return [self._strike(victims, *each) for each in zip(self._plan.strikes, portions, strict=True)]
+
+    def _strike(self, victims: Victims, what: Strike, ids: Sequence[str]) -> Period:
+        deadline = time.monotonic() + what.after + what.lasts + self._plan.bound
+        # Most of them at once, for the fault must find work to do; the others meet the fault.
+        few = len(ids) // _WITH_FAULT
+        self._publisher.publish_all(ids[few:], deadline)
+        _until(lambda: len(self._backlog()) < few, what.after)
+        sending = Background(self._publisher, ids[:few], deadline)
+        backlog = len(self._backlog())
+        self._say(str(what))
+        began = time.monotonic()
+        strike(victims, what)
+        ended = time.monotonic()
+        sending.join()
+        return Period(what.fault, str(what), began, ended, backlog)
+
+    def _backlog(self) -> set[str]:
+        return self._publisher.published & self._to_do()
+
+    def _is_working(self, supervisor: Supervisor) -> bool:
+        self._journal.read()
+        return any(run.pid == supervisor.pid for run in self._journal.runs[-100:])
 
     def _wait_for_the_end(self, supervisor: Supervisor) -> None:
         """Wait until everything is as planned; when it takes too long, look whether a restart by hand helps."""

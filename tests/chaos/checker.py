@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from chaos.history import DONE, FAILED, History, Letter, Run
-from chaos.plan import WORKER_FAULTS, Fate, Plan
+from chaos.plan import WORKER_FAULTS, Fate, Fault, Plan
 
 _REASONS = {Fate.FAILS: "failed", Fate.MALFORMED: "malformed"}
 
@@ -108,15 +108,24 @@ class _Task:
         )
 
     @property
+    def copies(self) -> int:
+        """How many messages of it may be run beyond one: a worker knows a second copy only as long as it lives."""
+        restarted = any(fault.fault in WORKER_FAULTS for fault in self.history.faults)
+        return self.letter_copies if restarted else self.resent + self.unsettled
+
+    @property
     def letter_copies(self) -> int:
         """How many dead letters of it there may be beyond one."""
+        if self.fate is Fate.MALFORMED:
+            return self.resent + self._disturbances
         return self.resent + self.unsettled + self.unconfirmed
 
     @property
-    def copies(self) -> int:
-        """How many messages of it may have been run beyond one: a worker knows a second copy only while it lives."""
-        restarted = any(fault.fault in WORKER_FAULTS for fault in self.history.faults)
-        return self.letter_copies if restarted else self.resent + self.unsettled
+    def _disturbances(self) -> int:
+        """How often a message may have been dead-lettered twice: no run says when that was."""
+        if not self.plan.backend.doubles_copies:
+            return 0
+        return sum(fault.fault is not Fault.WORKER_TERM for fault in self.history.faults)
 
 
 def _check_task(task: _Task, verdict: Verdict) -> None:

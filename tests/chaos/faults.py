@@ -10,18 +10,25 @@ from chaos.plan import Fault, Strike
 from chaos.supervisor import Supervisor
 from support.brokers import Broker, RabbitMQBroker, RedisBroker
 from support.proxy import TCPProxy
+from support.wait import wait_for
 
 _NO_MEMORY = "0.00001"
 _ENOUGH_MEMORY = "0.4"
+_START_TIMEOUT = 90.0
 
 
 @dataclass(frozen=True)
 class Victims:
-    """What can be broken."""
+    """What can be broken.
+
+    Attributes:
+        is_working: whether the worker process that runs now has begun a task.
+    """
 
     broker: Broker
     proxy: TCPProxy
     supervisor: Supervisor
+    is_working: Callable[[], bool]
 
 
 def strike(victims: Victims, what: Strike) -> None:
@@ -61,10 +68,17 @@ def _restart_broker(victims: Victims, lasts: float) -> None:
 
 def _terminate_worker(victims: Victims, lasts: float) -> None:
     victims.supervisor.terminate()
+    _wait_for_the_next(victims)
 
 
 def _kill_worker(victims: Victims, lasts: float) -> None:
     victims.supervisor.kill()
+    _wait_for_the_next(victims)
+
+
+def _wait_for_the_next(victims: Victims) -> None:
+    """Let the next worker get going: one that starts without a broker ends with an error, and is started again."""
+    wait_for(victims.is_working, _START_TIMEOUT, "the next worker gets going")
 
 
 def _alarm(victims: Victims, lasts: float) -> None:

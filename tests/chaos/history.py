@@ -77,6 +77,7 @@ class History:
         published: the ids that the broker confirmed.
         resent: how often an id was sent again because its confirmation was missing.
         kills: when each killed worker process was killed, by pid.
+        stops: when each worker process was told to stop, by pid.
         exits: worker processes that ended without being told to, or wrongly, described.
         faults: the faults.
         stuck: the tasks that were not finished in time.
@@ -90,6 +91,7 @@ class History:
     published: frozenset[str] = frozenset()
     resent: Mapping[str, int] = field(default_factory=dict)
     kills: Mapping[int, float] = field(default_factory=dict)
+    stops: Mapping[int, float] = field(default_factory=dict)
     exits: Sequence[str] = ()
     faults: Sequence[Period] = ()
     stuck: frozenset[str] = frozenset()
@@ -106,10 +108,17 @@ class History:
         return found
 
     def settled_until(self, pid: int) -> float:
-        """The broker must have learned of what ended before this moment in the worker, although it was killed later."""
-        if pid not in self.kills:
-            return math.inf
-        moment = self.kills[pid] - SETTLING_SECONDS
+        """The broker must have learned of what ended before this moment in the worker, although it was killed later.
+
+        A worker that was told to stop has told the broker everything, unless the broker was out of reach.
+        """
+        if pid in self.kills:
+            return self._in_reach_before(self.kills[pid] - SETTLING_SECONDS)
+        stopped = self.stops.get(pid, math.inf)
+        moment = self._in_reach_before(stopped)
+        return moment if moment < stopped else math.inf
+
+    def _in_reach_before(self, moment: float) -> float:
         for fault in sorted(self.faults, key=lambda each: each.began, reverse=True):
             # While the broker is out of reach the worker keeps the outcomes.
             if fault.fault not in WORKER_FAULTS and fault.began <= moment < fault.ended + RECOVERY_SECONDS:

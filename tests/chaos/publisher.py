@@ -48,11 +48,16 @@ class Publisher:
         self._queue = queue
         self._plan = plan
 
-    def publish_all(self, ids: Iterable[str]) -> None:
-        """Publish many at once, before anything breaks."""
+    def publish_all(self, ids: Iterable[str], deadline: float) -> None:
+        """Publish many at once; if that fails, each by itself, until the deadline (monotonic seconds)."""
         ids = list(ids)
-        self._client.publish_many(self._queue, [message_for(self._plan, task_id) for task_id in ids])
-        self.published.update(ids)
+        try:
+            self._client.publish_many(self._queue, [message_for(self._plan, task_id) for task_id in ids])
+        except TransientError:  # for one of them; others may have arrived
+            self.resent.update(ids)
+            self.publish(ids, deadline)
+        else:
+            self.published.update(ids)
 
     def publish(self, ids: Iterable[str], deadline: float) -> None:
         """Publish one after another, each until it is confirmed; give up at the deadline (monotonic seconds)."""

@@ -10,7 +10,6 @@ import threading
 import time
 from pathlib import Path
 
-from chaos.worker_program import NO_BROKER
 from support.wait import wait_for
 
 _TESTS = Path(__file__).parents[1]
@@ -18,15 +17,18 @@ _STOP_TIMEOUT = 60.0  # the worker's own grace period is 25 s
 
 
 class Supervisor:
-    """Runs the program until `stop`. `terminate` and `kill` wait until the process has ended.
+    """Runs the program until `stop`. `terminate` and `kill` return when the process has ended
+    and the next one has been started.
 
     Attributes:
         kills: when each process was killed by `kill` (monotonic seconds), by pid.
+        stops: when each process was told to stop by `terminate`, by pid.
         exits: processes that ended unasked, or not with status 0 after a SIGTERM.
     """
 
     def __init__(self, settings: str, log: Path) -> None:
         self.kills: dict[int, float] = {}
+        self.stops: dict[int, float] = {}
         self.exits: list[str] = []
         self._command = [sys.executable, "-m", "chaos.worker_program", settings]
         self._log = log
@@ -53,17 +55,23 @@ class Supervisor:
             status = process.wait()
             if process.stdin is not None:
                 process.stdin.close()
-            if process.pid not in self._expected and status != NO_BROKER:
+            if process.pid not in self._expected:
                 self.exits.append(f"worker {process.pid} ended unasked with status {status}; its log: {self._log}")
             if self._ending.is_set():
                 return
             time.sleep(0.1)  # one that cannot start must not take the whole machine
             self._process = self._spawn()
 
+    @property
+    def pid(self) -> int:
+        """The process that runs now, or ran last."""
+        return self._process.pid
+
     def terminate(self) -> None:
-        """Ask the worker to stop, and wait for its end; it is started again."""
+        """Ask the worker to stop, with SIGTERM."""
         process = self._process
         self._expected.add(process.pid)
+        self.stops[process.pid] = time.monotonic()
         process.send_signal(signal.SIGTERM)
         try:
             status = process.wait(_STOP_TIMEOUT)
@@ -73,14 +81,19 @@ class Supervisor:
         else:
             if status != 0:
                 self.exits.append(f"worker {process.pid} ended with status {status} after a SIGTERM; log: {self._log}")
+        self._wait_for_the_next(process)
 
     def kill(self) -> None:
-        """Kill the worker with SIGKILL, and wait for its end; it is started again."""
+        """Kill the worker, with SIGKILL."""
         process = self._process
         self._expected.add(process.pid)
         self.kills[process.pid] = time.monotonic()
         process.kill()
+        self._wait_for_the_next(process)
+
+    def _wait_for_the_next(self, process: subprocess.Popen[bytes]) -> None:
         process.wait()
+        wait_for(lambda: self._ending.is_set() or self._process is not process, 10, "the next worker is started")
 
     def stop(self) -> None:
         """Ask the worker to stop and start no other."""

@@ -16,9 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from chaos.history import DONE, FAILED
-from qbridge_core import BrokerUnavailableError, ConstantBackoff, TaskManager, connect, current_task
-
-NO_BROKER = 75  # EX_TEMPFAIL of sysexits.h: a start without a broker is an error at once; start it again
+from qbridge_core import ConstantBackoff, TaskManager, connect, current_task
 
 
 @dataclass(frozen=True)
@@ -78,12 +76,7 @@ def main(settings: Settings) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     threading.Thread(target=end_with_parent, daemon=True).start()
     handler = Handler(settings.journal)
-    try:
-        client = connect(settings.url)
-    except BrokerUnavailableError as exc:
-        logging.getLogger("chaos").warning("no broker to start with: %s", exc)
-        sys.exit(NO_BROKER)
-    with client:
+    with connect(settings.url) as client:
         handler.note("ready")
         TaskManager(
             client,

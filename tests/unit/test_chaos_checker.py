@@ -217,6 +217,18 @@ def test_g3_what_a_killed_worker_could_not_tell_the_broker_may_be_repeated(fault
     assert (verdict.repeated, verdict.duplicates) == ((1, 0) if excused else (0, 1))
 
 
+@pytest.mark.parametrize(("back_for", "excused"), [(1.0, True), (20.0, False)])
+def test_g3_a_worker_that_is_stopped_without_a_broker_may_leave_repetitions(back_for: float, excused: bool) -> None:
+    """What ended while the broker was away dies with a worker that is told to stop before it has found it again."""
+    stopped = 40.0
+    first = run(GOOD, 1, DONE, at=stopped - back_for - 2.0)
+    before = Period(Fault.BROKER_KILL, "", stopped - back_for - 3.0, stopped - back_for, backlog=5)
+    found = history(first)
+    found = replace(found, faults=[before, *found.faults], stops={WORKER: stopped})
+    verdict = check(replace(PLAN, strikes=PLAN.strikes * 2), found, LETTERS)
+    assert (verdict.repeated, verdict.duplicates) == ((1, 0) if excused else (0, 1))
+
+
 def test_g3_a_kill_excuses_one_repetition_only() -> None:
     """Three runs that were done, and one that was killed before it was settled: one is too many."""
     late = run(GOOD, 1, DONE, at=KILLED_AT - 0.1, pid=KILLED)
@@ -257,6 +269,19 @@ def test_g3_a_lost_confirmation_excuses_no_second_run(backend: Backend) -> None:
     cut = Period(Fault.CUT, Fault.CUT.value, 10.0, 10.1, backlog=5)
     verdict = check(replace(PLAN, backend=backend), replace(history(*runs, without=BAD), faults=[cut]), LETTERS)
     assert (verdict.repeated, verdict.duplicates) == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("backend", "fault", "excused"),
+    [(Backend.QUORUM, Fault.CUT, True), (Backend.REDIS, Fault.CUT, False), (Backend.QUORUM, Fault.WORKER_TERM, False)],
+)
+def test_what_is_no_task_may_be_dead_lettered_twice_for_a_lost_confirmation_only(
+    backend: Backend, fault: Fault, excused: bool
+) -> None:
+    """One letter more for each fault that may swallow a confirmation, on RabbitMQ."""
+    found = replace(history(), faults=[Period(fault, fault.value, 10.0, 10.1, backlog=5)])
+    assert check(replace(PLAN, backend=backend), found, [*LETTERS, LETTERS[1]]).ok is excused
+    assert not check(replace(PLAN, backend=backend), found, [*LETTERS, LETTERS[1], LETTERS[1]]).ok
 
 
 def test_the_same_seed_makes_the_same_plan() -> None:
