@@ -1,4 +1,4 @@
-"""The hand-over from the client to the workers: nothing is held that no worker is free for."""
+"""The hand-over from the client to the workers: next to nothing is held that no worker is free for."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from qbridge_core import BrokerUnavailableError, Delivery, NotConnectedError, TaskManager
+from qbridge_core import BrokerUnavailableError, Delivery, NotConnectedError, Outcome, TaskManager
 from qbridge_core.intake import Intake
+from qbridge_core.readahead import MOST, ReadAhead
 from qbridge_memory import MemoryClient
 from support.wait import wait_for
 
@@ -164,3 +165,61 @@ def test_a_disconnected_client_ends_the_asking() -> None:
     client = Recording()
     with pytest.raises(NotConnectedError):
         Intake(client, "q", 1, 0.1).take()
+
+
+def test_g4_quick_tasks_are_read_ahead_within_a_bound() -> None:
+    """Of tasks that take microseconds two milliseconds of work are held beyond the free workers, and 100 at most."""
+    ahead = ReadAhead(workers=10)
+    ahead.more(0, 100.0)
+    assert ahead.more(10_000, 100.5) == 40
+    assert ahead.more(200_000, 101.0) == MOST
+
+
+@pytest.mark.parametrize("seconds", [0.003, 0.02, 10.0])
+def test_g4_tasks_of_milliseconds_are_not_read_ahead(seconds: float) -> None:
+    """Of tasks that take longer than two milliseconds only as many are taken as workers are free."""
+    ahead = ReadAhead(workers=10)
+    ahead.more(0, 100.0)
+    assert ahead.more(round(10 / seconds), 101.0) == 0
+
+
+def test_reading_ahead_needs_more_than_tasks_that_end_together() -> None:
+    """Ten long tasks that end in the same moment do not count as quick ones, and a pause ends the reading ahead."""
+    ahead = ReadAhead(workers=10)
+    ahead.more(0, 100.0)
+    assert ahead.more(10, 100.001) == 0
+    assert ahead.more(10, 100.005) == 0
+    assert ahead.more(1_000, 100.015) > 0
+    assert ahead.more(1_010, 105.0) == 0
+
+
+def test_g4_many_quick_tasks_need_few_requests(recording: Recording) -> None:
+    """The requests to the broker are a small fraction of the tasks once it is known that tasks are quick."""
+    recording.send_many("q", range(5_000))
+    TaskManager(recording, lambda _: None, "q", "d", max_workers=4).run_until_idle(60.0)
+    assert len(recording.asked) < 1_000
+    assert max(recording.asked) <= 4 + MOST
+
+
+def test_g8_what_waits_behind_long_tasks_goes_back_uncounted(recording: Recording) -> None:
+    """Messages that were read ahead go back to the queue when the tasks before them turn out to be long."""
+    release, running = threading.Event(), threading.Semaphore(0)
+
+    def handler(payload: Any) -> None:
+        running.release()
+        release.wait(30)
+
+    with TaskManager(recording, handler, "q", "d", max_workers=2) as manager:
+        recording.send_many("q", range(2))
+        for _ in range(2):
+            assert running.acquire(timeout=5)
+        recording.send_many("q", range(5))
+        session = manager._session
+        assert session is not None
+        intake = session._job.intake
+        intake._ready.extend(recording.receive("q", 3))  # as if they had been read with the first two
+        wait_for(lambda: recording.stats("q").ready == 5, 10.0)
+        assert recording.stats("q").in_flight == 2
+        release.set()
+        report = manager.run_until_idle(20.0)
+    assert (report.succeeded, report[Outcome.HANDED_BACK], report.retried) == (7, 3, 0)

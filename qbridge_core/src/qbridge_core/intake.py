@@ -1,25 +1,29 @@
 """Hands deliveries from the client to the worker threads.
 
 An idle worker that finds nothing ready becomes the reader: it alone calls ``receive``, asks for as many messages as
-there are idle workers, keeps one and leaves the rest to the others. So nothing is held that no worker is free for,
-no thread stands between the broker and the workers, and a backend's ``receive`` needs to serve one thread only.
+there are idle workers (for some more when tasks are quick, see :mod:`qbridge_core.readahead`), keeps one and leaves the
+rest to the others. So next to nothing is held that no worker is free for, no thread stands between the broker and the
+workers, and a backend's ``receive`` needs to serve one thread only.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from typing import Final
 
 from qbridge_core.client import QueueClient
 from qbridge_core.errors import NotConnectedError, QBridgeError
 from qbridge_core.message import Delivery
+from qbridge_core.readahead import ReadAhead
 from qbridge_core.suspects import Suspects
 
 _log: Final = logging.getLogger("qbridge.worker")
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
+_STALE_AFTER: Final = 1.0
 
 
 class Intake:
@@ -43,6 +47,9 @@ class Intake:
         self._reading = threading.Lock()
         self._idle = _Gauge()
         self._workers = workers
+        self._read_ahead = ReadAhead(workers)
+        self._received = 0
+        self._received_at = 0.0
         self._closed = threading.Event()
         self._pause = 0.0
         self._suspects = suspects
@@ -117,18 +124,37 @@ class Intake:
         self._ready.clear()
         return left
 
+    def stale(self) -> list[Delivery]:
+        """Remove and return what has waited for a second, because tasks take longer than those before them.
+
+        Other worker processes may be idle: it belongs back into the queue.
+        """
+        waiting: list[Delivery] = []
+        if self._ready and time.monotonic() - self._received_at > _STALE_AFTER:
+            try:
+                while True:
+                    waiting.append(self._ready.pop())
+            except IndexError:
+                pass  # that was the last one, or a worker has come for it
+        return waiting
+
     def _is_quiet(self) -> bool:
         """True when every worker waits here, so that nothing runs."""
         return self._idle.value >= self._workers
 
     def _read(self) -> list[Delivery]:
+        idle = max(1, self._idle.value)
+        done = self._received - (self._workers - idle)
+        more = self._read_ahead.more(done, time.monotonic())
         try:
-            batch = self._client.receive(self._queue, max(1, self._idle.value), self._poll_timeout)
+            batch = self._client.receive(self._queue, idle + more, self._poll_timeout)
         except NotConnectedError:
             raise
         except Exception as exc:  # noqa: BLE001 - whatever it is, the worker must go on asking
             self._wait_after(exc)
             return []
+        self._received += len(batch)
+        self._received_at = time.monotonic()
         if self._pause:
             self._pause = 0.0
             _log.info("receiving from %s again", self._queue, extra={"queue": self._queue})

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal, Self, TypeVar
 
 from qbridge_core.checks import MAX_ID_CHARS, check_queue_name, require_seconds
 from qbridge_core.client import QueueClient, worker_identity
@@ -27,6 +27,7 @@ from qbridge_core.errors import (
 from qbridge_core.executor import Executor, is_coroutine_function, loading
 from qbridge_core.intake import Intake
 from qbridge_core.lifecycle import Lifecycle
+from qbridge_core.message import Delivery
 from qbridge_core.outcome import RunReport, Tally
 from qbridge_core.retry import IMMEDIATELY, Backoff, ExceptionRule, RetryPolicy
 from qbridge_core.run import Run
@@ -39,8 +40,10 @@ if TYPE_CHECKING:
     from qbridge_core.processes import Program
 
 _log: Final = logging.getLogger("qbridge.manager")
+T = TypeVar("T")
 _IDLE_POLL: Final = 0.02
 _DRAIN_POLL: Final = 0.2
+_STALE_POLL: Final = 1.0
 # Together with the default grace period less than the 30 s that Kubernetes allows.
 _HAND_BACK_TIME: Final = 2.0
 _FLUSH_TIMEOUT: Final = 2.0
@@ -364,7 +367,8 @@ class _Session:
             self._job.lifecycle.worker_started(queue=self._queue, worker=worker)
             self._pool.start()
             while not self._stop_requests and self._pool.error is None:
-                self._sleep(self._pool.expire())
+                self._sleep(min(self._pool.expire(), _STALE_POLL))
+                self._return_stale()
             self._job.intake.close()
             self._job.lifecycle.worker_stopping(queue=self._queue, worker=worker)
         finally:
@@ -375,6 +379,16 @@ class _Session:
         _log.info("worker %s stopped", worker, extra={"queue": self._queue})
         if self._pool.error is not None:
             raise self._pool.error
+
+    def _return_stale(self) -> None:
+        """Give back what was read ahead and waits behind tasks that turned out to be long."""
+        if stale := self._job.intake.stale():
+            # In a thread of its own: the broker may be slow, and the watch over the runs must go on.
+            _aside("qbridge-return", self._return, stale)
+
+    def _return(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            self._job.settler.hand_back(delivery)
 
     def _drain(self) -> None:
         """Let the running tasks finish within the grace period; give back the rest."""
@@ -397,11 +411,7 @@ class _Session:
         """
         runs = self._pool.claim_running()
         # In a thread of its own: with a broker that does not answer each one may take seconds.
-        helper = threading.Thread(target=self._hand_back, args=(runs,), name="qbridge-hand-back", daemon=True)
-        try:
-            helper.start()
-        except RuntimeError:  # the system has no thread left
-            self._hand_back(runs)
+        helper = _aside("qbridge-hand-back", self._hand_back, runs)
         until = time.monotonic() + _HAND_BACK_TIME
         requests = self._stop_requests  # one more, and there is no time for this either
         while helper.is_alive() and self._stop_requests == requests and (left := until - time.monotonic()) > 0:
@@ -418,8 +428,7 @@ class _Session:
                 extra=run.log_fields(),
             )
             self._job.settler.hand_back(run.delivery)
-        for delivery in reversed(self._job.intake.left_over()):  # each goes to the front: this keeps their order
-            self._job.settler.hand_back(delivery)
+        self._return(self._job.intake.left_over()[::-1])  # each goes to the front: this keeps their order
 
     def _flush(self) -> None:
         try:
@@ -430,6 +439,16 @@ class _Session:
 
     def _sleep(self, seconds: float) -> None:
         self.wakeup.wait(min(seconds, _LONGEST_SLEEP))
+
+
+def _aside(name: str, call: Callable[[T], None], argument: T) -> threading.Thread:
+    """Call something in a thread of its own; in this one when the system has no thread left."""
+    thread = threading.Thread(target=call, args=(argument,), name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        call(argument)
+    return thread
 
 
 @contextmanager

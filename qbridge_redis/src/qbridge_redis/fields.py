@@ -25,6 +25,8 @@ from qbridge_core.message import (
 
 REDELIVERED: Final = HEADER_PREFIX + "redelivered"
 """On a copy that takes the place of a delivery: the stream itself takes it for a new message."""
+SUSPECTED: Final = HEADER_PREFIX + "suspected"
+"""On a copy that was handed back before anybody looked into the death of an earlier holder."""
 BODY: Final = b"body"
 MESSAGE_ID: Final = b"message_id"
 _ESCAPE: Final = HEADER_PREFIX + "header-"
@@ -99,22 +101,43 @@ def moved(fields: Sequence[bytes], message_id: str, meta: Mapping[str, str | int
     return kept + encode_meta(meta)
 
 
-def delivery(queue: str, fields: Sequence[bytes], tag: object, deliveries: int = 1, *, again: bool = False) -> Delivery:
-    """The delivery of an entry that the group has handed out so many times: all but the last ended in a crash."""
+def delivery(queue: str, fields: Sequence[bytes], tag: object) -> Delivery:
+    """The delivery of an entry that was read for the first time."""
     body, headers, message_id, meta = decode(fields)
     if meta is NO_HEADERS:
-        return Delivery(body, queue, headers, message_id, 0, deliveries - 1, None, again, meta, tag)
+        return Delivery(body, queue, headers, message_id, 0, 0, None, False, meta, tag)
+    return _with_history(queue, (body, headers, message_id, meta), tag)
+
+
+def delivery_again(queue: str, fields: Sequence[bytes], tag: object, deaths: int, *, alone: bool) -> Delivery:
+    """The delivery of an entry whose former holders have died, so many times.
+
+    They are counted where it ran ``alone``, and the one that has brought it there with them. Elsewhere the holder may
+    have died of another task, so it is only suspected.
+    """
+    delivery = _with_history(queue, decode(fields), tag)
+    delivery.redelivered = True
+    if deaths and alone:
+        delivery.crashes = (delivery.crashes or 1) + deaths
+    elif deaths:
+        delivery.suspected = True
+    return delivery
+
+
+def _with_history(queue: str, decoded: Decoded, tag: object) -> Delivery:
+    body, headers, message_id, meta = decoded
     return Delivery(
         body=body,
         queue=queue,
         headers=headers,
         message_id=message_id,
         attempts=meta_int(meta, ATTEMPTS),
-        crashes=meta_int(meta, CRASHES) + deliveries - 1,
+        crashes=meta_int(meta, CRASHES),
         first_failed_at=meta_time(meta, FIRST_FAILED_AT),
-        redelivered=again or REDELIVERED in meta,
+        redelivered=REDELIVERED in meta,
         meta=meta,
         tag=tag,
+        suspected=SUSPECTED in meta,
     )
 
 

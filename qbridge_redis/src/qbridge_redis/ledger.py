@@ -31,7 +31,7 @@ class State(Enum):
 class Ticket:
     """The ``tag`` of a delivery."""
 
-    __slots__ = ("crashes", "entry_id", "ledger", "state", "unsure", "uprooted")
+    __slots__ = ("crashes", "entry_id", "ledger", "state", "suspected", "unsure", "uprooted")
 
     def __init__(self, ledger: Ledger, entry_id: bytes) -> None:
         self.ledger = ledger
@@ -39,6 +39,8 @@ class Ticket:
         self.state = State.OPEN
         self.crashes = 0
         """All crashes of the message, when the group's own count knows of some that the entry's field does not."""
+        self.suspected = False
+        """A former holder has died, of this message or of another one."""
         self.unsure = False
         """A settlement was sent and its reply was lost, so an entry that is gone was settled by it."""
         self.uprooted = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from qbridge_core import UnroutableError, default_dead_letter_queue
+from qbridge_core.suspects import suspects_queue
 from qbridge_redis.failures import checked
 from qbridge_redis.keys import Keys
 from qbridge_redis.link import Link
@@ -36,6 +37,10 @@ class Queues:
     def dead_letter_queue(self, queue: str) -> str:
         """Where rejected messages of a queue go."""
         return self._dead_letter_queues.get(queue) or default_dead_letter_queue(queue)
+
+    def is_side_queue(self, queue: str) -> bool:
+        """Whether it holds the suspects of a queue that this client declared."""
+        return any(queue == suspects_queue(declared) for declared in self.declared())
 
     def declared(self) -> list[str]:
         """All of them."""

@@ -40,6 +40,7 @@ class Reader:
     def __init__(self, session: Session, queue: str) -> None:
         self._session = session
         self._queue = queue
+        self._alone = session.queues.is_side_queue(queue)
         self._stream = session.keys.stream(queue)
         self._ledger: Ledger = session.ledger(queue)
         self._link = Link(session.route, f"qbridge:{session.consumer}")
@@ -237,8 +238,8 @@ class Reader:
         batch = []
         for (_, content, times), ticket in zip(rows, self._ledger.hold([row[0] for row in rows]), strict=True):
             if ticket is not None:
-                delivery = fields.delivery(self._queue, content, ticket, times, again=True)
-                ticket.crashes = delivery.crashes
+                delivery = fields.delivery_again(self._queue, content, ticket, times - 1, alone=self._alone)
+                ticket.crashes, ticket.suspected = delivery.crashes, delivery.suspected
                 batch.append(delivery)
         return batch
 

@@ -23,7 +23,7 @@ from qbridge_core import (
 from qbridge_core.message import CRASHES
 from qbridge_redis.backoff import Backoff
 from qbridge_redis.failures import checked, is_missing_group, is_redirect, refused, unreachable
-from qbridge_redis.fields import REDELIVERED, Fields, encode, encode_meta, moved
+from qbridge_redis.fields import REDELIVERED, SUSPECTED, Fields, encode, encode_meta, moved
 from qbridge_redis.ledger import Ticket
 from qbridge_redis.link import LOST
 from qbridge_redis.scripts import RESTORE, SETTLE, Command
@@ -207,4 +207,6 @@ def _handed_back(ticket: Ticket, delay: float = 0.0) -> _State:
     meta: dict[str, str | int] = {REDELIVERED: 1}
     if ticket.crashes:
         meta[CRASHES] = ticket.crashes
+    if ticket.suspected:
+        meta[SUSPECTED] = 1
     return _State("back", meta, delay)

@@ -12,6 +12,7 @@ import pytest
 
 from integration.redis.helpers import Background, Cli, MakeClient, failure, take
 from qbridge_core import DeliveryLostError, Message
+from qbridge_core.suspects import suspects_queue
 from qbridge_redis import RedisClient
 from support.wait import wait_for
 
@@ -53,10 +54,10 @@ def holders() -> Iterator[list[Holder]]:
         holder.kill()
 
 
-def test_g6_the_tasks_of_a_killed_process_come_back_with_a_crash_counted(
+def test_g6_the_tasks_of_a_killed_process_come_back_suspected_and_charged_nothing(
     client: RedisClient, redis_url: str, queue: str, holders: list[Holder]
 ) -> None:
-    """After the lease another worker gets them, marked as redelivered, once each."""
+    """After the lease another worker gets them, once each: one of them may have killed it, and nobody knows which."""
     client.publish_many(queue, [Message(b"%d" % i) for i in range(5)])
     holders.append(Holder(redis_url, queue, 5))
     assert holders[0].held == 5
@@ -67,23 +68,37 @@ def test_g6_the_tasks_of_a_killed_process_come_back_with_a_crash_counted(
         assert 0 < len(batch) <= 2
         received += batch
     assert sorted(d.body for d in received) == [b"%d" % i for i in range(5)]
-    assert {(d.crashes, d.attempts, d.redelivered) for d in received} == {(1, 0, True)}
+    assert {(d.suspected, d.crashes, d.attempts, d.redelivered) for d in received} == {(True, 0, 0, True)}
     assert client.receive(queue, 5, 1.5) == []
 
 
-def test_g6_crashes_add_up(client: RedisClient, redis_url: str, queue: str, holders: list[Holder]) -> None:
-    """The count survives a second crash, a hand-back and a retry in between."""
+def test_g6_a_suspect_that_is_handed_back_stays_suspected(
+    client: RedisClient, redis_url: str, queue: str, holders: list[Holder]
+) -> None:
+    """Giving it back before it has run alone does not clear it."""
     client.publish(queue, b"x")
     holders.append(Holder(redis_url, queue, 1))
     holders[0].kill()
     client.reject(take(client, queue))
     delivery = take(client, queue)
-    assert delivery.crashes == 1
-    client.reject(delivery, failure=failure(queue, attempts=1, crashes=1))
-    holders.append(Holder(redis_url, queue, 1))
+    assert (delivery.suspected, delivery.crashes) == (True, 0)
+
+
+def test_g6_crashes_add_up(client: RedisClient, redis_url: str, queue: str, holders: list[Holder]) -> None:
+    """Where it runs alone, each death and the first one count, and hand-backs and retries in between keep the count."""
+    side = suspects_queue(queue)
+    client.declare(side)
+    client.publish(side, b"x")
+    holders.append(Holder(redis_url, side, 1))
+    holders[0].kill()
+    client.reject(take(client, side))
+    delivery = take(client, side)
+    assert delivery.crashes == 2
+    client.reject(delivery, failure=failure(queue, attempts=1, crashes=2))
+    holders.append(Holder(redis_url, side, 1))
     holders[1].kill()
-    delivery = take(client, queue)
-    assert (delivery.crashes, delivery.attempts) == (2, 1)
+    delivery = take(client, side)
+    assert (delivery.crashes, delivery.attempts) == (3, 1)
 
 
 def test_g11_a_long_task_is_not_taken_from_a_living_worker(
@@ -119,7 +134,7 @@ def test_nothing_is_taken_over_in_the_first_lease_after_a_connect(
     wait_for(lambda: cli("XPENDING", queue, "qbridge", "-", "+", 1)[0][2] > 1000, 5.0)  # type: ignore[index,operator]
     begin = time.monotonic()
     fresh = make_client(lease=1.0)
-    assert take(fresh, queue).crashes == 1
+    assert take(fresh, queue).suspected
     assert time.monotonic() - begin >= 1.0
 
 
