@@ -110,4 +110,4 @@ def _renew(session: Session, queue: str, arrivals: list[Arrival]) -> None:
             except TransientError as exc:
                 _log.warning("a message of %r is close to its delivery limit: %s", queue, exc)
                 return
-            arrival.life.acknowledge(arrival.number)
+            arrival.life.acknowledge(arrival)

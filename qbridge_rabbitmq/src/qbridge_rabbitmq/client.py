@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from qbridge_core import (
@@ -47,16 +49,18 @@ from qbridge_core.message import (
 from qbridge_rabbitmq import browse, delays, headers
 from qbridge_rabbitmq.docket import Docket
 from qbridge_rabbitmq.lane import DELETION_PAUSE
-from qbridge_rabbitmq.ledger import key_of, likeness
-from qbridge_rabbitmq.life import Arrival
+from qbridge_rabbitmq.life import Arrival, Life
 from qbridge_rabbitmq.options import Endpoint, Options
 from qbridge_rabbitmq.pace import MOST
-from qbridge_rabbitmq.publisher import LARGE, Outgoing
+from qbridge_rabbitmq.publisher import LARGE, Batch, Outgoing
+from qbridge_rabbitmq.recognition import likeness
 from qbridge_rabbitmq.session import Session
 from qbridge_rabbitmq.topology import Topology
 
 _log: Final = logging.getLogger("qbridge.rabbitmq")
-_WINDOW: Final = 500
+# While the broker writes some chunks the next one is made.
+_CHUNK: Final = 200
+_CHUNKS_UNDER_WAY: Final = 4
 # For what the broker adds to the headers of a message, and for the reason when it becomes a dead letter.
 _ROOM: Final = 4_000
 _UNSUBSCRIBE_TIMEOUT: Final = 2.0
@@ -195,15 +199,13 @@ class RabbitMQClient(QueueClient):
     def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
         """Publish messages in order, many under way at once; ``timeout`` counts anew for each few hundred of them."""
         session = self._live()
-        chunk: list[Outgoing] = []
-        for message in messages:
-            outgoing = _outgoing(queue, message)
-            if chunk and (len(chunk) >= _WINDOW or len(outgoing.body) > LARGE or len(chunk[0].body) > LARGE):
-                session.send(chunk, timeout)
-                chunk = []
-            chunk.append(outgoing)
-        if chunk:
-            session.send(chunk, timeout)
+        under_way: deque[Batch] = deque()
+        for chunk in _chunks(queue, messages):
+            if len(under_way) == _CHUNKS_UNDER_WAY:
+                session.wait_for(under_way.popleft(), timeout)
+            under_way.append(session.begin_to_send(chunk))
+        while under_way:
+            session.wait_for(under_way.popleft(), timeout)
 
     # ------------------------------------------------------------------ consuming
 
@@ -218,15 +220,14 @@ class RabbitMQClient(QueueClient):
             return []
         if self._topology.is_side_queue(check_queue_name(queue)):
             return self._receive_suspect(session, queue, timeout)
-        arrivals = session.receive(queue, max_messages, timeout)
-        return [delivery for arrival in arrivals if (delivery := _hand_out(session, queue, arrival)) is not None]
+        return _hand_out(session, queue, session.receive(queue, max_messages, timeout))
 
     def _receive_suspect(self, session: Session, queue: str, timeout: float) -> list[Delivery]:
         arrival = self._docket.take(queue, timeout)
-        if arrival is None or (delivery := _hand_out(session, queue, arrival)) is None:
-            return []
-        self._docket.hold(queue, delivery)
-        return [delivery]
+        deliveries = _hand_out(session, queue, [arrival]) if arrival is not None else []
+        for delivery in deliveries:
+            self._docket.hold(queue, delivery)
+        return deliveries
 
     def check_task_timeout(self, queue: str, seconds: float, workers: int) -> None:
         """Compare with the server's delivery acknowledgement timeout (rabbitmq.com/docs/consumers).
@@ -270,8 +271,8 @@ class RabbitMQClient(QueueClient):
         lane.interrupt()
         ended.wait(_UNSUBSCRIBE_TIMEOUT)
         left = [arrival for arrival in lane.take_left() if not arrival.life.lost]
-        for start in range(0, len(left), _WINDOW):
-            _give_back(session, queue, left[start : start + _WINDOW])
+        for start in range(0, len(left), _CHUNK):
+            _give_back(session, queue, left[start : start + _CHUNK])
 
     def ack(self, delivery: Delivery) -> None:
         """Acknowledge, with the next of the acknowledgements that the I/O thread sends together.
@@ -498,6 +499,22 @@ def _outgoing(queue: str, message: Message) -> Outgoing:
     return Outgoing("", queue, properties, body)
 
 
+def _chunks(queue: str, messages: Iterable[Message]) -> Iterator[list[Outgoing]]:
+    """Some hundred messages each, less of long ones, and each very large message by itself."""
+    chunk: list[Outgoing] = []
+    size = 0
+    for message in messages:
+        outgoing = _outgoing(queue, message)
+        length = len(outgoing.body)
+        if chunk and (len(chunk) >= _CHUNK or size + length > LARGE):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(outgoing)
+        size += length
+    if chunk:
+        yield chunk
+
+
 def _copy_back(queue: str, arrival: Arrival) -> Outgoing:
     return Outgoing("", queue, headers.handed_back(arrival.properties), arrival.body)
 
@@ -512,42 +529,54 @@ def _give_back(session: Session, queue: str, arrivals: list[Arrival]) -> None:
             arrival.life.give_back(arrival.number)
     else:
         for arrival in arrivals:
-            key = key_of(queue, headers.read(arrival.properties), arrival.body)
-            arrival.life.acknowledge(arrival.number, key)
+            arrival.life.acknowledge(arrival)
     session.io.wake()
 
 
-def _hand_out(session: Session, queue: str, arrival: Arrival) -> Delivery | None:
-    """The delivery for an arrival; None when its channel has ended (it will come again) or its twin was handed out."""
-    content = headers.read(arrival.properties)
-    meta = content.meta
-    delivery = (
-        Delivery(
-            body=arrival.body,
-            queue=queue,
-            headers=content.headers,
-            message_id=content.message_id,
-            attempts=meta_int(meta, ATTEMPTS),
-            crashes=meta_int(meta, CRASHES),
-            first_failed_at=meta_time(meta, FIRST_FAILED_AT),
-            redelivered=arrival.redelivered,
-            meta=meta,
-            tag=arrival,
-            suspected=arrival.suspected,
-        )
-        if meta
-        else Delivery(
-            arrival.body, queue, content.headers, content.message_id, 0, 0, None, arrival.redelivered, meta, arrival,
-            arrival.suspected,
-        )
-    )  # fmt: skip
-    if arrival.life.hand_out(arrival.number, key_of(queue, content, arrival.body), delivery):
-        if not session.ledger.doubts.marks or session.ledger.doubts.admit(content.mark):
-            return delivery
-        _acknowledge(session, delivery)
-        return None
-    session.ledger.note_unstarted([likeness(queue, content, arrival.body)])
-    return None
+def _hand_out(session: Session, queue: str, arrivals: Sequence[Arrival]) -> list[Delivery]:
+    """The deliveries for arrivals, but for twins of earlier ones, and for those whose channel has ended."""
+    handed: list[Delivery] = []
+    for life, group in itertools.groupby(arrivals, _life_of):
+        deliveries = [_delivery(queue, arrival) for arrival in group]
+        if life.hand_out(deliveries):
+            handed += deliveries
+        else:
+            session.ledger.note_unstarted([likeness(queue, delivery.tag.trace) for delivery in deliveries])
+    if session.ledger.doubts.marks:
+        return [delivery for delivery in handed if _is_first(session, delivery)]
+    return handed
+
+
+def _life_of(arrival: Arrival) -> Life:
+    return arrival.life
+
+
+def _is_first(session: Session, delivery: Delivery) -> bool:
+    """Whether no twin of it was handed out; otherwise it is acknowledged."""
+    if session.ledger.doubts.admit(headers.read(delivery.tag.properties).mark):
+        return True
+    _acknowledge(session, delivery)
+    return False
+
+
+def _delivery(queue: str, arrival: Arrival) -> Delivery:
+    _, _, redelivered, properties, body, suspected = arrival
+    message_id, producers, meta, _ = headers.read(properties)
+    if not meta:
+        return Delivery(body, queue, producers, message_id, 0, 0, None, redelivered, meta, arrival, suspected)
+    return Delivery(
+        body=body,
+        queue=queue,
+        headers=producers,
+        message_id=message_id,
+        attempts=meta_int(meta, ATTEMPTS),
+        crashes=meta_int(meta, CRASHES),
+        first_failed_at=meta_time(meta, FIRST_FAILED_AT),
+        redelivered=redelivered,
+        meta=meta,
+        tag=arrival,
+        suspected=suspected,
+    )
 
 
 def _acknowledge(session: Session, delivery: Delivery) -> None:

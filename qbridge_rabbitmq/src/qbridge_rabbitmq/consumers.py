@@ -9,10 +9,10 @@ from typing import Any, Final
 from pika import spec
 from pika.channel import Channel
 
-from qbridge_rabbitmq.wire import forget_consumers, retire_consumer
+from qbridge_rabbitmq.frames import Sink
+from qbridge_rabbitmq.wire import Connection, forget_consumers, raw_properties, retire_consumer
 
 _numbers: Final = itertools.count(1)
-Deliver = Callable[[Channel, Any, spec.BasicProperties, bytes], None]
 
 
 class Consumers:
@@ -22,6 +22,7 @@ class Consumers:
     cancelled. So more is held by a further consumer, and cancelling is left for times when little is on its way.
 
     Args:
+        connection: the channel's.
         channel: an open channel that has no other consumers.
         queue: where from.
         deliver: called with each message.
@@ -30,8 +31,16 @@ class Consumers:
     """
 
     def __init__(
-        self, channel: Channel, queue: str, deliver: Deliver, prefetch: int, confirmed: Callable[[], None]
+        self,
+        connection: Connection,
+        channel: Channel,
+        queue: str,
+        deliver: Sink,
+        prefetch: int,
+        confirmed: Callable[[], None],
     ) -> None:
+        self._sinks = connection.sinks
+        self._tags: set[str] = set()
         self._channel = channel
         self._queue = queue
         self._deliver = deliver
@@ -57,12 +66,18 @@ class Consumers:
     def cancel(self, done: Callable[[Any], None]) -> None:
         """End them all; ``done`` is called when nothing more comes."""
         self._retire_others()
+        self._forget({self.first})  # what still comes pika gives back
         self._channel.basic_cancel(self.first, callback=done)
 
     def drop(self) -> None:
         """End them without an answer, when the broker does not know them any more."""
         self._retire_others()
+        self._forget({self.first})
         self._channel.basic_cancel(self.first)
+
+    def end(self) -> None:
+        """The channel has ended, and they with it."""
+        self._forget(self._tags)
 
     def removed(self, consumer_tag: str) -> bool:
         """The broker has cancelled one; whether it was the first."""
@@ -74,14 +89,28 @@ class Consumers:
         consumer_tag = f"qbridge-{next(_numbers)}"
         self._awaited += 1
         self._channel.basic_qos(prefetch_count=prefetch, callback=_ignore)
-        self._channel.basic_consume(self._queue, self._deliver, consumer_tag=consumer_tag, callback=self._on_consume_ok)
+        self._channel.basic_consume(self._queue, self._take, consumer_tag=consumer_tag, callback=self._on_consume_ok)
+        self._tags.add(consumer_tag)
+        self._sinks[consumer_tag.encode()] = self._deliver
         return consumer_tag
+
+    def _forget(self, consumer_tags: set[str]) -> None:
+        for consumer_tag in consumer_tags:
+            self._sinks.pop(consumer_tag.encode(), None)
+        self._tags = self._tags - consumer_tags
+
+    def _take(self, channel: Channel, method: Any, properties: spec.BasicProperties, body: bytes) -> None:
+        """What pika has read itself: bodies of several frames."""
+        del channel
+        self._deliver(method.delivery_tag, method.redelivered, raw_properties(properties), body)
 
     def _on_consume_ok(self, frame: Any) -> None:
         del frame
         self._awaited -= 1
         if not self._awaited:
-            forget_consumers(self._channel, {self.first, *self._beside})
+            current = {self.first, *self._beside}
+            forget_consumers(self._channel, current)
+            self._forget(self._tags - current)
         self._confirmed()
 
     def _retire_others(self) -> None:

@@ -12,13 +12,14 @@ from typing import Any, Final
 from pika import exceptions, spec
 from pika.channel import Channel
 
-from qbridge_rabbitmq import errors, headers
+from qbridge_rabbitmq import errors
 from qbridge_rabbitmq.consumers import Consumers
 from qbridge_rabbitmq.getting import GetRequest
-from qbridge_rabbitmq.ledger import Ledger, key_of, likeness
-from qbridge_rabbitmq.life import Arrival, Key, Life
+from qbridge_rabbitmq.ledger import Ledger
+from qbridge_rabbitmq.life import Arrival, Life
 from qbridge_rabbitmq.loop import IOThread
 from qbridge_rabbitmq.pace import MOST, Pace
+from qbridge_rabbitmq.recognition import Key, key_of, likeness
 from qbridge_rabbitmq.suspicion import Suspicion
 from qbridge_rabbitmq.wire import Connection, raw_properties
 
@@ -121,7 +122,7 @@ class Lane:
         channel = connection.channel(on_open_callback=self._on_open)
         channel.add_on_close_callback(self._on_close)
         channel.add_on_cancel_callback(self._on_cancelled_by_broker)
-        self.life = Life(connection, channel)
+        self.life = Life(connection, channel, self.queue)
 
     def _on_open(self, channel: Channel) -> None:
         self._suspicion.resumed(time.monotonic())
@@ -139,6 +140,8 @@ class Lane:
             else:
                 life.lose()
         self._ready = self._getting = False
+        if self._consumers is not None:
+            self._consumers.end()
         self._consumers = None
         self._fail_gets(reason)
         self._run_cancelled()
@@ -186,13 +189,11 @@ class Lane:
     def _consume(self, life: Life) -> None:
         put, unsettled, suspicion = self.buffer.put, life.unsettled, self._suspicion
 
-        def deliver(channel: Channel, method: Any, properties: spec.BasicProperties, body: bytes) -> None:
-            del channel
+        def deliver(number: int, redelivered: bool, properties: bytes, body: bytes) -> None:
             self._arrived = True
-            number = method.delivery_tag
             unsettled[number] = None
-            arrival = Arrival(life, number, method.redelivered, raw_properties(properties), body)
-            if method.redelivered:
+            arrival = Arrival(life, number, redelivered, properties, body)
+            if redelivered:
                 if (examined := self._investigate(arrival)) is not None:
                     put(examined)
                 return
@@ -200,7 +201,9 @@ class Lane:
                 suspicion.calm()
             put(arrival)
 
-        self._consumers = Consumers(life.channel, self.queue, deliver, self.prefetch, self._on_consuming)
+        self._consumers = Consumers(
+            life.connection, life.channel, self.queue, deliver, self.prefetch, self._on_consuming
+        )
 
     def _investigate(self, arrival: Arrival) -> Arrival | None:
         """What a redelivered message is; None when it was in flight here and has been dealt with."""
@@ -208,7 +211,7 @@ class Lane:
         if ledger is None:
             return arrival
         if not ledger.is_empty:
-            key = key_of(self.queue, headers.read(arrival.properties), arrival.body)
+            key = key_of(self.queue, arrival.trace)
             if key is not None and ledger.recognize(key, arrival):
                 self._io.wake()
                 return None
@@ -218,7 +221,7 @@ class Lane:
         return arrival._replace(suspected=True) if suspected else arrival
 
     def _likeness(self, arrival: Arrival) -> Key:
-        return likeness(self.queue, headers.read(arrival.properties), arrival.body)
+        return likeness(self.queue, arrival.trace)
 
     def _on_consuming(self) -> None:
         self._arrived = True

@@ -19,36 +19,20 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from hashlib import blake2b
 from typing import Final
 
 from qbridge_core import Delivery
 from qbridge_rabbitmq.doubts import Doubts
-from qbridge_rabbitmq.headers import Content
-from qbridge_rabbitmq.life import Arrival, Key, Life
+from qbridge_rabbitmq.life import Arrival, Life
+from qbridge_rabbitmq.recognition import Key
 
 _log: Final = logging.getLogger("qbridge.rabbitmq")
 MAX_ENTRIES: Final = 10_000
 MAX_AGE: Final = 600.0
-_SHORT_BODY: Final = 256
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
 Settlement = Callable[[], bool]
 """Settles a delivery that has been bound again, in a thread that may wait; False to be called again later."""
-
-
-def key_of(queue: str, content: Content, body: bytes) -> Key | None:
-    """What a message is recognized by; None for one that nothing of ours tells from others.
-
-    The message id of a foreign producer may stand on many messages, with equal bodies too. Taking one for another would
-    acknowledge what nobody has run, so such a message runs again instead.
-    """
-    return likeness(queue, content, body) if content.message_id and content.mark else None
-
-
-def likeness(queue: str, content: Content, body: bytes) -> Key:
-    """What a message looks like; others may look the same."""
-    return queue, content.message_id or "", content.mark, body if len(body) <= _SHORT_BODY else blake2b(body).digest()
 
 
 class _Entry:
@@ -123,7 +107,7 @@ class Ledger:
                 self._bind(entries[0], arrival)
                 return True
             if _take_one(self._done, key):
-                arrival.life.acknowledge(arrival.number, key)
+                arrival.life.acknowledge(arrival)
                 return True
         return False
 
@@ -221,8 +205,8 @@ class Ledger:
         self._remove(entry)
         delivery = entry.delivery
         settlement = entry.settlement
-        arrival.life.resume(arrival.number, (entry.key, delivery), entry.settling or settlement is not None)
         delivery.tag = arrival
+        arrival.life.resume(arrival.number, delivery, entry.settling or settlement is not None)
         if settlement is not None:
             self._chores.add(settlement)
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from pika.channel import Channel
 
 from qbridge_core import Delivery, DeliveryLostError
+from qbridge_rabbitmq.recognition import Key, Trace, key_of, trace
 from qbridge_rabbitmq.wire import Connection
 
-Key = tuple[str, str, str, bytes]
-"""What a message is recognized by when it comes back: queue, message id, which copy, body or its digest."""
-Handed = tuple[Key | None, Delivery]
 Held = tuple[Key, Delivery]
 # No more acknowledgements than the prefetch can be on their way. A classic queue that crashes may forget a few more.
 _REMEMBERED: Final = 5_000
@@ -32,6 +31,11 @@ class Arrival(NamedTuple):
     properties: bytes
     body: bytes
     suspected: bool = False
+
+    @property
+    def trace(self) -> Trace:
+        """What it is recognized by when it comes back."""
+        return trace(self.properties, self.body)
 
 
 class Loss(NamedTuple):
@@ -52,29 +56,31 @@ class Life:
         settled: how many were acknowledged (for the I/O thread).
     """
 
-    def __init__(self, connection: Connection, channel: Channel) -> None:
+    def __init__(self, connection: Connection, channel: Channel, queue: str) -> None:
         self.lost = False
+        self.queue = queue
         self.channel = channel
         self.unsettled: dict[int, None] = {}
         self.settled = 0
-        self._connection = connection
+        self.connection = connection
         # Guards the next four and the change of ``lost``: a delivery is never in none of them when the channel ends.
         self._lock = threading.Lock()
-        self._claimable: dict[int, Handed] = {}
-        self._settling: dict[int, Handed] = {}
+        self._claimable: dict[int, Delivery] = {}
+        self._settling: dict[int, Delivery] = {}
         self._finished: deque[int] = deque()
-        self._acknowledged: deque[Key] = deque(maxlen=_REMEMBERED)
+        self._acknowledged: deque[Trace] = deque(maxlen=_REMEMBERED)
         self._returned: deque[int] = deque()
         self._holes: set[int] = set()
 
     # ------------------------------------------------------------------ any thread
 
-    def hand_out(self, number: int, key: Key | None, delivery: Delivery) -> bool:
-        """The delivery goes to the caller, who may settle it once. False when it must not: the channel is gone."""
+    def hand_out(self, deliveries: Iterable[Delivery]) -> bool:
+        """The deliveries go to the caller, who may settle each once. False when they must not: the channel is gone."""
         with self._lock:
             if self.lost:
                 return False
-            self._claimable[number] = key, delivery
+            for delivery in deliveries:
+                self._claimable[delivery.tag.number] = delivery
             return True
 
     def claim(self, number: int) -> bool | None:
@@ -87,28 +93,28 @@ class Life:
             if self.lost:
                 self._require_known(number)
                 return None
-            handed = self._claimable.pop(number, None)
-            if handed is None:
+            delivery = self._claimable.pop(number, None)
+            if delivery is None:
                 return False
-            self._settling[number] = handed
+            self._settling[number] = delivery
             return True
 
     def unclaim(self, number: int) -> bool:
         """Settling it failed: it can be tried again. False when the ledger has it."""
         with self._lock:
-            handed = self._settling.pop(number, None)
-            if handed is None:
+            delivery = self._settling.pop(number, None)
+            if delivery is None:
                 return not self.lost
-            self._claimable[number] = handed
+            self._claimable[number] = delivery
             return True
 
     def finish(self, number: int) -> bool:
         """Have a claimed delivery acknowledged with the next flush. False when the ledger has it."""
         with self._lock:
-            handed = self._settling.pop(number, None)
-            if handed is None:
+            delivery = self._settling.pop(number, None)
+            if delivery is None:
                 return not self.lost
-            self._acknowledge(number, handed[0])
+            self._acknowledge(delivery.tag)
             return True
 
     def claim_and_finish(self, number: int) -> bool | None:
@@ -121,16 +127,16 @@ class Life:
             if self.lost:
                 self._require_known(number)
                 return None
-            handed = self._claimable.pop(number, None)
-            if handed is None:
+            delivery = self._claimable.pop(number, None)
+            if delivery is None:
                 return False
-            self._acknowledge(number, handed[0])
+            self._acknowledge(delivery.tag)
             return True
 
-    def acknowledge(self, number: int, key: Key | None = None) -> None:
-        """Have a delivery that nobody was given acknowledged with the next flush."""
+    def acknowledge(self, arrival: Arrival) -> None:
+        """Have an arrival that nobody was given acknowledged with the next flush."""
         with self._lock:
-            self._acknowledge(number, key)
+            self._acknowledge(arrival)
 
     def give_back(self, number: int) -> bool:
         """Have a delivery requeued with the next flush. False when the channel is gone, which requeues it too."""
@@ -149,7 +155,7 @@ class Life:
     def disown(self, number: int, delivery: Delivery) -> None:
         """The ledger does not know it any longer: settling it is an error from now on."""
         with self._lock:
-            self._claimable[number] = None, delivery
+            self._claimable[number] = delivery
 
     @property
     def in_flight(self) -> int:
@@ -160,23 +166,23 @@ class Life:
         if number in self._claimable:
             raise DeliveryLostError("the connection that delivered the message was lost; it will be delivered again")
 
-    def _acknowledge(self, number: int, key: Key | None) -> None:
-        self._finished.append(number)
-        if key is not None:
-            self._acknowledged.append(key)
+    def _acknowledge(self, arrival: Arrival) -> None:
+        self._finished.append(arrival.number)
+        self._acknowledged.append(arrival.trace)
 
     # ------------------------------------------------------------------ I/O thread
 
-    def resume(self, number: int, held: Held, settling: bool) -> None:
+    def resume(self, number: int, delivery: Delivery, settling: bool) -> None:
         """The delivery is one that was handed out before; ``settling`` when somebody has claimed it already."""
         with self._lock:
-            (self._settling if settling else self._claimable)[number] = held
+            (self._settling if settling else self._claimable)[number] = delivery
 
     def lose(self) -> Loss:
         """The channel is gone."""
         with self._lock:
             self.lost = True
-            loss = Loss(_take_known(self._claimable), _take_known(self._settling), list(self._acknowledged))
+            acknowledged = [key for trace in self._acknowledged if (key := key_of(self.queue, trace)) is not None]
+            loss = Loss(self._take_known(self._claimable), self._take_known(self._settling), acknowledged)
             self._acknowledged.clear()
         self.unsettled.clear()
         return loss
@@ -222,12 +228,14 @@ class Life:
             acks.append((number, False))
         finished.clear()
         self.settled += len(prefix) + len(acks) - bool(prefix)
-        self._connection.send_acks(self.channel.channel_number, acks)
+        self.connection.send_acks(self.channel.channel_number, acks)
 
-
-def _take_known(deliveries: dict[int, Handed]) -> list[Held]:
-    """Remove and return the deliveries that can be recognized."""
-    known = [(number, key, delivery) for number, (key, delivery) in deliveries.items() if key is not None]
-    for number, _, _ in known:
-        del deliveries[number]
-    return [(key, delivery) for _, key, delivery in known]
+    def _take_known(self, deliveries: dict[int, Delivery]) -> list[Held]:
+        """Remove and return the deliveries that can be recognized."""
+        known: list[Held] = []
+        for number, delivery in list(deliveries.items()):
+            key = key_of(self.queue, delivery.tag.trace)
+            if key is not None:
+                known.append((key, delivery))
+                del deliveries[number]
+        return known

@@ -109,6 +109,7 @@ class Link:
         self._heard = -1, self._opened_at
         self._attempt = None
         self.connection = connection
+        connection.read_more_at_once()
         self._on_up(connection)
 
     def _failed(self, connection: Any, error: BaseException | str) -> None:

@@ -25,7 +25,7 @@ from qbridge_core import (
     UnroutableError,
 )
 from qbridge_rabbitmq import errors
-from qbridge_rabbitmq.wire import Connection, RawProperties, raw_properties
+from qbridge_rabbitmq.wire import Connection, raw_properties
 
 _log: Final = logging.getLogger("qbridge.rabbitmq")
 # A message over the broker's limit makes it close the channel, and then nobody knows what became of the others on it.
@@ -89,6 +89,7 @@ class ConfirmChannel:
 
     def __init__(self, connection: Connection, purpose: str) -> None:
         self.closed: BaseException | None = None
+        self._connection = connection
         self._purpose = purpose
         self._ready = False
         self._waiting: list[Batch] = []
@@ -103,17 +104,14 @@ class ConfirmChannel:
             self._waiting.append(batch)
             return
         batch.sent = True
+        try:
+            self._connection.send_messages(self._channel.channel_number, batch.messages)
+        except Exception as exc:  # noqa: BLE001 - nothing was written; the sender must learn it
+            batch.fail(errors.from_channel(exc, repr(batch.messages[0].routing_key)))
+            return
         for message in batch.messages:
-            properties = RawProperties(message.properties)
-            try:
-                self._channel.basic_publish(
-                    message.exchange, message.routing_key, message.body, properties, mandatory=True
-                )
-            except Exception as exc:  # noqa: BLE001 - nothing was written; the sender must learn it
-                batch.settle(message, errors.from_channel(exc, repr(message.routing_key)))
-            else:
-                self._last_tag += 1
-                self._unconfirmed[self._last_tag] = message
+            self._last_tag += 1
+            self._unconfirmed[self._last_tag] = message
 
     def _opened(self, channel: Channel) -> None:
         channel.add_on_return_callback(self._on_return)
@@ -122,15 +120,17 @@ class ConfirmChannel:
     def _on_ready(self, frame: Any) -> None:
         del frame
         self._ready = True
+        self._connection.confirmed[self._channel.channel_number] = self._confirm_up_to
         waiting, self._waiting = self._waiting, []
         for batch in waiting:
             self.publish(batch)
 
     def _on_confirm(self, frame: Any) -> None:
         method = frame.method
-        refused = isinstance(method, spec.Basic.Nack)
-        tag = method.delivery_tag
-        if not method.multiple:
+        self._confirm_up_to(method.delivery_tag, method.multiple, isinstance(method, spec.Basic.Nack))
+
+    def _confirm_up_to(self, tag: int, multiple: bool, refused: bool = False) -> None:
+        if not multiple:
             self._confirm(tag, refused)
             return
         confirmed = []
@@ -167,8 +167,8 @@ class ConfirmChannel:
             same_key.returned = True
 
     def _on_close(self, channel: Channel, reason: BaseException) -> None:
-        del channel
         self.closed = reason
+        self._connection.confirmed.pop(channel.channel_number, None)
         size = errors.too_large(reason)
         text = errors.reply_text(reason)
         for message in self._unconfirmed.values():

@@ -188,9 +188,21 @@ class Session:
         Raises:
             QBridgeError: the first message that failed.
         """
-        seconds = self._options.publish_timeout if timeout is None else max(0.0, timeout)
+        self.wait_for(self.begin_to_send(messages), timeout)
+
+    def begin_to_send(self, messages: list[Outgoing]) -> Batch:
+        """Publish messages; ``wait_for`` then waits for their confirmations."""
         batch = Batch(messages)
         self.io.post(lambda: self.publisher.submit(batch))
+        return batch
+
+    def wait_for(self, batch: Batch, timeout: float | None = None) -> None:
+        """Wait for the confirmations of a batch; once.
+
+        Raises:
+            QBridgeError: the first message that failed.
+        """
+        seconds = self._options.publish_timeout if timeout is None else max(0.0, timeout)
         if not batch.wait(seconds):
             self.require_open()
             raise self.publisher.unconfirmed(batch, seconds)

@@ -2,7 +2,8 @@
 
 pika decodes the properties and headers of each message. That costs time, loses information (a double becomes an
 integer), and kills the connection for headers that it cannot decode, again with each redelivery. Here they stay
-bytes; :mod:`qbridge_rabbitmq.headers` reads what is needed and copies the rest unread.
+bytes; :mod:`qbridge_rabbitmq.headers` reads what is needed and copies the rest unread. The frames that come and go by
+the thousand do not become pika's objects at all; see :mod:`qbridge_rabbitmq.frames`.
 
 The overridden methods are private in pika 1.3 and 1.4. Where a version does not have them nothing is overridden,
 messages arrive with pika's own properties, and :func:`raw_properties` writes those back to bytes.
@@ -12,18 +13,22 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import pika
 from pika import frame, spec
 from pika.channel import Channel
 
+from qbridge_rabbitmq import frames
+from qbridge_rabbitmq.frames import Confirmed, Sink
+
 _FRAME_HEADER: Final = struct.Struct(">BHI")
 _CONTENT_HEADER: Final = struct.Struct(">HHQ")
-_ACK: Final = struct.Struct(">BHIIQBB")
-_ACK_METHOD: Final = 0x003C0050
 _FRAME_END: Final = 0xCE
 _OVERHEAD: Final = _FRAME_HEADER.size + 1
+# pika reads 4 KiB at a time, and after each such call this thread may have to wait for its turn among the workers.
+_READ_BYTES: Final = 128 * 1024
 
 
 class RawProperties(spec.BasicProperties):
@@ -58,17 +63,53 @@ def forget_consumers(channel: Channel, others_than: Collection[str]) -> None:
 
 
 class Connection(pika.SelectConnection):
-    """A ``SelectConnection`` whose messages carry :class:`RawProperties`. For the I/O thread only."""
+    """A ``SelectConnection`` whose messages carry :class:`RawProperties`. For the I/O thread only.
+
+    Attributes:
+        sinks: who takes the deliveries of a consumer, by its tag, past pika.
+        confirmed: who takes the confirmations of a channel, past pika.
+    """
 
     if TYPE_CHECKING:  # what the type stubs leave out
         _frame_buffer: bytes
+        _transport: Any
         bytes_received: int
         bytes_sent: int
+        frames_received: int
         frames_sent: int
 
         def _adapter_emit_data(self, data: bytes) -> None: ...
 
+        def _process_frame(self, frame_value: Any) -> None: ...
+
+        def _trim_frame_buffer(self, byte_count: int) -> None: ...
+
         def _terminate_stream(self, error: Exception | None) -> None: ...
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.sinks: dict[bytes, Sink] = {}
+        self.confirmed: dict[int, Confirmed] = {}
+        super().__init__(*args, **kwargs)
+
+    def read_more_at_once(self) -> None:
+        """Read larger pieces from the socket, where pika's transport can be told to."""
+        if hasattr(self._transport, "_MAX_RECV_BYTES"):
+            with suppress(AttributeError):
+                self._transport._MAX_RECV_BYTES = _READ_BYTES
+
+    def _on_data_available(self, data_in: bytes) -> None:
+        self._frame_buffer += data_in
+        while self._frame_buffer:
+            if self.sinks or self.confirmed:
+                size, count = frames.read_ahead(self._frame_buffer, self.sinks, self.confirmed)
+                if size:
+                    self.frames_received += count
+                    self._trim_frame_buffer(size)
+            size, frame_value = self._read_frame()
+            if not frame_value:
+                return
+            self._trim_frame_buffer(size)
+            self._process_frame(frame_value)
 
     def _read_frame(self) -> tuple[int, Any]:
         data = self._frame_buffer
@@ -87,11 +128,15 @@ class Connection(pika.SelectConnection):
         self.frames_sent += len(marshaled_frames)
         self._adapter_emit_data(b"".join(marshaled_frames))
 
-    def send_acks(self, channel: int, acks: Iterable[tuple[int, bool]]) -> None:
+    def send_acks(self, channel: int, numbers: Iterable[tuple[int, bool]]) -> None:
         """Write ``basic.ack`` frames for (tag, multiple) pairs, all at once."""
-        frames = [_ACK.pack(1, channel, 13, _ACK_METHOD, tag, multiple, _FRAME_END) for tag, multiple in acks]
-        if frames:
-            self._output_marshaled_frames(frames)
+        if acks := frames.acks(channel, numbers):
+            self._output_marshaled_frames(acks)
+
+    def send_messages(self, channel: int, messages: Iterable[frames.Publish]) -> None:
+        """Write ``basic.publish`` frames with ``mandatory``, all at once."""
+        frame_max = self.params.frame_max
+        self._output_marshaled_frames([part for m in messages for part in frames.publish(channel, m, frame_max)])
 
     def abandon(self, reason: Exception) -> None:
         """Drop the socket without waiting for the peer, who may never answer."""

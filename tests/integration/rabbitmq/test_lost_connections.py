@@ -21,9 +21,8 @@ from qbridge_core import (
     TaskManager,
     TransientError,
 )
-from qbridge_rabbitmq import RabbitMQClient
-from qbridge_rabbitmq.headers import Content
-from qbridge_rabbitmq.ledger import Ledger, key_of
+from qbridge_rabbitmq import RabbitMQClient, headers
+from qbridge_rabbitmq.ledger import Ledger
 from qbridge_rabbitmq.life import Arrival, Life
 from support.brokers import RabbitMQBroker
 from support.proxy import TCPProxy
@@ -341,14 +340,13 @@ def test_g3_another_consumer_gets_what_does_not_come_back(
 
 def _in_flight(ledger: Ledger, count: int) -> list[Delivery]:
     """Lose a channel on which so many deliveries are held and as many acknowledgements are on their way."""
-    channel = Life(cast(Any, None), cast(Any, None))
+    channel = Life(cast(Any, None), cast(Any, None), "q")
     deliveries = []
     for number in range(2 * count):
-        arrival = Arrival(channel, number, False, b"", b"%d" % number)
+        arrival = Arrival(channel, number, False, headers.fresh({}, str(number)), b"%d" % number)
         delivery = Delivery(arrival.body, "q", message_id=str(number), tag=arrival)
-        key = key_of("q", Content(delivery.message_id, {}, {}, "mark"), arrival.body)
-        assert channel.hand_out(number, key, delivery)
         deliveries.append(delivery)
+    assert channel.hand_out(deliveries)
     for delivery in deliveries[count:]:
         assert channel.claim_and_finish(delivery.tag.number)
     ledger.adopt(channel)
