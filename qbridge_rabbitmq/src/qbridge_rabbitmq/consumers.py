@@ -28,6 +28,10 @@ class Consumers:
         deliver: called with each message.
         prefetch: how many unsettled messages the first consumer may hold.
         confirmed: called when the broker has confirmed a consumer.
+
+    Attributes:
+        first: the tag of the first consumer.
+        held: how many unsettled messages all of them may hold.
     """
 
     def __init__(
@@ -45,7 +49,7 @@ class Consumers:
         self._queue = queue
         self._deliver = deliver
         self._confirmed = confirmed
-        self._first_prefetch = self._held = prefetch
+        self._first_prefetch = self.held = prefetch
         self._beside: list[str] = []
         self._awaited = 0
         self.first = self._add(prefetch)
@@ -57,11 +61,11 @@ class Consumers:
 
     def hold(self, prefetch: int) -> None:
         """Hold this many unsettled messages in all. Only when ``ready``."""
-        if prefetch < self._held:
+        if prefetch < self.held:
             self._retire_others()
-        if prefetch > self._held:
-            self._beside.append(self._add(prefetch - self._held))
-            self._held = prefetch
+        if prefetch > self.held:
+            self._beside.append(self._add(prefetch - self.held))
+            self.held = prefetch
 
     def cancel(self, done: Callable[[Any], None]) -> None:
         """End them all; ``done`` is called when nothing more comes."""
@@ -117,7 +121,7 @@ class Consumers:
         for consumer_tag in self._beside:
             retire_consumer(self._channel, consumer_tag)
         self._beside.clear()
-        self._held = self._first_prefetch
+        self.held = self._first_prefetch
 
 
 def _ignore(frame: Any) -> None:

@@ -165,13 +165,36 @@ class Lane:
         self._pace = None if fixed else Pace(prefetch, self.most)
         self._pursue()
 
-    def adapt(self) -> None:
-        """Now and then: hold more or less, as the speed demands."""
+    def adapt(self) -> bool:
+        """Now and then: hold more or less, as the speed demands. True to have ``drained`` told the count of the queue.
+
+        What is on its way to a consumer that is retired comes back to the queue as delivered. So holding less waits
+        until all that may be held is here, or the queue has nothing to send. (When a broker that is too busy sends
+        nothing, the tasks only seem to be slow.)
+        """
         pace, life, consumers = self._pace, self.life, self._consumers
         if pace is None or life is None or consumers is None or not consumers.ready or self._cancelled:
-            return
-        if pace.look(life.settled, time.monotonic()):
+            return False
+        pace.look(life.settled, time.monotonic())
+        if pace.prefetch > consumers.held:
             consumers.hold(pace.prefetch)
+        elif pace.prefetch < consumers.held:
+            if len(life.unsettled) < consumers.held:
+                return True
+            self._hold_less(pace, consumers)
+        return False
+
+    def drained(self, ready: int) -> None:
+        """The queue holds so many messages."""
+        pace, consumers = self._pace, self._consumers
+        if pace is None or consumers is None or not consumers.ready or self._cancelled:
+            return
+        if not ready and pace.prefetch < consumers.held:
+            self._hold_less(pace, consumers)
+
+    def _hold_less(self, pace: Pace, consumers: Consumers) -> None:
+        self._suspicion.spare(time.monotonic())
+        consumers.hold(pace.prefetch)
 
     def unsubscribe(self, done: Callable[[], None]) -> None:
         """End the consumer; ``done`` is called at the end, and ``take_left`` then returns what nobody has taken."""

@@ -30,16 +30,15 @@ class Pace:
         self._settled = 0
         self._at = 0.0
 
-    def look(self, settled: int, now: float) -> bool:
-        """Take note of how many were settled until now; True when ``prefetch`` should change, and has."""
+    def look(self, settled: int, now: float) -> None:
+        """Take note of how many were settled until now, and change ``prefetch`` if it should."""
         before, self._settled = self._settled, settled
         since, self._at = self._at, now
-        return since > 0 and self._follow(max(0, settled - before) / max(now - since, 0.01))
+        if since > 0:
+            self._follow(max(0, settled - before) / max(now - since, 0.01))
 
-    def _follow(self, rate: float) -> bool:
+    def _follow(self, rate: float) -> None:
         target = max(self._wanted, min(self._most, round(rate * _SECONDS_HELD)))
         # A new prefetch needs a new consumer, so small differences are left alone.
-        if self.prefetch / 4 < target < self.prefetch * 2 or target == self.prefetch:
-            return False
-        self.prefetch = target
-        return True
+        if not self.prefetch / 4 < target < self.prefetch * 2:
+            self.prefetch = target

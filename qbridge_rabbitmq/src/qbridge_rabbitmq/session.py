@@ -6,6 +6,7 @@ publish, and acknowledgements behind a blocked publish would never arrive (rabbi
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
@@ -352,7 +353,8 @@ class Session:
     def _adapt(self) -> None:
         self.io.later(TICK, self._adapt)
         for lane in self._all_lanes():
-            lane.adapt()
+            if lane.adapt():
+                self._submit(self._topology.count(lane.queue), functools.partial(_report_count, lane))
 
     def _examine(self, lane: Lane, consumer: str) -> None:
         def answered(future: Future[int]) -> None:
@@ -374,6 +376,11 @@ class Session:
 
     def _all_lanes(self) -> list[Lane]:
         return list(self._lanes.values())
+
+
+def _report_count(lane: Lane, counted: Future[int]) -> None:
+    if counted.exception() is None:
+        lane.drained(counted.result())
 
 
 def _version(connection: Any) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ suspect; running it alone costs time, so those that came back for a reason that 
 * what this client had read ahead, or held, when its channel ended (:mod:`qbridge_rabbitmq.ledger` knows that);
 * what comes after this client has lost its connection, until the first message that is new: the broker was restarted,
   or the network failed, and others have lost theirs too;
+* what comes soon after this client has retired a consumer: what was on its way there comes back;
 * more than a few hundred in a row from a queue that does not count deliveries: a classic queue that survived a crash
   of the broker says of all its messages that they were delivered before.
 """
@@ -31,6 +32,7 @@ class Suspicion:
         self.roused = False
         self._aftermath = False
         self._until = 0.0
+        self._spared_until = 0.0
         self._row = 0
 
     def connection_lost(self) -> None:
@@ -41,6 +43,10 @@ class Suspicion:
         """Messages can come again."""
         self._until = now + _AFTERMATH
 
+    def spare(self, now: float) -> None:
+        """A consumer is about to be retired."""
+        self._spared_until = now + _AFTERMATH
+
     def calm(self) -> None:
         """A message came that was never delivered before."""
         self.roused = self._aftermath = False
@@ -48,6 +54,8 @@ class Suspicion:
 
     def blames(self, properties: bytes, now: float) -> bool:
         """Whether a redelivered message that nobody here knows may have killed a worker."""
+        if now < self._spared_until:
+            return False
         if self._aftermath and now < self._until:
             self._until = now + _AFTERMATH
             return False

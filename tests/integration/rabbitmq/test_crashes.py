@@ -249,6 +249,15 @@ def test_g6_redelivered_messages_are_blamed_unless_there_is_a_better_reason() ->
     assert suspicion.blames(b"", 201.0)
 
 
+def test_g6_what_was_on_its_way_to_a_retired_consumer_is_not_suspected() -> None:
+    """Holding less than before makes nobody a suspect, for as long as it may take such messages to come back."""
+    suspicion = Suspicion()
+    suspicion.spare(100.0)
+    suspicion.calm()
+    assert not suspicion.blames(b"", 105.0)
+    assert suspicion.blames(b"", 115.0)
+
+
 def test_g6_a_whole_backlog_is_not_suspected() -> None:
     """A classic queue that survived a crash calls all its messages delivered; a quorum queue is always right."""
     suspicion = Suspicion()
