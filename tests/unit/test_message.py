@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import uuid
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from qbridge_core.message import (
     meta_int,
     meta_text,
     meta_time,
+    new_id,
 )
 
 FULL = Failure(
@@ -199,3 +201,12 @@ def test_every_task_has_a_message_id_of_its_own() -> None:
     first, _ = Message.for_task(1, task_id="same")
     second, _ = Message.for_task(1, task_id="same")
     assert first.message_id != second.message_id
+
+
+def test_ids_are_random_uuids() -> None:
+    """An id is a UUID of version 4 in its usual form, and none comes twice."""
+    ids = [new_id() for _ in range(1_000)]
+    parsed = [uuid.UUID(one) for one in ids]
+    assert [str(one) for one in parsed] == ids
+    assert {(one.version, one.variant) for one in parsed} == {(4, uuid.RFC_4122)}
+    assert len(set(ids)) == 1_000

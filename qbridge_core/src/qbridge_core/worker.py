@@ -12,7 +12,6 @@ import logging
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,7 +22,7 @@ from qbridge_core.errors import NotConnectedError, TooManyStuckTasksError
 from qbridge_core.executor import Executor, NotStartedError, refuse_unstarted
 from qbridge_core.intake import Intake
 from qbridge_core.lifecycle import Lifecycle
-from qbridge_core.message import REASON, TASK_ID, Delivery, meta_text
+from qbridge_core.message import REASON, TASK_ID, Delivery, meta_text, new_id
 from qbridge_core.run import Run
 from qbridge_core.settle import Settler
 from qbridge_core.wakeup import Wakeup
@@ -119,7 +118,7 @@ class Worker(threading.Thread):
             return
         if REASON in delivery.meta:
             delivery.begin_anew()
-        task_id = task.task_id or meta_text(delivery.meta, TASK_ID) or delivery.message_id or str(uuid.uuid4())
+        task_id = task.task_id or meta_text(delivery.meta, TASK_ID) or delivery.message_id or new_id()
         if (delivery.crashes or delivery.suspected) and not job.settler.admit(delivery, task_id):
             return
         run = self.running = Run(delivery, task_id, job.task_timeout)

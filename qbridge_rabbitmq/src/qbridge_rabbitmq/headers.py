@@ -7,7 +7,7 @@ entry. A copy is spliced together from these pieces, so foreign values survive b
 
 from __future__ import annotations
 
-import secrets
+import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -70,6 +70,7 @@ _UINT32: Final = struct.Struct(">I")
 _MARK_SIZE: Final = 16
 _MARK_ENTRY: Final = bytes((len(_MARK),)) + _MARK.encode() + b"S" + _UINT32.pack(_MARK_SIZE)
 _FRESH_FLAGS: Final = (1 << HEADERS | 1 << DELIVERY_MODE | 1 << MESSAGE_ID).to_bytes(2, "big")
+_FRESH_START: Final = _FRESH_FLAGS + _UINT32.pack(len(_MARK_ENTRY) + _MARK_SIZE) + _MARK_ENTRY
 _FRESH_SIZE: Final = 2 + 4 + len(_MARK_ENTRY) + _MARK_SIZE + 1 + 1
 _NUMBERS: Final = {
     ord("b"): ">b",
@@ -143,6 +144,8 @@ def _read_any(raw: bytes) -> Content:
 
 def fresh(headers: Mapping[str, str], message_id: str | None) -> bytes:
     """The properties of a new, persistent message."""
+    if message_id is not None and not headers:
+        return b"".join((_FRESH_START, new_mark().encode(), _PERSISTENT, _short(message_id.encode())))
     entries = (_entry(name, value) for name, value in headers.items())
     fields = {DELIVERY_MODE: _PERSISTENT, HEADERS: _table(b"".join((*entries, _new_mark())))}
     if message_id is not None:
@@ -152,7 +155,7 @@ def fresh(headers: Mapping[str, str], message_id: str | None) -> bytes:
 
 def new_mark() -> str:
     """What no other message carries: a producer may use a message id twice."""
-    return secrets.token_hex(_MARK_SIZE // 2)
+    return os.urandom(_MARK_SIZE // 2).hex()
 
 
 def _new_mark() -> bytes:

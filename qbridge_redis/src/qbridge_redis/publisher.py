@@ -7,9 +7,10 @@ Facts: https://redis.io/docs/latest/commands/xadd/ (NOMKSTREAM: a missing stream
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Final
 
@@ -50,13 +51,47 @@ class Publisher:
         self._publish(queue, [command], self._limit(timeout))
 
     def publish_many(self, queue: str, messages: Iterable[Message], timeout: float | None) -> None:
-        """Publish in order; each chunk has the whole timeout, so that a long sequence is no reason to fail."""
+        """Publish in order; each chunk has the whole timeout, so that a long sequence is no reason to fail.
+
+        While the server works on a chunk the next one is made and sent. What a node of a cluster sends elsewhere, and
+        what finds no queue, is published at the end.
+        """
         limit = self._limit(timeout)
+        left: list[Command] = []
+        link = self._session.links.take(time.monotonic() + limit)
+        sent: Sequence[Command] = ()
+        try:
+            for chunk in self._chunks(queue, messages):
+                before, sent = sent, chunk
+                with _doubts(queue, limit):
+                    link.send(self._waited_for(chunk, limit))
+                if before:
+                    left += self._confirm(link, queue, before, limit)
+            if sent:
+                left += self._confirm(link, queue, sent, limit)
+            sent = ()
+        finally:
+            if sent:
+                link.close()  # replies may be on their way, and the next user would take them for its own
+            self._session.links.give(link)
+        if left:
+            self._publish(queue, left, limit)
+
+    def _chunks(self, queue: str, messages: Iterable[Message]) -> Iterator[Sequence[Command]]:
         iterator = iter(messages)
         while batch := list(islice(iterator, _CHUNK)):
-            commands = [self._now(queue, message) for message in batch]
-            for chunk in _by_size(commands):
-                self._publish(queue, chunk, limit)
+            yield from _by_size([self._now(queue, message) for message in batch])
+
+    def _confirm(self, link: Link, queue: str, commands: Sequence[Command], timeout: float) -> list[Command]:
+        """Read the replies to what was sent; return what has to be published again."""
+        with _doubts(queue, timeout):
+            replies = link.read_many(len(self._waited_for(commands, timeout)), timeout)
+        replies = self._looked_through(queue, commands, replies)
+        again = [
+            command for command, reply in zip(commands, replies, strict=True) if reply is None or is_redirect(reply)
+        ]
+        _raise_first(queue, [reply for reply in replies if not is_redirect(reply)])
+        return again
 
     def carry(self, queue: str, contents: Sequence[Fields], delay: float, create: bool) -> None:
         """Publish copies of messages, whatever their fields; with ``create`` the queue is made where it is missing."""
@@ -108,17 +143,19 @@ class Publisher:
 
     def _exchange(self, link: Link, queue: str, commands: Sequence[Command], deadline: float) -> list[Any]:
         timeout = max(0.001, deadline - time.monotonic())
+        with _doubts(queue, timeout):
+            replies = link.call_many(self._waited_for(commands, timeout), timeout)
+        return self._looked_through(queue, commands, replies)
+
+    def _waited_for(self, commands: Sequence[Command], timeout: float) -> Sequence[Command]:
+        """The commands and, where replicas must have them, a wait for those."""
         replicas = self._session.options.wait_replicas
-        wait: list[Command] = [("WAIT", replicas, _wait_ms(timeout))] if replicas else []
-        try:
-            replies = link.call_many([*commands, *wait], timeout)
-        except LOST as exc:
-            if isinstance(exc, RedisConnectionError) and code(exc) in ("LOADING", "NOAUTH"):
-                raise unreachable(exc, "Redis") from exc
-            raise PublishUnconfirmedError(
-                f"no confirmation for {queue!r} within {timeout:.3g} s ({exc}); the message may or may not be there"
-            ) from exc
-        if wait and any(reply is not None and not isinstance(reply, ResponseError) for reply in replies[:-1]):
+        return [*commands, ("WAIT", replicas, _wait_ms(timeout))] if replicas else commands
+
+    def _looked_through(self, queue: str, commands: Sequence[Command], replies: list[Any]) -> list[Any]:
+        """The replies to the commands alone, after a look at how many replicas have what they wrote."""
+        replicas = self._session.options.wait_replicas
+        if replicas and any(reply is not None and not isinstance(reply, ResponseError) for reply in replies[:-1]):
             _check_replicas(replies[-1], replicas, queue)
         return replies[: len(commands)]
 
@@ -140,6 +177,19 @@ class Publisher:
         if limit is not None and len(body) > limit:
             raise MessageTooLargeError(f"the body has {len(body)} bytes, and this server takes at most {limit}")
         return encode(body, check_headers(message.headers), check_message_id(message.message_id))
+
+
+@contextlib.contextmanager
+def _doubts(queue: str, timeout: float) -> Iterator[None]:
+    """Say what a lost connection means for what was published."""
+    try:
+        yield
+    except LOST as exc:
+        if isinstance(exc, RedisConnectionError) and code(exc) in ("LOADING", "NOAUTH"):
+            raise unreachable(exc, "Redis") from exc
+        raise PublishUnconfirmedError(
+            f"no confirmation for {queue!r} within {timeout:.3g} s ({exc}); the message may or may not be there"
+        ) from exc
 
 
 def _wait_ms(timeout: float) -> int:

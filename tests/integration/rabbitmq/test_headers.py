@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pika import spec
 
 from qbridge_rabbitmq import headers
@@ -147,3 +149,25 @@ def test_a_header_that_cannot_be_read_still_travels() -> None:
     copied = headers.copy(raw, {"x-qbridge-reason": "failed"})
     assert headers.read(copied).headers["good"] is True
     assert headers.read(copied).meta["x-qbridge-reason"] == "failed"
+
+
+@pytest.mark.parametrize("own", [{}, {"tenant": "blue"}, {"x-qbridge-copy": "forged"}], ids=["none", "one", "forged"])
+def test_a_fresh_message_reads_the_same_quickly_and_in_full(own: dict[str, str]) -> None:
+    """The short way through what QBridge wrote gives what the long one gives, for each message a mark of its own."""
+    first, second = headers.fresh(own, "id"), headers.fresh(own, "id")
+    for raw in (first, second):
+        assert headers.read(raw) == headers._read_any(raw)
+    content = headers.read(first)
+    assert content.message_id == "id"
+    assert content.headers == {name: value for name, value in own.items() if name == "tenant"}
+    assert content.meta == {}
+    assert len(content.mark) == 16
+    assert content.mark != headers.read(second).mark
+
+
+@given(st.binary(max_size=60))
+def test_what_only_looks_like_a_fresh_message_reads_as_any_other(table: bytes) -> None:
+    """A table that ends like one of ours and is damaged before that is read the long way."""
+    entries = table + headers._MARK_ENTRY + b"0123456789abcdef"
+    raw = b"0\x80" + len(entries).to_bytes(4, "big") + entries + b"\x02\x01m"
+    assert headers.read(raw) == headers._read_any(raw)
