@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PROJECTS := pyproject.toml $(wildcard qbridge_*/pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test chaos check clean
+.PHONY: help env demo test test-matrix chaos check clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -25,6 +25,9 @@ demo: env ## Run the demonstration; URL=amqp://… or redis://… chooses a brok
 test: env ## Run the tests against private brokers; ARGS='-k name' is passed to pytest
 	@scripts/install-brokers.sh
 	@$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+
+test-matrix: env ## Test the backends on RabbitMQ 4, Redis 8 and Valkey 8 (root on Debian); MATRIX='redis-8' chooses
+	@scripts/test-matrix.sh $(ARGS)
 
 chaos: env ## Break brokers, connections and workers, and prove that nothing is lost; SEED=, BACKEND=, FAULT=, SECONDS=
 	@scripts/install-brokers.sh

@@ -21,6 +21,7 @@ import pytest
 
 from support.brokers import Broker, RabbitMQBroker, RedisBroker, amqp_answers, redis_answers
 from support.proxy import TCPProxy
+from support.versions import amqp_version, redis_version
 from support.wait import wait_for
 
 
@@ -33,10 +34,13 @@ class Kind:
     url_variable: str
     log_variable: str  # set only for a server that this run started
     answers: Callable[[str], bool]
+    version: Callable[[str], str]
 
 
-RABBITMQ = Kind("RabbitMQ", RabbitMQBroker, "QBRIDGE_TEST_AMQP_URL", "QBRIDGE_TEST_AMQP_LOG", amqp_answers)
-REDIS = Kind("Redis", RedisBroker, "QBRIDGE_TEST_REDIS_URL", "QBRIDGE_TEST_REDIS_LOG", redis_answers)
+RABBITMQ = Kind(
+    "RabbitMQ", RabbitMQBroker, "QBRIDGE_TEST_AMQP_URL", "QBRIDGE_TEST_AMQP_LOG", amqp_answers, amqp_version
+)
+REDIS = Kind("Redis", RedisBroker, "QBRIDGE_TEST_REDIS_URL", "QBRIDGE_TEST_REDIS_LOG", redis_answers, redis_version)
 
 _ONLY_SHOWING = (
     "collectonly",
@@ -79,7 +83,10 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Repeat at the end, in red, which broker was missing."""
+    """Say at the end which servers the run had, and in red which broker was missing."""
+    urls = [(kind, url) for kind in (RABBITMQ, REDIS) if (url := os.environ.get(kind.url_variable))]
+    if versions := [version for kind, url in urls if (version := kind.version(url))]:
+        terminalreporter.write_line(f"servers: {', '.join(versions)}")
     if terminalreporter.stats.get("skipped") or terminalreporter.stats.get("error"):
         for kind in (RABBITMQ, REDIS):
             if not os.environ.get(kind.url_variable):

@@ -50,9 +50,12 @@ def free_port() -> int:
 def find_program(*names: str) -> str | None:
     """Return the path of the first of these programs that exists, looking beyond PATH.
 
-    RabbitMQ's own scripts come first: Debian's wrappers in /usr/sbin switch to another user.
+    The folder QBRIDGE_TEST_BIN, which chooses other servers, comes first, and then RabbitMQ's own scripts: Debian's
+    wrappers in /usr/sbin switch to another user.
     """
+    chosen = os.environ.get("QBRIDGE_TEST_BIN")
     path = f"/usr/lib/rabbitmq/bin:{os.environ.get('PATH', '')}:{_EXTRA_PATH}"
+    path = f"{chosen}:{path}" if chosen else path
     return next((found for name in names if (found := shutil.which(name, path=path))), None)
 
 
