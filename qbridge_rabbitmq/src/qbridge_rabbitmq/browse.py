@@ -57,7 +57,9 @@ def look(session: Session, topology: Topology, queue: str, limit: int) -> list[A
             _renew(session, queue, arrivals)
     finally:
         for lane, page in pages:
-            _give_back(session, topology, lane, page)
+            # From 4.3 on a closed channel counts as a failed delivery, and a negative acknowledgement does not; but
+            # in a queue without a limit the latter moves the message to the end.
+            _give_back(session, topology, lane, page, closing=unlimited or topology.server_version < (4, 3))
     return arrivals[:limit]
 
 
@@ -75,7 +77,7 @@ def _take(session: Session, lane: Lane, count: int) -> list[Arrival]:
     return arrivals
 
 
-def _give_back(session: Session, topology: Topology, lane: Lane, arrivals: list[Arrival]) -> None:
+def _give_back(session: Session, topology: Topology, lane: Lane, arrivals: list[Arrival], *, closing: bool) -> None:
     before = session.request(f"queue {lane.queue!r}", topology.count(lane.queue))
     closed = threading.Event()
     returning = 0
@@ -85,8 +87,7 @@ def _give_back(session: Session, topology: Topology, lane: Lane, arrivals: list[
         if lane.life is not None:
             lane.life.flush()
             returning = len(lane.life.unsettled)  # without those that were replaced
-        if topology.server_version >= (4, 3):
-            # From here on a closed channel counts as a failed delivery, and a negative acknowledgement does not.
+        if not closing:
             for arrival in arrivals:
                 arrival.life.nack(arrival.number)
         lane.close(closed.set)

@@ -68,6 +68,9 @@ _HAND_BACK_TIMEOUT: Final = 1.0
 # A worker that lives is connected again after so many of the longest pauses.
 _GRACE: Final = 1.5
 _BARRIER_TIMEOUT: Final = 2.0
+# A quorum queue may have a limit of returns, and drops what exceeds it: RabbitMQ 4 sets one of 20 unless the queue says
+# otherwise, as those that QBridge declares do.
+_MANY_RETURNS: Final = 10
 _SUFFIX: Final = len(delays.name("", delays.LEVELS))
 
 
@@ -220,7 +223,24 @@ class RabbitMQClient(QueueClient):
             return []
         if self._topology.is_side_queue(check_queue_name(queue)):
             return self._receive_suspect(session, queue, timeout)
-        return _hand_out(session, queue, session.receive(queue, max_messages, timeout))
+        arrivals = session.receive(queue, max_messages, timeout)
+        kept = [one for one in arrivals if not (one.redelivered and self._renew(session, queue, one))]
+        return _hand_out(session, queue, kept)
+
+    def _renew(self, session: Session, queue: str, arrival: Arrival) -> bool:
+        """Put a copy, which the broker counts anew, in the place of a message that it may soon drop."""
+        if headers.delivery_count(arrival.properties) < _MANY_RETURNS:
+            return False
+        if arrival.suspected and session.lane(queue).works:
+            return False  # the worker moves it to the suspects, as a copy too
+        try:
+            session.send([_copy_back(queue, arrival)], _HAND_BACK_TIMEOUT)
+        except QBridgeError as exc:
+            _log.debug("a message of %r is close to its delivery limit: %s", queue, exc)
+            return False
+        arrival.life.acknowledge(arrival)
+        session.io.wake()
+        return True
 
     def _receive_suspect(self, session: Session, queue: str, timeout: float) -> list[Delivery]:
         arrival = self._docket.take(queue, timeout)

@@ -18,7 +18,8 @@ from typing import Final
 _AFTERMATH: Final = 10.0
 # What a dead worker can have held (see pace.py) is less; the row ends with a message that is new.
 _LONGEST_ROW: Final = 300
-_COUNTED: Final = b"x-delivery-count"
+# From 4.3 on the second counts all deliveries, and the first one only those that failed.
+_COUNTED: Final = (b"x-delivery-count", b"x-acquired-count")
 
 
 class Suspicion:
@@ -60,5 +61,5 @@ class Suspicion:
             self._until = now + _AFTERMATH
             return False
         self.roused = True
-        self._row = 0 if _COUNTED in properties else self._row + 1
+        self._row = 0 if any(name in properties for name in _COUNTED) else self._row + 1
         return self._row <= _LONGEST_ROW

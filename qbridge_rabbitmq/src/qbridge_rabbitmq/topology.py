@@ -85,7 +85,7 @@ class Topology:
         named = dead_letter_queue or self._dead_letter_queues.get(queue)
         if named:
             yield from self.declare_dead_letter_queue(named)
-        as_asked = yield from self._declare_queue(queue, self._work_arguments(queue, named))
+        as_asked = yield from self._declare_queue(queue, *self._work_arguments(queue, named))
         (self._lifted.add if as_asked and self._can_lift else self._lifted.discard)(queue)
         if (yield from _exists(_passive_exchange(delays.exit_exchange(queue)))):
             yield _bind_queue(queue, delays.exit_exchange(queue))
@@ -110,7 +110,7 @@ class Topology:
         """Fail when a queue that exists is a stream; a missing one is left alone."""
         # Nothing tells the type of a queue, but the broker compares it with that of a second declaration.
         if (yield from _exists(_passive_queue(queue))):
-            yield from self._declare_queue(queue, self._work_arguments(queue, None))
+            yield from self._declare_queue(queue, self._work_arguments(queue, None)[0])
 
     def restore(self, queue: str) -> Steps[None]:
         """Create a known queue again; fail if another one is missing."""
@@ -225,23 +225,28 @@ class Topology:
 
     # ------------------------------------------------------------------ details
 
-    def _declare_queue(self, queue: str, arguments: dict[str, Any]) -> Steps[bool]:
-        """Create a queue, or take it as it is; whether it is as asked."""
-        try:
-            yield lambda ch, done: ch.queue_declare(queue, durable=True, arguments=arguments, callback=done)
-        except exceptions.ChannelClosedByBroker as exc:
-            if exc.reply_code != errors.PRECONDITION_FAILED:
-                raise
-            if errors.is_stream(exc):
-                raise errors.stream(queue) from exc
-            yield _passive_queue(queue)
-            if queue not in self._reported:
-                self._reported.add(queue)
-                _log.info("using queue %r as it is; it was declared differently: %s", queue, exc.reply_text)
-            return False
-        return True
+    def _declare_queue(self, queue: str, *alternatives: dict[str, Any]) -> Steps[bool]:
+        """Create a queue with the first arguments, or take it as it is; whether it has the first or other ones."""
+        refusal = ""
+        for arguments in alternatives:
+            try:
+                yield _durable_queue(queue, arguments)
+            except exceptions.ChannelClosedByBroker as exc:
+                if exc.reply_code != errors.PRECONDITION_FAILED:
+                    raise
+                if errors.is_stream(exc):
+                    raise errors.stream(queue) from exc
+                refusal = refusal or exc.reply_text
+            else:
+                return True
+        yield _passive_queue(queue)
+        if queue not in self._reported:
+            self._reported.add(queue)
+            _log.info("using queue %r as it is; it was declared differently: %s", queue, refusal)
+        return False
 
-    def _work_arguments(self, queue: str, dead_letter_queue: str | None) -> dict[str, Any]:
+    def _work_arguments(self, queue: str, dead_letter_queue: str | None) -> list[dict[str, Any]]:
+        """How a work queue is declared, and after it how it was by this version on an older broker."""
         # A classic queue does not tell reliably what was delivered before, which decides about suspects.
         side = queue in self._side_queues
         queue_type = "quorum" if side else self._queue_type
@@ -255,7 +260,10 @@ class Topology:
             arguments |= {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
         if self._can_lift:
             arguments["x-consumer-timeout"] = _LONGEST_HOLD_MS
-        return arguments | (self._no_limit() if side else {})
+        if queue_type == "quorum" and self._no_limit():
+            # A message also comes back when only a connection was lost, maybe often during one long task.
+            return [arguments | self._no_limit(), arguments]
+        return [arguments]
 
     @property
     def _can_lift(self) -> bool:
@@ -268,6 +276,10 @@ class Topology:
     def _no_limit(self) -> dict[str, Any]:
         # Since 4.0 a quorum queue drops a message after 20 returns; -1 lifts that, but 3.x takes it for 0.
         return {"x-delivery-limit": -1} if self.server_version >= (4,) else {}
+
+
+def _durable_queue(queue: str, arguments: dict[str, Any]) -> Step:
+    return lambda ch, done: ch.queue_declare(queue, durable=True, arguments=arguments, callback=done)
 
 
 def _passive_queue(queue: str) -> Step:

@@ -1,0 +1,100 @@
+"""Messages that come back often: RabbitMQ 4 drops them after 20 returns, unless that is prevented."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from integration.rabbitmq.conftest import MakeClient
+from qbridge_core import Delivery, QueueStats
+from qbridge_rabbitmq import RabbitMQClient
+from qbridge_rabbitmq.topology import Topology
+from support.wait import wait_for
+
+RETURNS = 25
+QUORUM = {"x-queue-type": "quorum"}
+
+
+@pytest.fixture(params=["ours", "somebody else's", "somebody else's, limited"])
+def queue(request: pytest.FixtureRequest, client: RabbitMQClient, channel: Any, unique_name: str) -> str:
+    """A quorum queue with one message."""
+    if request.param != "ours":
+        limit = {"x-delivery-limit": 20} if request.param.endswith("limited") else {}
+        channel.queue_declare(unique_name, durable=True, arguments=QUORUM | limit)
+    client.declare(unique_name)
+    client.publish(unique_name, b"precious", message_id="m", headers={"h": "1"})
+    return unique_name
+
+
+def take(client: RabbitMQClient, queue: str) -> Delivery:
+    """The message; it is there, though it may be on its way back."""
+    return wait_for(lambda: client.receive(queue, 1, 1.0), 20.0, "the message is there")[0]
+
+
+def check(client: RabbitMQClient, queue: str) -> None:
+    """The message is the only one, as it was, and not a dead letter."""
+    delivery = take(client, queue)
+    assert (delivery.body, delivery.message_id, dict(delivery.headers)) == (b"precious", "m", {"h": "1"})
+    assert (delivery.attempts, delivery.crashes) == (0, 0)
+    client.ack(delivery)
+    wait_for(lambda: client.stats(queue) == QueueStats(0, 0, 0), 10.0, "there is no second one")
+    assert client.stats(f"{queue}.dead").ready == 0
+
+
+def test_g8_handing_back_has_no_limit(client: RabbitMQClient, queue: str) -> None:
+    """However often a message is handed back, it is neither dropped nor dead-lettered."""
+    for _ in range(RETURNS):
+        client.reject(take(client, queue), requeue=True)
+    check(client, queue)
+
+
+def test_g2_lost_connections_use_up_no_message(
+    client: RabbitMQClient, make_client: MakeClient, amqp_url: str, queue: str
+) -> None:
+    """However often the connection ends under a message, it is neither dropped nor dead-lettered."""
+    for _ in range(RETURNS):
+        holder = make_client(amqp_url)
+        take(holder, queue)
+        holder.disconnect()
+    check(client, queue)
+
+
+def test_g3_a_task_outlasts_many_lost_connections(
+    make_client: MakeClient, amqp_url: str, client: RabbitMQClient, unique_name: str
+) -> None:
+    """A task that is held while its channel ends again and again is settled in the end, as its handler wants."""
+    worker = make_client(amqp_url)
+    worker.declare(unique_name)
+    client.publish(unique_name, b"long", message_id="m")
+    worker.subscribe(unique_name, 1)
+    delivery = take(worker, unique_name)
+    session = worker._session
+    assert session is not None
+    for _ in range(RETURNS):
+        life = delivery.tag.life
+        session.io.post(life.channel.close)
+        wait_for(_moved(delivery, life), 20.0, "the delivery is bound to the new channel")
+    worker.reject(delivery, requeue=False)
+    wait_for(lambda: client.stats(f"{unique_name}.dead").ready == 1, 10.0, "it became a dead letter, once")
+    assert client.dead_letters(f"{unique_name}.dead")[0].reason == "rejected"
+    assert client.stats(unique_name).ready == 0
+
+
+def _moved(delivery: Delivery, life: object) -> Callable[[], bool]:
+    return lambda: delivery.tag.life is not life
+
+
+def test_g11_a_queue_from_before_an_upgrade_keeps_its_lifted_timeout(
+    make_client: MakeClient, amqp_url: str, client: RabbitMQClient, channel: Any, unique_name: str
+) -> None:
+    """On RabbitMQ 4 a queue that QBridge declared on a server of 3.12 or later is still known as its own."""
+    if client._topology.server_version < (4,):
+        pytest.skip("the queues of older servers are declared in one way only")
+    older = Topology("quorum")
+    older.connected((3, 13))
+    (arguments,) = older._work_arguments(unique_name, None)
+    channel.queue_declare(unique_name, durable=True, arguments=arguments)
+    client.declare(unique_name)
+    client.check_task_timeout(unique_name, 7_200.0, 1)
