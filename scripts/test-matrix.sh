@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Run the tests of the backends against other versions of the brokers than those that `make test` finds.
 # Usage: MATRIX='rabbitmq-4 redis-8 valkey-8' scripts/test-matrix.sh [PYTEST ARGUMENT…]
-# With QBRIDGE_TEST_BIN=DIRECTORY the servers are those whose commands are there, and nothing is installed.
+# With QBRIDGE_TEST_BIN=DIRECTORY the server is the one whose commands are there, and MATRIX=rabbitmq or redis says which.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-entries=${MATRIX:-rabbitmq-4 redis-8 valkey-8}
 bin=${QBRIDGE_TEST_BIN:-}
+known='rabbitmq-4 redis-8 valkey-8'
+[[ -z $bin ]] || known='rabbitmq redis'
+entries=${MATRIX:-$known}
 export QBRIDGE_REQUIRE_BROKERS=1
 unset QBRIDGE_TEST_AMQP_URL QBRIDGE_TEST_REDIS_URL
 
@@ -24,10 +26,7 @@ run_entry() {
 }
 
 for entry in $entries; do
-    case $entry in
-    rabbitmq-4 | redis-8 | valkey-8) ;;
-    *) [[ -n $bin ]] || { echo "error: MATRIX is made of rabbitmq-4, redis-8 and valkey-8, not $entry" >&2; exit 1; } ;;
-    esac
+    [[ " $known " == *" $entry "* ]] || { echo "error: MATRIX is one of, or some of: $known" >&2; exit 1; }
 done
 [[ -n $bin ]] || scripts/matrix-servers.sh
 

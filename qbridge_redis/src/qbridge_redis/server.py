@@ -51,7 +51,8 @@ def _check(facts: Facts, where: Options) -> None:
             f"{where} has maxmemory-policy {policy}: it deletes whole queues when memory runs short; "
             "set it to noeviction (CONFIG SET maxmemory-policy noeviction, and the same in redis.conf)"
         )
-    if facts.get("redis_mode") == "cluster" and where.topology is not Topology.CLUSTER:
+    mode = facts.get("server_mode") or facts.get("redis_mode")  # the first is Valkey's name
+    if mode == "cluster" and where.topology is not Topology.CLUSTER:
         raise ConfigurationError(f"{where} is a node of a Redis Cluster; write redis+cluster://, and rediss+… for TLS")
 
 

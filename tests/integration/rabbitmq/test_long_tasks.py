@@ -6,10 +6,11 @@ import threading
 from collections import Counter
 from typing import Any
 
+import pika
 import pytest
 
 from integration.rabbitmq.conftest import MakeClient
-from qbridge_core import ConfigurationError, TaskManager, TransientError
+from qbridge_core import ConfigurationError, QueueStats, TaskManager, TransientError
 from qbridge_rabbitmq import RabbitMQClient
 from qbridge_rabbitmq.pace import Pace
 from qbridge_rabbitmq.topology import Topology
@@ -20,6 +21,20 @@ from support.wait import wait_for
 def run(client: RabbitMQClient, queue: str, **options: Any) -> None:
     """Start a worker and let it do what there is, which is nothing."""
     TaskManager(client, print, queue, f"{queue}-dead", **options).run_until_idle(20.0)
+
+
+def hurry(broker: RabbitMQBroker) -> None:
+    """Let a broker wait for an acknowledgement for two seconds."""
+    broker.rabbitmqctl(
+        "eval",
+        "application:set_env(rabbit, consumer_timeout, 2000), application:set_env(rabbit, channel_tick_interval, 500).",
+    )
+
+
+def declare_as_somebody_else(url: str, queue: str, queue_type: str) -> None:
+    """Create a queue for which the broker's timeout counts."""
+    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
+        connection.channel().queue_declare(queue, durable=True, arguments={"x-queue-type": queue_type})
 
 
 def test_g11_a_task_timeout_that_the_broker_does_not_bear_is_refused(
@@ -80,11 +95,9 @@ def test_g11_g3_a_worker_survives_the_timeout_of_the_broker(
     make_client: MakeClient, private_rabbitmq: RabbitMQBroker, unique_name: str, queue_type: str
 ) -> None:
     """The broker closes the channel under a long task again and again: nothing runs twice, and the others go on."""
-    private_rabbitmq.rabbitmqctl(
-        "eval",
-        "application:set_env(rabbit, consumer_timeout, 2000), application:set_env(rabbit, channel_tick_interval, 500).",
-    )
-    client = make_client(private_rabbitmq.url, queue_type=queue_type, prefetch=6)
+    hurry(private_rabbitmq)
+    declare_as_somebody_else(private_rabbitmq.url, unique_name, queue_type)
+    client = make_client(private_rabbitmq.url, prefetch=6)
     started: Counter[str] = Counter()
     release = threading.Event()
 
@@ -117,3 +130,29 @@ def test_g11_g3_a_worker_survives_the_timeout_of_the_broker(
         assert manager.report().succeeded == 4
     assert set(started.values()) == {1}
     assert client.stats(dead).ready == 0
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("queue_type", ["quorum", "classic"])
+def test_g11_the_timeout_of_the_broker_spares_the_queues_of_qbridge(
+    make_client: MakeClient, amqp_url: str, private_rabbitmq: RabbitMQBroker, unique_name: str, queue_type: str
+) -> None:
+    """From RabbitMQ 3.12 on a message of such a queue may be held for longer than one of another queue."""
+    if make_client(amqp_url)._topology.server_version < (3, 12):
+        pytest.skip("older servers have one timeout for all queues")
+    hurry(private_rabbitmq)
+    foreign = f"{unique_name}-foreign"
+    declare_as_somebody_else(private_rabbitmq.url, foreign, queue_type)
+    client = make_client(private_rabbitmq.url, queue_type=queue_type)
+    client.declare(unique_name)
+    held = {}
+    for queue in (unique_name, foreign):
+        client.publish(queue, b"long")
+        client.subscribe(queue, 1)
+        (held[queue],) = client.receive(queue, 1, 10.0)
+    lost = held[foreign].tag.life
+    wait_for(lambda: lost.lost, 60.0, "the broker takes the message of the other queue back")
+    assert not held[unique_name].tag.life.lost
+    client.ack(held[unique_name])
+    assert client.flush()
+    wait_for(lambda: client.stats(unique_name) == QueueStats(0, 0, 0), 10.0, "the message is done")
