@@ -229,7 +229,7 @@ class RabbitMQClient(QueueClient):
 
     def _renew(self, session: Session, queue: str, arrival: Arrival) -> bool:
         """Put a copy, which the broker counts anew, in the place of a message that it may soon drop."""
-        if headers.delivery_count(arrival.properties) < _MANY_RETURNS:
+        if self._topology.is_unlimited(queue) or headers.delivery_count(arrival.properties) < _MANY_RETURNS:
             return False
         if arrival.suspected and session.lane(queue).works:
             return False  # the worker moves it to the suspects, as a copy too

@@ -85,18 +85,21 @@ class Topology:
         named = dead_letter_queue or self._dead_letter_queues.get(queue)
         if named:
             yield from self.declare_dead_letter_queue(named)
-        as_asked = yield from self._declare_queue(queue, *self._work_arguments(queue, named))
-        (self._lifted.add if as_asked and self._can_lift else self._lifted.discard)(queue)
+        arguments = yield from self._declare_queue(queue, *self._work_arguments(queue, named))
+        (self._lifted.discard if arguments is None or not self._can_lift else self._lifted.add)(queue)
         if (yield from _exists(_passive_exchange(delays.exit_exchange(queue)))):
             yield _bind_queue(queue, delays.exit_exchange(queue))
 
     def declare_dead_letter_queue(self, queue: str) -> Steps[None]:
         """Create a dead-letter queue where missing: a quorum queue without any limit."""
-        if (yield from self._declare_queue(queue, self._dead_letter_arguments())):
-            self._unlimited.add(queue)
+        yield from self._declare_queue(queue, self._dead_letter_arguments())
+
+    def is_unlimited(self, queue: str) -> bool:
+        """Whether the broker never drops a message of this queue, as far as this client knows."""
+        return queue in self._unlimited
 
     def check_unlimited(self, queue: str) -> Steps[bool]:
-        """Whether the broker never drops a message of this existing queue, however often it was looked at."""
+        """Whether the broker never drops a message of this existing queue, however often it comes back."""
         # Nothing tells the arguments of a queue, but the broker compares them with those of a second declaration.
         if queue not in self._unlimited:
             try:
@@ -225,8 +228,8 @@ class Topology:
 
     # ------------------------------------------------------------------ details
 
-    def _declare_queue(self, queue: str, *alternatives: dict[str, Any]) -> Steps[bool]:
-        """Create a queue with the first arguments, or take it as it is; whether it has the first or other ones."""
+    def _declare_queue(self, queue: str, *alternatives: dict[str, Any]) -> Steps[dict[str, Any] | None]:
+        """Create a queue with the first arguments, or take it as it is; those of the alternatives that it has."""
         refusal = ""
         for arguments in alternatives:
             try:
@@ -238,12 +241,16 @@ class Topology:
                     raise errors.stream(queue) from exc
                 refusal = refusal or exc.reply_text
             else:
-                return True
+                (self._unlimited.add if self._no_limit().items() <= arguments.items() else self._unlimited.discard)(
+                    queue
+                )
+                return arguments
+        self._unlimited.discard(queue)
         yield _passive_queue(queue)
         if queue not in self._reported:
             self._reported.add(queue)
             _log.info("using queue %r as it is; it was declared differently: %s", queue, refusal)
-        return False
+        return None
 
     def _work_arguments(self, queue: str, dead_letter_queue: str | None) -> list[dict[str, Any]]:
         """How a work queue is declared, and after it how it was by this version on an older broker."""
