@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PROJECTS := pyproject.toml $(wildcard qbridge_*/pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-matrix chaos check clean
+.PHONY: help env demo test test-matrix chaos bench check clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,13 @@ chaos: env ## Break brokers, connections and workers, and prove that nothing is 
 		$(if $(TASK_SECONDS),--task-seconds '$(TASK_SECONDS)') $(if $(THREADS),--threads '$(THREADS)') \
 		$(if $(SECONDS),--seconds '$(SECONDS)') $(if $(MARKDOWN),--markdown '$(MARKDOWN)')
 
+bench: env ## Measure QBridge and its peers side by side; QUICK=1, ROUNDS=, ONLY=consume,…, WHO=, OUT=, MARKDOWN=, PLOTS=
+	@scripts/install-brokers.sh
+	@PYTHONPATH=tests:. $(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds '$(ROUNDS)') \
+		$(if $(ONLY),--only '$(ONLY)') $(if $(WHO),--who '$(WHO)') $(if $(SCALE),--scale '$(SCALE)') \
+		$(if $(OUT),--out '$(OUT)') $(if $(MARKDOWN),--markdown '$(MARKDOWN)') $(if $(PLOTS),--plots '$(PLOTS)') \
+		$(if $(LOAD),--load '$(LOAD)')
+
 check: env ## Check format, lint, types and who imports whom
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -44,5 +51,5 @@ check: env ## Check format, lint, types and who imports whom
 	@$(BIN)/lint-imports
 
 clean: ## Remove the environment, caches and builds
-	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist qbridge_*/dist
+	@rm -rf $(VENV) .bench-venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist qbridge_*/dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,124 @@
+"""The handlers of the worker processes, and what they count; standard library only, every peer imports it.
+
+The clock is CLOCK_MONOTONIC, which all processes of a machine share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import random
+import statistics
+import time
+from typing import Any
+
+from benchmarks.order import Order
+
+clock = time.monotonic
+MIXED_SECONDS = 0.020
+MIXED_FAILURES = 0.1
+
+
+class PlannedError(Exception):
+    """Raised by a task of the mixed load in its first run."""
+
+
+def payloads(order: Order) -> list[dict[str, Any]]:
+    """The payloads of a queue; the same ones each time."""
+    chance = random.Random(1)
+    if order.mode == "mixed":
+        return [
+            {"n": n, "seconds": chance.random() * MIXED_SECONDS, "fails": chance.random() < MIXED_FAILURES}
+            for n in range(order.count)
+        ]
+    pad = {"pad": "x" * order.body} if order.body else {}
+    return [{"n": n} | pad for n in range(order.count)]
+
+
+def mixed_ideal(order: Order) -> float:
+    """Seconds of work in a mixed load, divided among the threads."""
+    work = sum(payload["seconds"] * (2 if payload["fails"] else 1) for payload in payloads(order))
+    return work / order.threads
+
+
+def resident_bytes() -> int:
+    """Memory that this process holds now."""
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Meter:
+    """Counts tasks, as cheaply as it can, and writes the report when the last one has run."""
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._count = order.count
+        # next() on it is one step that no other thread can interrupt.
+        self._tickets = itertools.count(1)
+        self._report: dict[str, float] = {}
+        self._delays: list[float] = []
+        self._failed: set[int] = set()
+        self._shared = order.mode == "shared"
+        self.handle = {"latency": self._latency, "mixed": self._mixed}.get(order.mode, self._noop)
+        self.handle_async = {"latency": self._latency_async, "mixed": self._mixed_async}.get(
+            order.mode, self._noop_async
+        )
+
+    def _noop(self, payload: object = None) -> None:
+        del payload
+        number = next(self._tickets)
+        if number == 1:
+            self._begin()
+        if number == self._count:
+            self._end()
+        elif self._shared:
+            self._last = number, clock()
+
+    async def _noop_async(self, payload: object = None) -> None:
+        self._noop(payload)
+
+    def _latency(self, payload: dict[str, Any]) -> None:
+        self._delays.append(clock() - payload["at"])
+        self._noop()
+
+    async def _latency_async(self, payload: dict[str, Any]) -> None:
+        self._latency(payload)
+
+    def _mixed(self, payload: dict[str, Any]) -> None:
+        self._started()
+        time.sleep(payload["seconds"])
+        self._fail_once(payload)
+        self._noop()
+
+    async def _mixed_async(self, payload: dict[str, Any]) -> None:
+        self._started()
+        await asyncio.sleep(payload["seconds"])
+        self._fail_once(payload)
+        self._noop()
+
+    def _started(self) -> None:
+        self._report.setdefault("first", clock())
+
+    def _fail_once(self, payload: dict[str, Any]) -> None:
+        if payload["fails"] and payload["n"] not in self._failed:
+            self._failed.add(payload["n"])
+            raise PlannedError("as planned")
+
+    def _begin(self) -> None:
+        self._report |= {"first_rss": resident_bytes(), "first_cpu": time.process_time()}
+        self._started()
+
+    def _end(self) -> None:
+        self._report["last"] = clock()
+        self._report |= {"last_rss": resident_bytes(), "last_cpu": time.process_time(), "count": self._count}
+        if len(self._delays) > 1:
+            percent = statistics.quantiles(self._delays, n=100)
+            self._report |= {"p50": percent[49], "p99": percent[98]}
+        self._order.write_report(self._report)
+
+    def close(self) -> None:
+        """Report what one of several worker processes has done."""
+        if self._shared and self._report:
+            self._report["count"], self._report["last"] = self._last
+            self._order.write_report(self._report)

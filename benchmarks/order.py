@@ -1,0 +1,58 @@
+"""What a process of the benchmark is told, and what it reports; standard library only, every peer imports it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Order:
+    """One job for one process.
+
+    Attributes:
+        role: "fill" the queue, "publish" against the clock, "tick" (one message each 10 ms), "work", or "both" (fill
+            and work in one process).
+        url: the broker.
+        queue: its name, new for each measurement.
+        report: the file to write the result to.
+        count: how many messages.
+        mode: what the handler does: "noop", "latency", "mixed" or "shared"; see `benchmarks.meter`.
+        threads: of the worker; for coroutines how many run at once.
+        body: bytes of padding in each payload.
+        variant: which of a program's forms.
+        many: publish with the program's best way for many messages.
+    """
+
+    role: str
+    url: str
+    queue: str
+    report: str
+    count: int = 1
+    mode: str = "noop"
+    threads: int = 10
+    body: int = 0
+    variant: str = ""
+    many: bool = False
+
+    @classmethod
+    def read(cls, text: str) -> Order:
+        """From the command line."""
+        return cls(**json.loads(text))
+
+    def dump(self) -> str:
+        """For the command line."""
+        return json.dumps(asdict(self))
+
+    def but(self, **changes: Any) -> Order:
+        """A copy with changes."""
+        return replace(self, **changes)
+
+    def write_report(self, result: dict[str, float]) -> None:
+        """Write the result; the file appears at once and whole."""
+        draft = Path(f"{self.report}.{os.getpid()}")
+        draft.write_text(json.dumps(result | {"pid": os.getpid()}))
+        draft.rename(self.report)

@@ -1,0 +1,1 @@
+"""One small program for each contestant, run by the interpreter of its own environment."""

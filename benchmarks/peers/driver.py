@@ -1,0 +1,102 @@
+"""What the programs of all contestants have in common: roles, payloads, clocks."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.meter import Meter, clock, payloads
+from benchmarks.order import Order
+
+try:
+    from uvloop import run  # in the environments of those that advise it
+except ImportError:
+    from asyncio import run
+
+TICK = 0.010
+
+
+class Peer:
+    """A contestant. Publishing is written as coroutines for all, which costs a blocking client nearly nothing."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self.meter = Meter(order)
+
+    async def open(self) -> None:
+        """Connect for publishing, and create the queue."""
+
+    async def close(self) -> None:
+        """End what `open` began."""
+
+    async def send(self, payload: dict[str, Any]) -> None:
+        """Publish one task; return when the broker has confirmed it."""
+        raise NotImplementedError
+
+    async def send_many(self, tasks: list[dict[str, Any]]) -> None:
+        """Publish tasks in the quickest way that confirms them."""
+        for payload in tasks:
+            await self.send(payload)
+
+    def work(self) -> None:
+        """Run a worker until a signal ends it."""
+        raise NotImplementedError
+
+
+async def gathered(peer: Peer, tasks: list[dict[str, Any]], at_once: int = 100) -> None:
+    """Publish with many coroutines at once, so that the confirmations overlap."""
+    for start in range(0, len(tasks), at_once):
+        await asyncio.gather(*(peer.send(payload) for payload in tasks[start : start + at_once]))
+
+
+async def _publish(peer: Peer) -> None:
+    """Publish a hundred to warm up, then the rest against the clock."""
+    order = peer.order
+    tasks = payloads(order.but(count=order.count + 100))
+    await peer.open()
+    await peer.send_many(tasks[:100])
+    cpu, first = time.process_time(), clock()
+    if order.many or order.role == "fill":
+        await peer.send_many(tasks[100:])
+    else:
+        for payload in tasks[100:]:
+            await peer.send(payload)
+    last = clock()
+    order.write_report({"count": order.count, "first": first, "last": last, "cpu": time.process_time() - cpu})
+    await peer.close()
+
+
+async def _fill(peer: Peer) -> None:
+    await peer.open()
+    if peer.order.count:
+        await peer.send_many(payloads(peer.order))
+    peer.order.write_report({})
+    await peer.close()
+
+
+async def _tick(peer: Peer) -> None:
+    """Publish one message each 10 ms, with the time in it."""
+    await peer.open()
+    due = clock()
+    for n in range(peer.order.count):
+        due += TICK
+        await asyncio.sleep(max(0.0, due - clock()))
+        await peer.send({"n": n, "at": clock()})
+    peer.order.write_report({})
+    await peer.close()
+
+
+def main(make: Callable[[Order], Peer]) -> None:
+    """Do what the command line says."""
+    order = Order.read(sys.argv[1])
+    peer = make(order)
+    if order.role == "work":
+        peer.work()
+    elif order.role == "both":
+        peer.work_after_filling()  # type: ignore[attr-defined]
+    else:
+        run({"fill": _fill, "publish": _publish, "tick": _tick}[order.role](peer))
+    peer.meter.close()

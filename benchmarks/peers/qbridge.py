@@ -1,0 +1,55 @@
+"""QBridge with its defaults: timeouts armed, retries on, publishing confirmed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.meter import payloads
+from benchmarks.peers.driver import Peer, main
+from qbridge_core import QueueClient, TaskManager, connect
+
+
+class QBridge(Peer):
+    """Variants: "sync" and "async" handlers; "classic" is a sync handler on a classic queue of RabbitMQ."""
+
+    def _connect(self) -> QueueClient:
+        return connect(self.order.url + ("?queue_type=classic" if self.order.variant == "classic" else ""))
+
+    async def open(self) -> None:
+        """Connect and declare."""
+        self.client = self._connect()
+        self.client.declare(self.order.queue, f"{self.order.queue}.dead")
+
+    async def close(self) -> None:
+        """Disconnect."""
+        self.client.disconnect()
+
+    async def send(self, payload: dict[str, Any]) -> None:
+        """Publish one."""
+        self.client.send(self.order.queue, payload)
+
+    async def send_many(self, tasks: list[dict[str, Any]]) -> None:
+        """Publish in one call for each ten thousand."""
+        for start in range(0, len(tasks), 10_000):
+            self.client.send_many(self.order.queue, tasks[start : start + 10_000])
+
+    def work(self) -> None:
+        """Run until SIGTERM."""
+        with self._connect() as client:
+            self._manager(client).start()
+
+    def work_after_filling(self) -> None:
+        """Fill the queue and work in this process, for ``memory://``."""
+        with self._connect() as client:
+            client.declare(self.order.queue, f"{self.order.queue}.dead")
+            client.send_many(self.order.queue, payloads(self.order))
+            self._manager(client).start()
+
+    def _manager(self, client: QueueClient) -> TaskManager:
+        handler = self.meter.handle_async if self.order.variant == "async" else self.meter.handle
+        queue = self.order.queue
+        return TaskManager(client, handler, queue, f"{queue}.dead", max_workers=self.order.threads)
+
+
+if __name__ == "__main__":
+    main(QBridge)

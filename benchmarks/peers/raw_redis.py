@@ -1,0 +1,30 @@
+"""The limit for Redis Streams: a bare loop on redis-py, XREADGROUP and then XACK and XDEL in one pipeline."""
+
+from __future__ import annotations
+
+import redis
+
+from benchmarks.peers.driver import main
+from benchmarks.peers.qbridge import QBridge
+
+GROUP = "raw"
+
+
+class RawRedis(QBridge):
+    """The variant is the COUNT of a read. The messages are those of QBridge."""
+
+    def work(self) -> None:
+        """Consume until the process is ended."""
+        client = redis.Redis.from_url(self.order.url)
+        stream, count, handle = self.order.queue, int(self.order.variant), self.meter.handle
+        client.xgroup_create(stream, GROUP, id="0", mkstream=True)
+        while True:
+            for _, entries in client.xreadgroup(GROUP, "one", {stream: ">"}, count=count, block=1000):
+                for _, fields in entries:
+                    handle(fields)
+                ids = [entry_id for entry_id, _ in entries]
+                client.pipeline(transaction=False).xack(stream, GROUP, *ids).xdel(stream, *ids).execute()
+
+
+if __name__ == "__main__":
+    main(RawRedis)

@@ -1,0 +1,153 @@
+"""The tables of a run, for the terminal and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rich import box
+from rich.table import Table
+
+from benchmarks.contestants import CONSUME, FOOTPRINT, GROWTH, LATENCY, MIXED, PUBLISH
+from benchmarks.results import Results, Row, ratios
+from benchmarks.targets import Verdict
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: the figure it shows, and how."""
+
+    heading: str
+    figure: str
+    show: Callable[[float], str]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One table: a measurement, its columns, and the figure that the ratios compare."""
+
+    measurement: str
+    title: str
+    columns: tuple[Column, ...]
+    compared: str = ""
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value * 1e3:,.2f}"
+
+
+def _megabytes(value: float) -> str:
+    return f"{value / 1e6:,.1f}"
+
+
+def _two(value: float) -> str:
+    return f"{value:,.2f}"
+
+
+_RATE = Column("a second", "per_second", _number)
+_CPU = Column("CPU µs each", "cpu_us", _number)
+SHEETS = (
+    Sheet(CONSUME, "Consume: tasks that do nothing, one process", (_RATE, _CPU), "per_second"),
+    Sheet(PUBLISH, "Publish, confirmed", (_RATE, _CPU), "per_second"),
+    Sheet(
+        LATENCY,
+        "Idle latency from publish to handler, ms",
+        (Column("p50", "p50", _milliseconds), Column("p99", "p99", _milliseconds)),
+        "p50",
+    ),
+    Sheet(
+        MIXED,
+        "Mixed load: tasks of 0 to 20 ms, one in ten fails once, 10 at a time",
+        (Column("seconds", "seconds", _two), Column("of the ideal", "efficiency", _two)),
+        "efficiency",
+    ),
+    Sheet(
+        FOOTPRINT,
+        "An idle worker process",
+        (Column("memory, MB", "rss", _megabytes), Column("start to first task, s", "start", _two)),
+        "rss",
+    ),
+    Sheet(
+        GROWTH,
+        "QBridge as the work grows",
+        (_RATE, _CPU, Column("MB at first", "first_rss", _megabytes), Column("MB at last", "last_rss", _megabytes)),
+    ),
+)
+_BROKERS = {"rabbitmq": "RabbitMQ", "redis": "Redis", "memory": "memory"}
+Grid = tuple[str, list[str], list[list[str]]]
+
+
+def grids(results: Results) -> list[Grid]:
+    """All tables as title, headings and cells."""
+    made = []
+    for sheet in SHEETS:
+        rows = results.rows(sheet.measurement)
+        if rows:
+            rows.sort(key=lambda row: list(_BROKERS).index(row.broker))
+            headings = ["broker", "who", *(column.heading for column in sheet.columns)]
+            headings += ["to best peer", "to bare client"] if sheet.compared else []
+            made.append((sheet.title, headings, [_cells(results, sheet, row) for row in rows]))
+    return made
+
+
+def _cells(results: Results, sheet: Sheet, row: Row) -> list[str]:
+    who = f"{row.contestant}, {row.label}" if row.label else row.contestant
+    cells = [_BROKERS[row.broker], who]
+    if not row.figures:
+        return [*cells, f"FAILED: {row.error}"]
+    if row.error:
+        cells[1] += f" (failed in some rounds: {row.error})"
+    cells += [
+        column.show(row.figures[column.figure]) if column.figure in row.figures else "" for column in sheet.columns
+    ]
+    if sheet.compared:
+        cells += [f"{ratio:.2f}" if ratio else "" for ratio in ratios(results, row, sheet.compared)]
+    return cells
+
+
+def rich_table(grid: Grid) -> Table:
+    """For the terminal."""
+    title, headings, rows = grid
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for position, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if position < 2 else "right", no_wrap=position == 0)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def markdown(grid: Grid) -> str:
+    """For the documentation."""
+    title, headings, rows = grid
+    lines = [f"### {title}", "", f"| {' | '.join(headings)} |", "|---|---|" + "---:|" * (len(headings) - 2)]
+    for row in rows:
+        full = row + [""] * (len(headings) - len(row))
+        lines.append(f"| {' | '.join(full)} |")
+    return "\n".join(lines)
+
+
+def target_grid(verdicts: list[Verdict]) -> Grid:
+    """The targets as a table; those that were not measured are left out."""
+    rows = [verdict.cells() for verdict in verdicts if verdict.met is not None]
+    return "Targets", ["what", "wanted", "seen", ""], rows
+
+
+def about(results: Results) -> list[str]:
+    """Where the figures come from."""
+    machine = results.machine
+    lines = [
+        f"{machine['processor']}, {machine['cores']} cores, {machine['memory']}; load before the run "
+        + str(machine["load_at_start"]),
+        f"{machine['system']}; Python {machine['python']}",
+        f"{machine['rounds']} rounds, medians; {machine['scale']:g} times the usual number of tasks",
+    ]
+    lines += [f"{_BROKERS[kind]}: {text}" for kind, text in machine["servers"].items()]
+    lines += [
+        f"{name}: " + ", ".join(f"{package} {version}" for package, version in versions.items())
+        for name, versions in machine["versions"].items()
+    ]
+    return lines

@@ -1,0 +1,88 @@
+"""What QBridge promises of its speed, and whether a run shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from benchmarks.contestants import CONSUME, FOOTPRINT, GROWTH, LATENCY, PEER, PUBLISH, QBRIDGE, RAW
+from benchmarks.results import Results, Row
+
+BROKERS = {"rabbitmq": "RabbitMQ", "redis": "Redis"}
+TO_PEERS = {"rabbitmq": 7.0, "redis": 10.0}
+TO_RAW = {"rabbitmq": 0.7, "redis": 0.3}
+MEMORY_PER_SECOND = 100_000.0
+PUBLISH_TO_PEERS = 8.0
+IDLE_MEGABYTES = 30.0
+GROWN = 0.9
+FLAT = 1.2
+ONE_BY_ONE, MANY = "one by one", "many"
+FEW_WAITING, MANY_WAITING = "10,000 waiting", "1,000,000 waiting"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A target, what was seen, and whether that is enough (None: not measured)."""
+
+    text: str
+    seen: float | None
+    wanted: float
+    at_least: bool = True
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is met."""
+        if self.seen is None:
+            return None
+        return self.seen >= self.wanted if self.at_least else self.seen <= self.wanted
+
+    def cells(self) -> list[str]:
+        """For the table."""
+        sign = "≥" if self.at_least else "≤"
+        seen = "-" if self.seen is None else f"{self.seen:,.2f}"
+        return [
+            self.text,
+            f"{sign} {self.wanted:,g}",
+            seen,
+            {True: "met", False: "NOT met", None: "not measured"}[self.met],
+        ]
+
+
+def verdicts(results: Results) -> list[Verdict]:
+    """All targets."""
+    found = []
+    for broker, name in BROKERS.items():
+        found += [Verdict(f"{name}: {text}", seen, *wanted) for text, seen, *wanted in _of_broker(results, broker)]
+    own = _own(results, CONSUME, "memory")
+    found.append(Verdict("memory: consume, a second", own.get("per_second"), MEMORY_PER_SECOND))
+    return found
+
+
+def _of_broker(results: Results, broker: str) -> Iterator[tuple[str, float | None, float, bool]]:
+    consume, publish = _own(results, CONSUME, broker), _own(results, PUBLISH, broker, MANY)
+    latency, idle = _own(results, LATENCY, broker), _own(results, FOOTPRINT, broker)
+    few, many = _own(results, GROWTH, broker, FEW_WAITING), _own(results, GROWTH, broker, MANY_WAITING)
+    peer, raw = (results.best(CONSUME, broker, kind, "per_second") for kind in (PEER, RAW))
+    sender = results.best(PUBLISH, broker, PEER, "per_second", ONE_BY_ONE)
+    quickest = results.best(LATENCY, broker, PEER, "p50")
+    rate = "per_second"
+    yield "consume, times the best peer", _part(consume, rate, _figures(peer), rate), TO_PEERS[broker], True
+    yield "consume, of the bare client", _part(consume, rate, _figures(raw), rate), TO_RAW[broker], True
+    yield "publish many, times the best peer", _part(publish, rate, _figures(sender), rate), PUBLISH_TO_PEERS, True
+    yield "idle latency p50, of the best peer", _part(latency, "p50", _figures(quickest), "p50"), 1.0, False
+    yield "memory of an idle worker, MB", _part(idle, "rss", {"": 1e6}, ""), IDLE_MEGABYTES, False
+    yield "consume with 1,000,000 waiting, of that with 10,000", _part(many, rate, few, rate), GROWN, True
+    yield "memory after 1,000,000 tasks, of that before", _part(many, "last_rss", many, "first_rss"), FLAT, False
+
+
+def _own(results: Results, measurement: str, broker: str, label: str = "") -> dict[str, float]:
+    rows = [row for row in results.rows(measurement, broker, QBRIDGE) if row.contestant == "QBridge"]
+    return next((row.figures for row in rows if row.label == label), {})
+
+
+def _figures(row: Row | None) -> dict[str, float]:
+    return row.figures if row else {}
+
+
+def _part(own: dict[str, float], name: str, other: dict[str, float], other_name: str) -> float | None:
+    return own[name] / other[other_name] if name in own and other_name in other else None
