@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -12,13 +13,20 @@ from rich.console import Console
 
 from benchmarks import machine, servers, tables
 from benchmarks.bench import Bench, BenchError
-from benchmarks.environments import ROOT, InstallationError
-from benchmarks.measure import Case, consume
+from benchmarks.environments import PLOTS, ROOT, InstallationError, python_of
+from benchmarks.measure import Case, consume, footprint, growth, latency, mixed, publish
 from benchmarks.results import Results, Sample
 from benchmarks.targets import verdicts
 from support.brokers import BrokerError
 
-MEASUREMENTS = {"consume": consume.cases}
+MEASUREMENTS = {
+    "consume": consume.cases,
+    "publish": publish.cases,
+    "latency": latency.cases,
+    "mixed": mixed.cases,
+    "footprint": footprint.cases,
+    "growth": growth.cases,
+}
 QUICK_SCALE = 0.25
 
 
@@ -110,9 +118,20 @@ def show(results: Results, options: argparse.Namespace, console: Console) -> Non
     console.print(*tables.about(results), sep="\n", highlight=False, soft_wrap=True, markup=False)
     if options.out:
         results.save(options.out)
+    if options.plots:
+        draw(results, options)
     if options.markdown:
         about = "\n".join(f"* {line}" for line in tables.about(results))
         options.markdown.write_text("\n\n".join([about, *map(tables.markdown, grids)]) + "\n")
+
+
+def draw(results: Results, options: argparse.Namespace) -> None:
+    """Draw the figures, in the environment that has matplotlib."""
+    with tempfile.TemporaryDirectory(prefix="qbridge-bench-") as directory:
+        saved = Path(directory) / "results.json"
+        results.save(saved)
+        command = [python_of(PLOTS, options.environments), "-m", "benchmarks.plots", str(saved), str(options.plots)]
+        subprocess.run(command, check=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

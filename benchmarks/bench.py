@@ -21,6 +21,7 @@ from support.guard import die_with_parent
 
 Report = dict[str, float]
 _TIME_TO_STOP = 8.0
+_TIME_FOR_EACH = 0.001
 
 
 class BenchError(Exception):
@@ -36,14 +37,14 @@ class Bench:
         environments: where the peers' environments are.
         servers: the brokers by kind.
         scale: a factor for the numbers of messages; less than 1 in the quick form.
-        timeout: seconds that one job may take.
+        timeout: seconds that one job may take, and a little more for each message.
     """
 
     directory: Path
     environments: Path
     servers: dict[str, Server]
     scale: float = 1.0
-    timeout: float = 180.0
+    timeout: float = 90.0
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def scaled(self, count: int) -> int:
@@ -88,17 +89,31 @@ class Bench:
 
     def wait_for_report(self, process: subprocess.Popen[bytes], order: Order) -> Report:
         """What the program has written, as soon as it is there."""
-        deadline = time.monotonic() + self.timeout
-        report = Path(order.report)
-        while not report.exists():
-            if process.poll() is not None and not report.exists():
+        self._wait_for(Path(order.report), process, order)
+        return self.read_report(order)
+
+    def wait_for_first(self, process: subprocess.Popen[bytes], order: Order) -> None:
+        """Return when the worker has run its first task."""
+        self._wait_for(Path(order.first_mark), process, order)
+
+    def read_report(self, order: Order) -> Report:
+        """What a program has written."""
+        path = Path(order.report)
+        if not path.exists():
+            raise BenchError(f"no report: {self._last_words(order)}")
+        result: Report = json.loads(path.read_text())
+        path.unlink()
+        return result
+
+    def _wait_for(self, path: Path, process: subprocess.Popen[bytes], order: Order) -> None:
+        limit = self.timeout + order.count * _TIME_FOR_EACH
+        deadline = time.monotonic() + limit
+        while not path.exists():
+            if process.poll() is not None and not path.exists():
                 raise BenchError(f"ended with status {process.returncode}: {self._last_words(order)}")
             if time.monotonic() > deadline:
-                raise BenchError(f"not done after {self.timeout:g} s: {self._last_words(order)}")
+                raise BenchError(f"not done after {limit:g} s: {self._last_words(order)}")
             time.sleep(0.005)
-        result: Report = json.loads(report.read_text())
-        report.unlink()
-        return result
 
     def consume(self, contestant: Contestant, order: Order) -> Report:
         """Fill the queue, then start a worker and wait until it has run everything."""

@@ -11,6 +11,7 @@ import os
 import random
 import statistics
 import time
+from pathlib import Path
 from typing import Any
 
 from benchmarks.order import Order
@@ -32,6 +33,8 @@ def payloads(order: Order) -> list[dict[str, Any]]:
             {"n": n, "seconds": chance.random() * MIXED_SECONDS, "fails": chance.random() < MIXED_FAILURES}
             for n in range(order.count)
         ]
+    if order.mode == "latency":
+        return [{"n": n, "at": 0.0} for n in range(order.count)]
     pad = {"pad": "x" * order.body} if order.body else {}
     return [{"n": n} | pad for n in range(order.count)]
 
@@ -106,14 +109,16 @@ class Meter:
             raise PlannedError("as planned")
 
     def _begin(self) -> None:
-        self._report |= {"first_rss": resident_bytes(), "first_cpu": time.process_time()}
         self._started()
+        self._report |= {"first_rss": resident_bytes(), "first_cpu": time.process_time()}
+        if self._order.mode == "latency":
+            Path(self._order.first_mark).touch()
 
     def _end(self) -> None:
         self._report["last"] = clock()
         self._report |= {"last_rss": resident_bytes(), "last_cpu": time.process_time(), "count": self._count}
-        if len(self._delays) > 1:
-            percent = statistics.quantiles(self._delays, n=100)
+        if len(self._delays) > 2:
+            percent = statistics.quantiles(self._delays[1:], n=100)  # the first one waited for the worker
             self._report |= {"p50": percent[49], "p99": percent[98]}
         self._order.write_report(self._report)
 

@@ -51,6 +51,11 @@ class Order:
         """A copy with changes."""
         return replace(self, **changes)
 
+    @property
+    def first_mark(self) -> str:
+        """The file that a worker creates at its first task."""
+        return f"{self.report}-first"
+
     def write_report(self, result: dict[str, float]) -> None:
         """Write the result; the file appears at once and whole."""
         draft = Path(f"{self.report}.{os.getpid()}")

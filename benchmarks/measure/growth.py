@@ -1,0 +1,67 @@
+"""QBridge as the work grows: more waiting, more threads, longer messages, more processes."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from functools import partial
+
+from benchmarks.bench import Bench
+from benchmarks.contestants import GROWTH, Contestant
+from benchmarks.measure import Case, taking_part
+from benchmarks.measure.consume import TASKS, rates
+from qbridge_core import connect
+
+WAITING = (10_000, 100_000, 1_000_000)
+THREADS = (1, 4, 16, 64)
+BODIES = {"100 B": (100, 20_000), "10 KB": (10_000, 10_000), "1 MB": (1_000_000, 300)}
+PROCESSES = (1, 2)
+LONG = 100_000  # tasks; such cases are measured once
+
+
+def cases() -> list[Case]:
+    """QBridge, on each broker."""
+    return [case for contestant in taking_part(GROWTH) for case in _cases(contestant)]
+
+
+def _cases(contestant: Contestant) -> list[Case]:
+    def case(label: str, count: int, once: bool = False, **settings: object) -> Case:
+        return Case(GROWTH, contestant, partial(measure, contestant, count, settings), label, once)
+
+    found = [case(f"{count:,} waiting", -count, count >= LONG) for count in WAITING]
+    found += [case(f"{threads} threads", TASKS, threads=threads) for threads in THREADS]
+    found += [case(f"bodies of {label}", count, body=body) for label, (body, count) in BODIES.items()]
+    for processes in PROCESSES:
+        label = f"{processes} process" + "es" * (processes > 1)
+        found.append(Case(GROWTH, contestant, partial(measure_processes, contestant, processes), label))
+    return found
+
+
+def measure(contestant: Contestant, count: int, settings: dict[str, object], bench: Bench) -> dict[str, float]:
+    """As consuming is measured; a negative count stands for exactly so many, whatever the scale of the run."""
+    tasks = -count if count < 0 else bench.scaled(count)
+    report = bench.consume(contestant, bench.order(contestant, "work", tasks, **settings))
+    return rates(report) | {name: report[name] for name in ("first_rss", "last_rss")}
+
+
+def measure_processes(contestant: Contestant, processes: int, bench: Bench) -> dict[str, float]:
+    """Start workers at the same queue, and add up what they have done when it is empty."""
+    order = bench.order(contestant, "work", bench.scaled(TASKS))
+    bench.run(contestant, order.but(role="fill"))
+    works = [order.but(mode="shared", count=0, report=f"{order.report}-{number}") for number in range(processes)]
+    with ExitStack() as stack:
+        for work in works:
+            stack.enter_context(bench.running(contestant, work))
+        _wait_until_empty(order.url, order.queue, bench.timeout)
+    reports = [bench.read_report(work) for work in works]
+    done = sum(report["count"] for report in reports)
+    seconds = max(report["last"] for report in reports) - min(report["first"] for report in reports)
+    return {"per_second": done / seconds}
+
+
+def _wait_until_empty(url: str, queue: str, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    with connect(url) as client:
+        while client.stats(queue).ready and time.monotonic() < deadline:
+            time.sleep(0.1)
+    time.sleep(0.5)  # for what the workers hold
