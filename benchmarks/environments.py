@@ -19,7 +19,7 @@ REQUIREMENTS = {
     "faststream": ["faststream[rabbit,redis]>=0.5,<1", "hiredis", "uvloop"],
     "huey": ["huey>=2.5,<4", "redis[hiredis]"],
     "arq": ["arq>=0.26,<1", "hiredis", "uvloop"],
-    "saq": ["saq[redis,hiredis]>=0.20,<1", "uvloop"],
+    "saq": ["saq[redis,hiredis]>=0.20,<1", "typing_extensions", "uvloop"],
     "streaq": ["streaq>=5,<8", "uvloop"],
     PLOTS: ["matplotlib>=3.8,<4"],
 }

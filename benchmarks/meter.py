@@ -1,15 +1,13 @@
 """The handlers of the worker processes, and what they count; standard library only, every peer imports it.
 
+It imports little, since its memory counts as the worker's.
 The clock is CLOCK_MONOTONIC, which all processes of a machine share.
 """
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
-import random
-import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -27,8 +25,10 @@ class PlannedError(Exception):
 
 def payloads(order: Order) -> list[dict[str, Any]]:
     """The payloads of a queue; the same ones each time."""
-    chance = random.Random(1)
     if order.mode == "mixed":
+        import random
+
+        chance = random.Random(1)
         return [
             {"n": n, "seconds": chance.random() * MIXED_SECONDS, "fails": chance.random() < MIXED_FAILURES}
             for n in range(order.count)
@@ -95,6 +95,8 @@ class Meter:
         self._noop()
 
     async def _mixed_async(self, payload: dict[str, Any]) -> None:
+        import asyncio
+
         self._started()
         await asyncio.sleep(payload["seconds"])
         self._fail_once(payload)
@@ -118,8 +120,8 @@ class Meter:
         self._report["last"] = clock()
         self._report |= {"last_rss": resident_bytes(), "last_cpu": time.process_time(), "count": self._count}
         if len(self._delays) > 2:
-            percent = statistics.quantiles(self._delays[1:], n=100)  # the first one waited for the worker
-            self._report |= {"p50": percent[49], "p99": percent[98]}
+            delays = sorted(self._delays[1:])  # the first one waited for the worker
+            self._report |= {f"p{part}": delays[len(delays) * part // 100] for part in (50, 99)}
         self._order.write_report(self._report)
 
     def close(self) -> None:

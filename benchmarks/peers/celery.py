@@ -32,9 +32,13 @@ class Celery(Peer):
             broker_transport_options={"confirm_publish": confirm} if order.url.startswith("amqp") else {},
             broker_connection_retry_on_startup=True,
         )
-        self.task = app.task(
-            self.meter.handle, name="bench.task", autoretry_for=(Exception,), default_retry_delay=0, max_retries=3
-        )
+        handle = self.meter.handle
+
+        @app.task(name="bench.task", autoretry_for=(Exception,), default_retry_delay=0, max_retries=3)
+        def task(payload: dict[str, Any]) -> None:
+            handle(payload)
+
+        self.task = task
 
     async def send(self, payload: dict[str, Any]) -> None:
         """Publish one."""

@@ -1,20 +1,17 @@
-"""What the programs of all contestants have in common: roles, payloads, clocks."""
+"""What the programs of all contestants have in common: roles, payloads, clocks.
+
+A worker imports no event loop for it: the memory counts as the worker's.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from benchmarks.meter import Meter, clock, payloads
 from benchmarks.order import Order
-
-try:
-    from uvloop import run  # in the environments of those that advise it
-except ImportError:
-    from asyncio import run
 
 TICK = 0.010
 
@@ -48,6 +45,8 @@ class Peer:
 
 async def gathered(peer: Peer, tasks: list[dict[str, Any]], at_once: int = 100) -> None:
     """Publish with many coroutines at once, so that the confirmations overlap."""
+    import asyncio
+
     for start in range(0, len(tasks), at_once):
         await asyncio.gather(*(peer.send(payload) for payload in tasks[start : start + at_once]))
 
@@ -79,6 +78,8 @@ async def _fill(peer: Peer) -> None:
 
 async def _tick(peer: Peer) -> None:
     """Publish one message each 10 ms, with the time in it."""
+    import asyncio
+
     await peer.open()
     due = clock()
     for n in range(peer.order.count):
@@ -87,6 +88,15 @@ async def _tick(peer: Peer) -> None:
         await peer.send({"n": n, "at": clock()})
     peer.order.write_report({})
     await peer.close()
+
+
+def _run(role: Coroutine[Any, Any, None]) -> None:
+    """On the event loop that the asynchronous peers advise, where it is installed."""
+    try:
+        from uvloop import run
+    except ImportError:
+        from asyncio import run
+    run(role)
 
 
 def main(make: Callable[[Order], Peer]) -> None:
@@ -98,5 +108,5 @@ def main(make: Callable[[Order], Peer]) -> None:
     elif order.role == "both":
         peer.work_after_filling()  # type: ignore[attr-defined]
     else:
-        run({"fill": _fill, "publish": _publish, "tick": _tick}[order.role](peer))
+        _run({"fill": _fill, "publish": _publish, "tick": _tick}[order.role](peer))
     peer.meter.close()
