@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,10 @@ class Meter:
         self._report: dict[str, float] = {}
         self._delays: list[float] = []
         self._failed: set[int] = set()
-        self._shared = order.mode == "shared"
-        self.handle = {"latency": self._latency, "mixed": self._mixed}.get(order.mode, self._noop)
+        self._gate = threading.Lock()
+        self._open = False
+        modes = {"latency": self._latency, "mixed": self._mixed, "shared": self._shared}
+        self.handle = modes.get(order.mode, self._noop)
         self.handle_async = {"latency": self._latency_async, "mixed": self._mixed_async}.get(
             order.mode, self._noop_async
         )
@@ -75,8 +78,22 @@ class Meter:
             self._begin()
         if number == self._count:
             self._end()
-        elif self._shared:
-            self._last = number, clock()
+
+    def _shared(self, payload: object) -> None:
+        """One of several workers: nobody begins before the others are there."""
+        del payload
+        if not self._open:
+            self._wait_for_the_others()
+        self._last = next(self._tickets), clock()
+
+    def _wait_for_the_others(self) -> None:
+        with self._gate:
+            if not self._open:
+                Path(self._order.first_mark).touch()
+                while not os.path.exists(self._order.go_mark):
+                    time.sleep(0.001)
+                self._started()
+                self._open = True
 
     async def _noop_async(self, payload: object = None) -> None:
         self._noop(payload)
@@ -126,6 +143,6 @@ class Meter:
 
     def close(self) -> None:
         """Report what one of several worker processes has done."""
-        if self._shared and self._report:
+        if self._open:
             self._report["count"], self._report["last"] = self._last
             self._order.write_report(self._report)

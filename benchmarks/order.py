@@ -56,6 +56,11 @@ class Order:
         """The file that a worker creates at its first task."""
         return f"{self.report}-first"
 
+    @property
+    def go_mark(self) -> str:
+        """The file that lets the workers of a queue begin together."""
+        return str(Path(self.report).with_name(f"{self.queue}-go"))
+
     def write_report(self, result: dict[str, float]) -> None:
         """Write the result; the file appears at once and whole."""
         draft = Path(f"{self.report}.{os.getpid()}")

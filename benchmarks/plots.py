@@ -15,7 +15,7 @@ from benchmarks.results import Results, Row
 mpl.use("Agg")
 _COLOURS = {QBRIDGE: "#1f6f8b", PEER: "#b8b8b8", "raw": "#e0a030"}
 _NAMES = {"rabbitmq": "RabbitMQ", "redis": "Redis"}
-_GROWTH = (("waiting", "messages waiting"), ("threads", "threads"), ("bodies of", "length of the body"))
+_GROWTH = (("waiting", "messages waiting"), ("thread", "threads"), ("bodies of", "length of the body"))
 
 
 def bars(results: Results, measurement: str, figure: str, factor: float, label: str, path: Path) -> None:
@@ -53,7 +53,7 @@ def growth(results: Results, path: Path) -> None:
     for panel, (word, label) in zip(panels, _GROWTH, strict=True):
         for broker, name in _NAMES.items():
             points = [row for row in rows if row.broker == broker and word in row.label and "per_second" in row.figures]
-            labels = [row.label.replace(word, "").strip() for row in points]
+            labels = [row.label.replace(word, "").strip(" s") for row in points]
             panel.plot(labels, [row.figures["per_second"] for row in points], marker="o", label=name)
         panel.set_ylim(bottom=0)
         _plain(panel, label)

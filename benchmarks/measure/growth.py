@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 
 from benchmarks.bench import Bench
 from benchmarks.contestants import GROWTH, Contestant
@@ -29,12 +30,16 @@ def _cases(contestant: Contestant) -> list[Case]:
         return Case(GROWTH, contestant, partial(measure, contestant, count, settings), label, once)
 
     found = [case(f"{count:,} waiting", -count, count >= LONG) for count in WAITING]
-    found += [case(f"{threads} threads", TASKS, threads=threads) for threads in THREADS]
+    found += [case(_plural(threads, "thread"), TASKS, threads=threads) for threads in THREADS]
     found += [case(f"bodies of {label}", count, body=body) for label, (body, count) in BODIES.items()]
     for processes in PROCESSES:
-        label = f"{processes} process" + "es" * (processes > 1)
+        label = _plural(processes, "worker process", "es")
         found.append(Case(GROWTH, contestant, partial(measure_processes, contestant, processes), label))
     return found
+
+
+def _plural(count: int, what: str, ending: str = "s") -> str:
+    return f"{count} {what}{ending if count > 1 else ''}"
 
 
 def measure(contestant: Contestant, count: int, settings: dict[str, object], bench: Bench) -> dict[str, float]:
@@ -45,13 +50,14 @@ def measure(contestant: Contestant, count: int, settings: dict[str, object], ben
 
 
 def measure_processes(contestant: Contestant, processes: int, bench: Bench) -> dict[str, float]:
-    """Start workers at the same queue, and add up what they have done when it is empty."""
+    """Let workers begin at the same moment, and add up what they have done when the queue is empty."""
     order = bench.order(contestant, "work", bench.scaled(TASKS))
     bench.run(contestant, order.but(role="fill"))
     works = [order.but(mode="shared", count=0, report=f"{order.report}-{number}") for number in range(processes)]
     with ExitStack() as stack:
         for work in works:
-            stack.enter_context(bench.running(contestant, work))
+            bench.wait_for_first(stack.enter_context(bench.running(contestant, work)), work)
+        Path(order.go_mark).touch()
         _wait_until_empty(order.url, order.queue, bench.timeout)
     reports = [bench.read_report(work) for work in works]
     done = sum(report["count"] for report in reports)

@@ -30,16 +30,12 @@ class Broker(Peer):
         raise NotImplementedError
 
     async def open(self) -> None:
-        """Connect, and declare by starting and stopping the subscriber."""
-        await self.broker.connect()
+        """Connect."""
+        self.client = await self.broker.connect()
 
     async def close(self) -> None:
         """Disconnect."""
         await self.broker.stop()
-
-    async def send_many(self, tasks: list[dict[str, Any]]) -> None:
-        """Publish a hundred at once."""
-        await gathered(self, tasks)
 
     def work(self) -> None:
         """Run the application."""
@@ -65,6 +61,10 @@ class Rabbit(Broker):
         """Publish one."""
         await self.broker.publish(payload, self.queue, persist=True)
 
+    async def send_many(self, tasks: list[dict[str, Any]]) -> None:
+        """Publish a hundred at once."""
+        await gathered(self, tasks)
+
 
 class Redis(Broker):
     """A consumer group on a stream; a failed message stays pending, so this takes no part in the mixed load."""
@@ -79,6 +79,14 @@ class Redis(Broker):
     async def send(self, payload: dict[str, Any]) -> None:
         """Publish one."""
         await self.broker.publish(payload, stream=self.order.queue)
+
+    async def send_many(self, tasks: list[dict[str, Any]]) -> None:
+        """Publish in pipelines of a hundred."""
+        for start in range(0, len(tasks), 100):
+            async with self.client.pipeline(transaction=False) as pipeline:
+                for payload in tasks[start : start + 100]:
+                    await self.broker.publish(payload, stream=self.order.queue, pipeline=pipeline)
+                await pipeline.execute()
 
 
 def on_broker(order: Order) -> Broker:
