@@ -48,6 +48,7 @@ check: env ## Check format, lint, types and who imports whom
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@MYPYPATH=tests $(BIN)/mypy -p support -p chaos
+	@MYPYPATH=tests:. $(BIN)/mypy -m benchmarks.__main__ -m benchmarks.peers.qbridge
 	@$(BIN)/lint-imports
 
 clean: ## Remove the environment, caches and builds

@@ -39,7 +39,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a quarter of the tasks, one round, no long cases")
     parser.add_argument("--scale", type=float, help="a factor for the numbers of tasks")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write everything there as JSON")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write the tables there, between its marks if it has them"
+    )
     parser.add_argument("--plots", type=Path, metavar="DIRECTORY", help="draw figures there")
     parser.add_argument("--load", type=Path, metavar="FILE", help="measure nothing: show what --out has written")
     parser.add_argument("--environments", type=Path, default=ROOT / ".bench-venv", help="where the peers are installed")
@@ -121,8 +123,7 @@ def show(results: Results, options: argparse.Namespace, console: Console) -> Non
     if options.plots:
         draw(results, options)
     if options.markdown:
-        about = "\n".join(f"* {line}" for line in tables.about(results))
-        options.markdown.write_text("\n\n".join([about, *map(tables.markdown, grids)]) + "\n")
+        tables.write_markdown(options.markdown, tables.markdown_page(results, grids, options.plots))
 
 
 def draw(results: Results, options: argparse.Namespace) -> None:

@@ -57,7 +57,7 @@ def _peer(name: str, broker: str, program: str, variant: str = "", *measures: st
 CONTESTANTS = (
     _qbridge("QBridge", "rabbitmq", "sync", *_ALL, GROWTH),
     _qbridge("QBridge async", "rabbitmq", "async", *_CONSUMING),
-    _qbridge("QBridge, classic queue", "rabbitmq", "classic", CONSUME, PUBLISH),
+    _qbridge("QBridge, classic queue", "rabbitmq", "queue_type=classic", CONSUME, PUBLISH),
     _qbridge("QBridge", "redis", "sync", *_ALL, GROWTH),
     _qbridge("QBridge async", "redis", "async", *_CONSUMING),
     _qbridge("QBridge", "memory", "sync", CONSUME),

@@ -42,7 +42,7 @@ def payloads(order: Order) -> list[dict[str, Any]]:
 
 def mixed_ideal(order: Order) -> float:
     """Seconds of work in a mixed load, divided among the threads."""
-    work = sum(payload["seconds"] * (2 if payload["fails"] else 1) for payload in payloads(order))
+    work: float = sum(payload["seconds"] * (2 if payload["fails"] else 1) for payload in payloads(order))
     return work / order.threads
 
 

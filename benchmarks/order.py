@@ -25,6 +25,7 @@ class Order:
         body: bytes of padding in each payload.
         variant: which of a program's forms.
         many: publish with the program's best way for many messages.
+        batch: how many messages QBridge confirms in one call then.
     """
 
     role: str
@@ -37,6 +38,7 @@ class Order:
     body: int = 0
     variant: str = ""
     many: bool = False
+    batch: int = 10_000
 
     @classmethod
     def read(cls, text: str) -> Order:

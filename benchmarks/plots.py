@@ -15,7 +15,13 @@ from benchmarks.results import Results, Row
 mpl.use("Agg")
 _COLOURS = {QBRIDGE: "#1f6f8b", PEER: "#b8b8b8", "raw": "#e0a030"}
 _NAMES = {"rabbitmq": "RabbitMQ", "redis": "Redis"}
-_GROWTH = (("waiting", "messages waiting"), ("thread", "threads"), ("bodies of", "length of the body"))
+_GROWTH = {
+    "waiting": "messages waiting",
+    "thread": "threads",
+    "bodies of": "length of the body",
+    "prefetch": "prefetch",
+    "send_many of": "published by one send_many",
+}
 
 
 def bars(results: Results, measurement: str, figure: str, factor: float, label: str, path: Path) -> None:
@@ -49,16 +55,19 @@ def growth(results: Results, path: Path) -> None:
     rows = results.rows(GROWTH)
     if not rows:
         return
-    canvas, panels = plt.subplots(1, len(_GROWTH), figsize=(10, 2.8), layout="constrained")
-    for panel, (word, label) in zip(panels, _GROWTH, strict=True):
+    canvas, grid = plt.subplots(2, 3, figsize=(10, 5), layout="constrained")
+    panels = list(grid.flat)
+    for panel, (word, label) in zip(panels, _GROWTH.items(), strict=False):
         for broker, name in _NAMES.items():
             points = [row for row in rows if row.broker == broker and word in row.label and "per_second" in row.figures]
             labels = [row.label.replace(word, "").strip(" s") for row in points]
-            panel.plot(labels, [row.figures["per_second"] for row in points], marker="o", label=name)
+            if points:
+                panel.plot(labels, [row.figures["per_second"] for row in points], marker="o", label=name)
         panel.set_ylim(bottom=0)
         _plain(panel, label)
-    panels[0].set_ylabel("tasks a second", fontsize=8)
+        panel.set_ylabel("a second", fontsize=8)
     panels[0].legend(fontsize=8)
+    panels[-1].remove()
     canvas.savefig(path, dpi=110)
 
 

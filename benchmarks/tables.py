@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich import box
 from rich.table import Table
@@ -73,10 +74,11 @@ SHEETS = (
     ),
     Sheet(
         GROWTH,
-        "QBridge as the work grows",
+        "QBridge as the work grows, and what its settings cost",
         (_RATE, _CPU, Column("MB at first", "first_rss", _megabytes), Column("MB at last", "last_rss", _megabytes)),
     ),
 )
+_BEGIN, _END = "<!-- figures: make bench MARKDOWN=... writes from here -->", "<!-- to here -->"
 _BROKERS = {"rabbitmq": "RabbitMQ", "redis": "Redis", "memory": "memory"}
 Grid = tuple[str, list[str], list[list[str]]]
 
@@ -128,6 +130,21 @@ def markdown(grid: Grid) -> str:
         full = row + [""] * (len(headings) - len(row))
         lines.append(f"| {' | '.join(full)} |")
     return "\n".join(lines)
+
+
+def markdown_page(results: Results, grids: list[Grid], plots: Path | None) -> str:
+    """All tables, the figures that were drawn, and where they come from."""
+    drawn = sorted(plots.glob("*.png")) if plots else []
+    figures = [f"![{path.stem}]({path.name})" for path in drawn]
+    return "\n\n".join(["\n".join(f"* {line}" for line in about(results)), *map(markdown, grids), *figures])
+
+
+def write_markdown(path: Path, text: str) -> None:
+    """Write a page; in a page that has the two marks, replace what is between them."""
+    old = path.read_text() if path.exists() else ""
+    before, begin, rest = old.partition(_BEGIN)
+    after = rest.partition(_END)[2]
+    path.write_text(f"{before}{begin}\n{text}\n{_END}{after}" if begin else f"{text}\n")
 
 
 def target_grid(verdicts: list[Verdict]) -> Grid:

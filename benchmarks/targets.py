@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from benchmarks.contestants import CONSUME, FOOTPRINT, GROWTH, LATENCY, PEER, PUBLISH, QBRIDGE, RAW
-from benchmarks.results import Results, Row
+from benchmarks.results import Results
 
 BROKERS = {"rabbitmq": "RabbitMQ", "redis": "Redis"}
 TO_PEERS = {"rabbitmq": 7.0, "redis": 10.0}
@@ -50,38 +49,43 @@ class Verdict:
 
 def verdicts(results: Results) -> list[Verdict]:
     """All targets."""
-    found = []
-    for broker, name in BROKERS.items():
-        found += [Verdict(f"{name}: {text}", seen, *wanted) for text, seen, *wanted in _of_broker(results, broker)]
+    found = [verdict for broker in BROKERS for verdict in _of_broker(results, broker)]
     own = _own(results, CONSUME, "memory")
     found.append(Verdict("memory: consume, a second", own.get("per_second"), MEMORY_PER_SECOND))
     return found
 
 
-def _of_broker(results: Results, broker: str) -> Iterator[tuple[str, float | None, float, bool]]:
+def _of_broker(results: Results, broker: str) -> list[Verdict]:
+    name, rate = BROKERS[broker], "per_second"
     consume, publish = _own(results, CONSUME, broker), _own(results, PUBLISH, broker, MANY)
     latency, idle = _own(results, LATENCY, broker), _own(results, FOOTPRINT, broker)
     few, many = _own(results, GROWTH, broker, FEW_WAITING), _own(results, GROWTH, broker, MANY_WAITING)
-    peer, raw = (results.best(CONSUME, broker, kind, "per_second") for kind in (PEER, RAW))
-    sender = results.best(PUBLISH, broker, PEER, "per_second", ONE_BY_ONE)
-    quickest = results.best(LATENCY, broker, PEER, "p50")
-    rate = "per_second"
-    yield "consume, times the best peer", _part(consume, rate, _figures(peer), rate), TO_PEERS[broker], True
-    yield "consume, of the bare client", _part(consume, rate, _figures(raw), rate), TO_RAW[broker], True
-    yield "publish many, times the best peer", _part(publish, rate, _figures(sender), rate), PUBLISH_TO_PEERS, True
-    yield "idle latency p50, of the best peer", _part(latency, "p50", _figures(quickest), "p50"), 1.0, False
-    yield "memory of an idle worker, MB", _part(idle, "rss", {"": 1e6}, ""), IDLE_MEGABYTES, False
-    yield "consume with 1,000,000 waiting, of that with 10,000", _part(many, rate, few, rate), GROWN, True
-    yield "memory after 1,000,000 tasks, of that before", _part(many, "last_rss", many, "first_rss"), FLAT, False
+    peer, raw = (_best(results, CONSUME, broker, kind, rate) for kind in (PEER, RAW))
+    sender = _best(results, PUBLISH, broker, PEER, rate, ONE_BY_ONE)
+    quickest = _best(results, LATENCY, broker, PEER, "p50")
+    megabytes = idle["rss"] / 1e6 if idle else None
+    grown, flat = _part(many, rate, few, rate), _part(many, "last_rss", many, "first_rss")
+    return [
+        Verdict(f"{name}: consume, times the best peer", _part(consume, rate, peer, rate), TO_PEERS[broker]),
+        Verdict(f"{name}: consume, of the bare client", _part(consume, rate, raw, rate), TO_RAW[broker]),
+        Verdict(f"{name}: publish many, times the best peer", _part(publish, rate, sender, rate), PUBLISH_TO_PEERS),
+        Verdict(f"{name}: idle latency p50, of the best peer", _part(latency, "p50", quickest, "p50"), 1.0, False),
+        Verdict(f"{name}: memory of an idle worker, MB", megabytes, IDLE_MEGABYTES, False),
+        Verdict(f"{name}: consume with 1,000,000 waiting, of that with 10,000", grown, GROWN),
+        Verdict(f"{name}: memory after 1,000,000 tasks, of that before", flat, FLAT, False),
+    ]
+
+
+def _best(
+    results: Results, measurement: str, broker: str, kind: str, figure: str, label: str | None = None
+) -> dict[str, float]:
+    row = results.best(measurement, broker, kind, figure, label)
+    return row.figures if row else {}
 
 
 def _own(results: Results, measurement: str, broker: str, label: str = "") -> dict[str, float]:
     rows = [row for row in results.rows(measurement, broker, QBRIDGE) if row.contestant == "QBridge"]
     return next((row.figures for row in rows if row.label == label), {})
-
-
-def _figures(row: Row | None) -> dict[str, float]:
-    return row.figures if row else {}
 
 
 def _part(own: dict[str, float], name: str, other: dict[str, float], other_name: str) -> float | None:

@@ -1,4 +1,4 @@
-"""QBridge as the work grows: more waiting, more threads, longer messages, more processes."""
+"""QBridge as the work grows, and what its settings cost: messages, threads, bodies, processes, prefetch, batches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.bench import Bench
 from benchmarks.contestants import GROWTH, Contestant
-from benchmarks.measure import Case, taking_part
+from benchmarks.measure import Case, publish, taking_part
 from benchmarks.measure.consume import TASKS, rates
 from qbridge_core import connect
 
@@ -17,6 +17,8 @@ WAITING = (10_000, 100_000, 1_000_000)
 THREADS = (1, 4, 16, 64)
 BODIES = {"100 B": (100, 20_000), "10 KB": (10_000, 10_000), "1 MB": (1_000_000, 300)}
 PROCESSES = (1, 2)
+PREFETCHES = (1, 10, 100, 1000)
+BATCHES = (1, 10, 100, 1000, 10_000)
 LONG = 100_000  # tasks; such cases are measured once
 
 
@@ -35,6 +37,11 @@ def _cases(contestant: Contestant) -> list[Case]:
     for processes in PROCESSES:
         label = _plural(processes, "worker process", "es")
         found.append(Case(GROWTH, contestant, partial(measure_processes, contestant, processes), label))
+    if contestant.broker == "rabbitmq":
+        found += [case(f"prefetch {count}", TASKS, variant=f"prefetch={count}") for count in PREFETCHES]
+    for batch in BATCHES:
+        measured = partial(measure_batches, contestant, batch)
+        found.append(Case(GROWTH, contestant, measured, f"send_many of {batch:,}"))
     return found
 
 
@@ -63,6 +70,13 @@ def measure_processes(contestant: Contestant, processes: int, bench: Bench) -> d
     done = sum(report["count"] for report in reports)
     seconds = max(report["last"] for report in reports) - min(report["first"] for report in reports)
     return {"per_second": done / seconds}
+
+
+def measure_batches(contestant: Contestant, batch: int, bench: Bench) -> dict[str, float]:
+    """Publish with so many messages confirmed by one call."""
+    count = bench.scaled(publish.MESSAGES * (1 if batch == 1 else 4))
+    order = bench.order(contestant, "publish", count, many=True, batch=batch)
+    return publish.rates(bench.run(contestant, order))
 
 
 def _wait_until_empty(url: str, queue: str, timeout: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from benchmarks.bench import Bench
+from benchmarks.bench import Bench, Report
 from benchmarks.contestants import PUBLISH, Contestant
 from benchmarks.measure import Case, taking_part
 from benchmarks.targets import MANY, ONE_BY_ONE
@@ -24,7 +24,11 @@ def cases() -> list[Case]:
 def measure(contestant: Contestant, many: bool, bench: Bench) -> dict[str, float]:
     """Publish from one process, without a worker."""
     order = bench.order(contestant, "publish", bench.scaled(MESSAGES * (4 if many else 1)), many=many)
-    report = bench.run(contestant, order)
+    return rates(bench.run(contestant, order))
+
+
+def rates(report: Report) -> dict[str, float]:
+    """Messages a second, and processor time of the publisher for each."""
     return {
         "per_second": report["count"] / (report["last"] - report["first"]),
         "cpu_us": report["cpu"] / report["count"] * 1e6,

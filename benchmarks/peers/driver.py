@@ -5,6 +5,7 @@ A worker imports no event loop for it: the memory counts as the worker's.
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from collections.abc import Callable, Coroutine
@@ -40,6 +41,10 @@ class Peer:
 
     def work(self) -> None:
         """Run a worker until a signal ends it."""
+        raise NotImplementedError
+
+    def work_after_filling(self) -> None:
+        """Fill the queue and run a worker in this process, for a broker that is in it."""
         raise NotImplementedError
 
 
@@ -93,10 +98,10 @@ async def _tick(peer: Peer) -> None:
 def _run(role: Coroutine[Any, Any, None]) -> None:
     """On the event loop that the asynchronous peers advise, where it is installed."""
     try:
-        from uvloop import run
+        runner = importlib.import_module("uvloop")
     except ImportError:
-        from asyncio import run
-    run(role)
+        runner = importlib.import_module("asyncio")
+    runner.run(role)
 
 
 def main(make: Callable[[Order], Peer]) -> None:
@@ -106,7 +111,7 @@ def main(make: Callable[[Order], Peer]) -> None:
     if order.role == "work":
         peer.work()
     elif order.role == "both":
-        peer.work_after_filling()  # type: ignore[attr-defined]
+        peer.work_after_filling()
     else:
         _run({"fill": _fill, "publish": _publish, "tick": _tick}[order.role](peer))
     peer.meter.close()

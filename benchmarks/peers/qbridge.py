@@ -10,10 +10,11 @@ from qbridge_core import QueueClient, TaskManager, connect
 
 
 class QBridge(Peer):
-    """Variants: "sync" and "async" handlers; "classic" is a sync handler on a classic queue of RabbitMQ."""
+    """Variants: "sync" and "async" handlers; or options for the URL, with a sync handler."""
 
     def _connect(self) -> QueueClient:
-        return connect(self.order.url + ("?queue_type=classic" if self.order.variant == "classic" else ""))
+        variant = self.order.variant
+        return connect(f"{self.order.url}?{variant}" if "=" in variant else self.order.url)
 
     async def open(self) -> None:
         """Connect and declare."""
@@ -29,9 +30,10 @@ class QBridge(Peer):
         self.client.send(self.order.queue, payload)
 
     async def send_many(self, tasks: list[dict[str, Any]]) -> None:
-        """Publish in one call for each ten thousand."""
-        for start in range(0, len(tasks), 10_000):
-            self.client.send_many(self.order.queue, tasks[start : start + 10_000])
+        """Publish in one call for each batch."""
+        batch = self.order.batch
+        for start in range(0, len(tasks), batch):
+            self.client.send_many(self.order.queue, tasks[start : start + batch])
 
     def work(self) -> None:
         """Run until SIGTERM."""

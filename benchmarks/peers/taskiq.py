@@ -31,7 +31,7 @@ class Taskiq(Peer):
             await handle_async(payload)
 
         function = task_async if order.variant == "async" else task
-        self.task = self.broker.register_task(function, task_name="task", retry_on_error=True)  # type: ignore[call-overload]
+        self.task = self.broker.register_task(function, task_name="task", retry_on_error=True)
 
     def _broker(self) -> AsyncBroker:
         order = self.order
