@@ -562,9 +562,7 @@ def _hand_out(session: Session, queue: str, arrivals: Sequence[Arrival]) -> list
             handed += deliveries
         else:
             session.ledger.note_unstarted([likeness(queue, delivery.tag.trace) for delivery in deliveries])
-    if session.ledger.doubts.marks:
-        return [delivery for delivery in handed if _is_first(session, delivery)]
-    return handed
+    return [delivery for delivery in handed if _is_first(session, delivery)]
 
 
 def _life_of(arrival: Arrival) -> Life:
@@ -573,7 +571,14 @@ def _life_of(arrival: Arrival) -> Life:
 
 def _is_first(session: Session, delivery: Delivery) -> bool:
     """Whether no twin of it was handed out; otherwise it is acknowledged."""
-    if session.ledger.doubts.admit(headers.read(delivery.tag.properties).mark):
+    doubts, properties = session.ledger.doubts, delivery.tag.properties
+    delayed = delays.passed(delivery.queue, properties)
+    if not delayed and not doubts.marks:
+        return True
+    content = headers.read(properties)
+    # One without an id could not be recognized after a loss of the connection, and its twin may be all that is left.
+    delayed = delayed and bool(content.mark and content.message_id)
+    if not (delayed or doubts.marks) or doubts.admit(content.mark, delayed):
         return True
     _acknowledge(session, delivery)
     return False

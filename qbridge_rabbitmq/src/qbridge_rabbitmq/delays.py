@@ -17,6 +17,7 @@ from typing import Any, Final
 from qbridge_core import check_delay
 
 UNIT_MS: Final = 100
+_INFIX: Final = ".qb.delay."
 # The broker refuses a TTL over 2**32 - 1 ms, which level 26 would need.
 LEVELS: Final = 26
 MAX_SECONDS: Final = (2**LEVELS - 1) * UNIT_MS / 1000
@@ -45,7 +46,14 @@ def routing_key(delay: int) -> str:
 
 def name(queue: str, level: int) -> str:
     """The exchange and the queue of a level."""
-    return f"{queue}.qb.delay.{level}"
+    return f"{queue}{_INFIX}{level}"
+
+
+def passed(queue: str, properties: bytes) -> bool:
+    """Whether a message has come from a delay of this queue; may be wrong for one whose producer names it."""
+    if _INFIX.encode() not in properties:
+        return False  # like most messages
+    return f"{queue}{_INFIX}".encode() in properties  # in the header x-death of the broker
 
 
 def exit_exchange(queue: str) -> str:

@@ -210,26 +210,31 @@ class Lane:
             self._consumers.cancel(self._on_cancel_ok)
 
     def _consume(self, life: Life) -> None:
-        put, unsettled, suspicion = self.buffer.put, life.unsettled, self._suspicion
+        put, unsettled, examine = self.buffer.put, life.unsettled, self._examine
 
         def deliver(number: int, redelivered: bool, properties: bytes, body: bytes) -> None:
             self._arrived = True
             unsettled[number] = None
-            arrival = Arrival(life, number, redelivered, properties, body)
-            if redelivered:
-                if (examined := self._investigate(arrival)) is not None:
-                    put(examined)
-                return
-            if suspicion.roused:
-                suspicion.calm()
-            put(arrival)
+            arrival = examine(Arrival(life, number, redelivered, properties, body))
+            if arrival is not None:
+                put(arrival)
 
         self._consumers = Consumers(
             life.connection, life.channel, self.queue, deliver, self.prefetch, self._on_consuming
         )
 
+    def _examine(self, arrival: Arrival) -> Arrival | None:
+        """What there is to hand out; None when it was in flight here and has been dealt with."""
+        if arrival.redelivered:
+            return self._investigate(arrival)
+        if self._ledger is not None and not self._ledger.is_empty and self._replaces_a_lost_one(self._ledger, arrival):
+            return None
+        if self._suspicion.roused:
+            self._suspicion.calm()
+        return arrival
+
     def _investigate(self, arrival: Arrival) -> Arrival | None:
-        """What a redelivered message is; None when it was in flight here and has been dealt with."""
+        """The same for a redelivered message."""
         ledger = self._ledger
         if ledger is None:
             return arrival
@@ -242,6 +247,14 @@ class Lane:
                 return arrival
         suspected = self._suspicion.blames(arrival.properties, time.monotonic())
         return arrival._replace(suspected=True) if suspected else arrival
+
+    def _replaces_a_lost_one(self, ledger: Ledger, arrival: Arrival) -> bool:
+        """Whether its twin was in flight here, and may be gone from the broker: then it takes the place of that one."""
+        key = key_of(self.queue, arrival.trace)
+        if key is None or not ledger.doubts.is_out(key[2]) or not ledger.recognize(key, arrival):
+            return False
+        self._io.wake()
+        return True
 
     def _likeness(self, arrival: Arrival) -> Key:
         return likeness(self.queue, arrival.trace)
@@ -366,11 +379,7 @@ class Lane:
         raw = raw_properties(properties)
         life.unsettled[method.delivery_tag] = None
         arrival = Arrival(life, method.delivery_tag, method.redelivered, raw, body)
-        examined: Arrival | None = arrival
-        if method.redelivered:
-            examined = self._investigate(arrival)
-        elif self._suspicion.roused:
-            self._suspicion.calm()
+        examined = self._examine(arrival)
         if examined is None or self._gets[0].add(examined):
             self._get(life)
         else:

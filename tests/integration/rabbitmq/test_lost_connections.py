@@ -21,7 +21,7 @@ from qbridge_core import (
     TaskManager,
     TransientError,
 )
-from qbridge_rabbitmq import RabbitMQClient, headers
+from qbridge_rabbitmq import RabbitMQClient, delays, headers
 from qbridge_rabbitmq.ledger import Ledger
 from qbridge_rabbitmq.life import Arrival, Life
 from support.brokers import RabbitMQBroker
@@ -425,3 +425,69 @@ def test_g2_the_second_copy_counts_when_the_first_was_given_back(
     (again,) = client.receive(unique_name, 1, 10.0)
     assert (again.body, again.attempts) == (b"{}", 1)
     client.ack(again)
+
+
+def delayed_copy(client: RabbitMQClient, channel: Any, queue: str) -> Callable[[], None]:
+    """Have a retry held back, take it out of its delay, and return what lets a copy of it come out of there again."""
+    client.declare(queue)
+    client.publish(queue, b"{}", message_id="m")
+    (delivery,) = client.receive(queue, 1, 10.0)
+    units = 1 << 6  # 6.4 s: time enough to take it
+    client.reject(delivery, requeue=True, delay=units * delays.UNIT_MS / 1000, failure=failed(1))
+    level = delays.name(queue, delays.top_level(units))
+    _, properties, body = channel.basic_get(level, auto_ack=True)
+    assert body == b"{}"
+    return lambda: channel.basic_publish(delays.name(queue, 0), delays.routing_key(1), body, properties)
+
+
+def failed(attempts: int) -> Failure:
+    """What the last of these runs leaves."""
+    return Failure(Reason.FAILED, attempts=attempts, first_failed_at=1.0, last_failed_at=1.0)
+
+
+def test_g3_a_delayed_retry_that_the_broker_doubled_is_handed_out_once(
+    client: RabbitMQClient, channel: Any, unique_name: str
+) -> None:
+    """A broker that crashes may transfer a message from a delay to its queue twice; both have the same mark."""
+    send = delayed_copy(client, channel, unique_name)
+    send()
+    send()
+    (delivery,) = client.receive(unique_name, 1, 10.0)
+    assert (delivery.body, delivery.attempts) == (b"{}", 1)
+    client.ack(delivery)
+    send()
+    more: list[Delivery] = []
+
+    def all_gone() -> bool:
+        more.extend(client.receive(unique_name, 2, 0.1))
+        return is_empty(client, unique_name)
+
+    wait_for(all_gone, 20.0, "all have left the queue")
+    assert more == []
+
+
+def test_g2_a_doubled_retry_takes_the_place_of_one_that_the_broker_forgot(
+    cut_off: RabbitMQClient, proxy: TCPProxy, channel: Any, unique_name: str
+) -> None:
+    """The first of two was handed out and then lost by the broker: what becomes of its run counts for the second."""
+    send = delayed_copy(cut_off, channel, unique_name)
+    send()
+    (first,) = cut_off.receive(unique_name, 1, 10.0)
+    proxy.refuse()
+    lose(cut_off, unique_name, proxy.reset)
+    wait_for(lambda: channel.basic_get(unique_name, auto_ack=True)[0], 10.0, "the broker has it back")
+    send()
+    proxy.pass_through()
+    cut_off.reject(first, requeue=True, failure=failed(2))
+    (again,) = wait_for(lambda: receive(cut_off, unique_name), 20.0, "it is tried again")
+    assert again.attempts == 2
+    cut_off.ack(again)
+    wait_for(lambda: is_empty(cut_off, unique_name), 10.0, "nothing is left")
+
+
+def receive(client: RabbitMQClient, queue: str) -> list[Delivery]:
+    """What comes within a second, also while there is no connection."""
+    try:
+        return client.receive(queue, 1, 1.0)
+    except TransientError:
+        return []
