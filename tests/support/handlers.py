@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from qbridge_core import HandlerTimeout, Reject, Retry, Snooze, current_task
+from qbridge_core import HandlerTimeout, Reject, Retry, Snooze, TaskContext, current_task
 
 
 def note(path: str, text: object) -> None:
@@ -59,6 +59,23 @@ async def work_later(payload: dict[str, Any]) -> None:
     if payload.get("do") == "sleep":
         await asyncio.sleep(3600)
     work(payload)
+
+
+def note_with_context(payload: str, task: TaskContext) -> None:
+    """Note what the second argument says of the task."""
+    in_time = 1 < task.remaining < 60
+    note(payload, f"{task.task_id} {task.attempt} {dict(task.headers)} {task.cancelled} {in_time}")
+
+
+async def note_with_context_later(payload: str, task: TaskContext) -> None:
+    """The same as a coroutine."""
+    await asyncio.sleep(0)
+    note_with_context(payload, task)
+
+
+def raise_the_payload(payload: str) -> None:
+    """Fail with the payload in the text."""
+    raise ValueError(f"bad card {payload}")
 
 
 def _segfault(payload: dict[str, Any]) -> None:

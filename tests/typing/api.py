@@ -21,6 +21,7 @@ from qbridge_core import (
     ExponentialBackoff,
     Failure,
     IdleTimeoutError,
+    LinearBackoff,
     Message,
     Outcome,
     QueueClient,
@@ -87,6 +88,16 @@ def controlling(payload: Order) -> None:
         raise Retry("the service is away", after=5) from exc
 
 
+def with_context(payload: Order, task: TaskContext) -> None:
+    assert_type(task.headers, Mapping[str, Any])
+
+
+async def async_with_context(payload: Order, task: TaskContext) -> None: ...
+
+
+def three(payload: object, task: TaskContext, more: int) -> None: ...
+
+
 @dataclass
 class Service:
     name: str
@@ -110,7 +121,11 @@ def managers(client: QueueClient) -> None:
     TaskManager(client, print, "in", "dead", executor="fork")  # type: ignore[arg-type]
     TaskManager(client, print, "in", "dead", retry_rules=[OSError])  # type: ignore[list-item]
     AnnouncedTaskManager(queue_client=client, handler=controlling, input_queue="in", dead_letter_queue="dead")
-    TaskManager(client, lambda: None, "in", "dead")  # type: ignore[arg-type, misc]
+    TaskManager(client, lambda: None, "in", "dead")  # type: ignore[arg-type]
+    TaskManager(client, with_context, "in", "dead", redact=str.upper)
+    TaskManager(client, async_with_context, "in", "dead", backoff=LinearBackoff(5, step=5, cap=60))
+    TaskManager(client, three, "in", "dead")  # type: ignore[arg-type]
+    TaskManager(client, print, "in", "dead", redact=len)  # type: ignore[arg-type]
     TaskManager(client, print, "in")  # type: ignore[call-arg]
     TaskManager("amqp://localhost", print, "in", "dead")  # type: ignore[arg-type]
     TaskManager(client, print, "in", "dead", backoff=2.0)  # type: ignore[arg-type]

@@ -57,6 +57,8 @@ class AsyncCallable:
         *(("max_message_bytes", value) for value in (0, -1, 1.5, "1")),
         *(("max_abandoned", value) for value in (0, -1, 1.5, "1")),
         *(("retry_rules", value) for value in ("OSError", ExceptionRule(OSError), [OSError], None)),
+        *(("redact", value) for value in ("password", 1, True, ["a"])),
+        *(("plugins", value) for value in (1, None)),
         *(("dead_letter_on", value) for value in ("ValueError", ValueError, [ValueError()], [int])),
     ],
 )
@@ -85,7 +87,7 @@ def test_a_client_that_is_not_connected_is_refused() -> None:
         TaskManager(MemoryClient(), print, "q", "d")
 
 
-@pytest.mark.parametrize("handler", [lambda: None, lambda a, b: None, lambda *, a: None, lambda a, *, b: None])
+@pytest.mark.parametrize("handler", [lambda: None, lambda a, b, c: None, lambda *, a: None, lambda a, *, b: None])
 def test_a_handler_that_cannot_take_a_payload_is_refused(client: MemoryClient, handler: Any) -> None:
     """It would fail for every task."""
     with pytest.raises(ConfigurationError, match="must accept one argument"):

@@ -35,6 +35,7 @@ CORE = [
     "HandlerTimeout",
     "IdleTimeoutError",
     "InvalidURLError",
+    "LinearBackoff",
     "Message",
     "MessageTooLargeError",
     "NotConnectedError",

@@ -13,6 +13,7 @@ from qbridge_core import (
     ConstantBackoff,
     ExceptionRule,
     ExponentialBackoff,
+    LinearBackoff,
     Retry,
     RetryPolicy,
     Snooze,
@@ -95,6 +96,21 @@ def test_a_constant_backoff_is_constant() -> None:
     assert IMMEDIATELY.delay(1) == ConstantBackoff().delay(7) == 0.0
 
 
+def test_g7_a_linear_backoff_grows_by_its_step() -> None:
+    """Each delay is the step longer than the one before, and never more than the cap."""
+    assert [LinearBackoff(first=2.0, step=3.0, cap=9.0).delay(n) for n in range(1, 6)] == [2.0, 5.0, 8.0, 9.0, 9.0]
+    assert [LinearBackoff().delay(n) for n in (1, 2, 3)] == [1.0, 2.0, 3.0]
+    assert LinearBackoff(step=0.5).delay(10**400) == 300.0
+
+
+def test_g7_a_linear_backoff_can_be_spread() -> None:
+    """With jitter, delays differ and keep within the value of their attempt."""
+    delays = [LinearBackoff(first=8.0, step=8.0, cap=100.0, jitter=True).delay(2) for _ in range(500)]
+    assert all(0.0 <= delay <= 16.0 for delay in delays)
+    assert min(delays) < 4.0
+    assert max(delays) > 12.0
+
+
 def test_an_exponential_backoff_grows_to_its_cap() -> None:
     """Each delay is the factor times the one before, and never more than the cap."""
     backoff = ExponentialBackoff(base=1.0, factor=3.0, cap=20.0, jitter=False)
@@ -125,6 +141,9 @@ def test_jitter_spreads_between_zero_and_the_ceiling() -> None:
     ("make", "name"),
     [
         (ConstantBackoff, "seconds"),
+        (lambda value: LinearBackoff(first=value), "first"),
+        (lambda value: LinearBackoff(step=value), "step"),
+        (lambda value: LinearBackoff(cap=value), "cap"),
         (lambda value: ExponentialBackoff(base=value), "base"),
         (lambda value: ExponentialBackoff(cap=value), "cap"),
         (lambda value: ExponentialBackoff(factor=value), "factor"),
@@ -149,7 +168,7 @@ def test_zero_is_no_positive_duration() -> None:
         require_seconds("task_timeout", 0, positive=True)
 
 
-@pytest.mark.parametrize("backoff", [ConstantBackoff(), ExponentialBackoff()])
+@pytest.mark.parametrize("backoff", [ConstantBackoff(), LinearBackoff(), ExponentialBackoff()])
 def test_the_backoffs_fulfil_their_protocol(backoff: object) -> None:
     """What QBridge ships is what it asks of others."""
     assert isinstance(backoff, Backoff)

@@ -48,7 +48,7 @@ from qbridge_core.manager import TaskManager
 from qbridge_core.message import DeadLetter, Delivery, Failure, Message, QueueStats, Reason
 from qbridge_core.outcome import Outcome, RunReport
 from qbridge_core.registry import backends, connect, register_backend
-from qbridge_core.retry import Backoff, ConstantBackoff, ExceptionRule, ExponentialBackoff, RetryPolicy
+from qbridge_core.retry import Backoff, ConstantBackoff, ExceptionRule, ExponentialBackoff, LinearBackoff, RetryPolicy
 from qbridge_core.supervisor import Supervisor
 from qbridge_core.url import BrokerURL, merge_options
 
@@ -76,6 +76,7 @@ __all__ = [
     "HandlerTimeout",
     "IdleTimeoutError",
     "InvalidURLError",
+    "LinearBackoff",
     "Message",
     "MessageTooLargeError",
     "NotConnectedError",

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing import spawn
 from multiprocessing.connection import Connection
 from types import FrameType
@@ -29,7 +29,7 @@ from typing import Any, Final
 from qbridge_core.context import HandlerTimeout, current_run
 from qbridge_core.envelope import read_task
 from qbridge_core.executor import is_coroutine_function, loading, refuse_unstarted
-from qbridge_core.message import MAX_TRACEBACK_CHARS, Delivery
+from qbridge_core.message import Delivery
 from qbridge_core.retry import RetryPolicy
 from qbridge_core.run import Run
 from qbridge_core.verdict import Verdict, judge
@@ -148,7 +148,7 @@ class _Server:
                 refuse_unstarted(self._handler(payload))
         except BaseException as exc:  # noqa: BLE001 - whatever a handler raises is its failure
             self._run = None
-            return _bounded(judge(exc, self._policy))
+            return judge(exc, self._policy)
         finally:
             self._run = None
             current_run.set(None)
@@ -191,12 +191,6 @@ def _await(handler: Callable[[Any], Any], payload: Any) -> object:
         return await handler(payload)
 
     return asyncio.run(call())
-
-
-def _bounded(verdict: Verdict) -> Verdict:
-    """The verdict without what a dead letter has no room for."""
-    problem = replace(verdict.problem, traceback=verdict.problem.traceback[-MAX_TRACEBACK_CHARS:])
-    return replace(verdict, problem=problem)
 
 
 def memory_in_use() -> int:

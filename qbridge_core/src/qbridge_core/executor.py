@@ -11,7 +11,11 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeGuard
 
+from qbridge_core.context import TaskContext, current_task
+from qbridge_core.errors import ConfigurationError
 from qbridge_core.run import Run
+
+Handler = Callable[[Any], object] | Callable[[Any, TaskContext], object]
 
 loading: Final = threading.Event()
 """Set in a child process while it imports the program that it was started for."""
@@ -58,9 +62,58 @@ class Executor:
         """End what still runs, in bounded time."""
 
 
+class _WithContext:
+    """Calls a handler with its payload and its context. Can be pickled when the handler can."""
+
+    __slots__ = ("func",)
+
+    def __init__(self, func: Callable[[Any, TaskContext], object]) -> None:
+        self.func = func
+
+    def __call__(self, payload: Any) -> object:
+        return self.func(payload, current_task())
+
+
+def checked_handler(handler: object) -> Callable[[Any], object]:
+    """The handler as a function of the payload alone.
+
+    It gets its :class:`~qbridge_core.TaskContext` as well when it cannot be called without a second argument; a second
+    parameter that has a default, or ``*args``, may mean anything and is left alone. A handler without a second argument
+    is returned as it is, so that calling it costs nothing more.
+
+    Raises:
+        ConfigurationError: it cannot be a handler.
+    """
+    if not callable(handler):
+        raise ConfigurationError(f"handler must be callable as handler(payload), not {handler!r}")
+    if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
+        raise ConfigurationError("handler is a generator function (it has a yield): calling it would run nothing")
+    try:
+        shown, own = inspect.signature(handler), inspect.signature(handler, follow_wrapped=False)
+    except (TypeError, ValueError):
+        return handler  # some builtins have no signature to look at
+    problem = _cannot_bind(shown, 1)
+    # A decorator may supply the second argument itself, and still show the signature of what it decorates.
+    if problem is None or (_cannot_bind(own, 1) is None and _cannot_bind(own, 2) is not None):
+        return handler
+    if _cannot_bind(shown, 2) is None:
+        return _WithContext(handler)
+    raise ConfigurationError(
+        f"handler must accept one argument, the payload, or two, the payload and its context: {problem}"
+    )
+
+
+def _cannot_bind(signature: inspect.Signature, count: int) -> TypeError | None:
+    try:
+        signature.bind(*[None] * count)
+    except TypeError as exc:
+        return exc
+    return None
+
+
 def is_coroutine_function(handler: Callable[..., object]) -> TypeGuard[Callable[..., Coroutine[Any, Any, object]]]:
     """True when a call of the handler makes a coroutine."""
-    while isinstance(handler, functools.partial):
+    while isinstance(handler, functools.partial | _WithContext):
         handler = handler.func
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import signal
@@ -24,7 +23,7 @@ from qbridge_core.errors import (
     QBridgeError,
     TransientError,
 )
-from qbridge_core.executor import Executor, is_coroutine_function, loading
+from qbridge_core.executor import Executor, Handler, checked_handler, is_coroutine_function, loading
 from qbridge_core.intake import Intake
 from qbridge_core.lifecycle import Lifecycle
 from qbridge_core.message import Delivery
@@ -34,7 +33,7 @@ from qbridge_core.run import Run
 from qbridge_core.settle import Rules, Settler
 from qbridge_core.suspects import Suspects, suspects_queue
 from qbridge_core.wakeup import Wakeup
-from qbridge_core.worker import Handler, Job, WorkerPool
+from qbridge_core.worker import Job, WorkerPool
 
 if TYPE_CHECKING:
     from qbridge_core.processes import Program
@@ -65,7 +64,9 @@ class TaskManager:
         queue_client: a connected client; the manager never disconnects it.
         handler: called as ``handler(payload)`` in one of the worker threads; it must be thread-safe if
             ``max_workers`` is not 1, and raise an exception when the task failed. What it returns is ignored. An
-            ``async def`` handler runs on an event loop that all workers share, and is cancelled at its timeout.
+            ``async def`` handler runs on an event loop that all workers share, and is cancelled at its timeout. One
+            that needs a second argument gets its :class:`~qbridge_core.TaskContext`, as from
+            :func:`~qbridge_core.current_task`; a second parameter with a default keeps its default.
         input_queue: where the tasks come from; created when missing.
         dead_letter_queue: where failed tasks go; created when missing.
         max_retries: how often to retry after the first failed run.
@@ -93,6 +94,9 @@ class TaskManager:
         max_tasks_per_child: a child process is replaced after so many runs; ``None`` means never.
         max_memory_per_child: a child process that holds more bytes of memory after a run is replaced; ``None`` means
             never.
+        redact: called with the text of a handler's exception and with its traceback, before they are logged or written
+            into a dead letter; returns what may be shown. When it raises, the text is left out. Hooks see the
+            exception itself. It should be quick, and is called by several threads.
 
     Raises:
         ConfigurationError: an argument is wrong; the text says which and why.
@@ -123,9 +127,10 @@ class TaskManager:
         executor: Literal["thread", "process"] = "thread",
         max_tasks_per_child: int | None = None,
         max_memory_per_child: int | None = None,
+        redact: Callable[[str], str] | None = None,
     ) -> None:
         self._client = _checked_client(queue_client)
-        self._handler = _checked_handler(handler)
+        self._handler = checked_handler(handler)
         self._input_queue = check_queue_name(input_queue, MAX_ID_CHARS - len(suspects_queue("")), what="input_queue")
         self._dead_letter_queue = check_queue_name(dead_letter_queue, what="dead_letter_queue")
         if input_queue == dead_letter_queue:
@@ -142,6 +147,7 @@ class TaskManager:
             task_timeout=self._task_timeout,
             max_crashes=_checked_crashes(max_crashes),
             processes=self._program is not None,
+            redact=_checked_redact(redact),
         )
         processors = os.cpu_count() or 1
         usual = min(32, processors + 4) if self._program is None else processors
@@ -482,18 +488,10 @@ def _checked_client(client: object) -> QueueClient:
     return client
 
 
-def _checked_handler(handler: object) -> Callable[..., object]:
-    if not callable(handler):
-        raise ConfigurationError(f"handler must be callable as handler(payload), not {handler!r}")
-    if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
-        raise ConfigurationError("handler is a generator function (it has a yield): calling it would run nothing")
-    try:
-        inspect.signature(handler).bind(None)
-    except TypeError as exc:
-        raise ConfigurationError(f"handler must accept one argument, the payload: {exc}") from exc
-    except ValueError:
-        pass  # some builtins have no signature to look at
-    return handler
+def _checked_redact(redact: object) -> Callable[[str], str] | None:
+    if redact is not None and not callable(redact):
+        raise ConfigurationError(f"redact must be a function from text to text, not {redact!r}")
+    return redact
 
 
 def _checked_program(

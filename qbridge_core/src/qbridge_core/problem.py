@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import traceback
-from dataclasses import dataclass
-from types import FrameType
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import FrameType, TracebackType
 from typing import Final
 
-from qbridge_core.message import MAX_EXCEPTION_MESSAGE_CHARS, Reason
+from qbridge_core.message import MAX_EXCEPTION_MESSAGE_CHARS, MAX_TRACEBACK_CHARS, Reason
 
+_log: Final = logging.getLogger("qbridge.worker")
+# Texts are cut to their final length only when they have been redacted: half a secret may look like none.
+_ROOM: Final = 4
+_BETWEEN: Final = {os.path.join(os.path.dirname(__file__), name) for name in ("executor.py", "coroutines.py")}
+_UNREDACTED: Final = "(left out, because it could not be redacted)"
 _UNREADABLE: Final = "(the exception's text could not be read)"
 
 
@@ -24,13 +31,13 @@ class Problem:
 
     @classmethod
     def from_exception(cls, reason: Reason, exc: BaseException) -> Problem:
-        """Describe an exception, starting below the frame of QBridge that called the handler."""
+        """Describe an exception, starting below the frames of QBridge that called the handler."""
         try:
             kind = type(exc)
             name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-            frames = exc.__traceback__.tb_next if exc.__traceback__ else None
+            frames = _below_ours(exc.__traceback__)
             text = "".join(traceback.format_exception(kind, exc, frames)) if frames else ""
-            return cls(reason, _plain(name), _message(exc), _plain(text))
+            return cls(reason, _plain(name), _message(exc), _plain(text)[-_ROOM * MAX_TRACEBACK_CHARS :])
         except BaseException:  # noqa: BLE001 - every access may run foreign code, and the failure must be recorded
             return cls(reason, "", _UNREADABLE)
 
@@ -40,10 +47,37 @@ class Problem:
         text = "".join(_frames_of_handler(stack)) if stack else ""
         return cls(Reason.TIMED_OUT, "TimeoutError", f"the handler ran longer than {timeout:g} s", text)
 
+    def redacted(self, redact: Callable[[str], str] | None) -> Problem:
+        """The same with its texts as ``redact`` wants them shown."""
+        if redact is None:
+            return self
+        return replace(self, message=_redacted(redact, self.message), traceback=_redacted(redact, self.traceback))
+
+
+def _redacted(redact: Callable[[str], str], text: str) -> str:
+    if not text:
+        return text
+    try:
+        shown = redact(text)
+        if isinstance(shown, str):
+            return _plain(shown)
+        _log.error("redact returned a %s instead of a string; the text is left out", type(shown).__name__)
+    except BaseException as exc:  # noqa: BLE001 - foreign code, and its error may quote what must not be seen
+        _log.error("redact raised %s; the text is left out", type(exc).__name__)
+    return _UNREDACTED
+
+
+def _below_ours(frames: TracebackType | None) -> TracebackType | None:
+    """The part of a traceback that begins with the handler: without the worker, and what it calls handlers through."""
+    below = frames.tb_next if frames else None
+    while below is not None and below.tb_frame.f_code.co_filename in _BETWEEN:
+        below = below.tb_next
+    return below
+
 
 def _message(exc: BaseException) -> str:
     try:
-        return _plain(str(exc))[:MAX_EXCEPTION_MESSAGE_CHARS]
+        return _plain(str(exc))[: _ROOM * MAX_EXCEPTION_MESSAGE_CHARS]
     except BaseException:  # noqa: BLE001 - as above; type and traceback may still be readable
         return _UNREADABLE
 

@@ -47,6 +47,33 @@ IMMEDIATELY: Final = ConstantBackoff(0.0)
 
 
 @dataclass(frozen=True, slots=True)
+class LinearBackoff:
+    """``first``, ``first + step``, ``first + 2 * step``, … seconds, never more than ``cap``.
+
+    ``jitter`` draws each delay between 0 and that value, as for :class:`ExponentialBackoff`; here it is off by default,
+    so that the delays are the ones that were written down.
+    """
+
+    first: float = 1.0
+    step: float = 1.0
+    cap: float = 300.0
+    jitter: bool = False
+
+    def __post_init__(self) -> None:
+        require_seconds("first", self.first)
+        require_seconds("step", self.step)
+        require_seconds("cap", self.cap)
+
+    def delay(self, attempt: int) -> float:
+        """Seconds to wait before the attempt that follows ``attempt``."""
+        try:
+            ceiling = min(self.cap, self.first + self.step * max(0, attempt - 1))
+        except OverflowError:
+            ceiling = self.cap
+        return _random.uniform(0.0, ceiling) if self.jitter else ceiling
+
+
+@dataclass(frozen=True, slots=True)
 class ExponentialBackoff:
     """``base``, ``base * factor``, ``base * factor²``, … seconds, never more than ``cap``.
 

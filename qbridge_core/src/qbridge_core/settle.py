@@ -18,7 +18,7 @@ from qbridge_core.client import QueueClient, worker_identity
 from qbridge_core.envelope import MalformedTaskError
 from qbridge_core.errors import DeliveryLostError, NotConnectedError, RemoteError, TransientError
 from qbridge_core.lifecycle import Lifecycle
-from qbridge_core.message import CRASHES, Delivery, Failure, Reason, meta_int
+from qbridge_core.message import CRASHES, MAX_EXCEPTION_MESSAGE_CHARS, Delivery, Failure, Reason, meta_int
 from qbridge_core.outcome import Outcome, Tally, dead_lettered
 from qbridge_core.problem import Problem
 from qbridge_core.retry import RetryPolicy
@@ -41,6 +41,7 @@ class Rules:
         task_timeout: seconds that a run may take.
         max_crashes: so many deaths of processes are enough.
         processes: True when handlers run in processes of their own, whose deaths are charged to their tasks alone.
+        redact: what may be shown of a text from a handler's exception.
     """
 
     queue: str
@@ -48,6 +49,7 @@ class Rules:
     task_timeout: float
     max_crashes: int
     processes: bool = False
+    redact: Callable[[str], str] | None = None
 
 
 class Settler:
@@ -186,9 +188,8 @@ class Settler:
         delay = self._possible(verdict.delay or 0.0)
         if self._persist(lambda: self._client.reject(run.delivery, requeue=True, delay=delay), run.log_fields):
             self._tally.add(Outcome.SNOOZED)
-            _log.info(
-                "task %s snoozed for %g s: %s", run.task_id, delay, verdict.problem.message, extra=run.log_fields()
-            )
+            why = verdict.problem.redacted(self._rules.redact).message[:MAX_EXCEPTION_MESSAGE_CHARS]
+            _log.info("task %s snoozed for %g s: %s", run.task_id, delay, why, extra=run.log_fields())
 
     def _possible(self, delay: float) -> float:
         """The delay as far as the backend can hold it: running too early loses nothing."""
@@ -233,6 +234,7 @@ class Settler:
 
     def _failure(self, delivery: Delivery, problem: Problem, task_id: str, attempts: int) -> Failure:
         now = time.time()
+        problem = problem.redacted(self._rules.redact)
         return Failure(
             reason=problem.reason,
             attempts=attempts,

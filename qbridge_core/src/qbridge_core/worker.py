@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from qbridge_core.context import HandlerTimeout, current_run
 from qbridge_core.envelope import MalformedTaskError, read_task
@@ -28,7 +28,6 @@ from qbridge_core.settle import Settler
 from qbridge_core.wakeup import Wakeup
 
 _log: Final = logging.getLogger("qbridge.worker")
-Handler = Callable[[Any], object]
 
 
 @dataclass(frozen=True, slots=True)
