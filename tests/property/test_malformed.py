@@ -6,25 +6,15 @@ import json
 import math
 from typing import Any
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qbridge_core import DeadLetter, Failure, Message, Outcome, PayloadError, Reason, TaskManager
 from qbridge_core.envelope import MalformedTaskError, Task, read_task
 from qbridge_core.message import MAX_EXCEPTION_MESSAGE_CHARS, MAX_ID_CHARS, MAX_TRACEBACK_CHARS
 from qbridge_memory import MemoryClient
+from support.properties import BODIES, JSON, examples, is_malformed
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
-    max_leaves=12,
-)
-ENVELOPES = st.fixed_dictionaries({"payload": JSON}, optional={"task_id": JSON, "retry": JSON, "x": JSON})
-DOCUMENTS = (JSON | ENVELOPES).map(lambda document: json.dumps(document).encode())
-BROKEN = st.tuples(DOCUMENTS, st.integers(0, 60), st.binary(max_size=3)).map(
-    lambda parts: parts[0][: parts[1]] + parts[2] + parts[0][parts[1] :]
-)
-BODIES = st.binary(max_size=200) | DOCUMENTS | BROKEN
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=60).filter(
     lambda name: not name.lower().startswith("x-qbridge-")
 )
@@ -49,7 +39,7 @@ def test_a_body_is_a_task_or_malformed(body: bytes) -> None:
     assert task.payload is json.loads(body)["payload"] or repr(task.payload) == repr(json.loads(body)["payload"])
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(st.lists(MESSAGES, min_size=1, max_size=8))
 def test_every_message_is_run_or_dead_lettered_unchanged(messages: list[Message]) -> None:
     """Nothing is lost or changed, nothing stops the worker, and the dead letters name their reasons."""
@@ -71,20 +61,12 @@ def test_every_message_is_run_or_dead_lettered_unchanged(messages: list[Message]
         assert client.stats("q").ready == client.stats("q").in_flight == 0
     assert report.succeeded + len(letters) == len(messages) + 1
     assert {letter.reason for letter in letters} <= {Reason.FAILED, Reason.MALFORMED}
-    assert report[Outcome.MALFORMED] == sum(_is_malformed(message.body) for message in messages)
+    assert report[Outcome.MALFORMED] == sum(is_malformed(message.body) for message in messages)
     left = [(message.body, dict(message.headers)) for message in messages]
     for letter in letters:
         left.remove((letter.body, dict(letter.headers)))
-        assert _is_malformed(letter.body) == (letter.reason is Reason.MALFORMED)
-    assert not any(_is_malformed(body) for body, _ in left)
-
-
-def _is_malformed(body: bytes) -> bool:
-    try:
-        read_task(body)
-    except MalformedTaskError:
-        return True
-    return False
+        assert is_malformed(letter.body) == (letter.reason is Reason.MALFORMED)
+    assert not any(is_malformed(body) for body, _ in left)
 
 
 @given(JSON, st.none() | st.text(min_size=1, max_size=255))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -242,7 +243,7 @@ def delivery_count(raw: bytes) -> int:
     try:
         entry = next((e for name, e in _entries(split(raw).get(HEADERS)) if name == DELIVERY_COUNT), None)
         value = _decode(*_type_and_value(entry)) if entry else 0
-    except MalformedTableError:
+    except (MalformedTableError, RecursionError):
         return 0
     return value if isinstance(value, int) else 0
 
@@ -340,17 +341,20 @@ def _views(table: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any], bool]:
     """
     headers: dict[str, Any] = {}
     meta: dict[str, Any] = {}
-    try:
-        for name, entry in _entries(table):
+    entries, damaged = _cut(table)
+    for name, entry in entries:
+        if _is_brokers(name):
+            continue
+        # A foreign header that cannot be read must not hide ours behind it: the count of attempts would stand still.
+        with suppress(MalformedTableError, RecursionError):
+            value = _decode(*_type_and_value(entry))
             if name == _CARRIED_CC:
-                headers["CC"] = _decode(*_type_and_value(entry))
+                headers["CC"] = value
             elif name.startswith(HEADER_PREFIX):
-                meta[name] = _decode(*_type_and_value(entry))
-            elif not _is_brokers(name):
-                headers[name] = _decode(*_type_and_value(entry))
-    except (MalformedTableError, RecursionError):
-        return _read_only(headers), _read_only(meta), False  # what came before the damage is all that can be known
-    return _read_only(headers), _read_only(meta), True
+                meta[name] = value
+            else:
+                headers[name] = value
+    return _read_only(headers), _read_only(meta), not damaged
 
 
 def _read_only(mapping: dict[str, Any]) -> Mapping[str, Any]:

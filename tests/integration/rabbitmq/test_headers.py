@@ -143,6 +143,20 @@ def test_damaged_properties_never_raise(raw: bytes) -> None:
     assert headers.delivery_count(raw) == 0
 
 
+@pytest.mark.parametrize("damage", ["deep", "broken"])
+def test_g5_a_header_that_cannot_be_read_hides_no_other(damage: str) -> None:
+    """Ours come after the producer's: if one that is nested too deep hid them, no attempt would ever be counted."""
+    value = b"V"
+    for _ in range(2_000):
+        value = b"A" + struct.pack(">I", len(value)) + value
+    if damage == "broken":
+        value = b"A" + struct.pack(">I", 1) + b"?"
+    copied = headers.copy(properties(entry("bad", value), entry("good", b"t\x01")), {"x-qbridge-attempts": 2})
+    assert headers.read(copied).meta["x-qbridge-attempts"] == 2
+    assert headers.read(copied).headers == {"good": True}
+    assert headers.delivery_count(properties(entry("x-delivery-count", value))) == 0
+
+
 def test_a_header_that_cannot_be_read_still_travels() -> None:
     """A message with an unknown type of header can be dead-lettered, and what could be read is not lost."""
     raw = properties(entry("good", b"t\x01"), entry("unknown", b"?\x00\x00"))
