@@ -28,6 +28,8 @@ from qbridge_core import (
     PayloadError,
     QBridgeError,
     Reason,
+    Retry,
+    Snooze,
     TaskManager,
     UnroutableError,
     connect,
@@ -539,3 +541,109 @@ except qbridge_core.BackendLoadError:
     print("refused")
 """
     assert run_with_plugin(tmp_path, module, code) == "refused"
+
+
+class _Unfinished(Snooze):
+    """Forgets to call its base class."""
+
+    def __init__(self) -> None:
+        pass
+
+
+class _UnfinishedRetry(Retry):
+    """Forgets to call its base class."""
+
+    def __init__(self) -> None:
+        pass
+
+
+class _Suspicious(type):
+    """Raises when asked about subclasses."""
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        raise KeyboardInterrupt
+
+
+class _Asked(Exception, metaclass=_Suspicious):
+    """Its class raises."""
+
+
+class _Secretive(Retry):
+    """Raises whatever is asked of it."""
+
+    def __getattribute__(self, name: str) -> object:
+        raise SystemExit(name)
+
+
+class _Untrue(Exception):
+    """Has no truth."""
+
+    def __bool__(self) -> bool:
+        raise KeyboardInterrupt
+
+
+def _changed(control: Snooze | Retry, **attributes: object) -> Snooze | Retry:
+    for name, value in attributes.items():
+        setattr(control, name, value)
+    return control
+
+
+def _caused() -> Retry:
+    control = Retry("later")
+    control.__cause__ = _Untrue()
+    return control
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        _Unfinished,
+        _UnfinishedRetry,
+        _Secretive,
+        _Asked,
+        _caused,
+        lambda: _changed(Snooze(1), seconds="soon"),
+        lambda: _changed(Snooze(1), seconds=math.nan),
+        lambda: _changed(Retry(after=1), after=-5),
+        lambda: _changed(Retry(after=1), after="abc"),
+    ],
+    ids=["snooze", "retry", "secretive", "asked", "cause", "seconds", "nan", "negative", "after"],
+)
+def test_g2_a_control_that_makes_no_sense_is_a_failure(client: MemoryClient, make: Callable[[], Exception]) -> None:
+    """Whatever reading what a handler raised does, it is a failed attempt and the worker goes on."""
+
+    def handler(payload: object) -> None:
+        if payload == "bad":
+            raise make()
+
+    client.send_many("q", ["bad", "good"])
+    manager = TaskManager(client, handler, "q", "d", max_workers=1, max_retries=1, dead_letter_on=[_Asked])
+    report = manager.run_until_idle(20.0)
+    assert (report.succeeded, report.retried, report[Outcome.FAILED]) == (1, 1, 1)
+
+
+def test_g9_a_handler_whose_time_a_hook_has_used_up_is_not_started(client: MemoryClient) -> None:
+    """When a plugin is slow the run times out, and the handler does not begin beside its own retry."""
+    started: list[object] = []
+    slow = [True]
+
+    class Plugin:
+        @hookimpl
+        def qbridge_task_started(self) -> None:
+            if slow.pop() if slow else False:
+                while True:  # the timeout ends it
+                    time.sleep(0.01)
+
+    client.send("q", 1)
+    manager = TaskManager(
+        client, started.append, "q", "d", max_workers=1, max_retries=1, task_timeout=0.3, plugins=[Plugin()]
+    )
+    report = manager.run_until_idle(20.0)
+    assert started == [1]
+    assert (report.succeeded, report.retried) == (1, 1)
+
+
+@pytest.mark.parametrize("timeout", [math.nan, -1.0])
+def test_a_timeout_that_is_no_number_is_none(client: MemoryClient, timeout: float) -> None:
+    """A receive with it returns at once instead of never."""
+    assert client.receive("q", 1, timeout) == []

@@ -20,6 +20,7 @@ from qbridge_core import (
     QBridgeError,
     QueueFullError,
     TaskManager,
+    UnroutableError,
 )
 from qbridge_memory import MemoryClient
 from support.wait import wait_for
@@ -127,13 +128,34 @@ def test_a_lost_delivery_is_left_to_the_broker(error: QBridgeError, caplog: pyte
     assert "will be delivered again" in caplog.text
 
 
-@pytest.mark.parametrize("error", [ConfigurationError("never"), RuntimeError("a bug")], ids=["ours", "foreign"])
-def test_a_settlement_that_cannot_succeed_leaves_the_message_with_the_broker(
-    error: Exception, caplog: pytest.LogCaptureFixture
+def test_g14_a_settlement_goes_on_when_somebody_has_put_right_what_it_complained_of(
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A permanent error is not repeated and ends no worker; the message is delivered again after a reconnect."""
+    """A missing queue or permission is no reason to give a message up: it is tried again, loudly, until it works."""
     client = Stubborn()
-    client.errors = [error]
+    client.errors = [UnroutableError("no dead-letter queue"), ConfigurationError("no permission")]
+    client.send_many("q", ["bad", "next"])
+    with TaskManager(client, lambda _: None, "q", "d", max_workers=1) as manager:
+        wait_for(lambda: manager.report().succeeded == 2, 5.0)
+    assert (client.tries, client.stats("q").in_flight) == (4, 0)
+    loud = [record for record in caplog.records if "cannot be settled: " in record.message]
+    assert [record.levelname for record in loud] == ["ERROR", "ERROR"]
+
+
+def test_g4_no_more_is_held_than_workers_there_are_while_nothing_can_be_settled() -> None:
+    """A worker that cannot settle its task takes no other one."""
+    client = Stubborn()
+    client.errors = [UnroutableError("gone") for _ in range(1000)]
+    client.send_many("q", range(10))
+    with TaskManager(client, lambda _: None, "q", "d", max_workers=2, grace_period=0.2):
+        wait_for(lambda: client.tries >= 6, 5.0)
+        assert client.stats("q").in_flight == 2
+
+
+def test_a_bug_of_a_backend_leaves_the_message_with_the_broker(caplog: pytest.LogCaptureFixture) -> None:
+    """An error that is not ours is not repeated and ends no worker; the message comes again after a reconnect."""
+    client = Stubborn()
+    client.errors = [RuntimeError("a bug")]
     client.send_many("q", ["bad", "next"])
     with TaskManager(client, lambda _: None, "q", "d", max_workers=1) as manager:
         wait_for(lambda: manager.report().succeeded == 1, 5.0)

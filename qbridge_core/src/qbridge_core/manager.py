@@ -46,6 +46,7 @@ _STALE_POLL: Final = 1.0
 # Together with the default grace period less than the 30 s that Kubernetes allows.
 _HAND_BACK_TIME: Final = 2.0
 _FLUSH_TIMEOUT: Final = 2.0
+_HURRY: Final = 0.5
 _JOIN_POLL: Final = 0.05
 _LONGEST_SLEEP: Final = 3600.0  # the platform's own limit on waiting is far away, but finite
 DEFAULT_GRACE_PERIOD: Final = 25.0
@@ -418,10 +419,14 @@ class _Session:
         runs = self._pool.claim_running()
         # In a thread of its own: with a broker that does not answer each one may take seconds.
         helper = _aside("qbridge-hand-back", self._hand_back, runs)
-        until = time.monotonic() + _HAND_BACK_TIME
+        until = time.monotonic() + self._patience(_HAND_BACK_TIME)
         requests = self._stop_requests  # one more, and there is no time for this either
         while helper.is_alive() and self._stop_requests == requests and (left := until - time.monotonic()) > 0:
             helper.join(min(left, _JOIN_POLL))
+
+    def _patience(self, seconds: float) -> float:
+        """How long to wait for the broker: hardly, when somebody has asked twice to stop."""
+        return seconds if self._stop_requests < 2 else min(seconds, _HURRY)
 
     def _hand_back(self, runs: Sequence[Run]) -> None:
         self._job.executor.close()  # what goes back must not go on here
@@ -438,7 +443,7 @@ class _Session:
 
     def _flush(self) -> None:
         try:
-            if not self._client.flush(_FLUSH_TIMEOUT):
+            if not self._client.flush(self._patience(_FLUSH_TIMEOUT)):
                 _log.warning("some settlements did not reach the broker; those tasks will be delivered again")
         except QBridgeError as exc:
             _log.warning("the last settlements did not reach the broker: %s", exc)

@@ -16,7 +16,7 @@ from typing import Final
 
 from qbridge_core.client import QueueClient, worker_identity
 from qbridge_core.envelope import MalformedTaskError
-from qbridge_core.errors import DeliveryLostError, NotConnectedError, RemoteError, TransientError
+from qbridge_core.errors import DeliveryLostError, NotConnectedError, QBridgeError, RemoteError, TransientError
 from qbridge_core.lifecycle import Lifecycle
 from qbridge_core.message import CRASHES, MAX_EXCEPTION_MESSAGE_CHARS, Delivery, Failure, Reason, meta_int
 from qbridge_core.outcome import Outcome, Tally, dead_lettered
@@ -258,8 +258,16 @@ class Settler:
             except (DeliveryLostError, NotConnectedError) as exc:
                 _log.warning("task %s will be delivered again: %s", describe()["task_id"], exc, extra=describe())
                 return False
-            except TransientError as exc:
-                _log.warning("task %s cannot be settled yet: %s", describe()["task_id"], exc, extra=describe())
+            except QBridgeError as exc:
+                # A permanent error too: somebody may put right the queue or the permission that it complains of. The
+                # worker is held meanwhile, so that no more is taken than can be settled.
+                transient = isinstance(exc, TransientError)
+                _log.log(
+                    logging.WARNING if transient else logging.ERROR,
+                    "task %s cannot be settled%s: %s; next try in %g s",
+                    describe()["task_id"], " yet" if transient else "", exc, pause,
+                    extra=describe(),
+                )  # fmt: skip
                 if self._give_up.wait(pause):
                     return False
                 pause = min(pause * 2, _LONGEST_PAUSE)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Final, Self, cast
 
+from qbridge_core.checks import require_seconds
 from qbridge_core.control import Reject, Retry, Snooze
 from qbridge_core.message import Reason
 from qbridge_core.problem import Problem
 from qbridge_core.retry import RetryPolicy
 
+_log: Final = logging.getLogger("qbridge.worker")
 # The attribute itself: a subclass may have put a property in front of it.
 _CAUSE: Final[Any] = vars(BaseException)["__cause__"].__get__
 
@@ -63,16 +66,29 @@ class Judged(Exception):
 
 
 def judge(exc: BaseException, policy: RetryPolicy) -> Verdict:
-    """What this exception of a handler asks for."""
+    """What this exception of a handler asks for; what asks for nothing sensible is a plain failure. Never raises."""
+    try:
+        return _judge(exc, policy)
+    except BaseException as error:  # noqa: BLE001 - every access may run foreign code, and the failure must be counted
+        _log.warning(
+            "what the handler raised cannot be followed and counts as a failure: reading its %s raised %s",
+            type.__dict__["__name__"].__get__(type(exc)), type(error).__name__,
+        )  # fmt: skip
+        return Verdict(Action.COUNT, Problem.from_exception(Reason.FAILED, exc))
+
+
+def _judge(exc: BaseException, policy: RetryPolicy) -> Verdict:
     kind = type(exc)  # isinstance would ask a property of the exception
     if issubclass(kind, Snooze):
         problem = Problem.from_exception(Reason.FAILED, exc)
-        return Verdict(Action.POSTPONE, problem, cast(Snooze, exc).seconds)
+        return Verdict(Action.POSTPONE, problem, require_seconds("seconds", cast(Snooze, exc).seconds))
     if issubclass(kind, Reject):
         return Verdict(Action.REJECT, Problem.from_exception(Reason.REJECTED, exc))
     if issubclass(kind, Retry):
-        recorded: BaseException = _CAUSE(exc, kind) or exc
-        problem = Problem.from_exception(Reason.FAILED, recorded)
-        return Verdict(Action.COUNT, problem, cast(Retry, exc).after, policy.rule_for(recorded))
+        cause: BaseException | None = _CAUSE(exc, kind)
+        recorded = exc if cause is None else cause
+        after = cast(Retry, exc).after
+        delay = None if after is None else require_seconds("after", after)
+        return Verdict(Action.COUNT, Problem.from_exception(Reason.FAILED, recorded), delay, policy.rule_for(recorded))
     problem = Problem.from_exception(Reason.FAILED, exc)
     return Verdict(Action.COUNT, problem, rule=policy.rule_for(exc), final=policy.is_final(exc))

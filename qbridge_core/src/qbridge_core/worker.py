@@ -127,6 +127,9 @@ class Worker(threading.Thread):
             return
         current_run.set(run)
         job.lifecycle.task_started(queue=delivery.queue, task_id=task_id, attempt=run.attempt)
+        if run.cancelled:  # while a hook took its time
+            self.abandoned = True
+            return
         error: BaseException | None = None
         try:
             refuse_unstarted(job.executor.execute(task.payload))

@@ -153,7 +153,8 @@ class MemoryClient(QueueClient):
         def cancelled() -> bool:
             return not self._connected or self._unsubscribes[queue] != before
 
-        taken = self._broker.take(queue, max_messages, timeout, self, cancelled)
+        # This order of the arguments takes a timeout that is no number for none.
+        taken = self._broker.take(queue, max_messages, max(0.0, timeout), self, cancelled)
         return [_delivery(queue, token, message) for token, message in taken]
 
     def unsubscribe(self, queue: str) -> None:
