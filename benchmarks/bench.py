@@ -70,6 +70,7 @@ class Bench:
         Path(order.report).unlink(missing_ok=True)
         python = python_of(contestant.environment, self.environments)
         command = [python, "-m", f"benchmarks.peers.{contestant.program}", order.dump()]
+        # Compiled modules are kept, whatever the user has set: the start of a worker is measured.
         environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": ""}
         with self._log(order).open("ab") as log:
             process = subprocess.Popen(

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contestants import PEER, QBRIDGE, RAW
+from benchmarks.contestants import QBRIDGE
 
 HIGHER_IS_BETTER = {"per_second", "efficiency"}
 
@@ -30,7 +30,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Row:
-    """A case over all rounds: medians, or the error of the last one when none succeeded."""
+    """A case over all rounds: the medians of those that succeeded, and the errors of the others."""
 
     measurement: str
     broker: str
@@ -38,8 +38,6 @@ class Row:
     kind: str
     label: str
     figures: dict[str, float]
-    spread: dict[str, tuple[float, float]]
-    rounds: int
     error: str = ""
 
 
@@ -93,21 +91,14 @@ def _row(group: Iterable[Sample]) -> Row:
         last.kind,
         last.label,
         {name: statistics.median(each) for name, each in values.items()},
-        {name: (min(each), max(each)) for name, each in values.items()},
-        len(good),
         "; ".join(dict.fromkeys(sample.error for sample in samples if sample.error)),
     )
 
 
-def ratios(results: Results, row: Row, figure: str) -> tuple[float | None, float | None]:
-    """How many times better a row is than the best peer, and which part of the best bare loop it reaches."""
-    found = []
-    for kind in (PEER, RAW):
-        best = results.best(row.measurement, row.broker, kind, figure, row.label)
-        usable = best is not None and figure in row.figures and row.kind == QBRIDGE
-        found.append(_times(row.figures[figure], best.figures[figure], figure) if usable and best else None)
-    return found[0], found[1]
-
-
-def _times(own: float, other: float, figure: str) -> float:
+def ratio(results: Results, row: Row, kind: str, figure: str) -> float | None:
+    """How many times better a row of QBridge is than the best of another kind."""
+    best = results.best(row.measurement, row.broker, kind, figure, row.label)
+    if best is None or figure not in row.figures or row.kind != QBRIDGE:
+        return None
+    own, other = row.figures[figure], best.figures[figure]
     return own / other if figure in HIGHER_IS_BETTER else other / own

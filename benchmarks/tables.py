@@ -9,8 +9,8 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
-from benchmarks.contestants import CONSUME, FOOTPRINT, GROWTH, LATENCY, MIXED, PUBLISH
-from benchmarks.results import Results, Row, ratios
+from benchmarks.contestants import CONSUME, FOOTPRINT, GROWTH, LATENCY, MIXED, PEER, PUBLISH, RAW
+from benchmarks.results import Results, Row, ratio
 from benchmarks.targets import Verdict
 
 
@@ -80,6 +80,7 @@ SHEETS = (
 )
 _BEGIN, _END = "<!-- figures: make bench MARKDOWN=... writes from here -->", "<!-- to here -->"
 _BROKERS = {"rabbitmq": "RabbitMQ", "redis": "Redis", "memory": "memory"}
+_COMPARED = {"times best peer": PEER, "times bare client": RAW}
 Grid = tuple[str, list[str], list[list[str]]]
 
 
@@ -91,7 +92,7 @@ def grids(results: Results) -> list[Grid]:
         if rows:
             rows.sort(key=lambda row: list(_BROKERS).index(row.broker))
             headings = ["broker", "who", *(column.heading for column in sheet.columns)]
-            headings += ["to best peer", "to bare client"] if sheet.compared else []
+            headings += [heading for heading, kind in _COMPARED.items() if _comparable(results, sheet, kind)]
             made.append((sheet.title, headings, [_cells(results, sheet, row) for row in rows]))
     return made
 
@@ -106,9 +107,15 @@ def _cells(results: Results, sheet: Sheet, row: Row) -> list[str]:
     cells += [
         column.show(row.figures[column.figure]) if column.figure in row.figures else "" for column in sheet.columns
     ]
-    if sheet.compared:
-        cells += [f"{ratio:.2f}" if ratio else "" for ratio in ratios(results, row, sheet.compared)]
+    for kind in _COMPARED.values():
+        if _comparable(results, sheet, kind):
+            times = ratio(results, row, kind, sheet.compared)
+            cells.append(f"{times:.2f}" if times else "")
     return cells
+
+
+def _comparable(results: Results, sheet: Sheet, kind: str) -> bool:
+    return bool(sheet.compared and results.rows(sheet.measurement, kind=kind))
 
 
 def rich_table(grid: Grid) -> Table:

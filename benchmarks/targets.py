@@ -68,7 +68,11 @@ def _of_broker(results: Results, broker: str) -> list[Verdict]:
     return [
         Verdict(f"{name}: consume, times the best peer", _part(consume, rate, peer, rate), TO_PEERS[broker]),
         Verdict(f"{name}: consume, of the bare client", _part(consume, rate, raw, rate), TO_RAW[broker]),
-        Verdict(f"{name}: publish many, times the best peer", _part(publish, rate, sender, rate), PUBLISH_TO_PEERS),
+        Verdict(
+            f"{name}: publish many, times the best peer's one by one",
+            _part(publish, rate, sender, rate),
+            PUBLISH_TO_PEERS,
+        ),
         Verdict(f"{name}: idle latency p50, of the best peer", _part(latency, "p50", quickest, "p50"), 1.0, False),
         Verdict(f"{name}: memory of an idle worker, MB", megabytes, IDLE_MEGABYTES, False),
         Verdict(f"{name}: consume with 1,000,000 waiting, of that with 10,000", grown, GROWN),
