@@ -89,7 +89,8 @@ class RabbitMQClient(QueueClient):
 
     Args:
         rabbitmq_url: ``amqp://user:password@host:port/vhost``, or ``amqps://`` for TLS; a vhost's ``/`` is written
-            ``%2F``, and no vhost means ``/``.
+            ``%2F``, and no vhost means ``/``. The nodes of a cluster are ``host1:port1,host2:port2``; they are tried
+            in an order that the client draws.
         options: see :class:`qbridge_rabbitmq.options.Options`; they win over the same names in the URL's query.
 
     Raises:

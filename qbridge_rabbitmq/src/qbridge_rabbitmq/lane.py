@@ -29,7 +29,7 @@ _LONGEST_PAUSE: Final = 3.0
 # RabbitMQ 3.10 confuses its consumers when a quorum queue is declared anew within milliseconds of its deletion: it
 # neither cancels them nor passes on what it delivers to them.
 DELETION_PAUSE: Final = 1.0
-_RENEW_AFTER: Final = 20
+_RENEW_AFTER: Final = 10
 Restore = Callable[[str, Callable[[BaseException | None], None]], None]
 """Creates a queue again if it is one of ours, else looks whether it is there; calls back with what is wrong."""
 
@@ -86,6 +86,14 @@ class Lane:
         """Deliveries here that the broker waits for, whether somebody has taken them or not."""
         life = self.life
         return life.in_flight if life is not None else 0
+
+    @property
+    def serves(self) -> bool:
+        """Whether what was asked for is there: a consumer that the broker has confirmed, or nothing."""
+        consumers, life = self._consumers, self.life
+        if not self.prefetch or self.missing is not None or self._cancelled:
+            return True
+        return consumers is not None and consumers.ready and life is not None and life.channel.is_open
 
     def interrupt(self) -> None:
         """In any thread: wake a blocked receive."""

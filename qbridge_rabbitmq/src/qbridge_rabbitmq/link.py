@@ -11,6 +11,7 @@ from typing import Any, Final
 from pika import exceptions
 
 from qbridge_rabbitmq import errors
+from qbridge_rabbitmq.hosts import Hosts
 from qbridge_rabbitmq.loop import IOThread
 from qbridge_rabbitmq.options import Endpoint
 from qbridge_rabbitmq.wire import Connection
@@ -28,7 +29,8 @@ class Link:
 
     Args:
         io: the I/O thread.
-        endpoint: where to connect.
+        endpoint: how to connect.
+        hosts: where to, shared with the other connections of the client.
         role: what the connection is for, in logs and in the broker's list.
         on_up: called with each new connection.
         on_down: called with the reason when it is lost, and when an attempt failed.
@@ -38,6 +40,7 @@ class Link:
         self,
         io: IOThread,
         endpoint: Endpoint,
+        hosts: Hosts,
         role: str,
         on_up: Callable[[Connection], None],
         on_down: Callable[[BaseException], None],
@@ -45,6 +48,8 @@ class Link:
         self.connection: Connection | None = None
         self._io = io
         self._endpoint = endpoint
+        self._hosts = hosts
+        self._address = hosts.current
         self._role = role
         self._on_up = on_up
         self._on_down = on_down
@@ -52,22 +57,33 @@ class Link:
         self._failures = 0
         self._opened_at = 0.0
         self._heard = -1, 0.0  # bytes received, and since when there were no more
+        self._useless = False
         self._closed: Callable[[], None] | None = None
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether no server is left that was not tried since the last success."""
+        return self._failures >= len(self._hosts)
 
     def open(self) -> None:
         """Start to connect."""
         if self._closed is not None:
             return
+        self._address = self._hosts.current
         try:
-            self._attempt = Connection(
-                self._endpoint.parameters(self._role),
+            self._attempt = attempt = Connection(
+                self._endpoint.parameters(self._address, self._role),
                 on_open_callback=self._opened,
                 on_open_error_callback=self._failed,
                 on_close_callback=self._lost,
                 custom_ioloop=self._io.ioloop,
             )
         except OSError as exc:
-            self._down(exc)
+            self._failed(None, exc)
+            return
+        if len(self._hosts) > 1:
+            # pika limits the time for each address of a name, and none for looking it up.
+            self._io.later(self._endpoint.trial, lambda: self._expire(attempt))
 
     def close(self, closed: Callable[[], None]) -> None:
         """Close for good; ``closed`` is called when the broker has confirmed it."""
@@ -84,6 +100,12 @@ class Link:
             if connection is not None:
                 connection.abandon(exceptions.StreamLostError("no answer to the closing of the connection"))
 
+    def move(self, reason: str) -> None:
+        """Leave a server that answers but does not serve, if there is another one."""
+        if self.connection is not None and len(self._hosts) > 1:
+            self._useless = True
+            self.connection.abandon(exceptions.StreamLostError(reason))
+
     def check(self) -> None:
         """Call it every few seconds: drops a connection whose broker has been silent for too long.
 
@@ -99,12 +121,17 @@ class Link:
         elif now - self._heard[1] > 1.5 * self._endpoint.options.heartbeat:
             connection.abandon(exceptions.AMQPHeartbeatTimeout("the broker has been silent for too long"))
 
+    def _expire(self, attempt: Connection) -> None:
+        if self._attempt is attempt:
+            attempt.abandon(exceptions.StreamLostError(f"no answer within {self._endpoint.trial:g} s"))
+
     def _opened(self, connection: Any) -> None:
         if self._closed is not None:
             connection.close()
             return
+        self._hosts.opened(self._address)
         if self._failures:
-            _log.info("connected to %s again (%s)", self._endpoint, self._role)
+            _log.info("connected to %s%s (%s)", self._where, " again" if self._opened_at else "", self._role)
         self._opened_at = time.monotonic()
         self._heard = -1, self._opened_at
         self._attempt = None
@@ -114,19 +141,23 @@ class Link:
 
     def _failed(self, connection: Any, error: BaseException | str) -> None:
         del connection
+        self._hosts.failed(self._address)
         self._down(error if isinstance(error, BaseException) else exceptions.AMQPConnectionError(error))
 
     def _lost(self, connection: Any, error: BaseException) -> None:
         del connection
-        if time.monotonic() - self._opened_at > _STABLE_AFTER:
+        stable = time.monotonic() - self._opened_at > _STABLE_AFTER
+        if stable:
             self._failures = 0
+        self._hosts.lost(self._address, soon=not stable or self._useless)
+        self._useless = False
         self._down(error)
 
     def _down(self, error: BaseException) -> None:
         self.connection = self._attempt = None
         if self._closed is None:
             pause = self._pause(error)
-            if self._opened_at:  # else connect() is about to raise it
+            if self._opened_at or not self.exhausted:  # else connect() is about to raise it
                 self._report(error, pause)
             self._io.later(pause, self.open)
         self._on_down(error)
@@ -137,14 +168,23 @@ class Link:
         level = logging.ERROR if errors.is_refusal(error) else logging.WARNING
         _log.log(
             level, "no connection to %s (%s): %s; next attempt in %.1f s",
-            self._endpoint, self._role, errors.describe(error), pause,
+            self._where, self._role, errors.describe(error), pause,
         )  # fmt: skip
 
+    @property
+    def _where(self) -> str:
+        return self._endpoint.show(self._address)
+
     def _pause(self, error: BaseException) -> float:
-        """Seconds until the next attempt: doubled each time, with jitter so that many clients do not come at once."""
+        """Seconds until the next attempt, with jitter so that many clients do not come at once.
+
+        They are doubled when all servers have been tried; the next of several is tried soon.
+        """
         options = self._endpoint.options
-        delay: float = min(options.reconnect_delay * 2.0 ** min(self._failures, 30), options.reconnect_delay_max)
+        rounds, tried = divmod(self._failures, len(self._hosts))
         self._failures += 1
-        if errors.is_refusal(error):
+        doublings = 0 if tried else min(rounds, 30)
+        delay: float = min(options.reconnect_delay * 2.0**doublings, options.reconnect_delay_max)
+        if errors.is_refusal(error) and self.exhausted:
             delay = max(delay, _REFUSED_PAUSE)
         return delay * _random.uniform(0.8, 1.2)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
 import pika
 
 from qbridge_core import BrokerURL, ConfigurationError, InvalidURLError, merge_options, worker_identity
+from qbridge_rabbitmq.hosts import Address, shuffled, trial
 
 _SCHEMES: Final = ("amqp", "amqps")
 _QUEUE_TYPES: Final = ("quorum", "classic")
@@ -27,7 +28,7 @@ class Options:
         prefetch: how many unsettled deliveries a subscribed queue may hold here. ``None`` holds what ``subscribe`` asks
             for, and for quick tasks more: a quarter of a second of work, at most 300.
         heartbeat: seconds; a silent connection is dropped after about twice as long.
-        connect_timeout: seconds that ``connect`` may take.
+        connect_timeout: seconds that ``connect`` may take. Several servers share them, each gets two at least.
         publish_timeout: seconds to wait for the confirmation of a message.
         request_timeout: seconds to wait for the answer to anything else (declare, stats, purge).
         consumer_timeout: the server's setting of that name, in seconds; a task must not take longer. It matters for
@@ -76,10 +77,18 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where to connect and how. ``str`` hides the password."""
+    """Where to connect and how. ``str`` hides the password.
+
+    Attributes:
+        url: names all servers.
+        options: how to connect.
+        addresses: the servers, in the order in which they are tried.
+        tls: certificates, with ``amqps``.
+    """
 
     url: BrokerURL
     options: Options
+    addresses: tuple[Address, ...]
     tls: ssl.SSLContext | None = field(default=None, repr=False)
 
     @classmethod
@@ -89,34 +98,47 @@ class Endpoint:
         Raises:
             ConfigurationError: a certificate or key cannot be used.
         """
+        default_port = 5671 if url.scheme == "amqps" else 5672
+        addresses = shuffled([(host or "localhost", port or default_port) for host, port in url.hosts])
         if url.scheme != "amqps":
-            return cls(url, options)
+            return cls(url, options, addresses)
         try:
             context = ssl.create_default_context(cafile=options.cafile)
             if options.certfile:
                 context.load_cert_chain(options.certfile, options.keyfile)
         except OSError as exc:
             raise ConfigurationError(f"the TLS files cannot be used: {exc}") from exc
-        return cls(url, options, context)
+        return cls(url, options, addresses, context)
 
-    def parameters(self, role: str) -> pika.ConnectionParameters:
+    @property
+    def trial(self) -> float:
+        """Seconds that connecting to one server may take."""
+        return trial(self.options.connect_timeout, len(self.addresses))
+
+    def parameters(self, address: Address, role: str) -> pika.ConnectionParameters:
         """What pika needs for one connection; ``role`` appears in the broker's list of connections."""
         url, options = self.url, self.options
-        host = url.host or "localhost"
+        host, port = address
+        # A name may stand for two addresses, for example one of IPv6 and one of IPv4: neither uses up the time.
+        socket_timeout = min(5.0, self.trial if len(self.addresses) == 1 else self.trial / 2)
         return pika.ConnectionParameters(
             host=host,
-            port=url.port or (5671 if self.tls else 5672),
+            port=port,
             virtual_host=url.path or "/",
             credentials=pika.PlainCredentials(url.username or "guest", _password(url)),
             heartbeat=options.heartbeat,
             frame_max=FRAME_MAX,
             connection_attempts=1,
-            socket_timeout=min(5.0, options.connect_timeout),
-            stack_timeout=options.connect_timeout,
+            socket_timeout=socket_timeout,
+            stack_timeout=self.trial,
             ssl_options=pika.SSLOptions(self.tls, host) if self.tls else None,
             tcp_options=dict(_TCP_OPTIONS),
             client_properties={"connection_name": f"qbridge {worker_identity()} {role}"},
         )
+
+    def show(self, address: Address) -> str:
+        """The URL of one of the servers, without the password."""
+        return str(self.url if len(self.addresses) == 1 else replace(self.url, hosts=(address,)))
 
     def __str__(self) -> str:
         return str(self.url)

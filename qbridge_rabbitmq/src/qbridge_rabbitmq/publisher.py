@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from pika import spec
@@ -30,6 +31,9 @@ from qbridge_rabbitmq.wire import Connection, raw_properties
 _log: Final = logging.getLogger("qbridge.rabbitmq")
 # A message over the broker's limit makes it close the channel, and then nobody knows what became of the others on it.
 LARGE: Final = 4 * 1024 * 1024
+# A channel that publishes to a quorum queue whose leader has just died is told the dead one, and RabbitMQ 3.10 goes on
+# refusing what comes through it when there is a new leader. A new channel learns of that one.
+_RENEW_AFTER: Final = 0.5
 
 
 class Outgoing:
@@ -52,6 +56,7 @@ class Batch:
     def __init__(self, messages: Sequence[Outgoing]) -> None:
         self.messages = messages
         self.sent = False
+        self.heard = -1
         self._open = len(messages)
         self._error: tuple[int, QBridgeError] | None = None
         self._done = threading.Lock()
@@ -87,16 +92,30 @@ class Batch:
 class ConfirmChannel:
     """A channel in confirm mode. All methods run in the I/O thread."""
 
-    def __init__(self, connection: Connection, purpose: str) -> None:
+    def __init__(self, connection: Connection, purpose: str, heard: Callable[[], None]) -> None:
         self.closed: BaseException | None = None
         self._connection = connection
         self._purpose = purpose
+        self._heard = heard
+        self._opened_at = time.monotonic()
+        self._refused = self._retired = False
         self._ready = False
         self._waiting: list[Batch] = []
         self._unconfirmed: dict[int, Outgoing] = {}
         self._last_tag = 0
         self._channel: Channel = connection.channel(on_open_callback=self._opened)
         self._channel.add_on_close_callback(self._on_close)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the next batch should be published here."""
+        return self.closed is None and not (self._refused and time.monotonic() - self._opened_at > _RENEW_AFTER)
+
+    def retire(self) -> None:
+        """Close as soon as nothing is unconfirmed."""
+        self._retired = True
+        if not self._unconfirmed and self._channel.is_open:
+            self._channel.close()
 
     def publish(self, batch: Batch) -> None:
         """Publish all messages of a batch, now or as soon as the channel is open."""
@@ -120,19 +139,26 @@ class ConfirmChannel:
     def _on_ready(self, frame: Any) -> None:
         del frame
         self._ready = True
-        self._connection.confirmed[self._channel.channel_number] = self._confirm_up_to
+        self._connection.confirmed[self._channel.channel_number] = self._settle
         waiting, self._waiting = self._waiting, []
         for batch in waiting:
             self.publish(batch)
 
     def _on_confirm(self, frame: Any) -> None:
         method = frame.method
-        self._confirm_up_to(method.delivery_tag, method.multiple, isinstance(method, spec.Basic.Nack))
+        self._settle(method.delivery_tag, method.multiple, isinstance(method, spec.Basic.Nack))
 
-    def _confirm_up_to(self, tag: int, multiple: bool, refused: bool = False) -> None:
-        if not multiple:
+    def _settle(self, tag: int, multiple: bool, refused: bool = False) -> None:
+        self._heard()
+        self._refused = self._refused or refused
+        if multiple:
+            self._confirm_up_to(tag, refused)
+        else:
             self._confirm(tag, refused)
-            return
+        if self._retired:
+            self.retire()
+
+    def _confirm_up_to(self, tag: int, refused: bool) -> None:
         confirmed = []
         for earlier in self._unconfirmed:  # in ascending order
             if earlier > tag:
@@ -196,10 +222,12 @@ class Publisher:
         self.blocked = ""
         self._connection: Connection | None = None
         self._channels: dict[str, ConfirmChannel] = {}
+        self._confirms = 0  # frames, which may confirm several messages
 
     def up(self, connection: Connection) -> None:
         """The connection is there."""
         self._connection = connection
+        self._confirms += 1  # what is older was not published here
         self.blocked = ""
         connection.add_on_connection_blocked_callback(self._on_blocked)
         connection.add_on_connection_unblocked_callback(self._on_unblocked)
@@ -221,7 +249,12 @@ class Publisher:
         else:
             first = batch.messages[0]
             purpose = "delay" if first.exchange else "large" if len(first.body) > LARGE else "publish"
+            batch.heard = self._confirms
             self._channel(connection, purpose).publish(batch)
+
+    def is_silent(self, batch: Batch) -> bool:
+        """Whether nothing at all was confirmed since an unconfirmed batch, though the broker takes messages."""
+        return self._connection is not None and not self.blocked and batch.heard == self._confirms
 
     def unconfirmed(self, batch: Batch, timeout: float) -> QBridgeError:
         """In the sender's thread: the error for a batch that had no outcome in time."""
@@ -232,9 +265,14 @@ class Publisher:
 
     def _channel(self, connection: Connection, purpose: str) -> ConfirmChannel:
         channel = self._channels.get(purpose)
-        if channel is None or channel.closed is not None:
-            channel = self._channels[purpose] = ConfirmChannel(connection, purpose)
+        if channel is None or not channel.is_usable:
+            if channel is not None:
+                channel.retire()
+            channel = self._channels[purpose] = ConfirmChannel(connection, purpose, self._count)
         return channel
+
+    def _count(self) -> None:
+        self._confirms += 1
 
     def _on_blocked(self, connection: Any, frame: Any) -> None:
         del connection

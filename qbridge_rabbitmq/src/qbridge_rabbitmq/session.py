@@ -20,6 +20,7 @@ from qbridge_core import BrokerUnavailableError, NotConnectedError, QBridgeError
 from qbridge_rabbitmq import errors
 from qbridge_rabbitmq.admin import Admin, Steps
 from qbridge_rabbitmq.getting import GetRequest
+from qbridge_rabbitmq.hosts import Hosts
 from qbridge_rabbitmq.lane import Lane, take
 from qbridge_rabbitmq.ledger import Ledger
 from qbridge_rabbitmq.life import Arrival
@@ -62,10 +63,12 @@ class Session:
         self._topology = topology
         self._lanes: dict[str, Lane] = {}
         self._lanes_lock = threading.Lock()
-        self._consuming = Link(self.io, endpoint, "consume", self._on_consuming_up, self._on_consuming_down)
-        self._publishing = Link(self.io, endpoint, "publish", self._on_publishing_up, self._on_publishing_down)
+        hosts = Hosts(endpoint.addresses)
+        self._consuming = Link(self.io, endpoint, hosts, "consume", self._on_consuming_up, self._on_consuming_down)
+        self._publishing = Link(self.io, endpoint, hosts, "publish", self._on_publishing_up, self._on_publishing_down)
         self._opened: Future[None] = Future()
         self._examine_at = 0.0
+        self._served_at = 0.0
 
     # ------------------------------------------------------------------ connect and disconnect
 
@@ -138,7 +141,7 @@ class Session:
         self.admin.down(reason)
         for lane in self._all_lanes():
             lane.down()
-        self._fail_opening(reason)
+        self._fail_opening(self._consuming, reason)
 
     def _on_publishing_up(self, connection: Connection) -> None:
         self.publisher.up(connection)
@@ -146,14 +149,14 @@ class Session:
 
     def _on_publishing_down(self, reason: BaseException) -> None:
         self.publisher.down()
-        self._fail_opening(reason)
+        self._fail_opening(self._publishing, reason)
 
     def _check_opened(self) -> None:
         if self._consuming.connection and self._publishing.connection and not self._opened.done():
             self._opened.set_result(None)
 
-    def _fail_opening(self, reason: BaseException) -> None:
-        if not self._opened.done():
+    def _fail_opening(self, link: Link, reason: BaseException) -> None:
+        if not self._opened.done() and (link.exhausted or errors.is_refusal(reason)):
             self._opened.set_exception(reason)
 
     def _flush_lanes(self) -> None:
@@ -206,6 +209,8 @@ class Session:
         seconds = self._options.publish_timeout if timeout is None else max(0.0, timeout)
         if not batch.wait(seconds):
             self.require_open()
+            if seconds >= self._options.publish_timeout:
+                self.io.post(lambda: self._leave_silent(batch))
             raise self.publisher.unconfirmed(batch, seconds)
         try:
             batch.raise_error()
@@ -339,6 +344,7 @@ class Session:
         self.io.later(min(_WATCH_EVERY, self._options.heartbeat / 4), self._watch)
         self._consuming.check()
         self._publishing.check()
+        self._leave_useless()
         if time.monotonic() < self._examine_at:
             return
         self._examine_at = time.monotonic() + _WATCH_EVERY
@@ -349,6 +355,23 @@ class Session:
             consumer = lane.idle_consumer()
             if consumer:
                 self._examine(lane, consumer)
+
+    def _leave_useless(self) -> None:
+        """Go to another server when no consumer is served here, as by one that is cut off from its cluster.
+
+        As long as one is served all stay: the tasks that run here would be given to other workers.
+        """
+        now = time.monotonic()
+        lanes = [lane for lane in self._all_lanes() if lane.prefetch]
+        if self._consuming.connection is None or not lanes or any(lane.serves for lane in lanes):
+            self._served_at = now
+        elif now - self._served_at > self._options.request_timeout:
+            self._served_at = now
+            self._consuming.move("the server does not start a consumer")
+
+    def _leave_silent(self, batch: Batch) -> None:
+        if self.publisher.is_silent(batch):
+            self._publishing.move("the server confirms nothing")
 
     def _adapt(self) -> None:
         self.io.later(TICK, self._adapt)
