@@ -10,6 +10,7 @@ import glob
 import json
 import os
 import random
+import secrets
 import shutil
 import signal
 import socket
@@ -201,14 +202,50 @@ class Broker:
         return f"{self.log_path}\n" + "\n".join(text.splitlines()[-20:])
 
 
-class RabbitMQBroker(Broker):
-    """A RabbitMQ node with its own name, data, cookie and port mapper."""
+class PortMapper(Broker):
+    """Erlang's port mapper for several nodes, which find each other through it, and the home of their cookie."""
 
     def __init__(self, base_dir: Path | str) -> None:
         super().__init__(base_dir)
+        # Nodes that boot at the same time would each make one.
+        cookie = self.base_dir / ".erlang.cookie"
+        cookie.write_text(secrets.token_hex(10))
+        cookie.chmod(0o400)
+
+    @classmethod
+    def available(cls) -> bool:
+        """Whether the program is installed."""
+        return find_epmd() is not None
+
+    @property
+    def url(self) -> str:
+        """Its address; nobody connects to it by URL."""
+        return f"epmd://{self.host}:{self.port}"
+
+    def is_ready(self) -> bool:
+        """Whether it listens."""
+        try:
+            socket.create_connection((self.host, self.port), timeout=2).close()
+        except OSError:
+            return False
+        return True
+
+    def _server_command(self) -> list[str]:
+        program = find_epmd()
+        if program is None:
+            raise BrokerError("epmd is not installed")
+        return [program, "-address", self.host, "-port", str(self.port)]
+
+
+class RabbitMQBroker(Broker):
+    """A RabbitMQ node with its own name and data; and its own cookie and port mapper, unless it shares those."""
+
+    def __init__(self, base_dir: Path | str, mapper: PortMapper | None = None) -> None:
+        super().__init__(base_dir)
         self.node = f"qbridge-{self.port}@localhost"
         self._distribution_port = free_port()
-        self._epmd_port = free_port()
+        self._mapper = mapper
+        self._epmd_port = mapper.port if mapper else free_port()
         (self.base_dir / "enabled_plugins").write_text("[].\n")
         (self.base_dir / "rabbitmq.conf").write_text("disk_free_limit.absolute = 1MB\n")
 
@@ -249,6 +286,8 @@ class RabbitMQBroker(Broker):
         return [program]
 
     def _helper(self) -> tuple[list[str], int]:
+        if self._mapper:
+            return super()._helper()
         # Otherwise the node starts a port mapper as a daemon, which nobody ends.
         epmd = find_epmd()
         return ([epmd, "-port", str(self._epmd_port)] if epmd else []), self._epmd_port
@@ -258,7 +297,7 @@ class RabbitMQBroker(Broker):
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RABBITMQ_", "ERL_"))}
         loopback_only = "-kernel inet_dist_use_interface {127,0,0,1}"
         return inherited | {
-            "HOME": str(base),  # the Erlang cookie
+            "HOME": str(self._mapper.base_dir if self._mapper else base),  # the Erlang cookie
             "LC_ALL": "C.UTF-8",
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": str(self._epmd_port),
