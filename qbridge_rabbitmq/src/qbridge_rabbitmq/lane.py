@@ -238,7 +238,7 @@ class Lane:
         if self._ledger is not None and not self._ledger.is_empty and self._replaces_a_lost_one(self._ledger, arrival):
             return None
         if self._suspicion.roused:
-            self._suspicion.calm()
+            self._suspicion.calm(time.monotonic())
         return arrival
 
     def _investigate(self, arrival: Arrival) -> Arrival | None:
