@@ -29,12 +29,13 @@ test: env ## Run the tests against private brokers; ARGS='-k name' is passed to 
 test-matrix: env ## Test the backends on RabbitMQ 4, Redis 8 and Valkey 8 (root on Debian); MATRIX='redis-8' chooses
 	@scripts/test-matrix.sh $(ARGS)
 
-chaos: env ## Break brokers, connections and workers, and prove that nothing is lost; SEED=, BACKEND=, FAULT=, SECONDS=
+chaos: env ## Break brokers, connections and workers, and prove that nothing is lost; SEED=, SEEDS=, BACKEND=, FAULT=, JOBS=
 	@scripts/install-brokers.sh
 	@PYTHONPATH=tests $(BIN)/python -m chaos $(if $(SEED),--seed '$(SEED)') $(if $(BACKEND),--backend '$(BACKEND)') \
 		$(if $(FAULT),--fault '$(FAULT)') $(if $(TASKS),--tasks '$(TASKS)') $(if $(FAULTS),--faults '$(FAULTS)') \
 		$(if $(TASK_SECONDS),--task-seconds '$(TASK_SECONDS)') $(if $(THREADS),--threads '$(THREADS)') \
-		$(if $(SECONDS),--seconds '$(SECONDS)') $(if $(MARKDOWN),--markdown '$(MARKDOWN)')
+		$(if $(SECONDS),--seconds '$(SECONDS)') $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(JOBS),--jobs '$(JOBS)') \
+		$(if $(MARKDOWN),--markdown '$(MARKDOWN)')
 
 bench: env ## Measure QBridge and its peers side by side; QUICK=1, ROUNDS=, ONLY=consume,…, WHO=, OUT=, MARKDOWN=, PLOTS=
 	@scripts/install-brokers.sh

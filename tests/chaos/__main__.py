@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import logging
+import os
 import random
-import shutil
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 from rich.console import Console
 
-from chaos.cell import Outcome, new_broker, run_cell
+from chaos.cell import Outcome, broker_of
+from chaos.job import Job
 from chaos.plan import SCENARIOS, Backend, Plan, Size, make_plan
-from chaos.report import LEGEND, command, failure, markdown, table
+from chaos.report import LEGEND, command, in_order, markdown, table
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -32,6 +35,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--task-seconds", type=float, default=size.task_seconds, help="of one run (%(default)s)")
     parser.add_argument("--threads", type=int, default=size.threads, help="of the worker (%(default)s)")
     parser.add_argument("--faults", type=int, default=size.strikes, help="of each cell (%(default)s)")
+    parser.add_argument(
+        "--seeds", type=int, default=1, help="so many tables, with one seed after another (%(default)s)"
+    )
+    jobs = 2 * (os.cpu_count() or 1)
+    parser.add_argument("--jobs", type=int, default=jobs, help="so many cells at once; they mostly wait (%(default)s)")
     parser.add_argument("--seconds", type=float, default=0.0, help="go on with further seeds for so long")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there as well")
     parser.add_argument("--keep", type=Path, metavar="DIRECTORY", help="keep journals and logs of all cells there")
@@ -48,56 +56,57 @@ def plans(options: argparse.Namespace, seed: int) -> Iterator[Plan]:
                 yield make_plan(seed, backend, scenario, size)
 
 
-def run(plan: Plan, directory: Path, console: Console, *, keep: bool) -> Outcome:
-    """Carry out one cell and say how it went; its files stay when they are wanted or it failed."""
-    console.print(f"{plan.backend}, {plan.scenario}: {'; '.join(map(str, plan.strikes))}", soft_wrap=True)
-    outcome = run_cell(plan, directory, lambda text: console.print(f"  {text}", highlight=False, soft_wrap=True))
-    if outcome.verdict.ok:
-        console.print(f"  ok: {outcome.verdict.runs} runs in {outcome.history.seconds:.1f} s", highlight=False)
-    else:
-        console.print(failure(outcome), markup=False, highlight=False, soft_wrap=True)
-        console.print(f"  its files: {directory}", highlight=False, soft_wrap=True)
-    if outcome.verdict.ok and not keep:
-        shutil.rmtree(directory, ignore_errors=True)
-    return outcome
+def run_all(options: argparse.Namespace) -> tuple[list[Outcome], list[str]]:
+    """Run the table for as many seeds as wanted, and again with the next seeds until the time is over.
 
-
-def run_all(options: argparse.Namespace, console: Console) -> list[Outcome]:
-    """Run the table once, and again with the next seeds until the time is over."""
+    Return the outcomes, and the tracebacks of cells that could not be carried out.
+    """
     seed: int = random.SystemRandom().randrange(1_000_000) if options.seed is None else options.seed
     directory = options.keep or Path(tempfile.mkdtemp(prefix="qbridge-chaos-"))
     ends = time.monotonic() + options.seconds
     outcomes: list[Outcome] = []
-    while True:
-        console.print(f"seed {seed}", highlight=False)
-        for plan in plans(options, seed):
-            place = directory / f"{seed}-{plan.backend}-{plan.scenario.replace(' ', '-')}"
-            outcomes.append(run(plan, place, console, keep=options.keep is not None))
-        seed += 1
-        if time.monotonic() >= ends:
-            return outcomes
+    broken: list[str] = []
+    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
+        while True:
+            seeds = range(seed, seed + options.seeds)
+            everything = [plan for each in seeds for plan in plans(options, each)]
+            everything.sort(key=lambda plan: -plan.bound)  # what may take longest begins first
+            jobs = [pool.submit(Job(plan, _place(directory, plan), options.keep is not None)) for plan in everything]
+            for job in jobs:
+                try:
+                    outcomes.append(job.result())
+                except Exception:
+                    broken.append(traceback.format_exc())
+            seed = seeds.stop
+            if time.monotonic() >= ends:
+                return outcomes, broken
+
+
+def _place(directory: Path, plan: Plan) -> Path:
+    return directory / f"{plan.seed}-{plan.backend}-{plan.scenario.replace(' ', '-')}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the cells; return the exit status: 1 when a cell failed, 2 when a server is missing."""
     options = parse(arguments)
-    logging.getLogger("qbridge").addHandler(logging.NullHandler())  # lost connections are no news here
     console = Console()
     if not console.is_terminal:
-        console = Console(width=140)
-    missing = {plan.backend for plan in plans(options, 0) if not new_broker(plan.backend, Path("/")).available()}
+        console = Console(width=160)
+    missing = {plan.backend for plan in plans(options, 0) if not broker_of(plan.backend).available()}
     if missing:
         console.print(f"error: no server is installed for {', '.join(sorted(missing))}; see `make test`")
         return 2
-    outcomes = run_all(options, console)
+    outcomes, broken = run_all(options)
     console.print(table(outcomes))
     console.print(LEGEND)
     if options.markdown:
         options.markdown.write_text(markdown(outcomes) + "\n")
-    failed = [outcome for outcome in outcomes if not outcome.verdict.ok]
+    failed = [outcome for outcome in in_order(outcomes) if not outcome.verdict.ok]
     for outcome in failed:
         console.print(f"FAILED: {command(outcome)}", markup=False, highlight=False, soft_wrap=True)
-    return 1 if failed else 0
+    for error in broken:
+        console.print(f"FAILED, a cell could not be carried out:\n{error}", markup=False, highlight=False)
+    return 1 if failed or broken else 0
 
 
 if __name__ == "__main__":

@@ -8,11 +8,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from chaos import letters
 from chaos.checker import Verdict, check
 from chaos.faults import Victims, strike
-from chaos.history import DONE, History, Journal, Letter, Period
-from chaos.plan import MAX_CRASHES, MAX_RETRIES, Backend, Plan, Strike
-from chaos.publisher import Background, Publisher, task_of
+from chaos.history import History, Journal, Letter, Period
+from chaos.plan import MAX_CRASHES, MAX_RETRIES, Backend, Fate, Plan, Strike, task_of
+from chaos.publisher import Background, Publisher, copy_of
 from chaos.supervisor import Supervisor
 from chaos.worker_program import Settings
 from qbridge_core import QueueClient, TransientError, connect
@@ -27,6 +28,7 @@ _AGE_OF_QUEUES = 5.0
 _POLL = 0.05
 _WITH_FAULT = 6  # one message of so many is sent from the beginning of a fault on
 _COUNTING = 20.0  # RabbitMQ counts the messages of a quorum queue every few seconds only
+_COUNT_POLL = 2.0  # and asking it takes a process that is busy for a second
 _OPTIONS = {
     Backend.QUORUM: "?heartbeat=2",
     Backend.CLASSIC: "?heartbeat=2&queue_type=classic",
@@ -45,16 +47,15 @@ class Outcome:
     verdict: Verdict
 
 
-def new_broker(backend: Backend, directory: Path) -> Broker:
-    """A server of this backend, not started."""
-    kind: type[Broker] = RedisBroker if backend is Backend.REDIS else RabbitMQBroker
-    return kind(directory)
+def broker_of(backend: Backend) -> type[Broker]:
+    """The server of this backend."""
+    return RedisBroker if backend is Backend.REDIS else RabbitMQBroker
 
 
 def run_cell(plan: Plan, directory: Path, say: Say = lambda text: None) -> Outcome:
     """Carry out a plan on a new broker whose files are below the directory, and judge it."""
     directory.mkdir(parents=True, exist_ok=True)
-    broker = new_broker(plan.backend, directory / "broker")
+    broker = broker_of(plan.backend)(directory / "broker")
     try:
         broker.start()
         return run_cell_on(broker, plan, directory, say)
@@ -69,8 +70,8 @@ def run_cell_on(broker: Broker, plan: Plan, directory: Path, say: Say = lambda t
         prepare(direct, plan)
         with connect(proxy.through(broker.url) + options) as client:
             cell = _Cell(plan, broker, proxy, direct, Publisher(client, QUEUE, plan), directory, say)
-            history, letters = cell.run()
-    return Outcome(plan, history, letters, check(plan, history, letters))
+            history, dead = cell.run()
+    return Outcome(plan, history, dead, check(plan, history, dead))
 
 
 def prepare(client: QueueClient, plan: Plan) -> None:
@@ -134,8 +135,7 @@ class _Cell:
         self._journal.read()
         return History(
             runs=self._journal.runs,
-            published=frozenset(self._publisher.published),
-            resent=self._publisher.resent,
+            copies=self._publisher.copies,
             kills=supervisor.kills,
             stops=supervisor.stops,
             exits=supervisor.exits,
@@ -190,7 +190,7 @@ class _Cell:
         return Period(what.fault, str(what), began, ended, backlog)
 
     def _backlog(self) -> set[str]:
-        return self._publisher.published & self._to_do()
+        return self._publisher.confirmed & self._to_do()
 
     def _is_working(self, supervisor: Supervisor) -> bool:
         self._journal.read()
@@ -199,7 +199,7 @@ class _Cell:
     def _wait_for_the_end(self, supervisor: Supervisor) -> None:
         """Wait until everything is as planned; when it takes too long, look whether a restart by hand helps."""
         # The second condition takes a process of the broker's own tool each time, so the first one is waited for first.
-        if _until(self._is_over, self._plan.bound) and _until(self._is_settled, self._plan.bound, poll=1.0):
+        if _until(self._is_over, self._plan.bound) and _until(self._is_settled, self._plan.bound, poll=_COUNT_POLL):
             return
         self._stuck = frozenset(self._to_do() | self._without_letter())
         self._overdue = f"{len(self._stuck)} tasks are not finished; messages: {self._everything_left()}"
@@ -208,15 +208,17 @@ class _Cell:
         _until(self._is_over, 60)
 
     def _to_do(self) -> set[str]:
-        """The tasks that have not succeeded yet and should."""
+        """The confirmed messages that have not succeeded yet and should."""
         self._journal.read()
-        good = {run.task_id for run in self._journal.runs if run.outcome == DONE}
-        return {task_id for task_id, fate in self._plan.fates.items() if fate.good_runs} - good
+        return self._expected(lambda fate: fate.good_runs) - self._journal.done
+
+    def _expected(self, how_often: Callable[[Fate], int]) -> set[str]:
+        confirmed = self._publisher.confirmed.copy()  # the publisher may be at work
+        return {name for name in confirmed if how_often(self._plan.fates[task_of(name)])}
 
     def _without_letter(self) -> set[str]:
-        """The tasks that should be in the dead-letter queue and are not."""
-        dead = {letter.task_id for letter in self._letters()}
-        return {task_id for task_id, fate in self._plan.fates.items() if fate.letters} - dead
+        """The messages that should be in the dead-letter queue and are not."""
+        return self._expected(lambda fate: fate.letters) - {letter.name for letter in self._letters()}
 
     def _is_over(self) -> bool:
         expected = sum(fate.letters for fate in self._plan.fates.values())
@@ -230,10 +232,11 @@ class _Cell:
 
     def _letters(self) -> list[Letter]:
         try:
-            letters = self._direct.dead_letters(DEAD, limit=2 * len(self._plan.fates))
+            found = self._direct.dead_letters(DEAD, limit=2 * len(self._plan.fates))
         except TransientError:
             return []
-        return [Letter(letter.task_id, letter.reason.value, letter.attempts) for letter in letters]
+        workers = {run.pid for run in self._journal.runs}
+        return [letters.read(letter, self._plan, QUEUE, workers) for letter in found]
 
     def _counts(self) -> dict[str, int]:
         """Messages of each queue but the dead-letter queue; -1 while the broker cannot say."""
@@ -254,21 +257,19 @@ class _Cell:
         return not any(self._everything_left().values())
 
     def _residue(self) -> dict[str, int]:
-        """What is left when the worker has ended."""
-        _until(self._is_settled, _COUNTING, poll=1.0)
-        return self._everything_left()
+        """What is left when the worker has ended, and dead letters that cannot be listed."""
+        _until(self._is_settled, _COUNTING, poll=_COUNT_POLL)
+        unlisted = abs(self._letter_count() - len(self._letters()))
+        return self._everything_left() | {f"{DEAD} that are not listed": unlisted}
 
     def _leftovers(self) -> frozenset[str]:
-        """The tasks whose messages are left in the input queue, or some of them."""
+        """The messages that are left in the input queue, or some of them."""
         with suppress(TransientError):
-            return frozenset(map(task_of, self._direct.receive(QUEUE, 100, 0.0)))
+            return frozenset(map(copy_of, self._direct.receive(QUEUE, 100, 0.0)))
         return frozenset()
 
     def _everything_left(self) -> dict[str, int]:
-        """Messages of each queue but the dead-letter queue, as the broker itself counts them where it can be asked."""
-        counts = self._counts()
-        if isinstance(self._broker, RabbitMQBroker):
-            listed = self._broker.rabbitmqctl("list_queues", "name", "messages", "--no-table-headers")
-            counts |= {name: int(count) for name, count in (line.split("\t") for line in listed.splitlines())}
-        counts.pop(DEAD, None)
-        return counts
+        """Messages of each queue but the dead-letter queue, as client and broker count them."""
+        left = self._counts() | self._broker.contents()
+        left.pop(DEAD, None)
+        return left

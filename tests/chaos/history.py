@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from chaos.plan import WORKER_FAULTS, Fault
+from chaos.plan import WORKER_FAULTS, Fault, Sent
 
 DONE: Final = "done"
 FAILED: Final = "failed"
@@ -24,7 +24,7 @@ class Run:
     """One run of a task's handler. Times are seconds of the system's monotonic clock.
 
     Attributes:
-        task_id: which task.
+        name: which copy of which task.
         pid: the worker process.
         attempt: what the handler was told: 1 for the first.
         began: when the handler began.
@@ -32,7 +32,7 @@ class Run:
         outcome: `DONE`, `FAILED`, or "" if it did not end.
     """
 
-    task_id: str
+    name: str
     pid: int
     attempt: int
     began: float
@@ -49,7 +49,7 @@ class Period:
         what: its description.
         began: when it began.
         ended: when what it broke was in order again.
-        backlog: how many published tasks had not succeeded when it began.
+        backlog: how many confirmed tasks had not succeeded when it began.
     """
 
     fault: Fault
@@ -61,11 +61,19 @@ class Period:
 
 @dataclass(frozen=True)
 class Letter:
-    """What counts of a dead letter."""
+    """What counts of a dead letter.
 
-    task_id: str
+    Attributes:
+        name: the copy that became it.
+        reason: why, as it says.
+        attempts: the failed runs that it tells of.
+        defects: what else in it is not as it should be.
+    """
+
+    name: str
     reason: str
     attempts: int
+    defects: tuple[str, ...] = ()
 
 
 @dataclass
@@ -74,22 +82,20 @@ class History:
 
     Attributes:
         runs: all runs in the order of their beginnings.
-        published: the ids that the broker confirmed.
-        resent: how often an id was sent again because its confirmation was missing.
+        copies: every message that was published, by name, and what the broker said to it.
         kills: when each killed worker process was killed, by pid.
-        stops: when each worker process was told to stop, by pid.
+        stops: when each worker process was told to stop, by pid; without the last one, which had nothing left to do.
         exits: worker processes that ended without being told to, or wrongly, described.
         faults: the faults.
         stuck: the tasks that were not finished in time.
         overdue: what else was not over in time, described; empty when everything was.
         residue: messages that were left, by queue; without those in the dead-letter queue.
-        leftovers: the tasks of messages that were left in the input queue, as far as they could be read.
+        leftovers: the names of messages that were left in the input queue, as far as they could be read.
         seconds: from the first task to the last.
     """
 
     runs: Sequence[Run] = ()
-    published: frozenset[str] = frozenset()
-    resent: Mapping[str, int] = field(default_factory=dict)
+    copies: Mapping[str, Sent] = field(default_factory=dict)
     kills: Mapping[int, float] = field(default_factory=dict)
     stops: Mapping[int, float] = field(default_factory=dict)
     exits: Sequence[str] = ()
@@ -100,12 +106,16 @@ class History:
     leftovers: frozenset[str] = frozenset()
     seconds: float = 0.0
 
-    def runs_by_task(self) -> dict[str, list[Run]]:
-        """The runs of each task that had any."""
+    def runs_by_name(self) -> dict[str, list[Run]]:
+        """The runs of each copy that had any, in their order."""
         found: dict[str, list[Run]] = defaultdict(list)
         for run in self.runs:
-            found[run.task_id].append(run)
+            found[run.name].append(run)
         return found
+
+    def ended_by_a_fault(self, pid: int) -> float:
+        """When a worker was killed or told to stop; never for one that lived as long as there was work."""
+        return min(self.kills.get(pid, math.inf), self.stops.get(pid, math.inf))
 
     def settled_until(self, pid: int) -> float:
         """The broker must have learned of what ended before this moment in the worker, although it was killed later.
@@ -139,11 +149,18 @@ class Journal:
 
     A worker writes ``start ID RUN ATTEMPT PID TIME`` and ``done ID RUN PID TIME`` or ``failed ID RUN PID TIME``, each
     in one write, and ``ready PID TIME`` when it is connected. Used by one thread.
+
+    Attributes:
+        path: the file.
+        runs: all runs in the order of their beginnings.
+        done: the names of those that succeeded.
+        starts_of_workers: how many workers have connected.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.runs: list[Run] = []
+        self.done: set[str] = set()
         self.starts_of_workers = 0
         self._by_key: dict[tuple[int, str], Run] = {}
         self._offset = 0
@@ -165,11 +182,13 @@ class Journal:
             if event == "ready":
                 self.starts_of_workers += 1
             elif event == "start":
-                task_id, number, attempt, pid, when = fields
-                run = Run(task_id, int(pid), int(attempt), float(when))
+                name, number, attempt, pid, when = fields
+                run = Run(name, int(pid), int(attempt), float(when))
                 self.runs.append(run)
                 self._by_key[run.pid, number] = run
             else:
                 _, number, pid, when = fields
                 run = self._by_key[int(pid), number]
                 run.outcome, run.ended = event, float(when)
+                if event == DONE:
+                    self.done.add(run.name)

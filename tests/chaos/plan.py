@@ -6,7 +6,6 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Final
 
 MAX_RETRIES: Final = 3
@@ -74,6 +73,26 @@ class Fate(StrEnum):
     def letters(self) -> int:
         """How many dead letters it leaves."""
         return 1 - self.good_runs
+
+
+class Sent(StrEnum):
+    """What the broker said to a message that was published."""
+
+    CONFIRMED = "confirmed"
+    UNKNOWN = "no confirmation"
+    """It may be there, and was published once more as another copy."""
+    REFUSED = "refused"
+    """The publisher was told that the broker does not have it."""
+
+
+def copy_name(task_id: str, number: int) -> str:
+    """The name of one of the messages that were published for a task; see :mod:`chaos.publisher`."""
+    return f"{task_id}.{number}"
+
+
+def task_of(name: str) -> str:
+    """The task of a copy."""
+    return name.partition(".")[0]
 
 
 @dataclass(frozen=True)
@@ -156,7 +175,7 @@ def make_plan(seed: int, backend: Backend, scenario: str, size: Size) -> Plan:
         seed=seed,
         backend=backend,
         scenario=scenario,
-        fates=MappingProxyType(_fates(rng, size.tasks)),
+        fates=_fates(rng, size.tasks),
         strikes=_strikes(rng, faults, size),
         task_seconds=size.task_seconds,
         threads=size.threads,

@@ -1,8 +1,9 @@
-"""The outcome of cells as a table, and what is wrong in them with the history of the tasks concerned."""
+"""The outcome of cells as a table, and what is wrong in them with the history of the messages concerned."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Final
 
 from rich import box
@@ -10,44 +11,64 @@ from rich.table import Table
 
 from chaos.cell import Outcome
 from chaos.history import Run
+from chaos.plan import SCENARIOS, Backend
 
-_MOST_TASKS: Final = 20
-_HEADINGS: Final = ("backend", "fault", "tasks", "runs", "lost", "stuck", "duplicates", "killed", "repeated", "seconds")
+_MOST_MESSAGES: Final = 20
+_COUNTS: Final = ("tasks", "runs", "lost", "stuck", "duplicates", "killed", "second letters", "sent twice")
+_HEADINGS: Final = ("backend", "fault", *_COUNTS)
 LEGEND: Final = (
-    "runs: handlers that began; duplicates: runs that nothing excuses; killed: runs that died with their worker; "
-    "repeated: runs that were repeated because their worker was killed before it could say that they had ended, or "
-    "because a message was sent twice, its confirmation being lost (by the publisher; on RabbitMQ also by the worker "
-    "for a retry)"
+    "runs: handlers that began; duplicates: runs that ended and were more than their message should have had; killed: "
+    "runs that died with their worker; second letters: dead letters of a message that has one already; sent twice: "
+    "tasks that the publisher sent once more because a confirmation was missing, where the first message had arrived "
+    "after all, so that both were done"
 )
 
 
-def _cells(outcome: Outcome) -> tuple[str, ...]:
-    plan, verdict = outcome.plan, outcome.verdict
-    numbers = (
-        len(plan.fates),
+def in_order(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """As in the table."""
+    return sorted(outcomes, key=_place)
+
+
+def _place(outcome: Outcome) -> tuple[int, int, int]:
+    plan = outcome.plan
+    return list(Backend).index(plan.backend), SCENARIOS.index(plan.scenario), plan.seed
+
+
+def _counts(outcome: Outcome) -> Sequence[int]:
+    verdict = outcome.verdict
+    return (
+        len(outcome.plan.fates),
         verdict.runs,
         verdict.lost,
         verdict.stuck,
         verdict.duplicates,
         verdict.interrupted,
-        verdict.repeated,
+        verdict.second_letters,
+        verdict.second_copies,
     )
-    return (plan.backend, plan.scenario, *(f"{number:,}" for number in numbers), f"{outcome.history.seconds:.0f}")
 
 
 def table(outcomes: Iterable[Outcome]) -> Table:
-    """For the terminal."""
+    """For the terminal: one row for each cell."""
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for position, heading in enumerate((*_HEADINGS, "")):
+    for position, heading in enumerate((*_HEADINGS, "seconds", "seed", "")):
         shown.add_column(heading, justify="left" if position < 2 else "right", no_wrap=True)
-    for outcome in outcomes:
-        shown.add_row(*_cells(outcome), "ok" if outcome.verdict.ok else "FAILED")
+    for outcome in in_order(outcomes):
+        plan = outcome.plan
+        numbers = (f"{number:,}" for number in _counts(outcome))
+        ok = "ok" if outcome.verdict.ok else "FAILED"
+        shown.add_row(plan.backend, plan.scenario, *numbers, f"{outcome.history.seconds:.0f}", str(plan.seed), ok)
     return shown
 
 
 def markdown(outcomes: Iterable[Outcome]) -> str:
-    """For a document."""
-    rows = [_HEADINGS, ("---", "---", *["--:"] * (len(_HEADINGS) - 2)), *map(_cells, outcomes)]
+    """For a document: one row for each backend and fault, with the sums over all seeds."""
+    rows = [tuple(heading.capitalize() for heading in _HEADINGS), ("---", "---", *["--:"] * len(_COUNTS))]
+    for (backend, scenario), cells in groupby(
+        in_order(outcomes), key=lambda outcome: (outcome.plan.backend, outcome.plan.scenario)
+    ):
+        sums = map(sum, zip(*map(_counts, cells), strict=True))
+        rows.append((backend, scenario, *(f"{number:,}" for number in sums)))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -68,27 +89,22 @@ def failure(outcome: Outcome) -> str:
     lines += [f"  {fault.began - start:+9.3f} s {fault.what}; over at {fault.ended - start:+.3f} s; "
               f"{fault.backlog} tasks waited" for fault in outcome.history.faults]  # fmt: skip
     lines += [f"  {problem}" for problem in problems.get("", ())]
-    concerned = [task_id for task_id in problems if task_id]
-    for task_id in concerned[:_MOST_TASKS]:
-        lines += [f"  task {task_id}: {problem}" for problem in problems[task_id]]
-        lines += _story(outcome, task_id, start)
-    if len(concerned) > _MOST_TASKS:
-        lines.append(f"  … and {len(concerned) - _MOST_TASKS} tasks more")
+    concerned = [name for name in problems if name]
+    for name in concerned[:_MOST_MESSAGES]:
+        lines += [f"  message {name}: {problem}" for problem in problems[name]]
+        lines += _story(outcome, name, start)
+    if len(concerned) > _MOST_MESSAGES:
+        lines.append(f"  … and {len(concerned) - _MOST_MESSAGES} messages more")
     return "\n".join(lines)
 
 
-def _story(outcome: Outcome, task_id: str, start: float) -> Sequence[str]:
+def _story(outcome: Outcome, name: str, start: float) -> Sequence[str]:
     history = outcome.history
-    lines = [_run(run, start) for run in history.runs if run.task_id == task_id]
+    lines = [_run(run, start) for run in history.runs if run.name == name]
     lines += [
-        f"dead letter: {letter.reason} after {letter.attempts}"
-        for letter in outcome.letters
-        if letter.task_id == task_id
+        f"dead letter: {letter.reason} after {letter.attempts}" for letter in outcome.letters if letter.name == name
     ]
-    if resent := history.resent.get(task_id):
-        lines.append(f"sent again {resent} times")
-    if task_id not in history.published:
-        lines.append("its publishing was never confirmed")
+    lines.append(f"when it was published: {history.copies.get(name, 'never')}")
     return [f"    {line}" for line in lines]
 
 

@@ -22,7 +22,7 @@ class Supervisor:
 
     Attributes:
         kills: when each process was killed by `kill` (monotonic seconds), by pid.
-        stops: when each process was told to stop by `terminate`, by pid.
+        stops: when each process was told to stop by `terminate`, by pid; not the last one, by `stop`.
         exits: processes that ended unasked, or not with status 0 after a SIGTERM.
     """
 
@@ -71,7 +71,8 @@ class Supervisor:
         """Ask the worker to stop, with SIGTERM."""
         process = self._process
         self._expected.add(process.pid)
-        self.stops[process.pid] = time.monotonic()
+        if not self._ending.is_set():
+            self.stops[process.pid] = time.monotonic()
         process.send_signal(signal.SIGTERM)
         try:
             status = process.wait(_STOP_TIMEOUT)

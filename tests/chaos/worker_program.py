@@ -10,13 +10,13 @@ import json
 import logging
 import os
 import sys
-import threading
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from chaos.history import DONE, FAILED
 from qbridge_core import ConstantBackoff, TaskManager, connect, current_task
+from support.parent import end_with_parent
 
 
 @dataclass(frozen=True)
@@ -65,16 +65,10 @@ class Handler:
         self.note(DONE, payload["id"], number)
 
 
-def end_with_parent() -> None:
-    """End the process when the standard input ends."""
-    os.read(0, 1)  # not sys.stdin: its lock would still be held when the interpreter ends
-    os._exit(3)
-
-
 def main(settings: Settings) -> None:
     """Work until a signal says stop."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    end_with_parent()
     handler = Handler(settings.journal)
     with connect(settings.url) as client:
         handler.note("ready")

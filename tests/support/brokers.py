@@ -96,6 +96,10 @@ class Broker:
         """Whether the server answers its own protocol."""
         raise NotImplementedError
 
+    def contents(self) -> dict[str, int]:
+        """Everything on the server that can hold messages, and how many it holds, in the server's own words."""
+        raise NotImplementedError
+
     def _server_command(self) -> list[str]:
         raise NotImplementedError
 
@@ -279,6 +283,11 @@ class RabbitMQBroker(Broker):
             raise BrokerError(f"rabbitmqctl {' '.join(args)} failed: {done.stdout}{done.stderr}")
         return done.stdout
 
+    def contents(self) -> dict[str, int]:
+        """The queues with all their messages; of a quorum queue as they were some seconds ago."""
+        listed = self.rabbitmqctl("list_queues", "name", "messages", "--no-table-headers")
+        return {name: int(count) for name, count in (line.split("\t") for line in listed.splitlines())}
+
     def _server_command(self) -> list[str]:
         program = find_program("rabbitmq-server")
         if program is None:
@@ -318,6 +327,16 @@ class RabbitMQBroker(Broker):
         }
 
 
+_LENGTH_COMMANDS = {
+    "hash": "HLEN",
+    "list": "LLEN",
+    "set": "SCARD",
+    "stream": "XLEN",
+    "string": "STRLEN",
+    "zset": "ZCARD",
+}
+
+
 class RedisBroker(Broker):
     """A Redis (or Valkey) server that writes an append-only file, as a durable queue needs."""
 
@@ -340,6 +359,16 @@ class RedisBroker(Broker):
     def cli(self, *args: str | bytes | int, timeout: float = 10.0) -> RedisReply:
         """Run one command on a connection of its own; text comes back as str, an error reply raises."""
         return redis_command(self.url, *args, timeout=timeout)
+
+    def contents(self) -> dict[str, int]:
+        """All keys with the number of their entries."""
+        keys = self.cli("KEYS", "*")
+        assert isinstance(keys, list)
+        return {str(key): self._length(str(key)) for key in keys}
+
+    def _length(self, key: str) -> int:
+        kind = str(self.cli("TYPE", key))
+        return int(str(self.cli(_LENGTH_COMMANDS[kind], key)))
 
     def _server_command(self) -> list[str]:
         program = find_program("redis-server", "valkey-server")

@@ -6,15 +6,20 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from chaos.checker import Verdict, check
 from chaos.history import DONE, FAILED, History, Journal, Letter, Period, Run
-from chaos.plan import SCENARIOS, Backend, Fate, Fault, Plan, Size, Strike, make_plan
+from chaos.letters import read
+from chaos.plan import SCENARIOS, Backend, Fate, Fault, Plan, Sent, Size, Strike, make_plan
+from chaos.publisher import message_for
+from qbridge_core import DeadLetter, Reason
 
-GOOD, FLAKY, BAD, NOISE = "good", "flaky", "bad", "noise"
-FATES = {GOOD: Fate.SUCCEEDS, FLAKY: Fate.RECOVERS, BAD: Fate.FAILS, NOISE: Fate.MALFORMED}
+GOOD, FLAKY, BAD, NOISE = "good.0", "flaky.0", "bad.0", "noise.0"
+FATES = {"good": Fate.SUCCEEDS, "flaky": Fate.RECOVERS, "bad": Fate.FAILS, "noise": Fate.MALFORMED}
+COPIES = dict.fromkeys((GOOD, FLAKY, BAD, NOISE), Sent.CONFIRMED)
 LETTERS = [Letter(BAD, "failed", 4), Letter(NOISE, "malformed", 0)]
 WORKER, KILLED = 1, 2
 KILLED_AT = 50.0
@@ -32,9 +37,9 @@ PLAN = Plan(
 )
 
 
-def run(task_id: str, attempt: int, outcome: str, *, at: float = 1.0, pid: int = WORKER) -> Run:
+def run(name: str, attempt: int, outcome: str, *, at: float = 1.0, pid: int = WORKER) -> Run:
     """One run of 20 ms."""
-    return Run(task_id, pid, attempt, at, at + 0.02 if outcome else None, outcome)
+    return Run(name, pid, attempt, at, at + 0.02 if outcome else None, outcome)
 
 
 def as_planned() -> list[Run]:
@@ -50,10 +55,10 @@ def as_planned() -> list[Run]:
 
 def history(*more: Run, without: str = "") -> History:
     """The history of a cell with these runs too, and without those of one task."""
-    runs = [each for each in as_planned() if each.task_id != without]
+    runs = [each for each in as_planned() if each.name != without]
     return History(
         runs=[*runs, *more],
-        published=frozenset(FATES),
+        copies=COPIES,
         kills={KILLED: KILLED_AT},
         faults=[Period(Fault.WORKER_KILL, "worker SIGKILL", 1.0, 2.0, backlog=5)],
         residue={"chaos": 0},
@@ -61,8 +66,8 @@ def history(*more: Run, without: str = "") -> History:
 
 
 def problems(verdict: Verdict) -> dict[str, str]:
-    """The problems of each task as one text."""
-    return {task_id: " ".join(found) for task_id, found in verdict.problems.items()}
+    """The problems of each message as one text."""
+    return {name: " ".join(found) for name, found in verdict.problems.items()}
 
 
 def test_what_went_as_planned_is_accepted() -> None:
@@ -83,14 +88,14 @@ def test_a_task_that_never_succeeded_is_lost(task_id: str) -> None:
 @pytest.mark.parametrize("missing", [BAD, NOISE])
 def test_a_missing_dead_letter_is_lost(missing: str) -> None:
     """A task that had to become a dead letter and did not is lost."""
-    verdict = check(PLAN, history(), [letter for letter in LETTERS if letter.task_id != missing])
+    verdict = check(PLAN, history(), [letter for letter in LETTERS if letter.name != missing])
     assert "LOST" in problems(verdict)[missing]
     assert verdict.lost == 1
 
 
 def test_what_was_never_confirmed_is_not_lost_but_a_problem_of_the_cell() -> None:
     """The broker never had it, so nothing was lost; but a cell whose publisher gave up proves nothing."""
-    found = replace(history(without=GOOD), published=frozenset(FATES) - {GOOD})
+    found = replace(history(without=GOOD), copies=COPIES | {GOOD: Sent.REFUSED})
     verdict = check(PLAN, found, LETTERS)
     assert verdict.lost == 0
     assert "could not be published" in problems(verdict)[""]
@@ -138,13 +143,20 @@ def test_an_attempt_that_was_counted_twice_is_flagged() -> None:
 )
 def test_a_dead_letter_too_many_is_flagged(letter: Letter, text: str) -> None:
     """A second letter of a task, one of a task that succeeded, one that nobody sent."""
-    assert text in problems(check(PLAN, history(), [*LETTERS, letter]))[letter.task_id]
+    assert text in problems(check(PLAN, history(), [*LETTERS, letter]))[letter.name]
 
 
-@pytest.mark.parametrize("letter", [Letter(BAD, "crashed", 4), Letter(BAD, "failed", 3)])
+@pytest.mark.parametrize(
+    "letter",
+    [
+        Letter(BAD, "crashed", 4),
+        Letter(BAD, "failed", 3),
+        Letter(BAD, "failed", 4, ("its dead letter is empty",)),
+    ],
+)
 def test_a_dead_letter_that_says_something_else_is_flagged(letter: Letter) -> None:
-    """Another reason or another number of attempts than there were."""
-    assert "its dead letter says" in problems(check(PLAN, history(), [letter, LETTERS[1]]))[BAD]
+    """Another reason or another number of attempts than there were, or another content."""
+    assert "its dead letter " in problems(check(PLAN, history(), [letter, LETTERS[1]]))[BAD]
 
 
 def test_a_run_of_what_is_no_task_is_flagged() -> None:
@@ -196,13 +208,47 @@ def test_g3_a_run_that_was_killed_with_its_worker_is_no_duplicate() -> None:
     assert (verdict.interrupted, verdict.duplicates) == (1, 0)
 
 
+AGAIN = run(GOOD, 1, DONE, at=KILLED_AT + 5.0)
+"""A run in another worker after the kill."""
+
+
 @pytest.mark.parametrize(("ended_before", "excused"), [(0.1, True), (5.0, False)])
 def test_g3_only_a_run_that_ended_just_before_the_kill_may_be_repeated(ended_before: float, excused: bool) -> None:
     """Its acknowledgement may still have been in the worker; after some seconds that is no excuse."""
     first = run(GOOD, 1, DONE, at=KILLED_AT - ended_before - 0.02, pid=KILLED)
-    verdict = check(PLAN, history(first), LETTERS)
-    assert (verdict.repeated, verdict.duplicates) == ((1, 0) if excused else (0, 1))
+    verdict = check(PLAN, history(first, AGAIN, without=GOOD), LETTERS)
+    assert verdict.duplicates == 1
     assert verdict.ok is excused
+
+
+def test_g3_a_kill_excuses_no_repetition_before_it() -> None:
+    """The task was run twice by the worker that was killed, or elsewhere while that one lived."""
+    first = run(GOOD, 1, DONE, at=KILLED_AT - 0.1, pid=KILLED)
+    for second in (first, run(GOOD, 1, DONE, at=KILLED_AT - 0.05)):
+        verdict = check(PLAN, history(first, second, without=GOOD), LETTERS)
+        assert "DUPLICATE" in problems(verdict)[GOOD]
+
+
+def test_g3_a_kill_excuses_one_repetition_only() -> None:
+    """Two runs that were done elsewhere after one that was killed before it was settled: one is too many."""
+    late = run(GOOD, 1, DONE, at=KILLED_AT - 0.1, pid=KILLED)
+    verdict = check(PLAN, history(late, AGAIN, AGAIN, without=GOOD), LETTERS)
+    assert verdict.duplicates == 2
+    assert "1 successful runs too many" in problems(verdict)[GOOD]
+
+
+def test_g3_a_kill_excuses_no_more_messages_than_ran_at_once() -> None:
+    """Eleven tasks ran again after a worker of ten threads, though all had ended just before the kill."""
+    names = [f"good{number}.0" for number in range(11)]
+    plan = replace(PLAN, fates=FATES | {name[:-2]: Fate.SUCCEEDS for name in names})
+    for many, excused in ((10, True), (11, False)):
+        twice = [replace(each, name=name) for name in names[:many] for each in (_LATE, AGAIN)]
+        once = [run(name, 1, DONE) for name in names[many:]]
+        found = replace(history(*twice, *once), copies=COPIES | dict.fromkeys(names, Sent.CONFIRMED))
+        assert check(plan, found, LETTERS).ok is excused
+
+
+_LATE = run(GOOD, 1, DONE, at=KILLED_AT - 0.1, pid=KILLED)
 
 
 @pytest.mark.parametrize(
@@ -212,9 +258,10 @@ def test_g3_what_a_killed_worker_could_not_tell_the_broker_may_be_repeated(fault
     """A run that ended while the broker was out of reach, and whose worker was killed before that was over."""
     first = run(GOOD, 1, DONE, at=KILLED_AT - 10.0, pid=KILLED)
     before = Period(fault, fault.value, KILLED_AT - 12.0, KILLED_AT - 1.0, backlog=5)
-    found = history(first)
+    found = history(first, AGAIN, without=GOOD)
     verdict = check(replace(PLAN, strikes=PLAN.strikes * 2), replace(found, faults=[before, *found.faults]), LETTERS)
-    assert (verdict.repeated, verdict.duplicates) == ((1, 0) if excused else (0, 1))
+    assert verdict.duplicates == 1
+    assert verdict.ok is excused
 
 
 @pytest.mark.parametrize(("back_for", "excused"), [(1.0, True), (20.0, False)])
@@ -223,25 +270,48 @@ def test_g3_a_worker_that_is_stopped_without_a_broker_may_leave_repetitions(back
     stopped = 40.0
     first = run(GOOD, 1, DONE, at=stopped - back_for - 2.0)
     before = Period(Fault.BROKER_KILL, "", stopped - back_for - 3.0, stopped - back_for, backlog=5)
-    found = history(first)
+    found = history(first, replace(AGAIN, pid=3), without=GOOD)
     found = replace(found, faults=[before, *found.faults], stops={WORKER: stopped})
     verdict = check(replace(PLAN, strikes=PLAN.strikes * 2), found, LETTERS)
-    assert (verdict.repeated, verdict.duplicates) == ((1, 0) if excused else (0, 1))
+    assert verdict.duplicates == 1
+    assert verdict.ok is excused
 
 
-def test_g3_a_kill_excuses_one_repetition_only() -> None:
-    """Three runs that were done, and one that was killed before it was settled: one is too many."""
-    late = run(GOOD, 1, DONE, at=KILLED_AT - 0.1, pid=KILLED)
-    verdict = check(PLAN, history(late, run(GOOD, 1, DONE)), LETTERS)
-    assert (verdict.repeated, verdict.duplicates) == (1, 1)
+@pytest.mark.parametrize("fault", [Fault.CUT, Fault.HALF_OPEN, Fault.BROKER_KILL, Fault.BROKER_RESTART, Fault.ALARM])
+@pytest.mark.parametrize("backend", Backend)
+def test_g3_nothing_excuses_a_second_run_while_the_worker_lives(backend: Backend, fault: Fault) -> None:
+    """Two runs of one message in one worker, at any time around a fault that did not end it."""
+    around = [Period(fault, fault.value, 10.0, 10.1, backlog=5)]
+    for moment in (9.9, 10.05, 12.0):
+        runs = [run(GOOD, 1, DONE, at=moment), run(GOOD, 1, DONE, at=moment + 0.1)]
+        found = replace(history(*runs, without=GOOD), faults=around, kills={})
+        verdict = check(replace(PLAN, backend=backend), found, LETTERS)
+        assert "DUPLICATE" in problems(verdict)[GOOD]
 
 
-def test_what_the_publisher_sent_twice_may_run_twice() -> None:
-    """A publish without a confirmation was repeated, and both messages came; a third one is a duplicate."""
-    twice = replace(history(run(GOOD, 1, DONE)), resent={GOOD: 1})
-    assert check(PLAN, twice, LETTERS).ok
-    thrice = replace(history(run(GOOD, 1, DONE), run(GOOD, 1, DONE)), resent={GOOD: 1})
-    assert check(PLAN, thrice, LETTERS).duplicates == 1
+def test_what_the_publisher_sent_twice_is_two_messages() -> None:
+    """A publish without a confirmation was repeated, and both messages came: no duplicate, but it is counted."""
+    again = "good.1"
+    copies = COPIES | {GOOD: Sent.UNKNOWN, again: Sent.CONFIRMED}
+    verdict = check(PLAN, replace(history(run(again, 1, DONE)), copies=copies), LETTERS)
+    assert problems(verdict) == {}
+    assert (verdict.duplicates, verdict.second_copies) == (0, 1)
+    thrice = replace(history(run(again, 1, DONE), run(again, 1, DONE)), copies=copies)
+    assert "DUPLICATE" in problems(check(PLAN, thrice, LETTERS))[again]
+
+
+def test_a_confirmed_message_is_lost_even_if_an_unconfirmed_one_was_done() -> None:
+    """The copy that counts is the one that the broker has confirmed."""
+    copies = COPIES | {GOOD: Sent.UNKNOWN, "good.1": Sent.CONFIRMED}
+    verdict = check(PLAN, replace(history(), copies=copies), LETTERS)
+    assert "LOST" in problems(verdict)["good.1"]
+
+
+def test_g1_a_message_that_was_refused_and_came_is_flagged() -> None:
+    """The publisher was told that the broker does not have it."""
+    copies = COPIES | {GOOD: Sent.REFUSED, "good.1": Sent.CONFIRMED}
+    verdict = check(PLAN, replace(history(run("good.1", 1, DONE)), copies=copies), LETTERS)
+    assert "it was delivered" in problems(verdict)[GOOD]
 
 
 @pytest.mark.parametrize(
@@ -259,7 +329,9 @@ def test_g3_only_a_lost_confirmation_on_rabbitmq_excuses_a_second_letter(
     """The last run failed just before the fault, and its dead letter is there twice."""
     runs = [run(BAD, attempt, FAILED, at=9.9) for attempt in (1, 2, 3, 4)]
     found = replace(history(*runs, without=BAD), faults=[Period(fault, fault.value, 10.0, 10.1, backlog=5)])
-    assert check(replace(PLAN, backend=backend), found, [*LETTERS, LETTERS[0]]).ok is excused
+    verdict = check(replace(PLAN, backend=backend), found, [*LETTERS, LETTERS[0]])
+    assert verdict.second_letters == 1
+    assert verdict.ok is excused
 
 
 @pytest.mark.parametrize("backend", Backend)
@@ -268,7 +340,20 @@ def test_g3_a_lost_confirmation_excuses_no_second_run(backend: Backend) -> None:
     runs = [run(BAD, 1, FAILED, at=9.9), *(run(BAD, attempt, FAILED, at=20.0) for attempt in (2, 2, 3, 3, 4, 4))]
     cut = Period(Fault.CUT, Fault.CUT.value, 10.0, 10.1, backlog=5)
     verdict = check(replace(PLAN, backend=backend), replace(history(*runs, without=BAD), faults=[cut]), LETTERS)
-    assert (verdict.repeated, verdict.duplicates) == (0, 3)
+    assert verdict.duplicates == 3
+    assert "3 failed runs too many" in problems(verdict)[BAD]
+
+
+@pytest.mark.parametrize(("backend", "excused"), [(Backend.QUORUM, True), (Backend.REDIS, False)])
+def test_g3_the_second_of_two_retries_may_run_in_a_later_worker_only(backend: Backend, excused: bool) -> None:
+    """A run failed just before a cut, its retry was published twice, and its worker was killed much later."""
+    runs = [run(BAD, 1, FAILED, at=9.9, pid=KILLED)]
+    runs += [run(BAD, attempt, FAILED, at=20.0 + attempt, pid=KILLED) for attempt in (2, 3, 4)]
+    runs += [run(BAD, attempt, FAILED, at=60.0 + attempt) for attempt in (2, 3, 4)]
+    cut = Period(Fault.CUT, Fault.CUT.value, 10.0, 10.1, backlog=5)
+    verdict = check(replace(PLAN, backend=backend), replace(history(*runs, without=BAD), faults=[cut]), LETTERS)
+    assert verdict.duplicates == 3
+    assert verdict.ok is excused
 
 
 @pytest.mark.parametrize(
@@ -282,6 +367,43 @@ def test_what_is_no_task_may_be_dead_lettered_twice_for_a_lost_confirmation_only
     found = replace(history(), faults=[Period(fault, fault.value, 10.0, 10.1, backlog=5)])
     assert check(replace(PLAN, backend=backend), found, [*LETTERS, LETTERS[1]]).ok is excused
     assert not check(replace(PLAN, backend=backend), found, [*LETTERS, LETTERS[1], LETTERS[1]]).ok
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"body": b"{}"}, "another body"),
+        ({"headers": {"a": "b"}}, "has headers"),
+        ({"source_queue": "other"}, "comes from 'other'"),
+        ({"worker": "host:8"}, "was written by"),
+        ({"first_failed_at": None}, "failed from None"),
+        ({"last_failed_at": 1.0}, "failed from 2.0 to 1.0"),
+        ({"crashes": 1}, "counts 1 crashes"),
+        ({"exception_type": "KeyError"}, "tells of KeyError"),
+        ({"traceback": ""}, "no traceback"),
+    ],
+)
+def test_g13_the_content_of_a_dead_letter_is_compared(change: dict[str, Any], text: str) -> None:
+    """Each part of a letter that is not as it was published or as the run failed is named."""
+    plan = replace(PLAN, strikes=[Strike(Fault.CUT, 1.0, 0.0)])
+    letter = DeadLetter(
+        body=message_for(plan, BAD).body,
+        headers={},
+        reason=Reason.FAILED,
+        exception_type="ValueError",
+        exception_message="as planned",
+        traceback="… ValueError: as planned",
+        attempts=4,
+        crashes=0,
+        first_failed_at=2.0,
+        last_failed_at=3.0,
+        source_queue="chaos",
+        task_id=BAD,
+        worker="host:7",
+    )
+    assert read(letter, plan, "chaos", {7}) == LETTERS[0]
+    (defect,) = read(replace(letter, **change), plan, "chaos", {7}).defects
+    assert text in defect
 
 
 def test_the_same_seed_makes_the_same_plan() -> None:
@@ -326,4 +448,4 @@ def test_the_journal_is_read_while_it_grows(tmp_path: Path) -> None:
 
 
 def _outcomes(journal: Journal) -> Mapping[str, tuple[int, str, float | None]]:
-    return {run.task_id: (run.attempt, run.outcome, run.ended) for run in journal.runs}
+    return {run.name: (run.attempt, run.outcome, run.ended) for run in journal.runs}

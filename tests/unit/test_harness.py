@@ -178,6 +178,15 @@ def test_suspended_redis_is_silent_until_it_is_resumed(private_redis: RedisBroke
 
 
 @pytest.mark.faults
+def test_a_redis_says_what_it_holds(private_redis: RedisBroker) -> None:
+    """Every key with the number of its entries, of whatever type."""
+    private_redis.cli("XADD", "stream", "*", "a", "b")
+    private_redis.cli("ZADD", "zset", 1, "a", 2, "b")
+    private_redis.cli("SET", "string", "abc")
+    assert private_redis.contents() == {"stream": 1, "zset": 2, "string": 3}
+
+
+@pytest.mark.faults
 @pytest.mark.slow
 def test_private_rabbitmq_comes_back_after_kill(private_rabbitmq: RabbitMQBroker) -> None:
     """A RabbitMQ that was killed comes back with its data, on the same URL."""
