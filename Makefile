@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 PROJECTS := pyproject.toml $(wildcard qbridge_*/pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-matrix chaos bench check clean
+.PHONY: help env demo test test-matrix chaos soak bench check clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -44,12 +44,17 @@ bench: env ## Measure QBridge and its peers side by side; QUICK=1, ROUNDS=, ONLY
 		$(if $(OUT),--out '$(OUT)') $(if $(MARKDOWN),--markdown '$(MARKDOWN)') $(if $(PLOTS),--plots '$(PLOTS)') \
 		$(if $(LOAD),--load '$(LOAD)')
 
+soak: env ## Run a million tasks through a worker, and prove that nothing grows; COUNT=, URL= or BACKEND=
+	@scripts/install-brokers.sh
+	@PYTHONPATH=tests $(BIN)/python -m soak $(if $(COUNT),--count '$(COUNT)') $(if $(URL),--url '$(URL)') \
+		$(if $(BACKEND),--backend '$(BACKEND)')
+
 check: env ## Check format, lint, types and who imports whom
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@MYPYPATH=tests $(BIN)/mypy -p support -p chaos
 	@MYPYPATH=tests:. $(BIN)/mypy -m benchmarks.__main__ -m benchmarks.peers.qbridge
+	@MYPYPATH=tests $(BIN)/mypy -p support -p chaos -p soak
 	@$(BIN)/lint-imports
 
 clean: ## Remove the environment, caches and builds

@@ -17,7 +17,7 @@ from chaos.publisher import Background, Publisher, copy_of
 from chaos.supervisor import Supervisor
 from chaos.worker_program import Settings
 from qbridge_core import QueueClient, TransientError, connect
-from support.brokers import Broker, RabbitMQBroker, RedisBroker
+from support.brokers import Broker, RabbitMQBroker, RedisBroker, start_new
 from support.proxy import TCPProxy
 
 QUEUE = "chaos"
@@ -55,9 +55,8 @@ def broker_of(backend: Backend) -> type[Broker]:
 def run_cell(plan: Plan, directory: Path, say: Say = lambda text: None) -> Outcome:
     """Carry out a plan on a new broker whose files are below the directory, and judge it."""
     directory.mkdir(parents=True, exist_ok=True)
-    broker = broker_of(plan.backend)(directory / "broker")
+    broker = start_new(broker_of(plan.backend), directory / "broker")
     try:
-        broker.start()
         return run_cell_on(broker, plan, directory, say)
     finally:
         broker.close()

@@ -206,6 +206,25 @@ class Broker:
         return f"{self.log_path}\n" + "\n".join(text.splitlines()[-20:])
 
 
+_STARTS = 3
+
+
+def start_new(kind: type[Broker], base_dir: Path) -> Broker:
+    """Start a new server; on other ports when that fails, for other programs draw theirs too."""
+    attempt = 1
+    while True:
+        broker = kind(base_dir)
+        try:
+            broker.start()
+        except BaseException as exc:
+            broker.close()
+            if attempt == _STARTS or not isinstance(exc, BrokerError):
+                raise
+        else:
+            return broker
+        attempt += 1
+
+
 class PortMapper(Broker):
     """Erlang's port mapper for several nodes, which find each other through it, and the home of their cookie."""
 

@@ -19,8 +19,10 @@ from support.brokers import (
     RabbitMQBroker,
     RedisBroker,
     amqp_answers,
+    free_port,
     redis_answers,
     redis_command,
+    start_new,
 )
 from support.proxy import TCPProxy
 from support.wait import wait_for
@@ -175,6 +177,18 @@ def test_suspended_redis_is_silent_until_it_is_resumed(private_redis: RedisBroke
         private_redis.cli("PING", timeout=0.2)
     private_redis.resume()
     assert private_redis.cli("PING") == "PONG"
+
+
+@pytest.mark.faults
+def test_a_server_whose_port_is_taken_starts_on_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program was quicker: the server ends at once, and a second one is started."""
+    if not RedisBroker.available():
+        pytest.skip("no Redis server")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ports = iter([taken.getsockname()[1], free_port()])
+        monkeypatch.setattr("support.brokers.free_port", lambda: next(ports))
+        with closing(start_new(RedisBroker, tmp_path / "redis")) as broker:
+            assert redis_answers(broker.url)
 
 
 @pytest.mark.faults
