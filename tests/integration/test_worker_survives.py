@@ -13,6 +13,7 @@ import pytest
 from qbridge_core import (
     AuthenticationError,
     BrokerBlockedError,
+    Message,
     QBridgeError,
     QueueClient,
     QueueStats,
@@ -39,6 +40,11 @@ class Worked(list[Any]):
 def quick(url: str) -> str:
     """The URL with short timeouts, so that a test need not wait for the usual ones."""
     return url + ("?heartbeat=2&request_timeout=2" if url.startswith("amqp") else "?socket_timeout=1")
+
+
+def publish(client: QueueClient, queue: str, payload: object) -> None:
+    """Publish a task, with little patience."""
+    client.publish(queue, Message.for_task(payload)[0].body, timeout=1.0)
 
 
 def sent(client: QueueClient, queue: str, payload: object) -> bool:
@@ -151,7 +157,7 @@ def test_g14_a_suspended_broker_costs_nothing_but_time(private_broker: Broker, u
         private_broker.suspend()
         try:
             with pytest.raises(TransientError):
-                client.send(unique_name, "unconfirmed", timeout=1.0)
+                publish(client, unique_name, "unconfirmed")
             frozen = time.monotonic()
             wait_for(lambda: time.monotonic() - frozen > 4.0, 10)
         finally:
@@ -168,7 +174,7 @@ def test_g14_workers_drain_a_full_broker(private_broker: Broker, unique_name: st
     worked = Worked()
     with connect(quick(private_broker.url)) as client:
         client.declare(unique_name, dead)
-        tasks = [f"good-{n}" for n in range(40)] + [f"bad-{n}" for n in range(5)]
+        tasks = [f"good-{n}" for n in range(40)] + [f"bad-{n}" for n in range(3)]
         client.send_many(unique_name, tasks)
         _fill(private_broker)
         wait_for(lambda: _is_blocked(client, unique_name), 30, "publishing is refused")
@@ -199,7 +205,7 @@ def _empty(broker: Broker) -> None:
 
 def _is_blocked(client: QueueClient, queue: str) -> bool:
     try:
-        client.send(queue, "refused", timeout=2.0)
+        publish(client, queue, "refused")
     except BrokerBlockedError:
         return True
     except TransientError:
@@ -215,7 +221,7 @@ def test_g14_a_redis_that_cannot_write_its_disk_is_waited_for(
     cli = private_redis.cli
     with TaskManager(redis_client, worked, unique_name, f"{unique_name}.dead", max_workers=2, max_retries=0):
         goes_on(redis_client, unique_name, worked, "before")
-        cli("CONFIG", "SET", "dbfilename", "dump.rdb", "save", "3600 1000000")
+        cli("CONFIG", "SET", "save", "3600 1000000")
         blocker = private_redis.base_dir / "dump.rdb"
         blocker.mkdir()
         (blocker / "file").write_text("a directory cannot be replaced by a file")
@@ -286,7 +292,7 @@ def test_g14_a_rotated_password_is_an_outage_with_a_loud_log(
         wait_for(lambda: _complaints(caplog), 30, "the worker says that it is refused")
         first, begin = len(_loud(caplog)), time.monotonic()
         with pytest.raises(TransientError):
-            client.send(unique_name, "refused", timeout=1.0)
+            publish(client, unique_name, "refused")
         wait_for(lambda: len(_complaints(caplog)) >= 4, 60, "it goes on saying so")
         assert len(_loud(caplog)) - first <= 10 + 5 * (time.monotonic() - begin), "it says so too often"
         with pytest.raises(AuthenticationError) as caught:
