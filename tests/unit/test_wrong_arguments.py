@@ -1,0 +1,74 @@
+"""Mistakes in what users call first: errors at once that name the mistake, never a failure later."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from qbridge_core import (
+    ConfigurationError,
+    InvalidURLError,
+    Supervisor,
+    TaskManager,
+    UnknownOptionError,
+    UnknownSchemeError,
+    connect,
+)
+from qbridge_memory import MemoryClient
+
+
+def build() -> TaskManager:
+    """A build function, which is never called here."""
+    raise AssertionError
+
+
+@pytest.mark.parametrize("url", [None, 5, "", b"memory://", "redis", "://x", ["memory://"], "amqp://h:99999"])
+def test_g18_what_is_no_url_is_an_error_at_once(url: Any) -> None:
+    """Nothing is connected, and the error says what a URL looks like or what is wrong with this one."""
+    with pytest.raises(InvalidURLError, match="URL"):
+        connect(url)
+
+
+@pytest.mark.parametrize("scheme", ["memory", "redis", "rediss", "redis+sentinel", "redis+cluster", "amqp", "amqps"])
+def test_g18_an_unknown_option_names_the_known_ones(scheme: str) -> None:
+    """For each scheme, as a keyword and in the URL, before anything is connected."""
+    where = "/name" if "sentinel" in scheme else ""
+    with pytest.raises(UnknownOptionError, match="known options"):
+        connect(f"{scheme}://localhost{where}", nosuch=1)
+    with pytest.raises(UnknownOptionError, match="'nosuch'"):
+        connect(f"{scheme}://localhost{where}?nosuch=1")
+
+
+def test_g18_an_unknown_scheme_names_the_known_ones() -> None:
+    """The list is of what is installed."""
+    with pytest.raises(UnknownSchemeError, match=r"amqp.*memory.*redis"):
+        connect("kafka://localhost")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("queue_client", "memory://"), ("handler", None), ("input_queue", None), ("input_queue", "d"),
+        ("dead_letter_queue", 5), ("max_retries", "3"), ("task_timeout", 0), ("max_workers", 2.5), ("backoff", 3),
+        ("executor", "threads"), ("redact", "x"), ("plugins", 5), ("max_crashes", 1), ("grace_period", None),
+    ],
+)  # fmt: skip
+def test_g18_a_wrong_argument_of_a_manager_is_named(client: MemoryClient, name: str, value: Any) -> None:
+    """The error comes from the call that made the mistake."""
+    arguments = {"queue_client": client, "handler": print, "input_queue": "q", "dead_letter_queue": "d", name: value}
+    with pytest.raises(ConfigurationError, match=name):
+        TaskManager(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ((None, 1), "build"), (("no colon", 1), "module:function"), ((lambda: None, 1), "build function"),
+        ((build, 0), "processes"), ((build, "2"), "processes"), ((build, True), "processes"),
+    ],
+)  # fmt: skip
+def test_g18_a_wrong_argument_of_a_supervisor_is_named(arguments: Any, name: str) -> None:
+    """Before a process is started."""
+    with pytest.raises(ConfigurationError, match=name):
+        Supervisor(*arguments)
