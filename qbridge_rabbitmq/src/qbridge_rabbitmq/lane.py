@@ -90,9 +90,11 @@ class Lane:
     @property
     def serves(self) -> bool:
         """Whether what was asked for is there: a consumer that the broker has confirmed, or nothing."""
+        return not self.prefetch or self.missing is not None or bool(self._cancelled) or self._consumes
+
+    @property
+    def _consumes(self) -> bool:
         consumers, life = self._consumers, self.life
-        if not self.prefetch or self.missing is not None or self._cancelled:
-            return True
         return consumers is not None and consumers.ready and life is not None and life.channel.is_open
 
     def interrupt(self) -> None:
@@ -181,7 +183,7 @@ class Lane:
         nothing, the tasks only seem to be slow.)
         """
         pace, life, consumers = self._pace, self.life, self._consumers
-        if pace is None or life is None or consumers is None or not consumers.ready or self._cancelled:
+        if pace is None or life is None or consumers is None or not self._consumes or self._cancelled:
             return False
         pace.look(life.settled, time.monotonic())
         if pace.prefetch > consumers.held:
@@ -195,7 +197,7 @@ class Lane:
     def drained(self, ready: int) -> None:
         """The queue holds so many messages."""
         pace, consumers = self._pace, self._consumers
-        if pace is None or consumers is None or not consumers.ready or self._cancelled:
+        if pace is None or consumers is None or not self._consumes or self._cancelled:
             return
         if not ready and pace.prefetch < consumers.held:
             self._hold_less(pace, consumers)
@@ -296,14 +298,14 @@ class Lane:
         arrived, self._arrived = self._arrived, False
         if arrived:
             self._idle = 0
-        if arrived or self._cancelled or self._consumers is None or not self._consumers.ready:
+        if arrived or self._cancelled or self._consumers is None or not self._consumes:
             return ""
         return self._consumers.first
 
     def examined(self, consumer: str, count: int, error: BaseException | None) -> None:
         """The broker was asked how many consumers the queue of an idle consumer has."""
         consumers, life = self._consumers, self.life
-        if life is None or consumers is None or consumers.first != consumer or self._cancelled:
+        if life is None or consumers is None or consumers.first != consumer or self._cancelled or not self._consumes:
             return
         self._idle += 1
         if errors.is_missing(error) or (error is None and count == 0):

@@ -20,6 +20,8 @@ _log: Final = logging.getLogger("qbridge.rabbitmq")
 _REFUSED_PAUSE: Final = 5.0
 # A connection that is lost sooner than this was no success: pauses go on growing.
 _STABLE_AFTER: Final = 5.0
+# pika ends an attempt itself when a server does not answer; both at once would be in each other's way.
+_TRIAL_END: Final = 0.5
 # Of our own: drawing from the shared generator would change what a program with a fixed seed gets.
 _random: Final = random.Random()  # noqa: S311 - it spreads load and hides nothing
 
@@ -82,8 +84,8 @@ class Link:
             self._failed(None, exc)
             return
         if len(self._hosts) > 1:
-            # pika limits the time for each address of a name, and none for looking it up.
-            self._io.later(self._endpoint.trial, lambda: self._expire(attempt))
+            # pika limits the time for each address of a name, and not the time for looking it up.
+            self._io.later(self._endpoint.trial + _TRIAL_END, lambda: self._expire(attempt))
 
     def close(self, closed: Callable[[], None]) -> None:
         """Close for good; ``closed`` is called when the broker has confirmed it."""
@@ -123,7 +125,7 @@ class Link:
 
     def _expire(self, attempt: Connection) -> None:
         if self._attempt is attempt:
-            attempt.abandon(exceptions.StreamLostError(f"no answer within {self._endpoint.trial:g} s"))
+            attempt.abandon(exceptions.StreamLostError("no answer in time"))
 
     def _opened(self, connection: Any) -> None:
         if self._closed is not None:

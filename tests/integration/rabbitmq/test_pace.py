@@ -57,7 +57,7 @@ def test_small_changes_are_left_alone() -> None:
 def test_no_consumer_is_retired_while_messages_are_on_their_way() -> None:
     """The broker would deliver them again: all that may be held is here before, or the queue is empty."""
     lane = Lane("q", cast(IOThread, None), cast(Restore, None))
-    life = Life(cast(Connection, None), cast(Channel, None), "q")
+    life = Life(cast(Connection, None), cast(Channel, SimpleNamespace(is_open=True)), "q")
     held: list[int] = []
     lane.subscribe(10, fixed=False)
     lane.life, lane._consumers = life, cast(Consumers, SimpleNamespace(held=300, ready=True, hold=held.append))
