@@ -11,7 +11,7 @@ tree=$home/$suite
 packages=rabbitmq-server,redis-server,valkey-server
 
 fail() {
-    printf 'error: %s\n' "$@" >&2
+    printf 'error: %s\n' "$*" >&2
     exit 1
 }
 
