@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Final, Literal, Self, TypeVar
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Literal, Self
 
+from qbridge_core.arguments import (
+    checked_client,
+    checked_count,
+    checked_crashes,
+    checked_exceptions,
+    checked_program,
+    checked_redact,
+    checked_rules,
+)
 from qbridge_core.checks import MAX_ID_CHARS, check_queue_name, require_seconds
-from qbridge_core.client import QueueClient, worker_identity
+from qbridge_core.client import QueueClient
 from qbridge_core.coroutines import AsyncHandler
 from qbridge_core.envelope import DEFAULT_MAX_MESSAGE_BYTES
 from qbridge_core.errors import (
@@ -26,29 +33,18 @@ from qbridge_core.errors import (
 from qbridge_core.executor import Executor, Handler, checked_handler, is_coroutine_function, loading
 from qbridge_core.intake import Intake
 from qbridge_core.lifecycle import Lifecycle
-from qbridge_core.message import Delivery
 from qbridge_core.outcome import RunReport, Tally
 from qbridge_core.retry import IMMEDIATELY, Backoff, ExceptionRule, RetryPolicy
-from qbridge_core.run import Run
+from qbridge_core.session import Session, stop_signals
 from qbridge_core.settle import Rules, Settler
 from qbridge_core.suspects import Suspects, suspects_queue
-from qbridge_core.wakeup import Wakeup
-from qbridge_core.worker import Job, WorkerPool
+from qbridge_core.worker import Job
 
 if TYPE_CHECKING:
-    from qbridge_core.processes import Program
+    pass
 
 _log: Final = logging.getLogger("qbridge.manager")
-T = TypeVar("T")
 _IDLE_POLL: Final = 0.02
-_DRAIN_POLL: Final = 0.2
-_STALE_POLL: Final = 1.0
-# Together with the default grace period less than the 30 s that Kubernetes allows.
-_HAND_BACK_TIME: Final = 2.0
-_FLUSH_TIMEOUT: Final = 2.0
-_HURRY: Final = 0.5
-_JOIN_POLL: Final = 0.05
-_LONGEST_SLEEP: Final = 3600.0  # the platform's own limit on waiting is far away, but finite
 DEFAULT_GRACE_PERIOD: Final = 25.0
 DEFAULT_MAX_ABANDONED: Final = 100
 
@@ -130,35 +126,35 @@ class TaskManager:
         max_memory_per_child: int | None = None,
         redact: Callable[[str], str] | None = None,
     ) -> None:
-        self._client = _checked_client(queue_client)
+        self._client = checked_client(queue_client)
         self._handler = checked_handler(handler)
         self._input_queue = check_queue_name(input_queue, MAX_ID_CHARS - len(suspects_queue("")), what="input_queue")
         self._dead_letter_queue = check_queue_name(dead_letter_queue, what="dead_letter_queue")
         if input_queue == dead_letter_queue:
             raise ConfigurationError(f"input_queue and dead_letter_queue are both {input_queue!r}; they must differ")
-        policy = RetryPolicy(max_retries, backoff, _checked_exceptions(dead_letter_on), _checked_rules(retry_rules))
+        policy = RetryPolicy(max_retries, backoff, checked_exceptions(dead_letter_on), checked_rules(retry_rules))
         backoffs = [backoff, *(rule.backoff for rule in policy.rules if rule.backoff is not None)]
         if not queue_client.capabilities.delay and any(each != IMMEDIATELY for each in backoffs):
             raise ConfigurationError(f"{type(queue_client).__name__} has no delays, so backoff cannot be used with it")
         self._task_timeout = require_seconds("task_timeout", task_timeout, positive=True)
-        self._program = _checked_program(executor, self._handler, policy, max_tasks_per_child, max_memory_per_child)
+        self._program = checked_program(executor, self._handler, policy, max_tasks_per_child, max_memory_per_child)
         self._rules = Rules(
             queue=input_queue,
             policy=policy,
             task_timeout=self._task_timeout,
-            max_crashes=_checked_crashes(max_crashes),
+            max_crashes=checked_crashes(max_crashes),
             processes=self._program is not None,
-            redact=_checked_redact(redact),
+            redact=checked_redact(redact),
         )
         processors = os.cpu_count() or 1
         usual = min(32, processors + 4) if self._program is None else processors
-        self._max_workers = _checked_count("max_workers", max_workers) or usual
+        self._max_workers = checked_count("max_workers", max_workers) or usual
         self._grace_period = require_seconds("grace_period", grace_period)
-        self._max_abandoned = _checked_count("max_abandoned", max_abandoned) or DEFAULT_MAX_ABANDONED
-        self._max_message_bytes = _checked_count("max_message_bytes", max_message_bytes) or DEFAULT_MAX_MESSAGE_BYTES
+        self._max_abandoned = checked_count("max_abandoned", max_abandoned) or DEFAULT_MAX_ABANDONED
+        self._max_message_bytes = checked_count("max_message_bytes", max_message_bytes) or DEFAULT_MAX_MESSAGE_BYTES
         self._lifecycle = Lifecycle(plugins)
         self._tally = Tally()
-        self._session: _Session | None = None
+        self._session: Session | None = None
         self._background: threading.Thread | None = None
         self._background_error: BaseException | None = None
 
@@ -181,7 +177,7 @@ class TaskManager:
         """
         session = self._open_session(require_seconds("poll_timeout", poll_timeout, positive=True))
         try:
-            with _signals(session):
+            with stop_signals(session):
                 session.run()
         finally:
             session.wakeup.close()
@@ -253,7 +249,7 @@ class TaskManager:
         if self._background_error is not None and exc is None:
             raise self._background_error
 
-    def _run_in_background(self, session: _Session) -> None:
+    def _run_in_background(self, session: Session) -> None:
         try:
             session.run()
         except BaseException as exc:  # noqa: BLE001 - raised again by __exit__
@@ -261,7 +257,7 @@ class TaskManager:
         finally:
             session.wakeup.close()
 
-    def _open_session(self, poll_timeout: float) -> _Session:
+    def _open_session(self, poll_timeout: float) -> Session:
         if self._session is not None:
             raise ConfigurationError("this TaskManager is running already; create a second one")
         if not self._client.connected:
@@ -278,7 +274,7 @@ class TaskManager:
         settler = Settler(self._client, self._rules, self._lifecycle, self._tally, give_up, suspects)
         intake = Intake(self._client, self._input_queue, self._max_workers, poll_timeout, suspects)
         job = Job(self._executor(), intake, settler, self._lifecycle, self._task_timeout, self._max_message_bytes)
-        self._session = _Session(
+        self._session = Session(
             self._client, job, self._input_queue, self._max_workers, self._max_abandoned, self._grace_period, give_up
         )
         return self._session
@@ -322,229 +318,3 @@ class TaskManager:
         except TransientError:
             return False
         return all(stats.ready == stats.in_flight == stats.delayed == 0 for stats in counts)
-
-
-class _Session:
-    """One run of a TaskManager from start to stop."""
-
-    def __init__(
-        self,
-        client: QueueClient,
-        job: Job,
-        input_queue: str,
-        workers: int,
-        max_abandoned: int,
-        grace_period: float,
-        give_up: threading.Event,
-    ) -> None:
-        self.stopped = threading.Event()
-        self._client = client
-        self._job = job
-        self._queue = input_queue
-        self._grace_period = grace_period
-        self._give_up = give_up
-        self.wakeup = Wakeup()
-        self._stop_requests = 0
-        self._pool = WorkerPool(job, workers, max_abandoned, self.wakeup)
-        self._thread: int | None = None
-
-    def request_stop(self, times: int = 1) -> None:
-        """Begin to stop, the second time at once; may be called from any thread and from a signal handler."""
-        self._job.intake.ending = True
-        self._stop_requests = max(times, self._stop_requests)
-        self.wakeup.notify()
-
-    def request_stop_by_signal(self) -> None:
-        """Begin to stop, or end the grace period when already stopping."""
-        self._job.intake.ending = True
-        self._stop_requests += 1
-        self.wakeup.notify()
-
-    def owns_current_thread(self) -> bool:
-        """True in the supervisor's and the workers' threads."""
-        return threading.get_ident() == self._thread or self._pool.owns(threading.current_thread())
-
-    def run(self) -> None:
-        """Process tasks until a stop is requested; then drain."""
-        self._thread = threading.get_ident()
-        worker = worker_identity()
-        _log.info("worker %s consumes %s", worker, self._queue, extra={"queue": self._queue})
-        try:
-            self._job.intake.open()
-            self._job.lifecycle.worker_started(queue=self._queue, worker=worker)
-            self._pool.start()
-            while not self._stop_requests and self._pool.error is None:
-                self._sleep(min(self._pool.expire(), _STALE_POLL))
-                self._return_stale()
-            self._job.intake.close()
-            self._job.lifecycle.worker_stopping(queue=self._queue, worker=worker)
-        finally:
-            try:
-                self._drain()
-            finally:
-                self.stopped.set()
-        _log.info("worker %s stopped", worker, extra={"queue": self._queue})
-        if self._pool.error is not None:
-            raise self._pool.error
-
-    def _return_stale(self) -> None:
-        """Give back what was read ahead and waits behind tasks that turned out to be long."""
-        if stale := self._job.intake.stale():
-            # In a thread of its own: the broker may be slow, and the watch over the runs must go on.
-            _aside("qbridge-return", self._return, stale)
-
-    def _return(self, deliveries: Sequence[Delivery]) -> None:
-        for delivery in deliveries:
-            self._job.settler.hand_back(delivery)
-
-    def _drain(self) -> None:
-        """Let the running tasks finish within the grace period; give back the rest."""
-        deadline = time.monotonic() + self._grace_period
-        while True:
-            # Each time anew: a reader may have passed its check just before the first close.
-            self._job.intake.close()
-            left = deadline - time.monotonic()
-            if not self._pool.alive or left <= 0 or self._stop_requests > 1:
-                break
-            self._sleep(min(self._pool.expire(), left, _DRAIN_POLL))
-        self._give_up.set()
-        self._give_back()
-        self._flush()
-
-    def _give_back(self) -> None:
-        """Hand back what did not finish, as far as the broker answers in time.
-
-        The rest it delivers again when the client disconnects or its process ends.
-        """
-        runs = self._pool.claim_running()
-        # In a thread of its own: with a broker that does not answer each one may take seconds.
-        helper = _aside("qbridge-hand-back", self._hand_back, runs)
-        until = time.monotonic() + self._patience(_HAND_BACK_TIME)
-        requests = self._stop_requests  # one more, and there is no time for this either
-        while helper.is_alive() and self._stop_requests == requests and (left := until - time.monotonic()) > 0:
-            helper.join(min(left, _JOIN_POLL))
-
-    def _patience(self, seconds: float) -> float:
-        """How long to wait for the broker: hardly, when somebody has asked twice to stop."""
-        return seconds if self._stop_requests < 2 else min(seconds, _HURRY)
-
-    def _hand_back(self, runs: Sequence[Run]) -> None:
-        self._job.executor.close()  # what goes back must not go on here
-        for run in runs:
-            if self.stopped.is_set():
-                return  # the time was over
-            _log.warning(
-                "task %s did not finish in time; it goes back to the queue",
-                run.task_id,
-                extra=run.log_fields(),
-            )
-            self._job.settler.hand_back(run.delivery)
-        self._return(self._job.intake.left_over()[::-1])  # each goes to the front: this keeps their order
-
-    def _flush(self) -> None:
-        try:
-            if not self._client.flush(self._patience(_FLUSH_TIMEOUT)):
-                _log.warning("some settlements did not reach the broker; those tasks will be delivered again")
-        except QBridgeError as exc:
-            _log.warning("the last settlements did not reach the broker: %s", exc)
-
-    def _sleep(self, seconds: float) -> None:
-        self.wakeup.wait(min(seconds, _LONGEST_SLEEP))
-
-
-def _aside(name: str, call: Callable[[T], None], argument: T) -> threading.Thread:
-    """Call something in a thread of its own; in this one when the system has no thread left."""
-    thread = threading.Thread(target=call, args=(argument,), name=name, daemon=True)
-    try:
-        thread.start()
-    except RuntimeError:
-        call(argument)
-    return thread
-
-
-@contextmanager
-def _signals(session: _Session) -> Iterator[None]:
-    """SIGINT and SIGTERM stop the session, if this is the main thread (only there Python can install handlers)."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        session.request_stop_by_signal()
-
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    previous_fd = signal.set_wakeup_fd(session.wakeup.fileno(), warn_on_full_buffer=False)
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(previous_fd)
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _checked_client(client: object) -> QueueClient:
-    if not isinstance(client, QueueClient):
-        raise ConfigurationError(
-            f"queue_client must be a QueueClient (see qbridge_core.connect), not a {type(client).__name__}"
-        )
-    if not client.connected:
-        raise NotConnectedError("the queue client is not connected; call its connect() before creating a TaskManager")
-    return client
-
-
-def _checked_redact(redact: object) -> Callable[[str], str] | None:
-    if redact is not None and not callable(redact):
-        raise ConfigurationError(f"redact must be a function from text to text, not {redact!r}")
-    return redact
-
-
-def _checked_program(
-    executor: object,
-    handler: Callable[..., object],
-    policy: RetryPolicy,
-    max_tasks_per_child: object,
-    max_memory_per_child: object,
-) -> Program | None:
-    """What child processes load; None when handlers run in threads."""
-    max_tasks = _checked_count("max_tasks_per_child", max_tasks_per_child)
-    max_memory = _checked_count("max_memory_per_child", max_memory_per_child)
-    if executor == "process":
-        if os.name != "posix":
-            raise ConfigurationError("executor='process' needs a POSIX system (signals, process groups)")
-        from qbridge_core.processes import Program
-
-        return Program.of(handler, policy, max_tasks, max_memory)
-    if executor != "thread":
-        raise ConfigurationError(f"executor must be 'thread' or 'process', not {executor!r}")
-    if max_tasks is not None or max_memory is not None:
-        raise ConfigurationError("max_tasks_per_child and max_memory_per_child need executor='process'")
-    return None
-
-
-def _checked_crashes(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 2:
-        raise ConfigurationError(f"max_crashes must be an integer of at least 2, not {value!r}")
-    return value
-
-
-def _checked_exceptions(value: object) -> tuple[type[BaseException], ...]:
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise ConfigurationError(f"dead_letter_on must be a sequence of exception classes, not {value!r}")
-    return tuple(value)
-
-
-def _checked_rules(value: object) -> tuple[ExceptionRule, ...]:
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise ConfigurationError(f"retry_rules must be a sequence of ExceptionRule objects, not {value!r}")
-    if not all(isinstance(rule, ExceptionRule) for rule in value):
-        raise ConfigurationError(f"retry_rules must hold ExceptionRule objects only, not {value!r}")
-    return tuple(value)
-
-
-def _checked_count(name: str, value: object) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigurationError(f"{name} must be an integer of at least 1, not {value!r}")
-    return value
