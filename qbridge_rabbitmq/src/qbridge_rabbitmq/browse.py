@@ -15,7 +15,7 @@ from typing import Final
 
 from qbridge_core import TransientError
 from qbridge_rabbitmq import headers
-from qbridge_rabbitmq.lane import Lane, take
+from qbridge_rabbitmq.lane import Lane
 from qbridge_rabbitmq.life import Arrival
 from qbridge_rabbitmq.publisher import Outgoing
 from qbridge_rabbitmq.session import Session
@@ -69,7 +69,7 @@ def _take(session: Session, lane: Lane, count: int) -> list[Arrival]:
     arrivals: list[Arrival] = []
     deadline = time.monotonic() + _PATIENCE
     while len(arrivals) < count and time.monotonic() < deadline and lane.missing is None:
-        more = take(lane.buffer, count - len(arrivals), 0.1)
+        more = lane.buffer.take(count - len(arrivals), 0.1)
         session.require_connection()
         if more:
             arrivals += more

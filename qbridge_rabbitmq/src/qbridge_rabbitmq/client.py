@@ -610,7 +610,7 @@ def _acknowledge(session: Session, delivery: Delivery) -> None:
         arrival: Arrival = delivery.tag
         claimed = arrival.life.claim_and_finish(arrival.number)
         if claimed:
-            session.io.wake()
+            session.io.wake_soon()
         if claimed is not None or session.ledger.acknowledge(delivery):
             return
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import queue as queues
 import time
 from collections import deque
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from pika import exceptions, spec
 from pika.channel import Channel
 
 from qbridge_rabbitmq import errors
+from qbridge_rabbitmq.buffer import Buffer
 from qbridge_rabbitmq.consumers import Consumers
 from qbridge_rabbitmq.getting import GetRequest
 from qbridge_rabbitmq.ledger import Ledger
@@ -46,7 +46,7 @@ class Lane:
     ``buffer``, ``epoch``, ``missing`` and ``in_flight`` may be used by any thread; the methods run in the I/O thread.
 
     Attributes:
-        buffer: what the consumer brought and nobody has taken; ``None`` items only wake the taker.
+        buffer: what the consumer brought and nobody has taken.
         epoch: counts what must wake a blocked receive.
         missing: why there is no consumer: the queue does not exist.
         most: how many messages a prefetch that follows the speed may hold.
@@ -55,7 +55,7 @@ class Lane:
 
     def __init__(self, queue: str, io: IOThread, restore: Restore, ledger: Ledger | None = None) -> None:
         self.queue = queue
-        self.buffer: queues.SimpleQueue[Arrival | None] = queues.SimpleQueue()
+        self.buffer = Buffer()
         self.epoch = 0
         self.missing: BaseException | None = None
         self.life: Life | None = None
@@ -100,7 +100,7 @@ class Lane:
     def interrupt(self) -> None:
         """In any thread: wake a blocked receive."""
         self.epoch += 1
-        self.buffer.put(None)
+        self.buffer.wake()
 
     # ------------------------------------------------------------------ connection
 
@@ -132,6 +132,7 @@ class Lane:
         channel = connection.channel(on_open_callback=self._on_open)
         channel.add_on_close_callback(self._on_close)
         channel.add_on_cancel_callback(self._on_cancelled_by_broker)
+        connection.after_reading.append(self.buffer.release)
         self.life = Life(connection, channel, self.queue)
 
     def _on_open(self, channel: Channel) -> None:
@@ -142,7 +143,7 @@ class Lane:
 
     def _on_close(self, channel: Channel, reason: BaseException) -> None:
         life, self.life = self.life, None
-        unread = self._drain()
+        unread = self.buffer.drain()
         if life is not None:
             if self._ledger is not None:
                 self._ledger.adopt(life)
@@ -150,13 +151,15 @@ class Lane:
             else:
                 life.lose()
         self._ready = self._getting = False
+        if life is not None:
+            life.connection.after_reading.remove(self.buffer.release)
         if self._consumers is not None:
             self._consumers.end()
         self._consumers = None
         self._fail_gets(reason)
         self._run_cancelled()
         self._pass_barriers()
-        self.buffer.put(None)
+        self.buffer.wake()
         if not channel.connection.is_open:
             self._suspicion.connection_lost()
             return
@@ -220,14 +223,14 @@ class Lane:
             self._consumers.cancel(self._on_cancel_ok)
 
     def _consume(self, life: Life) -> None:
-        put, unsettled, examine = self.buffer.put, life.unsettled, self._examine
+        gather, unsettled, examine = self.buffer.gather, life.unsettled, self._examine
 
         def deliver(number: int, redelivered: bool, properties: bytes, body: bytes) -> None:
             self._arrived = True
             unsettled[number] = None
             arrival = examine(Arrival(life, number, redelivered, properties, body))
             if arrival is not None:
-                put(arrival)
+                gather(arrival)
 
         self._consumers = Consumers(
             life.connection, life.channel, self.queue, deliver, self.prefetch, self._on_consuming
@@ -343,27 +346,17 @@ class Lane:
     def _keep_looking(self, error: BaseException) -> None:
         if errors.is_missing(error):
             self.missing = error
-            self.buffer.put(None)
+            self.buffer.wake()
         self._try_again()
 
     def _leave_buffer(self) -> None:
-        self._left += self._drain()
-        self.buffer.put(None)  # one that was meant to wake a receive may have been among them
+        self._left += self.buffer.drain()
+        self.buffer.wake()  # one that was meant to wake a receive may have been among them
 
     def take_left(self) -> list[Arrival]:
         """In any thread: what nobody has taken before the consumer ended; the caller gives it back."""
         left, self._left = self._left, []
         return left
-
-    def _drain(self) -> list[Arrival]:
-        drained: list[Arrival] = []
-        while True:
-            try:
-                item = self.buffer.get_nowait()
-            except queues.Empty:
-                return drained
-            if item is not None:
-                drained.append(item)
 
     def _run_cancelled(self) -> None:
         cancelled, self._cancelled = self._cancelled, []
@@ -449,21 +442,3 @@ class Lane:
         self._barrier_sent, self._barriers = [], []
         for done in passed:
             done()
-
-
-def take(buffer: queues.SimpleQueue[Arrival | None], limit: int, timeout: float) -> list[Arrival]:
-    """Wait for an item and take up to ``limit`` arrivals; none when the time is over or something woke the taker."""
-    items: list[Arrival] = []
-    try:
-        item = buffer.get(timeout=timeout) if timeout > 0 else buffer.get_nowait()
-        while True:
-            if item is not None and not item.life.lost:
-                items.append(item)
-                if len(items) >= limit:
-                    break
-            elif timeout > 0 and not items:
-                break
-            item = buffer.get_nowait()
-    except queues.Empty:
-        pass
-    return items

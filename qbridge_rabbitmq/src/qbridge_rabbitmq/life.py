@@ -162,6 +162,11 @@ class Life:
         """Deliveries that are neither acknowledged nor about to be."""
         return max(0, len(self.unsettled) - len(self._finished))
 
+    @property
+    def has_finished(self) -> bool:
+        """Whether acknowledgements wait for the next flush."""
+        return bool(self._finished)
+
     def _require_known(self, number: int) -> None:
         if number in self._claimable:
             raise DeliveryLostError("the connection that delivered the message was lost; it will be delivered again")
@@ -187,16 +192,21 @@ class Life:
         self.unsettled.clear()
         return loss
 
-    def flush(self) -> None:
-        """Send what was settled since the last time: one acknowledgement for all, as far as they are contiguous."""
+    def flush(self) -> bool:
+        """Send what was settled since the last time: one acknowledgement for all, as far as they are contiguous.
+
+        Returns whether there was anything to send.
+        """
         if self.lost:
             self._finished.clear()
             self._returned.clear()
-            return
+            return False
+        settled = bool(self._returned or self._finished)
         if self._returned:
             self._flush_returned()
         if self._finished:
             self._flush_finished()
+        return settled
 
     def nack(self, number: int) -> None:
         """Requeue a delivery that nobody was given."""

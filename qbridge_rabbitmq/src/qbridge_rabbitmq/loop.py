@@ -14,6 +14,7 @@ from typing import Final
 from pika.adapters.select_connection import IOLoop
 
 _log: Final = logging.getLogger("qbridge.rabbitmq")
+_GATHER: Final = 0.002
 _PIKA_LOGGERS: Final = (
     "pika.adapters.base_connection",
     "pika.adapters.blocking_connection",
@@ -32,17 +33,19 @@ class IOThread(threading.Thread):
     """A daemon thread with pika's event loop. ``post`` and ``wake`` may be called from any thread.
 
     Args:
-        flush: called in this thread after each :meth:`wake`, to send what others have gathered.
+        flush: called in this thread after each :meth:`wake`, to send what others have gathered; returns whether there
+            was anything.
         on_crash: called in this thread after pika's loop broke, before it starts again.
     """
 
-    def __init__(self, flush: Callable[[], None], on_crash: Callable[[], None]) -> None:
+    def __init__(self, flush: Callable[[], bool], on_crash: Callable[[], None]) -> None:
         super().__init__(name="qbridge-rabbitmq", daemon=True)
         self.ioloop = IOLoop()
         self._flush = flush
         self._on_crash = on_crash
         self._posted: deque[Callable[[], None]] = deque()
         self._awake = False
+        self._due = False
         self._ended = False
 
     def post(self, call: Callable[[], None]) -> None:
@@ -59,6 +62,14 @@ class IOThread(threading.Thread):
             self.ioloop.add_callback_threadsafe(self._work)
         if self._ended:
             self._work()
+
+    def wake_soon(self) -> None:
+        """Have the thread flush within some milliseconds; at once if it has not done so for a while.
+
+        Where many threads finish short tasks, each flush then serves many of them.
+        """
+        if not self._due or self._ended:
+            self.wake()
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
         """In this thread only: call something after a pause."""
@@ -91,9 +102,23 @@ class IOThread(threading.Thread):
             except IndexError:
                 break  # after the end of this thread several others may be here
             _guarded(call)
-        _guarded(self._flush)
+        if self._flushed() and not self._due and not self._ended:
+            self._due = True
+            self.ioloop.call_later(_GATHER, self._flush_again)
         if posted:
             self.wake()
+
+    def _flush_again(self) -> None:
+        # Cleared before the flush: whoever has something after it wakes this thread.
+        self._due = False
+        self._work()
+
+    def _flushed(self) -> bool:
+        try:
+            return self._flush()
+        except Exception:  # noqa: BLE001 - as in _guarded
+            _log.exception("an error in the I/O thread")
+            return False
 
 
 def _guarded(call: Callable[[], None]) -> None:

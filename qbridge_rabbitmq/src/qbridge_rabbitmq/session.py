@@ -21,7 +21,7 @@ from qbridge_rabbitmq import errors
 from qbridge_rabbitmq.admin import Admin, Steps
 from qbridge_rabbitmq.getting import GetRequest
 from qbridge_rabbitmq.hosts import Hosts
-from qbridge_rabbitmq.lane import Lane, take
+from qbridge_rabbitmq.lane import Lane
 from qbridge_rabbitmq.ledger import Ledger
 from qbridge_rabbitmq.life import Arrival
 from qbridge_rabbitmq.link import Link
@@ -159,10 +159,13 @@ class Session:
         if not self._opened.done() and (link.exhausted or errors.is_refusal(reason)):
             self._opened.set_exception(reason)
 
-    def _flush_lanes(self) -> None:
+    def _flush_lanes(self) -> bool:
+        """Send what was settled; whether there was anything."""
+        settled = False
         for lane in self._all_lanes():
             if lane.life is not None:
-                lane.life.flush()
+                settled = lane.life.flush() or settled
+        return settled
 
     # ------------------------------------------------------------------ requests
 
@@ -283,7 +286,8 @@ class Session:
         while True:
             left = max(0.0, deadline - time.monotonic())
             if lane.prefetch:
-                items = take(lane.buffer, limit, left)
+                self._flush_before_waiting(lane)
+                items = lane.buffer.take(limit, left)
                 reached = reached or self._consuming.connection is not None
             else:
                 items, answered = self._poll(lane, limit, left, min(pause, left))
@@ -301,9 +305,15 @@ class Session:
                     raise BrokerUnavailableError(f"no answer from {self._endpoint}")
                 return []
 
+    def _flush_before_waiting(self, lane: Lane) -> None:
+        """Have the broker send more at once, when nothing is left to take."""
+        life = lane.life
+        if life is not None and life.has_finished and lane.buffer.is_empty:
+            self.io.wake()
+
     def _poll(self, lane: Lane, limit: int, left: float, pause: float) -> tuple[list[Arrival], bool]:
         """Ask for what is ready, else wait for a moment; the messages, and whether the broker answered."""
-        items = take(lane.buffer, limit, 0.0)
+        items = lane.buffer.take(limit, 0.0)
         if items:
             return items, True
         request = GetRequest(limit)
@@ -315,7 +325,7 @@ class Session:
         answered = request.error is None
         if request.error is not None and not self._recover(lane.queue, request.error):
             answered = False
-        return (take(lane.buffer, limit, pause) if pause else []), answered
+        return (lane.buffer.take(limit, pause) if pause else []), answered
 
     def _recover(self, queue: str, error: BaseException) -> bool:
         """Create a queue of ours that is missing; True when the next get may succeed.

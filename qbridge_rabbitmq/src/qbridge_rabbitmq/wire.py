@@ -12,7 +12,7 @@ messages arrive with pika's own properties, and :func:`raw_properties` writes th
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -68,6 +68,7 @@ class Connection(pika.SelectConnection):
     Attributes:
         sinks: who takes the deliveries of a consumer, by its tag, past pika.
         confirmed: who takes the confirmations of a channel, past pika.
+        after_reading: called when all that was read from the socket at once has been dealt with.
     """
 
     if TYPE_CHECKING:  # what the type stubs leave out
@@ -89,6 +90,7 @@ class Connection(pika.SelectConnection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.sinks: dict[bytes, Sink] = {}
         self.confirmed: dict[int, Confirmed] = {}
+        self.after_reading: list[Callable[[], None]] = []
         super().__init__(*args, **kwargs)
 
     def read_more_at_once(self) -> None:
@@ -98,6 +100,13 @@ class Connection(pika.SelectConnection):
                 self._transport._MAX_RECV_BYTES = _READ_BYTES
 
     def _on_data_available(self, data_in: bytes) -> None:
+        try:
+            self._read_frames(data_in)
+        finally:
+            for call in list(self.after_reading):
+                call()
+
+    def _read_frames(self, data_in: bytes) -> None:
         self._frame_buffer += data_in
         while self._frame_buffer:
             if self.sinks or self.confirmed:
