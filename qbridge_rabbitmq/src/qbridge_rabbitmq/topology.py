@@ -241,9 +241,8 @@ class Topology:
                     raise errors.stream(queue) from exc
                 refusal = refusal or exc.reply_text
             else:
-                (self._unlimited.add if self._no_limit().items() <= arguments.items() else self._unlimited.discard)(
-                    queue
-                )
+                unlimited = self._no_limit().items() <= arguments.items()
+                (self._unlimited.add if unlimited else self._unlimited.discard)(queue)
                 return arguments
         self._unlimited.discard(queue)
         yield _passive_queue(queue)
@@ -253,7 +252,7 @@ class Topology:
         return None
 
     def _work_arguments(self, queue: str, dead_letter_queue: str | None) -> list[dict[str, Any]]:
-        """How a work queue is declared, and after it how it was by this version on an older broker."""
+        """How a work queue is declared, and then how it was before its broker was upgraded to RabbitMQ 4."""
         # A classic queue does not tell reliably what was delivered before, which decides about suspects.
         side = queue in self._side_queues
         queue_type = "quorum" if side else self._queue_type

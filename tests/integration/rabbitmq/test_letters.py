@@ -107,6 +107,19 @@ def test_listing_keeps_the_order_for_ever(client: RabbitMQClient, channel: Any, 
     assert [delivery.body for delivery in client.receive(dead, 120, 1.0)] == bodies
 
 
+def test_listing_keeps_the_order_on_a_server_that_counts_failures_only(
+    client: RabbitMQClient, unique_name: str
+) -> None:
+    """A server of 4.3, as this one pretends to be, keeps the order of a queue without a limit for a closed channel."""
+    dead = f"{unique_name}-dead"
+    client.declare(unique_name, dead)
+    bodies = [b"%d" % n for n in range(6)]
+    client.publish_many(dead, [Message(body) for body in bodies])
+    client._topology.server_version = (4, 3)
+    for limit in (3, 6, 2, 6):
+        assert [letter.body for letter in client.dead_letters(dead, limit)] == bodies[:limit]
+
+
 def test_a_listing_gives_everything_back(
     client: RabbitMQClient, make_client: MakeClient, amqp_url: str, unique_name: str
 ) -> None:
