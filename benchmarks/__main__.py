@@ -88,8 +88,9 @@ def measure(case: Case, number: int, bench: Bench) -> Sample:
 def run(options: argparse.Namespace, console: Console) -> Results:
     """Start the brokers, measure everything, end the brokers."""
     cases = chosen(options)
+    kinds = {case.contestant.broker for case in cases}
     with tempfile.TemporaryDirectory(prefix="qbridge-bench-") as directory:
-        started = {kind: servers.start(kind, Path(directory)) for kind in {case.contestant.broker for case in cases}}
+        started = {kind: servers.start(kind, Path(directory)) for kind in sorted(kinds)}
         try:
             bench = Bench(Path(directory), options.environments, started, options.scale)
             used = {case.contestant.environment for case in cases}

@@ -18,7 +18,7 @@ def describe(servers: dict[str, Server], used: set[str], options: Namespace) -> 
         "processor": _field(Path("/proc/cpuinfo"), "model name") or platform.processor(),
         "cores": os.cpu_count(),
         "memory": _field(Path("/proc/meminfo"), "MemTotal"),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "load_at_start": round(os.getloadavg()[0], 2),
         "rounds": options.rounds,

@@ -167,7 +167,7 @@ def about(results: Results) -> list[str]:
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory']}; load before the run "
         + str(machine["load_at_start"]),
         f"{machine['system']}; Python {machine['python']}",
-        f"{machine['rounds']} rounds, medians; {machine['scale']:g} times the usual number of tasks",
+        f"rounds: {machine['rounds']}; {machine['scale']:g} times the usual number of tasks",
     ]
     lines += [f"{_BROKERS[kind]}: {text}" for kind, text in machine["servers"].items()]
     lines += [

@@ -45,7 +45,9 @@ class Celery(Peer):
         self.task.delay(payload)
 
     async def close(self) -> None:
-        """Disconnect."""
+        """Disconnect; a question to the server makes sure that it has what was not confirmed."""
+        with app.producer_pool.acquire() as producer:
+            producer.channel.queue_declare(self.order.queue, passive=True)
         app.close()
 
     def work(self) -> None:
