@@ -197,6 +197,15 @@ class Lane:
             self._hold_less(pace, consumers)
         return False
 
+    def hurry(self) -> None:
+        """After each flush: hold more as soon as it is plain that tasks are quick."""
+        pace, life, consumers = self._pace, self.life, self._consumers
+        if pace is None or life is None or consumers is None or not self._consumes or self._cancelled:
+            return
+        pace.hurry(life.settled, time.monotonic())
+        if pace.prefetch > consumers.held:
+            consumers.hold(pace.prefetch)
+
     def drained(self, ready: int) -> None:
         """The queue holds so many messages."""
         pace, consumers = self._pace, self._consumers

@@ -11,6 +11,8 @@ from typing import Final
 
 TICK: Final = 0.5
 _SECONDS_HELD: Final = 0.25
+_SOON: Final = 0.02
+_SURE: Final = 3
 # More brings nothing (rabbitmq.com/docs/consumer-prefetch), and after a crash all of it is delivered again.
 MOST: Final = 300
 
@@ -36,6 +38,17 @@ class Pace:
         since, self._at = self._at, now
         if since > 0:
             self._follow(max(0, settled - before) / max(now - since, 0.01))
+
+    def hurry(self, settled: int, now: float) -> None:
+        """Between two looks: raise ``prefetch`` as soon as it is plain that tasks are quick."""
+        if not self._at:
+            self._settled, self._at = settled, now
+        done, elapsed = settled - self._settled, now - self._at
+        # Some long tasks that end together are no sign of speed.
+        if done >= _SURE * self._wanted and elapsed >= _SOON:
+            target = min(self._most, round(done / elapsed * _SECONDS_HELD))
+            if target >= self.prefetch * 2:
+                self.prefetch = target
 
     def _follow(self, rate: float) -> None:
         target = max(self._wanted, min(self._most, round(rate * _SECONDS_HELD)))

@@ -163,8 +163,9 @@ class Session:
         """Send what was settled; whether there was anything."""
         settled = False
         for lane in self._all_lanes():
-            if lane.life is not None:
-                settled = lane.life.flush() or settled
+            if lane.life is not None and lane.life.flush():
+                settled = True
+                lane.hurry()
         return settled
 
     # ------------------------------------------------------------------ requests

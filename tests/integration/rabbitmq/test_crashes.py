@@ -182,7 +182,7 @@ def test_g6_what_was_only_read_ahead_when_a_channel_ended_is_not_suspected(
     session = client._session
     assert session is not None
     lane = session.lane(unique_name)
-    wait_for(lambda: lane.buffer.qsize() >= 11, 10.0, "they are read ahead")
+    wait_for(lambda: lane.in_flight >= 11, 10.0, "they are read ahead")
     life = lane.life
     assert life is not None
     session.io.post(lambda: life.channel.basic_ack(4711))  # the broker closes a channel for an unknown tag

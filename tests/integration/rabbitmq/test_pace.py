@@ -37,6 +37,25 @@ def test_quick_tasks_raise_it_to_a_quarter_of_a_second_of_work() -> None:
     assert pace.prefetch == 300
 
 
+def test_quick_tasks_raise_it_at_once() -> None:
+    """A worker with quick tasks waits for the broker no longer than it takes to see that they are quick."""
+    pace = Pace(10)
+    pace.hurry(0, 100.0)
+    pace.hurry(25, 100.01)
+    assert pace.prefetch == 10, "too soon to tell"
+    pace.hurry(50, 100.03)
+    assert pace.prefetch == 300
+
+
+def test_long_tasks_that_end_together_raise_nothing() -> None:
+    """Ten tasks of half a second that end in one moment are no quick tasks."""
+    pace = Pace(10)
+    pace.hurry(0, 100.0)
+    for done, now in ((10, 100.03), (20, 100.46), (30, 100.5)):
+        pace.hurry(done, now)
+    assert pace.prefetch == 10
+
+
 def test_slow_tasks_and_silence_bring_it_back() -> None:
     """When the rate falls, no more is held than the workers want at once."""
     pace = Pace(10)
