@@ -35,6 +35,7 @@ from qbridge_core import (
     connect,
     hookimpl,
 )
+from qbridge_core.executor import NotStartedError
 from qbridge_core.message import ATTEMPTS, FIRST_FAILED_AT, SOURCE_QUEUE, meta_int, meta_text, meta_time
 from qbridge_core.url import BrokerURL
 from qbridge_memory import MemoryClient, reset
@@ -255,6 +256,25 @@ def test_an_exception_that_cannot_be_printed_is_a_failure(client: MemoryClient) 
     client.send("q", 1)
     manager = TaskManager(client, handler, "q", "d", max_workers=1, max_retries=0)
     assert manager.run_until_idle(5)[Outcome.FAILED] == 1
+
+
+@pytest.mark.parametrize("kind", ["function", "coroutine"])
+def test_g5_an_internal_exception_of_qbridge_is_a_failure_like_any_other(client: MemoryClient, kind: str) -> None:
+    """A handler cannot have its task given back, uncounted and for ever, by the exception that executors do it with."""
+    client = connected(client)
+    runs: list[object] = []
+
+    def handler(payload: object) -> None:
+        runs.append(payload)
+        raise NotStartedError("it did start")
+
+    async def coroutine(payload: object) -> None:
+        handler(payload)
+
+    client.send("q", 1)
+    manager = TaskManager(client, handler if kind == "function" else coroutine, "q", "d", max_retries=2)
+    assert manager.run_until_idle(10.0)[Outcome.FAILED] == 1
+    assert len(runs) == 3
 
 
 def test_a_plugin_hears_of_the_worker_before_its_first_task(client: MemoryClient) -> None:

@@ -382,6 +382,58 @@ def test_g6_an_idle_child_that_dies_harms_no_task(client: MemoryClient, make: Ma
     assert len(set(pids(journal))) == 3
 
 
+@pytest.mark.parametrize("task", [{}, {"in C": True}], ids=["os.fork", "fork in C"])
+@pytest.mark.parametrize("handler", [work, work_later], ids=["function", "coroutine"])
+def test_g2_a_fork_that_returns_acknowledges_nothing(
+    client: MemoryClient, make: Make, tmp_path: Path, handler: Callable[[Any], object], task: dict[str, Any]
+) -> None:
+    """Copies of the child process end with the run that made them, and the next task is done when it is done."""
+    forks, journal, go = tmp_path / "forks", tmp_path / "journal", tmp_path / "go"
+    client.send("q", {**task, "do": "fork", "file": str(forks)})
+    client.send("q", {"do": "wait for a file", "file": str(journal), "until": str(go)})
+    with make(handler) as manager:
+        wait_for(lambda: notes(journal), 60.0, "the next task runs")
+        child = pids(str(journal))[0]
+        wait_for(lambda: len(notes(forks)) == 5, 60.0, "there are four processes")
+        copies = {int(line.split()[1]) for line in notes(forks)} - {child}
+        wait_for(lambda: not any(map(alive, copies)), 30.0, "the copies have ended")
+        assert manager.report().succeeded == 1
+        go.touch()
+        wait_for(lambda: manager.report().succeeded == 2, 60.0, "the next task is done")
+    assert pids(str(journal)) == [child, child], "one run, by the process of the first task"
+
+
+@pytest.mark.parametrize(
+    ("how", "argument", "status"),
+    [("exit", None, 0), ("exit", 7, 7), ("exit", "a text", 1), ("raise", "no number", 1), ("wait", 3600, -15)],
+)
+def test_g2_a_fork_ends_as_it_wants_and_harms_no_task(
+    client: MemoryClient, make: Make, journal: str, how: str, argument: object, status: int
+) -> None:
+    """``sys.exit``, an exception and SIGTERM end a forked process, and its end is not taken for the task's."""
+    client.send("q", {"do": "fork and leave", "file": journal, "how": how, "argument": argument})
+    client.send_many("q", [{"file": journal}] * 3)
+    report = make().run_until_idle(60.0)
+    assert (report.succeeded, report.retried, report.dead_lettered) == (4, 0, 0)
+    assert f"status {status}" in notes(journal)
+    assert len({line.split()[1] for line in notes(journal) if line.startswith("-")}) == 1
+
+
+def test_g2_a_report_about_another_task_ends_the_child(client: MemoryClient, make: Make, tmp_path: Path) -> None:
+    """A child that reports an end twice is killed; the task that it was given meanwhile runs again, uncounted."""
+    first, journal, go = tmp_path / "first", tmp_path / "journal", tmp_path / "go"
+    client.send("q", {"do": "speak twice", "file": str(first)})
+    client.send("q", {"do": "wait for a file", "file": str(journal), "until": str(go)})
+    with make() as manager:
+        wait_for(lambda: set(pids(str(journal))) - set(pids(str(first))), 60.0, "another child runs the next task")
+        assert not alive(pids(str(first))[0])
+        assert manager.report().succeeded == 1
+        go.touch()
+        wait_for(lambda: manager.report().succeeded == 2, 60.0, "the next task is done")
+        report = manager.report()
+    assert (report.retried, report.dead_lettered) == (0, 0)
+
+
 class CountingClient(MemoryClient):
     """A client of a backend that sees the death of a worker, and here sees none."""
 

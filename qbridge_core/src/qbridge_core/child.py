@@ -19,12 +19,13 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing import spawn
 from multiprocessing.connection import Connection
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from qbridge_core.context import HandlerTimeout, current_run
 from qbridge_core.envelope import read_task
@@ -41,6 +42,8 @@ DONE: Final = "done"
 RAISED: Final = "raised"
 CANCEL: Final = b"cancel"
 STOP: Final = b"stop"
+NUMBER_BYTES: Final = 8
+"""A task is sent as its number, which the reports on it repeat, and a pickled :class:`Assignment`."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ def main(link: int, lifeline: int) -> None:
     """Load what must be run and work, until told to stop. The arguments are inherited descriptors."""
     _end_with_parent(lifeline)
     connection = Connection(link)
+    os.register_at_fork(after_in_child=connection.close)  # what a handler forks must not speak in our name
     try:
         server = _load(connection)
     except BaseException as exc:
@@ -125,27 +129,27 @@ class _Server:
 
     def serve(self) -> None:
         """Work until told to stop."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+        previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        os.register_at_fork(after_in_child=functools.partial(_restore, previous))
         threading.Thread(target=self._listen, name="qbridge-listener", daemon=True).start()
         self._say(READY)
         while (task := self._tasks.get()) is not None:
-            self._say(STARTED)  # before anything that the task could break
-            verdict = self._handle(task)
-            for stream in (sys.stdout, sys.stderr):
-                with contextlib.suppress(Exception):  # a program may have closed or replaced them
-                    stream.flush()
+            number = int.from_bytes(task[:NUMBER_BYTES])
+            self._say(STARTED, number)  # before anything that the task could break
+            verdict = self._handle(memoryview(task)[NUMBER_BYTES:])
+            _flush()
             memory = memory_in_use() if self._watch_memory else 0
-            self._say(*((DONE, memory) if verdict is None else (RAISED, memory, verdict.as_json())))
+            self._say(*((DONE, number, memory) if verdict is None else (RAISED, number, memory, verdict.as_json())))
 
-    def _handle(self, task: bytes) -> Verdict | None:
+    def _handle(self, task: memoryview) -> Verdict | None:
         try:
             assignment: Assignment = pickle.loads(task)  # noqa: S301 - from the worker
             self._run = assignment.run()
             current_run.set(self._run)
             payload = read_task(assignment.body, len(assignment.body)).payload
             if not self._cancelled:
-                refuse_unstarted(self._handler(payload))
+                with _OneProcess():
+                    refuse_unstarted(self._handler(payload))
         except BaseException as exc:  # noqa: BLE001 - whatever a handler raises is its failure
             self._run = None
             return judge(exc, self._policy)
@@ -188,9 +192,52 @@ def _await(handler: Callable[[Any], Any], payload: Any) -> object:
     """Run a coroutine function."""
 
     async def call() -> object:
-        return await handler(payload)
+        with _OneProcess():  # here too: a copy that ended the loop would disturb the original's
+            return await handler(payload)
 
     return asyncio.run(call())
+
+
+class _OneProcess:
+    """Ends every process but the one that began the block.
+
+    A handler may fork and let the copy return as well, or leave by ``sys.exit``. The copy has this program's stack, and
+    would go on as if it were the worker's child: report on the task a second time, and then on others.
+    """
+
+    def __enter__(self) -> None:
+        self._process = os.getpid()
+
+    def __exit__(self, kind: object, exc: BaseException | None, frames: object) -> None:
+        if os.getpid() != self._process:
+            _end_copy(exc)
+
+
+def _end_copy(exc: BaseException | None) -> NoReturn:
+    """End a copy as a program of its own would have ended."""
+    status = 0 if exc is None else 1
+    try:
+        if isinstance(exc, SystemExit) and (exc.code is None or isinstance(exc.code, int)):
+            status = exc.code or 0
+        elif isinstance(exc, SystemExit):
+            sys.stderr.write(f"{exc.code}\n")
+        elif exc is not None:
+            traceback.print_exception(exc)
+        _flush()
+    finally:
+        os._exit(status & 0xFF)
+
+
+def _restore(handlers: Mapping[signal.Signals, Any]) -> None:
+    """Let signals end a process that a handler has forked."""
+    for number, handler in handlers.items():
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # a program may have closed or replaced them
+            stream.flush()
 
 
 def memory_in_use() -> int:

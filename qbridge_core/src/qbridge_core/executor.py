@@ -22,20 +22,22 @@ loading: Final = threading.Event()
 
 
 class NotStartedError(Exception):
-    """The handler was not called, for a reason that is none of the task's doing."""
+    """There was no run that counts, for a reason that is none of the task's doing."""
 
 
 class Executor:
     """Runs the handler in the worker's own thread; the base of the other executors. Thread-safe.
 
     Attributes:
-        execute: called by a worker's thread as ``execute(payload)``; raises what the handler raises,
-            :class:`NotStartedError`, or :class:`~qbridge_core.verdict.Judged`. An attribute and not a method, so that
+        execute: called by a worker's thread as ``execute(payload)``; raises what the handler raises, one of
+            ``not_started``, or :class:`~qbridge_core.verdict.Judged`. An attribute and not a method, so that
             nothing stands on the stack between the worker and the handler.
+        not_started: the exceptions that mean :class:`NotStartedError`; none where the handler could raise them itself.
         in_thread: True when the handler stands on the worker's own stack, and an exception can be raised in it.
     """
 
     in_thread = True
+    not_started: tuple[type[NotStartedError], ...] = ()
 
     def __init__(self, handler: Callable[[Any], object]) -> None:
         self.execute = handler

@@ -1,46 +1,30 @@
 """Runs handlers in child processes, which can be killed: at a timeout, and by themselves, without harm to other tasks.
 
-Each worker thread has a child of its own (:mod:`qbridge_core.child`), made by starting a new interpreter: a fork of a
-process with threads can deadlock. The broker's connection stays here, so the death of a child is seen at once and
+Each worker thread has a child of its own (:mod:`qbridge_core.childprocess`), made by starting a new interpreter: a fork
+of a process with threads can deadlock. The broker's connection stays here, so the death of a child is seen at once and
 charged to the one task that it ran.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
-import os
 import pickle
-import signal
-import socket
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from typing import Any, Final
 
-from qbridge_core.child import BROKEN, CANCEL, RAISED, STOP, Assignment
+from qbridge_core.childprocess import EXIT_TIME, Child, ChildStartError
 from qbridge_core.context import current_run
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.executor import Executor, NotStartedError
-from qbridge_core.exits import describe_exit
-from qbridge_core.interpreter import main_program, start_interpreter
-from qbridge_core.message import Reason
-from qbridge_core.problem import Problem
+from qbridge_core.interpreter import main_program
 from qbridge_core.retry import ExceptionRule, RetryPolicy
 from qbridge_core.run import Run
-from qbridge_core.verdict import Action, Judged, Verdict
 
 _log: Final = logging.getLogger("qbridge.worker")
-_TERM_TIME: Final = 1.0
 _CLOSE_TIME: Final = 0.5
-_EXIT_TIME: Final = 5.0
-_KILL_TIME: Final = 5.0
-_LOOK_EVERY: Final = 0.5
-_LONG_START: Final = 30.0
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
 
@@ -87,200 +71,6 @@ class Program:
         return pickle.dumps((main_program(), self.pickled, self.max_memory is not None))
 
 
-class ChildStartError(Exception):
-    """A child process did not get as far as its first task."""
-
-
-class Child:
-    """One child process, used by one worker thread; ``cancel``, ``kill`` and ``end`` may be called by any.
-
-    Raises:
-        ChildStartError: there is no room for another process.
-    """
-
-    def __init__(self) -> None:
-        ours, theirs = socket.socketpair()
-        inherited, self._lifeline = os.pipe()
-        try:
-            self._process = start_interpreter("qbridge_core.child", (theirs.fileno(), inherited))
-        except OSError as exc:
-            ours.close()
-            os.close(self._lifeline)
-            raise ChildStartError(f"no process could be started: {exc}") from exc
-        finally:
-            theirs.close()
-            os.close(inherited)
-        self._link = Connection(ours.detach())
-        self._sending = threading.Lock()
-        self._signalling = threading.Lock()
-        self._using = threading.RLock()
-        self._busy = False
-        self._cancelled = False
-        self._killed = False
-        self.tasks = 0
-        self.memory = 0
-
-    # ------------------------------------------------------------------ for the worker's thread
-
-    def load(self, setup: bytes) -> None:
-        """Have it load the program, and wait until it has.
-
-        Raises:
-            ChildStartError: it cannot.
-        """
-        with self._using:
-            try:
-                self._link.send_bytes(setup)
-                while not self._link.poll(_LONG_START):
-                    _log.warning("a child process still imports the handler's module after %g s", _LONG_START)
-                answer, *details = self._receive()
-            except (EOFError, OSError) as exc:
-                raise ChildStartError(f"it {self._outcome()} before it had loaded the handler") from exc
-        if answer == BROKEN:
-            raise ChildStartError(f"it could not load the handler: {details[0]}")
-
-    def run(self, run: Run) -> None:
-        """Run a task and wait for its end.
-
-        Raises:
-            NotStartedError: the process was gone before the task began.
-            Judged: the handler raised, or the process died.
-        """
-        with self._using, self._at_work():
-            try:
-                self._send(pickle.dumps(Assignment.of(run)))
-                self._receive()
-            except (EOFError, OSError) as exc:
-                raise NotStartedError(f"the child process {self._outcome()} while it was idle") from exc
-            try:
-                answer, self.memory, *details = self._receive()
-            except (EOFError, OSError):
-                text = f"the process that ran it {self._outcome()}"
-                raise Judged(Verdict(Action.CRASH, Problem(Reason.CRASHED, "", text))) from None
-        self.tasks += 1
-        if answer == RAISED:
-            raise Judged(Verdict.from_json(details[0]))
-
-    @property
-    def is_alive(self) -> bool:
-        """False when the process has ended."""
-        with self._signalling:
-            return self._process.poll() is None
-
-    # ------------------------------------------------------------------ for any thread
-
-    def cancel(self) -> None:
-        """Interrupt the handler, and kill the process soon, whatever the handler does about it."""
-        self._interrupt()
-        killer = threading.Timer(_TERM_TIME, self.kill)
-        killer.daemon = True
-        try:
-            killer.start()
-        except RuntimeError:  # the system has no thread left
-            self.kill()
-
-    def ask_to_end(self) -> None:
-        """Interrupt the handler if one runs, else let the process end by itself."""
-        if self._busy:
-            self._interrupt()
-        else:
-            self._tell(STOP)
-
-    def kill(self) -> None:
-        """Kill the process, and what it started, if it has not ended."""
-        with self._signalling:  # between the look and the signal nobody else may reap it and free its number
-            if self._process.poll() is None:
-                self._killed = True
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(self._process.pid, signal.SIGKILL)
-
-    @property
-    def survives(self) -> bool:
-        """True when it was killed and is still there, which the kernel allows to a process that waits in a driver."""
-        return self._killed and self.is_alive
-
-    def end(self, patience: float = _EXIT_TIME) -> None:
-        """Let the process end, kill it when it has not after ``patience`` seconds, and release what belongs to it.
-
-        After a cancelled run it is killed at once, because a signal to its group still finds what the handler started.
-        """
-        if not self._cancelled:
-            self._tell(STOP)
-        elif not self._busy:
-            self.kill()
-        try:
-            self._wait(patience)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._wait(_KILL_TIME)
-        with self._using:  # its user sees the end of the process and leaves
-            self._link.close()
-            if self._lifeline >= 0:
-                os.close(self._lifeline)
-                self._lifeline = -1
-
-    # ------------------------------------------------------------------ parts
-
-    @contextlib.contextmanager
-    def _at_work(self) -> Iterator[None]:
-        self._busy = True
-        try:
-            yield
-        finally:
-            self._busy = False
-
-    def _interrupt(self) -> None:
-        self._cancelled = True
-        self._tell(CANCEL)
-
-    def _outcome(self) -> str:
-        """How the process ended."""
-        try:
-            return describe_exit(self._wait(_TERM_TIME))
-        except subprocess.TimeoutExpired:
-            self.kill()
-            return "closed its connection to the worker"
-
-    def _wait(self, seconds: float) -> int:
-        deadline = time.monotonic() + seconds
-        while True:
-            with self._signalling:
-                status = self._process.poll()
-            if status is not None:
-                return status
-            if time.monotonic() > deadline:
-                raise subprocess.TimeoutExpired("a child process", seconds)
-            time.sleep(0.005)
-
-    def _send(self, message: bytes) -> None:
-        with self._sending:
-            self._link.send_bytes(message)
-
-    def _tell(self, message: bytes) -> None:
-        """Send a word, if the process is there and not in the middle of a long message."""
-        if self._sending.acquire(timeout=0.1):
-            try:
-                with contextlib.suppress(OSError):
-                    self._link.send_bytes(message)
-            finally:
-                self._sending.release()
-
-    def _receive(self) -> list[Any]:
-        """The next report.
-
-        The end of the process is looked for as well: what it started may have inherited its end of the connection.
-
-        Raises:
-            EOFError, OSError: the process has ended.
-        """
-        while not self._link.poll(_LOOK_EVERY):
-            if not self.is_alive and not self._link.poll(0):
-                raise EOFError
-        report: list[Any] = json.loads(self._link.recv_bytes())
-        return report
-
-
 class ProcessExecutor(Executor):
     """Gives each worker thread a child process.
 
@@ -289,6 +79,7 @@ class ProcessExecutor(Executor):
     """
 
     in_thread = False
+    not_started = (NotStartedError,)
 
     def __init__(self, program: Program) -> None:
         super().__init__(self._execute)
@@ -304,7 +95,7 @@ class ProcessExecutor(Executor):
     def prepare(self) -> bool:
         """Have a child process ready for the calling thread."""
         child = self._child()
-        if child is not None and not child.is_alive:
+        if child is not None and not child.is_usable:
             _log.warning("a child process ended while it was idle; another one takes its place")
             self.release()
             child = None
@@ -356,7 +147,7 @@ class ProcessExecutor(Executor):
             child.run(run)
         finally:
             del self._running[run]
-            if self._is_spent(child) or not child.is_alive:
+            if self._is_spent(child) or not child.is_usable:
                 self.release()
 
     def _is_spent(self, child: Child) -> bool:
@@ -400,7 +191,7 @@ class ProcessExecutor(Executor):
             raise
         return child
 
-    def _end(self, child: Child, patience: float = _EXIT_TIME) -> None:
+    def _end(self, child: Child, patience: float = EXIT_TIME) -> None:
         child.end(patience)
         with self._lock:
             self._children.discard(child)

@@ -19,7 +19,7 @@ from typing import Final
 from qbridge_core.context import HandlerTimeout, current_run
 from qbridge_core.envelope import MalformedTaskError, read_task
 from qbridge_core.errors import NotConnectedError, TooManyStuckTasksError
-from qbridge_core.executor import Executor, NotStartedError, refuse_unstarted
+from qbridge_core.executor import Executor, refuse_unstarted
 from qbridge_core.intake import Intake
 from qbridge_core.lifecycle import Lifecycle
 from qbridge_core.message import REASON, TASK_ID, Delivery, meta_text, new_id
@@ -133,7 +133,7 @@ class Worker(threading.Thread):
         error: BaseException | None = None
         try:
             refuse_unstarted(job.executor.execute(task.payload))
-        except NotStartedError as exc:
+        except job.executor.not_started as exc:
             self._give_back(run, exc)
             return
         except BaseException as exc:  # noqa: BLE001 - whatever a handler raises is its failure
