@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -115,6 +116,31 @@ def test_g10_a_coroutine_that_blocks_the_loop_does_not_stop_the_others_for_good(
             wait_for(lambda: manager.report().succeeded == 11, 20.0, "every task is done")
     finally:
         release.set()
+
+
+@pytest.mark.parametrize("deed", ["stop", "exit in a task", "exit in a callback"])
+def test_g10_a_coroutine_that_ends_the_loop_ends_nothing(client: MemoryClient, deed: str) -> None:
+    """The loop belongs to all handlers: it goes on after ``stop`` and ``sys.exit``, and the other tasks with it."""
+    waiting, go = asyncio.Event(), asyncio.Event()
+
+    async def leave() -> None:
+        sys.exit(3)
+
+    async def handler(payload: str) -> None:
+        if payload == "waits":
+            waiting.set()
+            await go.wait()
+        elif payload == "ends the loop":
+            await waiting.wait()
+            loop = asyncio.get_running_loop()
+            deeds = {"stop": loop.stop, "exit in a task": lambda: loop.create_task(leave())}
+            loop.call_soon(deeds.get(deed, sys.exit))
+            await asyncio.sleep(0.01)
+            go.set()
+
+    client.send_many("q", ["waits", "ends the loop", *map(str, range(50))])
+    manager = TaskManager(client, handler, "q", "dead", max_retries=0, task_timeout=60.0, max_workers=3)
+    assert manager.run_until_idle(30.0).succeeded == 52
 
 
 def test_g16_stopping_cancels_what_does_not_end_in_time(client: MemoryClient) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -18,6 +19,7 @@ from qbridge_core.context import current_run
 from qbridge_core.executor import Executor
 from qbridge_core.run import Run
 
+_log: Final = logging.getLogger("qbridge.worker")
 _ANSWER_TIME: Final = 1.0
 _CLOSE_TIME: Final = 1.0
 
@@ -112,6 +114,7 @@ class _LoopThread:
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self._asked_at: float | None = None
+        self._stopping = False
         self._thread = threading.Thread(target=self._run, name="qbridge-asyncio", daemon=True)
         self._thread.start()
 
@@ -134,6 +137,7 @@ class _LoopThread:
 
     def stop(self) -> None:
         """End the loop when it turns next."""
+        self._stopping = True
         self._call(self.loop.stop)
 
     def close(self) -> None:
@@ -151,7 +155,7 @@ class _LoopThread:
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         try:
-            self.loop.run_forever()
+            self._turn()
             tasks = asyncio.all_tasks(self.loop)
             for task in tasks:
                 task.cancel()
@@ -159,3 +163,14 @@ class _LoopThread:
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         finally:
             self.loop.close()
+
+    def _turn(self) -> None:
+        """Run the loop until ``stop``. Others wait on it, whatever one handler does to it."""
+        while not self._stopping:
+            try:
+                self.loop.run_forever()
+            except BaseException:  # noqa: BLE001 - asyncio lets a SystemExit in a task or callback through
+                _log.exception("something in the event loop of the handlers tried to end it; it goes on")
+            else:
+                if not self._stopping:
+                    _log.warning("a handler stopped the event loop of all handlers; it goes on")
