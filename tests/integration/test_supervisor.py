@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from qbridge_core import ConfigurationError, QueueClient, Reason, Supervisor, connect
+from support.brokers import Broker
 from support.handlers import notes
 from support.wait import wait_for
 
@@ -20,9 +22,10 @@ pytestmark = pytest.mark.faults
 PROGRAM = """
 import logging
 import sys
+import time
 sys.path.insert(0, {tests!r})
 from qbridge_core import Supervisor, TaskManager, connect
-from support.handlers import work
+from support.handlers import note, work
 
 def build():
     logging.basicConfig(level=logging.INFO)
@@ -32,6 +35,23 @@ def build():
 
 def broken():
     raise OSError("no configuration")
+
+def refused():
+    logging.basicConfig(level=logging.INFO)
+    return TaskManager(connect({url!r}), work, {queue!r}, {dead!r}, task_timeout=7200.0)
+
+def without_handler():
+    return TaskManager(connect({url!r}), late, {queue!r}, {dead!r}, executor="process")
+
+def late(payload):
+    pass
+
+if "qbridge_core.child" in sys.orig_argv[-1]:
+    del late  # the handler's own process cannot find it
+
+def hanging():
+    note({journal!r}, "builds")
+    time.sleep(3600)
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
@@ -63,13 +83,16 @@ def client(url: str, unique_name: str) -> Iterator[QueueClient]:
 
 
 @pytest.fixture
-def start(tmp_path: Path, unique_name: str, url: str) -> Iterator[Start]:
+def start(tmp_path: Path, unique_name: str, url: str, journal: Path) -> Iterator[Start]:
     """Start a program with a supervisor on the test's queue; everything is killed after the test."""
     processes: list[subprocess.Popen[bytes]] = []
 
-    def start(build: str = "build", processes_: int = 2, grace: float = 20.0) -> subprocess.Popen[bytes]:
+    def start(
+        build: str = "build", processes_: int = 2, grace: float = 20.0, url_: str = url
+    ) -> subprocess.Popen[bytes]:
         path = tmp_path / "supervised_program.py"
-        values: dict[str, Any] = {"build": build, "processes": processes_, "grace": grace, "url": url}
+        values: dict[str, Any] = {"build": build, "processes": processes_, "grace": grace, "url": url_}
+        values["journal"] = str(journal)
         tests = str(Path(__file__).parents[1])
         path.write_text(PROGRAM.format(tests=tests, queue=unique_name, dead=f"{unique_name}-dead", **values))
         with (tmp_path / "log").open("ab") as log:
@@ -213,6 +236,82 @@ def test_workers_that_cannot_be_built_end_the_supervisor(start: Start, tmp_path:
     log = (tmp_path / "log").read_text()
     assert "OSError: no configuration" in log
     assert log.splitlines()[-1].startswith("qbridge_core.errors.WorkerStartError: ")
+
+
+@pytest.mark.parametrize(
+    ("url", "build", "why"),
+    [
+        ("classic", "refused", "qbridge_core.errors.ConfigurationError|task_timeout"),
+        ("redis", "without_handler", "no child process can run the handler"),
+    ],
+    indirect=["url"],
+)
+def test_workers_that_cannot_start_end_the_supervisor(start: Start, tmp_path: Path, build: str, why: str) -> None:
+    """A mistake that shows only when the manager starts, or when it makes its child processes, is one all the same."""
+    supervisor = start(build=build, processes_=1)
+    assert supervisor.wait(90) == 1
+    log = (tmp_path / "log").read_text()
+    assert re.search(why, log)
+    assert log.count("another one starts") == 4
+    assert log.splitlines()[-1].startswith("qbridge_core.errors.WorkerStartError: ")
+
+
+def test_g16_a_build_that_hangs_does_not_delay_the_stop(start: Start, journal: Path) -> None:
+    """Nothing can be lost while a manager is built, so the grace period is not waited for."""
+    supervisor = start(build="hanging", processes_=1)
+    wait_for(lambda: notes(journal), 60, "it builds")
+    supervisor.send_signal(signal.SIGTERM)
+    assert supervisor.wait(15) == 0, "well before the 29.5 s that the supervisor gives to workers"
+
+
+def test_g14_a_build_that_hangs_ends_with_its_supervisor(start: Start, journal: Path) -> None:
+    """SIGKILL of the supervisor ends a worker that is not built yet."""
+    supervisor = start(build="hanging", processes_=1)
+    wait_for(lambda: notes(journal), 60, "it builds")
+    (worker,) = children_of(supervisor.pid)
+    supervisor.kill()
+    supervisor.wait()
+    wait_for(lambda: not alive(worker), 15, "the worker has ended")
+
+
+def test_a_broker_that_was_never_there_ends_the_supervisor(
+    private_redis: Broker, tmp_path: Path, unique_name: str, start: Start
+) -> None:
+    """Before any worker could work, an address where nobody answers is a mistake; the log says which address."""
+    private_redis.stop()
+    supervisor = start(url_=f"{private_redis.url}?connect_timeout=1")
+    assert supervisor.wait(90) == 1
+    log = (tmp_path / "log").read_text()
+    assert "the worker cannot start: " in log
+    assert log.splitlines()[-1].startswith("qbridge_core.errors.WorkerStartError: ")
+
+
+def test_g14_a_worker_that_dies_in_an_outage_of_the_broker_costs_nobody_else(
+    private_broker: Broker, unique_name: str, journal: Path, start: Start, tmp_path: Path
+) -> None:
+    """Its successor fails for as long as the broker is away, and works when it is back; the other worker stays."""
+    with connect(private_broker.url) as client:
+        client.declare(unique_name, f"{unique_name}-dead")
+        client.send_many(unique_name, [{"file": str(journal)} for _ in range(20)])
+    supervisor = start(url_=private_broker.url)
+    wait_for(lambda: len(notes(journal)) == 20, 60, "the tasks are done")
+    wait_for(lambda: log_of(tmp_path).count(" consumes ") == 2, 60, "both workers work")
+    first, second = children_of(supervisor.pid)
+    private_broker.stop()
+    os.kill(first, signal.SIGKILL)
+    wait_for(lambda: log_of(tmp_path).count("the worker cannot start") >= 6, 120, "its successors fail")
+    assert supervisor.poll() is None
+    assert alive(second)
+    private_broker.start()
+    wait_for(lambda: log_of(tmp_path).count(" consumes ") == 3, 90, "a successor works")
+    assert second in children_of(supervisor.pid)
+    supervisor.send_signal(signal.SIGTERM)
+    assert supervisor.wait(60) == 0
+
+
+def log_of(directory: Path) -> str:
+    """What the supervisor and its workers have logged."""
+    return (directory / "log").read_text()
 
 
 def test_a_build_function_can_be_named(client: QueueClient, unique_name: str, journal: Path, start: Start) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import os
 import pickle
 import queue
 import signal
@@ -20,7 +21,7 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Final
 
-from qbridge_core.errors import ConfigurationError, QBridgeError
+from qbridge_core.errors import ConfigurationError, QBridgeError, TransientError
 from qbridge_core.executor import loading
 from qbridge_core.manager import TaskManager
 from qbridge_core.witness import call_witness
@@ -33,6 +34,8 @@ ASK: Final = "ask"
 ANSWER: Final = "answer"
 STOP: Final = "stop"
 NOW: Final = "now"
+PASSING: Final = os.EX_TEMPFAIL
+"""The exit status of a worker that a later one may do better than."""
 _ANSWER_TIME: Final = 1.0
 _REPEAT: Final = 0.1
 
@@ -41,16 +44,27 @@ def main(descriptor: int) -> None:
     """Build the manager and run it until the supervisor says stop or is gone. The argument is an inherited socket."""
     link = Link(Connection(descriptor))
     preparation, build = pickle.loads(link.receive_bytes())  # noqa: S301 - from the supervisor
+    orders = Orders(link)
     loading.set()
     spawn.prepare(preparation)
     make = find(pickle.loads(build))  # noqa: S301 - as above
     loading.clear()
     call_witness(link)
-    manager = make()
+    manager = _made(make)
+    orders.can_be_obeyed()
+    sys.exit(_Worker(manager, orders).run())
+
+
+def _made(make: Callable[[], object]) -> TaskManager:
+    """The manager that the build function makes."""
+    try:
+        manager = make()
+    except TransientError as exc:
+        _log.error("the worker cannot start: %s", exc)
+        sys.exit(PASSING)
     if not isinstance(manager, TaskManager):
         raise ConfigurationError(f"the build function must return a TaskManager, not a {type(manager).__name__}")
-    link.say(READY)
-    sys.exit(_Worker(manager, link).run())
+    return manager
 
 
 def find(build: Callable[[], object] | str) -> Callable[[], object]:
@@ -71,6 +85,7 @@ class Link:
         self._asking = threading.Lock()
         self._answers: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
         self._questions = 0
+        self._is_ready = False
 
     def receive_bytes(self) -> bytes:
         """The first message, which is not JSON."""
@@ -94,6 +109,12 @@ class Link:
             if word != ANSWER:
                 return str(word)
             self._answers.put((details[0], details[1]))
+
+    def ready(self) -> None:
+        """This process is about to work. Each of its threads says so."""
+        if not self._is_ready:
+            self._is_ready = True
+            self.say(READY)
 
     def began(self, queue: str, task_id: str) -> None:
         """This process runs this task and no other."""
@@ -120,13 +141,43 @@ class Link:
             return ""
 
 
+class Orders:
+    """What the supervisor wants, heard in a thread.
+
+    Attributes:
+        wanted: STOP, then perhaps NOW; signal handlers append to it as well.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self.wanted: Final[list[str]] = []
+        self._link = link
+        self._obeyed = False
+        self._deciding = threading.Lock()
+        threading.Thread(target=self._listen, name="qbridge-supervisor", daemon=True).start()
+
+    def can_be_obeyed(self) -> None:
+        """From now on somebody looks at ``wanted``. Until then, while user code builds the manager, orders end all."""
+        with self._deciding:
+            self._obeyed = True
+
+    def _listen(self) -> None:
+        while (word := self._link.hear()) is not None:
+            self._note(word)
+        self._note(STOP)  # the supervisor is gone
+
+    def _note(self, word: str) -> None:
+        with self._deciding:
+            if not self._obeyed:
+                os._exit(0)  # no message has been taken, and nobody knows how long the user's code may take
+            self.wanted.append(word)
+
+
 class _Worker:
     """Runs the manager in a thread, and stops it on demand."""
 
-    def __init__(self, manager: TaskManager, link: Link) -> None:
+    def __init__(self, manager: TaskManager, orders: Orders) -> None:
         self._manager = manager
-        self._link = link
-        self._wanted: Final[list[str]] = []  # STOP, then perhaps NOW; appended to by threads and signal handlers
+        self._wanted = orders.wanted
         self._thread = threading.Thread(target=self._work, name="qbridge-manager", daemon=True)
         self._status = 0
 
@@ -135,7 +186,6 @@ class _Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         self._thread.start()
-        threading.Thread(target=self._listen, name="qbridge-supervisor", daemon=True).start()
         obeyed: set[str] = set()
         while self._thread.is_alive():
             for word in set(self._wanted) - obeyed:
@@ -149,7 +199,7 @@ class _Worker:
             self._manager.start()
         except QBridgeError as exc:
             _log.error("the worker ends: %s", exc)
-            self._status = 1
+            self._status = PASSING if isinstance(exc, TransientError) else 1
         except BaseException:  # noqa: BLE001 - whatever it is, the process ends with it
             _log.exception("the worker ends")
             self._status = 1
@@ -160,11 +210,6 @@ class _Worker:
         while self._thread.is_alive():
             self._manager.stop(now=now)  # does nothing when the manager is only about to start
             self._thread.join(_REPEAT)
-
-    def _listen(self) -> None:
-        while (word := self._link.hear()) is not None:
-            self._wanted.append(word)
-        self._wanted.append(STOP)  # the supervisor is gone
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del number, frame

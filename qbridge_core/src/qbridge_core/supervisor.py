@@ -24,7 +24,7 @@ from qbridge_core.executor import loading
 from qbridge_core.exits import describe_exit
 from qbridge_core.interpreter import main_program, start_interpreter
 from qbridge_core.retry import ExponentialBackoff
-from qbridge_core.supervised import ANSWER, ASK, BEGAN, ENDED, NOW, READY, STOP
+from qbridge_core.supervised import ANSWER, ASK, BEGAN, ENDED, NOW, PASSING, READY, STOP
 
 if TYPE_CHECKING:
     from qbridge_core.manager import TaskManager
@@ -45,8 +45,9 @@ class Supervisor:
     """Keeps a number of worker processes running, each with a TaskManager of its own.
 
     A process that ends is replaced: after 0.2 s, then after twice as long each time up to 30 s, until one has lived for
-    30 s. The supervisor handles no messages itself. On backends that count crashes it lets a dead letter with reason
-    ``crashed`` say how the worker died.
+    30 s. That goes on for ever, unless no worker ever gets as far as its first message. The supervisor handles no
+    messages itself. On backends that count crashes it lets a dead letter with reason ``crashed`` say how the worker
+    died.
 
     Args:
         build: called in each process to make the connected client and return the TaskManager, which is then started;
@@ -84,7 +85,8 @@ class Supervisor:
 
         Raises:
             ConfigurationError: it runs already.
-            WorkerStartError: worker processes ended again and again before their managers were built.
+            WorkerStartError: worker processes ended again and again before they could take messages, where none could
+                before. Once a worker could, an unreachable broker (``TransientError``) is no reason any more.
         """
         if loading.is_set():
             raise ConfigurationError(
@@ -95,13 +97,14 @@ class Supervisor:
             raise ConfigurationError("this Supervisor is running already")
         try:
             self._stop_requests = self._false_starts = 0
+            self._slots = [_Slot() for _ in self._slots]
             with self._signals():
                 self._supervise()
         finally:
             for slot in self._slots:  # left over only when something unforeseen was raised
                 slot.clear()
             self._running.release()
-        if self._false_starts >= _FALSE_STARTS:
+        if self._gives_up:
             raise WorkerStartError(
                 f"{self._false_starts} worker processes in a row ended before they were ready; their output says why"
             )
@@ -112,9 +115,13 @@ class Supervisor:
 
     # ------------------------------------------------------------------ the loop
 
+    @property
+    def _gives_up(self) -> bool:
+        return self._false_starts >= _FALSE_STARTS
+
     def _supervise(self) -> None:
         setup = pickle.dumps((main_program(), self._build))
-        while not self._stop_requests and self._false_starts < _FALSE_STARTS:
+        while not self._stop_requests and not self._gives_up:
             for slot in self._slots:
                 if slot.worker is None and time.monotonic() >= slot.start_at:
                     slot.start(setup)
@@ -149,17 +156,21 @@ class Supervisor:
         for link in wait(list(links), _LOOK_EVERY) if links else ():
             worker = links[link].worker  # type: ignore[index]
             if worker is not None:
-                for words in worker.hear():
-                    self._heed(worker, words)
+                self._listen(links[link], worker)  # type: ignore[index]
         for slot in self._slots:
             if slot.worker is not None and slot.worker.process.poll() is not None:
                 self._bury(slot, slot.worker)
 
+    def _listen(self, slot: _Slot, worker: _Worker) -> None:
+        for words in worker.hear():
+            if words == [READY]:
+                slot.proven = worker.ready = True
+                self._false_starts = 0
+            else:
+                self._heed(worker, words)
+
     def _heed(self, worker: _Worker, words: list[Any]) -> None:
         match words:
-            case [str(word)] if word == READY:
-                worker.ready = True
-                self._false_starts = 0
             case [str(word), str(queue), str(task_id)] if word == BEGAN:
                 worker.alone_with = (queue, task_id)
             case [str(word)] if word == ENDED:
@@ -168,8 +179,7 @@ class Supervisor:
                 worker.tell(ANSWER, number, self._deaths.get((queue, task_id), ""))
 
     def _bury(self, slot: _Slot, worker: _Worker) -> None:
-        for words in worker.hear():  # what it said before it died
-            self._heed(worker, words)
+        self._listen(slot, worker)  # to what it said before it died
         how = describe_exit(worker.process.returncode)
         name = f"worker {socket.gethostname()}:{worker.process.pid}"
         if worker.alone_with is not None and worker.process.returncode != 0:
@@ -177,13 +187,23 @@ class Supervisor:
             self._deaths.move_to_end(worker.alone_with)
             if len(self._deaths) > _REMEMBERED_DEATHS:
                 self._deaths.popitem(last=False)
-        if not worker.ready and not self._stop_requests:
+        stopping = self._stop_requests or self._gives_up
+        if not stopping and self._is_false_start(slot, worker):
             self._false_starts += 1
         pause = slot.bury()
-        if self._stop_requests:
+        if stopping:
             _log.info("%s %s", name, how)
+        elif self._gives_up:
+            _log.error("%s %s before it was ready, like others before it; all workers are stopped", name, how)
         else:
             _log.error("%s %s; another one starts in %g s", name, how, pause)
+
+    def _is_false_start(self, slot: _Slot, worker: _Worker) -> bool:
+        """True for a death that hints at a mistake which restarts cannot mend."""
+        if worker.ready or slot.proven:
+            return False
+        passing = worker.process.returncode == PASSING and any(each.proven for each in self._slots)
+        return not passing
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -244,6 +264,7 @@ class _Slot:
     def __init__(self) -> None:
         self.worker: _Worker | None = None
         self.start_at = 0.0
+        self.proven = False  # a worker here was ready once
         self._deaths = 0
 
     def start(self, setup: bytes) -> None:

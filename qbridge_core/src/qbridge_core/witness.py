@@ -1,6 +1,6 @@
 """Lets a worker process say what it runs, to somebody who will see how the process ends.
 
-Only suspects (:mod:`qbridge_core.suspects`) are reported, which run alone; other tasks pay nothing.
+Of the tasks only suspects (:mod:`qbridge_core.suspects`) are reported, which run alone; others pay nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,10 @@ from typing import Protocol
 
 class Witness(Protocol):
     """Sees the worker processes die."""
+
+    def ready(self) -> None:
+        """A manager of this process is about to take its first message; may be said again."""
+        ...
 
     def began(self, queue: str, task_id: str) -> None:
         """This process runs this task and no other."""
@@ -26,6 +30,9 @@ class Witness(Protocol):
 
 class Nobody:
     """The witness of a process that runs by itself."""
+
+    def ready(self) -> None:
+        """Nobody listens."""
 
     def began(self, queue: str, task_id: str) -> None:
         """Nobody listens."""

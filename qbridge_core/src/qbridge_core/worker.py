@@ -26,6 +26,7 @@ from qbridge_core.message import REASON, TASK_ID, Delivery, meta_text, new_id
 from qbridge_core.run import Run
 from qbridge_core.settle import Settler
 from qbridge_core.wakeup import Wakeup
+from qbridge_core.witness import current_witness
 
 _log: Final = logging.getLogger("qbridge.worker")
 
@@ -79,6 +80,8 @@ class Worker(threading.Thread):
             self._first()
             self._first = None
         executor, intake = self._job.executor, self._job.intake
+        if executor.prepare():
+            current_witness().ready()
         while not self.abandoned and executor.prepare() and (delivery := intake.take()) is not None:
             try:
                 self._handle(delivery)
