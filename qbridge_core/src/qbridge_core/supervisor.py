@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _log: Final = logging.getLogger("qbridge.supervisor")
 _LOOK_EVERY: Final = 0.1
 _RESTART: Final = ExponentialBackoff(base=0.2, factor=2.0, cap=30.0, jitter=False)
+_LONGEST_WAIT_FOR_BROKER: Final = 3.0
 _LONG_LIFE: Final = 30.0
 _FALSE_STARTS: Final = 5
 _LAST_WORDS: Final = 5.0
@@ -44,10 +45,10 @@ _Task = tuple[str, str]
 class Supervisor:
     """Keeps a number of worker processes running, each with a TaskManager of its own.
 
-    A process that ends is replaced: after 0.2 s, then after twice as long each time up to 30 s, until one has lived for
-    30 s. That goes on for ever, unless no worker ever gets as far as its first message. The supervisor handles no
-    messages itself. On backends that count crashes it lets a dead letter with reason ``crashed`` say how the worker
-    died.
+    A process that ends is replaced: after 0.2 s, then after twice as long each time up to 30 s (3 s when the broker
+    cannot be reached), until one has lived for 30 s. That goes on for ever, unless no worker ever gets as far as its
+    first message. The supervisor handles no messages itself. On backends that count crashes it lets a dead letter with
+    reason ``crashed`` say how the worker died.
 
     Args:
         build: called in each process to make the connected client and return the TaskManager, which is then started;
@@ -282,9 +283,11 @@ class _Slot:
         assert self.worker is not None  # noqa: S101 - the caller has looked
         now = time.monotonic()
         self._deaths = 1 if now - self.worker.started_at >= _LONG_LIFE else self._deaths + 1
+        pause = _RESTART.delay(self._deaths)
+        if self.worker.process.returncode == PASSING:  # work shall go on soon after the broker is back
+            pause = min(pause, _LONGEST_WAIT_FOR_BROKER)
         self.worker.link.close()
         self.worker = None
-        pause = _RESTART.delay(self._deaths)
         self.start_at = now + pause
         return pause
 
