@@ -9,8 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from qbridge_core import ConfigurationError, Delivery, Outcome, Reason, TaskManager
+from qbridge_core import BrokerUnavailableError, ConfigurationError, Delivery, Outcome, QueueStats, Reason, TaskManager
 from qbridge_core.message import CRASHES, meta_int
+from qbridge_core.suspects import Suspects
 from qbridge_memory import MemoryClient
 from support.wait import wait_for
 
@@ -159,3 +160,22 @@ def test_max_crashes_must_leave_room_for_a_run_alone(client: CountingClient, val
     """One death can be a neighbour's fault, so fewer than two are refused."""
     with pytest.raises(ConfigurationError, match="max_crashes"):
         TaskManager(client, print, "q", "dead", max_crashes=value)  # type: ignore[arg-type]
+
+
+class DeafClient(CountingClient):
+    """A broker that does not answer."""
+
+    def stats(self, queue: str) -> QueueStats:
+        """Fail."""
+        raise BrokerUnavailableError(f"no answer about {queue}")
+
+
+def test_g6_suspects_that_cannot_be_looked_for_are_reported(caplog: pytest.LogCaptureFixture) -> None:
+    """One failure is no news; many in a row are a warning, and not one each time."""
+    suspects = Suspects(DeafClient(), "q.suspects")
+    for count in range(1, 11):
+        suspects.moved()
+        assert suspects.take(lambda: True, threading.Event()) is None
+        warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert len(warnings) == (count >= 3)
+    assert "no answer about q.suspects" in warnings[0]

@@ -23,6 +23,9 @@ _log: Final = logging.getLogger("qbridge.worker")
 _LOOK_EVERY: Final = 5.0
 _QUIET_POLL: Final = 0.01
 _WORK_SHARE: Final = 5.0
+# One failure is no news: a connection is lost now and then, and the client reports that itself.
+_BEAR: Final = 3
+_WARN_EVERY: Final = 60.0
 
 
 def suspects_queue(queue: str) -> str:
@@ -43,6 +46,8 @@ class Suspects:
         self._witness = current_witness()
         self.queue = queue
         self._look_at = 0.0
+        self._failures = 0
+        self._warn_at = 0.0
 
     def moved(self) -> None:
         """A suspect was put into the side queue: look soon."""
@@ -69,13 +74,27 @@ class Suspects:
             # Counted first: a delivery that waits for the others to end would be charged when one of them kills us.
             if self._has_some() and self._wait_until(is_quiet, closed):
                 for delivery in self._client.receive(self.queue, 1, 0.0):
+                    self._failures = 0
                     return delivery  # and look again at once when it is done
+            self._failures = 0
         except QBridgeError as exc:
-            _log.debug("cannot look for suspects: %s", exc)
+            self._report(exc)
         # Waiting for long tasks to end stops the work; a suspect that another worker holds must not cause it often.
         now = time.monotonic()
         self._look_at = now + max(_LOOK_EVERY, _WORK_SHARE * (now - began))
         return None
+
+    def _report(self, exc: QBridgeError) -> None:
+        self._failures += 1
+        now = time.monotonic()
+        if self._failures < _BEAR or now < self._warn_at:
+            _log.debug("cannot look for suspects: %s", exc)
+            return
+        self._warn_at = now + _WARN_EVERY
+        _log.warning(
+            "cannot look for suspects in %s, %d times in a row: %s", self.queue, self._failures, exc,
+            extra={"queue": self.queue},
+        )  # fmt: skip
 
     def _has_some(self) -> bool:
         """True when a message is ready or held; its holder may be dead, which only ``receive`` finds out."""
