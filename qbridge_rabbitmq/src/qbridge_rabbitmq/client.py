@@ -46,6 +46,7 @@ from qbridge_core.message import (
     meta_text,
     meta_time,
 )
+from qbridge_core.suspects import suspects_queue
 from qbridge_rabbitmq import browse, delays, headers
 from qbridge_rabbitmq.docket import Docket
 from qbridge_rabbitmq.lane import DELETION_PAUSE
@@ -71,7 +72,6 @@ _BARRIER_TIMEOUT: Final = 2.0
 # A quorum queue may have a limit of returns, and drops what exceeds it: RabbitMQ 4 sets one of 20 unless the queue says
 # otherwise, as those that QBridge declares do.
 _MANY_RETURNS: Final = 10
-_SUFFIX: Final = len(delays.name("", delays.LEVELS))
 
 
 class RabbitMQClient(QueueClient):
@@ -155,7 +155,7 @@ class RabbitMQClient(QueueClient):
     def declare(self, queue: str, dead_letter_queue: str | None = None) -> None:
         """Create the queue and its dead-letter queue where missing (rabbitmq.com/docs/dlx, quorum-queues)."""
         session = self._live()
-        check_queue_name(queue)
+        self._check_room(check_queue_name(queue))
         if dead_letter_queue is not None:
             check_queue_name(dead_letter_queue)
         session.request(f"queue {queue!r}", self._topology.declare(queue, dead_letter_queue))
@@ -391,6 +391,15 @@ class RabbitMQClient(QueueClient):
 
     def _refuse_stream(self, session: Session, queue: str) -> None:
         if self._topology.knows(queue):
+    @staticmethod
+    def _check_room(queue: str) -> None:
+        if not delays.fit(queue):
+            raise ConfigurationError(
+                f"on RabbitMQ the name of a queue must have at most {delays.MAX_QUEUE_BYTES} bytes in UTF-8 (the rest "
+                f"of {MAX_ID_CHARS} is for its delays), and that of a TaskManager's input queue at most "
+                f"{delays.MAX_QUEUE_BYTES - len(suspects_queue(''))}; this is longer: {queue!r}"
+            )
+
             return  # declaring it has told
         try:
             session.request(f"queue {queue!r}", self._topology.refuse_stream(queue))
@@ -490,7 +499,7 @@ class RabbitMQClient(QueueClient):
         """Publish into the delay level that the highest bit of the delay names."""
         units = delays.units(delay)
         top = delays.top_level(units)
-        check_queue_name(queue, MAX_ID_CHARS - _SUFFIX)
+        self._check_room(check_queue_name(queue))
         for attempt in (1, 2):
             if not self._topology.has_levels(queue, top):
                 session.request(f"queue {queue!r}", self._topology.declare_levels(queue, top))

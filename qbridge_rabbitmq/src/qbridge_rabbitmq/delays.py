@@ -15,6 +15,7 @@ import math
 from typing import Any, Final
 
 from qbridge_core import check_delay
+from qbridge_core.message import MAX_ID_CHARS
 
 UNIT_MS: Final = 100
 _INFIX: Final = ".qb.delay."
@@ -47,6 +48,14 @@ def routing_key(delay: int) -> str:
 def name(queue: str, level: int) -> str:
     """The exchange and the queue of a level."""
     return f"{queue}{_INFIX}{level}"
+
+
+MAX_QUEUE_BYTES: Final = MAX_ID_CHARS - len(name("", LEVELS))
+
+
+def fit(queue: str) -> bool:
+    """Whether a queue can have delays: AMQP 0-9-1 (short strings) limits the names of its levels too."""
+    return len(queue.encode()) <= MAX_QUEUE_BYTES
 
 
 def passed(queue: str, properties: bytes) -> bool:

@@ -203,6 +203,8 @@ class Topology:
         valid = _SIDE_LEVELS_VALID if queue in self._side_queues else _LEVELS_VALID
         probe = time.monotonic() > self._probed.get(queue, -valid) + valid
         while level < (delays.LEVELS if probe else self._levels.get(queue, 0)):
+        if not delays.fit(queue):
+            return 0
             try:
                 answer = yield _passive_queue(delays.name(queue, level))
             except exceptions.ChannelClosedByBroker as exc:

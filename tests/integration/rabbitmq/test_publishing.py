@@ -12,10 +12,12 @@ from qbridge_core import (
     BrokerBlockedError,
     BrokerUnavailableError,
     ConfigurationError,
+    IdleTimeoutError,
     Message,
     MessageTooLargeError,
     PublishUnconfirmedError,
     QueueFullError,
+    TaskManager,
     TransientError,
     UnroutableError,
 )
@@ -83,6 +85,40 @@ def test_a_name_that_cannot_be_one_is_an_error(client: RabbitMQClient, name: Any
         client.publish(name, b"x")
     with pytest.raises(ConfigurationError):
         client.declare(name)
+
+
+@pytest.mark.parametrize("length", [235, 243, 244, 246])
+def test_g18_an_input_queue_that_leaves_no_room_for_its_helpers_is_an_error(
+    client: RabbitMQClient, unique_name: str, length: int
+) -> None:
+    """A worker whose side queue or delays would have too long a name does not start, and says how long it may be."""
+    manager = TaskManager(client, print, unique_name.ljust(length, "x"), f"{unique_name}-dead")
+    with pytest.raises(ConfigurationError, match="input queue at most 234;"):
+        manager.run_until_idle(10.0)
+
+
+def test_g18_the_longest_input_queue_works(client: RabbitMQClient, unique_name: str) -> None:
+    """Retries after long delays included."""
+    queue = unique_name.ljust(234, "x")
+    client.declare(queue)
+    client.send(queue, 1)
+    client.send(queue, 2, delay=6_000_000.0)
+    manager = TaskManager(client, print, queue, f"{unique_name}-dead")
+    with pytest.raises(IdleTimeoutError):
+        manager.run_until_idle(2.0)
+    assert client.stats(queue).delayed == 1
+
+
+@pytest.mark.parametrize("length", [244, 255])
+def test_a_dead_letter_queue_may_have_the_longest_name(client: RabbitMQClient, unique_name: str, length: int) -> None:
+    """What has no delays needs no room for them."""
+    dead = unique_name.rjust(length, "x")
+    client.declare(unique_name, dead)
+    client.send(unique_name, 1)
+    (delivery,) = client.receive(unique_name, 1, 10.0)
+    client.reject(delivery, requeue=False)
+    assert client.stats(dead).ready == 1
+    assert client.replay(dead, target=unique_name) == 1
 
 
 def test_g1_a_confirmation_that_does_not_come_is_an_error_in_time(
