@@ -32,6 +32,7 @@ class TCPProxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._flowing = asyncio.Event()
         self._latency = 0.0
+        self._pause_per_byte = 0.0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="tcp-proxy", daemon=True)
         self._thread.start()
@@ -73,6 +74,10 @@ class TCPProxy:
     def slow_down(self, latency: float) -> None:
         """From now on hold all data back for so many seconds in each direction, as a long way would."""
         self._latency = latency
+
+    def throttle(self, bytes_per_second: float) -> None:
+        """From now on let no more than that through to each client, as a thin line would."""
+        self._pause_per_byte = 1 / bytes_per_second
 
     def refuse(self) -> None:
         """Refuse new connections; those that are open go on (see `reset`)."""
@@ -143,7 +148,7 @@ class TCPProxy:
         try:
             async with asyncio.TaskGroup() as both:
                 both.create_task(self._pump(reader, far_writer))
-                both.create_task(self._pump(far_reader, writer))
+                both.create_task(self._pump(far_reader, writer, thin=True))
         except BaseException:
             _abort(far_writer)
             raise
@@ -167,9 +172,9 @@ class TCPProxy:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NORMAL_CLOSE)
         return streams
 
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, thin: bool = False) -> None:
         while data := await source.read(65536):
-            await asyncio.sleep(self._latency)
+            await asyncio.sleep(self._latency + (self._pause_per_byte * len(data) if thin else 0.0))
             await self._flowing.wait()
             sink.write(data)
             await sink.drain()

@@ -339,7 +339,7 @@ class QueueClient(ABC):
         remaining = waiting if limit is None else min(limit, waiting)
         replayed = 0
         while replayed < remaining:
-            batch = self.receive(dead_letter_queue, min(_PAGE, remaining - replayed), 0.0)
+            batch = self._take_letters(dead_letter_queue, min(_PAGE, remaining - replayed))
             if not batch:
                 break
             for position, delivery in enumerate(batch):
@@ -351,6 +351,10 @@ class QueueClient(ABC):
                 replayed += 1
         self.flush()
         return replayed
+
+    def _take_letters(self, queue: str, count: int) -> list[Delivery]:
+        """Up to ``count`` letters; none when there are no more."""
+        return self.receive(queue, count, 0.0)
 
     def _replay_one(self, delivery: Delivery, target: str | None) -> None:
         queue = target or meta_text(delivery.meta, SOURCE_QUEUE)

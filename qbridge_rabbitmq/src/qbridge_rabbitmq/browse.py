@@ -4,6 +4,10 @@ AMQP 0-9-1 has no way to look. So a consumer takes the messages without acknowle
 channel is closed. A classic queue puts them where they were. A quorum queue appends them to the messages that came back
 earlier, which it delivers before all others: to keep the order, all of those have to be taken, beyond what was asked
 for. (It also keeps the order of what one consumer held, but not of messages that were asked for one by one.)
+
+What is on its way when the channel is closed counts as delivered and comes back, and a queue with a delivery limit
+drops what came back too often. So a letter is awaited for as long as it takes: an answer on the same channel comes
+behind all that was sent before it.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import threading
 import time
 from typing import Final
 
-from qbridge_core import TransientError
+from qbridge_core import BrokerUnavailableError, TransientError
 from qbridge_rabbitmq import headers
 from qbridge_rabbitmq.lane import Lane
 from qbridge_rabbitmq.life import Arrival
@@ -23,6 +27,9 @@ from qbridge_rabbitmq.topology import Topology
 
 _log: Final = logging.getLogger("qbridge.rabbitmq")
 _PATIENCE: Final = 1.0
+# How long the broker may take to read a letter from its disk; and to begin with one that it has ready.
+_UNDER_WAY: Final = 3.0
+_HESITATION: Final = 10.0
 _RETURN_TIMEOUT: Final = 2.0
 _PAGE: Final = 100
 _LARGEST_PAGE: Final = 1_000
@@ -37,7 +44,7 @@ def look(session: Session, topology: Topology, queue: str, limit: int) -> list[A
     """Up to ``limit`` messages from the front of a queue; none when it does not exist.
 
     Raises:
-        BrokerUnavailableError: no connection, or it was lost meanwhile.
+        BrokerUnavailableError: no connection, or it was lost meanwhile, or the broker does not deliver what is ready.
     """
     ready = session.request(f"queue {queue!r}", topology.count(queue))
     unlimited = ready > 0 and session.request(f"queue {queue!r}", topology.check_unlimited(queue))
@@ -48,8 +55,10 @@ def look(session: Session, topology: Topology, queue: str, limit: int) -> list[A
         while len(arrivals) < most and (len(arrivals) < limit or arrivals[-1].redelivered):
             missing = limit - len(arrivals)
             lane = session.new_lane(queue)
-            page = _take(session, lane, min(most - len(arrivals), missing if missing > 0 else _PAGE, _LARGEST_PAGE))
+            page: list[Arrival] = []
             pages.append((lane, page))
+            lane.prefetch = min(most - len(arrivals), missing if missing > 0 else _PAGE, _LARGEST_PAGE)
+            _take(session, topology, lane, page, consumers=len(pages))
             if not page:
                 break  # somebody else took them
             arrivals += page
@@ -63,18 +72,46 @@ def look(session: Session, topology: Topology, queue: str, limit: int) -> list[A
     return arrivals[:limit]
 
 
-def _take(session: Session, lane: Lane, count: int) -> list[Arrival]:
-    lane.prefetch = count
+def _take(session: Session, topology: Topology, lane: Lane, page: list[Arrival], consumers: int) -> None:
+    """Fill the page; it stays shorter when somebody else took the rest."""
+    count = lane.prefetch
     session.io.post(lambda: lane.subscribe(count))
-    arrivals: list[Arrival] = []
+    since = time.monotonic()
+    while len(page) < count and lane.missing is None:
+        more = _next(session, lane, count - len(page))
+        if more:
+            page += more
+            since = time.monotonic()
+        elif not _may_come(session, topology, lane, consumers, time.monotonic() - since):
+            return
+
+
+def _next(session: Session, lane: Lane, count: int) -> list[Arrival]:
+    """What comes next; nothing when nothing was on its way for some time."""
     deadline = time.monotonic() + _PATIENCE
-    while len(arrivals) < count and time.monotonic() < deadline and lane.missing is None:
-        more = lane.buffer.take(count - len(arrivals), 0.1)
+    while time.monotonic() < deadline and lane.missing is None:
+        more = lane.buffer.take(count, 0.1)
         session.require_connection()
         if more:
-            arrivals += more
-            deadline = time.monotonic() + _PATIENCE
-    return arrivals
+            return more
+    session.round_trip(lane)
+    return lane.buffer.take(count, 0.0)
+
+
+def _may_come(session: Session, topology: Topology, lane: Lane, consumers: int, waited: float) -> bool:
+    """Whether to wait on, after nothing has come for so many seconds; ``consumers`` are our own.
+
+    Raises:
+        BrokerUnavailableError: the broker does not deliver what it has ready.
+    """
+    ready, all_consumers = session.request(f"queue {lane.queue!r}", topology.look_at(lane.queue))
+    if all_consumers > consumers or lane.missing is not None:
+        return False
+    if not ready:
+        return waited < _UNDER_WAY  # somebody took them without a consumer, or the broker is about to send them
+    if waited >= _HESITATION and consumers == 1:  # later pages are there for the order alone
+        raise BrokerUnavailableError(f"{ready} messages of {lane.queue!r} are ready, but the broker delivers none")
+    return waited < _HESITATION
 
 
 def _give_back(session: Session, topology: Topology, lane: Lane, arrivals: list[Arrival], *, closing: bool) -> None:

@@ -61,21 +61,8 @@ class Buffer:
         except IndexError:
             pass
 
-    # ------------------------------------------------------------------ I/O thread
-
-    def gather(self, arrival: Arrival) -> None:
-        """Hand over an arrival with the others that come in the same piece, at ``release``."""
-        self._gathered.append(arrival)
-
-    def release(self) -> None:
-        """Hand over what was gathered."""
-        if self._gathered:
-            gathered, self._gathered = self._gathered, []
-            self._pieces.put(gathered)
-
     def drain(self) -> list[Arrival]:
-        """Remove and return all."""
-        self.release()
+        """In any thread: remove and return what was handed over."""
         drained: list[Arrival] = []
         try:
             while True:
@@ -87,3 +74,15 @@ class Buffer:
                 drained += self._pieces.get_nowait()
         except queues.Empty:
             return drained
+
+    # ------------------------------------------------------------------ I/O thread
+
+    def gather(self, arrival: Arrival) -> None:
+        """Hand over an arrival with the others that come in the same piece, at ``release``."""
+        self._gathered.append(arrival)
+
+    def release(self) -> None:
+        """Hand over what was gathered."""
+        if self._gathered:
+            gathered, self._gathered = self._gathered, []
+            self._pieces.put(gathered)

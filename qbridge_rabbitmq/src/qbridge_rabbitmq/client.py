@@ -148,7 +148,13 @@ class RabbitMQClient(QueueClient):
         with self._lifecycle:
             session, self._session = self._session, None
             if session is not None:
+                self._return_suspects(session)
                 session.close()
+
+    def _return_suspects(self, session: Session) -> None:
+        """Give back, as copies, what nobody has run; the originals would come back as if we had died of them."""
+        for queue, arrivals in session.take_unread(self._topology.is_side_queue).items():
+            _give_back(session, queue, arrivals)
 
     # ------------------------------------------------------------------ queues
 
@@ -363,6 +369,12 @@ class RabbitMQClient(QueueClient):
             arrivals = browse.look(session, self._topology, check_queue_name(queue), limit)
         return [_dead_letter(arrival) for arrival in arrivals]
 
+    def _take_letters(self, queue: str, count: int) -> list[Delivery]:
+        session = self._live()
+        while not (batch := self.receive(queue, count, 0.0)) and session.lane(queue).is_getting:
+            pass  # a large one on a slow line; when nothing comes any more, receive raises
+        return batch
+
     def _replay_one(self, delivery: Delivery, target: str | None) -> None:
         arrival: Arrival = delivery.tag
         queue = (
@@ -379,6 +391,15 @@ class RabbitMQClient(QueueClient):
 
     # ------------------------------------------------------------------ details
 
+    @staticmethod
+    def _check_room(queue: str) -> None:
+        if not delays.fit(queue):
+            raise ConfigurationError(
+                f"on RabbitMQ the name of a queue must have at most {delays.MAX_QUEUE_BYTES} bytes in UTF-8 (the rest "
+                f"of {MAX_ID_CHARS} is for its delays), and that of a TaskManager's input queue at most "
+                f"{delays.MAX_QUEUE_BYTES - len(suspects_queue(''))}; this is longer: {queue!r}"
+            )
+
     def _live(self) -> Session:
         session = self._session
         if session is None:
@@ -391,15 +412,6 @@ class RabbitMQClient(QueueClient):
 
     def _refuse_stream(self, session: Session, queue: str) -> None:
         if self._topology.knows(queue):
-    @staticmethod
-    def _check_room(queue: str) -> None:
-        if not delays.fit(queue):
-            raise ConfigurationError(
-                f"on RabbitMQ the name of a queue must have at most {delays.MAX_QUEUE_BYTES} bytes in UTF-8 (the rest "
-                f"of {MAX_ID_CHARS} is for its delays), and that of a TaskManager's input queue at most "
-                f"{delays.MAX_QUEUE_BYTES - len(suspects_queue(''))}; this is longer: {queue!r}"
-            )
-
             return  # declaring it has told
         try:
             session.request(f"queue {queue!r}", self._topology.refuse_stream(queue))
@@ -595,7 +607,7 @@ def _is_first(session: Session, delivery: Delivery) -> bool:
 
 
 def _delivery(queue: str, arrival: Arrival) -> Delivery:
-    _, _, redelivered, properties, body, suspected = arrival
+    _, _, redelivered, properties, body, suspected, _ = arrival
     message_id, producers, meta, _ = headers.read(properties)
     if not meta:
         return Delivery(body, queue, producers, message_id, 0, 0, None, redelivered, meta, arrival, suspected)

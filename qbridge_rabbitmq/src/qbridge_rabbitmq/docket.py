@@ -4,7 +4,8 @@ A message of a side queue is given to one worker, which runs it with nothing bes
 is dead or has lost its connection, and the broker does not tell which. So whoever runs a suspect holds a lock: an
 exclusive queue with the message's mark in its name. It exists as long as the connection that declared it, and the
 client declares it again when it is connected again. A message that came back and whose lock stays away for longer than
-a reconnection takes has killed its worker. Then a copy goes to the side queue that counts the death; the first one also
+a reconnection takes has killed its worker. (So one that was fetched and may not be run yet stays here: given back it
+would look like that.) Then a copy goes to the side queue that counts the death; the first one also
 counts the death for which the message became a suspect, because now it is known whose fault that was.
 """
 
@@ -18,6 +19,7 @@ from qbridge_core.message import CRASHES, meta_int
 from qbridge_rabbitmq import headers
 from qbridge_rabbitmq.life import Arrival
 from qbridge_rabbitmq.publisher import Outgoing
+from qbridge_rabbitmq.recognition import likeness
 from qbridge_rabbitmq.session import Session
 from qbridge_rabbitmq.topology import Topology
 
@@ -51,29 +53,37 @@ class Docket:
                 mark = headers.read(arrival.properties).mark
                 try:
                     if mark in doubtful:
-                        arrival.life.give_back(arrival.number)
+                        self._put_back(queue, arrival)
                         break
                     if self._may_run(queue, arrival, mark, doubtful):
                         return arrival
                 except BaseException:
-                    arrival.life.give_back(arrival.number)
+                    self._put_back(queue, arrival)
                     raise
             return None
         finally:
             for arrival in doubtful.values():
-                arrival.life.give_back(arrival.number)
+                self._put_back(queue, arrival)
             self._session.io.wake()
 
     def hold(self, queue: str, delivery: Delivery) -> None:
         """A suspect that ``take`` returned is now the caller's; its lock lasts until it is settled."""
         self._held[lock_name(queue, headers.read(delivery.tag.properties).mark)] = delivery
 
+    def _put_back(self, queue: str, arrival: Arrival) -> None:
+        if _may_have_run(arrival):
+            arrival.life.give_back(arrival.number)
+        elif arrival.life.lost:
+            self._session.ledger.note_unstarted([likeness(queue, arrival.trace)])
+        else:
+            self._session.lane(queue).buffer.put(arrival)
+
     def _may_run(self, queue: str, arrival: Arrival, mark: str, doubtful: dict[str, Arrival]) -> bool:
         if not mark:
             self._replace(queue, arrival, deaths=0)  # without a mark it could not be locked
             return False
         name = lock_name(queue, mark)
-        if not arrival.redelivered:
+        if not _may_have_run(arrival):
             if self._request(name, lock=True):
                 return True
             doubtful[mark] = arrival
@@ -139,6 +149,10 @@ class Docket:
                 raise
             except QBridgeError:
                 pass  # it ends with the connection
+
+
+def _may_have_run(arrival: Arrival) -> bool:
+    return arrival.redelivered and not arrival.unstarted
 
 
 def lock_name(queue: str, mark: str) -> str:

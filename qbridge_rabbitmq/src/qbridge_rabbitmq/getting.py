@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Final
 
 from qbridge_rabbitmq.life import Arrival
@@ -22,42 +23,58 @@ class GetRequest:
         self._limit = limit
         self.items: list[Arrival] = []
         self.error: BaseException | None = None
-        self._late: list[Arrival] = []
         self._lock = threading.Lock()
         self._enough = False
         self._over = False
         self._done = threading.Event()
 
-    def wait(self, timeout: float) -> bool:
+    def wait(self, timeout: float, is_coming: Callable[[], bool]) -> bool:
         """In the caller's thread: True when there is an answer, which may be fewer messages than there are.
 
-        On a slow link a page takes long, since each message is asked for. What has come by then is taken, and the one
-        that is on its way is awaited: giving it back would count as a delivery, and a queue with a delivery limit drops
-        what was given back too often.
+        On a slow link a page takes long, since each message is asked for, and a large message takes long by itself.
+        What has come by then is taken, and the one that is on its way is awaited for as long as ``is_coming``, which is
+        asked now and then. One that is later still is for the next request (see ``Lane``).
         """
         if self._done.wait(timeout):
             return True
         self._enough = True
-        self._done.wait(_LAST_WAIT)
+        while not self._done.wait(_LAST_WAIT) and is_coming():
+            pass
         with self._lock:
             self._over = True
             return self._done.is_set() or bool(self.items)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return self._over
+
+    @property
+    def wants_more(self) -> bool:
+        """In the I/O thread: whether the broker should be asked for another message."""
+        return not self._over and not self._enough and len(self.items) < self._limit
+
     def add(self, arrival: Arrival) -> bool:
-        """In the I/O thread: one more message; whether the request wants another one."""
+        """In the I/O thread: one more message. False when it came too late."""
         with self._lock:
             if self._over:
-                self._late.append(arrival)
                 return False
             self.items.append(arrival)
-            return len(self.items) < self._limit and not self._enough
+            return True
 
-    def finish(self, error: BaseException | None = None) -> None:
+    def finish(self) -> None:
         """In the I/O thread: the request is over."""
         with self._lock:
-            if not self._over:
-                self.error = error
-                self._over = True
-                self._done.set()
-        for item in self._late:
-            item.life.nack(item.number)
+            self._over = True
+            self._done.set()
+
+    def fail(self, error: BaseException) -> list[Arrival]:
+        """In the I/O thread: the channel has ended, and these were lost with it before anybody had them."""
+        with self._lock:
+            if self._over:
+                return []
+            lost, self.items = self.items, []
+            self.error = error
+            self._over = True
+            self._done.set()
+            return lost

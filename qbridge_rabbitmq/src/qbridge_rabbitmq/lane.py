@@ -30,6 +30,8 @@ _LONGEST_PAUSE: Final = 3.0
 # neither cancels them nor passes on what it delivers to them.
 DELETION_PAUSE: Final = 1.0
 _RENEW_AFTER: Final = 10
+# What the broker has seen is on its disk a moment later, and until then a crash may undo it.
+_SETTLING: Final = 2.0
 Restore = Callable[[str, Callable[[BaseException | None], None]], None]
 """Creates a queue again if it is one of ours, else looks whether it is there; calls back with what is wrong."""
 
@@ -46,7 +48,7 @@ class Lane:
     ``buffer``, ``epoch``, ``missing`` and ``in_flight`` may be used by any thread; the methods run in the I/O thread.
 
     Attributes:
-        buffer: what the consumer brought and nobody has taken.
+        buffer: what the consumer brought, or came too late for who had asked for it, and nobody has taken.
         epoch: counts what must wake a blocked receive.
         missing: why there is no consumer: the queue does not exist.
         most: how many messages a prefetch that follows the speed may hold.
@@ -80,6 +82,7 @@ class Lane:
         self._idle = 0
         self._barriers: list[Callable[[], None]] = []
         self._barrier_sent: list[Callable[[], None]] = []
+        self._barrier_under_way = False
 
     @property
     def in_flight(self) -> int:
@@ -96,6 +99,11 @@ class Lane:
     def _consumes(self) -> bool:
         consumers, life = self._consumers, self.life
         return consumers is not None and consumers.ready and life is not None and life.channel.is_open
+
+    @property
+    def is_getting(self) -> bool:
+        """In any thread: whether the broker was asked for a message and has not answered."""
+        return self._getting
 
     def interrupt(self) -> None:
         """In any thread: wake a blocked receive."""
@@ -125,8 +133,10 @@ class Lane:
         elif self._ready:
             if self.prefetch and self._consumers is None and not self._cancelled and not self._paused:
                 self._consume(self.life)
-            if self._gets and not self._getting:
-                self._get(self.life)
+            if not self._getting:
+                self._drop_forsaken()
+                if self._gets:
+                    self._get(self.life)
 
     def _open_channel(self, connection: Connection) -> None:
         channel = connection.channel(on_open_callback=self._on_open)
@@ -140,9 +150,12 @@ class Lane:
         channel.add_callback(self._on_get_empty, [spec.Basic.GetEmpty], one_shot=False)
         self._ready = True
         self._pursue()
+        if self._barriers:
+            self._send_barrier()
 
     def _on_close(self, channel: Channel, reason: BaseException) -> None:
         life, self.life = self.life, None
+        self.buffer.release()
         unread = self.buffer.drain()
         if life is not None:
             if self._ledger is not None:
@@ -266,7 +279,7 @@ class Lane:
                 self._io.wake()
                 return None
             if ledger.was_unstarted(self._likeness(arrival)):
-                return arrival
+                return arrival._replace(unstarted=True)
         suspected = self._suspicion.blames(arrival.properties, time.monotonic())
         return arrival._replace(suspected=True) if suspected else arrival
 
@@ -359,8 +372,13 @@ class Lane:
         self._try_again()
 
     def _leave_buffer(self) -> None:
+        self.buffer.release()
         self._left += self.buffer.drain()
         self.buffer.wake()  # one that was meant to wake a receive may have been among them
+
+    def take_unread(self) -> list[Arrival]:
+        """In any thread: what has come and nobody has taken."""
+        return self.buffer.drain()
 
     def take_left(self) -> list[Arrival]:
         """In any thread: what nobody has taken before the consumer ended; the caller gives it back."""
@@ -392,10 +410,28 @@ class Lane:
         life.unsettled[method.delivery_tag] = None
         arrival = Arrival(life, method.delivery_tag, method.redelivered, raw, body)
         examined = self._examine(arrival)
-        if examined is None or self._gets[0].add(examined):
+        if examined is not None:
+            self._pass_on(examined)
+        self._drop_forsaken()
+        if self._gets and self._gets[0].wants_more:
             self._get(life)
         else:
             self._finish_get()
+
+    def _pass_on(self, arrival: Arrival) -> None:
+        """Give a message to the first who still waits; else keep it for the next.
+
+        Giving it back to the broker would count as a delivery: a queue with a delivery limit drops what came back too
+        often, and a suspect that came back has killed its worker.
+        """
+        for request in self._gets:
+            if request.add(arrival):
+                return
+        self.buffer.put(arrival)
+
+    def _drop_forsaken(self) -> None:
+        while self._gets and self._gets[0].is_over:
+            self._gets.popleft()
 
     def _on_get_empty(self, frame: Any) -> None:
         del frame
@@ -403,25 +439,33 @@ class Lane:
 
     def _finish_get(self) -> None:
         self._getting = False
-        self._gets.popleft().finish()
+        if self._gets:
+            self._gets.popleft().finish()
         self._pursue()
 
     def _fail_gets(self, reason: BaseException) -> None:
         self._getting = False
         gets, self._gets = self._gets, deque()
         for request in gets:
-            request.items.clear()  # they are lost with the channel
-            request.finish(reason)
+            lost = request.fail(reason)
+            if lost and self._ledger is not None:
+                self._ledger.note_unstarted(map(self._likeness, lost))
 
     # ------------------------------------------------------------------ round trips
 
     def barrier(self, done: Callable[[], None]) -> None:
         """Call ``done`` when the broker has seen all that was sent, and we all that it had sent before."""
-        if self.life is None or not self._ready:
+        if self.life is None:
             done()
             return
         self._barriers.append(done)
-        if not self._barrier_sent:
+        if self._ready and not self._barrier_under_way:
+            self._send_barrier()
+
+    def confirm_acks(self) -> None:
+        """Now and then: find out whether the broker has seen the acknowledgements."""
+        life = self.life
+        if life is not None and life.has_unproven and life.channel.is_open and not self._barrier_under_way:
             self._send_barrier()
 
     def close(self, done: Callable[[], None]) -> None:
@@ -434,19 +478,26 @@ class Lane:
         self.life.channel.close()
 
     def _send_barrier(self) -> None:
+        life = self.life
+        if life is None:
+            return
         self._barrier_sent, self._barriers = self._barriers, []
-        if self.life is not None and self._barrier_sent:
-            # The cheapest method that changes nothing and has an answer.
-            self.life.channel.flow(active=True, callback=self._on_barrier)
+        self._barrier_under_way = True
+        sent = life.sent
+        # The cheapest method that changes nothing and has an answer.
+        life.channel.flow(active=True, callback=lambda _: self._on_barrier(life, sent))
 
-    def _on_barrier(self, active: bool) -> None:
-        del active
+    def _on_barrier(self, life: Life, sent: int) -> None:
+        self._barrier_under_way = False
+        self._io.later(_SETTLING, lambda: life.forget(sent))
         passed, self._barrier_sent = self._barrier_sent, []
         for done in passed:
             done()
-        self._send_barrier()
+        if self._barriers:
+            self._send_barrier()
 
     def _pass_barriers(self) -> None:
+        self._barrier_under_way = False
         passed = self._barrier_sent + self._barriers
         self._barrier_sent, self._barriers = [], []
         for done in passed:

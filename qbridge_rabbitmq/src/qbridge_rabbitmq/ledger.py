@@ -106,10 +106,11 @@ class Ledger:
             if entries:
                 self._bind(entries[0], arrival)
                 return True
-            if _take_one(self._done, key):
-                arrival.life.acknowledge(arrival)
-                return True
-        return False
+            if not _take_one(self._done, key):
+                return False
+            arrival.life.acknowledge(arrival)
+        _log.info("message %s of %r came back after its work was done; it is acknowledged again", key[1], key[0])
+        return True
 
     def note_unstarted(self, keys: Iterable[Key]) -> None:
         """These were lost before anybody could run them (in any thread)."""

@@ -18,12 +18,17 @@ from qbridge_rabbitmq.recognition import Key, Trace, key_of, trace
 from qbridge_rabbitmq.wire import Connection
 
 Held = tuple[Key, Delivery]
-# No more acknowledgements than the prefetch can be on their way. A classic queue that crashes may forget a few more.
+# Many more acknowledgements than can be on their way when the broker answers every few seconds.
 _REMEMBERED: Final = 5_000
 
 
 class Arrival(NamedTuple):
-    """A message as it came from the broker."""
+    """A message as it came from the broker.
+
+    Attributes:
+        suspected: it may have killed a worker.
+        unstarted: it was delivered to this client before, and nobody has run it here.
+    """
 
     life: Life
     number: int
@@ -31,6 +36,7 @@ class Arrival(NamedTuple):
     properties: bytes
     body: bytes
     suspected: bool = False
+    unstarted: bool = False
 
     @property
     def trace(self) -> Trace:
@@ -54,6 +60,7 @@ class Life:
         unsettled: numbers of all deliveries that the broker waits for, ascending (for the I/O thread; others may
             take its length).
         settled: how many were acknowledged (for the I/O thread).
+        sent: the same with those that nobody was given, in the order in which they were acknowledged (likewise).
     """
 
     def __init__(self, connection: Connection, channel: Channel, queue: str) -> None:
@@ -62,6 +69,7 @@ class Life:
         self.channel = channel
         self.unsettled: dict[int, None] = {}
         self.settled = 0
+        self.sent = 0
         self.connection = connection
         # Guards the next four and the change of ``lost``: a delivery is never in none of them when the channel ends.
         self._lock = threading.Lock()
@@ -69,6 +77,7 @@ class Life:
         self._settling: dict[int, Delivery] = {}
         self._finished: deque[int] = deque()
         self._acknowledged: deque[Trace] = deque(maxlen=_REMEMBERED)
+        self._count = 0  # of all that were put into it
         self._returned: deque[int] = deque()
         self._holes: set[int] = set()
 
@@ -174,6 +183,7 @@ class Life:
     def _acknowledge(self, arrival: Arrival) -> None:
         self._finished.append(arrival.number)
         self._acknowledged.append(arrival.trace)
+        self._count += 1
 
     # ------------------------------------------------------------------ I/O thread
 
@@ -191,6 +201,18 @@ class Life:
             self._acknowledged.clear()
         self.unsettled.clear()
         return loss
+
+    @property
+    def has_unproven(self) -> bool:
+        """Whether acknowledgements are remembered, because they may not have reached the broker."""
+        return bool(self._acknowledged)
+
+    def forget(self, sent: int) -> None:
+        """The broker has seen so many acknowledgements: what comes back and looks like them is another message."""
+        with self._lock:
+            acknowledged = self._acknowledged
+            while acknowledged and self._count - len(acknowledged) < sent:
+                acknowledged.popleft()
 
     def flush(self) -> bool:
         """Send what was settled since the last time: one acknowledgement for all, as far as they are contiguous.
@@ -219,8 +241,10 @@ class Life:
 
     def _flush_finished(self) -> None:
         finished = self._holes
-        for _ in range(len(self._finished)):
+        count = len(self._finished)
+        for _ in range(count):
             finished.add(self._finished.popleft())
+        self.sent += count
         unsettled = self.unsettled
         prefix = []
         for number in unsettled:

@@ -67,6 +67,12 @@ class Link:
         """Whether no server is left that was not tried since the last success."""
         return self._failures >= len(self._hosts)
 
+    @property
+    def received(self) -> tuple[int, int] | None:
+        """In any thread: something that changes when anything comes from the broker; None when that cannot be."""
+        connection = self.connection
+        return (id(connection), connection.bytes_received) if connection is not None else None
+
     def open(self) -> None:
         """Start to connect."""
         if self._closed is not None:

@@ -39,6 +39,7 @@ _FIRST_PAUSE: Final = 0.01
 _LONGEST_PAUSE: Final = 0.1
 _PATIENCE: Final = 2.0
 _WATCH_EVERY: Final = 3.0
+_SLICE: Final = 0.1
 
 
 class Session:
@@ -241,6 +242,23 @@ class Session:
         self.io.post(send)
         return passed.wait(max(0.0, timeout))
 
+    def round_trip(self, lane: Lane) -> None:
+        """Wait until all that the broker had sent on the lane's channel is here, for as long as anything comes.
+
+        Raises:
+            BrokerUnavailableError: the connection was lost, or the broker has become silent.
+        """
+        passed, progress = threading.Event(), _Progress(self._consuming)
+        self.io.post(lambda: lane.barrier(passed.set))
+        patience = self._options.request_timeout
+        deadline = time.monotonic() + patience
+        while not passed.wait(_SLICE):
+            self.require_connection()
+            if progress.moved():
+                deadline = time.monotonic() + patience
+            elif time.monotonic() > deadline:
+                raise BrokerUnavailableError(f"queue {lane.queue!r}: nothing came for {patience:g} s")
+
     def require_open(self) -> None:
         """Raise NotConnectedError when ``disconnect`` was called."""
         if self.closing:
@@ -271,6 +289,11 @@ class Session:
         """The lane of a queue that something was received from, if it was."""
         return self._lanes.get(queue)
 
+    def take_unread(self, wanted: Callable[[str], bool]) -> dict[str, list[Arrival]]:
+        """What has come from the wanted queues and nobody has taken; nothing that is lost already."""
+        unread = {lane.queue: lane.take_unread() for lane in self._all_lanes() if wanted(lane.queue)}
+        return {queue: left for queue, items in unread.items() if (left := [one for one in items if not one.life.lost])}
+
     def new_lane(self, queue: str, ledger: Ledger | None = None) -> Lane:
         """A lane with a channel of its own that nobody else uses."""
         lane = Lane(queue, self.io, self._restore, ledger)
@@ -291,7 +314,7 @@ class Session:
                 items = lane.buffer.take(limit, left)
                 reached = reached or self._consuming.connection is not None
             else:
-                items, answered = self._poll(lane, limit, left, min(pause, left))
+                items, answered = self._poll(lane, epoch, limit, left, min(pause, left))
                 reached = reached or answered
                 pause = min(pause * 2, _LONGEST_PAUSE)
             if items:
@@ -312,15 +335,25 @@ class Session:
         if life is not None and life.has_finished and lane.buffer.is_empty:
             self.io.wake()
 
-    def _poll(self, lane: Lane, limit: int, left: float, pause: float) -> tuple[list[Arrival], bool]:
-        """Ask for what is ready, else wait for a moment; the messages, and whether the broker answered."""
+    def _poll(self, lane: Lane, epoch: int, limit: int, left: float, pause: float) -> tuple[list[Arrival], bool]:
+        """Ask for what is ready, else wait for a moment; the messages, and whether the broker answered.
+
+        While bytes come, the answer is among them or behind them. It is awaited longer than the caller wants to wait
+        for a new message: what is on its way is ready, and nobody else can have it.
+        """
         items = lane.buffer.take(limit, 0.0)
         if items:
             return items, True
-        request = GetRequest(limit)
+        request, progress = GetRequest(limit), _Progress(self._consuming)
         self.io.post(lambda: lane.get(request))
-        if not request.wait(max(left, _PATIENCE)):
-            return [], False
+        patience = max(left, _PATIENCE)
+        longest = time.monotonic() + max(patience, self._options.request_timeout)
+
+        def is_coming() -> bool:
+            return progress.moved() and lane.epoch == epoch and time.monotonic() < longest
+
+        if not request.wait(patience, is_coming):
+            return [], progress.has_moved
         if request.items:
             return request.items, True
         answered = request.error is None
@@ -363,6 +396,7 @@ class Session:
         if self._consuming.connection is None or self.closing:
             return
         for lane in self._all_lanes():
+            lane.confirm_acks()
             consumer = lane.idle_consumer()
             if consumer:
                 self._examine(lane, consumer)
@@ -410,6 +444,22 @@ class Session:
 
     def _all_lanes(self) -> list[Lane]:
         return list(self._lanes.values())
+
+
+class _Progress:
+    """Whether anything comes on a connection."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._last = link.received
+        self.has_moved = False
+
+    def moved(self) -> bool:
+        """Whether anything has come since the last call."""
+        before, self._last = self._last, self._link.received
+        moved = self._last is not None and self._last != before
+        self.has_moved = self.has_moved or moved
+        return moved
 
 
 def _report_count(lane: Lane, counted: Future[int]) -> None:

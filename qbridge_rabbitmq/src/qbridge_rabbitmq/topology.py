@@ -183,28 +183,33 @@ class Topology:
 
     def count(self, queue: str) -> Steps[int]:
         """Ready messages of a queue; 0 when it is missing."""
-        try:
-            answer = yield _passive_queue(queue)
-        except exceptions.ChannelClosedByBroker as exc:
-            if errors.is_missing(exc):
-                return 0
-            raise
-        return int(answer.method.message_count)
+        ready, _ = yield from self.look_at(queue)
+        return ready
 
     def consumers(self, queue: str) -> Steps[int]:
         """How many consumers a queue has; it fails when the queue is missing."""
         answer = yield _passive_queue(queue)
         return int(answer.method.consumer_count)
 
+    def look_at(self, queue: str) -> Steps[tuple[int, int]]:
+        """Ready messages and consumers of a queue; none when it is missing."""
+        try:
+            answer = yield _passive_queue(queue)
+        except exceptions.ChannelClosedByBroker as exc:
+            if errors.is_missing(exc):
+                return 0, 0
+            raise
+        return int(answer.method.message_count), int(answer.method.consumer_count)
+
     def count_delayed(self, queue: str) -> Steps[int]:
         """Messages in the delay levels of a queue, those that other clients created included."""
+        if not delays.fit(queue):
+            return 0
         total = level = 0
         # Asking for a missing queue closes the channel and is an error line in the broker's log: not each time.
         valid = _SIDE_LEVELS_VALID if queue in self._side_queues else _LEVELS_VALID
         probe = time.monotonic() > self._probed.get(queue, -valid) + valid
         while level < (delays.LEVELS if probe else self._levels.get(queue, 0)):
-        if not delays.fit(queue):
-            return 0
             try:
                 answer = yield _passive_queue(delays.name(queue, level))
             except exceptions.ChannelClosedByBroker as exc:

@@ -318,6 +318,31 @@ def test_g3_a_second_message_with_the_same_id_and_body_is_not_swallowed(
     assert (again.body, again.redelivered) == (b"x", True)
 
 
+@pytest.mark.parametrize("how", ["flush", "by and by"])
+def test_g3_what_is_published_again_after_it_was_done_is_not_swallowed(
+    proxy: TCPProxy, cut_off: RabbitMQClient, channel: Any, unique_name: str, how: str
+) -> None:
+    """An acknowledgement that the broker has seen is forgotten: an equal message that somebody gave back is another."""
+    cut_off.declare(unique_name)
+    cut_off.publish(unique_name, b"x", message_id="same")
+    method, properties, body = channel.basic_get(unique_name)
+    channel.basic_nack(method.delivery_tag)
+    cut_off.subscribe(unique_name, 1)
+    (first,) = cut_off.receive(unique_name, 1, 10.0)
+    cut_off.ack(first)
+    if how == "flush":
+        assert cut_off.flush()
+    known = life(cut_off, unique_name)
+    assert known is not None
+    wait_for(lambda: not known.has_unproven, 20.0, "the broker has seen it")
+    lose(cut_off, unique_name, lambda: refuse_and_reset(proxy))
+    channel.basic_publish("", unique_name, body, properties)
+    wait_for(lambda: (got := channel.basic_get(unique_name))[0] and channel.basic_nack(got[0].delivery_tag) is None)
+    proxy.pass_through()
+    (again,) = cut_off.receive(unique_name, 1, 10.0)
+    assert (again.body, again.redelivered) == (b"x", True)
+
+
 def test_g3_another_consumer_gets_what_does_not_come_back(
     make_client: MakeClient, proxy: TCPProxy, cut_off: RabbitMQClient, amqp_url: str, unique_name: str
 ) -> None:
