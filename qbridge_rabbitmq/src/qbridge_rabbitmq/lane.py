@@ -31,7 +31,7 @@ _LONGEST_PAUSE: Final = 3.0
 DELETION_PAUSE: Final = 1.0
 _RENEW_AFTER: Final = 10
 # What the broker has seen is on its disk a moment later, and until then a crash may undo it.
-_SETTLING: Final = 2.0
+_SETTLING: Final = 0.5
 Restore = Callable[[str, Callable[[BaseException | None], None]], None]
 """Creates a queue again if it is one of ours, else looks whether it is there; calls back with what is wrong."""
 
