@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import logging
 import math
 import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from qbridge_core import (
@@ -21,7 +20,6 @@ from qbridge_core import (
     Delivery,
     Failure,
     Message,
-    MessageTooLargeError,
     NotConnectedError,
     PublishUnconfirmedError,
     QBridgeError,
@@ -32,40 +30,31 @@ from qbridge_core import (
     UnroutableError,
     check_delay,
     check_headers,
-    check_message_id,
     check_queue_name,
     rejection,
 )
 from qbridge_core.message import (
-    ATTEMPTS,
-    CRASHES,
-    FIRST_FAILED_AT,
     MAX_ID_CHARS,
     SOURCE_QUEUE,
-    meta_int,
     meta_text,
-    meta_time,
 )
 from qbridge_core.suspects import suspects_queue
 from qbridge_rabbitmq import browse, delays, headers
 from qbridge_rabbitmq.docket import Docket
+from qbridge_rabbitmq.handout import acknowledge, claim, dead_letter, finish, hand_out
 from qbridge_rabbitmq.lane import DELETION_PAUSE
-from qbridge_rabbitmq.life import Arrival, Life
+from qbridge_rabbitmq.life import Arrival
 from qbridge_rabbitmq.options import Endpoint, Options
+from qbridge_rabbitmq.outgoing import CHUNK, HAND_BACK_TIMEOUT, chunks, copy_back, give_back, outgoing
 from qbridge_rabbitmq.pace import MOST
-from qbridge_rabbitmq.publisher import LARGE, Batch, Outgoing
-from qbridge_rabbitmq.recognition import likeness
+from qbridge_rabbitmq.publisher import Batch, Outgoing
 from qbridge_rabbitmq.session import Session
 from qbridge_rabbitmq.topology import Topology
 
 _log: Final = logging.getLogger("qbridge.rabbitmq")
 # While the broker writes some chunks the next one is made.
-_CHUNK: Final = 200
 _CHUNKS_UNDER_WAY: Final = 4
-# For what the broker adds to the headers of a message, and for the reason when it becomes a dead letter.
-_ROOM: Final = 4_000
 _UNSUBSCRIBE_TIMEOUT: Final = 2.0
-_HAND_BACK_TIMEOUT: Final = 1.0
 # A worker that lives is connected again after so many of the longest pauses.
 _GRACE: Final = 1.5
 _BARRIER_TIMEOUT: Final = 2.0
@@ -154,7 +143,7 @@ class RabbitMQClient(QueueClient):
     def _return_suspects(self, session: Session) -> None:
         """Give back, as copies, what nobody has run; the originals would come back as if we had died of them."""
         for queue, arrivals in session.take_unread(self._topology.is_side_queue).items():
-            _give_back(session, queue, arrivals)
+            give_back(session, queue, arrivals)
 
     # ------------------------------------------------------------------ queues
 
@@ -200,7 +189,7 @@ class RabbitMQClient(QueueClient):
     ) -> None:
         """Publish one persistent message; return once the broker has confirmed it (rabbitmq.com/docs/confirms)."""
         session = self._live()
-        message = _outgoing(queue, Message(body, check_headers(headers), message_id))
+        message = outgoing(queue, Message(body, check_headers(headers), message_id))
         if check_delay(delay, delays.MAX_SECONDS) > 0:
             self._send_later(session, queue, message.properties, message.body, delay, timeout)
         else:
@@ -210,7 +199,7 @@ class RabbitMQClient(QueueClient):
         """Publish messages in order, many under way at once; ``timeout`` counts anew for each few hundred of them."""
         session = self._live()
         under_way: deque[Batch] = deque()
-        for chunk in _chunks(queue, messages):
+        for chunk in chunks(queue, messages):
             if len(under_way) == _CHUNKS_UNDER_WAY:
                 session.wait_for(under_way.popleft(), timeout)
             under_way.append(session.begin_to_send(chunk))
@@ -232,7 +221,7 @@ class RabbitMQClient(QueueClient):
             return self._receive_suspect(session, queue, timeout)
         arrivals = session.receive(queue, max_messages, timeout)
         kept = [one for one in arrivals if not (one.redelivered and self._renew(session, queue, one))]
-        return _hand_out(session, queue, kept)
+        return hand_out(session, queue, kept)
 
     def _renew(self, session: Session, queue: str, arrival: Arrival) -> bool:
         """Put a copy, which the broker counts anew, in the place of a message that it may soon drop."""
@@ -241,7 +230,7 @@ class RabbitMQClient(QueueClient):
         if arrival.suspected and session.lane(queue).works:
             return False  # the worker moves it to the suspects, as a copy too
         try:
-            session.send([_copy_back(queue, arrival)], _HAND_BACK_TIMEOUT)
+            session.send([copy_back(queue, arrival)], HAND_BACK_TIMEOUT)
         except QBridgeError as exc:
             _log.debug("a message of %r is close to its delivery limit: %s", queue, exc)
             return False
@@ -251,7 +240,7 @@ class RabbitMQClient(QueueClient):
 
     def _receive_suspect(self, session: Session, queue: str, timeout: float) -> list[Delivery]:
         arrival = self._docket.take(queue, timeout)
-        deliveries = _hand_out(session, queue, [arrival]) if arrival is not None else []
+        deliveries = hand_out(session, queue, [arrival]) if arrival is not None else []
         for delivery in deliveries:
             self._docket.hold(queue, delivery)
         return deliveries
@@ -298,8 +287,8 @@ class RabbitMQClient(QueueClient):
         lane.interrupt()
         ended.wait(_UNSUBSCRIBE_TIMEOUT)
         left = [arrival for arrival in lane.take_left() if not arrival.life.lost]
-        for start in range(0, len(left), _CHUNK):
-            _give_back(session, queue, left[start : start + _CHUNK])
+        for start in range(0, len(left), CHUNK):
+            give_back(session, queue, left[start : start + CHUNK])
 
     def ack(self, delivery: Delivery) -> None:
         """Acknowledge, with the next of the acknowledgements that the I/O thread sends together.
@@ -307,7 +296,7 @@ class RabbitMQClient(QueueClient):
         When the connection was lost meanwhile, the message is acknowledged as soon as the broker delivers it again to
         this client.
         """
-        _acknowledge(self._live(), delivery)
+        acknowledge(self._live(), delivery)
 
     def reject(
         self,
@@ -331,7 +320,7 @@ class RabbitMQClient(QueueClient):
         hand_back = requeue and failure is None and delay <= 0
         move = functools.partial(self._move, session, delivery, requeue, delay, failure, queue)
         later = None if hand_back else functools.partial(self._move_later, session, delivery, move)
-        while (claimed := _claim(delivery)) is None:
+        while (claimed := claim(delivery)) is None:
             if hand_back:
                 session.ledger.doubts.withdraw(headers.read(delivery.tag.properties).mark)
             if session.ledger.record(delivery, later):
@@ -348,7 +337,7 @@ class RabbitMQClient(QueueClient):
             while not delivery.tag.life.unclaim(delivery.tag.number) and not session.ledger.unclaim(delivery):
                 pass
             raise
-        _finish(session, delivery)
+        finish(session, delivery)
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Send the settlements and wait until the broker has seen them."""
@@ -367,7 +356,7 @@ class RabbitMQClient(QueueClient):
             return []
         with self._browsing:
             arrivals = browse.look(session, self._topology, check_queue_name(queue), limit)
-        return [_dead_letter(arrival) for arrival in arrivals]
+        return [dead_letter(arrival) for arrival in arrivals]
 
     def _take_letters(self, queue: str, count: int) -> list[Delivery]:
         session = self._live()
@@ -425,11 +414,11 @@ class RabbitMQClient(QueueClient):
         lane = session.existing_lane(delivery.queue)
         if lane is not None and (lane.works or self._topology.is_side_queue(delivery.queue)):
             try:
-                session.send([_copy_back(delivery.queue, arrival)], _HAND_BACK_TIMEOUT)
+                session.send([copy_back(delivery.queue, arrival)], HAND_BACK_TIMEOUT)
             except QBridgeError as exc:
                 _log.debug("a message of %r goes back without a copy: %s", delivery.queue, exc)
             else:
-                _finish(session, delivery)
+                finish(session, delivery)
                 return
         while not delivery.tag.life.give_back(delivery.tag.number):  # its connection was lost meanwhile
             if session.ledger.unclaim(delivery) and session.ledger.record(delivery, None):
@@ -465,7 +454,7 @@ class RabbitMQClient(QueueClient):
             delivery.tag.life.give_back(delivery.tag.number)
             session.io.wake()
             return True
-        _finish(session, delivery)
+        finish(session, delivery)
         return True
 
     def _retry(self, session: Session, delivery: Delivery, delay: float, failure: Failure | None, queue: str) -> None:
@@ -524,137 +513,3 @@ class RabbitMQClient(QueueClient):
                 self._topology.forget_levels(queue)  # somebody deleted them
             else:
                 return
-
-
-def _outgoing(queue: str, message: Message) -> Outgoing:
-    check_queue_name(queue)
-    body = message.body
-    if type(body) is not bytes:
-        if not isinstance(body, bytearray | memoryview):
-            raise ConfigurationError(
-                f"a message body must be bytes, not {type(body).__name__}; use send() for a payload"
-            )
-        body = bytes(body)
-    properties = headers.fresh(message.headers, check_message_id(message.message_id))
-    if not headers.fits(properties, _ROOM):
-        raise MessageTooLargeError(f"the headers of a message for {queue!r} do not fit into one frame")
-    return Outgoing("", queue, properties, body)
-
-
-def _chunks(queue: str, messages: Iterable[Message]) -> Iterator[list[Outgoing]]:
-    """Some hundred messages each, less of long ones, and each very large message by itself."""
-    chunk: list[Outgoing] = []
-    size = 0
-    for message in messages:
-        outgoing = _outgoing(queue, message)
-        length = len(outgoing.body)
-        if chunk and (len(chunk) >= _CHUNK or size + length > LARGE):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(outgoing)
-        size += length
-    if chunk:
-        yield chunk
-
-
-def _copy_back(queue: str, arrival: Arrival) -> Outgoing:
-    return Outgoing("", queue, headers.handed_back(arrival.properties), arrival.body)
-
-
-def _give_back(session: Session, queue: str, arrivals: list[Arrival]) -> None:
-    """Return what nobody has taken: copies that the broker has not delivered yet, or else the messages themselves."""
-    try:
-        session.send([_copy_back(queue, arrival) for arrival in arrivals], _HAND_BACK_TIMEOUT)
-    except QBridgeError as exc:
-        _log.debug("messages of %r go back without copies: %s", queue, exc)
-        for arrival in arrivals:
-            arrival.life.give_back(arrival.number)
-    else:
-        for arrival in arrivals:
-            arrival.life.acknowledge(arrival)
-    session.io.wake()
-
-
-def _hand_out(session: Session, queue: str, arrivals: Sequence[Arrival]) -> list[Delivery]:
-    """The deliveries for arrivals, but for twins of earlier ones, and for those whose channel has ended."""
-    handed: list[Delivery] = []
-    for life, group in itertools.groupby(arrivals, _life_of):
-        deliveries = [_delivery(queue, arrival) for arrival in group]
-        if life.hand_out(deliveries):
-            handed += deliveries
-        else:
-            session.ledger.note_unstarted([likeness(queue, delivery.tag.trace) for delivery in deliveries])
-    return [delivery for delivery in handed if _is_first(session, delivery)]
-
-
-def _life_of(arrival: Arrival) -> Life:
-    return arrival.life
-
-
-def _is_first(session: Session, delivery: Delivery) -> bool:
-    """Whether no twin of it was handed out; otherwise it is acknowledged."""
-    doubts, properties = session.ledger.doubts, delivery.tag.properties
-    delayed = delays.passed(delivery.queue, properties)
-    if not delayed and not doubts.marks:
-        return True
-    content = headers.read(properties)
-    # One without an id could not be recognized after a loss of the connection, and its twin may be all that is left.
-    delayed = delayed and bool(content.mark and content.message_id)
-    if not (delayed or doubts.marks) or doubts.admit(content.mark, delayed):
-        return True
-    _acknowledge(session, delivery)
-    return False
-
-
-def _delivery(queue: str, arrival: Arrival) -> Delivery:
-    _, _, redelivered, properties, body, suspected, _ = arrival
-    message_id, producers, meta, _ = headers.read(properties)
-    if not meta:
-        return Delivery(body, queue, producers, message_id, 0, 0, None, redelivered, meta, arrival, suspected)
-    return Delivery(
-        body=body,
-        queue=queue,
-        headers=producers,
-        message_id=message_id,
-        attempts=meta_int(meta, ATTEMPTS),
-        crashes=meta_int(meta, CRASHES),
-        first_failed_at=meta_time(meta, FIRST_FAILED_AT),
-        redelivered=redelivered,
-        meta=meta,
-        tag=arrival,
-        suspected=suspected,
-    )
-
-
-def _acknowledge(session: Session, delivery: Delivery) -> None:
-    while True:
-        arrival: Arrival = delivery.tag
-        claimed = arrival.life.claim_and_finish(arrival.number)
-        if claimed:
-            session.io.wake_soon()
-        if claimed is not None or session.ledger.acknowledge(delivery):
-            return
-
-
-def _claim(delivery: Delivery) -> bool | None:
-    arrival: Arrival = delivery.tag
-    return arrival.life.claim(arrival.number)
-
-
-def _finish(session: Session, delivery: Delivery) -> None:
-    """The copy exists: acknowledge the original, here or, if its connection was lost meanwhile, when it comes back."""
-    while True:
-        arrival: Arrival = delivery.tag
-        if arrival.life.finish(arrival.number):
-            session.io.wake()
-            return
-        if session.ledger.finish(delivery):
-            return
-
-
-def _dead_letter(arrival: Arrival) -> DeadLetter:
-    content = headers.read(arrival.properties)
-    meta = content.meta
-    if SOURCE_QUEUE not in meta:
-        meta = {**meta, **headers.death(arrival.properties)}
-    return DeadLetter.from_headers(arrival.body, content.headers, meta)

@@ -1,0 +1,83 @@
+"""Messages to publish: made of what callers gave, or as copies of what came."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from qbridge_core import (
+    ConfigurationError,
+    Message,
+    MessageTooLargeError,
+    QBridgeError,
+    check_message_id,
+    check_queue_name,
+)
+from qbridge_rabbitmq import headers
+from qbridge_rabbitmq.life import Arrival
+from qbridge_rabbitmq.publisher import LARGE, Outgoing
+from qbridge_rabbitmq.session import Session
+
+_log: Final = logging.getLogger("qbridge.rabbitmq")
+CHUNK: Final = 200
+HAND_BACK_TIMEOUT: Final = 1.0
+# For what the broker adds to the headers of a message, and for the reason when it becomes a dead letter.
+_ROOM: Final = 4_000
+
+
+def outgoing(queue: str, message: Message) -> Outgoing:
+    """A message of a caller, checked.
+
+    Raises:
+        ConfigurationError: the body is no bytes.
+        MessageTooLargeError: its headers are too large.
+        PayloadError: headers or message id cannot be kept.
+    """
+    check_queue_name(queue)
+    body = message.body
+    if type(body) is not bytes:
+        if not isinstance(body, bytearray | memoryview):
+            raise ConfigurationError(
+                f"a message body must be bytes, not {type(body).__name__}; use send() for a payload"
+            )
+        body = bytes(body)
+    properties = headers.fresh(message.headers, check_message_id(message.message_id))
+    if not headers.fits(properties, _ROOM):
+        raise MessageTooLargeError(f"the headers of a message for {queue!r} do not fit into one frame")
+    return Outgoing("", queue, properties, body)
+
+
+def chunks(queue: str, messages: Iterable[Message]) -> Iterator[list[Outgoing]]:
+    """Some hundred messages each, less of long ones, and each very large message by itself."""
+    chunk: list[Outgoing] = []
+    size = 0
+    for message in messages:
+        made = outgoing(queue, message)
+        length = len(made.body)
+        if chunk and (len(chunk) >= CHUNK or size + length > LARGE):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(made)
+        size += length
+    if chunk:
+        yield chunk
+
+
+def copy_back(queue: str, arrival: Arrival) -> Outgoing:
+    """The copy of a message that goes back to its queue, nothing counted."""
+    return Outgoing("", queue, headers.handed_back(arrival.properties), arrival.body)
+
+
+def give_back(session: Session, queue: str, arrivals: list[Arrival]) -> None:
+    """Return what nobody has taken: copies that the broker has not delivered yet, or else the messages themselves."""
+    try:
+        session.send([copy_back(queue, arrival) for arrival in arrivals], HAND_BACK_TIMEOUT)
+    except QBridgeError as exc:
+        _log.debug("messages of %r go back without copies: %s", queue, exc)
+        for arrival in arrivals:
+            arrival.life.give_back(arrival.number)
+    else:
+        for arrival in arrivals:
+            arrival.life.acknowledge(arrival)
+    session.io.wake()
