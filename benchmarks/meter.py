@@ -135,6 +135,8 @@ class Meter:
 
     def _end(self) -> None:
         self._report["last"] = clock()
+        while "first_cpu" not in self._report:  # the thread that began has not got to it yet
+            time.sleep(0.0001)
         self._report |= {"last_rss": resident_bytes(), "last_cpu": time.process_time(), "count": self._count}
         if len(self._delays) > 2:
             delays = sorted(self._delays[1:])  # the first one waited for the worker

@@ -13,8 +13,8 @@ from soak.plan import Plan
 from soak.run import Outcome, soak_privately
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-# A few thousand tasks show a leak of a few bytes each only by chance, but one of the bodies surely.
-SHORT = Plan(count=6_000, backlog=1_000, padding=3_000)
+# Some thousand tasks show a leak of a few bytes each only by chance, but one of the bodies surely.
+SHORT = Plan(count=15_000, backlog=2_000, padding=3_000)
 
 
 def soak(plan: Plan, backend: Backend, directory: Path) -> Outcome:
@@ -36,6 +36,6 @@ def test_g4_thousands_of_tasks_leave_a_flat_worker_and_an_empty_broker(backend: 
 
 def test_g4_a_worker_that_keeps_something_of_each_task_is_found(tmp_path: Path) -> None:
     """A handler that keeps a few thousand bytes of each task makes the soak fail, and only for its memory."""
-    outcome = soak(Plan(count=6_000, backlog=1_000, leak=3_000), Backend.REDIS, tmp_path)
+    outcome = soak(Plan(count=15_000, backlog=2_000, leak=3_000), Backend.REDIS, tmp_path)
     (problem,) = outcome.problems
     assert "memory grew" in problem

@@ -26,6 +26,7 @@ QUEUE: Final = "soak"
 DEAD: Final = "soak.dead"
 _TESTS: Final = Path(__file__).parents[1]
 _SAMPLE_EVERY: Final = 0.02
+_SAMPLE_SHARE: Final = 2e-7  # seconds for each run: a short soak needs its samples too
 _SAY_EVERY: Final = 10.0
 # So long without a single run, and it is not slow but stuck.
 _STALL: Final = 120.0
@@ -135,7 +136,7 @@ def _watch(
     expected, ended = outcome.plan.runs, 0
     began = moved = said = time.monotonic()
     while not (ended >= expected and is_empty()):
-        time.sleep(_SAMPLE_EVERY)
+        time.sleep(min(_SAMPLE_EVERY, expected * _SAMPLE_SHARE))
         now = time.monotonic()
         if worker.poll() is not None or publisher.poll():
             raise SoakError(f"a process ended: worker {worker.poll()}, publisher {publisher.poll()}")

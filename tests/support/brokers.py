@@ -16,9 +16,10 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 from urllib.parse import urlsplit
 
 from support.wait import wait_for
@@ -26,6 +27,8 @@ from support.wait import wait_for
 _GUARD = Path(__file__).with_name("guard.py")
 _EXTRA_PATH = "/usr/lib/rabbitmq/bin:/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin:/opt/homebrew/bin"
 _ERLANG_PLACES = "/usr/lib/erlang/erts-*/bin:/usr/local/lib/erlang/erts-*/bin"
+_SETTLING: Final = 10.0
+_NOT_YET: Final = "requires the 'rabbit' app to be running"
 
 
 class BrokerError(RuntimeError):
@@ -295,12 +298,17 @@ class RabbitMQBroker(Broker):
         if program is None:
             raise BrokerError("rabbitmqctl is not installed")
         command = [program, "--quiet", "--node", self.node, *args]
-        done = subprocess.run(
-            command, env=self._environment(), capture_output=True, text=True, timeout=timeout, check=False
-        )
-        if done.returncode != 0:
-            raise BrokerError(f"rabbitmqctl {' '.join(args)} failed: {done.stdout}{done.stderr}")
-        return done.stdout
+        deadline = time.monotonic() + _SETTLING
+        while True:
+            done = subprocess.run(
+                command, env=self._environment(), capture_output=True, text=True, timeout=timeout, check=False
+            )
+            if done.returncode == 0:
+                return done.stdout
+            # A node takes connections a moment before it takes commands.
+            if _NOT_YET not in done.stderr or time.monotonic() > deadline:
+                raise BrokerError(f"rabbitmqctl {' '.join(args)} failed: {done.stdout}{done.stderr}")
+            time.sleep(0.1)
 
     def contents(self) -> dict[str, int]:
         """The queues with all their messages; of a quorum queue as they were some seconds ago."""
