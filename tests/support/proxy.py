@@ -6,6 +6,7 @@ import asyncio
 import socket
 import struct
 import threading
+import weakref
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -29,6 +30,7 @@ class TCPProxy:
         self._target = (target_host, target_port)
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._ever: weakref.WeakSet[asyncio.StreamWriter] = weakref.WeakSet()
         self._tasks: set[asyncio.Task[None]] = set()
         self._flowing = asyncio.Event()
         self._latency = 0.0
@@ -125,13 +127,18 @@ class TCPProxy:
 
     async def _shut_down(self) -> None:
         await self._refuse()
+        await asyncio.sleep(0)  # what was accepted just now begins to be served
         await self._reset()
+        for writer in list(self._ever):
+            _abort(writer)  # one that was closed may still wait for its peer to read
+        await asyncio.sleep(0)  # and now they end
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
         self._writers.add(writer)
+        self._ever.add(writer)
         try:
             await self._forward(reader, writer)
         except* (OSError, asyncio.CancelledError):
@@ -145,6 +152,7 @@ class TCPProxy:
         await self._flowing.wait()
         far_reader, far_writer = await self._connect()
         self._writers.add(far_writer)
+        self._ever.add(far_writer)
         try:
             async with asyncio.TaskGroup() as both:
                 both.create_task(self._pump(reader, far_writer))
