@@ -45,9 +45,9 @@ from qbridge_rabbitmq.handout import acknowledge, claim, dead_letter, finish, ha
 from qbridge_rabbitmq.lane import DELETION_PAUSE
 from qbridge_rabbitmq.life import Arrival
 from qbridge_rabbitmq.options import Endpoint, Options
-from qbridge_rabbitmq.outgoing import CHUNK, HAND_BACK_TIMEOUT, chunks, copy_back, give_back, outgoing
+from qbridge_rabbitmq.outgoing import CHUNK, HAND_BACK_TIMEOUT, chunks, copy_back, give_back, outgoing, replace
 from qbridge_rabbitmq.pace import MOST
-from qbridge_rabbitmq.publisher import Batch, Outgoing
+from qbridge_rabbitmq.publisher import LARGE, Batch, Outgoing
 from qbridge_rabbitmq.session import Session
 from qbridge_rabbitmq.topology import Topology
 
@@ -97,6 +97,7 @@ class RabbitMQClient(QueueClient):
         self._options = Options.read(url, options)
         self._endpoint = Endpoint.create(url, self._options)
         self._topology = Topology(self._options.queue_type)
+        self._breaker = delays.Breaker()
         self._session: Session | None = None
         self._docket: Docket
         self._lifecycle = threading.Lock()
@@ -199,8 +200,12 @@ class RabbitMQClient(QueueClient):
         """Publish messages in order, many under way at once; ``timeout`` counts anew for each few hundred of them."""
         session = self._live()
         under_way: deque[Batch] = deque()
+        large = False
         for chunk in chunks(queue, messages):
-            if len(under_way) == _CHUNKS_UNDER_WAY:
+            # Large ones go through a channel of their own, and two channels do not keep the order between them.
+            before, large = large, len(chunk[0].body) > LARGE
+            most = _CHUNKS_UNDER_WAY if large == before else 1
+            while len(under_way) >= most:
                 session.wait_for(under_way.popleft(), timeout)
             under_way.append(session.begin_to_send(chunk))
         while under_way:
@@ -234,7 +239,7 @@ class RabbitMQClient(QueueClient):
         except QBridgeError as exc:
             _log.debug("a message of %r is close to its delivery limit: %s", queue, exc)
             return False
-        arrival.life.acknowledge(arrival)
+        replace(session, queue, arrival)
         session.io.wake()
         return True
 
@@ -464,15 +469,27 @@ class RabbitMQClient(QueueClient):
         doubts = session.ledger.doubts
         mark = doubts.mark_of(delivery) or headers.new_mark()
         properties = headers.copy(arrival.properties, ours, task_id, mark)
+        held = delay > 0 and self._breaker.allows(queue, time.monotonic())
         try:
-            if delay > 0:
+            if held:
                 self._send_later(session, queue, properties, arrival.body, delay, None)
+                self._breaker.worked(queue)
             else:
                 self._send_copy(session, queue, properties, arrival.body)
-        except PublishUnconfirmedError:
+        except PublishUnconfirmedError as exc:
             doubts.add(delivery, mark)
+            if held and exc.__cause__ is None:  # in time; the loss of a connection says nothing of the queue
+                self._note_unconfirmed_delay(queue)
             raise
         doubts.settle(delivery)
+
+    def _note_unconfirmed_delay(self, queue: str) -> None:
+        if self._breaker.failed(queue, time.monotonic()):
+            _log.error(
+                "the broker does not confirm delays of %r; its tasks are retried without delay until it does. A queue "
+                "named %s* may be dead after a crash of the broker: look at it, and delete it if it is",
+                queue, delays.name(queue, 0)[:-1],
+            )  # fmt: skip
 
     def _send_copy(self, session: Session, queue: str, properties: bytes, body: bytes) -> None:
         try:

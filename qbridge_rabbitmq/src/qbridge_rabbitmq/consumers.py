@@ -52,6 +52,7 @@ class Consumers:
         self._first_prefetch = self.held = prefetch
         self._beside: list[str] = []
         self._awaited = 0
+        self._ending = False
         self.first = self._add(prefetch)
 
     @property
@@ -69,9 +70,15 @@ class Consumers:
 
     def cancel(self, done: Callable[[Any], None]) -> None:
         """End them all; ``done`` is called when nothing more comes."""
+        self._ending = True
         self._retire_others()
         self._forget({self.first})  # what still comes pika gives back
-        self._channel.basic_cancel(self.first, callback=done)
+
+        def ended(frame: Any) -> None:
+            self.end()
+            done(frame)
+
+        self._channel.basic_cancel(self.first, callback=ended)
 
     def drop(self) -> None:
         """End them without an answer, when the broker does not know them any more."""
@@ -111,7 +118,9 @@ class Consumers:
     def _on_consume_ok(self, frame: Any) -> None:
         del frame
         self._awaited -= 1
-        if not self._awaited:
+        # One that was retired before it was confirmed brings something yet. Taken by nobody that would be unknown here,
+        # and acknowledged together with what comes later.
+        if not self._awaited and not self._ending:
             current = {self.first, *self._beside}
             forget_consumers(self._channel, current)
             self._forget(self._tags - current)

@@ -19,9 +19,44 @@ from qbridge_core.message import MAX_ID_CHARS
 
 UNIT_MS: Final = 100
 _INFIX: Final = ".qb.delay."
+_ENOUGH: Final = 2
+_PAUSE: Final = 60.0
 # The broker refuses a TTL over 2**32 - 1 ms, which level 26 would need.
 LEVELS: Final = 26
 MAX_SECONDS: Final = (2**LEVELS - 1) * UNIT_MS / 1000
+
+
+class Breaker:
+    """Notices queues whose delays the broker does not confirm. Thread-safe.
+
+    A quorum queue that is made just before a crash of RabbitMQ 3.10 may stay dead for ever: it takes messages
+    without an answer. Tasks that wait for one would hold up all others, so they are retried without delay instead.
+    """
+
+    def __init__(self) -> None:
+        self._failures: dict[str, int] = {}
+        self._try_at: dict[str, float] = {}
+
+    def allows(self, queue: str, now: float) -> bool:
+        """Whether to try a delay; for a queue that fails once a minute."""
+        if self._failures.get(queue, 0) < _ENOUGH:
+            return True
+        if now < self._try_at.get(queue, 0.0):
+            return False
+        self._try_at[queue] = now + _PAUSE
+        return True
+
+    def worked(self, queue: str) -> None:
+        """A delay was confirmed."""
+        if queue in self._failures:
+            self._failures.pop(queue, None)
+            self._try_at.pop(queue, None)
+
+    def failed(self, queue: str, now: float) -> bool:
+        """A delay was not confirmed in time; whether that is enough not to try for a while."""
+        count = self._failures[queue] = self._failures.get(queue, 0) + 1
+        self._try_at[queue] = now + _PAUSE
+        return count == _ENOUGH
 
 
 def units(seconds: float) -> int:

@@ -18,6 +18,7 @@ from qbridge_core import BrokerUnavailableError, Delivery, QBridgeError
 from qbridge_core.message import CRASHES, meta_int
 from qbridge_rabbitmq import headers
 from qbridge_rabbitmq.life import Arrival
+from qbridge_rabbitmq.outgoing import replace
 from qbridge_rabbitmq.publisher import Outgoing
 from qbridge_rabbitmq.recognition import likeness
 from qbridge_rabbitmq.session import Session
@@ -132,7 +133,7 @@ class Docket:
             # Once a suspect has killed a worker alone, the death that made it a suspect was its doing as well.
             ours[CRASHES] = (meta_int(content.meta, CRASHES) or 1) + deaths
         self._session.send([Outgoing("", queue, headers.copy(arrival.properties, ours), arrival.body)])
-        arrival.life.acknowledge(arrival)
+        replace(self._session, queue, arrival)
         self._session.io.wake()
 
     def _release(self) -> None:

@@ -120,6 +120,8 @@ def _read_ours(raw: bytes) -> Content | None:
     table_end = 6 + int.from_bytes(raw[2:6], "big")
     mark_start = table_end - _MARK_SIZE
     id_start = table_end + 2
+    if id_start > len(raw):
+        return None
     if raw[mark_start - len(_MARK_ENTRY) : mark_start] != _MARK_ENTRY or id_start + raw[table_end + 1] != len(raw):
         return None
     headers, meta, is_whole = _views(raw[2 : mark_start - len(_MARK_ENTRY)])

@@ -30,8 +30,8 @@ _LONGEST_PAUSE: Final = 3.0
 # neither cancels them nor passes on what it delivers to them.
 DELETION_PAUSE: Final = 1.0
 _RENEW_AFTER: Final = 10
-# What the broker has seen is on its disk a moment later, and until then a crash may undo it.
-_SETTLING: Final = 0.5
+# What the broker has seen a crash may undo until it is on its disk, which takes a classic queue some seconds.
+_SETTLING: Final = 20.0
 Restore = Callable[[str, Callable[[BaseException | None], None]], None]
 """Creates a queue again if it is one of ours, else looks whether it is there; calls back with what is wrong."""
 

@@ -120,6 +120,12 @@ class Ledger:
                 _add_one(self._unstarted, key, now)
         self.expire()
 
+    def note_done(self, key: Key | None) -> None:
+        """The channel of a message that nobody was given is gone, and its copy is there (in any thread)."""
+        if key is not None:
+            with self._lock:
+                _add_one(self._done, key, time.monotonic())
+
     def was_unstarted(self, key: Key) -> bool:
         """Whether a redelivered message is one of those."""
         with self._lock:

@@ -142,10 +142,12 @@ class Life:
             self._acknowledge(delivery.tag)
             return True
 
-    def acknowledge(self, arrival: Arrival) -> None:
-        """Have an arrival that nobody was given acknowledged with the next flush."""
+    def acknowledge(self, arrival: Arrival) -> bool:
+        """Have an arrival that nobody was given acknowledged with the next flush. False when the channel is gone."""
         with self._lock:
-            self._acknowledge(arrival)
+            if not self.lost:
+                self._acknowledge(arrival)
+            return not self.lost
 
     def give_back(self, number: int) -> bool:
         """Have a delivery requeued with the next flush. False when the channel is gone, which requeues it too."""
@@ -223,6 +225,8 @@ class Life:
             self._finished.clear()
             self._returned.clear()
             return False
+        if not self.channel.is_open:
+            return False  # it is closing: the broker would answer with an error of the connection
         settled = bool(self._returned or self._finished)
         if self._returned:
             self._flush_returned()

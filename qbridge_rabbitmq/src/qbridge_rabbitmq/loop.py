@@ -88,6 +88,7 @@ class IOThread(threading.Thread):
                 break
             except Exception:  # noqa: BLE001 - without the loop the client would be alive and silent
                 _log.exception("the I/O loop broke; it starts again")
+                self._due = False  # the timer may have been lost
                 _guarded(self._on_crash)
         self._ended = True
         self._work()

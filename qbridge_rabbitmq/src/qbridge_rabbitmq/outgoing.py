@@ -17,6 +17,7 @@ from qbridge_core import (
 from qbridge_rabbitmq import headers
 from qbridge_rabbitmq.life import Arrival
 from qbridge_rabbitmq.publisher import LARGE, Outgoing
+from qbridge_rabbitmq.recognition import key_of
 from qbridge_rabbitmq.session import Session
 
 _log: Final = logging.getLogger("qbridge.rabbitmq")
@@ -69,6 +70,12 @@ def copy_back(queue: str, arrival: Arrival) -> Outgoing:
     return Outgoing("", queue, headers.handed_back(arrival.properties), arrival.body)
 
 
+def replace(session: Session, queue: str, arrival: Arrival) -> None:
+    """A copy of it exists: acknowledge it, or when its connection was lost meanwhile, as soon as it comes back."""
+    if not arrival.life.acknowledge(arrival):
+        session.ledger.note_done(key_of(queue, arrival.trace))
+
+
 def give_back(session: Session, queue: str, arrivals: list[Arrival]) -> None:
     """Return what nobody has taken: copies that the broker has not delivered yet, or else the messages themselves."""
     try:
@@ -79,5 +86,5 @@ def give_back(session: Session, queue: str, arrivals: list[Arrival]) -> None:
             arrival.life.give_back(arrival.number)
     else:
         for arrival in arrivals:
-            arrival.life.acknowledge(arrival)
+            replace(session, queue, arrival)
     session.io.wake()

@@ -52,7 +52,9 @@ def raw_properties(properties: spec.BasicProperties) -> bytes:
 
 def retire_consumer(channel: Channel, consumer_tag: str) -> None:
     """Cancel a consumer without waiting; what it was sent before still comes (pika's own cancel would reject it)."""
-    channel._send_method(spec.Basic.Cancel(consumer_tag=consumer_tag, nowait=True))  # type: ignore[attr-defined]
+    # Not past what pika holds back: its own ``basic.consume`` may be among that, and would start it after its end.
+    cancel = spec.Basic.Cancel(consumer_tag=consumer_tag, nowait=True)
+    channel._rpc(cancel, None, [])  # type: ignore[attr-defined]
 
 
 def forget_consumers(channel: Channel, others_than: Collection[str]) -> None:

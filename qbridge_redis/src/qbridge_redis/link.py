@@ -124,10 +124,12 @@ class Link:
                 replies[position] = self.read(timeout)
         return replies
 
-    def send(self, commands: Sequence[Command]) -> None:
+    def send(self, commands: Sequence[Command], timeout: float | None = None) -> None:
         """Write commands; their replies must be read, one ``read`` each, before anything else."""
         connection = self._required()
         try:
+            if timeout is not None:
+                self._limit(timeout)
             # Straight to hiredis: redis-py's own pack_commands costs three times as much.
             packed = b"".join([pack_command(command) for command in commands])  # type: ignore[arg-type]
             connection.send_packed_command([packed], check_health=False)

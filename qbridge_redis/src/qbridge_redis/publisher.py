@@ -64,7 +64,7 @@ class Publisher:
             for chunk in self._chunks(queue, messages):
                 before, sent = sent, chunk
                 with _doubts(queue, limit):
-                    link.send(self._waited_for(chunk, limit))
+                    link.send(self._waited_for(chunk, limit), limit)
                 if before:
                     left += self._confirm(link, queue, before, limit)
             if sent:

@@ -8,8 +8,17 @@ from typing import Any
 import pytest
 
 from integration.rabbitmq.conftest import MakeClient
-from qbridge_core import ConfigurationError, Failure, Reason, TransientError, UnroutableError
+from qbridge_core import (
+    ConfigurationError,
+    ConstantBackoff,
+    Failure,
+    Reason,
+    TaskManager,
+    TransientError,
+    UnroutableError,
+)
 from qbridge_rabbitmq import RabbitMQClient, delays
+from qbridge_rabbitmq.publisher import Batch
 from support.brokers import RabbitMQBroker
 from support.wait import wait_for
 
@@ -139,3 +148,52 @@ def test_g7_delayed_messages_survive_a_crash_of_the_broker(
     # Where the target was not up yet when a delay ended, the level tries again after 180 s
     # (rabbitmq.com/docs/quorum-queues). Seen once in 16 crashes on a busy machine: late, never lost.
     wait_for(all_seen, 240.0, "delayed messages are missing after the crash")
+
+
+def test_g7_delays_that_the_broker_does_not_confirm_are_left_alone_for_a_while() -> None:
+    """After two in a row without an answer tasks are retried without delay, and a delay is tried once a minute."""
+    breaker = delays.Breaker()
+    assert breaker.allows("q", 0.0)
+    assert not breaker.failed("q", 10.0)
+    assert breaker.allows("q", 11.0)
+    assert breaker.failed("q", 21.0), "said once"
+    assert not breaker.failed("q", 22.0)
+    assert not breaker.allows("q", 23.0)
+    assert breaker.allows("another", 23.0)
+    assert breaker.allows("q", 83.0)
+    assert not breaker.allows("q", 84.0)
+    breaker.worked("q")
+    assert breaker.allows("q", 85.0)
+
+
+def test_g14_a_dead_queue_of_delays_does_not_stop_the_work(
+    make_client: MakeClient, amqp_url: str, unique_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A delay that the broker never confirms costs a retry its delay, and no other task anything."""
+    client = make_client(amqp_url, publish_timeout=1.0)
+    client.declare(unique_name, f"{unique_name}-dead")
+    session = client._session
+    assert session is not None
+    submit = session.publisher.submit
+
+    def swallow(batch: Batch) -> None:
+        if batch.messages[0].exchange:  # as a dead queue does: no answer
+            batch.sent = True
+        else:
+            submit(batch)
+
+    session.publisher.submit = swallow  # type: ignore[method-assign]
+    runs: list[object] = []
+
+    def handler(payload: object) -> None:
+        runs.append(payload)
+        if runs.count(payload) == 1:
+            raise ValueError
+
+    client.send_many(unique_name, range(4))
+    backoff = ConstantBackoff(0.2)
+    manager = TaskManager(client, handler, unique_name, f"{unique_name}-dead", backoff=backoff, max_workers=2)
+    report = manager.run_until_idle(60.0)
+    assert (report.succeeded, report.retried) == (4, 4)
+    assert len(runs) == 8
+    assert "does not confirm delays" in caplog.text

@@ -21,7 +21,7 @@ from qbridge_core import (
     TaskManager,
     TransientError,
 )
-from qbridge_rabbitmq import RabbitMQClient, delays, headers
+from qbridge_rabbitmq import RabbitMQClient, delays, headers, lane
 from qbridge_rabbitmq.ledger import Ledger
 from qbridge_rabbitmq.life import Arrival, Life
 from support.brokers import RabbitMQBroker
@@ -320,9 +320,15 @@ def test_g3_a_second_message_with_the_same_id_and_body_is_not_swallowed(
 
 @pytest.mark.parametrize("how", ["flush", "by and by"])
 def test_g3_what_is_published_again_after_it_was_done_is_not_swallowed(
-    proxy: TCPProxy, cut_off: RabbitMQClient, channel: Any, unique_name: str, how: str
+    proxy: TCPProxy,
+    cut_off: RabbitMQClient,
+    channel: Any,
+    unique_name: str,
+    how: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An acknowledgement that the broker has seen is forgotten: an equal message that somebody gave back is another."""
+    monkeypatch.setattr(lane, "_SETTLING", 0.5)
     cut_off.declare(unique_name)
     cut_off.publish(unique_name, b"x", message_id="same")
     method, properties, body = channel.basic_get(unique_name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from types import SimpleNamespace
 from typing import cast
@@ -119,3 +120,34 @@ def test_a_change_under_load_loses_and_repeats_nothing(client: RabbitMQClient, u
         return held <= 4
 
     wait_for(holds_little, 20.0, "the prefetch of slow tasks is small again", interval=1.0)
+
+
+def test_g2_a_consumer_that_starts_while_all_are_ended_keeps_nothing(client: RabbitMQClient, unique_name: str) -> None:
+    """When more is to be held in the moment in which the worker stops, no consumer stays and no message is stranded."""
+    client.declare(unique_name)
+    client.send_many(unique_name, range(500))
+    client.subscribe(unique_name, 2)
+    session = client._session
+    assert session is not None
+    lane = session.lane(unique_name)
+    wait_for(lambda: lane.in_flight == 2, 10.0)
+    ended = threading.Event()
+
+    def hold_and_end() -> None:
+        consumers = lane._consumers
+        assert consumers is not None
+        consumers.hold(200)
+        lane.unsubscribe(ended.set)
+
+    session.io.post(hold_and_end)
+    assert ended.wait(10.0)
+    client.unsubscribe(unique_name)
+    look = session._topology.look_at
+    wait_for(lambda: session.request("queue", look(unique_name))[1] == 0, 20.0, "the broker has no consumer left")
+    assert not session._consuming.connection.sinks  # type: ignore[union-attr]
+    bodies: set[bytes] = set()
+    while batch := client.receive(unique_name, 100, 2.0):
+        for delivery in batch:
+            bodies.add(delivery.body)
+            client.ack(delivery)
+    assert len(bodies) == 500

@@ -206,3 +206,21 @@ def test_a_blocked_connection_refuses_at_once_and_settles_nothing_wrongly(
     wait_for(published, 20.0, "the alarm is over")
     client.reject(delivery, requeue=False)
     assert [letter.body for letter in client.dead_letters(f"{unique_name}-dead")] == [b"bad"]
+
+
+def test_many_messages_keep_their_order_with_very_large_ones_among_them(
+    client: RabbitMQClient, unique_name: str
+) -> None:
+    """A message of several megabytes neither overtakes the small ones before it nor is overtaken by those behind."""
+    client.declare(unique_name)
+    sizes = [1, 5_000_000, 2, 3, 5_000_001, 4]
+    client.publish_many(unique_name, [Message(bytes(size)) for size in sizes])
+    client.subscribe(unique_name, len(sizes))
+    received: list[int] = []
+    while len(received) < len(sizes):
+        batch = client.receive(unique_name, len(sizes), 20.0)
+        assert batch
+        for delivery in batch:
+            received.append(len(delivery.body))
+            client.ack(delivery)
+    assert received == sizes
