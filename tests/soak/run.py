@@ -182,7 +182,7 @@ def _remains(client: QueueClient, broker: Broker | None, queue: str, dead: str) 
     for name in (queue, suspects_queue(queue), dead):
         stats = client.stats(name)
         messages[name] = stats.ready + stats.in_flight + stats.delayed
-    seen = _seen_by(broker, dead) if broker else {}
+    seen = _seen_by(broker, {dead: len(letters)}) if broker else {}
     return Remains(
         [Letter(letter.task_id, letter.reason.value, letter.attempts) for letter in letters],
         messages | seen,
@@ -195,11 +195,11 @@ def _is_declared(name: str, queues: set[str]) -> bool:
     return name in queues or any(name.startswith((f"{queue}.qb.delay.", f"{queue}:delayed")) for queue in queues)
 
 
-def _seen_by(broker: Broker, dead: str) -> dict[str, int]:
-    """Everything on the server and how much it holds; counted again while there seems to be more than dead letters."""
+def _seen_by(broker: Broker, expected: dict[str, int]) -> dict[str, int]:
+    """Everything on the server and how much it holds; counted again while that is not what is expected."""
     deadline = time.monotonic() + _COUNTING
     while True:
         seen = broker.contents()
-        if not any(count for name, count in seen.items() if name != dead) or time.monotonic() > deadline:
+        if {name: count for name, count in seen.items() if count} == expected or time.monotonic() > deadline:
             return seen
         time.sleep(1.0)
