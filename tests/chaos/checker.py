@@ -134,6 +134,9 @@ def _check_runs(copy: _Copy, excuses: Excuses, verdict: Verdict) -> Iterable[str
         return
     verdict.duplicates += more_done + more_failed
     excused_done, excused_failed = excuses.runs(copy.fate, copy.runs)
+    if more_done > excused_done or more_failed > excused_failed:
+        moved_done, moved_failed = excuses.moved_runs(copy.fate, copy.runs)
+        excused_done, excused_failed = excused_done + moved_done, excused_failed + moved_failed
     for surplus, kind in ((more_done - excused_done, "successful"), (more_failed - excused_failed, "failed")):
         if surplus > 0:
             yield f"DUPLICATE: {surplus} {kind} runs too many"

@@ -5,9 +5,11 @@
   them with it.
 * On RabbitMQ, a copy (for a retry, or a dead letter) whose confirmation was lost is published again. A worker that
   lives hands out one of two retries; a later one may hand out the other. A letter may be there twice.
+* On RabbitMQ, what a killed worker held is moved aside by another one, to run alone: a copy is confirmed, and then the
+  original is acknowledged. When that worker is killed in between, both are there, and both run.
 
 Each of the first two needs a worker that was ended by a fault, and a run of the same message elsewhere after that:
-where no worker was ended, no run is excused.
+where no worker was ended, no run is excused. The last one needs two workers that were killed, one after the other.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ class Excuses:
         self._plan = plan
         self._history = history
         self._used: Counter[int] = Counter()  # messages with an unsettled run, by the worker that was killed
+        self._moved: Counter[int] = Counter()  # messages that were moved aside, by the worker that was killed meanwhile
 
     def runs(self, fate: Fate, runs: Sequence[Run]) -> tuple[int, int]:
         """How many successful and how many failed runs more than planned a message may have."""
@@ -45,13 +48,26 @@ class Excuses:
         self._used.update(workers)
         return good, failed
 
+    def moved_runs(self, fate: Fate, runs: Sequence[Run]) -> tuple[int, int]:
+        """How many successful and failed runs more than planned it may have if it was doubled while it was moved aside.
+
+        For messages only that nothing else excuses: each worker can have moved no more of them than it has threads.
+        """
+        pid = self._mover(runs)
+        if pid is None:
+            return 0, 0
+        self._moved[pid] += 1
+        before = sum(run.outcome == FAILED and run.began < self._history.kills[pid] for run in runs)
+        return fate.good_runs, fate.failed_runs - before
+
     def letters(self, fate: Fate, runs: Sequence[Run]) -> int:
         """How many dead letters more than one a message may have."""
         if not self._plan.backend.doubles_copies:
             return 0  # the letter and the end of the message are one step
         if fate is Fate.MALFORMED:  # no run says when it was dead-lettered
             return sum(fault.fault is not Fault.WORKER_TERM for fault in self._history.faults)
-        return sum(self._is_unsettled(run) or self._may_be_doubled(run) for run in runs)
+        moved = self._mover(runs) is not None
+        return moved + sum(self._is_unsettled(run) or self._may_be_doubled(run) for run in runs)
 
     def overdrawn(self) -> Iterable[str]:
         """Workers whose end had to excuse more than it can: about as many messages as it ran at once."""
@@ -60,6 +76,17 @@ class Excuses:
             in_reach = self._history.settled_until(pid) == killed - SETTLING_SECONDS
             if in_reach and count > self._plan.threads:
                 yield f"DUPLICATE: {count} messages ran again although their runs had ended before worker {pid} did"
+        for pid, count in self._moved.items():
+            if count > self._plan.threads:
+                yield f"DUPLICATE: {count} messages were doubled when worker {pid} was killed"
+
+    def _mover(self, runs: Sequence[Run]) -> int | None:
+        """The worker that may have been killed while it moved the message aside: there was an earlier kill, too."""
+        if not self._plan.backend.doubles_copies or not runs:
+            return None
+        last = max(run.began for run in runs)
+        kills = sorted((moment, pid) for pid, moment in self._history.kills.items() if moment < last)
+        return kills[-1][1] if len(kills) > 1 else None
 
     def _before_the_end_of_their_worker(self, runs: Sequence[Run]) -> Iterable[Run]:
         """Runs that ended, and after whose worker the message was run again by another one."""

@@ -248,6 +248,36 @@ def test_g3_a_kill_excuses_no_more_messages_than_ran_at_once() -> None:
         assert check(plan, found, LETTERS).ok is excused
 
 
+def test_g3_a_worker_killed_while_it_moves_suspects_aside_doubles_no_more_than_it_has_threads() -> None:
+    """Tasks that run twice after two kills, on RabbitMQ: ten are excused; after one kill, or on Redis, none is."""
+    names = [f"good{number}.0" for number in range(11)]
+    plan = replace(PLAN, backend=Backend.CLASSIC, fates=FATES | {name[:-2]: Fate.SUCCEEDS for name in names})
+    twice = {KILLED: KILLED_AT, 3: KILLED_AT - 2.0}
+    for backend, kills, many, excused in (
+        (Backend.CLASSIC, twice, 10, True),
+        (Backend.CLASSIC, twice, 11, False),
+        (Backend.CLASSIC, {KILLED: KILLED_AT}, 1, False),
+        (Backend.REDIS, twice, 1, False),
+    ):
+        runs = [replace(AGAIN, name=name) for number, name in enumerate(names) for _ in range(1 + (number < many))]
+        found = replace(history(*runs), copies=COPIES | dict.fromkeys(names, Sent.CONFIRMED), kills=kills)
+        verdict = check(replace(plan, backend=backend), found, LETTERS)
+        assert verdict.duplicates == many
+        assert verdict.ok is excused
+
+
+@pytest.mark.parametrize(("backend", "excused"), [(Backend.QUORUM, True), (Backend.REDIS, False)])
+def test_g3_a_task_that_was_doubled_while_it_was_moved_aside_may_leave_two_letters(
+    backend: Backend, excused: bool
+) -> None:
+    """It failed once before; both copies fail three times more, and each leaves a letter."""
+    runs = [run(BAD, 1, FAILED), *(run(BAD, attempt, FAILED, at=60.0) for attempt in (2, 2, 3, 3, 4, 4))]
+    found = replace(history(*runs, without=BAD), kills={KILLED: KILLED_AT, 3: KILLED_AT - 2.0})
+    verdict = check(replace(PLAN, backend=backend), found, [*LETTERS, LETTERS[0]])
+    assert (verdict.duplicates, verdict.second_letters) == (3, 1)
+    assert verdict.ok is excused
+
+
 _LATE = run(GOOD, 1, DONE, at=KILLED_AT - 0.1, pid=KILLED)
 
 
