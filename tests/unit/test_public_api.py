@@ -127,6 +127,17 @@ print(sorted(set(optional) & set(sys.modules)))
     assert result.stdout.strip() == "[]"
 
 
+def test_a_worker_holds_nothing_that_only_a_supervisor_needs() -> None:
+    """`Supervisor` is imported when it is asked for: its modules are memory of each worker process otherwise."""
+    code = """
+import sys, qbridge_core
+print(sorted({"multiprocessing", "pickle", "runpy"} & set(sys.modules)))
+print("Supervisor" in dir(qbridge_core), qbridge_core.Supervisor.__name__, "multiprocessing" in sys.modules)
+"""
+    result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split("\n")[:2] == ["[]", "True Supervisor True"]
+
+
 def test_the_abstract_methods_are_the_contract() -> None:
     """A backend implements eight methods and ``connected``; more would break every backend there is."""
     assert qbridge_core.QueueClient.__abstractmethods__ == {

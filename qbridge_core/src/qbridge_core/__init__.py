@@ -5,6 +5,8 @@ The public names are those in ``__all__``; modules are an implementation detail,
 :mod:`qbridge_core.message` with the names of QBridge's headers.
 """
 
+from typing import TYPE_CHECKING
+
 from qbridge_core.checks import check_delay, check_headers, check_message_id, check_queue_name
 from qbridge_core.client import (
     Capabilities,
@@ -49,8 +51,10 @@ from qbridge_core.message import DeadLetter, Delivery, Failure, Message, QueueSt
 from qbridge_core.outcome import Outcome, RunReport
 from qbridge_core.registry import backends, connect, register_backend
 from qbridge_core.retry import Backoff, ConstantBackoff, ExceptionRule, ExponentialBackoff, LinearBackoff, RetryPolicy
-from qbridge_core.supervisor import Supervisor
 from qbridge_core.url import BrokerURL, merge_options
+
+if TYPE_CHECKING:
+    from qbridge_core.supervisor import Supervisor
 
 __version__ = "0.1.0"
 
@@ -122,3 +126,17 @@ __all__ = [
     "rejection",
     "worker_identity",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import the `Supervisor` only when somebody asks for it: a worker would hold its modules for nothing."""
+    if name != "Supervisor":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from qbridge_core.supervisor import Supervisor
+
+    globals()[name] = Supervisor
+    return Supervisor
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -5,7 +5,6 @@ That is worked out only when a channel has been lost; until then what it is work
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from typing import Final
 
 from qbridge_rabbitmq import headers
@@ -19,7 +18,14 @@ _SHORT_BODY: Final = 256
 
 def trace(properties: bytes, body: bytes) -> Trace:
     """What to keep of a message in place of it."""
-    return properties, body if len(body) <= _SHORT_BODY else blake2b(body).digest()
+    return properties, body if len(body) <= _SHORT_BODY else _digest(body)
+
+
+def _digest(body: bytes) -> bytes:
+    # A worker that meets no long message does without the module and its memory.
+    from hashlib import sha256
+
+    return sha256(body).digest()
 
 
 def key_of(queue: str, trace: Trace) -> Key | None:
