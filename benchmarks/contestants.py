@@ -46,8 +46,8 @@ def _qbridge(name: str, broker: str, variant: str, *measures: str) -> Contestant
     return Contestant(name, broker, "qbridge", variant, QBRIDGE, measures, "qbridge")
 
 
-def _raw(name: str, broker: str, program: str, variant: str) -> Contestant:
-    return Contestant(name, broker, program, variant, RAW, (CONSUME,), "qbridge")
+def _raw(name: str, broker: str, program: str, variant: str, *measures: str) -> Contestant:
+    return Contestant(name, broker, program, variant, RAW, measures or (CONSUME,), "qbridge")
 
 
 def _peer(name: str, broker: str, program: str, variant: str = "", *measures: str) -> Contestant:
@@ -57,12 +57,13 @@ def _peer(name: str, broker: str, program: str, variant: str = "", *measures: st
 CONTESTANTS = (
     _qbridge("QBridge", "rabbitmq", "sync", *_ALL, GROWTH),
     _qbridge("QBridge async", "rabbitmq", "async", *_CONSUMING),
-    _qbridge("QBridge, classic queue", "rabbitmq", "queue_type=classic", CONSUME, PUBLISH),
+    _qbridge("QBridge, classic queue", "rabbitmq", "queue_type=classic", CONSUME, PUBLISH, LATENCY),
     _qbridge("QBridge", "redis", "sync", *_ALL, GROWTH),
     _qbridge("QBridge async", "redis", "async", *_CONSUMING),
     _qbridge("QBridge", "memory", "sync", CONSUME),
     _qbridge("QBridge async", "memory", "async", CONSUME),
-    _raw("raw pika, single ack", "rabbitmq", "raw_pika", "single"),
+    _raw("raw pika, single ack", "rabbitmq", "raw_pika", "single", CONSUME, LATENCY),
+    _raw("raw pika, classic queue", "rabbitmq", "raw_pika", "queue_type=classic", LATENCY),
     _raw("raw pika, multiple ack", "rabbitmq", "raw_pika", "multiple"),
     _raw("raw redis-py, COUNT 1", "redis", "raw_redis", "1"),
     _raw("raw redis-py, COUNT 10", "redis", "raw_redis", "10"),

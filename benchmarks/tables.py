@@ -11,7 +11,7 @@ from rich.table import Table
 
 from benchmarks.contestants import CONSUME, FOOTPRINT, GROWTH, LATENCY, MIXED, PEER, PUBLISH, RAW
 from benchmarks.results import Results, Row, ratio
-from benchmarks.targets import Verdict
+from benchmarks.targets import MEBIBYTE, Verdict
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ def _milliseconds(value: float) -> str:
     return f"{value * 1e3:,.2f}"
 
 
-def _megabytes(value: float) -> str:
-    return f"{value / 1e6:,.1f}"
+def _mebibytes(value: float) -> str:
+    return f"{value / MEBIBYTE:,.1f}"
 
 
 def _two(value: float) -> str:
@@ -69,13 +69,13 @@ SHEETS = (
     Sheet(
         FOOTPRINT,
         "An idle worker process",
-        (Column("memory, MB", "rss", _megabytes), Column("start to first task, s", "start", _two)),
+        (Column("memory, MiB", "rss", _mebibytes), Column("start to first task, s", "start", _two)),
         "rss",
     ),
     Sheet(
         GROWTH,
         "QBridge as the work grows, and what its settings cost",
-        (_RATE, _CPU, Column("MB at first", "first_rss", _megabytes), Column("MB at last", "last_rss", _megabytes)),
+        (_RATE, _CPU, Column("MiB at first", "first_rss", _mebibytes), Column("MiB at last", "last_rss", _mebibytes)),
     ),
 )
 _BEGIN, _END = "<!-- figures: make bench MARKDOWN=... writes from here -->", "<!-- to here -->"

@@ -12,7 +12,8 @@ TO_PEERS = {"rabbitmq": 7.0, "redis": 10.0}
 TO_RAW = {"rabbitmq": 0.7, "redis": 0.3}
 MEMORY_PER_SECOND = 100_000.0
 PUBLISH_TO_PEERS = 8.0
-IDLE_MEGABYTES = 30.0
+MEBIBYTE = 2**20  # the unit of ps and top
+IDLE_MEBIBYTES = 30.0
 GROWN = 0.9
 FLAT = 1.2
 ONE_BY_ONE, MANY = "one by one", "many"
@@ -50,6 +51,11 @@ class Verdict:
 def verdicts(results: Results) -> list[Verdict]:
     """All targets."""
     found = [verdict for broker in BROKERS for verdict in _of_broker(results, broker)]
+    # A quorum queue delivers what is on the disk, a classic one, which most peers use, what it has.
+    classic = _own(results, LATENCY, "rabbitmq", who="QBridge, classic queue")
+    quickest = _best(results, LATENCY, "rabbitmq", PEER, "p50")
+    text = "RabbitMQ, classic queue: idle latency p50, of the best peer"
+    found.append(Verdict(text, _part(classic, "p50", quickest, "p50"), 1.0, False))
     own = _own(results, CONSUME, "memory")
     found.append(Verdict("memory: consume, a second", own.get("per_second"), MEMORY_PER_SECOND))
     return found
@@ -63,7 +69,7 @@ def _of_broker(results: Results, broker: str) -> list[Verdict]:
     peer, raw = (_best(results, CONSUME, broker, kind, rate) for kind in (PEER, RAW))
     sender = _best(results, PUBLISH, broker, PEER, rate, ONE_BY_ONE)
     quickest = _best(results, LATENCY, broker, PEER, "p50")
-    megabytes = idle["rss"] / 1e6 if idle else None
+    mebibytes = idle["rss"] / MEBIBYTE if idle else None
     grown, flat = _part(many, rate, few, rate), _part(many, "last_rss", many, "first_rss")
     return [
         Verdict(f"{name}: consume, times the best peer", _part(consume, rate, peer, rate), TO_PEERS[broker]),
@@ -74,7 +80,7 @@ def _of_broker(results: Results, broker: str) -> list[Verdict]:
             PUBLISH_TO_PEERS,
         ),
         Verdict(f"{name}: idle latency p50, of the best peer", _part(latency, "p50", quickest, "p50"), 1.0, False),
-        Verdict(f"{name}: memory of an idle worker, MB", megabytes, IDLE_MEGABYTES, False),
+        Verdict(f"{name}: memory of an idle worker, MiB", mebibytes, IDLE_MEBIBYTES, False),
         Verdict(f"{name}: consume with 1,000,000 waiting, of that with 10,000", grown, GROWN),
         Verdict(f"{name}: memory after 1,000,000 tasks, of that before", flat, FLAT, False),
     ]
@@ -87,8 +93,8 @@ def _best(
     return row.figures if row else {}
 
 
-def _own(results: Results, measurement: str, broker: str, label: str = "") -> dict[str, float]:
-    rows = [row for row in results.rows(measurement, broker, QBRIDGE) if row.contestant == "QBridge"]
+def _own(results: Results, measurement: str, broker: str, label: str = "", *, who: str = "QBridge") -> dict[str, float]:
+    rows = [row for row in results.rows(measurement, broker, QBRIDGE) if row.contestant == who]
     return next((row.figures for row in rows if row.label == label), {})
 
 

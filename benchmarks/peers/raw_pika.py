@@ -1,7 +1,12 @@
-"""The limit for RabbitMQ: a bare loop on pika's SelectConnection that acknowledges and does nothing else."""
+"""The limits for RabbitMQ.
+
+Consuming: a bare loop on pika's SelectConnection that acknowledges and does nothing else. Publishing one by one:
+pika's BlockingConnection, which waits for each confirmation.
+"""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pika
@@ -15,7 +20,25 @@ ACK_EVERY = 100
 
 
 class RawPika(QBridge):
-    """Variants: "single" acknowledges each message, "multiple" each hundred. The messages are those of QBridge."""
+    """Variants: "multiple" acknowledges each hundred messages, all others each. The messages are those of QBridge."""
+
+    async def open(self) -> None:
+        """QBridge declares the queue."""
+        await super().open()
+        self._publishing = pika.BlockingConnection(pika.URLParameters(self.order.url)).channel()
+        self._publishing.confirm_delivery()
+
+    async def send(self, payload: dict[str, Any]) -> None:
+        """Publish one persistent message."""
+        body = json.dumps({"payload": payload})
+        self._publishing.basic_publish(
+            "", self.order.queue, body, pika.BasicProperties(delivery_mode=2), mandatory=True
+        )
+
+    async def close(self) -> None:
+        """Disconnect both."""
+        self._publishing.connection.close()
+        await super().close()
 
     def work(self) -> None:
         """Consume until the process is ended."""
@@ -26,7 +49,7 @@ class RawPika(QBridge):
 
     def _consume(self, channel: Any) -> None:
         channel.basic_qos(prefetch_count=PREFETCH)
-        handle, last, every = self.meter.handle, self.order.count, ACK_EVERY
+        handle, last, every = self._handler(), self.order.count, ACK_EVERY
 
         def single(channel: Any, method: Any, properties: Any, body: bytes) -> None:
             del properties
@@ -40,7 +63,12 @@ class RawPika(QBridge):
             if tag % every == 0 or tag == last:
                 channel.basic_ack(tag, multiple=True)
 
-        channel.basic_consume(self.order.queue, single if self.order.variant == "single" else multiple)
+        channel.basic_consume(self.order.queue, multiple if self.order.variant == "multiple" else single)
+
+    def _handler(self) -> Any:
+        """What to call with a body; only the latency is in it."""
+        handle = self.meter.handle
+        return (lambda body: handle(json.loads(body)["payload"])) if self.order.mode == "latency" else handle
 
 
 if __name__ == "__main__":
