@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import os
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from qbridge_core import (
@@ -21,29 +19,24 @@ from qbridge_core import (
     Failure,
     Message,
     NotConnectedError,
-    PublishUnconfirmedError,
     QBridgeError,
     QueueClient,
     QueueMismatchError,
     QueueStats,
-    TransientError,
     UnroutableError,
     check_delay,
     check_headers,
     check_queue_name,
-    rejection,
 )
 from qbridge_core.message import (
-    MAX_ID_CHARS,
     SOURCE_QUEUE,
     meta_text,
 )
-from qbridge_core.suspects import suspects_queue
 from qbridge_rabbitmq import browse, delays, headers
 from qbridge_rabbitmq.docket import Docket
-from qbridge_rabbitmq.handout import acknowledge, claim, dead_letter, finish, hand_out
-from qbridge_rabbitmq.lane import DELETION_PAUSE
+from qbridge_rabbitmq.handout import acknowledge, dead_letter, hand_out
 from qbridge_rabbitmq.life import Arrival
+from qbridge_rabbitmq.moving import Mover, check_room
 from qbridge_rabbitmq.options import Endpoint, Options
 from qbridge_rabbitmq.outgoing import CHUNK, HAND_BACK_TIMEOUT, chunks, copy_back, give_back, outgoing, replace
 from qbridge_rabbitmq.pace import MOST
@@ -97,9 +90,9 @@ class RabbitMQClient(QueueClient):
         self._options = Options.read(url, options)
         self._endpoint = Endpoint.create(url, self._options)
         self._topology = Topology(self._options.queue_type)
-        self._breaker = delays.Breaker()
         self._session: Session | None = None
         self._docket: Docket
+        self._mover: Mover
         self._lifecycle = threading.Lock()
         self._browsing = threading.Lock()
 
@@ -129,6 +122,7 @@ class RabbitMQClient(QueueClient):
                 session = Session(self._endpoint, self._topology)
                 session.open()
                 self._docket = Docket(session, self._topology, _GRACE * self._options.reconnect_delay_max)
+                self._mover = Mover(session, self._topology)
                 self._session = session
 
     def disconnect(self) -> None:
@@ -151,7 +145,7 @@ class RabbitMQClient(QueueClient):
     def declare(self, queue: str, dead_letter_queue: str | None = None) -> None:
         """Create the queue and its dead-letter queue where missing (rabbitmq.com/docs/dlx, quorum-queues)."""
         session = self._live()
-        self._check_room(check_queue_name(queue))
+        check_room(check_queue_name(queue))
         if dead_letter_queue is not None:
             check_queue_name(dead_letter_queue)
         session.request(f"queue {queue!r}", self._topology.declare(queue, dead_letter_queue))
@@ -192,7 +186,7 @@ class RabbitMQClient(QueueClient):
         session = self._live()
         message = outgoing(queue, Message(body, check_headers(headers), message_id))
         if check_delay(delay, delays.MAX_SECONDS) > 0:
-            self._send_later(session, queue, message.properties, message.body, delay, timeout)
+            self._mover.send_later(message, delay, timeout)
         else:
             session.send([message], timeout)
 
@@ -320,29 +314,8 @@ class RabbitMQClient(QueueClient):
         When the connection was lost meanwhile, it is done as soon as the broker delivers the message again to this
         client.
         """
-        session = self._live()
-        delay = check_delay(delay, delays.MAX_SECONDS)
-        hand_back = requeue and failure is None and delay <= 0
-        move = functools.partial(self._move, session, delivery, requeue, delay, failure, queue)
-        later = None if hand_back else functools.partial(self._move_later, session, delivery, move)
-        while (claimed := claim(delivery)) is None:
-            if hand_back:
-                session.ledger.doubts.withdraw(headers.read(delivery.tag.properties).mark)
-            if session.ledger.record(delivery, later):
-                return
-        if not claimed:
-            return
-        if hand_back:
-            session.ledger.doubts.withdraw(headers.read(delivery.tag.properties).mark)
-            self._hand_back_one(session, delivery)
-            return
-        try:
-            move()
-        except BaseException:
-            while not delivery.tag.life.unclaim(delivery.tag.number) and not session.ledger.unclaim(delivery):
-                pass
-            raise
-        finish(session, delivery)
+        self._live()
+        self._mover.reject(delivery, requeue, check_delay(delay, delays.MAX_SECONDS), failure, queue)
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Send the settlements and wait until the broker has seen them."""
@@ -385,15 +358,6 @@ class RabbitMQClient(QueueClient):
 
     # ------------------------------------------------------------------ details
 
-    @staticmethod
-    def _check_room(queue: str) -> None:
-        if not delays.fit(queue):
-            raise ConfigurationError(
-                f"on RabbitMQ the name of a queue must have at most {delays.MAX_QUEUE_BYTES} bytes in UTF-8 (the rest "
-                f"of {MAX_ID_CHARS} is for its delays), and that of a TaskManager's input queue at most "
-                f"{delays.MAX_QUEUE_BYTES - len(suspects_queue(''))}; this is longer: {queue!r}"
-            )
-
     def _live(self) -> Session:
         session = self._session
         if session is None:
@@ -413,120 +377,3 @@ class RabbitMQClient(QueueClient):
             raise
         except QBridgeError as exc:  # not connected just now, or not permitted to declare: it may well be a queue
             _log.debug("cannot tell the type of queue %r: %s", queue, exc)
-
-    def _hand_back_one(self, session: Session, delivery: Delivery) -> None:
-        arrival: Arrival = delivery.tag
-        lane = session.existing_lane(delivery.queue)
-        if lane is not None and (lane.works or self._topology.is_side_queue(delivery.queue)):
-            try:
-                session.send([copy_back(delivery.queue, arrival)], HAND_BACK_TIMEOUT)
-            except QBridgeError as exc:
-                _log.debug("a message of %r goes back without a copy: %s", delivery.queue, exc)
-            else:
-                finish(session, delivery)
-                return
-        while not delivery.tag.life.give_back(delivery.tag.number):  # its connection was lost meanwhile
-            if session.ledger.unclaim(delivery) and session.ledger.record(delivery, None):
-                return
-        session.io.wake()
-
-    def _move(
-        self,
-        session: Session,
-        delivery: Delivery,
-        requeue: bool,
-        delay: float,
-        failure: Failure | None,
-        queue: str | None,
-    ) -> None:
-        if requeue:
-            self._retry(session, delivery, delay, failure, queue or delivery.queue)
-        else:
-            self._dead_letter(session, delivery, failure or rejection(delivery))
-
-    def _move_later(self, session: Session, delivery: Delivery, move: Callable[[], None]) -> bool:
-        """Do what ``reject`` was asked for while there was no connection, now that the message is here again."""
-        try:
-            move()
-        except NotConnectedError:
-            return True
-        except TransientError as exc:
-            _log.warning("a message of %r cannot be settled yet: %s", delivery.queue, exc)
-            return False
-        except Exception:  # noqa: BLE001 - nobody else is there to hear of it
-            _log.exception("a message of %r cannot be settled; it goes back to the queue", delivery.queue)
-            session.ledger.doubts.withdraw(headers.read(delivery.tag.properties).mark)
-            delivery.tag.life.give_back(delivery.tag.number)
-            session.io.wake()
-            return True
-        finish(session, delivery)
-        return True
-
-    def _retry(self, session: Session, delivery: Delivery, delay: float, failure: Failure | None, queue: str) -> None:
-        ours = failure.retry_headers() if failure is not None else headers.history(delivery.meta)
-        task_id = failure.task_id if failure is not None else ""
-        arrival: Arrival = delivery.tag
-        doubts = session.ledger.doubts
-        mark = doubts.mark_of(delivery) or headers.new_mark()
-        properties = headers.copy(arrival.properties, ours, task_id, mark)
-        held = delay > 0 and self._breaker.allows(queue, time.monotonic())
-        try:
-            if held:
-                self._send_later(session, queue, properties, arrival.body, delay, None)
-                self._breaker.worked(queue)
-            else:
-                self._send_copy(session, queue, properties, arrival.body)
-        except PublishUnconfirmedError as exc:
-            doubts.add(delivery, mark)
-            if held and exc.__cause__ is None:  # in time; the loss of a connection says nothing of the queue
-                self._note_unconfirmed_delay(queue)
-            raise
-        doubts.settle(delivery)
-
-    def _note_unconfirmed_delay(self, queue: str) -> None:
-        if self._breaker.failed(queue, time.monotonic()):
-            _log.error(
-                "the broker does not confirm delays of %r; its tasks are retried without delay until it does. A queue "
-                "named %s* may be dead after a crash of the broker: look at it, and delete it if it is",
-                queue, delays.name(queue, 0)[:-1],
-            )  # fmt: skip
-
-    def _send_copy(self, session: Session, queue: str, properties: bytes, body: bytes) -> None:
-        try:
-            session.send([Outgoing("", queue, properties, body)])
-        except UnroutableError:
-            # Deleted under us. Whoever declared it, the message must not be lost with it.
-            if session.existing_lane(queue) is not None:
-                time.sleep(DELETION_PAUSE)
-            self.declare(queue)
-            session.send([Outgoing("", queue, properties, body)])
-
-    def _dead_letter(self, session: Session, delivery: Delivery, failure: Failure) -> None:
-        arrival: Arrival = delivery.tag
-        target = self._topology.dead_letter_queue(delivery.queue)
-        properties = headers.copy(arrival.properties, failure.dead_letter_headers(), failure.task_id)
-        try:
-            session.send([Outgoing("", target, properties, arrival.body)])
-        except UnroutableError:
-            session.request(f"queue {target!r}", self._topology.declare_dead_letter_queue(target))
-            session.send([Outgoing("", target, properties, arrival.body)])
-
-    def _send_later(
-        self, session: Session, queue: str, properties: bytes, body: bytes, delay: float, timeout: float | None
-    ) -> None:
-        """Publish into the delay level that the highest bit of the delay names."""
-        units = delays.units(delay)
-        top = delays.top_level(units)
-        self._check_room(check_queue_name(queue))
-        for attempt in (1, 2):
-            if not self._topology.has_levels(queue, top):
-                session.request(f"queue {queue!r}", self._topology.declare_levels(queue, top))
-            message = Outgoing(delays.name(queue, top), delays.routing_key(units), properties, body)
-            try:
-                session.send([message], timeout)
-            except UnroutableError:
-                if attempt == 2:
-                    raise
-                self._topology.forget_levels(queue)  # somebody deleted them
-            else:
-                return
