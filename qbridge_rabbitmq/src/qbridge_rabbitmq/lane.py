@@ -12,6 +12,7 @@ from pika import exceptions, spec
 from pika.channel import Channel
 
 from qbridge_rabbitmq import errors
+from qbridge_rabbitmq.barriers import Barriers
 from qbridge_rabbitmq.buffer import Buffer
 from qbridge_rabbitmq.consumers import Consumers
 from qbridge_rabbitmq.getting import GetRequest
@@ -30,8 +31,6 @@ _LONGEST_PAUSE: Final = 3.0
 # neither cancels them nor passes on what it delivers to them.
 DELETION_PAUSE: Final = 1.0
 _RENEW_AFTER: Final = 10
-# What the broker has seen a crash may undo until it is on its disk, which takes a classic queue some seconds.
-_SETTLING: Final = 20.0
 Restore = Callable[[str, Callable[[BaseException | None], None]], None]
 """Creates a queue again if it is one of ours, else looks whether it is there; calls back with what is wrong."""
 
@@ -80,9 +79,7 @@ class Lane:
         self._failures = 0
         self._arrived = False
         self._idle = 0
-        self._barriers: list[Callable[[], None]] = []
-        self._barrier_sent: list[Callable[[], None]] = []
-        self._barrier_under_way = False
+        self._barriers = Barriers(io)
 
     @property
     def in_flight(self) -> int:
@@ -99,6 +96,11 @@ class Lane:
     def _consumes(self) -> bool:
         consumers, life = self._consumers, self.life
         return consumers is not None and consumers.ready and life is not None and life.channel.is_open
+
+    @property
+    def _steady(self) -> Consumers | None:
+        """The consumers, while they consume and nobody ends them."""
+        return self._consumers if self._consumes and not self._cancelled else None
 
     @property
     def is_getting(self) -> bool:
@@ -150,8 +152,8 @@ class Lane:
         channel.add_callback(self._on_get_empty, [spec.Basic.GetEmpty], one_shot=False)
         self._ready = True
         self._pursue()
-        if self._barriers:
-            self._send_barrier()
+        if self.life is not None:
+            self._barriers.opened(self.life)
 
     def _on_close(self, channel: Channel, reason: BaseException) -> None:
         life, self.life = self.life, None
@@ -171,7 +173,7 @@ class Lane:
         self._consumers = None
         self._fail_gets(reason)
         self._run_cancelled()
-        self._pass_barriers()
+        self._barriers.pass_all()
         self.buffer.wake()
         if not channel.connection.is_open:
             self._suspicion.connection_lost()
@@ -198,8 +200,8 @@ class Lane:
         until all that may be held is here, or the queue has nothing to send. (When a broker that is too busy sends
         nothing, the tasks only seem to be slow.)
         """
-        pace, life, consumers = self._pace, self.life, self._consumers
-        if pace is None or life is None or consumers is None or not self._consumes or self._cancelled:
+        pace, life, consumers = self._pace, self.life, self._steady
+        if pace is None or life is None or consumers is None:
             return False
         pace.look(life.settled, time.monotonic())
         if pace.prefetch > consumers.held:
@@ -212,8 +214,8 @@ class Lane:
 
     def hurry(self) -> None:
         """After each flush: hold more as soon as it is plain that tasks are quick."""
-        pace, life, consumers = self._pace, self.life, self._consumers
-        if pace is None or life is None or consumers is None or not self._consumes or self._cancelled:
+        pace, life, consumers = self._pace, self.life, self._steady
+        if pace is None or life is None or consumers is None:
             return
         pace.hurry(life.settled, time.monotonic())
         if pace.prefetch > consumers.held:
@@ -221,10 +223,8 @@ class Lane:
 
     def drained(self, ready: int) -> None:
         """The queue holds so many messages."""
-        pace, consumers = self._pace, self._consumers
-        if pace is None or consumers is None or not self._consumes or self._cancelled:
-            return
-        if not ready and pace.prefetch < consumers.held:
+        pace, consumers = self._pace, self._steady
+        if pace is not None and consumers is not None and not ready and pace.prefetch < consumers.held:
             self._hold_less(pace, consumers)
 
     def _hold_less(self, pace: Pace, consumers: Consumers) -> None:
@@ -323,14 +323,13 @@ class Lane:
         arrived, self._arrived = self._arrived, False
         if arrived:
             self._idle = 0
-        if arrived or self._cancelled or self._consumers is None or not self._consumes:
-            return ""
-        return self._consumers.first
+        consumers = self._steady
+        return "" if arrived or consumers is None else consumers.first
 
     def examined(self, consumer: str, count: int, error: BaseException | None) -> None:
         """The broker was asked how many consumers the queue of an idle consumer has."""
-        consumers, life = self._consumers, self.life
-        if life is None or consumers is None or consumers.first != consumer or self._cancelled or not self._consumes:
+        consumers, life = self._steady, self.life
+        if life is None or consumers is None or consumers.first != consumer:
             return
         self._idle += 1
         if errors.is_missing(error) or (error is None and count == 0):
@@ -458,15 +457,12 @@ class Lane:
         if self.life is None:
             done()
             return
-        self._barriers.append(done)
-        if self._ready and not self._barrier_under_way:
-            self._send_barrier()
+        self._barriers.add(done, self.life if self._ready else None)
 
     def confirm_acks(self) -> None:
         """Now and then: find out whether the broker has seen the acknowledgements."""
-        life = self.life
-        if life is not None and life.has_unproven and life.channel.is_open and not self._barrier_under_way:
-            self._send_barrier()
+        if self.life is not None:
+            self._barriers.confirm_acks(self.life)
 
     def close(self, done: Callable[[], None]) -> None:
         """Close the channel: the broker takes back what is unsettled."""
@@ -476,29 +472,3 @@ class Lane:
         self.prefetch = 0
         self._cancelled.append(done)
         self.life.channel.close()
-
-    def _send_barrier(self) -> None:
-        life = self.life
-        if life is None:
-            return
-        self._barrier_sent, self._barriers = self._barriers, []
-        self._barrier_under_way = True
-        sent = life.sent
-        # The cheapest method that changes nothing and has an answer.
-        life.channel.flow(active=True, callback=lambda _: self._on_barrier(life, sent))
-
-    def _on_barrier(self, life: Life, sent: int) -> None:
-        self._barrier_under_way = False
-        self._io.later(_SETTLING, lambda: life.forget(sent))
-        passed, self._barrier_sent = self._barrier_sent, []
-        for done in passed:
-            done()
-        if self._barriers:
-            self._send_barrier()
-
-    def _pass_barriers(self) -> None:
-        self._barrier_under_way = False
-        passed = self._barrier_sent + self._barriers
-        self._barrier_sent, self._barriers = [], []
-        for done in passed:
-            done()

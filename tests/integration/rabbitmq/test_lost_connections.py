@@ -328,7 +328,7 @@ def test_g3_what_is_published_again_after_it_was_done_is_not_swallowed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An acknowledgement that the broker has seen is forgotten: an equal message that somebody gave back is another."""
-    monkeypatch.setattr(lane, "_SETTLING", 0.5)
+    monkeypatch.setattr(barriers, "_SETTLING", 0.5)
     cut_off.declare(unique_name)
     cut_off.publish(unique_name, b"x", message_id="same")
     method, properties, body = channel.basic_get(unique_name)
