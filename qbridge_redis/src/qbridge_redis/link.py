@@ -118,10 +118,17 @@ class Link:
         self._limit(timeout)
         self.send(commands)
         replies = self.read_many(len(commands), timeout)
-        for position, reply in enumerate(replies):
-            if isinstance(reply, NoScriptError):
-                self.send([with_text(commands[position])])
-                replies[position] = self.read(timeout)
+        again = {
+            position: with_text(commands[position])
+            for position, reply in enumerate(replies)
+            if isinstance(reply, NoScriptError)
+        }
+        if again:
+            if commands[-1][0] == "WAIT":  # it has not waited for what the scripts are yet to write
+                again[len(commands) - 1] = commands[-1]
+            self.send(list(again.values()))
+            for position, reply in zip(again, self.read_many(len(again), timeout), strict=True):
+                replies[position] = reply
         return replies
 
     def send(self, commands: Sequence[Command], timeout: float | None = None) -> None:

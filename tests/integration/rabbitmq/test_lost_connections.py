@@ -21,7 +21,7 @@ from qbridge_core import (
     TaskManager,
     TransientError,
 )
-from qbridge_rabbitmq import RabbitMQClient, delays, headers, lane
+from qbridge_rabbitmq import RabbitMQClient, barriers, delays, headers
 from qbridge_rabbitmq.ledger import Ledger
 from qbridge_rabbitmq.life import Arrival, Life
 from support.brokers import RabbitMQBroker

@@ -137,3 +137,17 @@ def test_unusable_arguments_are_refused(
         client.publish(queue, **arguments)  # type: ignore[arg-type]
     client.publish(queue, b"fine")
     assert client.stats(queue).ready == 1
+
+
+def test_g1_a_delayed_message_is_waited_for_after_the_server_forgot_its_script(
+    make_client: MakeClient, broker: RedisBroker, queue: str
+) -> None:
+    """The script is sent again, and then the question how many replicas have what it wrote: the first was too early."""
+    make_client(broker.url).declare(queue)
+    client = make_client(broker.url, wait_replicas=1)
+    broker.cli("SCRIPT", "FLUSH")
+    broker.cli("CONFIG", "RESETSTAT")
+    with pytest.raises(PublishUnconfirmedError, match="wait_replicas"):
+        client.publish(queue, b"x", delay=60, timeout=1.0)
+    calls = {line.split(":")[0]: line for line in str(broker.cli("INFO", "commandstats")).splitlines()}
+    assert "calls=2," in calls["cmdstat_wait"]
