@@ -115,7 +115,8 @@ def _line(sample: Sample) -> str:
 
 def show(results: Results, options: argparse.Namespace, console: Console) -> None:
     """Print the tables and write the files that were asked for."""
-    grids = [*tables.grids(results), tables.target_grid(verdicts(results))]
+    targets = tables.target_grid(verdicts(results), [verdicts(each) for each in results.by_round()])
+    grids = [*tables.grids(results), targets]
     for grid in grids:
         console.print(tables.rich_table(grid))
     console.print(*tables.about(results), sep="\n", highlight=False, soft_wrap=True, markup=False)

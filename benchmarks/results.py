@@ -68,6 +68,13 @@ class Results:
         """The brokers of a measurement."""
         return list(dict.fromkeys(sample.broker for sample in self.samples if sample.measurement == measurement))
 
+    def by_round(self) -> list[Results]:
+        """Each round by itself: a run of its own, though on the same servers."""
+        numbers = sorted({sample.round for sample in self.samples})
+        return [
+            Results(self.machine, [sample for sample in self.samples if sample.round == number]) for number in numbers
+        ]
+
     def save(self, path: Path) -> None:
         """Write everything."""
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")

@@ -154,10 +154,24 @@ def write_markdown(path: Path, text: str) -> None:
     path.write_text(f"{before}{begin}\n{text}\n{_END}{after}" if begin else f"{text}\n")
 
 
-def target_grid(verdicts: list[Verdict]) -> Grid:
-    """The targets as a table; those that were not measured are left out."""
-    rows = [verdict.cells() for verdict in verdicts if verdict.met is not None]
-    return "Targets", ["what", "wanted", "seen", ""], rows
+def target_grid(overall: list[Verdict], by_round: list[list[Verdict]]) -> Grid:
+    """The targets: the medians, and what each round shows; those that were not measured are left out."""
+    rows = []
+    for position, verdict in enumerate(overall):
+        if verdict.seen is None:
+            continue
+        rounds = [one[position] for one in by_round if one[position].seen is not None]
+        met = sum(bool(one.met) for one in rounds)
+        rows.append(
+            [
+                verdict.text,
+                f"{verdict.sign} {verdict.wanted:,g}",
+                f"{verdict.seen:,.2f}",
+                ", ".join(f"{one.seen:,.2f}" for one in rounds),
+                "met" if met == len(rounds) else f"met in {met} of {len(rounds)}" if met else "NOT met",
+            ]
+        )
+    return "Targets", ["what", "wanted", "median", "each round", ""], rows
 
 
 def about(results: Results) -> list[str]:

@@ -1,4 +1,4 @@
-"""What QBridge promises of its speed, and whether a run shows it."""
+"""What QBridge promises of its speed, and whether a run or one of its rounds shows it."""
 
 from __future__ import annotations
 
@@ -36,16 +36,10 @@ class Verdict:
             return None
         return self.seen >= self.wanted if self.at_least else self.seen <= self.wanted
 
-    def cells(self) -> list[str]:
-        """For the table."""
-        sign = "≥" if self.at_least else "≤"
-        seen = "-" if self.seen is None else f"{self.seen:,.2f}"
-        return [
-            self.text,
-            f"{sign} {self.wanted:,g}",
-            seen,
-            {True: "met", False: "NOT met", None: "not measured"}[self.met],
-        ]
+    @property
+    def sign(self) -> str:
+        """Which side of what is wanted is good."""
+        return "≥" if self.at_least else "≤"
 
 
 def verdicts(results: Results) -> list[Verdict]:
