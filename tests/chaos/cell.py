@@ -79,11 +79,11 @@ def prepare(client: QueueClient, plan: Plan) -> None:
     if client.capabilities.crashes:
         client.declare(SUSPECTS, DEAD)
     if plan.backoff:
-        # The queue that holds such delays is made when it is first needed.
-        client.send(DEAD, {}, delay=plan.backoff)
+        # What holds the delays of a queue is made when it is first needed.
+        client.send(QUEUE, {}, delay=plan.backoff)
     declared = time.monotonic()
-    _until(lambda: time.monotonic() > declared + _AGE_OF_QUEUES, _AGE_OF_QUEUES + 1)
-    client.purge(DEAD)
+    _until(lambda: time.monotonic() > declared + plan.backoff + _AGE_OF_QUEUES, plan.backoff + _AGE_OF_QUEUES + 1)
+    client.purge(QUEUE)
 
 
 def _until(condition: Callable[[], bool], seconds: float, poll: float = _POLL) -> bool:
