@@ -67,7 +67,8 @@ def units(seconds: float) -> int:
     """
     seconds = check_delay(seconds, MAX_SECONDS)
     # 0.3 / 0.1 is a little more than 3 in floating point: rounding first keeps that from costing a whole unit.
-    return math.ceil(round(seconds * 1000 / UNIT_MS, 6))
+    # What it leaves nothing of is a delay still, and has to have a level.
+    return max(1 if seconds else 0, math.ceil(round(seconds * 1000 / UNIT_MS, 6)))
 
 
 def top_level(delay: int) -> int:

@@ -24,7 +24,8 @@ from support.wait import wait_for
 
 
 @pytest.mark.parametrize(
-    ("seconds", "units"), [(0.001, 1), (0.1, 1), (0.3, 3), (0.31, 4), (0.7, 7), (1.1, 11), (60, 600), (86_400, 864_000)]
+    ("seconds", "units"),
+    [(0.0, 0), (1e-9, 1), (0.001, 1), (0.1, 1), (0.3, 3), (0.31, 4), (0.7, 7), (1.1, 11), (60, 600), (86_400, 864_000)],
 )
 def test_a_delay_is_rounded_up_to_a_unit(seconds: float, units: int) -> None:
     """No message is early, and floating point does not add a unit."""

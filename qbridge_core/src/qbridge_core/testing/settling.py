@@ -126,6 +126,15 @@ class SettlingTests(Backend):
         assert (again.body, dict(again.headers), again.message_id) == (b"x", {"h": "1"}, "m")
         assert (again.attempts, again.first_failed_at) == (1, 1_700_000_000.25)
 
+    def test_g7_the_shortest_delay_is_one_too(self, client: QueueClient, queue: str) -> None:
+        """A delay that no broker can measure, as arithmetic makes them, neither fails nor loses anything."""
+        if not client.capabilities.delay:
+            pytest.skip("no delays claimed")
+        client.publish(queue, b"x", delay=1e-9)
+        client.reject(receive_one(client, queue), requeue=True, delay=1e-9, failure=a_failure(queue))
+        again = receive_one(client, queue)
+        assert (again.body, again.attempts) == (b"x", 1)
+
     def test_g7_a_retry_can_be_delayed(self, client: QueueClient, queue: str) -> None:
         """``reject(delay)`` holds the retry back at the broker and keeps its count; claimed or refused."""
         client.publish(queue, b"x")
