@@ -47,6 +47,20 @@ def test_stop_waits_for_the_end(client: MemoryClient) -> None:
     assert not thread.is_alive()
 
 
+def test_a_manager_may_start_again_as_soon_as_stop_returns(client: MemoryClient) -> None:
+    """Also while the thread that ran it has not returned from ``start`` yet."""
+    manager = TaskManager(client, print, "q", "d", max_workers=1)
+    for _ in range(20):
+        thread = threading.Thread(target=manager.start, daemon=True)
+        thread.start()
+        wait_for(lambda: manager._session is not None and not manager._session.stopped.is_set(), 5.0, interval=0.001)
+        manager.stop()
+        with manager:
+            thread.join(5)
+            client.send("q", 1)
+            manager.run_until_idle(5)
+
+
 def test_stop_of_a_manager_that_does_not_run_does_nothing(client: MemoryClient) -> None:
     """Before the start, and a second time after the end."""
     manager = TaskManager(client, print, "q", "d", max_workers=1)

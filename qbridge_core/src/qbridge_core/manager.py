@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import Final, Literal, Self
 
 from qbridge_core.arguments import (
     checked_client,
@@ -39,9 +39,6 @@ from qbridge_core.session import Session, stop_signals
 from qbridge_core.settle import Rules, Settler
 from qbridge_core.suspects import Suspects, suspects_queue
 from qbridge_core.worker import Job
-
-if TYPE_CHECKING:
-    pass
 
 _log: Final = logging.getLogger("qbridge.manager")
 _IDLE_POLL: Final = 0.02
@@ -181,7 +178,8 @@ class TaskManager:
                 session.run()
         finally:
             session.wakeup.close()
-            self._session = None
+            if self._session is session:  # since ``stop`` returned, another thread may have begun the next one
+                self._session = None
 
     @property
     def queue_client(self) -> QueueClient:
@@ -218,7 +216,7 @@ class TaskManager:
             QBridgeError: the manager could not start or had to stop.
         """
         deadline = time.monotonic() + require_seconds("timeout", timeout, positive=True)
-        if self._session is not None:
+        if self._background is not None or self._is_running():
             return self._wait_until_idle(deadline, timeout)
         with self:
             self._wait_until_idle(deadline, timeout)
@@ -257,8 +255,11 @@ class TaskManager:
         finally:
             session.wakeup.close()
 
+    def _is_running(self) -> bool:
+        return self._session is not None and not self._session.stopped.is_set()
+
     def _open_session(self, poll_timeout: float) -> Session:
-        if self._session is not None:
+        if self._background is not None or self._is_running():
             raise ConfigurationError("this TaskManager is running already; create a second one")
         if not self._client.connected:
             raise NotConnectedError("the queue client is not connected; call its connect() first")
