@@ -15,6 +15,7 @@ from qbridge_rabbitmq.hosts import Address, shuffled, trial
 _SCHEMES: Final = ("amqp", "amqps")
 _QUEUE_TYPES: Final = ("quorum", "classic")
 FRAME_MAX: Final = 131_072
+_LARGEST_SHORT: Final = 65_535
 # A peer that vanished without a word is noticed when data stays unacknowledged this long, or when the keepalive
 # probes fail, long before two heartbeats are missed (rabbitmq.com/docs/heartbeats).
 _TCP_OPTIONS: Final = {"TCP_USER_TIMEOUT": 10_000, "TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
@@ -151,18 +152,17 @@ def _password(url: BrokerURL) -> str:
 
 
 def _whole(name: str, value: object) -> int:
+    """A number that fits into the two bytes that AMQP has for it."""
     number = _number(name, value)
-    if number != int(number) or number < 1:
+    if not number.is_integer() or number < 1:
         raise ConfigurationError(f"option {name} must be a whole number of at least 1, not {value!r}")
+    if number > _LARGEST_SHORT:
+        raise ConfigurationError(f"option {name} must be at most {_LARGEST_SHORT}, not {value!r}")
     return int(number)
 
 
 def _prefetch(name: str, value: object) -> int | None:
-    if value is None:
-        return None
-    if (number := _whole(name, value)) > 65_535:
-        raise ConfigurationError(f"option {name} must be at most 65535, not {value!r}")
-    return number
+    return None if value is None else _whole(name, value)
 
 
 def _seconds(name: str, value: object) -> float:
@@ -176,7 +176,7 @@ def _number(name: str, value: object) -> float:
     if isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             return float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     raise ConfigurationError(f"option {name} must be a number, not {value!r}")
 
