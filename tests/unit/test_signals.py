@@ -105,6 +105,31 @@ def test_an_idle_worker_stops_at_once(program: Callable[..., Program], number: i
     assert time.monotonic() - begin < 4.0
 
 
+def test_a_process_that_a_handler_forks_can_be_terminated(program: Callable[..., Program]) -> None:
+    """The worker's handling of signals is not inherited, which would make its children immune."""
+    worker = program("""
+        import multiprocessing
+
+        context = multiprocessing.get_context("fork")
+
+        def wait(begun):
+            begun.set()
+            time.sleep(30)
+
+        def handler(payload):
+            begun = context.Event()
+            child = context.Process(target=wait, args=(begun,))
+            child.start()
+            begun.wait()  # the interpreter drops what comes in the middle of a fork
+            child.terminate()
+            child.join()
+            say(child.exitcode)
+            manager.stop()
+        """)
+    code, lines, errors = worker.finish(15)
+    assert (code, lines) == (0, ["-15", "stopped 1 succeeded; 2 ready"]), errors
+
+
 def test_g16_a_second_signal_stops_at_once(program: Callable[..., Program]) -> None:
     """The running task goes back to the queue, uncounted, and the process ends with 0 long before the grace period."""
     worker = program(STUCK, "grace_period=3600, task_timeout=3600", "say([d.attempts for d in client.receive('q', 9)])")

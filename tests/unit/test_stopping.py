@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
+import warnings
 from typing import Any
 
 import pytest
@@ -59,6 +61,24 @@ def test_a_manager_may_start_again_as_soon_as_stop_returns(client: MemoryClient)
             thread.join(5)
             client.send("q", 1)
             manager.run_until_idle(5)
+
+
+def test_stop_in_a_forked_process_does_nothing(client: MemoryClient) -> None:
+    """The copy of a running manager has no threads that could stop, and leaves the one of the parent alone."""
+    with TaskManager(client, print, "q", "d", max_workers=1) as manager:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is just what is tested
+            pid = os.fork()
+        if pid == 0:
+            manager.stop()
+            os._exit(0)
+        try:
+            wait_for(lambda: os.waitpid(pid, os.WNOHANG)[0] == pid, 10.0)
+        except BaseException:
+            os.kill(pid, signal.SIGKILL)
+            raise
+        client.send("q", 1)
+        assert manager.run_until_idle(10).succeeded == 1
 
 
 def test_stop_of_a_manager_that_does_not_run_does_nothing(client: MemoryClient) -> None:

@@ -189,13 +189,14 @@ class TaskManager:
     def stop(self, *, now: bool = False) -> None:
         """Ask a running manager to stop gracefully, and wait until it has. Does nothing when it does not run.
 
-        Called from inside a handler or a hook it only asks, since waiting for itself would never end.
+        Called from inside a handler or a hook it only asks, since waiting for itself would never end. In a process that
+        was forked from the manager's one it does nothing.
 
         Args:
             now: end the grace period of the running tasks, as a second signal does.
         """
         session = self._session
-        if session is None:
+        if session is None or session.pid != os.getpid():
             return
         session.request_stop(2 if now else 1)
         if not session.owns_current_thread():

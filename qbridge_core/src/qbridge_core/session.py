@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 import time
@@ -44,6 +45,7 @@ class Session:
         give_up: threading.Event,
     ) -> None:
         self.stopped = threading.Event()
+        self.pid = os.getpid()
         self._client = client
         self._job = job
         self._queue = input_queue
@@ -176,8 +178,13 @@ def stop_signals(session: Session) -> Iterator[None]:
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        session.request_stop_by_signal()
+        del frame
+        if session.pid == os.getpid():
+            session.request_stop_by_signal()
+            return
+        # A process that a handler forked: whoever sends it a signal expects what would happen without a manager.
+        signal.signal(number, previous[signal.Signals(number)])
+        signal.raise_signal(number)
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     previous_fd = signal.set_wakeup_fd(session.wakeup.fileno(), warn_on_full_buffer=False)
