@@ -103,6 +103,21 @@ def check_delay(delay: object, longest: float = math.inf) -> float:
     return seconds
 
 
+def check_replay(dead_letter_queue: str, target: object, limit: object) -> None:
+    """Refuse a replay that makes no sense before it touches a letter.
+
+    Raises:
+        ConfigurationError: the target is the dead-letter queue itself, or the limit is no number of letters.
+    """
+    if target is not None and target == check_queue_name(dead_letter_queue):
+        raise ConfigurationError(
+            f"replaying {dead_letter_queue!r} into itself would take from its letters what they say; leave target out "
+            "to send each one back to where it came from"
+        )
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
+        raise ConfigurationError(f"limit must be a whole number of letters, not {limit!r}")
+
+
 def require_seconds(name: str, value: object, *, positive: bool = False) -> float:
     """Check a duration given by the user.
 

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import ClassVar, Self
 
+from qbridge_core.checks import check_replay
 from qbridge_core.errors import UnroutableError, UnsupportedError
 from qbridge_core.message import (
     SOURCE_QUEUE,
@@ -332,9 +333,11 @@ class QueueClient(ABC):
             limit: at most this many.
 
         Raises:
+            ConfigurationError: the target is the dead-letter queue itself, or the limit is no whole number.
             UnroutableError: a letter does not say where it came from, or that queue is gone; it stays where it is.
             The errors of ``publish``.
         """
+        check_replay(dead_letter_queue, target, limit)
         waiting = self.stats(dead_letter_queue).ready
         remaining = waiting if limit is None else min(limit, waiting)
         replayed = 0

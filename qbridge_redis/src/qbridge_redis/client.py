@@ -21,6 +21,7 @@ from qbridge_core import (
     QueueStats,
     check_delay,
 )
+from qbridge_core.checks import check_replay
 from qbridge_core.message import NO_HEADERS
 from qbridge_redis.engine import Engine
 from qbridge_redis.fleet import Fleet
@@ -227,10 +228,12 @@ class RedisClient(QueueClient):
         On a cluster, if both queues have not one hash slot: copied, confirmed, then deleted.
 
         Raises:
+            ConfigurationError: the target is the dead-letter queue itself, or the limit is no whole number.
             UnroutableError: a letter does not say where it came from, or that queue is gone; it stays where it is.
             PublishUnconfirmedError: the reply was lost; calling again does not send a letter twice
                 (but for a cluster without common hash slots).
         """
+        check_replay(dead_letter_queue, target, limit)
         return self._running(dead_letter_queue).inspector.replay(dead_letter_queue, target, limit)
 
     # ------------------------------------------------------------------ helpers

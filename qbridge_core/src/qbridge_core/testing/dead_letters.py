@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qbridge_core import QueueClient, Reason, UnroutableError, UnsupportedError
+from qbridge_core import ConfigurationError, QueueClient, Reason, UnroutableError, UnsupportedError
 from qbridge_core.testing.base import Backend, a_failure, is_empty, receive_all, receive_one
 
 
@@ -107,6 +107,16 @@ class DeadLetterTests(Backend):
         assert client.replay(dead, limit=2, target=target) == 2
         assert [delivery.body for delivery in receive_all(client, target, 2)] == [b"1", b"2"]
         assert (client.stats(dead).ready, client.stats(queue).ready) == (1, 0)
+
+    def test_a_replay_that_makes_no_sense_is_refused(self, client: QueueClient, queue: str, dead: str) -> None:
+        """Into the dead-letter queue itself a letter would lose what it says; and a limit is a whole number."""
+        self.bury(client, queue, b"1")
+        with pytest.raises(ConfigurationError, match="itself"):
+            client.replay(dead, target=dead)
+        with pytest.raises(ConfigurationError, match="limit"):
+            client.replay(dead, limit="all")  # type: ignore[arg-type]
+        assert client.replay(dead) == 1
+        assert receive_one(client, queue).body == b"1"
 
     def test_a_letter_without_a_way_back_stays(self, client: QueueClient, dead: str) -> None:
         """A letter that does not say where it came from is an error, and stays in the dead-letter queue."""
