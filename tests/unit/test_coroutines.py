@@ -126,6 +126,10 @@ def test_g10_a_coroutine_that_ends_the_loop_ends_nothing(client: MemoryClient, d
     async def leave() -> None:
         sys.exit(3)
 
+    def leave_in_a_task() -> None:
+        task = asyncio.get_running_loop().create_task(leave())
+        task.add_done_callback(asyncio.Task.exception)  # looked at, so that nothing is logged when it is collected
+
     async def handler(payload: str) -> None:
         if payload == "waits":
             waiting.set()
@@ -133,7 +137,7 @@ def test_g10_a_coroutine_that_ends_the_loop_ends_nothing(client: MemoryClient, d
         elif payload == "ends the loop":
             await waiting.wait()
             loop = asyncio.get_running_loop()
-            deeds = {"stop": loop.stop, "exit in a task": lambda: loop.create_task(leave())}
+            deeds = {"stop": loop.stop, "exit in a task": leave_in_a_task}
             loop.call_soon(deeds.get(deed, sys.exit))
             await asyncio.sleep(0.01)
             go.set()
@@ -179,3 +183,36 @@ def test_coroutines_run_at_once_up_to_max_workers(client: MemoryClient) -> None:
     client.send_many("q", range(10))
     assert TaskManager(client, handler, "q", "dead", max_workers=5).run_until_idle(30.0).succeeded == 10
     assert most == 5
+
+
+def test_g10_a_task_factory_without_a_context_is_no_obstacle(client: MemoryClient) -> None:
+    """A handler may give the loop a task factory of the older kind, ``factory(loop, coroutine)``."""
+    seen: list[str] = []
+
+    async def handler(payload: object) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(lambda loop, coroutine: asyncio.Task(coroutine, loop=loop))
+        await asyncio.sleep(0)
+        seen.append(current_task().task_id)
+
+    for number in range(3):
+        client.send("q", number, task_id=f"task-{number}")
+    assert TaskManager(client, handler, "q", "dead", max_retries=0, max_workers=1).run_until_idle(10.0).succeeded == 3
+    assert seen == ["task-0", "task-1", "task-2"]
+
+
+def test_g10_a_task_factory_that_raises_fails_the_task_alone(client: MemoryClient) -> None:
+    """What the loop cannot start is a failure of that task; the worker and the loop go on."""
+
+    def factory(loop: asyncio.AbstractEventLoop, coroutine: Any, **kwargs: Any) -> asyncio.Task[Any]:
+        loop.set_task_factory(None)
+        raise RuntimeError("no more tasks")
+
+    async def handler(payload: object) -> None:
+        if payload == "breaks":
+            asyncio.get_running_loop().set_task_factory(factory)
+
+    client.send_many("q", ["breaks", "meets it", "good"])
+    report = TaskManager(client, handler, "q", "dead", max_retries=0, max_workers=1).run_until_idle(10.0)
+    assert (report.succeeded, report[Outcome.FAILED]) == (2, 1)
+    assert client.dead_letters("dead")[0].exception_message == "no more tasks"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
 from collections import Counter
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 import pytest
 
 from qbridge_core import TaskManager, connect
+from qbridge_core.coroutines import _LoopThread
 from qbridge_core.lifecycle import Lifecycle
 
 TASKS = 2_000
@@ -65,3 +68,41 @@ def test_a_hook_that_nobody_implements_is_not_called() -> None:
     assert len(hooks) == 8
     assert {hook.__module__ for hook in hooks} == {"qbridge_core.lifecycle"}
     assert {hook.__name__ for hook in hooks} == {"_nothing"}
+
+
+def test_one_wake_up_of_the_event_loop_starts_all_waiting_coroutines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the loop is busy, the tasks that ten threads bring wake it once, and not once each."""
+    wakes: Counter[bool] = Counter()
+    busy, brought, release = threading.Event(), threading.Semaphore(0), threading.Event()
+    post = _LoopThread.post
+
+    def counted_post(loop: _LoopThread, call: Callable[[], object]) -> None:
+        post(loop, call)
+        if busy.is_set():
+            brought.release()
+
+    def counted_wake(loop: asyncio.AbstractEventLoop, *args: Any, **kwargs: Any) -> None:
+        wakes[busy.is_set()] += 1
+        wake(loop, *args, **kwargs)
+
+    wake = asyncio.BaseEventLoop.call_soon_threadsafe
+    monkeypatch.setattr(_LoopThread, "post", counted_post)
+    monkeypatch.setattr(asyncio.BaseEventLoop, "call_soon_threadsafe", counted_wake)
+
+    async def handler(payload: object) -> None:
+        if payload == 0:
+            busy.set()
+            release.wait(30)
+            busy.clear()
+
+    with connect("memory://") as client:
+        client.declare("q", "d")
+        with TaskManager(client, handler, "q", "d", max_workers=11) as manager:
+            client.send("q", 0)
+            assert busy.wait(30)
+            client.send_many("q", range(1, 11))
+            for _ in range(10):
+                assert brought.acquire(timeout=30)
+            release.set()
+            assert manager.run_until_idle(30).succeeded == 11
+    assert wakes[True] == 1

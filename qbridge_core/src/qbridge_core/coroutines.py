@@ -11,8 +11,10 @@ import contextlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from contextvars import copy_context
+from queue import SimpleQueue
 from typing import Any, Final
 
 from qbridge_core.context import current_run
@@ -39,31 +41,30 @@ class AsyncHandler(Executor):
         self._lock = threading.Lock()
         self._loop: _LoopThread | None = None
         self._replaced: list[_LoopThread] = []
-        self._futures: dict[Run | None, Future[object]] = {}
+        self._closed = False
+        self._calls: dict[Run | None, _Call] = {}
 
     def _wait_for(self, payload: Any) -> object:
         """Run the coroutine for this payload and wait for it."""
         run = current_run.get()
-        future = asyncio.run_coroutine_threadsafe(self._guarded(payload), self._working_loop().loop)
-        self._futures[run] = future
+        call = self._calls[run] = _Call(self._function, payload)
         try:
-            if run is not None and run.cancelled:
-                future.cancel()  # the cancellation came before there was a future to cancel
-            result = future.result()
+            if run is not None and run.cancelled:  # the cancellation came before there was a call to cancel
+                raise asyncio.CancelledError
+            loop = self._loop
+            if loop is None or not loop.answers:
+                loop = self._working_loop()
+            call.loop = loop
+            loop.post(call.start)
+            result = call.answer.get()
         finally:
-            del self._futures[run]
+            del self._calls[run]
         if type(result) is _Raised:
-            raise result.error
+            try:
+                raise result.error
+            finally:
+                del result  # the exception's traceback holds this frame, which must not hold the exception
         return result
-
-    async def _guarded(self, payload: Any) -> object:
-        """The handler; what it raises is returned, for asyncio would end the loop for a SystemExit."""
-        try:
-            return await self._function(payload)
-        except asyncio.CancelledError:
-            raise
-        except BaseException as exc:  # noqa: BLE001 - raised again in the worker's thread
-            return _Raised(exc)
 
     def stuck(self, abandoned: int) -> int:
         """How many threads are held: those of the workers, and of loops that were replaced and are still blocked."""
@@ -72,10 +73,10 @@ class AsyncHandler(Executor):
             return abandoned + len(self._replaced)
 
     def cancel(self, run: Run) -> None:
-        """Cancel the coroutine of a run, if it still runs."""
-        future = self._futures.get(run)
-        if future is not None:
-            future.cancel()
+        """Free the thread that waits for a run, and cancel the coroutine if it still runs."""
+        call = self._calls.get(run)
+        if call is not None:
+            call.give_up()
         with self._lock:
             if self._loop is not None:
                 self._loop.ask()
@@ -83,6 +84,7 @@ class AsyncHandler(Executor):
     def close(self) -> None:
         """Cancel what runs and end the loop; one that does not answer is left behind."""
         with self._lock:
+            self._closed = True
             loop, self._loop = self._loop, None
         if loop is not None:
             loop.close()
@@ -90,6 +92,8 @@ class AsyncHandler(Executor):
     def _working_loop(self) -> _LoopThread:
         """The loop, or a new one when a coroutine blocks it: otherwise one mistake would stop all other tasks."""
         with self._lock:
+            if self._closed:
+                raise asyncio.CancelledError  # nobody would end a new loop
             if self._loop is not None and not self._loop.answers:
                 self._loop.stop()  # for the case that it turns again one day
                 self._replaced.append(self._loop)
@@ -108,13 +112,76 @@ class _Raised:
         self.error = error
 
 
+class _Call:
+    """One run of the coroutine function; each has an answer of its own, so a late one reaches nobody.
+
+    A concurrent future would do the same at several times the cost.
+
+    Attributes:
+        answer: gets the result or a :class:`_Raised`; only the first item counts.
+        loop: where it runs.
+    """
+
+    __slots__ = ("_context", "_function", "_given_up", "_payload", "_task", "answer", "loop")
+
+    def __init__(self, function: Callable[[Any], Coroutine[Any, Any, object]], payload: Any) -> None:
+        self.answer: SimpleQueue[object] = SimpleQueue()
+        self.loop: _LoopThread | None = None
+        self._function = function
+        self._payload = payload
+        self._context = copy_context()
+        self._task: asyncio.Task[object] | None = None
+        self._given_up = False
+
+    def start(self) -> None:
+        """In the loop's thread: start the coroutine, unless nobody wants it any more."""
+        assert self.loop is not None  # noqa: S101 - set before this was posted
+        if self._given_up or self.loop.stopping:
+            self.answer.put(_Raised(asyncio.CancelledError()))
+            return
+        coroutine = self._guarded()
+        try:
+            # Not as an argument: a handler may have set a task factory, and older ones know of no context.
+            self._task = self._context.run(self.loop.loop.create_task, coroutine)
+        except BaseException as exc:  # noqa: BLE001 - the task factory may raise anything
+            coroutine.close()
+            self.answer.put(_Raised(exc))
+        else:
+            self._task.add_done_callback(self._done)
+
+    def give_up(self) -> None:
+        """Answer at once that it was cancelled, and see to it that it will be."""
+        self._given_up = True  # before the post: what has not started by then does not start
+        self.answer.put(_Raised(asyncio.CancelledError()))
+        if self.loop is not None:
+            self.loop.post(self._cancel)
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _guarded(self) -> object:
+        """The handler; what it raises is returned, for asyncio would end the loop for a SystemExit."""
+        try:
+            return await self._function(self._payload)
+        except BaseException as exc:  # noqa: BLE001 - raised again in the worker's thread
+            return _Raised(exc)
+
+    def _done(self, task: asyncio.Task[object]) -> None:
+        # Not in the coroutine, which does not run at all when it is cancelled before its first step.
+        self.answer.put(_Raised(asyncio.CancelledError()) if task.cancelled() else task.result())
+
+
 class _LoopThread:
     """An event loop in a daemon thread."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self.stopping = False
+        self._posted: deque[Callable[[], object]] = deque()
+        self._awake = False
+        self._ended = False
         self._asked_at: float | None = None
-        self._stopping = False
         self._thread = threading.Thread(target=self._run, name="qbridge-asyncio", daemon=True)
         self._thread.start()
 
@@ -122,35 +189,53 @@ class _LoopThread:
     def answers(self) -> bool:
         """False when the loop has ended, or has left a question unanswered for too long."""
         asked_at = self._asked_at
-        return self.is_alive and (asked_at is None or time.monotonic() - asked_at < _ANSWER_TIME)
+        return not self._ended and (asked_at is None or time.monotonic() - asked_at < _ANSWER_TIME)
 
     @property
     def is_alive(self) -> bool:
         """False when its thread has ended."""
         return self._thread.is_alive()
 
+    def post(self, call: Callable[[], object]) -> None:
+        """Have the loop call this, soon and after what was posted before; it must not raise."""
+        # A wake-up is a system call and a context switch. The flag is cleared before the work is taken, so what is
+        # appended after the clearing wakes again and nothing is left behind.
+        self._posted.append(call)
+        if not self._awake:
+            self._awake = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self.loop.call_soon_threadsafe(self._work)
+        if self._ended:
+            self._work()
+
     def ask(self) -> None:
         """Find out whether the loop still turns."""
         if self._asked_at is None:
             self._asked_at = time.monotonic()
-            self._call(self._answer)
+            self.post(self._answer)
 
     def stop(self) -> None:
         """End the loop when it turns next."""
-        self._stopping = True
-        self._call(self.loop.stop)
+        self.stopping = True
+        self.post(self.loop.stop)
 
     def close(self) -> None:
         """Cancel all tasks and end the thread, if it can be reached."""
         self.stop()
         self._thread.join(_CLOSE_TIME)
 
-    def _call(self, function: Callable[[], None]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            self.loop.call_soon_threadsafe(function)
-
     def _answer(self) -> None:
         self._asked_at = None
+
+    def _work(self) -> None:
+        self._awake = False
+        posted = self._posted
+        while posted:
+            try:
+                call = posted.popleft()
+            except IndexError:
+                break  # after the end of the loop several threads may be here
+            call()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -163,14 +248,16 @@ class _LoopThread:
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         finally:
             self.loop.close()
+            self._ended = True
+            self._work()
 
     def _turn(self) -> None:
         """Run the loop until ``stop``. Others wait on it, whatever one handler does to it."""
-        while not self._stopping:
+        while not self.stopping:
             try:
                 self.loop.run_forever()
             except BaseException:  # noqa: BLE001 - asyncio lets a SystemExit in a task or callback through
                 _log.exception("something in the event loop of the handlers tried to end it; it goes on")
             else:
-                if not self._stopping:
+                if not self.stopping:
                     _log.warning("a handler stopped the event loop of all handlers; it goes on")
