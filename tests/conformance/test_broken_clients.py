@@ -34,9 +34,13 @@ from qbridge_core import (
     QueueStats,
     UnroutableError,
     UnsupportedError,
+    check_count,
+    check_declaration,
     check_headers,
     check_message_id,
+    check_publish_timeout,
     check_queue_name,
+    check_wait,
     default_dead_letter_queue,
     merge_options,
     rejection,
@@ -298,9 +302,10 @@ class ListClient(QueueClient):
     def declare(self, queue: str, dead_letter_queue: str | None = None) -> None:
         with self._lock:
             self._check(queue)
+            check_declaration(queue, dead_letter_queue)
             self._queues.setdefault(queue, [])
             if dead_letter_queue is not None:
-                self._dead[queue] = check_queue_name(dead_letter_queue)
+                self._dead[queue] = dead_letter_queue
                 self._queues.setdefault(dead_letter_queue, [])
 
     def stats(self, queue: str) -> QueueStats:
@@ -321,11 +326,13 @@ class ListClient(QueueClient):
     ) -> None:
         with self._lock:
             self._check(queue, delay)
+            check_publish_timeout(timeout)
             message_id = check_message_id(message_id)
             self._existing(queue).append(Delivery(body, queue, dict(check_headers(headers)), message_id))
 
     def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
-        deadline = time.monotonic() + timeout
+        check_count("max_messages", max_messages, 1)
+        deadline = time.monotonic() + check_wait(timeout)
         wakeups = self._wakeups
         while True:
             with self._lock:

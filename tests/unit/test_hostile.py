@@ -26,7 +26,6 @@ from qbridge_core import (
     NotConnectedError,
     Outcome,
     PayloadError,
-    QBridgeError,
     Reason,
     Retry,
     Snooze,
@@ -445,21 +444,6 @@ def test_a_message_does_not_print_its_body() -> None:
 # ---------------------------------------------------------------------- the memory client
 
 
-def test_receive_may_wait_without_end(client: MemoryClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``receive`` with an infinite timeout waits for the message or raises an error of QBridge."""
-    waiting = note_waiting(client, monkeypatch)
-
-    def send_when_waiting() -> None:
-        waiting.wait(5)
-        client.send("q", 1)
-
-    sender = threading.Thread(target=send_when_waiting, daemon=True)
-    sender.start()
-    with contextlib.suppress(QBridgeError):
-        assert len(client.receive("q", 1, math.inf)) == 1
-    sender.join(10)
-
-
 def test_a_receive_that_disconnect_wakes_takes_nothing(client: MemoryClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """What ``disconnect`` gives back is not handed to the same client's waiting ``receive``."""
     waiting = note_waiting(client, monkeypatch)
@@ -661,9 +645,3 @@ def test_g9_a_handler_whose_time_a_hook_has_used_up_is_not_started(client: Memor
     report = manager.run_until_idle(20.0)
     assert started == [1]
     assert (report.succeeded, report.retried) == (1, 1)
-
-
-@pytest.mark.parametrize("timeout", [math.nan, -1.0])
-def test_a_timeout_that_is_no_number_is_none(client: MemoryClient, timeout: float) -> None:
-    """A receive with it returns at once instead of never."""
-    assert client.receive("q", 1, timeout) == []

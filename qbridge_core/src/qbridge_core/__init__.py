@@ -7,7 +7,16 @@ The public names are those in ``__all__``; modules are an implementation detail,
 
 from typing import TYPE_CHECKING
 
-from qbridge_core.checks import check_delay, check_headers, check_message_id, check_queue_name
+from qbridge_core.checks import (
+    check_count,
+    check_declaration,
+    check_delay,
+    check_headers,
+    check_message_id,
+    check_publish_timeout,
+    check_queue_name,
+    check_wait,
+)
 from qbridge_core.client import (
     Capabilities,
     QueueClient,
@@ -113,10 +122,14 @@ __all__ = [
     "WorkerStartError",
     "__version__",
     "backends",
+    "check_count",
+    "check_declaration",
     "check_delay",
     "check_headers",
     "check_message_id",
+    "check_publish_timeout",
     "check_queue_name",
+    "check_wait",
     "connect",
     "current_task",
     "default_dead_letter_queue",

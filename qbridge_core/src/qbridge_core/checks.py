@@ -13,6 +13,8 @@ from qbridge_core.errors import ConfigurationError, PayloadError
 
 HEADER_PREFIX: Final = "x-qbridge-"
 MAX_ID_CHARS: Final = 255
+# Longer ones do not fit into what the system calls take.
+_LONGEST_WAIT: Final = 365 * 86_400.0
 _CONTROL_CHARACTER: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 NO_HEADERS: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -103,19 +105,62 @@ def check_delay(delay: object, longest: float = math.inf) -> float:
     return seconds
 
 
+def check_declaration(queue: object, dead_letter_queue: object) -> None:
+    """Refuse a pair of names that cannot be a queue and its dead-letter queue.
+
+    Raises:
+        ConfigurationError: one of them is no name, or they are one and the same: a dead letter would run again.
+    """
+    check_queue_name(queue)
+    if dead_letter_queue is not None and check_queue_name(dead_letter_queue) == queue:
+        raise ConfigurationError(f"queue {queue!r} cannot be its own dead-letter queue; give that another name")
+
+
+def check_count(name: str, value: object, least: int = 0) -> int:
+    """Return a number of messages.
+
+    Raises:
+        ConfigurationError: it is no whole number, or smaller than ``least``.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigurationError(f"{name} must be a whole number of at least {least}, not {value!r}")
+    return value
+
+
+def check_wait(timeout: object) -> float:
+    """Return how long to wait, in seconds; less than nothing, as when a deadline has passed, is nothing.
+
+    Raises:
+        ConfigurationError: it is no finite number.
+    """
+    if not is_number(timeout):
+        raise ConfigurationError(f"timeout must be a finite number of seconds, not {timeout!r}")
+    return min(max(0.0, float(timeout)), _LONGEST_WAIT)
+
+
+def check_publish_timeout(timeout: object) -> float | None:
+    """Return how long to wait for a confirmation, in seconds; ``None`` stands for the client's own setting.
+
+    Raises:
+        ConfigurationError: it is neither ``None`` nor a finite number.
+    """
+    return None if timeout is None else check_wait(timeout)
+
+
 def check_replay(dead_letter_queue: str, target: object, limit: object) -> None:
     """Refuse a replay that makes no sense before it touches a letter.
 
     Raises:
-        ConfigurationError: the target is the dead-letter queue itself, or the limit is no number of letters.
+        ConfigurationError: the target is no queue, or the dead-letter queue itself; or the limit makes no sense.
     """
-    if target is not None and target == check_queue_name(dead_letter_queue):
+    check_queue_name(dead_letter_queue)
+    if target is not None and check_queue_name(target) == dead_letter_queue:
         raise ConfigurationError(
             f"replaying {dead_letter_queue!r} into itself would take from its letters what they say; leave target out "
             "to send each one back to where it came from"
         )
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
-        raise ConfigurationError(f"limit must be a whole number of letters, not {limit!r}")
+    if limit is not None:
+        check_count("limit", limit)
 
 
 def require_seconds(name: str, value: object, *, positive: bool = False) -> float:

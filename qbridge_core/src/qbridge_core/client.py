@@ -30,7 +30,7 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from qbridge_core.checks import check_replay
-from qbridge_core.errors import UnroutableError, UnsupportedError
+from qbridge_core.errors import PayloadError, UnroutableError, UnsupportedError
 from qbridge_core.message import (
     SOURCE_QUEUE,
     DeadLetter,
@@ -39,6 +39,7 @@ from qbridge_core.message import (
     Message,
     QueueStats,
     Reason,
+    check_message,
     meta_text,
 )
 
@@ -109,6 +110,7 @@ class QueueClient(ABC):
         Raises:
             BrokerUnavailableError: no connection.
             QueueMismatchError: the name is taken by something that cannot serve as a queue.
+            ConfigurationError: no queue can have one of the names, or they are the same.
         """
 
     @abstractmethod
@@ -166,7 +168,8 @@ class QueueClient(ABC):
             UnroutableError: the queue does not exist.
             MessageTooLargeError: it is over the broker's limit.
             UnsupportedError: ``delay`` without the capability.
-            ConfigurationError: ``delay`` is negative, no number or too long, or no queue can have this name.
+            ConfigurationError: ``delay`` is negative, no number or too long, ``timeout`` is no number, or no queue can
+                have this name.
             PayloadError: headers or message id cannot be kept.
         """
 
@@ -178,7 +181,8 @@ class QueueClient(ABC):
         Raises:
             The errors of ``publish``, for the first message that failed; others of the call may have been published.
         """
-        for message in messages:
+        for given in messages:
+            message = check_message(given)
             self.publish(queue, message.body, headers=message.headers, message_id=message.message_id, timeout=timeout)
 
     def send(
@@ -211,9 +215,14 @@ class QueueClient(ABC):
         """Publish one task for each payload, all confirmed on return. Return their task ids in order.
 
         Raises:
-            PayloadError: one of the payloads cannot be written as JSON; nothing has been published then.
+            PayloadError: one of the payloads cannot be written as JSON, or they are one string or mapping, whose
+                characters or keys nobody wants to send; nothing has been published then.
             The errors of ``publish``.
         """
+        if isinstance(payloads, str | bytes | Mapping):
+            raise PayloadError(
+                f"send_many takes a list of payloads, not one {type(payloads).__name__}; use send() for that"
+            )
         tasks = [Message.for_task(payload) for payload in payloads]
         self.publish_many(queue, [message for message, _ in tasks])
         return [task_id for _, task_id in tasks]
@@ -231,6 +240,7 @@ class QueueClient(ABC):
             BrokerUnavailableError: no connection for the whole timeout.
             NotConnectedError: ``disconnect`` was called.
             UnroutableError: the queue does not exist and was not declared through this client.
+            ConfigurationError: ``max_messages`` is no whole number of at least 1, or ``timeout`` no finite number.
         """
 
     def subscribe(self, queue: str, prefetch: int) -> None:  # noqa: B027 - optional
@@ -318,6 +328,7 @@ class QueueClient(ABC):
         Raises:
             UnsupportedError: the backend cannot look without consuming.
             BrokerUnavailableError: no connection.
+            ConfigurationError: the limit is no whole number of at least 0.
         """
         raise UnsupportedError(f"{type(self).__name__} cannot list {queue!r} (limit {limit}) without consuming it")
 
@@ -333,7 +344,8 @@ class QueueClient(ABC):
             limit: at most this many.
 
         Raises:
-            ConfigurationError: the target is the dead-letter queue itself, or the limit is no whole number.
+            ConfigurationError: the target is no queue, or the dead-letter queue itself; or the limit is no whole number
+                of at least 0.
             UnroutableError: a letter does not say where it came from, or that queue is gone; it stays where it is.
             The errors of ``publish``.
         """

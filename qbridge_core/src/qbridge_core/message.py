@@ -17,7 +17,7 @@ from qbridge_core.checks import HEADER_PREFIX as HEADER_PREFIX  # noqa: PLC0414 
 from qbridge_core.checks import MAX_ID_CHARS as MAX_ID_CHARS  # noqa: PLC0414 - for backends
 from qbridge_core.checks import NO_HEADERS as NO_HEADERS  # noqa: PLC0414 - for backends
 from qbridge_core.checks import check_headers
-from qbridge_core.errors import PayloadError
+from qbridge_core.errors import ConfigurationError, PayloadError
 
 ATTEMPTS: Final = HEADER_PREFIX + "attempts"
 CRASHES: Final = HEADER_PREFIX + "crashes"
@@ -105,6 +105,19 @@ class Message:
                 "send plain dicts, lists, strings, finite numbers, booleans and None"
             ) from exc
         return cls(body, check_headers(headers), message_id), task_id
+
+
+def check_message(message: object) -> Message:
+    """Return what a caller gave as a message.
+
+    Raises:
+        ConfigurationError: it is something else.
+    """
+    if not isinstance(message, Message):
+        raise ConfigurationError(
+            f"publish_many takes Message objects, not {type(message).__name__}; use send_many() for payloads"
+        )
+    return message
 
 
 @dataclass(slots=True, eq=False)

@@ -75,7 +75,7 @@ class MemoryBroker:
         Raises:
             UnroutableError: the queue does not exist.
         """
-        deadline = time.monotonic() + min(timeout, threading.TIMEOUT_MAX)
+        deadline = time.monotonic() + timeout
         with self._lock:
             queue = self._existing(name)
             while True:
@@ -86,7 +86,7 @@ class MemoryBroker:
                 if queue.ready or now >= deadline:
                     return self._hand_out(queue, limit, owner)
                 wake = min(deadline, queue.delayed[0][0]) if queue.delayed else deadline
-                queue.changed.wait(min(max(0.0, wake - now), threading.TIMEOUT_MAX))
+                queue.changed.wait(max(0.0, wake - now))
 
     def remove(self, name: str, token: int) -> bool:
         """Forget a message in flight; False when it is not in flight any more."""
@@ -142,7 +142,7 @@ class MemoryBroker:
         """The first ready messages, left where they are; none for a queue that does not exist."""
         with self._lock:
             queue = self._queues.get(name)
-            return list(itertools.islice(queue.ready, max(0, limit))) if queue else []
+            return list(itertools.islice(queue.ready, limit)) if queue else []
 
     def purge(self, name: str) -> int:
         """Delete the ready messages; return how many there were."""

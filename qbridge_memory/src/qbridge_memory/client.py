@@ -22,10 +22,14 @@ from qbridge_core import (
     NotConnectedError,
     QueueClient,
     QueueStats,
+    check_count,
+    check_declaration,
     check_delay,
     check_headers,
     check_message_id,
+    check_publish_timeout,
     check_queue_name,
+    check_wait,
     default_dead_letter_queue,
     merge_options,
     rejection,
@@ -35,6 +39,7 @@ from qbridge_core.message import (
     CRASHES,
     FIRST_FAILED_AT,
     NO_HEADERS,
+    check_message,
     meta_int,
     meta_time,
 )
@@ -92,8 +97,8 @@ class MemoryClient(QueueClient):
 
     @property
     def connected(self) -> bool:
-        """True between ``connect`` and ``disconnect``."""
-        return self._connected
+        """True between ``connect`` and ``disconnect``, in the process that connected."""
+        return self._connected and self._pid == os.getpid()
 
     def connect(self) -> None:
         """Connect; never fails."""
@@ -111,9 +116,10 @@ class MemoryClient(QueueClient):
     def declare(self, queue: str, dead_letter_queue: str | None = None) -> None:
         """Create the queue and its dead-letter queue where missing."""
         self._require_connection(queue)
+        check_declaration(queue, dead_letter_queue)
         self._broker.declare(queue)
         if dead_letter_queue is not None:
-            self._broker.declare(check_queue_name(dead_letter_queue))
+            self._broker.declare(dead_letter_queue)
             self._dead_letter_queues[queue] = dead_letter_queue
 
     def stats(self, queue: str) -> QueueStats:
@@ -137,12 +143,12 @@ class MemoryClient(QueueClient):
         timeout: float | None = None,
     ) -> None:
         """Publish one message; it is in the queue on return."""
-        del timeout
+        check_publish_timeout(timeout)
         self._put(queue, [Message(body, headers or NO_HEADERS, message_id)], check_delay(delay))
 
     def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
         """Publish all messages or none."""
-        del timeout
+        check_publish_timeout(timeout)
         self._put(queue, messages, 0.0)
 
     def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
@@ -153,8 +159,8 @@ class MemoryClient(QueueClient):
         def cancelled() -> bool:
             return not self._connected or self._unsubscribes[queue] != before
 
-        # This order of the arguments takes a timeout that is no number for none.
-        taken = self._broker.take(queue, max_messages, max(0.0, timeout), self, cancelled)
+        count, seconds = check_count("max_messages", max_messages, 1), check_wait(timeout)
+        taken = self._broker.take(queue, count, seconds, self, cancelled)
         return [_delivery(queue, token, message) for token, message in taken]
 
     def unsubscribe(self, queue: str) -> None:
@@ -195,11 +201,12 @@ class MemoryClient(QueueClient):
     def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
         """List the ready messages of a dead-letter queue, oldest first."""
         self._require_connection(queue)
-        return [DeadLetter.from_headers(m.body, m.headers, m.meta) for m in self._broker.peek(queue, limit)]
+        found = self._broker.peek(queue, check_count("limit", limit))
+        return [DeadLetter.from_headers(message.body, message.headers, message.meta) for message in found]
 
     def _put(self, queue: str, messages: Iterable[Message], delay: float) -> None:
         self._require_connection(queue)
-        self._broker.put(queue, [_stored(message) for message in messages], delay)
+        self._broker.put(queue, [_stored(check_message(message)) for message in messages], delay)
 
     def _move(self, delivery: Delivery, target: str, meta: Mapping[str, Any], task_id: str, delay: float) -> bool:
         return self._broker.move(delivery.queue, delivery.tag, target, meta, task_id or None, delay)

@@ -24,9 +24,13 @@ from qbridge_core import (
     QueueMismatchError,
     QueueStats,
     UnroutableError,
+    check_count,
+    check_declaration,
     check_delay,
     check_headers,
+    check_publish_timeout,
     check_queue_name,
+    check_wait,
 )
 from qbridge_core.message import (
     SOURCE_QUEUE,
@@ -145,9 +149,8 @@ class RabbitMQClient(QueueClient):
     def declare(self, queue: str, dead_letter_queue: str | None = None) -> None:
         """Create the queue and its dead-letter queue where missing (rabbitmq.com/docs/dlx, quorum-queues)."""
         session = self._live()
-        check_room(check_queue_name(queue))
-        if dead_letter_queue is not None:
-            check_queue_name(dead_letter_queue)
+        check_declaration(queue, dead_letter_queue)
+        check_room(queue)
         session.request(f"queue {queue!r}", self._topology.declare(queue, dead_letter_queue))
         self._topology.remember(queue, dead_letter_queue)
 
@@ -185,6 +188,7 @@ class RabbitMQClient(QueueClient):
         """Publish one persistent message; return once the broker has confirmed it (rabbitmq.com/docs/confirms)."""
         session = self._live()
         message = outgoing(queue, Message(body, check_headers(headers), message_id))
+        timeout = check_publish_timeout(timeout)
         if check_delay(delay, delays.MAX_SECONDS) > 0:
             self._mover.send_later(message, delay, timeout)
         else:
@@ -193,6 +197,7 @@ class RabbitMQClient(QueueClient):
     def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
         """Publish messages in order, many under way at once; ``timeout`` counts anew for each few hundred of them."""
         session = self._live()
+        timeout = check_publish_timeout(timeout)
         under_way: deque[Batch] = deque()
         large = False
         for chunk in chunks(queue, messages):
@@ -214,8 +219,7 @@ class RabbitMQClient(QueueClient):
         again and again until the timeout.
         """
         session = self._live()
-        if max_messages < 1:
-            return []
+        max_messages, timeout = check_count("max_messages", max_messages, 1), check_wait(timeout)
         if self._topology.is_side_queue(check_queue_name(queue)):
             return self._receive_suspect(session, queue, timeout)
         arrivals = session.receive(queue, max_messages, timeout)
@@ -330,7 +334,7 @@ class RabbitMQClient(QueueClient):
         While this runs, other consumers do not see them.
         """
         session = self._live()
-        if limit < 1:
+        if check_count("limit", limit) == 0:
             return []
         with self._browsing:
             arrivals = browse.look(session, self._topology, check_queue_name(queue), limit)

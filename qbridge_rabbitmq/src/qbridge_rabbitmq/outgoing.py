@@ -14,6 +14,7 @@ from qbridge_core import (
     check_message_id,
     check_queue_name,
 )
+from qbridge_core.message import check_message
 from qbridge_rabbitmq import headers
 from qbridge_rabbitmq.life import Arrival
 from qbridge_rabbitmq.publisher import LARGE, Outgoing
@@ -54,7 +55,7 @@ def chunks(queue: str, messages: Iterable[Message]) -> Iterator[list[Outgoing]]:
     chunk: list[Outgoing] = []
     size = 0
     for message in messages:
-        made = outgoing(queue, message)
+        made = outgoing(queue, check_message(message))
         length = len(made.body)
         if chunk and (len(chunk) >= CHUNK or size + length > LARGE):
             yield chunk

@@ -35,6 +35,8 @@ from qbridge_rabbitmq.wire import Connection
 _log: Final = logging.getLogger("qbridge.rabbitmq")
 T = TypeVar("T")
 _CLOSE_TIMEOUT: Final = 3.0
+# Nothing is on its way yet, and connect has taken its time already.
+_CLOSE_TIMEOUT_UNOPENED: Final = 0.2
 _FIRST_PAUSE: Final = 0.01
 _LONGEST_PAUSE: Final = 0.1
 _PATIENCE: Final = 2.0
@@ -88,24 +90,24 @@ class Session:
         try:
             self._opened.result(self._options.connect_timeout)
         except TimeoutError as exc:
-            self.close()
+            self.close(_CLOSE_TIMEOUT_UNOPENED)
             raise BrokerUnavailableError(
                 f"no connection to {self._endpoint} within {self._options.connect_timeout:g} s"
             ) from exc
         except Exception as exc:
-            self.close()
+            self.close(_CLOSE_TIMEOUT_UNOPENED)
             raise errors.not_connected(self._endpoint, exc) from exc
 
-    def close(self) -> None:
+    def close(self, patience: float = _CLOSE_TIMEOUT) -> None:
         """Send what is left, close, and end the thread; in bounded time, whatever the broker does."""
         self.closing = True
         for lane in self._all_lanes():
             lane.interrupt()
-        self.io.post(self._begin_close)
-        self.io.join(_CLOSE_TIMEOUT + 2.0)
+        self.io.post(lambda: self._begin_close(patience))
+        self.io.join(patience + 2.0)
         self.ledger.close()
 
-    def _begin_close(self) -> None:
+    def _begin_close(self, patience: float) -> None:
         self._flush_lanes()
         still_open = [self._consuming, self._publishing]
 
@@ -115,8 +117,8 @@ class Session:
                 if not still_open:
                     self.io.stop()
 
-        self.io.later(_CLOSE_TIMEOUT, self._abandon)
-        self.io.later(_CLOSE_TIMEOUT + 0.5, self.io.stop)
+        self.io.later(patience, self._abandon)
+        self.io.later(patience + 0.5, self.io.stop)
         for link in list(still_open):
             link.close(lambda link=link: closed(link))  # type: ignore[misc]
 
@@ -211,7 +213,7 @@ class Session:
         Raises:
             QBridgeError: the first message that failed.
         """
-        seconds = self._options.publish_timeout if timeout is None else max(0.0, timeout)
+        seconds = self._options.publish_timeout if timeout is None else timeout
         if not batch.wait(seconds):
             self.require_open()
             if seconds >= self._options.publish_timeout:

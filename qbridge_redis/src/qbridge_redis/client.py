@@ -10,7 +10,6 @@ from typing import Final
 
 from qbridge_core import (
     Capabilities,
-    ConfigurationError,
     DeadLetter,
     Delivery,
     DeliveryLostError,
@@ -19,7 +18,11 @@ from qbridge_core import (
     NotConnectedError,
     QueueClient,
     QueueStats,
+    check_count,
+    check_declaration,
     check_delay,
+    check_publish_timeout,
+    check_wait,
 )
 from qbridge_core.checks import check_replay
 from qbridge_core.message import NO_HEADERS
@@ -119,6 +122,7 @@ class RedisClient(QueueClient):
 
     def declare(self, queue: str, dead_letter_queue: str | None = None) -> None:
         """Create the streams and their group where missing."""
+        check_declaration(queue, dead_letter_queue)
         self._connected().declare(queue, dead_letter_queue)
 
     def stats(self, queue: str) -> QueueStats:
@@ -147,22 +151,21 @@ class RedisClient(QueueClient):
         """
         engine = self._running(queue)
         delay = check_delay(delay, _LONGEST_DELAY)
+        timeout = check_publish_timeout(timeout)
         engine.publisher.publish(queue, Message(body, headers or NO_HEADERS, message_id), delay, timeout)
         if delay > 0:
             engine.delayed(queue)
 
     def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
         """Publish in pipelines; ``timeout`` is for each of them."""
-        self._running(queue).publisher.publish_many(queue, messages, timeout)
+        self._running(queue).publisher.publish_many(queue, messages, check_publish_timeout(timeout))
 
     # ------------------------------------------------------------------ consuming
 
     def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
         """Take up to ``max_messages``; nothing more is read ahead."""
         engine = self._running(queue)
-        if max_messages < 1:
-            raise ConfigurationError(f"max_messages must be at least 1, not {max_messages!r}")
-        batch = engine.reader(queue).receive(max_messages, max(0.0, timeout))
+        batch = engine.reader(queue).receive(check_count("max_messages", max_messages, 1), check_wait(timeout))
         if engine.session.closing.is_set():
             raise NotConnectedError("the client was disconnected")  # what came is handed back by disconnect
         return batch
@@ -220,7 +223,7 @@ class RedisClient(QueueClient):
 
     def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
         """List a dead-letter queue, oldest first."""
-        return self._running(queue).inspector.dead_letters(queue, limit)
+        return self._running(queue).inspector.dead_letters(queue, check_count("limit", limit))
 
     def replay(self, dead_letter_queue: str, *, target: str | None = None, limit: int | None = None) -> int:
         """Send dead letters back, each page in one atomic step. Letters that a consumer holds stay.
@@ -228,7 +231,8 @@ class RedisClient(QueueClient):
         On a cluster, if both queues have not one hash slot: copied, confirmed, then deleted.
 
         Raises:
-            ConfigurationError: the target is the dead-letter queue itself, or the limit is no whole number.
+            ConfigurationError: the target is no queue, or the dead-letter queue itself; or the limit is no whole number
+                of at least 0.
             UnroutableError: a letter does not say where it came from, or that queue is gone; it stays where it is.
             PublishUnconfirmedError: the reply was lost; calling again does not send a letter twice
                 (but for a cluster without common hash slots).

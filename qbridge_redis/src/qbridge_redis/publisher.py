@@ -27,6 +27,7 @@ from qbridge_core import (
     check_headers,
     check_message_id,
 )
+from qbridge_core.message import check_message
 from qbridge_redis.backoff import Backoff
 from qbridge_redis.failures import code, is_redirect, is_transient, refused, unreachable
 from qbridge_redis.fields import Fields, encode
@@ -80,7 +81,7 @@ class Publisher:
     def _chunks(self, queue: str, messages: Iterable[Message]) -> Iterator[Sequence[Command]]:
         iterator = iter(messages)
         while batch := list(islice(iterator, _CHUNK)):
-            yield from _by_size([self._now(queue, message) for message in batch])
+            yield from _by_size([self._now(queue, check_message(message)) for message in batch])
 
     def _confirm(self, link: Link, queue: str, commands: Sequence[Command], timeout: float) -> list[Command]:
         """Read the replies to what was sent; return what has to be published again."""

@@ -8,7 +8,7 @@ from typing import Any
 import pika
 import pytest
 
-from qbridge_core import QueueMismatchError, Reason, TaskManager, TransientError, UnroutableError
+from qbridge_core import ConfigurationError, QueueMismatchError, Reason, TaskManager, TransientError, UnroutableError
 from qbridge_rabbitmq import RabbitMQClient
 from support.wait import wait_for
 
@@ -54,6 +54,12 @@ def test_a_stream_is_refused_with_advice(client: RabbitMQClient, channel: Any, u
         client.subscribe(stream, 10)
     with pytest.raises(QueueMismatchError, match="stream"):
         client.receive(stream, 1, 5.0)
+
+
+def test_a_name_that_the_broker_keeps_for_itself_is_no_question_of_credentials(client: RabbitMQClient) -> None:
+    """A new queue cannot be called ``amq.…``: the error says so, and is not that of a refused login."""
+    with pytest.raises(ConfigurationError, match="reserved prefix"):
+        client.declare("amq.jobs")
 
 
 def test_subscribing_creates_no_queue(client: RabbitMQClient, channel: Any, unique_name: str) -> None:

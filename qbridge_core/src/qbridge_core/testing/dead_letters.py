@@ -86,6 +86,18 @@ class DeadLetterTests(Backend):
         assert client.dead_letters(dead) == []
         assert client.dead_letters(f"{queue}-missing") == []
 
+    @pytest.mark.parametrize("limit", [-1, 1.5, "1", None], ids=repr)
+    def test_a_limit_that_makes_no_sense_is_refused(
+        self, client: QueueClient, queue: str, dead: str, limit: int
+    ) -> None:
+        """A listing takes a whole number of letters; none is a number too."""
+        if not client.capabilities.browse:
+            pytest.skip("no listing claimed")
+        self.bury(client, queue, b"1")
+        with pytest.raises(ConfigurationError, match="limit"):
+            client.dead_letters(dead, limit)
+        assert client.dead_letters(dead, 0) == []
+
     def test_g13_replay_sends_letters_back_with_counters_reset(
         self, client: QueueClient, queue: str, dead: str
     ) -> None:
@@ -115,6 +127,11 @@ class DeadLetterTests(Backend):
             client.replay(dead, target=dead)
         with pytest.raises(ConfigurationError, match="limit"):
             client.replay(dead, limit="all")  # type: ignore[arg-type]
+        with pytest.raises(ConfigurationError, match="queue name"):
+            client.replay(dead, target="")
+        with pytest.raises(ConfigurationError, match="limit"):
+            client.replay(dead, limit=-1)
+        assert client.replay(dead, limit=0) == 0
         assert client.replay(dead) == 1
         assert receive_one(client, queue).body == b"1"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -63,6 +64,36 @@ class PublishingTests(Backend):
         for call in calls:
             with pytest.raises(ConfigurationError, match="queue name"):
                 call()
+
+    def test_a_queue_is_not_its_own_dead_letter_queue(self, client: QueueClient, queue_name: str) -> None:
+        """A dead letter would run again, and again; nothing is created."""
+        with pytest.raises(ConfigurationError, match="its own dead-letter queue"):
+            client.declare(queue_name, queue_name)
+        with pytest.raises(UnroutableError):
+            client.publish(queue_name, b"{}")
+
+    @pytest.mark.parametrize("timeout", [float("nan"), float("inf"), "1"], ids=["nan", "inf", "text"])
+    def test_a_timeout_that_is_no_number_is_refused(self, client: QueueClient, queue: str, timeout: float) -> None:
+        """It is an error that names the value, before anything is published or waited for."""
+        calls: list[Callable[[], object]] = [
+            lambda: client.publish(queue, b"{}", timeout=timeout),
+            lambda: client.publish_many(queue, [Message(b"{}")], timeout=timeout),
+            lambda: client.receive(queue, 1, timeout),
+        ]
+        for call in calls:
+            with pytest.raises(ConfigurationError, match="timeout"):
+                call()
+        assert client.stats(queue).ready == 0
+
+    def test_what_is_no_sequence_of_messages_is_refused(self, client: QueueClient, queue: str) -> None:
+        """Payloads are no messages, and one string or mapping is no list of payloads."""
+        payloads: Any = [{"payload": 1}]
+        with pytest.raises(ConfigurationError, match="send_many"):
+            client.publish_many(queue, payloads)
+        for one in ("text", b"bytes", {"key": 1}):
+            with pytest.raises(PayloadError, match="send_many"):
+                client.send_many(queue, one)
+        assert client.stats(queue).ready == 0
 
     @pytest.mark.parametrize("message_id", ["", "\ud800", "é" * 128, 7], ids=ascii)
     def test_a_message_id_that_cannot_be_kept_is_refused(

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from qbridge_core import Delivery, QueueClient, UnroutableError
+from qbridge_core import ConfigurationError, Delivery, QueueClient, UnroutableError
 from qbridge_core.testing.base import WAIT, Backend, MakeClient, eventually, receive_all, receive_one
 
 _DYING_CONSUMER = """
@@ -34,6 +34,20 @@ class ReceivingTests(Backend):
         """Receiving from a queue that does not exist says so instead of waiting for ever."""
         with pytest.raises(UnroutableError):
             client.receive(queue_name, 1, 0.1)
+
+    @pytest.mark.parametrize("count", [0, -1, 1.5, "1", None, True], ids=repr)
+    def test_a_number_of_messages_that_makes_no_sense_is_refused(
+        self, client: QueueClient, queue: str, count: int
+    ) -> None:
+        """At least one message is asked for; anything else is an error that names the value, and takes nothing."""
+        client.send(queue, 1)
+        with pytest.raises(ConfigurationError, match="max_messages"):
+            client.receive(queue, count, 0.1)
+        assert client.stats(queue).ready == 1
+
+    def test_a_deadline_that_has_passed_is_no_error(self, client: QueueClient, queue: str) -> None:
+        """A negative timeout asks for what is ready, like zero."""
+        assert client.receive(queue, 1, -5.0) == []
 
     def test_receive_returns_at_most_what_was_asked_for(self, client: QueueClient, queue: str) -> None:
         """No more than ``max_messages`` are taken; the others stay ready."""
