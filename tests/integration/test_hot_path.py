@@ -35,6 +35,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     count(Link, "send", len)
     count(Connection, "_output_marshaled_frames", len)
+    count(Connection, "_adapter_emit_data", len)
     count(IOThread, "_work")
     return counted
 
@@ -89,4 +90,19 @@ def test_many_messages_are_published_in_few_writes(
         client.send_many(unique_name, range(2_000))
         assert counts["send"] + counts["_output_marshaled_frames"] <= 30
         assert client.stats(unique_name).ready == 2_000
+        client.purge(unique_name)
+
+
+def test_rabbitmq_needs_no_turn_of_the_loop_to_write_a_message(
+    amqp_url: str, unique_name: str, counts: Counter[str]
+) -> None:
+    """What the socket takes goes there at once; nothing is left for pika to write when its loop comes round."""
+    with connect(amqp_url) as client:
+        client.declare(unique_name)
+        client.send(unique_name, 0)
+        counts.clear()
+        for payload in range(1, 20):
+            client.send(unique_name, payload)
+        assert counts["_output_marshaled_frames"] >= 19
+        assert counts["_adapter_emit_data"] == 0
         client.purge(unique_name)

@@ -11,6 +11,7 @@ messages arrive with pika's own properties, and :func:`raw_properties` writes th
 
 from __future__ import annotations
 
+import socket
 import struct
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
@@ -137,7 +138,26 @@ class Connection(pika.SelectConnection):
         # One write for the three frames of a message instead of three.
         self.bytes_sent += sum(map(len, marshaled_frames))
         self.frames_sent += len(marshaled_frames)
-        self._adapter_emit_data(b"".join(marshaled_frames))
+        data = b"".join(marshaled_frames)
+        if sent := self._send_now(data):
+            data = data[sent:]
+        if data:
+            self._adapter_emit_data(data)
+
+    def _send_now(self, data: bytes) -> int:
+        """Write what the socket takes at once; how much that was. pika would first have its loop ask whether it may."""
+        transport = self._transport
+        try:
+            is_free = transport._state == transport._STATE_ACTIVE and not transport.get_write_buffer_size()
+            sock = transport._sock
+        except AttributeError:
+            return 0  # another version of pika
+        if not is_free or type(sock) is not socket.socket:
+            return 0  # what was written before must go first; or TLS, which may have to read before it can write
+        try:
+            return sock.send(data)
+        except OSError:
+            return 0  # full, or broken: pika finds that out, and knows what to do
 
     def send_acks(self, channel: int, numbers: Iterable[tuple[int, bool]]) -> None:
         """Write ``basic.ack`` frames for (tag, multiple) pairs, all at once."""

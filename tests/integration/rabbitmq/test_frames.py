@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from pika import frame, spec
 
 from qbridge_rabbitmq import RabbitMQClient, frames, headers
-from qbridge_rabbitmq.wire import RawProperties
+from qbridge_rabbitmq.wire import Connection, RawProperties
 
 _FRAME_MAX = 131_072
 _TAG = "qbridge-1"
@@ -138,3 +140,54 @@ def test_bodies_of_any_size_come_through_a_consumer(
         for one in batch:
             client.ack(one)
     assert received == [b"before", body, b"after"]
+
+
+def unconnected(sock: socket.socket, *, waiting: int = 0, state: int = 1) -> tuple[Any, list[bytes]]:
+    """A connection on this socket with so many bytes in pika's buffer; and what it leaves to pika."""
+    left: list[bytes] = []
+    connection: Any = Connection.__new__(Connection)
+    connection.bytes_sent = connection.frames_sent = 0
+    connection._transport = SimpleNamespace(
+        _sock=sock, _state=state, _STATE_ACTIVE=1, get_write_buffer_size=lambda: waiting
+    )
+    connection._adapter_emit_data = left.append
+    return connection, left
+
+
+def test_what_the_socket_does_not_take_is_left_to_pika() -> None:
+    """Not a byte is lost, doubled or moved where a write ends."""
+    here, there = socket.socketpair()
+    with here, there:
+        here.setblocking(False)
+        connection, left = unconnected(here)
+        data = bytes(range(256)) * 40_000
+        connection._output_marshaled_frames([data[:7], data[7:]])
+        (rest,) = left
+        received = bytearray()
+        while len(received) < len(data) - len(rest):
+            received += there.recv(1 << 20)
+        assert bytes(received) + rest == data
+        assert connection.bytes_sent == len(data)
+
+
+@pytest.mark.parametrize(("waiting", "state"), [(1, 1), (0, 2)], ids=["bytes wait", "being closed"])
+def test_nothing_overtakes_what_waits_and_nothing_follows_the_end(waiting: int, state: int) -> None:
+    """While pika has something to write, or the connection is being dropped, everything goes to pika."""
+    here, there = socket.socketpair()
+    with here, there:
+        connection, left = unconnected(here, waiting=waiting, state=state)
+        connection._output_marshaled_frames([b"frame"])
+        assert left == [b"frame"]
+        there.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            there.recv(1)
+
+
+def test_a_broken_socket_is_left_to_pika() -> None:
+    """pika writes again, meets the error, and ends the connection as it does for others."""
+    here, there = socket.socketpair()
+    with here:
+        there.close()
+        connection, left = unconnected(here)
+        connection._output_marshaled_frames([b"frame"])
+        assert left == [b"frame"]

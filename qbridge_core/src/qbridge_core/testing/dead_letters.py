@@ -87,7 +87,7 @@ class DeadLetterTests(Backend):
         assert client.dead_letters(f"{queue}-missing") == []
 
     @pytest.mark.parametrize("limit", [-1, 1.5, "1", None], ids=repr)
-    def test_a_limit_that_makes_no_sense_is_refused(
+    def test_g18_a_limit_that_makes_no_sense_is_refused(
         self, client: QueueClient, queue: str, dead: str, limit: int
     ) -> None:
         """A listing takes a whole number of letters; none is a number too."""

@@ -65,7 +65,7 @@ class PublishingTests(Backend):
             with pytest.raises(ConfigurationError, match="queue name"):
                 call()
 
-    def test_a_queue_is_not_its_own_dead_letter_queue(self, client: QueueClient, queue_name: str) -> None:
+    def test_g18_a_queue_is_not_its_own_dead_letter_queue(self, client: QueueClient, queue_name: str) -> None:
         """A dead letter would run again, and again; nothing is created."""
         with pytest.raises(ConfigurationError, match="its own dead-letter queue"):
             client.declare(queue_name, queue_name)
@@ -73,7 +73,7 @@ class PublishingTests(Backend):
             client.publish(queue_name, b"{}")
 
     @pytest.mark.parametrize("timeout", [float("nan"), float("inf"), "1"], ids=["nan", "inf", "text"])
-    def test_a_timeout_that_is_no_number_is_refused(self, client: QueueClient, queue: str, timeout: float) -> None:
+    def test_g18_a_timeout_that_is_no_number_is_refused(self, client: QueueClient, queue: str, timeout: float) -> None:
         """It is an error that names the value, before anything is published or waited for."""
         calls: list[Callable[[], object]] = [
             lambda: client.publish(queue, b"{}", timeout=timeout),
@@ -85,7 +85,7 @@ class PublishingTests(Backend):
                 call()
         assert client.stats(queue).ready == 0
 
-    def test_what_is_no_sequence_of_messages_is_refused(self, client: QueueClient, queue: str) -> None:
+    def test_g18_what_is_no_sequence_of_messages_is_refused(self, client: QueueClient, queue: str) -> None:
         """Payloads are no messages, and one string or mapping is no list of payloads."""
         payloads: Any = [{"payload": 1}]
         with pytest.raises(ConfigurationError, match="send_many"):

@@ -36,7 +36,7 @@ class ReceivingTests(Backend):
             client.receive(queue_name, 1, 0.1)
 
     @pytest.mark.parametrize("count", [0, -1, 1.5, "1", None, True], ids=repr)
-    def test_a_number_of_messages_that_makes_no_sense_is_refused(
+    def test_g18_a_number_of_messages_that_makes_no_sense_is_refused(
         self, client: QueueClient, queue: str, count: int
     ) -> None:
         """At least one message is asked for; anything else is an error that names the value, and takes nothing."""
