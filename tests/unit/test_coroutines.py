@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -116,6 +118,29 @@ def test_g10_a_coroutine_that_blocks_the_loop_does_not_stop_the_others_for_good(
             wait_for(lambda: manager.report().succeeded == 11, 20.0, "every task is done")
     finally:
         release.set()
+
+
+@pytest.mark.parametrize("how", ["returns", "raises", "is too late"])
+def test_nothing_of_a_coroutine_waits_for_the_garbage_collector(client: MemoryClient, how: str) -> None:
+    """What a coroutine held is free as soon as it has ended, however it ends."""
+    held: list[weakref.ref[object]] = []
+
+    async def handler(payload: object) -> None:
+        large = threading.Event()  # anything that a weak reference can point to
+        held.append(weakref.ref(large))
+        await asyncio.sleep(3600 if how == "is too late" else 0)
+        if how == "raises":
+            raise ValueError(payload)
+
+    client.send_many("q", range(5))
+    seconds = 0.2 if how == "is too late" else 60.0
+    manager = TaskManager(client, handler, "q", "dead", max_retries=0, task_timeout=seconds, max_workers=5)
+    gc.disable()
+    try:
+        manager.run_until_idle(30.0)
+        wait_for(lambda: held and not any(one() for one in held), 10.0, "nothing holds it")
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("deed", ["stop", "exit in a task", "exit in a callback"])

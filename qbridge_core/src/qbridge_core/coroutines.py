@@ -169,7 +169,11 @@ class _Call:
 
     def _done(self, task: asyncio.Task[object]) -> None:
         # Not in the coroutine, which does not run at all when it is cancelled before its first step.
-        self.answer.put(_Raised(asyncio.CancelledError()) if task.cancelled() else task.result())
+        # A traceback holds this call. If the call held the exception in turn, in its task or as an answer that nobody
+        # takes, the cycle (and with it the payload) would wait for the garbage collector.
+        self._task = None
+        if not self._given_up:
+            self.answer.put(_Raised(asyncio.CancelledError()) if task.cancelled() else task.result())
 
 
 class _LoopThread:
