@@ -190,6 +190,53 @@ def test_g16_stopping_cancels_what_does_not_end_in_time(client: MemoryClient) ->
     assert client.stats("q").ready == 1
 
 
+def test_g16_stopping_cancels_a_coroutine_once(client: MemoryClient) -> None:
+    """What it does to clean up is not cut short by a second cancellation."""
+    started = threading.Semaphore(0)
+    cleaned: list[object] = []
+
+    async def handler(payload: object) -> None:
+        started.release()
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            for _ in range(10):
+                await asyncio.sleep(0.01)
+            cleaned.append(payload)
+
+    client.send_many("q", range(20))
+    with TaskManager(client, handler, "q", "dead", max_workers=20, task_timeout=600.0, grace_period=0.1):
+        for _ in range(20):
+            assert started.acquire(timeout=10.0)
+    wait_for(lambda: len(cleaned) == 20, 10.0, "all have cleaned up")
+
+
+def test_g16_no_worker_waits_for_a_loop_that_is_blocked_when_it_stops(client: MemoryClient) -> None:
+    """The workers end with the manager, also when nothing can cancel what they wait for."""
+    all_here = asyncio.Barrier(3)
+    blocked, release = threading.Event(), threading.Event()
+
+    async def handler(payload: object) -> None:
+        await all_here.wait()
+        if payload == 2:
+            blocked.set()
+            release.wait(60.0)
+        await asyncio.sleep(3600)
+
+    def workers() -> int:
+        return sum(thread.name == "qbridge-worker" for thread in threading.enumerate())
+
+    before = workers()
+    client.send_many("q", range(3))
+    try:
+        with TaskManager(client, handler, "q", "dead", max_workers=3, task_timeout=600.0, grace_period=0.1):
+            assert blocked.wait(10.0)
+        wait_for(lambda: workers() <= before, 10.0, "the workers have ended")
+    finally:
+        release.set()
+    assert client.stats("q").ready == 3
+
+
 def test_coroutines_run_at_once_up_to_max_workers(client: MemoryClient) -> None:
     """Waiting coroutines overlap: five of them can wait for one another, and a sixth does not start."""
     all_here = asyncio.Event()

@@ -82,10 +82,12 @@ class AsyncHandler(Executor):
                 self._loop.ask()
 
     def close(self) -> None:
-        """Cancel what runs and end the loop; one that does not answer is left behind."""
+        """Cancel what runs and end the loop; one that does not answer is left behind, but no worker waits for it."""
         with self._lock:
             self._closed = True
             loop, self._loop = self._loop, None
+        for call in list(self._calls.values()):  # each later one finds no loop
+            call.free()
         if loop is not None:
             loop.close()
 
@@ -149,10 +151,14 @@ class _Call:
         else:
             self._task.add_done_callback(self._done)
 
+    def free(self) -> None:
+        """Answer at once that it was cancelled."""
+        self._given_up = True  # what has not started by now does not start
+        self.answer.put(_Raised(asyncio.CancelledError()))
+
     def give_up(self) -> None:
         """Answer at once that it was cancelled, and see to it that it will be."""
-        self._given_up = True  # before the post: what has not started by then does not start
-        self.answer.put(_Raised(asyncio.CancelledError()))
+        self.free()  # before the post, which comes too late for what has not started
         if self.loop is not None:
             self.loop.post(self._cancel)
 
