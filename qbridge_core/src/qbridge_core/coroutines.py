@@ -67,10 +67,11 @@ class AsyncHandler(Executor):
         return result
 
     def stuck(self, abandoned: int) -> int:
-        """How many threads are held: those of the workers, and of loops that were replaced and are still blocked."""
+        """How many threads are held: those of loops that were replaced and are still blocked."""
+        del abandoned  # cancelling has freed each of those threads, though not all may have ended yet
         with self._lock:
             self._replaced = [loop for loop in self._replaced if loop.is_alive]
-            return abandoned + len(self._replaced)
+            return len(self._replaced)
 
     def cancel(self, run: Run) -> None:
         """Free the thread that waits for a run, and cancel the coroutine if it still runs."""
