@@ -242,6 +242,31 @@ def test_g16_stopping_cancels_a_coroutine_once(client: MemoryClient) -> None:
     wait_for(lambda: len(cleaned) == 20, 10.0, "all have cleaned up")
 
 
+@pytest.mark.parametrize("deed", ["stop", "exit"])
+def test_g16_a_coroutine_that_stops_the_loop_at_the_end_leaves_the_others_time(client: MemoryClient, deed: str) -> None:
+    """When all are cancelled, each may clean up, whatever one of them does to the loop meanwhile."""
+    all_here = asyncio.Barrier(3)
+    started = threading.Event()
+    cleaned: list[object] = []
+
+    async def handler(payload: object) -> None:
+        await all_here.wait()
+        started.set()
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            loop = asyncio.get_running_loop()
+            if payload == 1:
+                loop.call_soon(loop.stop if deed == "stop" else sys.exit)
+            await asyncio.sleep(0.05)
+            cleaned.append(payload)
+
+    client.send_many("q", range(3))
+    with TaskManager(client, handler, "q", "dead", max_workers=3, task_timeout=600.0, grace_period=0.1):
+        assert started.wait(10.0)
+    wait_for(lambda: sorted(map(str, cleaned)) == ["0", "1", "2"], 10.0, "all have cleaned up")
+
+
 def test_g16_no_worker_waits_for_a_loop_that_is_blocked_when_it_stops(client: MemoryClient) -> None:
     """The workers end with the manager, also when nothing can cancel what they wait for."""
     all_here = asyncio.Barrier(3)

@@ -252,15 +252,21 @@ class _LoopThread:
         asyncio.set_event_loop(self.loop)
         try:
             self._turn()
-            tasks = asyncio.all_tasks(self.loop)
-            for task in tasks:
-                task.cancel()
-            self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            self._cancel_all()
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         finally:
             self.loop.close()
             self._ended = True
             self._work()
+
+    def _cancel_all(self) -> None:
+        tasks = asyncio.all_tasks(self.loop)
+        for task in tasks:
+            task.cancel()
+        ends = asyncio.gather(*tasks, return_exceptions=True)
+        while not ends.done():  # one that stops the loop must not cost the others their cleaning up
+            with contextlib.suppress(BaseException):
+                self.loop.run_until_complete(ends)
 
     def _turn(self) -> None:
         """Run the loop until ``stop``. Others wait on it, whatever one handler does to it."""
