@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import ClassVar, Self
 
-from qbridge_core.checks import check_replay
+from qbridge_core.checks import check_replay, check_wait
 from qbridge_core.errors import PayloadError, UnroutableError, UnsupportedError
 from qbridge_core.message import (
     SOURCE_QUEUE,
@@ -316,8 +316,12 @@ class QueueClient(ABC):
         """
 
     def flush(self, timeout: float = 5.0) -> bool:
-        """Send the settlements that were put off; return True when none is left. The default has none."""
-        del timeout
+        """Send the settlements that were put off; return True when none is left. The default has none.
+
+        Raises:
+            ConfigurationError: ``timeout`` is no finite number.
+        """
+        check_wait(timeout)
         return True
 
     # ------------------------------------------------------------------ dead letters

@@ -323,7 +323,7 @@ class RabbitMQClient(QueueClient):
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Send the settlements and wait until the broker has seen them."""
-        return self._live().flush(timeout)
+        return self._live().flush(check_wait(timeout))
 
     # ------------------------------------------------------------------ dead letters
 

@@ -210,6 +210,7 @@ class RedisClient(QueueClient):
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Send the acknowledgements now; return True when none is left."""
+        timeout = check_wait(timeout)
         fleet = self._fleet
         if fleet is None or not self.connected:
             return True

@@ -79,6 +79,7 @@ class PublishingTests(Backend):
             lambda: client.publish(queue, b"{}", timeout=timeout),
             lambda: client.publish_many(queue, [Message(b"{}")], timeout=timeout),
             lambda: client.receive(queue, 1, timeout),
+            lambda: client.flush(timeout),
         ]
         for call in calls:
             with pytest.raises(ConfigurationError, match="timeout"):
