@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import ClassVar, Self
 
-from qbridge_core.checks import check_replay, check_wait
+from qbridge_core.checks import check_count, check_queue_name, check_replay, check_wait
 from qbridge_core.errors import PayloadError, UnroutableError, UnsupportedError
 from qbridge_core.message import (
     SOURCE_QUEUE,
@@ -243,12 +243,17 @@ class QueueClient(ABC):
             ConfigurationError: ``max_messages`` is no whole number of at least 1, or ``timeout`` no finite number.
         """
 
-    def subscribe(self, queue: str, prefetch: int) -> None:  # noqa: B027 - optional
+    def subscribe(self, queue: str, prefetch: int) -> None:
         """Announce that ``receive`` will be called again and again, with ``prefetch`` messages wanted at once.
 
         A backend with server push starts its consumer here and may hold up to its prefetch limit of messages that
-        ``receive`` has not returned yet. The default does nothing.
+        ``receive`` has not returned yet. The default only checks the arguments.
+
+        Raises:
+            ConfigurationError: no queue can have this name, or ``prefetch`` is no whole number of at least 1.
         """
+        check_queue_name(queue)
+        check_count("prefetch", prefetch, 1)
 
     def check_task_timeout(self, queue: str, seconds: float, workers: int) -> None:  # noqa: B027 - optional
         """Refuse runs that take longer than the broker lets a living worker hold a message; see G11.

@@ -275,10 +275,11 @@ class RabbitMQClient(QueueClient):
     def subscribe(self, queue: str, prefetch: int) -> None:
         """Start a consumer (rabbitmq.com/docs/consumers, consumer-prefetch); it is renewed whenever it is lost."""
         session = self._live()
+        super().subscribe(queue, prefetch)
         self._refuse_stream(session, queue)
         lane = session.lane(queue)
         fixed = self._options.prefetch is not None
-        lane.prefetch = limit = self._options.prefetch or max(1, min(prefetch, 65_535))
+        lane.prefetch = limit = self._options.prefetch or min(prefetch, 65_535)
         session.io.post(lambda: lane.subscribe(limit, fixed))
 
     def unsubscribe(self, queue: str) -> None:
@@ -334,10 +335,11 @@ class RabbitMQClient(QueueClient):
         While this runs, other consumers do not see them.
         """
         session = self._live()
+        check_queue_name(queue)
         if check_count("limit", limit) == 0:
             return []
         with self._browsing:
-            arrivals = browse.look(session, self._topology, check_queue_name(queue), limit)
+            arrivals = browse.look(session, self._topology, queue, limit)
         return [dead_letter(arrival) for arrival in arrivals]
 
     def _take_letters(self, queue: str, count: int) -> list[Delivery]:

@@ -58,6 +58,7 @@ class PublishingTests(Backend):
             lambda: client.declare(queue, name),
             lambda: client.publish(name, b"{}"),
             lambda: client.receive(name),
+            lambda: client.subscribe(name, 1),
             lambda: client.stats(name),
             lambda: client.purge(name),
         ]

@@ -45,6 +45,16 @@ class ReceivingTests(Backend):
             client.receive(queue, count, 0.1)
         assert client.stats(queue).ready == 1
 
+    @pytest.mark.parametrize("prefetch", [0, -1, 1.5, "1", None], ids=repr)
+    def test_g18_a_prefetch_that_makes_no_sense_is_refused(
+        self, client: QueueClient, queue: str, prefetch: int
+    ) -> None:
+        """It is an error that names the value, and the connection goes on."""
+        with pytest.raises(ConfigurationError, match="prefetch"):
+            client.subscribe(queue, prefetch)
+        client.send(queue, 1)
+        assert receive_one(client, queue).body
+
     def test_a_deadline_that_has_passed_is_no_error(self, client: QueueClient, queue: str) -> None:
         """A negative timeout asks for what is ready, like zero."""
         assert client.receive(queue, 1, -5.0) == []
