@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from chaos.plan import Fault, Strike
 from chaos.supervisor import Supervisor
+from qbridge_core import QBridgeError, connect
 from support.brokers import Broker, RabbitMQBroker, RedisBroker
 from support.proxy import TCPProxy
 from support.wait import wait_for
@@ -15,6 +17,9 @@ from support.wait import wait_for
 _NO_MEMORY = "0.00001"
 _ENOUGH_MEMORY = "0.4"
 _START_TIMEOUT = 90.0
+_PROBE = "probe"
+_KEEPS_UP = 0.02
+_MOST_PROBES = 100
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,25 @@ def _terminate_worker(victims: Victims, lasts: float) -> None:
 
 
 def _kill_worker(victims: Victims, lasts: float) -> None:
+    _let_it_keep_up(victims.broker)
     victims.supervisor.kill()
     _wait_for_the_next(victims)
+
+
+def _let_it_keep_up(broker: Broker) -> None:
+    """Wait until the broker writes at once what it gets, or for some seconds at most.
+
+    While its disk is slow a quorum queue keeps acknowledgements in memory, and drops them with the connection that
+    sent them. How many runs that repeats says something about the disk, and nothing about the worker.
+    """
+    with suppress(QBridgeError), connect(broker.url) as client:  # whatever is wrong there, the worker is killed
+        client.declare(_PROBE)
+        for _ in range(_MOST_PROBES):
+            began = time.monotonic()
+            client.send(_PROBE, None)
+            if time.monotonic() - began < _KEEPS_UP:
+                break
+        client.purge(_PROBE)
 
 
 def _wait_for_the_next(victims: Victims) -> None:
