@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from qbridge_core import ConfigurationError, QueueClient, Reason, UnroutableError, UnsupportedError
@@ -86,16 +88,15 @@ class DeadLetterTests(Backend):
         assert client.dead_letters(dead) == []
         assert client.dead_letters(f"{queue}-missing") == []
 
-    @pytest.mark.parametrize("limit", [-1, 1.5, "1", None], ids=repr)
-    def test_g18_a_limit_that_makes_no_sense_is_refused(
-        self, client: QueueClient, queue: str, dead: str, limit: int
-    ) -> None:
+    def test_g18_a_limit_that_makes_no_sense_is_refused(self, client: QueueClient, queue: str, dead: str) -> None:
         """A listing takes a whole number of letters; none is a number too."""
         if not client.capabilities.browse:
             pytest.skip("no listing claimed")
         self.bury(client, queue, b"1")
-        with pytest.raises(ConfigurationError, match="limit"):
-            client.dead_letters(dead, limit)
+        no_limits: list[Any] = [-1, 1.5, "1", None]
+        for limit in no_limits:
+            with pytest.raises(ConfigurationError, match="limit"):
+                client.dead_letters(dead, limit)
         assert client.dead_letters(dead, 0) == []
 
     def test_g13_replay_sends_letters_back_with_counters_reset(

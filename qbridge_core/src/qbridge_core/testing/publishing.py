@@ -73,18 +73,18 @@ class PublishingTests(Backend):
         with pytest.raises(UnroutableError):
             client.publish(queue_name, b"{}")
 
-    @pytest.mark.parametrize("timeout", [float("nan"), float("inf"), "1"], ids=["nan", "inf", "text"])
-    def test_g18_a_timeout_that_is_no_number_is_refused(self, client: QueueClient, queue: str, timeout: float) -> None:
+    def test_g18_a_timeout_that_is_no_number_is_refused(self, client: QueueClient, queue: str) -> None:
         """It is an error that names the value, before anything is published or waited for."""
-        calls: list[Callable[[], object]] = [
-            lambda: client.publish(queue, b"{}", timeout=timeout),
-            lambda: client.publish_many(queue, [Message(b"{}")], timeout=timeout),
-            lambda: client.receive(queue, 1, timeout),
-            lambda: client.flush(timeout),
+        calls: list[Callable[[Any], object]] = [
+            lambda timeout: client.publish(queue, b"{}", timeout=timeout),
+            lambda timeout: client.publish_many(queue, [Message(b"{}")], timeout=timeout),
+            lambda timeout: client.receive(queue, 1, timeout),
+            client.flush,
         ]
         for call in calls:
-            with pytest.raises(ConfigurationError, match="timeout"):
-                call()
+            for no_number in (float("nan"), float("inf"), "1"):
+                with pytest.raises(ConfigurationError, match="timeout"):
+                    call(no_number)
         assert client.stats(queue).ready == 0
 
     def test_g18_what_is_no_sequence_of_messages_is_refused(self, client: QueueClient, queue: str) -> None:

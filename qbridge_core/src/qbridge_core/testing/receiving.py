@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,8 @@ client = connect(sys.argv[1], **json.loads(sys.argv[3]))
 print(len(client.receive(sys.argv[2], 1, 30.0)), flush=True)
 time.sleep(3600)
 """
+
+_NO_COUNTS: list[Any] = [0, -1, 1.5, "1", None, True]
 
 
 class ReceivingTests(Backend):
@@ -35,23 +38,19 @@ class ReceivingTests(Backend):
         with pytest.raises(UnroutableError):
             client.receive(queue_name, 1, 0.1)
 
-    @pytest.mark.parametrize("count", [0, -1, 1.5, "1", None, True], ids=repr)
-    def test_g18_a_number_of_messages_that_makes_no_sense_is_refused(
-        self, client: QueueClient, queue: str, count: int
-    ) -> None:
+    def test_g18_a_number_of_messages_that_makes_no_sense_is_refused(self, client: QueueClient, queue: str) -> None:
         """At least one message is asked for; anything else is an error that names the value, and takes nothing."""
         client.send(queue, 1)
-        with pytest.raises(ConfigurationError, match="max_messages"):
-            client.receive(queue, count, 0.1)
+        for count in _NO_COUNTS:
+            with pytest.raises(ConfigurationError, match="max_messages"):
+                client.receive(queue, count, 0.1)
         assert client.stats(queue).ready == 1
 
-    @pytest.mark.parametrize("prefetch", [0, -1, 1.5, "1", None], ids=repr)
-    def test_g18_a_prefetch_that_makes_no_sense_is_refused(
-        self, client: QueueClient, queue: str, prefetch: int
-    ) -> None:
+    def test_g18_a_prefetch_that_makes_no_sense_is_refused(self, client: QueueClient, queue: str) -> None:
         """It is an error that names the value, and the connection goes on."""
-        with pytest.raises(ConfigurationError, match="prefetch"):
-            client.subscribe(queue, prefetch)
+        for prefetch in _NO_COUNTS:
+            with pytest.raises(ConfigurationError, match="prefetch"):
+                client.subscribe(queue, prefetch)
         client.send(queue, 1)
         assert receive_one(client, queue).body
 
