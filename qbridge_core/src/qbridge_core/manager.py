@@ -217,7 +217,7 @@ class TaskManager:
             QBridgeError: the manager could not start or had to stop.
         """
         deadline = time.monotonic() + require_seconds("timeout", timeout, positive=True)
-        if self._background is not None or self._is_running():
+        if self._is_running():
             return self._wait_until_idle(deadline, timeout)
         with self:
             self._wait_until_idle(deadline, timeout)
@@ -257,10 +257,11 @@ class TaskManager:
             session.wakeup.close()
 
     def _is_running(self) -> bool:
-        return self._session is not None and not self._session.stopped.is_set()
+        session = self._session
+        return self._background is not None or (session is not None and not session.stopped.is_set())
 
     def _open_session(self, poll_timeout: float) -> Session:
-        if self._background is not None or self._is_running():
+        if self._is_running():
             raise ConfigurationError("this TaskManager is running already; create a second one")
         if not self._client.connected:
             raise NotConnectedError("the queue client is not connected; call its connect() first")

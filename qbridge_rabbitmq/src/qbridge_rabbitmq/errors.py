@@ -25,7 +25,6 @@ NOT_ALLOWED: Final = 530
 NOT_IMPLEMENTED: Final = 540
 _REFUSED: Final = re.compile(r"\((403|530)\)|\b(ACCESS_REFUSED|NOT_ALLOWED)\b")
 _STREAM: Final = re.compile(r"'x-queue-type' for .* current is (the value )?'stream'")
-_RESERVED: Final = re.compile(r"reserved prefix")
 _TOO_LARGE: Final = re.compile(r"message size (\d+) .*larger than")
 
 
@@ -110,7 +109,7 @@ def from_channel(error: BaseException, what: str) -> QBridgeError:
         kind = UnroutableError
     elif code == ACCESS_REFUSED:
         # AMQP keeps names that start with amq. for the broker itself; no user may take one.
-        kind = ConfigurationError if _RESERVED.search(text) else AuthenticationError
+        kind = ConfigurationError if "reserved prefix" in text else AuthenticationError
     elif too_large(error):
         kind = MessageTooLargeError
     elif code in {RESOURCE_LOCKED, PRECONDITION_FAILED, NOT_ALLOWED, NOT_IMPLEMENTED}:
