@@ -70,7 +70,7 @@ class Session:
 
     def owns_current_thread(self) -> bool:
         """True in the supervisor's and the workers' threads."""
-        return threading.get_ident() == self._thread or self._pool.owns(threading.current_thread())
+        return threading.get_ident() == self._thread or self._pool.owns_current_thread()
 
     def run(self) -> None:
         """Process tasks until a stop is requested; then drain."""

@@ -43,8 +43,10 @@ class Job:
     max_message_bytes: int
 
 
-class Worker(threading.Thread):
-    """One slot: takes deliveries and runs the handler on them, one at a time.
+class Worker:
+    """One slot: takes deliveries and runs the handler on them, one at a time, in a thread of its own.
+
+    It holds its thread instead of being one: the names of ``threading.Thread`` differ from release to release.
 
     Args:
         pool: where it belongs; told when this thread is about to end.
@@ -53,8 +55,8 @@ class Worker(threading.Thread):
     """
 
     def __init__(self, pool: WorkerPool, job: Job, first: Callable[[], None] | None = None) -> None:
-        super().__init__(name="qbridge-worker", daemon=True)
-        self.pool = pool
+        self._thread = threading.Thread(target=self._run, name="qbridge-worker", daemon=True)
+        self._pool = pool
         self.running: Run | None = None
         self.abandoned = False
         self._job = job
@@ -62,7 +64,20 @@ class Worker(threading.Thread):
         self._ending = threading.Lock()
         self._ended = False
 
-    def run(self) -> None:
+    def start(self) -> None:
+        """Start the thread.
+
+        Raises:
+            RuntimeError: the system has no thread left.
+        """
+        self._thread.start()
+
+    @property
+    def ident(self) -> int | None:
+        """The identifier of the thread, which may belong to another one after the end of this one."""
+        return self._thread.ident
+
+    def _run(self) -> None:
         """Work until the intake closes or the watchdog gives this thread up."""
         error: BaseException | None = None
         try:
@@ -93,7 +108,7 @@ class Worker(threading.Thread):
         self._job.executor.release()
         with self._ending:
             self._ended = True
-        self.pool.worker_ended(self, error)
+        self._pool.worker_ended(self, error)
 
     def interrupt(self) -> None:
         """Have the executor end the run, or raise HandlerTimeout in this thread at its next bytecode.
@@ -209,9 +224,11 @@ class WorkerPool:
         with self._lock:
             return bool(self._workers)
 
-    def owns(self, thread: threading.Thread) -> bool:
-        """True for a worker's thread, an abandoned one included."""
-        return isinstance(thread, Worker) and thread.pool is self
+    def owns_current_thread(self) -> bool:
+        """True in a worker's thread, an abandoned one included."""
+        ident = threading.get_ident()
+        with self._lock:
+            return any(worker.ident == ident for worker in self._workers | self._abandoned)
 
     def expire(self) -> float:
         """End the runs whose time is over; return the seconds until the next one can be."""

@@ -27,10 +27,13 @@ _PIKA_LOGGERS: Final = (
     "pika.connection",
     "pika.heartbeat",
 )
+_here: Final = threading.local()
 
 
-class IOThread(threading.Thread):
+class IOThread:
     """A daemon thread with pika's event loop. ``post`` and ``wake`` may be called from any thread.
+
+    It holds its thread instead of being one: the names of ``threading.Thread`` differ from release to release.
 
     Args:
         flush: called in this thread after each :meth:`wake`, to send what others have gathered; returns whether there
@@ -39,7 +42,7 @@ class IOThread(threading.Thread):
     """
 
     def __init__(self, flush: Callable[[], bool], on_crash: Callable[[], None]) -> None:
-        super().__init__(name="qbridge-rabbitmq", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="qbridge-rabbitmq", daemon=True)
         self.ioloop = IOLoop()
         self._flush = flush
         self._on_crash = on_crash
@@ -75,11 +78,23 @@ class IOThread(threading.Thread):
         """In this thread only: call something after a pause."""
         self.ioloop.call_later(seconds, lambda: _guarded(call))
 
+    def start(self) -> None:
+        """Start the thread.
+
+        Raises:
+            RuntimeError: the system has no thread left.
+        """
+        self._thread.start()
+
     def stop(self) -> None:
         """In this thread only: end it."""
         self.ioloop.stop()
 
-    def run(self) -> None:
+    def join(self, timeout: float) -> None:
+        """Wait until the thread has ended, so many seconds at most."""
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
         """Run the loop until it is stopped; then what is still posted, so that nobody waits for it in vain."""
         _keep_pika_quiet()
         while True:
@@ -132,14 +147,15 @@ def _guarded(call: Callable[[], None]) -> None:
 
 def _from_elsewhere(record: logging.LogRecord) -> bool:
     del record
-    return not isinstance(threading.current_thread(), IOThread)
+    return not getattr(_here, "is_io_thread", False)
 
 
 def _keep_pika_quiet() -> None:
-    """Drop what pika logs in our threads.
+    """Drop what pika logs in this thread and others like it.
 
     It reports each lost connection in several errors with tracebacks; this package reports it once, in one line. Other
     users of pika in the process are not affected.
     """
+    _here.is_io_thread = True
     for name in _PIKA_LOGGERS:
         logging.getLogger(name).addFilter(_from_elsewhere)  # adding it twice does nothing

@@ -49,19 +49,22 @@ def cluster(nodes: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     return nodes
 
 
-class Publisher(threading.Thread):
+class Publisher:
     """Publishes numbers one by one until it is told to stop, and again what was not confirmed."""
 
     def __init__(self, client: RabbitMQClient, queue: str) -> None:
-        super().__init__(daemon=True)
         self.confirmed = 0
         self.doubtful = set[int]()  # these may be there twice
         self._client = client
         self._queue = queue
         self._over = threading.Event()
+        self._thread = threading.Thread(target=self._publish, daemon=True)
 
-    def run(self) -> None:
-        """Publish."""
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def _publish(self) -> None:
         while not self._over.is_set():
             try:
                 self._client.send(self._queue, self.confirmed)
@@ -75,7 +78,7 @@ class Publisher(threading.Thread):
     def stop(self) -> int:
         """End; the count of what was confirmed."""
         self._over.set()
-        self.join(30)
+        self._thread.join(30)
         return self.confirmed
 
 

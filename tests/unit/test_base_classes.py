@@ -1,0 +1,70 @@
+"""What the classes of the four distributions are derived from.
+
+A class of somebody else's has names that the next release may add: in Python 3.13 ``threading.Thread`` got a
+``_handle``, and a subclass that had a method of this name was broken.
+"""
+
+from __future__ import annotations
+
+import enum
+import importlib
+import inspect
+import pkgutil
+from abc import ABC
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Generic, Protocol
+
+import pika
+import pytest
+
+import qbridge_core
+import qbridge_memory
+import qbridge_rabbitmq
+import qbridge_redis
+
+PACKAGES = (qbridge_core, qbridge_memory, qbridge_rabbitmq, qbridge_redis)
+# Made to be derived from, and their names are documented.
+OPEN = {object, tuple, ABC, Generic, Protocol, enum.Enum, enum.StrEnum, enum.ReprEnum, str}
+# What is derived from pika's classes on purpose, with everything that is defined there.
+OVERRIDDEN = {
+    pika.SelectConnection: {"_on_data_available", "_read_frame", "_output_marshaled_frames"},
+    pika.BasicProperties: {"encode"},
+}
+
+
+def modules(package: ModuleType) -> Iterator[ModuleType]:
+    """The package and all that is in it, but for the programs, which would run."""
+    yield package
+    for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        if not found.name.endswith("__main__"):
+            yield importlib.import_module(found.name)
+
+
+def ours(kind: type) -> bool:
+    """True for a class of the four distributions."""
+    return kind.__module__.partition(".")[0] in {package.__name__ for package in PACKAGES}
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: str(package.__name__))
+def test_no_class_is_derived_from_one_whose_names_may_change(package: ModuleType) -> None:
+    """Threads, executors, connections, futures and handlers are held; pika's classes are extended where it is meant."""
+    for module in modules(package):
+        for kind in vars(module).values():
+            if not inspect.isclass(kind) or kind.__module__ != module.__name__:
+                continue
+            for base in kind.__mro__:
+                if ours(base) or base in OPEN or issubclass(base, BaseException):
+                    continue
+                derived = [known for known in OVERRIDDEN if issubclass(known, base)]
+                assert derived, f"{kind} is derived from {base}"
+
+
+@pytest.mark.parametrize("base", OVERRIDDEN, ids=lambda base: str(base.__name__))
+def test_only_what_is_meant_of_pika_is_overridden(base: type) -> None:
+    """A class that extends one of pika's shares no name with it but those that it overrides on purpose."""
+    for module in modules(qbridge_rabbitmq):
+        for kind in vars(module).values():
+            if inspect.isclass(kind) and issubclass(kind, base) and ours(kind):
+                own = {name for name in vars(kind) if not name.startswith(("__", "_abc"))}
+                assert own & set(dir(base)) <= OVERRIDDEN[base]
