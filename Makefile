@@ -7,10 +7,12 @@ STAMP := $(VENV)/.installed
 PROJECTS := pyproject.toml $(wildcard qbridge_*/pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-matrix chaos soak bench check clean
+# Tests wait more than they compute.
+PROCESSES ?= $(shell python3 -c 'import os; print(min(24, 3 * (os.cpu_count() or 1)))')
+.PHONY: help env demo wheels test test-pythons test-python-next test-matrix chaos soak bench check clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
 env: $(STAMP) ## Create .venv with the four distributions (editable) and the tools
 	@:
@@ -22,9 +24,19 @@ $(STAMP): $(PROJECTS) scripts/setup-env.sh
 demo: env ## Run the demonstration; URL=amqp://… or redis://… chooses a broker
 	@$(BIN)/python examples/demo.py $(if $(URL),'$(URL)')
 
+wheels: env ## Build the wheels of the four distributions into dist/
+	@PYTHON=$(BIN)/python scripts/build-wheels.sh
+
 test: env ## Run the tests against private brokers; ARGS='-k name' is passed to pytest
 	@scripts/install-brokers.sh
-	@$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+	@$(BIN)/pytest -n $(PROCESSES) --dist worksteal $(ARGS)
+
+test-pythons: env ## Run most tests on each Python, from wheels, and with the oldest drivers; PYTHONS='3.13 lowest' chooses
+	@scripts/install-brokers.sh
+	@PROCESSES=$(PROCESSES) scripts/test-pythons.sh $(ARGS)
+
+test-python-next: ## The same on the Python of Debian's next release (root on Debian)
+	@PROCESSES=$(PROCESSES) scripts/test-python-next.sh $(ARGS)
 
 test-matrix: env ## Test the backends on RabbitMQ 4, Redis 8 and Valkey 8 (root on Debian); MATRIX='redis-8' chooses
 	@scripts/test-matrix.sh $(ARGS)
@@ -58,5 +70,5 @@ check: env ## Check format, lint, types and who imports whom
 	@$(BIN)/lint-imports
 
 clean: ## Remove the environment, caches and builds
-	@rm -rf $(VENV) .bench-venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist qbridge_*/dist
+	@rm -rf $(VENV) .bench-venv .pythons .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist qbridge_*/dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -143,15 +143,67 @@ def test_core_with_redis_needs_nothing_else(wheels: dict[str, Path], clean_pytho
     assert run(clean_python, "-I", "-c", program) == "[]"
 
 
-def test_the_root_installs_all_four(clean_python: Path) -> None:
-    """`pip install .` in the root of the repository installs the four distributions of the tree."""
+def test_the_root_installs_all_four_and_leaves_no_pointer_behind(clean_python: Path) -> None:
+    """`pip install .` brings the packages of all four distributions, and no requirement that names a folder."""
     pip("install", "--quiet", ROOT, python=clean_python)
     program = (
         "from importlib.metadata import distributions\n"
         "import qbridge_core, qbridge_rabbitmq, qbridge_redis, qbridge_memory\n"
-        "print(*sorted(d.name for d in distributions() if d.name.startswith('qbridge-')))"
+        "print([r for d in distributions() for r in d.requires or () if '@' in r])\n"
+        "print(sorted(qbridge_core.backends()))\n"
     )
-    assert run(clean_python, "-I", "-c", program).split() == DISTRIBUTIONS
+    requirements, schemes = run(clean_python, "-I", "-c", program).splitlines()
+    assert requirements == "[]"
+    assert schemes == str(sorted(scheme for schemes in PACKAGES.values() for scheme in schemes))
+
+
+def test_the_root_is_removed_by_its_name(clean_python: Path) -> None:
+    """`pip uninstall` of the root's name leaves nothing of QBridge."""
+    pip("install", "--quiet", "--no-deps", ROOT, python=clean_python)
+    pip("uninstall", "--quiet", "--yes", project(ROOT)["name"], python=clean_python)
+    (site,) = (clean_python.parent.parent / "lib").glob("python*/site-packages")
+    assert not [path.name for path in site.iterdir() if "qbridge" in path.name.lower()]
+
+
+def test_the_root_has_a_name_that_is_never_published() -> None:
+    """The root is not called `qbridge`, which is somebody else's on PyPI, and PyPI would refuse it."""
+    root = project(ROOT)
+    assert root["name"] not in {"qbridge", *DISTRIBUTIONS}
+    assert "Private :: Do Not Upload" in root["classifiers"]
+
+
+def test_the_root_needs_and_announces_what_the_four_do() -> None:
+    """Requirements and entry points of the root are those of the four distributions together."""
+    parts = [project(ROOT / name) for name in PACKAGES]
+    needed = {need for part in parts for need in part["dependencies"] if not need.startswith("qbridge")}
+    announced = {k: v for part in parts for k, v in part.get("entry-points", {}).get("qbridge", {}).items()}
+    root = project(ROOT)
+    assert set(root["dependencies"]) == needed
+    assert root["entry-points"]["qbridge"] == announced
+    assert root["optional-dependencies"]["testing"] == parts[0]["optional-dependencies"]["testing"]
+
+
+def test_all_claim_the_same_pythons() -> None:
+    """Each distribution claims the same versions of Python, those that are tested."""
+
+    def claims(part: dict[str, Any]) -> list[str]:
+        return [name for name in part["classifiers"] if name.startswith("Programming Language :: Python :: 3.")]
+
+    parts = [project(ROOT / name) for name in PACKAGES]
+    assert len({(part["requires-python"], *claims(part)) for part in parts}) == 1
+    assert claims(parts[0])
+
+
+@pytest.mark.parametrize("installer", ["pip", "uv"])
+def test_extras_install_from_wheels_in_a_folder(wheels: dict[str, Path], clean_python: Path, installer: str) -> None:
+    """`--find-links` with the folder of the wheels is enough for `qbridge-core[rabbitmq]`, for pip and for uv."""
+    arguments = ("--quiet", "--find-links", wheels["qbridge_core"].parent, "qbridge-core[rabbitmq]")
+    if installer == "pip":
+        pip("install", *arguments, python=clean_python)
+    else:
+        run(sys.executable, "-m", "uv", "pip", "install", "--python", clean_python, *arguments)
+    program = "import qbridge_core; print(*sorted(qbridge_core.backends()))"
+    assert run(clean_python, "-I", "-c", program) == "amqp amqps"
 
 
 def test_all_versions_are_equal() -> None:

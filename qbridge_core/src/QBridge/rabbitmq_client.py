@@ -18,5 +18,8 @@ def __getattr__(name: str) -> object:
     except ModuleNotFoundError as exc:
         if exc.name not in ("qbridge_rabbitmq", "pika"):
             raise
-        raise ImportError("the RabbitMQ backend is not installed; run: pip install qbridge-core[rabbitmq]") from exc
+        raise ImportError(
+            "the RabbitMQ backend is not installed; run: pip install qbridge-core[rabbitmq] "
+            "(from a checkout of QBridge: pip install ./qbridge_rabbitmq)"
+        ) from exc
     return RabbitMQClient

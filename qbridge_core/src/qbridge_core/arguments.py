@@ -5,13 +5,13 @@ They return what they were given, or raise ``ConfigurationError``; ``checked_cli
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from qbridge_core.client import QueueClient
 from qbridge_core.errors import ConfigurationError, NotConnectedError
 from qbridge_core.retry import ExceptionRule, RetryPolicy
+from qbridge_core.system import require_posix
 
 if TYPE_CHECKING:
     from qbridge_core.processes import Program
@@ -46,8 +46,7 @@ def checked_program(
     max_tasks = checked_count("max_tasks_per_child", max_tasks_per_child)
     max_memory = checked_count("max_memory_per_child", max_memory_per_child)
     if executor == "process":
-        if os.name != "posix":
-            raise ConfigurationError("executor='process' needs a POSIX system (signals, process groups)")
+        require_posix("executor='process'")
         from qbridge_core.processes import Program
 
         return Program.of(handler, policy, max_tasks, max_memory)

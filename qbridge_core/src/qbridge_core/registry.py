@@ -120,7 +120,8 @@ def _entry_point(scheme: str) -> metadata.EntryPoint:
         return next(iter(found.values()))
     if scheme in _EXTRAS:
         raise BackendNotInstalledError(
-            f"the backend for {scheme}:// is not installed; run: pip install qbridge-core[{_EXTRAS[scheme]}]"
+            f"the backend for {scheme}:// is not installed; run: pip install qbridge-core[{_EXTRAS[scheme]}] "
+            f"(from a checkout of QBridge: pip install ./qbridge_{_EXTRAS[scheme]})"
         )
     known = ", ".join(f"{name}://" for name in sorted({*_schemes(), *_EXTRAS}))
     raise UnknownSchemeError(f"no backend serves {scheme}://; known schemes: {known}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import pickle
 import signal
 import socket
@@ -25,6 +24,7 @@ from qbridge_core.exits import describe_exit
 from qbridge_core.interpreter import main_program, start_interpreter
 from qbridge_core.retry import ExponentialBackoff
 from qbridge_core.supervised import ANSWER, ASK, BEGAN, ENDED, NOW, PASSING, READY, STOP
+from qbridge_core.system import require_posix
 
 if TYPE_CHECKING:
     from qbridge_core.manager import TaskManager
@@ -70,8 +70,7 @@ class Supervisor:
         self._build = _checked_build(build)
         if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
             raise ConfigurationError(f"processes must be an integer of at least 1, not {processes!r}")
-        if os.name != "posix":
-            raise ConfigurationError("Supervisor needs a POSIX system (signals, process groups)")
+        require_posix("Supervisor")
         self._grace_period = require_seconds("grace_period", grace_period)
         self._slots = [_Slot() for _ in range(processes)]
         self._deaths: OrderedDict[_Task, str] = OrderedDict()
