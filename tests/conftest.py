@@ -9,6 +9,7 @@ missing broker is a failure and not a skip.
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import uuid
@@ -19,6 +20,7 @@ from typing import NoReturn
 
 import pytest
 
+from qbridge_core.logs import flush, logger
 from support.brokers import Broker, RabbitMQBroker, RedisBroker, amqp_answers, redis_answers
 from support.proxy import TCPProxy
 from support.versions import amqp_version, redis_version
@@ -56,6 +58,7 @@ _shared = pytest.StashKey[list[tuple[Kind, Broker]]]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start the shared brokers, without waiting for them."""
+    _have_caplog_wait_for_the_log()
     started = config.stash.setdefault(_shared, [])
     is_worker = hasattr(config, "workerinput")
     if is_worker or any(config.getoption(name, default=None) for name in _ONLY_SHOWING):
@@ -67,6 +70,21 @@ def pytest_configure(config: pytest.Config) -> None:
             started.append((kind, broker))
             os.environ[kind.url_variable] = broker.url
             os.environ[kind.log_variable] = str(broker.log_path)
+
+
+def _have_caplog_wait_for_the_log() -> None:
+    """Whoever asks ``caplog`` for records gets what was logged until then; a thread of its own brings them there."""
+    handler = pytest.LogCaptureFixture.handler.fget
+
+    def after_flush(caplog: pytest.LogCaptureFixture) -> object:
+        flush(5.0)
+        return handler(caplog)
+
+    pytest.LogCaptureFixture.handler = property(after_flush)
+    quiet = logging.getLogger("qbridge.tests")
+    quiet.propagate = False
+    quiet.addHandler(logging.NullHandler())
+    logger("qbridge.tests").error("starts the thread, which stays, before a test counts threads")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -216,11 +216,12 @@ def test_no_payload_is_logged_above_debug(client: MemoryClient, caplog: pytest.L
 
 
 def test_records_about_a_task_carry_its_fields(client: MemoryClient, caplog: pytest.LogCaptureFixture) -> None:
-    """``task_id``, ``queue`` and ``attempt`` are there for whoever filters."""
+    """``qbridge_task_id``, ``qbridge_queue`` and ``qbridge_attempt`` are there for whoever filters."""
     with caplog.at_level(logging.DEBUG, "qbridge"):
         story(client)
     about = [record for record in caplog.records if record.getMessage().startswith("task ")]
-    fields = {(getattr(r, "task_id", None), getattr(r, "queue", None), getattr(r, "attempt", None)) for r in about}
+    names = ("qbridge_task_id", "qbridge_queue", "qbridge_attempt")
+    fields = {tuple(getattr(record, name, None) for name in names) for record in about}
     assert fields == {
         ("task-succeed", "q", 1),
         ("task-fail", "q", 1),

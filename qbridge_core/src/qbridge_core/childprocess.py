@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import pickle
 import signal
@@ -23,12 +22,13 @@ from qbridge_core.child import BROKEN, CANCEL, DONE, NUMBER_BYTES, RAISED, START
 from qbridge_core.executor import NotStartedError
 from qbridge_core.exits import describe_exit
 from qbridge_core.interpreter import start_interpreter
+from qbridge_core.logs import logger
 from qbridge_core.message import Reason
 from qbridge_core.problem import Problem
 from qbridge_core.run import Run
 from qbridge_core.verdict import Action, Judged, Verdict
 
-_log: Final = logging.getLogger("qbridge.worker")
+_log: Final = logger("qbridge.worker")
 _TERM_TIME: Final = 1.0
 EXIT_TIME: Final = 5.0
 """Seconds that a process gets to end by itself."""

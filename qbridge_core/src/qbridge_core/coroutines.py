@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import threading
 import time
 from collections import deque
@@ -19,9 +18,10 @@ from typing import Any, Final
 
 from qbridge_core.context import current_run
 from qbridge_core.executor import Executor
+from qbridge_core.logs import logger
 from qbridge_core.run import Run
 
-_log: Final = logging.getLogger("qbridge.worker")
+_log: Final = logger("qbridge.worker")
 _ANSWER_TIME: Final = 1.0
 _CLOSE_TIME: Final = 1.0
 

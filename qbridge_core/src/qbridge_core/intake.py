@@ -8,7 +8,6 @@ workers, and a backend's ``receive`` needs to serve one thread only.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -16,11 +15,12 @@ from typing import Final
 
 from qbridge_core.client import QueueClient
 from qbridge_core.errors import NotConnectedError, QBridgeError
+from qbridge_core.logs import logger
 from qbridge_core.message import Delivery
 from qbridge_core.readahead import ReadAhead
 from qbridge_core.suspects import Suspects
 
-_log: Final = logging.getLogger("qbridge.worker")
+_log: Final = logger("qbridge.worker")
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
 _STALE_AFTER: Final = 1.0
@@ -157,7 +157,7 @@ class Intake:
         self._received_at = time.monotonic()
         if self._pause:
             self._pause = 0.0
-            _log.info("receiving from %s again", self._queue, extra={"queue": self._queue})
+            _log.info("receiving from %s again", self._queue, extra={"qbridge_queue": self._queue})
         return batch
 
     def _wait_after(self, exc: Exception) -> None:
@@ -165,7 +165,7 @@ class Intake:
         self._pause = min(max(_FIRST_PAUSE, self._pause * 2), _LONGEST_PAUSE)
         _log.error(
             "cannot receive from %s: %s; next try in %g s", self._queue, exc, self._pause,
-            extra={"queue": self._queue}, exc_info=None if isinstance(exc, QBridgeError) else exc,
+            extra={"qbridge_queue": self._queue}, exc_info=None if isinstance(exc, QBridgeError) else exc,
         )  # fmt: skip
         self._closed.wait(self._pause)
 

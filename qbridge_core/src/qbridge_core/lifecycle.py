@@ -6,7 +6,6 @@ at all.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -15,8 +14,9 @@ import pluggy
 from qbridge_core import hookspecs
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.hookspecs import PROJECT
+from qbridge_core.logs import logger
 
-_log: Final = logging.getLogger("qbridge.plugins")
+_log: Final = logger("qbridge.plugins")
 
 
 def _nothing(**_: object) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -33,6 +32,7 @@ from qbridge_core.errors import (
 from qbridge_core.executor import Executor, Handler, checked_handler, is_coroutine_function, loading
 from qbridge_core.intake import Intake
 from qbridge_core.lifecycle import Lifecycle
+from qbridge_core.logs import flush, logger
 from qbridge_core.outcome import RunReport, Tally
 from qbridge_core.retry import IMMEDIATELY, Backoff, ExceptionRule, RetryPolicy
 from qbridge_core.session import Session, stop_signals
@@ -40,7 +40,7 @@ from qbridge_core.settle import Rules, Settler
 from qbridge_core.suspects import Suspects, suspects_queue
 from qbridge_core.worker import Job
 
-_log: Final = logging.getLogger("qbridge.manager")
+_log: Final = logger("qbridge.manager")
 _IDLE_POLL: Final = 0.02
 DEFAULT_GRACE_PERIOD: Final = 25.0
 DEFAULT_MAX_ABANDONED: Final = 100
@@ -180,6 +180,7 @@ class TaskManager:
             session.wakeup.close()
             if self._session is session:  # since ``stop`` returned, another thread may have begun the next one
                 self._session = None
+            flush()
 
     @property
     def queue_client(self) -> QueueClient:
@@ -245,6 +246,7 @@ class TaskManager:
         if self._background is not None:
             self._background.join()
         self._session = self._background = None
+        flush()
         if self._background_error is not None and exc is None:
             raise self._background_error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import traceback
 from collections.abc import Callable
@@ -10,9 +9,10 @@ from dataclasses import dataclass, replace
 from types import FrameType, TracebackType
 from typing import Final
 
+from qbridge_core.logs import logger
 from qbridge_core.message import MAX_EXCEPTION_MESSAGE_CHARS, MAX_TRACEBACK_CHARS, Reason
 
-_log: Final = logging.getLogger("qbridge.worker")
+_log: Final = logger("qbridge.worker")
 # Texts are cut to their final length only when they have been redacted: half a secret may look like none.
 _ROOM: Final = 4
 _BETWEEN: Final = {os.path.join(os.path.dirname(__file__), name) for name in ("executor.py", "coroutines.py")}

@@ -7,7 +7,6 @@ charged to the one task that it ran.
 
 from __future__ import annotations
 
-import logging
 import pickle
 import threading
 import time
@@ -20,10 +19,11 @@ from qbridge_core.context import current_run
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.executor import Executor, NotStartedError
 from qbridge_core.interpreter import main_program
+from qbridge_core.logs import logger
 from qbridge_core.retry import ExceptionRule, RetryPolicy
 from qbridge_core.run import Run
 
-_log: Final = logging.getLogger("qbridge.worker")
+_log: Final = logger("qbridge.worker")
 _CLOSE_TIME: Final = 0.5
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0

@@ -5,15 +5,15 @@ The delays are handed to the broker, which holds the message: no worker sleeps, 
 
 from __future__ import annotations
 
-import logging
 import random
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
 from qbridge_core.checks import is_number, require_seconds
 from qbridge_core.errors import ConfigurationError
+from qbridge_core.logs import logger
 
-_log: Final = logging.getLogger("qbridge.worker")
+_log: Final = logger("qbridge.worker")
 # Of our own: drawing from the shared generator would change what a program with a fixed seed gets.
 _random: Final = random.Random()  # noqa: S311 - it spreads load and hides nothing
 

@@ -44,4 +44,4 @@ class Run:
 
     def log_fields(self) -> dict[str, object]:
         """What every log record about this run carries."""
-        return {"task_id": self.task_id, "queue": self.delivery.queue, "attempt": self.attempt}
+        return {"qbridge_task_id": self.task_id, "qbridge_queue": self.delivery.queue, "qbridge_attempt": self.attempt}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import threading
@@ -14,12 +13,13 @@ from typing import Final, TypeVar
 
 from qbridge_core.client import QueueClient, worker_identity
 from qbridge_core.errors import QBridgeError
+from qbridge_core.logs import logger
 from qbridge_core.message import Delivery
 from qbridge_core.run import Run
 from qbridge_core.wakeup import Wakeup
 from qbridge_core.worker import Job, WorkerPool
 
-_log: Final = logging.getLogger("qbridge.manager")
+_log: Final = logger("qbridge.manager")
 T = TypeVar("T")
 _DRAIN_POLL: Final = 0.2
 _STALE_POLL: Final = 1.0
@@ -76,7 +76,7 @@ class Session:
         """Process tasks until a stop is requested; then drain."""
         self._thread = threading.get_ident()
         worker = worker_identity()
-        _log.info("worker %s consumes %s", worker, self._queue, extra={"queue": self._queue})
+        _log.info("worker %s consumes %s", worker, self._queue, extra={"qbridge_queue": self._queue})
         try:
             self._job.intake.open()
             self._job.lifecycle.worker_started(queue=self._queue, worker=worker)
@@ -91,7 +91,7 @@ class Session:
                 self._drain()
             finally:
                 self.stopped.set()
-        _log.info("worker %s stopped", worker, extra={"queue": self._queue})
+        _log.info("worker %s stopped", worker, extra={"qbridge_queue": self._queue})
         if self._pool.error is not None:
             raise self._pool.error
 

@@ -18,6 +18,7 @@ from qbridge_core.client import QueueClient, worker_identity
 from qbridge_core.envelope import MalformedTaskError
 from qbridge_core.errors import DeliveryLostError, NotConnectedError, QBridgeError, RemoteError, TransientError
 from qbridge_core.lifecycle import Lifecycle
+from qbridge_core.logs import logger
 from qbridge_core.message import CRASHES, MAX_EXCEPTION_MESSAGE_CHARS, Delivery, Failure, Reason, meta_int
 from qbridge_core.outcome import Outcome, Tally, dead_lettered
 from qbridge_core.problem import Problem
@@ -26,7 +27,7 @@ from qbridge_core.run import Run
 from qbridge_core.suspects import Suspects
 from qbridge_core.verdict import Action, Judged, Verdict, judge
 
-_log: Final = logging.getLogger("qbridge.worker")
+_log: Final = logger("qbridge.worker")
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
 
@@ -256,7 +257,9 @@ class Settler:
             try:
                 action()
             except (DeliveryLostError, NotConnectedError) as exc:
-                _log.warning("task %s will be delivered again: %s", describe()["task_id"], exc, extra=describe())
+                _log.warning(
+                    "task %s will be delivered again: %s", describe()["qbridge_task_id"], exc, extra=describe()
+                )
                 return False
             except QBridgeError as exc:
                 # A permanent error too: somebody may put right the queue or the permission that it complains of. The
@@ -265,7 +268,7 @@ class Settler:
                 _log.log(
                     logging.WARNING if transient else logging.ERROR,
                     "task %s cannot be settled%s: %s; next try in %g s",
-                    describe()["task_id"], " yet" if transient else "", exc, pause,
+                    describe()["qbridge_task_id"], " yet" if transient else "", exc, pause,
                     extra=describe(),
                 )  # fmt: skip
                 if self._give_up.wait(pause):
@@ -275,7 +278,9 @@ class Settler:
                 # Holding the worker would stop other tasks; acknowledging would lose this one. Unsettled, it stays
                 # with the broker, which delivers it again when this client disconnects.
                 _log.exception(
-                    "task %s cannot be settled; it stays with the broker", describe()["task_id"], extra=describe()
+                    "task %s cannot be settled; it stays with the broker",
+                    describe()["qbridge_task_id"],
+                    extra=describe(),
                 )
                 return False
             else:
@@ -287,4 +292,4 @@ def _in_words(failure: Failure) -> str:
 
 
 def _log_fields(delivery: Delivery, task_id: str | None, attempt: int) -> dict[str, object]:
-    return {"task_id": task_id, "queue": delivery.queue, "attempt": attempt}
+    return {"qbridge_task_id": task_id, "qbridge_queue": delivery.queue, "qbridge_attempt": attempt}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import logging
 import os
 import pickle
 import queue
@@ -23,10 +22,11 @@ from typing import Final
 
 from qbridge_core.errors import ConfigurationError, QBridgeError, TransientError
 from qbridge_core.executor import loading
+from qbridge_core.logs import logger
 from qbridge_core.manager import TaskManager
 from qbridge_core.witness import call_witness
 
-_log: Final = logging.getLogger("qbridge.worker")
+_log: Final = logger("qbridge.worker")
 READY: Final = "ready"
 BEGAN: Final = "began"
 ENDED: Final = "ended"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import pickle
 import signal
 import socket
@@ -22,6 +21,7 @@ from qbridge_core.errors import ConfigurationError, WorkerStartError
 from qbridge_core.executor import loading
 from qbridge_core.exits import describe_exit
 from qbridge_core.interpreter import main_program, start_interpreter
+from qbridge_core.logs import flush, logger
 from qbridge_core.retry import ExponentialBackoff
 from qbridge_core.supervised import ANSWER, ASK, BEGAN, ENDED, NOW, PASSING, READY, STOP
 from qbridge_core.system import require_posix
@@ -29,7 +29,7 @@ from qbridge_core.system import require_posix
 if TYPE_CHECKING:
     from qbridge_core.manager import TaskManager
 
-_log: Final = logging.getLogger("qbridge.supervisor")
+_log: Final = logger("qbridge.supervisor")
 _LOOK_EVERY: Final = 0.1
 _RESTART: Final = ExponentialBackoff(base=0.2, factor=2.0, cap=30.0, jitter=False)
 _LONGEST_WAIT_FOR_BROKER: Final = 3.0
@@ -104,6 +104,7 @@ class Supervisor:
             for slot in self._slots:  # left over only when something unforeseen was raised
                 slot.clear()
             self._running.release()
+            flush()
         if self._gives_up:
             raise WorkerStartError(
                 f"{self._false_starts} worker processes in a row ended before they were ready; their output says why"

@@ -8,7 +8,6 @@ after ``max_crashes`` deaths.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -16,10 +15,11 @@ from typing import Final
 
 from qbridge_core.client import QueueClient
 from qbridge_core.errors import QBridgeError
+from qbridge_core.logs import logger
 from qbridge_core.message import Delivery
 from qbridge_core.witness import current_witness
 
-_log: Final = logging.getLogger("qbridge.worker")
+_log: Final = logger("qbridge.worker")
 _LOOK_EVERY: Final = 5.0
 _QUIET_POLL: Final = 0.01
 _WORK_SHARE: Final = 5.0
@@ -93,7 +93,7 @@ class Suspects:
         self._warn_at = now + _WARN_EVERY
         _log.warning(
             "cannot look for suspects in %s, %d times in a row: %s", self.queue, self._failures, exc,
-            extra={"queue": self.queue},
+            extra={"qbridge_queue": self.queue},
         )  # fmt: skip
 
     def _has_some(self) -> bool:

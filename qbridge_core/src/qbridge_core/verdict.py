@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -10,11 +9,12 @@ from typing import Any, Final, Self, cast
 
 from qbridge_core.checks import require_seconds
 from qbridge_core.control import Reject, Retry, Snooze
+from qbridge_core.logs import logger
 from qbridge_core.message import Reason
 from qbridge_core.problem import Problem
 from qbridge_core.retry import RetryPolicy
 
-_log: Final = logging.getLogger("qbridge.worker")
+_log: Final = logger("qbridge.worker")
 # The attribute itself: a subclass may have put a property in front of it.
 _CAUSE: Final[Any] = vars(BaseException)["__cause__"].__get__
 

@@ -8,7 +8,6 @@ its handler and replaced at once; what the handler does later changes nothing an
 from __future__ import annotations
 
 import ctypes
-import logging
 import sys
 import threading
 import time
@@ -22,13 +21,14 @@ from qbridge_core.errors import NotConnectedError, TooManyStuckTasksError
 from qbridge_core.executor import Executor, refuse_unstarted
 from qbridge_core.intake import Intake
 from qbridge_core.lifecycle import Lifecycle
+from qbridge_core.logs import logger
 from qbridge_core.message import REASON, TASK_ID, Delivery, meta_text, new_id
 from qbridge_core.run import Run
 from qbridge_core.settle import Settler
 from qbridge_core.wakeup import Wakeup
 from qbridge_core.witness import current_witness
 
-_log: Final = logging.getLogger("qbridge.worker")
+_log: Final = logger("qbridge.worker")
 
 
 @dataclass(frozen=True, slots=True)

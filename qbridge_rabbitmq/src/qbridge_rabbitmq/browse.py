@@ -12,12 +12,12 @@ behind all that was sent before it.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from typing import Final
 
 from qbridge_core import BrokerUnavailableError, TransientError
+from qbridge_core.logs import logger
 from qbridge_rabbitmq import headers
 from qbridge_rabbitmq.lane import Lane
 from qbridge_rabbitmq.life import Arrival
@@ -25,7 +25,7 @@ from qbridge_rabbitmq.publisher import Outgoing
 from qbridge_rabbitmq.session import Session
 from qbridge_rabbitmq.topology import Topology
 
-_log: Final = logging.getLogger("qbridge.rabbitmq")
+_log: Final = logger("qbridge.rabbitmq")
 _PATIENCE: Final = 1.0
 # How long the broker may take to read a letter from its disk; and to begin with one that it has ready.
 _UNDER_WAY: Final = 3.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import threading
@@ -32,6 +31,7 @@ from qbridge_core import (
     check_queue_name,
     check_wait,
 )
+from qbridge_core.logs import logger
 from qbridge_core.message import (
     SOURCE_QUEUE,
     meta_text,
@@ -48,7 +48,7 @@ from qbridge_rabbitmq.publisher import LARGE, Batch, Outgoing
 from qbridge_rabbitmq.session import Session
 from qbridge_rabbitmq.topology import Topology
 
-_log: Final = logging.getLogger("qbridge.rabbitmq")
+_log: Final = logger("qbridge.rabbitmq")
 # While the broker writes some chunks the next one is made.
 _CHUNKS_UNDER_WAY: Final = 4
 _UNSUBSCRIBE_TIMEOUT: Final = 2.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any, Final
 from pika import exceptions, spec
 from pika.channel import Channel
 
+from qbridge_core.logs import logger
 from qbridge_rabbitmq import errors
 from qbridge_rabbitmq.barriers import Barriers
 from qbridge_rabbitmq.buffer import Buffer
@@ -24,7 +24,7 @@ from qbridge_rabbitmq.recognition import Key, key_of, likeness
 from qbridge_rabbitmq.suspicion import Suspicion
 from qbridge_rabbitmq.wire import Connection, raw_properties
 
-_log: Final = logging.getLogger("qbridge.rabbitmq")
+_log: Final = logger("qbridge.rabbitmq")
 _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 3.0
 # RabbitMQ 3.10 confuses its consumers when a quorum queue is declared anew within milliseconds of its deletion: it

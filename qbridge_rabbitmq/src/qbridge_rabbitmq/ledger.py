@@ -14,7 +14,6 @@ What does not come back here went to another consumer, or was acknowledged; it i
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -22,11 +21,12 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from qbridge_core import Delivery
+from qbridge_core.logs import logger
 from qbridge_rabbitmq.doubts import Doubts
 from qbridge_rabbitmq.life import Arrival, Life
 from qbridge_rabbitmq.recognition import Key
 
-_log: Final = logging.getLogger("qbridge.rabbitmq")
+_log: Final = logger("qbridge.rabbitmq")
 MAX_ENTRIES: Final = 10_000
 MAX_AGE: Final = 600.0
 _FIRST_PAUSE: Final = 0.1

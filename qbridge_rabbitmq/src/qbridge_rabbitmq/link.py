@@ -10,13 +10,14 @@ from typing import Any, Final
 
 from pika import exceptions
 
+from qbridge_core.logs import logger
 from qbridge_rabbitmq import errors
 from qbridge_rabbitmq.hosts import Hosts
 from qbridge_rabbitmq.loop import IOThread
 from qbridge_rabbitmq.options import Endpoint
 from qbridge_rabbitmq.wire import Connection
 
-_log: Final = logging.getLogger("qbridge.rabbitmq")
+_log: Final = logger("qbridge.rabbitmq")
 _REFUSED_PAUSE: Final = 5.0
 # A connection that is lost sooner than this was no success: pauses go on growing.
 _STABLE_AFTER: Final = 5.0

@@ -13,7 +13,9 @@ from typing import Final
 
 from pika.adapters.select_connection import IOLoop
 
-_log: Final = logging.getLogger("qbridge.rabbitmq")
+from qbridge_core.logs import logger
+
+_log: Final = logger("qbridge.rabbitmq")
 _GATHER: Final = 0.002
 _PIKA_LOGGERS: Final = (
     "pika.adapters.base_connection",

@@ -6,7 +6,6 @@ Always as a copy, which the broker has confirmed before the original is acknowle
 from __future__ import annotations
 
 import functools
-import logging
 import time
 from collections.abc import Callable
 from typing import Final
@@ -23,6 +22,7 @@ from qbridge_core import (
     check_queue_name,
     rejection,
 )
+from qbridge_core.logs import logger
 from qbridge_core.message import MAX_ID_CHARS
 from qbridge_core.suspects import suspects_queue
 from qbridge_rabbitmq import delays, headers
@@ -34,7 +34,7 @@ from qbridge_rabbitmq.publisher import Outgoing
 from qbridge_rabbitmq.session import Session
 from qbridge_rabbitmq.topology import Topology
 
-_log: Final = logging.getLogger("qbridge.rabbitmq")
+_log: Final = logger("qbridge.rabbitmq")
 
 
 def check_room(queue: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -14,6 +13,7 @@ from qbridge_core import (
     check_message_id,
     check_queue_name,
 )
+from qbridge_core.logs import logger
 from qbridge_core.message import check_message
 from qbridge_rabbitmq import headers
 from qbridge_rabbitmq.life import Arrival
@@ -21,7 +21,7 @@ from qbridge_rabbitmq.publisher import LARGE, Outgoing
 from qbridge_rabbitmq.recognition import key_of
 from qbridge_rabbitmq.session import Session
 
-_log: Final = logging.getLogger("qbridge.rabbitmq")
+_log: Final = logger("qbridge.rabbitmq")
 CHUNK: Final = 200
 HAND_BACK_TIMEOUT: Final = 1.0
 # For what the broker adds to the headers of a message, and for the reason when it becomes a dead letter.

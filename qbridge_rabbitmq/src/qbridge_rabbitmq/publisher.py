@@ -7,7 +7,6 @@ where the message went and what it is, in the order of publishing.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -25,10 +24,11 @@ from qbridge_core import (
     QueueFullError,
     UnroutableError,
 )
+from qbridge_core.logs import logger
 from qbridge_rabbitmq import errors
 from qbridge_rabbitmq.wire import Connection, raw_properties
 
-_log: Final = logging.getLogger("qbridge.rabbitmq")
+_log: Final = logger("qbridge.rabbitmq")
 # A message over the broker's limit makes it close the channel, and then nobody knows what became of the others on it.
 LARGE: Final = 4 * 1024 * 1024
 # A channel that publishes to a quorum queue whose leader has just died is told the dead one, and RabbitMQ 3.10 goes on

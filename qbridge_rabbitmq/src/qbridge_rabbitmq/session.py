@@ -7,7 +7,6 @@ publish, and acknowledgements behind a blocked publish would never arrive (rabbi
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import re
 import threading
@@ -17,6 +16,7 @@ from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
 from qbridge_core import BrokerUnavailableError, NotConnectedError, QBridgeError, UnroutableError
+from qbridge_core.logs import logger
 from qbridge_rabbitmq import errors
 from qbridge_rabbitmq.admin import Admin, Steps
 from qbridge_rabbitmq.getting import GetRequest
@@ -32,7 +32,7 @@ from qbridge_rabbitmq.publisher import Batch, Outgoing, Publisher
 from qbridge_rabbitmq.topology import Topology
 from qbridge_rabbitmq.wire import Connection
 
-_log: Final = logging.getLogger("qbridge.rabbitmq")
+_log: Final = logger("qbridge.rabbitmq")
 T = TypeVar("T")
 _CLOSE_TIMEOUT: Final = 3.0
 # Nothing is on its way yet, and connect has taken its time already.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterable
 from typing import Any, Final
@@ -10,11 +9,12 @@ from typing import Any, Final
 from pika import exceptions
 
 from qbridge_core import QBridgeError, default_dead_letter_queue
+from qbridge_core.logs import logger
 from qbridge_core.suspects import suspects_queue
 from qbridge_rabbitmq import delays, errors
 from qbridge_rabbitmq.admin import Step, Steps
 
-_log: Final = logging.getLogger("qbridge.rabbitmq")
+_log: Final = logger("qbridge.rabbitmq")
 _LEVELS_VALID: Final = 2.0
 # A worker ends its tasks itself when their time is over, and a dead one loses its connection.
 _LONGEST_HOLD_MS: Final = 365 * 24 * 3600 * 1000

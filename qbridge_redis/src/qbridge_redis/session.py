@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from qbridge_core import worker_identity
+from qbridge_core.logs import logger
 from qbridge_redis.fields import Fields
 from qbridge_redis.keys import Keys
 from qbridge_redis.ledger import Ledger
@@ -20,7 +20,7 @@ from qbridge_redis.options import Options
 from qbridge_redis.queues import Queues
 from qbridge_redis.route import OnMove, Route
 
-log: Final = logging.getLogger("qbridge.redis")
+log: Final = logger("qbridge.redis")
 
 
 Carry = Callable[[str, Sequence[Fields], float, bool], None]
