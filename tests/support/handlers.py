@@ -12,6 +12,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -54,6 +55,12 @@ def work(payload: dict[str, Any]) -> None:
     if "file" in payload:
         note(payload["file"], f"{payload.get('id', '-')} {os.getpid()}")
     DEEDS[payload.get("do", "nothing")](payload)
+
+
+async def leave_a_thread_behind(payload: object) -> None:
+    """Give up a call in a thread that never ends."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.to_thread(threading.Event().wait), 0.05)
 
 
 async def work_later(payload: dict[str, Any]) -> None:

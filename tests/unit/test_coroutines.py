@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import gc
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from qbridge_core import Outcome, Reason, TaskManager, current_task
+from qbridge_core import Outcome, Reason, TaskManager, TooManyStuckTasksError, current_task
 from qbridge_memory import MemoryClient
 from support.wait import wait_for
 
@@ -326,3 +327,65 @@ def test_g10_a_task_factory_that_raises_fails_the_task_alone(client: MemoryClien
     report = TaskManager(client, handler, "q", "dead", max_retries=0, max_workers=1).run_until_idle(10.0)
     assert (report.succeeded, report[Outcome.FAILED]) == (2, 1)
     assert client.dead_letters("dead")[0].exception_message == "no more tasks"
+
+
+async def ignore_the_cancellation(release: threading.Event) -> None:
+    """Go on, however often somebody cancels."""
+    while not release.is_set():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("rounds", [1, 20])
+def test_g10_coroutines_that_ignore_their_cancellation_are_counted(client: MemoryClient, rounds: int) -> None:
+    """More than ``max_abandoned`` of them end the manager with an error, however soon it stops afterwards."""
+    release = threading.Event()
+
+    async def handler(payload: object) -> None:
+        await ignore_the_cancellation(release)
+
+    client.send_many("q", range(6 * rounds))
+    manager = TaskManager(
+        client, handler, "q", "dead", max_retries=0, task_timeout=0.05, max_workers=6, max_abandoned=5
+    )
+    try:
+        with pytest.raises(TooManyStuckTasksError):
+            manager.run_until_idle(20.0)
+    finally:
+        release.set()
+    assert manager.report()[Outcome.TIMED_OUT] < 120
+
+
+def test_g10_a_coroutine_that_ends_after_its_cancellation_is_not_counted(client: MemoryClient) -> None:
+    """Cleaning up may take its time: what has ended is not counted, and what goes on is, up to ``max_abandoned``."""
+    cleaned: list[object] = []
+
+    async def handler(payload: object) -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.sleep(0.3)
+            cleaned.append(payload)
+
+    client.send_many("q", range(12))
+    manager = TaskManager(client, handler, "q", "dead", max_retries=0, task_timeout=0.4, max_workers=3, max_abandoned=4)
+    assert manager.run_until_idle(20.0)[Outcome.TIMED_OUT] == 12
+    assert len(cleaned) >= 9
+
+
+def test_g16_coroutines_that_ignore_the_stop_are_no_error(client: MemoryClient) -> None:
+    """What a stop cancels has not hung past its timeout, whatever it does about it."""
+    release, started = threading.Event(), threading.Semaphore(0)
+
+    async def handler(payload: object) -> None:
+        started.release()
+        await ignore_the_cancellation(release)
+
+    client.send_many("q", range(3))
+    try:
+        with TaskManager(client, handler, "q", "dead", max_workers=3, max_abandoned=1, grace_period=0.05):
+            for _ in range(3):
+                assert started.acquire(timeout=10)
+    finally:
+        release.set()
+    assert client.stats("q").ready == 3

@@ -33,6 +33,7 @@ from qbridge_core.executor import is_coroutine_function, loading, refuse_unstart
 from qbridge_core.message import Delivery
 from qbridge_core.retry import RetryPolicy
 from qbridge_core.run import Run
+from qbridge_core.threadpool import ThreadPool
 from qbridge_core.verdict import Verdict, judge
 
 READY: Final = "ready"
@@ -42,6 +43,7 @@ DONE: Final = "done"
 RAISED: Final = "raised"
 CANCEL: Final = b"cancel"
 STOP: Final = b"stop"
+_MOST_STUCK: Final = 10
 NUMBER_BYTES: Final = 8
 """A task is sent as its number, which the reports on it repeat, and a pickled :class:`Assignment`."""
 
@@ -120,7 +122,8 @@ class _Server:
         self, connection: Connection, handler: Callable[[Any], Any], policy: RetryPolicy, watch_memory: bool
     ) -> None:
         self._connection = connection
-        self._handler = functools.partial(_await, handler) if is_coroutine_function(handler) else handler
+        self._threads = ThreadPool()
+        self._handler = functools.partial(_await, handler, self._threads) if is_coroutine_function(handler) else handler
         self._policy = policy
         self._watch_memory = watch_memory
         self._tasks: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
@@ -140,6 +143,8 @@ class _Server:
             _flush()
             memory = memory_in_use() if self._watch_memory else 0
             self._say(*((DONE, number, memory) if verdict is None else (RAISED, number, memory, verdict.as_json())))
+            if self._threads.stuck() > _MOST_STUCK:
+                return  # another process, without them, takes its place
 
     def _handle(self, task: memoryview) -> Verdict | None:
         try:
@@ -188,14 +193,18 @@ class _Server:
         self._connection.send_bytes(json.dumps(words).encode())
 
 
-def _await(handler: Callable[[Any], Any], payload: Any) -> object:
-    """Run a coroutine function."""
+def _await(handler: Callable[[Any], Any], threads: ThreadPool, payload: Any) -> object:
+    """Run a coroutine function, its blocking calls in these threads."""
 
     async def call() -> object:
         with _OneProcess():  # here too: a copy that ended the loop would disturb the original's
             return await handler(payload)
 
-    return asyncio.run(call())
+    with asyncio.Runner() as runner:
+        threads.serve(runner.get_loop())
+        result = runner.run(call())
+    threads.wait()  # asyncio would too, but also for those that hang and that nobody waits for any more
+    return result
 
 
 class _OneProcess:

@@ -20,6 +20,7 @@ from qbridge_core.context import current_run
 from qbridge_core.executor import Executor
 from qbridge_core.logs import logger
 from qbridge_core.run import Run
+from qbridge_core.threadpool import PATIENCE, ThreadPool
 
 _log: Final = logger("qbridge.worker")
 _ANSWER_TIME: Final = 1.0
@@ -31,18 +32,20 @@ class AsyncHandler(Executor):
 
     Args:
         function: called as ``function(payload)``; what it returns is awaited.
+        workers: how many worker threads there are. At least as many blocking calls of coroutines run at once.
     """
 
     in_thread = False
 
-    def __init__(self, function: Callable[[Any], Coroutine[Any, Any, object]]) -> None:
+    def __init__(self, function: Callable[[Any], Coroutine[Any, Any, object]], workers: int = 1) -> None:
         super().__init__(self._wait_for)
         self._function = function
         self._lock = threading.Lock()
         self._loop: _LoopThread | None = None
-        self._replaced: list[_LoopThread] = []
+        self._loops: list[_LoopThread] = []
         self._closed = False
         self._calls: dict[Run | None, _Call] = {}
+        self._threads = ThreadPool(workers, self._calls.__contains__)
 
     def _wait_for(self, payload: Any) -> object:
         """Run the coroutine for this payload and wait for it."""
@@ -67,11 +70,16 @@ class AsyncHandler(Executor):
         return result
 
     def stuck(self, abandoned: int) -> int:
-        """How many threads are held: those of loops that were replaced and are still blocked."""
+        """How many hang: coroutines, their blocking calls, and loops that were replaced and are still blocked."""
         del abandoned  # cancelling has freed each of those threads, though not all may have ended yet
         with self._lock:
-            self._replaced = [loop for loop in self._replaced if loop.is_alive]
-            return len(self._replaced)
+            self._loops = [loop for loop in self._loops if loop.is_alive]
+            return sum(loop.stuck() for loop in self._loops) + self._threads.stuck()
+
+    def owns_current_thread(self) -> bool:
+        """True where coroutines run, and in the threads of their blocking calls."""
+        with self._lock:
+            return any(loop.is_current for loop in self._loops) or self._threads.owns_current_thread()
 
     def cancel(self, run: Run) -> None:
         """Free the thread that waits for a run, and cancel the coroutine if it still runs."""
@@ -87,6 +95,7 @@ class AsyncHandler(Executor):
         with self._lock:
             self._closed = True
             loop, self._loop = self._loop, None
+        self._threads.close()
         for call in list(self._calls.values()):  # each later one finds no loop
             call.free()
         if loop is not None:
@@ -98,11 +107,13 @@ class AsyncHandler(Executor):
             if self._closed:
                 raise asyncio.CancelledError  # nobody would end a new loop
             if self._loop is not None and not self._loop.answers:
+                self._loop.replaced = True
                 self._loop.stop()  # for the case that it turns again one day
-                self._replaced.append(self._loop)
                 self._loop = None
             if self._loop is None:
                 self._loop = _LoopThread()
+                self._threads.serve(self._loop.loop)
+                self._loops.append(self._loop)
             return self._loop
 
 
@@ -164,7 +175,8 @@ class _Call:
             self.loop.post(self._cancel)
 
     def _cancel(self) -> None:
-        if self._task is not None:
+        if self._task is not None and self.loop is not None:
+            self.loop.cancelled[self] = time.monotonic()
             self._task.cancel()
 
     async def _guarded(self) -> object:
@@ -179,16 +191,26 @@ class _Call:
         # A traceback holds this call. If the call held the exception in turn, in its task or as an answer that nobody
         # takes, the cycle (and with it the payload) would wait for the garbage collector.
         self._task = None
-        if not self._given_up:
+        if self._given_up:
+            assert self.loop is not None  # noqa: S101 - it has run there
+            self.loop.cancelled.pop(self, None)
+        else:
             self.answer.put(_Raised(asyncio.CancelledError()) if task.cancelled() else task.result())
 
 
 class _LoopThread:
-    """An event loop in a daemon thread."""
+    """An event loop in a daemon thread.
+
+    Attributes:
+        cancelled: the calls that were cancelled and have not ended, each with the ``time.monotonic()`` at which it was.
+        replaced: True when another loop has taken its place, because it was blocked.
+    """
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.stopping = False
+        self.replaced = False
+        self.cancelled: dict[_Call, float] = {}
         self._posted: deque[Callable[[], object]] = deque()
         self._awake = False
         self._ended = False
@@ -206,6 +228,16 @@ class _LoopThread:
     def is_alive(self) -> bool:
         """False when its thread has ended."""
         return self._thread.is_alive()
+
+    @property
+    def is_current(self) -> bool:
+        """True in its thread."""
+        return self._thread is threading.current_thread()
+
+    def stuck(self) -> int:
+        """How many of its coroutines have not followed their cancellation, and itself if it cannot be reached."""
+        latest = time.monotonic() - PATIENCE
+        return sum(at < latest for at in list(self.cancelled.values())) + (self.replaced and self.is_alive)
 
     def post(self, call: Callable[[], object]) -> None:
         """Have the loop call this, soon and after what was posted before; it must not raise."""

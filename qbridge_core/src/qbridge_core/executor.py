@@ -60,6 +60,10 @@ class Executor:
         """How many handlers hold something that cannot be taken from them, when so many worker threads do not end."""
         return abandoned
 
+    def owns_current_thread(self) -> bool:
+        """True in a thread of its own, in which a handler runs or may run."""
+        return False
+
     def close(self) -> None:
         """End what still runs, in bounded time."""
 

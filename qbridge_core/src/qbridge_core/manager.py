@@ -190,8 +190,10 @@ class TaskManager:
     def stop(self, *, now: bool = False) -> None:
         """Ask a running manager to stop gracefully, and wait until it has. Does nothing when it does not run.
 
-        Called from inside a handler or a hook it only asks, since waiting for itself would never end. In a process that
-        was forked from the manager's one it does nothing.
+        Called by a handler or a hook it only asks, since waiting for itself would never end. So it does in a coroutine,
+        in ``asyncio.to_thread``, in a callback on the handlers' loop, and in a thread that the handler started with a
+        copy of its context. Any other thread waits: a handler that waits for such a one in turn is a task that runs
+        until ``grace_period`` is over. In a process that was forked from the manager's one it does nothing.
 
         Args:
             now: end the grace period of the running tasks, as a second signal does.
@@ -200,7 +202,7 @@ class TaskManager:
         if session is None or session.pid != os.getpid():
             return
         session.request_stop(2 if now else 1)
-        if not session.owns_current_thread():
+        if not session.waits_for_caller():
             session.stopped.wait()
 
     def run_until_idle(self, timeout: float = 30.0) -> RunReport:
@@ -214,10 +216,12 @@ class TaskManager:
 
         Raises:
             IdleTimeoutError: there was work left after ``timeout`` seconds; its ``report`` says what was done.
-            ConfigurationError: ``timeout`` is not a positive number.
+            ConfigurationError: ``timeout`` is not a positive number, or a handler or hook of this manager asks, whose
+                own task would never be done.
             QBridgeError: the manager could not start or had to stop.
         """
         deadline = time.monotonic() + require_seconds("timeout", timeout, positive=True)
+        self._refuse_in_handler("run_until_idle()")
         if self._is_running():
             return self._wait_until_idle(deadline, timeout)
         with self:
@@ -243,6 +247,7 @@ class TaskManager:
     ) -> None:
         """Stop gracefully; raise what ended the background thread early, unless the block raised itself."""
         self.stop()
+        self._refuse_in_handler("leaving its `with` block")
         if self._background is not None:
             self._background.join()
         self._session = self._background = None
@@ -257,6 +262,16 @@ class TaskManager:
             self._background_error = exc
         finally:
             session.wakeup.close()
+
+    def _refuse_in_handler(self, what: str) -> None:
+        session = self._session
+        if session is None or session.stopped.is_set() or session.pid != os.getpid():
+            return
+        if session.waits_for_caller():
+            raise ConfigurationError(
+                f"{what} waits for the handlers of this TaskManager, and one of them or a hook asks for it: "
+                "it would wait for itself; stop() only asks there"
+            )
 
     def _is_running(self) -> bool:
         session = self._session
@@ -289,7 +304,11 @@ class TaskManager:
             from qbridge_core.processes import ProcessExecutor
 
             return ProcessExecutor(self._program)
-        return AsyncHandler(self._handler) if is_coroutine_function(self._handler) else Executor(self._handler)
+        return (
+            AsyncHandler(self._handler, self._max_workers)
+            if is_coroutine_function(self._handler)
+            else Executor(self._handler)
+        )
 
     def _declare_suspects(self) -> Suspects | None:
         if not self._client.capabilities.crashes:

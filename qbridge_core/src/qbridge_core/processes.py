@@ -121,8 +121,8 @@ class ProcessExecutor(Executor):
     def stuck(self, abandoned: int) -> int:
         """How many processes survive a SIGKILL."""
         del abandoned  # each of those threads ends with its process
-        with self._lock:
-            return sum(child.survives for child in self._children)
+        with self._lock:  # what is being killed because all end has not survived yet
+            return 0 if self._closed.is_set() else sum(child.survives for child in self._children)
 
     def close(self) -> None:
         """End all children: with a word, then with SIGKILL."""

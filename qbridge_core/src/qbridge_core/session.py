@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Final, TypeVar
 
 from qbridge_core.client import QueueClient, worker_identity
+from qbridge_core.context import current_run
 from qbridge_core.errors import QBridgeError
 from qbridge_core.logs import logger
 from qbridge_core.message import Delivery
@@ -68,9 +69,18 @@ class Session:
         self._stop_requests += 1
         self.wakeup.notify()
 
-    def owns_current_thread(self) -> bool:
-        """True in the supervisor's and the workers' threads."""
-        return threading.get_ident() == self._thread or self._pool.owns_current_thread()
+    def waits_for_caller(self) -> bool:
+        """True where waiting for the end would be waiting for oneself.
+
+        That is in the threads of the supervisor, the workers and the executor, and in each other one that runs in a
+        copy of a running handler's context.
+        """
+        return (
+            threading.get_ident() == self._thread
+            or self._pool.owns_current_thread()
+            or self._job.executor.owns_current_thread()
+            or self._pool.runs(current_run.get())
+        )
 
     def run(self) -> None:
         """Process tasks until a stop is requested; then drain."""
@@ -89,6 +99,7 @@ class Session:
         finally:
             try:
                 self._drain()
+                self._pool.count_stuck()  # also those that came last
             finally:
                 self.stopped.set()
         _log.info("worker %s stopped", worker, extra={"qbridge_queue": self._queue})

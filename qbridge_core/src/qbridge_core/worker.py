@@ -230,6 +230,10 @@ class WorkerPool:
         with self._lock:
             return any(worker.ident == ident for worker in self._workers | self._abandoned)
 
+    def runs(self, run: Run | None) -> bool:
+        """True for a run of one of its workers that has not ended."""
+        return run is not None and any(worker.running is run for worker in self._snapshot())
+
     def expire(self) -> float:
         """End the runs whose time is over; return the seconds until the next one can be."""
         now = time.monotonic()
@@ -245,7 +249,18 @@ class WorkerPool:
                 wait = min(wait, left)
             elif run.cancel():
                 self._abandon(worker, run)
+        self.count_stuck()
         return wait
+
+    def count_stuck(self) -> None:
+        """Have an error when too many handlers hang."""
+        with self._lock:
+            abandoned = len(self._abandoned)
+        stuck = self._job.executor.stuck(abandoned)
+        if stuck > self._max_abandoned and self.error is None:
+            self.error = TooManyStuckTasksError(
+                f"{stuck} handlers did not end after their timeout and hang; restart this process"
+            )
 
     def claim_running(self) -> list[Run]:
         """Take over the runs that have not ended; their results are ignored from now on."""
@@ -270,13 +285,7 @@ class WorkerPool:
         with self._lock:
             self._workers.discard(worker)
             self._abandoned.add(worker)
-            abandoned = len(self._abandoned)
         worker.interrupt()
-        stuck = executor.stuck(abandoned)
-        if stuck > self._max_abandoned and self.error is None:
-            self.error = TooManyStuckTasksError(
-                f"{stuck} handlers did not end after their timeout and still hold threads; restart this process"
-            )
 
         def settle() -> None:
             self._job.settler.timed_out(run, stack)
