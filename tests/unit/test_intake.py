@@ -129,7 +129,7 @@ class Flaky(Recording):
     "error", [BrokerUnavailableError("gone"), RuntimeError("a bug of the backend")], ids=["ours", "foreign"]
 )
 def test_a_worker_keeps_asking_while_receive_fails(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever ``receive`` raises, the worker asks again after a pause, says so, and goes on when it can."""
+    """Whatever ``receive`` raises, the worker asks again after a pause, says so once, and goes on when it can."""
     client = Flaky()
     client.connect()
     client.declare("q", "d")
@@ -137,13 +137,12 @@ def test_a_worker_keeps_asking_while_receive_fails(error: Exception, caplog: pyt
     done = threading.Event()
     with caplog.at_level(logging.INFO, "qbridge"), TaskManager(client, lambda _: done.set(), "q", "d", max_workers=1):
         client.send("q", 1)
-        wait_for(lambda: len(client.asked) >= 2, 5.0)
+        wait_for(lambda: len(client.asked) >= 3, 5.0)
         assert not done.is_set()
         client.error = None
         assert done.wait(5)
     loud = [record for record in caplog.records if "cannot receive from q" in record.message]
-    assert len(loud) >= 2
-    assert {record.levelno for record in loud} == {logging.ERROR}
+    assert [record.levelno for record in loud] == [logging.ERROR]
     assert "receiving from q again" in caplog.text
 
 

@@ -72,6 +72,9 @@ class QueueClient(ABC):
     """A connection to one message broker. Create it through :func:`qbridge_core.connect` or a backend's class."""
 
     capabilities: ClassVar[Capabilities] = Capabilities()
+    logs_outages: ClassVar[bool] = False
+    """True when the client itself logs that its connection is lost (one WARNING: what, why, and that it reconnects), a
+    reminder each minute, and one INFO line with the duration when it is back. Workers are silent about it then."""
 
     # ------------------------------------------------------------------ connection
 

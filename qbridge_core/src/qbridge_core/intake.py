@@ -8,15 +8,17 @@ workers, and a backend's ``receive`` needs to serve one thread only.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
 from typing import Final
 
 from qbridge_core.client import QueueClient
-from qbridge_core.errors import NotConnectedError, QBridgeError
+from qbridge_core.errors import BrokerUnavailableError, NotConnectedError, QBridgeError
 from qbridge_core.logs import logger
 from qbridge_core.message import Delivery
+from qbridge_core.outage import Outage
 from qbridge_core.readahead import ReadAhead
 from qbridge_core.suspects import Suspects
 
@@ -52,6 +54,7 @@ class Intake:
         self._received_at = 0.0
         self._closed = threading.Event()
         self._pause = 0.0
+        self._outage = Outage()
         self._suspects = suspects
         self._alone: Delivery | None = None
         self.ending = False
@@ -157,17 +160,29 @@ class Intake:
         self._received_at = time.monotonic()
         if self._pause:
             self._pause = 0.0
-            _log.info("receiving from %s again", self._queue, extra={"qbridge_queue": self._queue})
+            self._say_that_it_works()
         return batch
 
     def _wait_after(self, exc: Exception) -> None:
-        """The client reconnects by itself: keep asking, with pauses, and say so loudly."""
+        """The client reconnects by itself: keep asking, with pauses, and say so once and then each minute."""
+        if not self._pause:
+            self._outage.began()
         self._pause = min(max(_FIRST_PAUSE, self._pause * 2), _LONGEST_PAUSE)
-        _log.error(
-            "cannot receive from %s: %s; next try in %g s", self._queue, exc, self._pause,
+        said_by_client = self._client.logs_outages and isinstance(exc, BrokerUnavailableError)
+        loud = not said_by_client and self._outage.is_news(exc)
+        _log.log(
+            logging.ERROR if loud else logging.DEBUG,
+            "cannot receive from %s: %s; it is tried again until it works", self._queue, exc,
             extra={"qbridge_queue": self._queue}, exc_info=None if isinstance(exc, QBridgeError) else exc,
         )  # fmt: skip
         self._closed.wait(self._pause)
+
+    def _say_that_it_works(self) -> None:
+        seconds = self._outage.ended()
+        _log.log(
+            logging.INFO if self._outage.was_reported else logging.DEBUG,
+            "receiving from %s again after %.1f s", self._queue, seconds or 0.0, extra={"qbridge_queue": self._queue},
+        )  # fmt: skip
 
 
 class _Gauge:

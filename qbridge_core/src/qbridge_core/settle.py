@@ -16,10 +16,18 @@ from typing import Final
 
 from qbridge_core.client import QueueClient, worker_identity
 from qbridge_core.envelope import MalformedTaskError
-from qbridge_core.errors import DeliveryLostError, NotConnectedError, QBridgeError, RemoteError, TransientError
+from qbridge_core.errors import (
+    BrokerUnavailableError,
+    DeliveryLostError,
+    NotConnectedError,
+    QBridgeError,
+    RemoteError,
+    TransientError,
+)
 from qbridge_core.lifecycle import Lifecycle
 from qbridge_core.logs import logger
 from qbridge_core.message import CRASHES, MAX_EXCEPTION_MESSAGE_CHARS, Delivery, Failure, Reason, meta_int
+from qbridge_core.outage import Outage
 from qbridge_core.outcome import Outcome, Tally, dead_lettered
 from qbridge_core.problem import Problem
 from qbridge_core.retry import RetryPolicy
@@ -80,6 +88,7 @@ class Settler:
         self._tally = tally
         self._give_up = give_up
         self._suspects = suspects
+        self._outage = Outage()
 
     def succeeded(self, run: Run, duration: float) -> None:
         """Acknowledge a message whose handler returned."""
@@ -252,39 +261,60 @@ class Settler:
 
     def _persist(self, action: Callable[[], None], describe: Callable[[], dict[str, object]]) -> bool:
         """Repeat a settlement until it is done; False when the broker will deliver the message again instead."""
+        try:
+            action()
+        except Exception as exc:  # noqa: BLE001 - a backend's bug must not end the worker
+            return self._insist(exc, action, describe())
+        return True
+
+    def _insist(self, exc: Exception, action: Callable[[], None], fields: dict[str, object]) -> bool:
+        """Go on after a first failure."""
         pause = _FIRST_PAUSE
-        while True:
-            try:
-                action()
-            except (DeliveryLostError, NotConnectedError) as exc:
-                _log.warning(
-                    "task %s will be delivered again: %s", describe()["qbridge_task_id"], exc, extra=describe()
-                )
-                return False
-            except QBridgeError as exc:
-                # A permanent error too: somebody may put right the queue or the permission that it complains of. The
-                # worker is held meanwhile, so that no more is taken than can be settled.
-                transient = isinstance(exc, TransientError)
-                _log.log(
-                    logging.WARNING if transient else logging.ERROR,
-                    "task %s cannot be settled%s: %s; next try in %g s",
-                    describe()["qbridge_task_id"], " yet" if transient else "", exc, pause,
-                    extra=describe(),
-                )  # fmt: skip
+        self._outage.began()
+        try:
+            while self._can_be_repeated(exc, fields):
                 if self._give_up.wait(pause):
                     return False
                 pause = min(pause * 2, _LONGEST_PAUSE)
-            except Exception:  # noqa: BLE001 - a backend's bug must not end the worker
-                # Holding the worker would stop other tasks; acknowledging would lose this one. Unsettled, it stays
-                # with the broker, which delivers it again when this client disconnects.
-                _log.exception(
-                    "task %s cannot be settled; it stays with the broker",
-                    describe()["qbridge_task_id"],
-                    extra=describe(),
-                )
-                return False
-            else:
-                return True
+                try:
+                    action()
+                except Exception as again:  # noqa: BLE001 - as above
+                    exc = again
+                else:
+                    return True
+            return False
+        finally:
+            self._say_that_it_is_over(self._outage.ended())
+
+    def _can_be_repeated(self, exc: Exception, fields: dict[str, object]) -> bool:
+        task_id = fields["qbridge_task_id"]
+        if isinstance(exc, DeliveryLostError | NotConnectedError):
+            _log.warning("task %s will be delivered again: %s", task_id, exc, extra=fields)
+            return False
+        if isinstance(exc, QBridgeError):
+            # A permanent error too: somebody may put right the queue or the permission that it complains of. The
+            # worker is held meanwhile, so that no more is taken than can be settled.
+            self._complain(exc, fields)
+            return True
+        # Holding the worker would stop other tasks; acknowledging would lose this one. Unsettled, it stays with the
+        # broker, which delivers it again when this client disconnects.
+        _log.error("task %s cannot be settled; it stays with the broker", task_id, exc_info=exc, extra=fields)
+        return False
+
+    def _complain(self, exc: QBridgeError, fields: dict[str, object]) -> None:
+        """Once for all tasks that wait for the same, and then each minute; the client may do so itself."""
+        transient = isinstance(exc, TransientError)
+        said_by_client = self._client.logs_outages and isinstance(exc, BrokerUnavailableError)
+        loud = not said_by_client and self._outage.is_news(exc)
+        _log.log(
+            (logging.WARNING if transient else logging.ERROR) if loud else logging.DEBUG,
+            "task %s cannot be settled%s: %s; it is tried again until it works",
+            fields["qbridge_task_id"], " yet" if transient else "", exc, extra=fields,
+        )  # fmt: skip
+
+    def _say_that_it_is_over(self, seconds: float | None) -> None:
+        if seconds is not None and self._outage.was_reported:
+            _log.info("no task of %s waits to be settled any more, after %.1f s", self._rules.queue, seconds)
 
 
 def _in_words(failure: Failure) -> str:

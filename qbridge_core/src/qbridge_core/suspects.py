@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from qbridge_core.client import QueueClient
-from qbridge_core.errors import QBridgeError
+from qbridge_core.errors import BrokerUnavailableError, QBridgeError
 from qbridge_core.logs import logger
 from qbridge_core.message import Delivery
 from qbridge_core.witness import current_witness
@@ -87,7 +87,8 @@ class Suspects:
     def _report(self, exc: QBridgeError) -> None:
         self._failures += 1
         now = time.monotonic()
-        if self._failures < _BEAR or now < self._warn_at:
+        said_by_client = self._client.logs_outages and isinstance(exc, BrokerUnavailableError)
+        if said_by_client or self._failures < _BEAR or now < self._warn_at:
             _log.debug("cannot look for suspects: %s", exc)
             return
         self._warn_at = now + _WARN_EVERY

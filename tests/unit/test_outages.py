@@ -1,0 +1,105 @@
+"""What a worker says about a broker that does not do what it should: once, then each minute, and at the end."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import pytest
+
+from qbridge_core import BrokerUnavailableError, Delivery, QueueFullError, TaskManager
+from qbridge_core.outage import Outage
+from qbridge_memory import MemoryClient
+from support.wait import wait_for
+
+
+class Away(MemoryClient):
+    """Neither gives nor settles anything while it has an error."""
+
+    error: Exception | None = None
+    tries = 0
+    asked = 0
+
+    def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
+        """Fail, if it has to."""
+        self._fail()
+        self.asked = self.tries + 1
+        return super().receive(queue, max_messages, timeout)
+
+    def ack(self, delivery: Delivery) -> None:
+        """Fail, if it has to."""
+        self._fail()
+        super().ack(delivery)
+
+    def _fail(self) -> None:
+        if self.error is not None:
+            self.tries += 1
+            raise self.error
+
+
+class Talkative(Away):
+    """Reports its outages itself."""
+
+    logs_outages = True
+
+
+def outage(client: Away, error: Exception) -> None:
+    """Four tasks cannot be settled, and nothing received, for some tries."""
+
+    together = threading.Barrier(4, lambda: setattr(client, "error", error))
+    client.connect()
+    client.declare("q", "d")
+    client.send_many("q", range(4))
+    with TaskManager(client, lambda _: together.wait(10), "q", "d", max_workers=5) as manager:
+        wait_for(lambda: client.tries >= 15, 20)
+        client.error = None
+        wait_for(lambda: manager.report().succeeded == 4, 20)
+        asked = client.tries
+        wait_for(lambda: client.asked > asked, 20)
+
+
+def loud(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What is said about it where an operator looks."""
+    words = ("cannot be", "cannot receive", "again after", "any more")
+    lines = [(record.levelname, record.getMessage()) for record in caplog.records if record.levelno >= logging.INFO]
+    return [f"{level} {text}" for level, text in lines if any(word in text for word in words)]
+
+
+def test_an_outage_is_said_once_with_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    """However many tries and tasks there are: a line for settling, one for receiving, and one for the end of each."""
+    caplog.set_level(logging.INFO)
+    outage(Away(), QueueFullError("no room"))
+    said = loud(caplog)
+    assert len(said) == 4, said
+    assert sum("cannot be settled yet: no room" in line for line in said) == 1
+    assert sum("cannot receive from q: no room" in line for line in said) == 1
+    assert sum(line.startswith("INFO") for line in said) == 2
+
+
+def test_a_client_that_reports_its_outages_is_not_echoed(caplog: pytest.LogCaptureFixture) -> None:
+    """With ``logs_outages`` the lost connection is the client's to report; everything else is still said."""
+    caplog.set_level(logging.INFO)
+    outage(Talkative(), BrokerUnavailableError("gone"))
+    assert loud(caplog) == []
+    outage(Talkative(), QueueFullError("no room"))
+    assert len(loud(caplog)) == 4
+
+
+def test_an_outage_is_news_again_after_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each kind of error once, each again after a minute, and all of them in the next outage."""
+    now = 1000.0
+    monkeypatch.setattr("qbridge_core.outage.time.monotonic", lambda: now)
+    trouble = Outage()
+    trouble.began()
+    assert [trouble.is_news(exc) for exc in (ValueError(1), ValueError(2), KeyError(1), ValueError(3))] == [
+        True, False, True, False,
+    ]  # fmt: skip
+    now += 59
+    assert not trouble.is_news(ValueError(1))
+    now += 2
+    assert trouble.is_news(ValueError(1))
+    trouble.began()
+    assert trouble.ended() is None
+    assert trouble.ended() == 61
+    trouble.began()
+    assert trouble.is_news(ValueError(1))
