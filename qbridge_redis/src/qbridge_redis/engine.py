@@ -47,7 +47,7 @@ class Engine:
         link = Link(session.route, f"qbridge:{session.consumer}")
         try:
             link.open()
-            session.max_body = inspect(link, session.options)
+            session.limits = inspect(link, session.options)
         except BaseException as exc:
             link.close()
             if isinstance(exc, LOST):

@@ -14,6 +14,7 @@ from qbridge_core import DeadLetter, Delivery
 from qbridge_core.message import (
     ATTEMPTS,
     CRASHES,
+    EXCEPTION_MESSAGE,
     FIRST_FAILED_AT,
     HEADER_PREFIX,
     NO_HEADERS,
@@ -27,6 +28,8 @@ REDELIVERED: Final = HEADER_PREFIX + "redelivered"
 """On a copy that takes the place of a delivery: the stream itself takes it for a new message."""
 SUSPECTED: Final = HEADER_PREFIX + "suspected"
 """On a copy that was handed back before anybody looked into the death of an earlier holder."""
+LEFT_OUT: Final = HEADER_PREFIX + "left-out"
+"""On a dead letter that lacks some of its message: how much."""
 BODY: Final = b"body"
 MESSAGE_ID: Final = b"message_id"
 _ESCAPE: Final = HEADER_PREFIX + "header-"
@@ -101,6 +104,45 @@ def moved(fields: Sequence[bytes], message_id: str, meta: Mapping[str, str | int
     return kept + encode_meta(meta)
 
 
+def handed_back(fields: Sequence[bytes], message_id: str, meta: Mapping[str, str | int | bytes]) -> Fields:
+    """The fields of a message that goes back as it is, but for the named ones. ``settle.lua`` does the same."""
+    replaced = {name.encode() for name in meta}
+    kept: Fields = []
+    for position in range(0, len(fields) - 1, 2):
+        if fields[position] not in replaced:
+            kept += fields[position], fields[position + 1]
+    if message_id and MESSAGE_ID not in kept[::2]:
+        kept += MESSAGE_ID, message_id
+    return kept + encode_meta(meta)
+
+
+def shortened(content: Fields, room: int) -> Fields:
+    """What of a message fits into so many bytes: QBridge's own fields first, then the body, then headers."""
+    pairs = list(zip(content[::2], content[1::2], strict=True))
+    kept: Fields = []
+    left_out = 0
+    for name, value in sorted(pairs, key=lambda pair: _rank(pair[0])):
+        size = size_of((name, value))
+        if size <= room:
+            kept += name, value
+            room -= size
+        else:
+            left_out += 1
+    return [*kept, LEFT_OUT, f"{left_out} fields of the message were left out: too large for a copy"]
+
+
+def _rank(name: bytes | str) -> int:
+    own = _OWN if isinstance(name, bytes) else HEADER_PREFIX
+    if name in (MESSAGE_ID, "message_id") or name.startswith(own):  # type: ignore[arg-type]
+        return 0
+    return 1 if name == BODY else 2
+
+
+def size_of(content: Sequence[bytes | str]) -> int:
+    """How many bytes these take on the wire, roughly."""
+    return sum(16 + (len(part) if isinstance(part, bytes) else len(part.encode())) for part in content)
+
+
 def delivery(queue: str, fields: Sequence[bytes], tag: object) -> Delivery:
     """The delivery of an entry that was read for the first time."""
     body, headers, message_id, meta = decode(fields)
@@ -146,6 +188,8 @@ def dead_letter(fields: Sequence[bytes]) -> DeadLetter:
     body, headers, message_id, meta = decode(fields)
     if message_id and not meta_text(meta, TASK_ID):
         meta = {**meta, TASK_ID: message_id}
+    if missing := meta_text(meta, LEFT_OUT):
+        meta = {**meta, EXCEPTION_MESSAGE: f"{meta_text(meta, EXCEPTION_MESSAGE)} [{missing}]".strip()}
     return DeadLetter.from_headers(body, headers, meta)
 
 

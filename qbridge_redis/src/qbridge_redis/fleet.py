@@ -17,6 +17,7 @@ from qbridge_redis.engine import Engine
 from qbridge_redis.failures import unreachable
 from qbridge_redis.fields import Fields
 from qbridge_redis.keys import Keys
+from qbridge_redis.limits import Limits
 from qbridge_redis.link import LOST, Link
 from qbridge_redis.options import Address, Options, Topology
 from qbridge_redis.queues import Queues
@@ -43,7 +44,7 @@ class Fleet:
         self._keys = keys
         self._queues = queues
         self._nodes = ClusterMap(options) if options.topology is Topology.CLUSTER else None
-        self._max_body: int | None = None
+        self._limits = Limits()
         self._engines: dict[int, Engine] = {}
         self._lock = threading.Lock()
 
@@ -104,7 +105,7 @@ class Fleet:
         self._queues.remember(queue, dead_letter_queue)
 
     def _make(self, slot: int) -> Engine:
-        home = Home(self._route(slot), self._carry, self.closing, self._max_body)
+        home = Home(self._route(slot), self._carry, self.closing, self._limits)
         return Engine(self._options, self._keys, self._queues, home)
 
     def _route(self, slot: int) -> Callable[[OnMove], Route]:
@@ -124,9 +125,10 @@ class Fleet:
     def _inspect_all(self, nodes: ClusterMap) -> None:
         """Look at every master; one that is down now is not looked at."""
         limits = [self._inspect(address) for address in nodes.masters(self._options.connect_timeout)]
-        self._max_body = min((limit for limit in limits if limit is not None), default=None)
+        told = [limit for limit in limits if limit is not None] or [Limits()]
+        self._limits = Limits(min(limit.value for limit in told), min(limit.command for limit in told))
 
-    def _inspect(self, address: Address) -> int | None:
+    def _inspect(self, address: Address) -> Limits | None:
         link = Link(Route(self._options, address), "qbridge:inspect")
         try:
             link.open()

@@ -16,9 +16,10 @@ from redis.exceptions import ResponseError
 
 from qbridge_core import QBridgeError
 from qbridge_redis.backoff import Backoff
-from qbridge_redis.failures import code, is_transient
+from qbridge_redis.failures import code, is_transient, refused
 from qbridge_redis.ledger import Ledger
 from qbridge_redis.link import LOST, Link
+from qbridge_redis.rights import ask_missing_rights
 from qbridge_redis.scripts import ACK, Command
 from qbridge_redis.session import Session, log
 
@@ -31,15 +32,18 @@ def acks_command(session: Session, stream: bytes, acks: list[bytes]) -> Command:
 
 
 def finish_acks(ledger: Ledger, acks: list[bytes], reply: Any) -> bool:
-    """Book the reply (None: there was none); return whether they are done."""
+    """Book the reply (None: there was none); return whether they are done.
+
+    What is not done is sent again: until then its entries are held, so that nobody runs what is finished.
+    """
     if isinstance(reply, int):
-        ledger.confirm(acks)
+        if ledger.confirm(acks):
+            log.info("finished tasks of %s are removed again", ledger.queue)
         return True
     if isinstance(reply, ResponseError) and not is_transient(reply) and code(reply) != "NOSCRIPT":
-        log.error("Redis refuses acknowledgements of %s: %s; the messages may come again", ledger.queue, reply)
-        ledger.confirm(acks)
-        return True
-    ledger.give_back_acks(acks)
+        ledger.refuse_acks(acks, refused(reply, "acknowledge"))
+    else:
+        ledger.give_back_acks(acks)
     return False
 
 
@@ -70,13 +74,15 @@ class Flusher:
         """Send all that wait; return whether none is left."""
         deadline = time.monotonic() + timeout
         backoff = Backoff()
+        for ledger in self._session.ledgers():
+            ledger.retry_acks()
         while True:
             with contextlib.suppress(QBridgeError, *LOST):
                 waiting = [ledger for ledger in self._session.ledgers() if ledger.has_acks]
                 self._send(waiting, max(0.05, deadline - time.monotonic()))
             if all(ledger.wait_confirmed(deadline) for ledger in self._session.ledgers()):
                 return True
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= deadline or any(ledger.refused_for() for ledger in self._session.ledgers()):
                 return False
             time.sleep(min(backoff.next(), max(0.0, deadline - time.monotonic())))
 
@@ -84,11 +90,12 @@ class Flusher:
         backoff = Backoff()
         closing = self._session.closing
         while not closing.is_set():
-            self._wanted.wait()
+            self._wanted.wait(self._pause())
             before = {ledger.queue: ledger.batches for ledger in self._session.ledgers()}
             closing.wait(_GATHER)
             self._wanted.clear()
             try:
+                self._complain()
                 self._send_idle(before)
                 backoff.reset()
             except (QBridgeError, *LOST) as exc:
@@ -98,6 +105,22 @@ class Flusher:
             except Exception:  # noqa: BLE001 - a dead thread would be worse than any error
                 log.exception("the flusher goes on after an unexpected error")
                 closing.wait(backoff.next())
+
+    def _pause(self) -> float | None:
+        """How long to wait when nobody calls: until what the server refused is to be tried again."""
+        waits = [wait for ledger in self._session.ledgers() if (wait := ledger.refused_for()) is not None]
+        return min(waits) if waits else None
+
+    def _complain(self) -> None:
+        """Say once what the server refuses. Not where it was refused: a reader has no time for questions."""
+        for ledger in self._session.ledgers():
+            if error := ledger.new_refusal():
+                log.error(
+                    "finished tasks of %s cannot be removed: %s; they are kept and tried again, and would run again if "
+                    "this process ended",
+                    ledger.queue,
+                    ask_missing_rights(self._session, ledger.queue) or error,
+                )
 
     def _send_idle(self, before: Mapping[str, int]) -> None:
         """Send what no read has taken along meanwhile; where reads come, competing with them costs half the speed."""
@@ -125,6 +148,8 @@ class Flusher:
             reply = link.call(acks_command(self._session, self._session.keys.stream(ledger.queue), acks))
         finally:
             done = finish_acks(ledger, acks, reply)
-        if not done:
+        if not done and ledger.refused_for() is None:
             raise QBridgeError(f"Redis answered {reply}")
-        return True
+        if not done:
+            self._complain()
+        return done

@@ -82,11 +82,13 @@ class Inspector:
         command = REPLAY([session.keys.stream(queue), session.keys.stream(target)], session.options.group, *ids)
         for _ in range(2):
             try:
-                sent = checked(link.call(command), f"replay {queue!r}")
+                reply = checked(link.call(command), f"replay {queue!r}")
             except LOST as exc:
                 raise PublishUnconfirmedError(f"no confirmation that {queue!r} was replayed: {exc}") from exc
-            if sent is not None:
-                return int(sent)
+            if reply is not None:
+                sent, large = reply
+                giants = [letter for letter in letters if letter[0] in large]
+                return int(sent) + (self._replay_apart(link, queue, target, giants) if giants else 0)
             session.queues.ensure(link, target)
         raise UnroutableError(f"the queue {target!r} was deleted while replaying")
 

@@ -10,12 +10,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from qbridge_core import DeliveryLostError
+from qbridge_core import DeliveryLostError, QBridgeError
 
 MAX_ACKS: Final = 500  # ids of one ack script: Lua cannot unpack more than about 7,000
+_MAX_REFUSED: Final = 100
+_REFUSED_PAUSE: Final = 2.0
+_LONGEST_SETTLEMENT: Final = 120.0  # seconds; each of its steps has a shorter limit
 
 
 class State(Enum):
@@ -28,19 +32,47 @@ class State(Enum):
     LOST = "lost"
 
 
+@dataclass(slots=True)
+class Past:
+    """What is known of a message beyond what its entry says, so that a copy of it must say so.
+
+    Attributes:
+        crashes: all its crashes, when the group's own count knows of some that the entry's field does not.
+        suspected: a former holder has died, of this message or of another one.
+        attempts: its failed attempts, when some could not be written into a copy.
+    """
+
+    crashes: int
+    suspected: bool
+    attempts: int
+
+
+@dataclass(slots=True)
+class Trouble:
+    """What became of attempts to settle a delivery.
+
+    Attributes:
+        since: when the settlement that is going on began, or the last one (monotonic time).
+        refused_at: when the server first refused one (monotonic time).
+        refusals: how many it has refused.
+    """
+
+    since: float
+    refused_at: float = 0.0
+    refusals: int = 0
+
+
 class Ticket:
     """The ``tag`` of a delivery."""
 
-    __slots__ = ("crashes", "entry_id", "ledger", "state", "suspected", "unsure", "uprooted")
+    __slots__ = ("entry_id", "ledger", "past", "state", "trouble", "unsure", "uprooted")
 
     def __init__(self, ledger: Ledger, entry_id: bytes) -> None:
         self.ledger = ledger
         self.entry_id = entry_id
         self.state = State.OPEN
-        self.crashes = 0
-        """All crashes of the message, when the group's own count knows of some that the entry's field does not."""
-        self.suspected = False
-        """A former holder has died, of this message or of another one."""
+        self.past: Past | None = None
+        self.trouble: Trouble | None = None
         self.unsure = False
         """A settlement was sent and its reply was lost, so an entry that is gone was settled by it."""
         self.uprooted = False
@@ -58,6 +90,8 @@ class Ledger:
         self._sending = 0
         self.batches = 0
         """How many batches of acknowledgements have been taken."""
+        self._refused_until = 0.0
+        self._refusal: QBridgeError | None = None
         self._lock = threading.Lock()
         self._confirmed = threading.Condition(self._lock)
 
@@ -79,9 +113,13 @@ class Ledger:
         return entry_id in self._held
 
     def held(self) -> list[bytes]:
-        """The entries to renew."""
+        """The entries to renew.
+
+        Without those whose settlement never ends: whatever has gone wrong with it, others shall have them in the end.
+        """
+        stuck = time.monotonic() - _LONGEST_SETTLEMENT
         with self._lock:
-            return list(self._held)
+            return [entry_id for entry_id, ticket in self._held.items() if not _is_stuck(ticket, stuck)]
 
     def open_tickets(self) -> list[Ticket]:
         """The deliveries that nobody has begun to settle."""
@@ -104,12 +142,21 @@ class Ledger:
 
     @property
     def has_acks(self) -> bool:
-        """Whether acknowledgements wait to be sent."""
-        return bool(self._acks)
+        """Whether acknowledgements can be sent."""
+        return bool(self._acks) and time.monotonic() >= self._refused_until
+
+    def refused_for(self) -> float | None:
+        """For how many seconds refused acknowledgements wait for another try; None when there are none."""
+        return max(0.0, self._refused_until - time.monotonic()) if self._refused_until and self._acks else None
+
+    @property
+    def is_clogged(self) -> bool:
+        """Whether the server refuses acknowledgements, and so many wait that no more should be taken."""
+        return bool(self._refused_until) and len(self._acks) >= _MAX_REFUSED
 
     def take_acks(self) -> list[bytes]:
         """Take acknowledgements to send; then call ``confirm`` or ``give_back_acks``."""
-        if not self._acks:
+        if not self._acks or (self._refused_until and time.monotonic() < self._refused_until):
             return []
         with self._lock:
             acks = [self._acks.popleft() for _ in range(min(MAX_ACKS, len(self._acks)))]
@@ -117,15 +164,17 @@ class Ledger:
             self.batches += 1
         return acks
 
-    def confirm(self, acks: list[bytes]) -> None:
-        """The server has carried them out."""
+    def confirm(self, acks: list[bytes]) -> bool:
+        """The server has carried them out; return whether it had refused before."""
         pop = self._held.pop
         with self._lock:
+            refused, self._refused_until = self._refused_until > 0.0, 0.0
             for entry_id in acks:
                 pop(entry_id, None)
             self._sending -= len(acks)
             if not self._sending:
                 self._confirmed.notify_all()
+        return refused
 
     def give_back_acks(self, acks: list[bytes]) -> None:
         """Their reply was lost; they may be sent again, which does no harm."""
@@ -133,6 +182,23 @@ class Ledger:
             self._acks.extendleft(reversed(acks))
             self._sending -= len(acks)
             self._confirmed.notify_all()
+
+    def refuse_acks(self, acks: list[bytes], error: QBridgeError) -> None:
+        """The server does not carry them out; they are sent again after a while."""
+        if not self._refused_until:
+            self._refusal = error
+        self._refused_until = time.monotonic() + _REFUSED_PAUSE
+        self.give_back_acks(acks)
+
+    def new_refusal(self) -> QBridgeError | None:
+        """Why acknowledgements are refused, if nobody has been told yet."""
+        refusal, self._refusal = self._refusal, None
+        return refusal
+
+    def retry_acks(self) -> None:
+        """Send refused acknowledgements again now."""
+        if self._refused_until:
+            self._refused_until = time.monotonic()
 
     def wait_confirmed(self, deadline: float) -> bool:
         """Wait until no acknowledgement is on its way; return whether none is left at all."""
@@ -156,6 +222,10 @@ class Ledger:
             if ticket.state is not State.OPEN:
                 return False
             ticket.state = State.SETTLING
+            now = time.monotonic()
+            if ticket.trouble is None:
+                ticket.trouble = Trouble(now)
+            ticket.trouble.since = now
             return True
 
     def finish(self, ticket: Ticket) -> None:
@@ -202,3 +272,7 @@ class Ledger:
     def _forget(self, ticket: Ticket) -> None:
         if self._held.get(ticket.entry_id) is ticket:
             del self._held[ticket.entry_id]
+
+
+def _is_stuck(ticket: Ticket, since: float) -> bool:
+    return ticket.state is State.SETTLING and ticket.trouble is not None and ticket.trouble.since < since

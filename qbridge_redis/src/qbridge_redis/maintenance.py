@@ -155,7 +155,13 @@ class Maintenance:
         if isinstance(reply, ResponseError):
             _complain(reply, f"delayed messages of {queue} have to wait")
             return
-        moved, wait = reply
+        moved, wait, stuck = reply
+        if stuck:
+            log.error(
+                "a delayed message of %s cannot be delivered, it is tried again in a minute: %s",
+                queue,
+                stuck.decode("utf-8", "replace"),
+            )
         if moved >= _PROMOTE_BATCH:
             wait = 0
         if wait >= 0:

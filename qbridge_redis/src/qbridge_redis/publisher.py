@@ -20,7 +20,6 @@ from redis.exceptions import ResponseError
 from qbridge_core import (
     ConfigurationError,
     Message,
-    MessageTooLargeError,
     PublishUnconfirmedError,
     QBridgeError,
     UnroutableError,
@@ -121,26 +120,30 @@ class Publisher:
         link = self._session.links.take(deadline)
         try:
             replies = self._exchange(link, queue, commands, deadline)
-            if any(map(is_redirect, replies)) and time.monotonic() < deadline:
-                return [command for command, reply in zip(commands, replies, strict=True) if is_redirect(reply)]
+            has_time = time.monotonic() < deadline
+            _raise_first(queue, [reply for reply in replies if not (has_time and is_redirect(reply))])
+            again = [command for command, reply in zip(commands, replies, strict=True) if is_redirect(reply)]
             missing = [command for command, reply in zip(commands, replies, strict=True) if reply is None]
-            _raise_first(queue, replies)
             if missing:
-                self._publish_missing(link, queue, missing, deadline)
+                again += self._publish_missing(link, queue, missing, deadline)
         finally:
             self._session.links.give(link)
-        return ()
+        return again
 
-    def _publish_missing(self, link: Link, queue: str, commands: Sequence[Command], deadline: float) -> None:
+    def _publish_missing(
+        self, link: Link, queue: str, commands: Sequence[Command], deadline: float
+    ) -> Sequence[Command]:
         """Nil is a sure answer: nothing was stored. A queue that was declared is made again, and then it can be."""
         try:
             self._session.queues.ensure(link, queue)
         except LOST as exc:
             raise unreachable(exc, self._session.options) from exc
         replies = self._exchange(link, queue, commands, deadline)
-        _raise_first(queue, replies)
+        has_time = time.monotonic() < deadline
+        _raise_first(queue, [reply for reply in replies if not (has_time and is_redirect(reply))])
         if None in replies:
             raise UnroutableError(f"the queue {queue!r} was deleted while publishing")
+        return [command for command, reply in zip(commands, replies, strict=True) if is_redirect(reply)]
 
     def _exchange(self, link: Link, queue: str, commands: Sequence[Command], deadline: float) -> list[Any]:
         timeout = max(0.001, deadline - time.monotonic())
@@ -174,10 +177,9 @@ class Publisher:
         return PUBLISH_LATER(keys, uuid.uuid4().bytes, round(delay * 1_000_000), *content)
 
     def _fields(self, message: Message) -> list[bytes | str]:
-        body, limit = as_bytes(message.body), self._session.max_body
-        if limit is not None and len(body) > limit:
-            raise MessageTooLargeError(f"the body has {len(body)} bytes, and this server takes at most {limit}")
-        return encode(body, check_headers(message.headers), check_message_id(message.message_id))
+        body, headers = as_bytes(message.body), check_headers(message.headers)
+        self._session.limits.check(body, headers)
+        return encode(body, headers, check_message_id(message.message_id))
 
 
 @contextlib.contextmanager

@@ -21,9 +21,11 @@ from qbridge_redis import fields
 from qbridge_redis.backoff import Backoff
 from qbridge_redis.failures import checked, is_missing_group, is_transient, refused, unreachable
 from qbridge_redis.flusher import acks_command, finish_acks
-from qbridge_redis.ledger import Ledger
+from qbridge_redis.ledger import Ledger, Past
 from qbridge_redis.link import LOST, Link
-from qbridge_redis.scripts import RECLAIM, Command
+from qbridge_redis.overdue import NOBODY, Overdue, attempts_of
+from qbridge_redis.rights import missing_rights
+from qbridge_redis.scripts import LOOK, TAKE, Command
 from qbridge_redis.session import Session, log
 
 _SLICE: Final = 1.0  # of one blocking read: bounds how long a dead connection goes unnoticed
@@ -31,7 +33,8 @@ _FIRST_CONNECT: Final = 1.0  # what a receive without timeout grants a connectio
 _PAGE: Final = 100
 _HEALS: Final = 3
 _CANCEL_TIME: Final = 0.5
-_START: Final = "0-0"
+_CLOGGED: Final = 0.2
+_LOOKED_AT: Final = 1000  # entries of one look
 
 
 class Reader:
@@ -51,9 +54,9 @@ class Reader:
         self._backoff = Backoff()
         self._take_back_at: float | None = None
         self._take_back_until = 0.0
-        self._reclaim_at = 0.0
-        self._reclaim_every = min(session.options.lease / 4, 5.0)
-        self._cursor: bytes | str = _START
+        self._overdue = Overdue(session.options.lease)
+        self._look_at = 0.0
+        self._look_every = min(session.options.lease / 4, 5.0)
 
     # ------------------------------------------------------------------ for any thread
 
@@ -117,8 +120,13 @@ class Reader:
         now = time.monotonic()
         if self._take_back_at is not None and now >= self._take_back_at and (batch := self._take_back(count)):
             return batch
-        if now >= max(self._reclaim_at, self._session.may_reclaim_at) and (batch := self._reclaim(count)):
+        if now >= self._look_at:
+            self._look()
+        if now >= self._take_over_at() and (batch := self._take_over(count)):
             return batch
+        if self._ledger.is_clogged:
+            self._session.closing.wait(max(0.0, min(_CLOGGED, deadline - now)))
+            return []
         return self._read(count, deadline, cancels)
 
     def _connect(self, deadline: float) -> None:
@@ -134,7 +142,10 @@ class Reader:
             raise unreachable(exc, self._session.options) from exc
         if self._opened_before:
             self._session.reconnected()
+            self._overdue.clear()
             log.info("connected to %s again, reading %s", self._session.options, self._queue)
+        elif lacking := missing_rights(self._session, self._link, self._queue):
+            log.warning("reading %s, though %s", self._queue, lacking)
         self._opened_before = True
         self._backoff.reset()
 
@@ -185,7 +196,7 @@ class Reader:
     def _block(self, deadline: float) -> int:
         """Milliseconds for which the read may block; 0 for not at all (to Redis it would mean for ever)."""
         now = time.monotonic()
-        end = min(deadline, now + _SLICE, max(self._reclaim_at, self._session.may_reclaim_at))
+        end = min(deadline, now + _SLICE, self._look_at, self._take_over_at())
         if self._take_back_at is not None:
             end = min(end, self._take_back_at)
         if now >= deadline:
@@ -234,34 +245,50 @@ class Reader:
 
     # ------------------------------------------------------------------ entries that come back
 
-    def _hand_out_again(self, rows: Sequence[tuple[bytes, Sequence[bytes], int]]) -> list[Delivery]:
+    def _hand_out_again(self, rows: Sequence[tuple[bytes, Sequence[bytes], int, bytes]]) -> list[Delivery]:
         batch = []
-        for (_, content, times), ticket in zip(rows, self._ledger.hold([row[0] for row in rows]), strict=True):
+        for (_, content, times, former), ticket in zip(rows, self._ledger.hold([r[0] for r in rows]), strict=True):
             if ticket is not None:
                 delivery = fields.delivery_again(self._queue, content, ticket, times - 1, alone=self._alone)
-                ticket.crashes, ticket.suspected = delivery.crashes, delivery.suspected
+                delivery.attempts = max(delivery.attempts, attempts_of(former))
+                ticket.past = Past(delivery.crashes, delivery.suspected, delivery.attempts)
                 batch.append(delivery)
         return batch
 
-    def _reclaim(self, count: int) -> list[Delivery]:
-        session = self._session
-        lease = int(session.options.lease * 1000)
-        reply = self._link.call(
-            RECLAIM([self._stream], session.options.group, session.consumer, lease, self._cursor, count)
-        )
+    def _look(self) -> None:
+        """Look for entries that nobody renews."""
+        session, now = self._session, time.monotonic()
+        self._look_at = now + self._look_every
+        lease = round(session.options.lease * 1000)
+        ages = (self._overdue.least_idle(now), lease, _LOOKED_AT)
+        reply = self._link.call(LOOK([self._stream], session.options.group, session.consumer, *ages))
         if isinstance(reply, ResponseError) and is_missing_group(reply):
-            self._cursor, self._reclaim_at = _START, time.monotonic() + self._reclaim_every
+            return
+        if isinstance(reply, ResponseError) and is_transient(reply):
+            self._refuse(reply)
+        server_ms, rows, own = checked(reply, f"look for abandoned entries of {self._queue!r}")
+        self._overdue.look(rows, server_ms, time.monotonic())
+        if any(not self._ledger.is_held(entry_id) for entry_id in own):
+            self._take_back_at = time.monotonic()
+
+    def _take_over_at(self) -> float:
+        return max(self._overdue.ready_at(), self._session.may_reclaim_at)
+
+    def _take_over(self, count: int) -> list[Delivery]:
+        """Take over entries that nobody has renewed for long enough."""
+        session, overdue = self._session, self._overdue
+        ripe = overdue.ripe(count, time.monotonic(), self._look_every)
+        reply = self._link.call(TAKE([self._stream], session.options.group, session.consumer, overdue.tolerance, *ripe))
+        if isinstance(reply, ResponseError) and is_missing_group(reply):
+            overdue.clear()
             return []
         if isinstance(reply, ResponseError) and is_transient(reply):
             self._refuse(reply)
-        self._cursor, taken, own = checked(reply, f"take over entries of {self._queue!r}")
-        if self._cursor == _START.encode():
-            self._reclaim_at = time.monotonic() + self._reclaim_every
-        if any(not self._ledger.is_held(entry_id) for entry_id in own):
-            self._take_back_at = time.monotonic()
-        if taken:
-            log.warning("took over %d messages of %s from workers that are gone", len(taken), self._queue)
-        return self._hand_out_again([(row[0], row[1] or (), row[2]) for row in taken])
+        taken = checked(reply, f"take over entries of {self._queue!r}")
+        overdue.taken([row[0] for row in taken])
+        if gone := sum(not row[3].startswith(NOBODY.encode()) for row in taken):
+            log.warning("took over %d messages of %s from workers that are gone", gone, self._queue)
+        return self._hand_out_again([(row[0], row[1] or (), row[2], row[3]) for row in taken])
 
     def _take_back(self, count: int) -> list[Delivery]:
         """Hand out what the server counts as delivered to this client and what never arrived."""
@@ -275,9 +302,12 @@ class Reader:
             return []
         log.warning("taking back %d messages of %s whose delivery was lost", len(rows), self._queue)
         replies = self._link.call_many([("XRANGE", self._stream, row[0], row[0]) for row in rows])
-        found = [(row, checked(reply, f"read {self._queue!r}")) for row, reply in zip(rows, replies, strict=True)]
-        # An entry that was deleted meanwhile is left to XAUTOCLAIM, which drops it from the group.
-        return self._hand_out_again([(row[0], reply[0][1], row[3]) for row, reply in found if reply])
+        for reply in replies:
+            if isinstance(reply, ResponseError):
+                self._take_back_at = now + self._look_every  # the others are handed out all the same
+        found = [(row, reply) for row, reply in zip(rows, replies, strict=True) if not isinstance(reply, ResponseError)]
+        # An entry that was deleted meanwhile is left to the next renewal, which drops it from the group.
+        return self._hand_out_again([(row[0], reply[0][1], row[3], row[1]) for row, reply in found if reply])
 
     def _unknown(self, count: int) -> tuple[list[Any], bool]:
         """Up to ``count`` rows of this consumer's pending list that are not held here; whether there may be more."""

@@ -17,10 +17,19 @@ Command = tuple[Argument, ...]
 
 
 class Script:
-    """One script. Immutable."""
+    """One script. Immutable.
 
-    def __init__(self, name: str) -> None:
-        self.text: Final = resources.files("qbridge_redis").joinpath("lua", f"{name}.lua").read_bytes()
+    Args:
+        name: its file.
+        library: a file with functions to put before it.
+    """
+
+    def __init__(self, name: str, library: str | None = None) -> None:
+        text = _read(name)
+        if library is not None:
+            flags, _, rest = text.partition(b"\n")  # those must be the first line
+            text = flags + b"\n" + _read(library) + rest
+        self.text: Final = text
         self.sha: Final = hashlib.sha1(self.text, usedforsecurity=False).hexdigest()
         _by_sha[self.sha] = self
 
@@ -33,6 +42,10 @@ class Script:
         return ("SCRIPT", "LOAD", self.text)
 
 
+def _read(name: str) -> bytes:
+    return resources.files("qbridge_redis").joinpath("lua", f"{name}.lua").read_bytes()
+
+
 def with_text(command: Command) -> Command:
     """The same call for a server that does not know the script."""
     return ("EVAL", _by_sha[str(command[1])].text, *command[2:])
@@ -43,12 +56,15 @@ _by_sha: Final[dict[str, Script]] = {}
 ACK: Final = Script("ack")
 ENSURE: Final = Script("ensure")
 LEAVE: Final = Script("leave")
-PROMOTE: Final = Script("promote")
+LOOK: Final = Script("look")
+PROBE: Final = Script("probe")
+PROMOTE: Final = Script("promote", "spread")
 PUBLISH_LATER: Final = Script("publish_later")
 PURGE: Final = Script("purge")
 REAP: Final = Script("reap")
-RECLAIM: Final = Script("reclaim")
+RELEASE: Final = Script("release")
 RENEW: Final = Script("renew")
-REPLAY: Final = Script("replay")
-RESTORE: Final = Script("restore")
-SETTLE: Final = Script("settle")
+REPLAY: Final = Script("replay", "spread")
+RESTORE: Final = Script("restore", "spread")
+SETTLE: Final = Script("settle", "spread")
+TAKE: Final = Script("take")

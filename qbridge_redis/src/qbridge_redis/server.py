@@ -7,6 +7,7 @@ from typing import Final
 from redis.exceptions import ResponseError
 
 from qbridge_core import ConfigurationError
+from qbridge_redis.limits import Limits
 from qbridge_redis.link import Link
 from qbridge_redis.options import Options, Topology
 from qbridge_redis.session import log
@@ -15,8 +16,8 @@ _OLDEST: Final = 7
 Facts = dict[str, str]
 
 
-def inspect(link: Link, options: Options) -> int | None:
-    """Refuse a server that cannot keep the guarantees; return the largest body that it takes, if it tells.
+def inspect(link: Link, options: Options) -> Limits:
+    """Refuse a server that cannot keep the guarantees; return how large a message may be.
 
     A user without permission for INFO or CONFIG is not an error: then nothing is known, and nothing is refused.
 
@@ -24,14 +25,15 @@ def inspect(link: Link, options: Options) -> int | None:
         ConfigurationError: the server is too old, evicts keys, or is a cluster.
     """
     sections = ("server", "memory", "persistence", "replication")
-    replies = link.call_many([*(("INFO", name) for name in sections), ("CONFIG", "GET", "proto-max-bulk-len")])
+    limits = ("CONFIG", "GET", "proto-max-bulk-len", "client-query-buffer-limit")
+    replies = link.call_many([*(("INFO", name) for name in sections), limits])
     facts: Facts = {}
     for reply in replies[:-1]:
         facts |= _parse(reply)
     _check(facts, options)
     _warn(facts, options)
-    limit = replies[-1]
-    return int(limit[1]) if isinstance(limit, list) and len(limit) == 2 else None
+    config = replies[-1]
+    return Limits.of(dict(zip(config[::2], config[1::2], strict=False)) if isinstance(config, list) else {})
 
 
 def _parse(reply: object) -> Facts:

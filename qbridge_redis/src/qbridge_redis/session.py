@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from qbridge_core import worker_identity
@@ -15,6 +15,7 @@ from qbridge_core.logs import logger
 from qbridge_redis.fields import Fields
 from qbridge_redis.keys import Keys
 from qbridge_redis.ledger import Ledger
+from qbridge_redis.limits import Limits
 from qbridge_redis.link import Links
 from qbridge_redis.options import Options
 from qbridge_redis.queues import Queues
@@ -35,13 +36,13 @@ class Home:
         route: makes the way to its server; the argument is called when that one is replaced.
         carry: see ``Session``.
         closing: see ``Session``.
-        max_body: see ``Session``.
+        limits: see ``Session``.
     """
 
     route: Callable[[OnMove], Route]
     carry: Carry
     closing: threading.Event
-    max_body: int | None = None
+    limits: Limits = field(default_factory=Limits)
 
 
 class Session:
@@ -54,7 +55,7 @@ class Session:
         carry: publishes copies to a queue that no script of this session can write to.
         closing: set when ``disconnect`` begins.
         acks_waiting: set when acknowledgements wait for the flusher.
-        max_body: the largest body that the server takes, if it told.
+        limits: how large a message may be.
     """
 
     def __init__(self, options: Options, keys: Keys, queues: Queues, home: Home) -> None:
@@ -68,7 +69,8 @@ class Session:
         self.carry: Final = home.carry
         self.closing: Final = home.closing
         self.acks_waiting: Final = threading.Event()
-        self.max_body: int | None = home.max_body
+        self.limits = home.limits
+        self._complaints: dict[str, str] = {}
         self._ledgers: dict[str, Ledger] = {}
         self._ledgers_lock = threading.Lock()
         self._last_reconnect = time.monotonic()
@@ -84,6 +86,12 @@ class Session:
         """The books of all queues that were received from."""
         with self._ledgers_lock:
             return list(self._ledgers.values())
+
+    def is_new_complaint(self, queue: str, text: str) -> bool:
+        """Whether this is to be said, because it is not what was said of the queue last."""
+        is_new = self._complaints.get(queue) != text
+        self._complaints[queue] = text
+        return is_new
 
     def reconnected(self) -> None:
         """A lost connection is back.

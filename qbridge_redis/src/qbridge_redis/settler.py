@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from redis.exceptions import ResponseError
@@ -16,23 +16,31 @@ from qbridge_core import (
     Delivery,
     DeliveryLostError,
     Failure,
+    PermanentError,
     PublishUnconfirmedError,
     QBridgeError,
     rejection,
 )
-from qbridge_core.message import CRASHES
+from qbridge_core.message import ATTEMPTS, CRASHES
+from qbridge_redis import fields
 from qbridge_redis.backoff import Backoff
 from qbridge_redis.failures import checked, is_missing_group, is_redirect, refused, unreachable
-from qbridge_redis.fields import REDELIVERED, SUSPECTED, Fields, encode, encode_meta, moved
+from qbridge_redis.fields import REDELIVERED, SUSPECTED, Fields, encode, encode_meta
 from qbridge_redis.ledger import Ticket
 from qbridge_redis.link import LOST
-from qbridge_redis.scripts import RESTORE, SETTLE, Command
+from qbridge_redis.overdue import LONG_AGO, NOBODY
+from qbridge_redis.rights import ask_missing_rights
+from qbridge_redis.scripts import RELEASE, RESTORE, SETTLE, Command
 from qbridge_redis.session import Session, log
 
 _DONE: Final = 1
 _NOT_HELD: Final = 0
 _DELETED: Final = -1
+_TOO_MANY: Final = -2
+_CARRIED: Final = 2
 _TRIES: Final = 2
+_REFUSALS: Final = 2
+_PATIENCE: Final = 10.0  # seconds for which an outage elsewhere may hold a slot
 _BATCH: Final = 100
 
 
@@ -73,60 +81,113 @@ class Settler:
     def hand_back_all(self, tickets: Sequence[Ticket], deadline: float) -> bool:
         """Return what is left at the end; False when the server is gone or ``deadline`` comes first."""
         for start in range(0, len(tickets), _BATCH):
-            commands = [self._command(ticket, _handed_back(ticket)) for ticket in tickets[start : start + _BATCH]]
+            batch = tickets[start : start + _BATCH]
             remaining = max(0.05, deadline - time.monotonic())
             try:
                 with self._session.links.lease(remaining) as link:
-                    replies = link.call_many(commands, remaining)
+                    replies = link.call_many([self._command(t, _handed_back(t)) for t in batch], remaining)
+                    left = [t for t, reply in zip(batch, replies, strict=True) if reply not in (_DONE, _NOT_HELD)]
+                    if left:
+                        link.call_many([self._release_command(ticket, NOBODY, LONG_AGO) for ticket in left], remaining)
             except (QBridgeError, *LOST) as exc:
                 log.warning("%d deliveries come back only after the lease: %s", len(tickets) - start, exc)
                 return False
-            for reply in replies:
-                if isinstance(reply, ResponseError):
-                    log.warning("a delivery comes back only after the lease: %s", reply)
         return True
 
     def _settle(self, delivery: Delivery, state: _State) -> None:
         ticket: Ticket = delivery.tag
-        ledger = ticket.ledger
-        if not ledger.begin(ticket):
+        if not ticket.ledger.begin(ticket):
             return
+        try:
+            reply = self._carried_out(delivery, state)
+            if isinstance(reply, ResponseError):
+                raise refused(reply, f"settle a delivery of {delivery.queue!r}") from reply
+        except QBridgeError as exc:
+            if not self._is_given_up(ticket, state, exc) or not self._release(ticket, state):
+                ticket.ledger.reopen(ticket)
+                raise
+            self._explain_release(delivery, state, exc)
+        except BaseException:
+            ticket.ledger.reopen(ticket)
+            raise
+        else:
+            self._book(ticket, reply)
+
+    def _carried_out(self, delivery: Delivery, state: _State) -> Any:
+        """Do it the way that it can be done; return the reply."""
+        ticket: Ticket = delivery.tag
         away = self._away(delivery.queue, state)
         if not self._session.keys.together(delivery.queue, away):
-            self._carry(delivery, state, away)
-            return
-        answered = False
-        try:
-            reply = self._run(self._command(ticket, state), ticket)
-            if reply == _DELETED or (reply == _NOT_HELD and ticket.uprooted and not ticket.unsure):
-                log.warning("a delivery of %s was deleted while it ran; writing it anew", delivery.queue)
-                reply = self._run(self._restore_command(delivery, state), ticket)
-            answered = True
-        finally:
-            if not answered:
-                ledger.reopen(ticket)
-        self._book(ticket, reply)
+            return self._carry(delivery, state, away)
+        reply = self._run(self._command(ticket, state), ticket)
+        if reply == _DELETED or (reply == _NOT_HELD and ticket.uprooted and not ticket.unsure):
+            log.warning("a delivery of %s was deleted while it ran; writing it anew", delivery.queue)
+            reply = self._run(self._restore_command(delivery, state), ticket)
+        if reply == _TOO_MANY:
+            # Nor could a script take it out of the delayed ones.
+            return self._carry(delivery, replace(state, delay=0.0), away)
+        return reply
 
-    def _carry(self, delivery: Delivery, state: _State, away: str) -> None:
-        """Where no script can write to both queues: the copy is confirmed, and then the original acknowledged."""
+    def _carry(self, delivery: Delivery, state: _State, away: str) -> int:
+        """Where no script can do it: the copy is confirmed, and then the original acknowledged."""
         ticket: Ticket = delivery.tag
-        carried = False
         try:
             content = self._held_content(delivery, state)
-            if content is not None:
-                self._session.carry(away, [content], state.delay, True)
-            carried = True
+            if content is None:
+                return _NOT_HELD
+            self._session.carry(away, [self._fitting(content)], state.delay, True)
         except LOST as exc:
             raise unreachable(exc, self._session.options) from exc
-        finally:
-            if not carried:
-                ticket.ledger.reopen(ticket)
-        if content is None:
-            self._book(ticket, _NOT_HELD)
-            return
         ticket.ledger.reopen(ticket)
         ticket.ledger.ack(ticket)
         self._session.acks_waiting.set()
+        return _CARRIED
+
+    def _fitting(self, content: Fields) -> Fields:
+        """The content, or of one that no command may carry what fits."""
+        limit = self._session.limits.command
+        return content if fields.size_of(content) <= limit else fields.shortened(content, limit)
+
+    # ------------------------------------------------------------------ when the server refuses
+
+    def _is_given_up(self, ticket: Ticket, state: _State, error: QBridgeError) -> bool:
+        """Whether the slot of a delivery should be free rather than wait for somebody to put things right."""
+        trouble, now = ticket.trouble, time.monotonic()
+        assert trouble is not None  # noqa: S101 - begin has set it
+        trouble.refusals += 1
+        trouble.refused_at = trouble.refused_at or now
+        if isinstance(error, PermanentError):
+            return trouble.refusals >= _REFUSALS or state.mode == "back"
+        # Where this queue's own server is away, there is nothing to release either, and the release says so.
+        return now - trouble.refused_at > _PATIENCE
+
+    def _release(self, ticket: Ticket, state: _State) -> bool:
+        """Give it back without a copy; False when that is impossible too."""
+        nobody = f"{NOBODY}:{state.meta[ATTEMPTS]}" if ATTEMPTS in state.meta else NOBODY
+        if ticket.past is not None and ticket.past.attempts and ATTEMPTS not in state.meta:
+            nobody = f"{NOBODY}:{ticket.past.attempts}"
+        idle = LONG_AGO if state.mode == "back" and not state.delay else 0
+        try:
+            with self._session.links.lease() as link:
+                done = bool(link.call(self._release_command(ticket, nobody, idle)) == 1)
+        except (QBridgeError, *LOST):
+            return False
+        if done:
+            ticket.ledger.finish(ticket)
+        return done
+
+    def _release_command(self, ticket: Ticket, nobody: str, idle: int) -> Command:
+        who = (self._session.options.group, self._session.consumer)
+        return RELEASE([self._session.keys.stream(ticket.ledger.queue)], *who, nobody, idle, ticket.entry_id)
+
+    def _explain_release(self, delivery: Delivery, state: _State, error: QBridgeError) -> None:
+        """Say it loudly once, and let the caller know that a failure is not where it should be."""
+        queue = delivery.queue
+        if self._session.is_new_complaint(queue, str(error)):
+            why = ask_missing_rights(self._session, queue) or error
+            log.error("%s; what cannot be settled goes back to %s and is tried again later", why, queue)
+        if state.mode != "back":
+            raise DeliveryLostError(f"{error}; it went back to {queue!r} with its failed attempts") from error
 
     def _held_content(self, delivery: Delivery, state: _State) -> Fields | None:
         """The fields of the copy; None when this client does not hold the original any more."""
@@ -139,7 +200,8 @@ class Settler:
         held = groupless or bool(checked(pending, f"settle a delivery of {delivery.queue!r}"))
         found = checked(entries, f"settle a delivery of {delivery.queue!r}")
         if found and held:
-            return moved(found[0][1], state.message_id, state.meta)
+            copied = fields.handed_back if state.mode == "back" else fields.moved
+            return copied(found[0][1], state.message_id, state.meta)
         if held or (ticket.uprooted and not found):
             return self._content(delivery, state)
         return None
@@ -193,20 +255,23 @@ class Settler:
                     return reply
                 time.sleep(backoff.next())
 
-    def _book(self, ticket: Ticket, reply: Any) -> None:
-        queue = ticket.ledger.queue
-        if isinstance(reply, ResponseError):
-            ticket.ledger.reopen(ticket)
-            raise refused(reply, f"settle a delivery of {queue!r}") from reply
+    @staticmethod
+    def _book(ticket: Ticket, reply: Any) -> None:
+        if reply == _CARRIED:
+            return  # its acknowledgement is on its way
         ticket.ledger.finish(ticket)
         if reply != _DONE and not ticket.unsure:
+            queue = ticket.ledger.queue
             raise DeliveryLostError(f"a delivery of {queue!r} was taken back by the broker; it is delivered again")
 
 
 def _handed_back(ticket: Ticket, delay: float = 0.0) -> _State:
     meta: dict[str, str | int] = {REDELIVERED: 1}
-    if ticket.crashes:
-        meta[CRASHES] = ticket.crashes
-    if ticket.suspected:
-        meta[SUSPECTED] = 1
+    if past := ticket.past:
+        if past.crashes:
+            meta[CRASHES] = past.crashes
+        if past.suspected:
+            meta[SUSPECTED] = 1
+        if past.attempts:
+            meta[ATTEMPTS] = past.attempts
     return _State("back", meta, delay)

@@ -75,7 +75,9 @@ def receive_calmly(client: RedisClient, queue: str, count: int = 10) -> list[Del
         return []
 
 
-def failure(queue: str, attempts: int = 1, *, crashes: int = 0, reason: Reason = Reason.FAILED) -> Failure:
+def failure(
+    queue: str, attempts: int = 1, *, crashes: int = 0, reason: Reason = Reason.FAILED, text: str = "broken"
+) -> Failure:
     """A failure to settle a delivery with."""
     now = time.time()
     return Failure(
@@ -83,7 +85,7 @@ def failure(queue: str, attempts: int = 1, *, crashes: int = 0, reason: Reason =
         attempts=attempts,
         crashes=crashes,
         exception_type="ValueError",
-        exception_message="broken",
+        exception_message=text,
         traceback="Traceback …",
         first_failed_at=now,
         last_failed_at=now,

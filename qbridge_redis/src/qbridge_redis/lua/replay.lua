@@ -1,12 +1,15 @@
 #!lua flags=allow-oom
 -- Send dead letters back as their producer wrote them: copy first, then delete. Those that a consumer holds stay.
--- KEYS dead target | ARGV group id...   -> how many went, nil when there is no target
+-- KEYS dead target | ARGV group id...   -> {how many went, ids with too many fields for a script}, nil without a target
 if redis.call('EXISTS', KEYS[2]) == 0 then return nil end
-local sent = 0
+redis.call('XDEL', KEYS[1], '0-0') -- without the right to delete, each call would make another copy: find out before
+local sent, large = 0, {}
 for i = 2, #ARGV do
   local row = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1)
   local entry = redis.call('XRANGE', KEYS[1], ARGV[i], ARGV[i])[1]
-  if entry and (row.err or #row == 0) then
+  if entry and #entry[2] > MOST then
+    large[#large + 1] = ARGV[i]
+  elseif entry and (row.err or #row == 0) then
     local fields = {}
     for j = 1, #entry[2], 2 do
       local name = entry[2][j]
@@ -16,9 +19,9 @@ for i = 2, #ARGV do
       end
     end
     if #fields == 0 then fields = { 'body', '' } end
-    redis.call('XADD', KEYS[2], '*', unpack(fields))
+    redis.call('XADD', KEYS[2], '*', spread(fields, 1, #fields))
     redis.call('XDEL', KEYS[1], ARGV[i])
     sent = sent + 1
   end
 end
-return sent
+return { sent, large }

@@ -2,7 +2,7 @@
 -- Write the next state of a delivery, then remove it, in this order: a script does not roll back, so a copy that cannot be
 -- written leaves the delivery pending. Only for the consumer that holds it. allow-oom: a full Redis must be drained.
 -- KEYS stream delayed away | ARGV group consumer id mode(back retry dead move) delay_us message_id field value...
---   -> 1 done, 0 not held by this consumer, -1 the entry was deleted under its holder
+--   -> 1 done, 0 not held by this consumer, -1 the entry was deleted under its holder, -2 too many fields for a script
 local stream, group, id, mode = KEYS[1], ARGV[1], ARGV[3], ARGV[4]
 local held = redis.pcall('XPENDING', stream, group, id, id, 1, ARGV[2])
 local groupless = held.err and string.find(held.err, 'NOGROUP', 1, true)
@@ -10,6 +10,10 @@ if held.err and not groupless then return held end
 if not groupless and #held == 0 then return 0 end
 local entry = redis.call('XRANGE', stream, id, id)[1]
 if not entry then return -1 end
+if #entry[2] + #ARGV > MOST then return -2 end
+-- Without the right to remove the original, each call would make another copy: find out before.
+redis.call('XDEL', stream, '0-0')
+redis.call('XACK', stream, group, '0-0')
 
 local fields, replaced, named = {}, {}, false
 for i = 7, #ARGV, 2 do replaced[ARGV[i]] = true end
@@ -41,7 +45,7 @@ if delay > 0 then
   local due = string.format('%.0f', time[1] * 1000000 + time[2] + delay)
   redis.call('ZADD', KEYS[2], due, cmsgpack.pack({ id, fields }))
 else
-  redis.call('XADD', away and KEYS[3] or stream, '*', unpack(fields))
+  redis.call('XADD', away and KEYS[3] or stream, '*', spread(fields, 1, #fields))
 end
 redis.call('XACK', stream, group, id)
 redis.call('XDEL', stream, id)

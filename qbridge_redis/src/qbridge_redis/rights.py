@@ -1,0 +1,36 @@
+"""Asks which permissions the user lacks: an error within a script does not name the command that was refused."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qbridge_core import QBridgeError
+from qbridge_redis.link import LOST, Link
+from qbridge_redis.scripts import PROBE
+from qbridge_redis.session import Session
+
+_TIME: Final = 2.0
+
+
+def missing_rights(session: Session, link: Link, queue: str) -> str:
+    """What a worker of a queue needs and may not do, as a sentence; "" when nothing is missing or nobody can tell."""
+    keys, away = session.keys, session.queues.dead_letter_queue(queue)
+    if not keys.together(queue, away):
+        away = queue
+    command = PROBE([keys.stream(queue), keys.delayed(queue), keys.stream(away)])
+    reply = link.call(command, _TIME)
+    if not isinstance(reply, list) or not reply:
+        return ""
+    names = list(dict.fromkeys(name.decode("utf-8", "replace") for name in reply))
+    user = session.options.username or "default"
+    wanted = " ".join(f"+{name}" for name in dict.fromkeys(name.partition(" ")[0] for name in names))
+    return f"the Redis user {user!r} may not use {', '.join(names)} (ACL SETUSER {user} {wanted})"
+
+
+def ask_missing_rights(session: Session, queue: str) -> str:
+    """The same on a connection of its own."""
+    try:
+        with session.links.lease(_TIME) as link:
+            return missing_rights(session, link, queue)
+    except (QBridgeError, *LOST):
+        return ""
