@@ -1,60 +1,11 @@
 #!/usr/bin/env bash
 # Make a small Debian 13 tree with RabbitMQ 4.0, Redis 8.0 and Valkey 8.1 in .matrix/, and a folder of commands for
-# each: .matrix/bin/rabbitmq-4, redis-8, valkey-8. Needs root on Debian; made once, a few minutes and 400 MB.
-# MATRIX_MIRROR=… names a mirror of Debian; otherwise it is that of apt's own sources.
+# each: .matrix/bin/rabbitmq-4, redis-8, valkey-8.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-suite=trixie
 home=$PWD/.matrix
-tree=$home/$suite
-packages=rabbitmq-server,redis-server,valkey-server
-
-fail() {
-    printf 'error: %s\n' "$*" >&2
-    exit 1
-}
-
-check_host() {
-    [[ $EUID -eq 0 && -e /etc/debian_version ]] && command -v apt-get >/dev/null 2>&1 ||
-        fail "the servers of the matrix come from a Debian tree, which only root on Debian can make (debootstrap, chroot," \
-            "unshare --mount). Elsewhere name a folder with the commands of your own server: QBRIDGE_TEST_BIN=DIRECTORY"
-    unshare --mount true 2>/dev/null ||
-        fail "unshare --mount is not permitted here; in a container that takes the capability CAP_SYS_ADMIN"
-}
-
-install_debootstrap() {
-    command -v debootstrap >/dev/null 2>&1 && return
-    echo "Installing debootstrap."
-    apt-get -o DPkg::Lock::Timeout=300 -qq update
-    DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -qq install --yes \
-        --no-install-recommends debootstrap >/dev/null
-}
-
-# The first of apt's sources that is a release of Debian, and not its updates or security fixes.
-find_mirror() {
-    # shellcheck disable=SC2016 # apt-get replaces these
-    apt-get indextargets --format '$(CODENAME) $(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Component: main' |
-        awk '$1 !~ /-/ { print $2; exit }'
-}
-
-# debootstrap mounts /proc into the tree: in a namespace of its own nothing stays mounted, even if it is killed.
-make_tree() {
-    local mirror=${MATRIX_MIRROR:-$(find_mirror)}
-    if [[ -z $mirror ]]; then
-        apt-get -o DPkg::Lock::Timeout=300 -qq update
-        mirror=$(find_mirror)
-    fi
-    [[ -n $mirror ]] || fail "apt knows no mirror of Debian; name one: MATRIX_MIRROR=http://…"
-    echo "Making a tree of Debian $suite in $tree; this takes a few minutes, once."
-    rm -rf --one-file-system "$tree.part"
-    unshare --mount debootstrap --variant=minbase --include="$packages" "$suite" "$tree.part" "$mirror" \
-        >"$home/debootstrap.log" 2>&1 ||
-        fail "debootstrap failed; the end of $home/debootstrap.log:" "$(tail -n 5 "$home/debootstrap.log")"
-    rm -rf "$tree.part"/var/cache/apt "$tree.part"/var/lib/apt/lists
-    echo "127.0.0.1 localhost" >"$tree.part/etc/hosts"
-    mv "$tree.part" "$tree"
-}
+tree=$home/trixie
 
 # write_command SERVER NAME PROGRAM: a command that runs a program of the tree.
 write_command() {
@@ -63,14 +14,7 @@ write_command() {
     chmod 755 "$home/bin/$1/$2"
 }
 
-check_host
-mkdir -p "$home"
-exec 9>"$home/lock"
-flock 9
-if [[ ! -d $tree ]]; then
-    install_debootstrap
-    make_tree
-fi
+scripts/debian-tree.sh trixie rabbitmq-server,redis-server,valkey-server
 for program in rabbitmq-server rabbitmqctl; do
     write_command rabbitmq-4 "$program" "/usr/lib/rabbitmq/bin/$program"
 done

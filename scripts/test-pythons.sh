@@ -3,7 +3,7 @@
 # metadata claims, each in an environment of its own, from built wheels, with warnings as errors; and once with the
 # oldest drivers that the metadata allows.
 # Usage: PYTHONS='3.11 3.13 lowest' scripts/test-pythons.sh [PYTEST ARGUMENT…]
-# A Python that is not found is left out with a red line, and is a failure with QBRIDGE_REQUIRE_PYTHONS=1.
+# WHEELS=DIRECTORY has wheels that were built before. A Python that is not found is left out with a red line, and is a failure with QBRIDGE_REQUIRE_PYTHONS=1.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -12,6 +12,7 @@ claimed=$(sed -n 's/.*"Programming Language :: Python :: \(3\.[0-9]*\)".*/\1/p' 
 oldest=$(head -n 1 <<<"$claimed")
 entries=${PYTHONS:-$claimed lowest}
 processes=${PROCESSES:-6}
+wheels=${WHEELS:-$home/wheels}
 tests=(tests/unit tests/conformance
     tests/integration/test_child_processes.py tests/integration/test_demo.py tests/integration/test_hot_path.py
     tests/integration/test_supervisor.py tests/integration/test_worker_survives.py)
@@ -44,7 +45,7 @@ make_environment() {
     local python=$2/bin/python
     "$1" -m venv --clear "$2" &&
         "$python" -m pip install --quiet --upgrade 'pip>=25.1' &&
-        "$python" -m pip install --quiet --find-links "$home/wheels" ${3:+--constraint "$3"} \
+        "$python" -m pip install --quiet --find-links "$wheels" ${3:+--constraint "$3"} \
             'qbridge-core[all,testing]' --group test
 }
 
@@ -75,7 +76,7 @@ for entry in $entries; do
     [[ $entry == lowest || $entry =~ ^3\.[0-9]+$ ]] || { echo "error: PYTHONS is some of: $claimed lowest" >&2; exit 1; }
 done
 mkdir -p "$home"
-PYTHON=${PYTHON:-.venv/bin/python} scripts/build-wheels.sh "$home/wheels"
+[[ -n ${WHEELS:-} ]] || PYTHON=${PYTHON:-.venv/bin/python} scripts/build-wheels.sh "$wheels"
 
 failed=()
 for entry in $entries; do

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pika import exceptions
 
-from qbridge_core import QBridgeError, default_dead_letter_queue
+from qbridge_core import QBridgeError, QueueMismatchError, default_dead_letter_queue
 from qbridge_core.logs import logger
 from qbridge_core.suspects import suspects_queue
 from qbridge_rabbitmq import delays, errors
@@ -16,6 +16,7 @@ from qbridge_rabbitmq.admin import Step, Steps
 
 _log: Final = logger("qbridge.rabbitmq")
 _LEVELS_VALID: Final = 2.0
+_CONSUMER_TIMEOUT: Final = "x-consumer-timeout"
 # A worker ends its tasks itself when their time is over, and a dead one loses its connection.
 _LONGEST_HOLD_MS: Final = 365 * 24 * 3600 * 1000
 # Each worker counts its side queue all the time, and hardly ever is anything delayed there.
@@ -86,7 +87,7 @@ class Topology:
         if named:
             yield from self.declare_dead_letter_queue(named)
         arguments = yield from self._declare_queue(queue, *self._work_arguments(queue, named))
-        (self._lifted.discard if arguments is None or not self._can_lift else self._lifted.add)(queue)
+        (self._lifted.add if _CONSUMER_TIMEOUT in (arguments or ()) else self._lifted.discard)(queue)
         if (yield from _exists(_passive_exchange(delays.exit_exchange(queue)))):
             yield _bind_queue(queue, delays.exit_exchange(queue))
 
@@ -113,7 +114,7 @@ class Topology:
         """Fail when a queue that exists is a stream; a missing one is left alone."""
         # Nothing tells the type of a queue, but the broker compares it with that of a second declaration.
         if (yield from _exists(_passive_queue(queue))):
-            yield from self._declare_queue(queue, self._work_arguments(queue, None)[0])
+            yield from self._declare_queue(queue, *self._work_arguments(queue, None))
 
     def restore(self, queue: str) -> Steps[None]:
         """Create a known queue again; fail if another one is missing."""
@@ -252,7 +253,8 @@ class Topology:
                 (self._unlimited.add if unlimited else self._unlimited.discard)(queue)
                 return arguments
         self._unlimited.discard(queue)
-        yield _passive_queue(queue)
+        if not (yield from _exists(_passive_queue(queue))):
+            raise QueueMismatchError(f"the broker creates no queue {queue!r} such as QBridge needs: {refusal}")
         if queue not in self._reported:
             self._reported.add(queue)
             _log.info("using queue %r as it is; it was declared differently: %s", queue, refusal)
@@ -272,7 +274,10 @@ class Topology:
             # At least once works only together with this overflow setting (rabbitmq.com/docs/quorum-queues).
             arguments |= {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
         if self._can_lift:
-            arguments["x-consumer-timeout"] = _LONGEST_HOLD_MS
+            arguments[_CONSUMER_TIMEOUT] = _LONGEST_HOLD_MS
+        if queue_type == "classic" and self._can_lift:
+            # RabbitMQ 4.3 refuses the argument for a classic queue.
+            return [arguments, {name: value for name, value in arguments.items() if name != _CONSUMER_TIMEOUT}]
         if queue_type == "quorum" and self._no_limit():
             # A message also comes back when only a connection was lost, maybe often during one long task.
             return [arguments | self._no_limit(), arguments]
