@@ -10,18 +10,24 @@ from typing import Any
 import pytest
 
 from qbridge_core import (
+    AuthenticationError,
     BrokerBlockedError,
     BrokerUnavailableError,
     ConfigurationError,
     Delivery,
     DeliveryLostError,
+    MessageTooLargeError,
     NotConnectedError,
     PublishUnconfirmedError,
     QBridgeError,
     QueueFullError,
+    QueueMismatchError,
+    Reason,
+    Snooze,
     TaskManager,
     UnroutableError,
 )
+from qbridge_core.message import Noted
 from qbridge_memory import MemoryClient
 from support.wait import wait_for
 
@@ -152,19 +158,145 @@ def test_g4_no_more_is_held_than_workers_there_are_while_nothing_can_be_settled(
         assert client.stats("q").in_flight == 2
 
 
-def test_a_bug_of_a_backend_leaves_the_message_with_the_broker(caplog: pytest.LogCaptureFixture) -> None:
-    """An error that is not ours is not repeated and ends no worker; the message comes again after a reconnect."""
+def test_g19_an_error_that_nobody_expects_is_followed_by_another_try(caplog: pytest.LogCaptureFixture) -> None:
+    """A backend's bug, or what it lets out of its driver, leaves no message unsettled that it goes on to hold."""
     client = Stubborn()
-    client.errors = [RuntimeError("a bug")]
+    client.errors = [OSError(24, "Too many open files"), RuntimeError("a bug")]
     client.send_many("q", ["bad", "next"])
     with TaskManager(client, lambda _: None, "q", "d", max_workers=1) as manager:
-        wait_for(lambda: manager.report().succeeded == 1, 5.0)
-    assert (client.tries, client.stats("q").in_flight) == (2, 1)
-    (record,) = [r for r in caplog.records if "it stays with the broker" in r.message]
-    assert record.exc_info is not None
-    client.disconnect()
-    client.connect()
-    assert client.stats("q").ready == 1
+        wait_for(lambda: manager.report().succeeded == 2, 5.0)
+    assert (client.tries, client.stats("q").in_flight) == (4, 0)
+    loud = [record for record in caplog.records if "cannot be settled: " in record.getMessage()]
+    assert [record.levelname for record in loud] == ["ERROR", "ERROR"]
+    assert all(record.exc_info is not None for record in loud)
+
+
+REFUSALS = [QueueFullError("full"), AuthenticationError("no right"), UnroutableError("gone"), RuntimeError("a bug")]
+
+
+class Refusing(MemoryClient):
+    """Takes no copies, as a broker whose queue is full; what is handed back it keeps, and recognizes."""
+
+    def __init__(self, error: Exception, *, only_letters: bool = False) -> None:
+        super().__init__()
+        self.refuses = True
+        self.noted: dict[str | None, Noted] = {}
+        self.refused = self.handed_back = 0
+        self._error = error
+        self._only_letters = only_letters
+        self.connect()
+        self.declare("q", "d")
+
+    def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
+        """Show what was noted of a message that comes again."""
+        deliveries = super().receive(queue, max_messages, timeout)
+        for delivery in deliveries:
+            if noted := self.noted.pop(delivery.message_id, None):
+                delivery.note(noted)
+        return deliveries
+
+    def reject(self, delivery: Delivery, requeue: bool = True, **options: Any) -> None:
+        """Refuse a copy, or hand back."""
+        failure = options.get("failure")
+        if self.refuses and (not requeue if self._only_letters else failure is not None):
+            self.refused += 1
+            raise self._error
+        if failure is None and requeue:
+            self.handed_back += 1
+            if delivery.noted is not None:
+                self.noted[delivery.message_id] = delivery.noted
+        super().reject(delivery, requeue, **options)
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=lambda error: type(error).__name__)
+def test_g19_a_refused_retry_goes_back_and_keeps_its_count(error: Exception) -> None:
+    """Where the broker takes no copies a failed task comes again from its own queue, and the failures add up."""
+    client = Refusing(error)
+    runs: list[object] = []
+
+    def handler(payload: object) -> None:
+        runs.append(payload)
+        if payload == "bad":
+            raise ValueError
+
+    client.send_many("q", ["bad", "good"])
+    with TaskManager(client, handler, "q", "d", max_retries=1, max_workers=2) as manager:
+        wait_for(lambda: manager.report().retried == 1, 10.0, "the slot is free again")
+        wait_for(lambda: manager.report().succeeded == 1, 10.0, "the others are run")
+        client.refuses = False
+        wait_for(lambda: client.stats("d").ready == 1, 10.0, "the second failure was the last")
+    assert (runs.count("bad"), client.handed_back) == (2, 1)
+    (letter,) = client.dead_letters("d")
+    assert (letter.reason, letter.attempts) == (Reason.FAILED, 2)
+
+
+def test_g5_an_exhausted_task_whose_letter_is_refused_is_not_run_again(caplog: pytest.LogCaptureFixture) -> None:
+    """It goes back to its queue, and becomes a dead letter with the first explanation as soon as the broker lets it."""
+    client = Refusing(AuthenticationError("no right to write"), only_letters=True)
+    runs: list[object] = []
+
+    def handler(payload: object) -> None:
+        runs.append(payload)
+        raise ValueError("the reason")
+
+    client.send_many("q", ["bad"])
+    with TaskManager(client, handler, "q", "d", max_retries=0, max_workers=1) as manager:
+        wait_for(lambda: client.handed_back >= 2, 20.0, "it came again and was refused again")
+        assert (runs, client.stats("d").ready) == (["bad"], 0)
+        client.refuses = False
+        wait_for(lambda: manager.report().dead_lettered == 1, 10.0)
+    (letter,) = client.dead_letters("d")
+    assert (letter.reason, letter.attempts, letter.exception_message) == (Reason.FAILED, 1, "the reason")
+    assert runs == ["bad"]
+    loud = [r.getMessage() for r in caplog.records if r.levelname == "ERROR" and "no right to write" in r.getMessage()]
+    assert len(loud) == 1, "the reason is said once, not for each try and message"
+
+
+def test_g19_a_task_that_no_copy_can_carry_is_dead_lettered() -> None:
+    """When a retry would be too large for the broker it is the last one: waiting does not make it smaller."""
+    client = Refusing(MessageTooLargeError("131,000 bytes of headers"))
+
+    def handler(payload: object) -> None:
+        client.refuses = not client.refused
+        raise ValueError("m" * 2_000)
+
+    original = client.reject
+
+    def reject(delivery: Delivery, requeue: bool = True, **options: Any) -> None:
+        client.refuses = requeue
+        original(delivery, requeue, **options)
+
+    client.reject = reject  # type: ignore[method-assign]
+    client.send("q", 1)
+    report = TaskManager(client, handler, "q", "d", max_workers=1).run_until_idle(10.0)
+    assert (report.dead_lettered, client.refused) == (1, 1)
+    (letter,) = client.dead_letters("d")
+    assert letter.exception_message.endswith("m; it cannot be retried: 131,000 bytes of headers")
+    assert (letter.attempts, len(letter.exception_message)) == (1, 1_000)
+
+
+def test_g19_a_snooze_that_is_refused_goes_back(client: MemoryClient) -> None:
+    """A task that asks for a later time and cannot have it comes again without one, and counts nothing."""
+    client.declare("q", "d")
+    original, refused = client.reject, [0]
+
+    def reject(delivery: Delivery, requeue: bool = True, *, delay: float = 0.0, **options: Any) -> None:
+        if delay:
+            refused[0] += 1
+            raise QueueMismatchError("no queue for delays")
+        original(delivery, requeue, **options)
+
+    client.reject = reject  # type: ignore[method-assign, assignment]
+    runs: list[object] = []
+
+    def handler(payload: object) -> None:
+        runs.append(payload)
+        if len(runs) == 1:
+            raise Snooze(0.1)
+
+    client.send("q", 1)
+    assert str(TaskManager(client, handler, "q", "d", max_workers=1).run_until_idle(10.0)) == "1 succeeded"
+    assert (len(runs), refused[0]) == (2, 5)
 
 
 def test_a_slow_settlement_does_not_stop_the_watch_over_timeouts() -> None:

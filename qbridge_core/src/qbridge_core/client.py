@@ -311,6 +311,11 @@ class QueueClient(ABC):
         * ``requeue=False``: move it to the dead-letter queue with ``failure.dead_letter_headers()`` (without a
           failure: reason ``rejected`` and what the delivery knows).
 
+        A hand-back without ``delay`` needs neither room nor a right that the broker may refuse: where it takes no
+        copy, the delivery itself goes back. With ``delivery.noted`` it follows a failure whose copy was refused; a
+        client that recognizes the message when it comes again shows that, and what it counts, on the next delivery
+        (:meth:`~qbridge_core.message.Delivery.note`). Where nobody recognizes it the failure is not counted.
+
         Body and producer's headers are kept byte for byte. The copy is confirmed before the original is removed,
         or both happen in one atomic step: a crash in between can duplicate the message and never lose it. Does nothing
         for a delivery that is settled already.
@@ -318,6 +323,9 @@ class QueueClient(ABC):
         Raises:
             BrokerUnavailableError, BrokerBlockedError, PublishUnconfirmedError: not done; the delivery is still
                 unsettled, so call again later.
+            QueueFullError, AuthenticationError, QueueMismatchError, UnroutableError: not done; where it was to go the
+                broker refuses it. A worker hands it back instead.
+            MessageTooLargeError: not done; no copy with ``failure`` can be written. A worker dead-letters it instead.
             DeliveryLostError: the broker took the delivery back; it will be delivered again.
             UnsupportedError: ``delay`` without the capability.
             NotConnectedError: ``disconnect`` was called.

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from qbridge_core.checks import HEADER_PREFIX as HEADER_PREFIX  # noqa: PLC0414 - for backends
 from qbridge_core.checks import MAX_ID_CHARS as MAX_ID_CHARS  # noqa: PLC0414 - for backends
@@ -138,6 +138,8 @@ class Delivery:
         redelivered: True when the broker has handed it out before.
         meta: QBridge's own headers on it (names start with ``x-qbridge-``).
         tag: the backend's private handle.
+        noted: a failure that the broker refused to have written beside it when it was here before, if a backend
+            recognizes it. ``attempts``, ``crashes`` and ``first_failed_at`` include it.
     """
 
     body: bytes = field(repr=False)  # a payload must not reach a log through a repr
@@ -151,6 +153,13 @@ class Delivery:
     meta: Mapping[str, Any] = field(default_factory=_no_headers)
     tag: Any = None
     suspected: bool = False
+    noted: Noted | None = None
+
+    def note(self, noted: Noted) -> None:
+        """Count a failure that is not written beside the message."""
+        self.attempts, self.crashes = noted.failure.attempts, noted.failure.crashes
+        self.first_failed_at = noted.failure.first_failed_at
+        self.noted = noted
 
     def begin_anew(self) -> None:
         """Forget what made a dead letter of it: in a dead-letter queue that a worker consumes it is a new task."""
@@ -226,6 +235,18 @@ class Failure:
             TASK_ID: self.task_id,
             WORKER: self.worker,
         }
+
+
+class Noted(NamedTuple):
+    """A failure that the broker refused to have written beside its message.
+
+    Attributes:
+        failure: what the copy would have carried.
+        is_final: the message is to be dead-lettered without another run.
+    """
+
+    failure: Failure
+    is_final: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,9 @@
 """Decides what becomes of a run and makes the broker agree, however long that takes.
 
 A settlement is repeated with backoff while the broker cannot do it, until it is done, the delivery is lost (then the
-broker delivers the message again) or the worker is told to give up. It is never skipped to make progress.
+broker delivers the message again) or the worker is told to give up. It is never skipped to make progress. What the
+broker refuses for some seconds, because a queue is full or a right is missing, goes back to its queue, which needs
+neither; what is to become of it is remembered where it comes again.
 """
 
 from __future__ import annotations
@@ -16,28 +18,20 @@ from typing import Final
 
 from qbridge_core.client import QueueClient, worker_identity
 from qbridge_core.envelope import MalformedTaskError
-from qbridge_core.errors import (
-    BrokerUnavailableError,
-    DeliveryLostError,
-    NotConnectedError,
-    QBridgeError,
-    RemoteError,
-    TransientError,
-)
+from qbridge_core.errors import MessageTooLargeError, QBridgeError, RemoteError
 from qbridge_core.lifecycle import Lifecycle
 from qbridge_core.logs import logger
-from qbridge_core.message import CRASHES, MAX_EXCEPTION_MESSAGE_CHARS, Delivery, Failure, Reason, meta_int
+from qbridge_core.message import CRASHES, MAX_EXCEPTION_MESSAGE_CHARS, Delivery, Failure, Noted, Reason, meta_int
 from qbridge_core.outage import Outage
 from qbridge_core.outcome import Outcome, Tally, dead_lettered
 from qbridge_core.problem import Problem
+from qbridge_core.repeat import Describe, RefusedError, Repeater
 from qbridge_core.retry import RetryPolicy
 from qbridge_core.run import Run
 from qbridge_core.suspects import Suspects
 from qbridge_core.verdict import Action, Judged, Verdict, judge
 
 _log: Final = logger("qbridge.worker")
-_FIRST_PAUSE: Final = 0.1
-_LONGEST_PAUSE: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +80,9 @@ class Settler:
         self._rules = rules
         self._lifecycle = lifecycle
         self._tally = tally
-        self._give_up = give_up
+        self._persist = Repeater(rules.queue, give_up, logs_outages=client.logs_outages).repeat
         self._suspects = suspects
-        self._outage = Outage()
+        self._refusals = Outage()
 
     def succeeded(self, run: Run, duration: float) -> None:
         """Acknowledge a message whose handler returned."""
@@ -133,6 +127,12 @@ class Settler:
         problem = Problem(Reason.MALFORMED, type(exc).__name__, str(exc))
         failure = self._failure(delivery, problem, delivery.message_id or "", delivery.attempts)
         self._dead_letter(delivery, failure)
+
+    def condemned(self, delivery: Delivery, noted: Noted) -> bool:
+        """Dead-letter a message of which that was decided when it was here before; False when it may run."""
+        if noted.is_final:
+            self._dead_letter(delivery, noted.failure)
+        return noted.is_final
 
     def admit(self, delivery: Delivery, task_id: str) -> bool:
         """Decide about a message whose worker died: True to run it, alone; False when it has been settled."""
@@ -196,7 +196,16 @@ class Settler:
 
     def _postpone(self, run: Run, verdict: Verdict) -> None:
         delay = self._possible(verdict.delay or 0.0)
-        if self._persist(lambda: self._client.reject(run.delivery, requeue=True, delay=delay), run.log_fields):
+
+        def reject() -> None:
+            self._client.reject(run.delivery, requeue=True, delay=delay)
+
+        try:
+            done = self._persist(reject, run.log_fields, may_refuse=True)
+        except RefusedError as refused:
+            self._yield(run.delivery, refused.__cause__, run.log_fields)
+            return
+        if done:
             self._tally.add(Outcome.SNOOZED)
             why = verdict.problem.redacted(self._rules.redact).message[:MAX_EXCEPTION_MESSAGE_CHARS]
             _log.info("task %s snoozed for %g s: %s", run.task_id, delay, why, extra=run.log_fields())
@@ -217,7 +226,16 @@ class Settler:
         def reject() -> None:
             self._client.reject(run.delivery, requeue=True, delay=delay, failure=failure, queue=back)
 
-        if not self._persist(reject, run.log_fields):
+        try:
+            done = self._persist(reject, run.log_fields, may_refuse=True)
+        except RefusedError as refused:
+            if isinstance(refused.__cause__, MessageTooLargeError):
+                self._dead_letter(run.delivery, _unrepeatable(failure, refused.__cause__))
+                return
+            run.delivery.note(Noted(failure))
+            done = self._yield(run.delivery, refused.__cause__, run.log_fields)
+            delay = 0.0
+        if not done:
             return
         self._tally.add(Outcome.RETRIED)
         _log.warning(
@@ -229,7 +247,18 @@ class Settler:
 
     def _dead_letter(self, delivery: Delivery, failure: Failure) -> None:
         fields = _log_fields(delivery, failure.task_id, failure.attempts)
-        if not self._persist(lambda: self._client.reject(delivery, requeue=False, failure=failure), lambda: fields):
+
+        def reject() -> None:
+            self._client.reject(delivery, requeue=False, failure=failure)
+
+        try:
+            done = self._persist(reject, lambda: fields, may_refuse=True)
+        except RefusedError as refused:
+            delivery.note(Noted(failure, is_final=True))
+            if self._yield(delivery, refused.__cause__, lambda: fields):
+                self._tally.add(Outcome.HANDED_BACK)
+            return
+        if not done:
             return
         self._tally.add(dead_lettered(failure.reason))
         _log.error(
@@ -259,62 +288,20 @@ class Settler:
             worker=worker_identity(),
         )
 
-    def _persist(self, action: Callable[[], None], describe: Callable[[], dict[str, object]]) -> bool:
-        """Repeat a settlement until it is done; False when the broker will deliver the message again instead."""
-        try:
-            action()
-        except Exception as exc:  # noqa: BLE001 - a backend's bug must not end the worker
-            return self._insist(exc, action, describe())
-        return True
+    def _yield(self, delivery: Delivery, reason: BaseException | None, describe: Describe) -> bool:
+        """Give a message back that the broker refuses to have elsewhere; the worker is free for others."""
+        if reason is not None and self._refusals.is_news(reason):
+            _log.error(
+                "the broker refuses where tasks of %s are to go: %s; they go back to the queue until it does not",
+                delivery.queue, reason, extra=describe(), exc_info=None if isinstance(reason, QBridgeError) else reason,
+            )  # fmt: skip
+        return self._persist(lambda: self._client.reject(delivery, requeue=True), describe)
 
-    def _insist(self, exc: Exception, action: Callable[[], None], fields: dict[str, object]) -> bool:
-        """Go on after a first failure."""
-        pause = _FIRST_PAUSE
-        self._outage.began()
-        try:
-            while self._can_be_repeated(exc, fields):
-                if self._give_up.wait(pause):
-                    return False
-                pause = min(pause * 2, _LONGEST_PAUSE)
-                try:
-                    action()
-                except Exception as again:  # noqa: BLE001 - as above
-                    exc = again
-                else:
-                    return True
-            return False
-        finally:
-            self._say_that_it_is_over(self._outage.ended())
 
-    def _can_be_repeated(self, exc: Exception, fields: dict[str, object]) -> bool:
-        task_id = fields["qbridge_task_id"]
-        if isinstance(exc, DeliveryLostError | NotConnectedError):
-            _log.warning("task %s will be delivered again: %s", task_id, exc, extra=fields)
-            return False
-        if isinstance(exc, QBridgeError):
-            # A permanent error too: somebody may put right the queue or the permission that it complains of. The
-            # worker is held meanwhile, so that no more is taken than can be settled.
-            self._complain(exc, fields)
-            return True
-        # Holding the worker would stop other tasks; acknowledging would lose this one. Unsettled, it stays with the
-        # broker, which delivers it again when this client disconnects.
-        _log.error("task %s cannot be settled; it stays with the broker", task_id, exc_info=exc, extra=fields)
-        return False
-
-    def _complain(self, exc: QBridgeError, fields: dict[str, object]) -> None:
-        """Once for all tasks that wait for the same, and then each minute; the client may do so itself."""
-        transient = isinstance(exc, TransientError)
-        said_by_client = self._client.logs_outages and isinstance(exc, BrokerUnavailableError)
-        loud = not said_by_client and self._outage.is_news(exc)
-        _log.log(
-            (logging.WARNING if transient else logging.ERROR) if loud else logging.DEBUG,
-            "task %s cannot be settled%s: %s; it is tried again until it works",
-            fields["qbridge_task_id"], " yet" if transient else "", exc, extra=fields,
-        )  # fmt: skip
-
-    def _say_that_it_is_over(self, seconds: float | None) -> None:
-        if seconds is not None and self._outage.was_reported:
-            _log.info("no task of %s waits to be settled any more, after %.1f s", self._rules.queue, seconds)
+def _unrepeatable(failure: Failure, reason: BaseException) -> Failure:
+    note = f"it cannot be retried: {reason}"[: MAX_EXCEPTION_MESSAGE_CHARS // 2]
+    message = failure.exception_message[: MAX_EXCEPTION_MESSAGE_CHARS - len(note) - 2]
+    return replace(failure, exception_message=f"{message}; {note}" if message else note)
 
 
 def _in_words(failure: Failure) -> str:

@@ -133,7 +133,10 @@ class Worker:
         except MalformedTaskError as exc:
             job.settler.malformed(delivery, exc)
             return
-        if REASON in delivery.meta:
+        if delivery.noted is not None:
+            if job.settler.condemned(delivery, delivery.noted):
+                return
+        elif REASON in delivery.meta:
             delivery.begin_anew()
         task_id = task.task_id or meta_text(delivery.meta, TASK_ID) or delivery.message_id or new_id()
         if (delivery.crashes or delivery.suspected) and not job.settler.admit(delivery, task_id):

@@ -16,12 +16,12 @@ import threading
 import time
 from typing import Final
 
-from qbridge_core import BrokerUnavailableError, TransientError
+from qbridge_core import BrokerUnavailableError, QBridgeError, TransientError
 from qbridge_core.logs import logger
 from qbridge_rabbitmq import headers
 from qbridge_rabbitmq.lane import Lane
 from qbridge_rabbitmq.life import Arrival
-from qbridge_rabbitmq.publisher import Outgoing
+from qbridge_rabbitmq.outgoing import copy_back
 from qbridge_rabbitmq.session import Session
 from qbridge_rabbitmq.topology import Topology
 
@@ -144,8 +144,10 @@ def _renew(session: Session, queue: str, arrivals: list[Arrival]) -> None:
     for arrival in arrivals:
         if headers.delivery_count(arrival.properties) >= _MANY_RETURNS:
             try:
-                session.send([Outgoing("", queue, headers.copy_as_is(arrival.properties), arrival.body)])
-            except TransientError as exc:
+                session.send([copy_back(session, queue, arrival)])
+            except QBridgeError as exc:
                 _log.warning("a message of %r is close to its delivery limit: %s", queue, exc)
-                return
+                if isinstance(exc, TransientError):
+                    return
+                continue  # something is wrong with this one
             arrival.life.acknowledge(arrival)

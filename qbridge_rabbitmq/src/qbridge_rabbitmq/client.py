@@ -36,13 +36,22 @@ from qbridge_core.message import (
     SOURCE_QUEUE,
     meta_text,
 )
-from qbridge_rabbitmq import browse, delays, headers
+from qbridge_rabbitmq import browse, copies, deaths, delays, headers
 from qbridge_rabbitmq.docket import Docket
 from qbridge_rabbitmq.handout import acknowledge, dead_letter, hand_out
 from qbridge_rabbitmq.life import Arrival
 from qbridge_rabbitmq.moving import Mover, check_room
 from qbridge_rabbitmq.options import Endpoint, Options
-from qbridge_rabbitmq.outgoing import CHUNK, HAND_BACK_TIMEOUT, chunks, copy_back, give_back, outgoing, replace
+from qbridge_rabbitmq.outgoing import (
+    CHUNK,
+    HAND_BACK_TIMEOUT,
+    MANY_RETURNS,
+    chunks,
+    copy_back,
+    give_back,
+    outgoing,
+    replace,
+)
 from qbridge_rabbitmq.pace import MOST
 from qbridge_rabbitmq.publisher import LARGE, Batch, Outgoing
 from qbridge_rabbitmq.session import Session
@@ -55,9 +64,6 @@ _UNSUBSCRIBE_TIMEOUT: Final = 2.0
 # A worker that lives is connected again after so many of the longest pauses.
 _GRACE: Final = 1.5
 _BARRIER_TIMEOUT: Final = 2.0
-# A quorum queue may have a limit of returns, and drops what exceeds it: RabbitMQ 4 sets one of 20 unless the queue says
-# otherwise, as those that QBridge declares do.
-_MANY_RETURNS: Final = 10
 
 
 class RabbitMQClient(QueueClient):
@@ -187,7 +193,7 @@ class RabbitMQClient(QueueClient):
     ) -> None:
         """Publish one persistent message; return once the broker has confirmed it (rabbitmq.com/docs/confirms)."""
         session = self._live()
-        message = outgoing(queue, Message(body, check_headers(headers), message_id))
+        message = outgoing(queue, Message(body, check_headers(headers), message_id), session.publisher.room)
         timeout = check_publish_timeout(timeout)
         if check_delay(delay, delays.MAX_SECONDS) > 0:
             self._mover.send_later(message, delay, timeout)
@@ -200,7 +206,7 @@ class RabbitMQClient(QueueClient):
         timeout = check_publish_timeout(timeout)
         under_way: deque[Batch] = deque()
         large = False
-        for chunk in chunks(queue, messages):
+        for chunk in chunks(queue, messages, session.publisher.room):
             # Large ones go through a channel of their own, and two channels do not keep the order between them.
             before, large = large, len(chunk[0].body) > LARGE
             most = _CHUNKS_UNDER_WAY if large == before else 1
@@ -228,12 +234,12 @@ class RabbitMQClient(QueueClient):
 
     def _renew(self, session: Session, queue: str, arrival: Arrival) -> bool:
         """Put a copy, which the broker counts anew, in the place of a message that it may soon drop."""
-        if self._topology.is_unlimited(queue) or headers.delivery_count(arrival.properties) < _MANY_RETURNS:
+        if self._topology.is_unlimited(queue) or headers.delivery_count(arrival.properties) < MANY_RETURNS:
             return False
         if arrival.suspected and session.lane(queue).works:
             return False  # the worker moves it to the suspects, as a copy too
         try:
-            session.send([copy_back(queue, arrival)], HAND_BACK_TIMEOUT)
+            session.send([copy_back(session, queue, arrival)], HAND_BACK_TIMEOUT)
         except QBridgeError as exc:
             _log.debug("a message of %r is close to its delivery limit: %s", queue, exc)
             return False
@@ -353,13 +359,15 @@ class RabbitMQClient(QueueClient):
         queue = (
             target
             or meta_text(delivery.meta, SOURCE_QUEUE)
-            or meta_text(headers.death(arrival.properties), SOURCE_QUEUE)
+            or meta_text(deaths.explain(arrival.properties), SOURCE_QUEUE)
         )
         if not queue:
             raise UnroutableError(
                 f"a dead letter in {delivery.queue!r} does not say which queue it came from; give replay a target"
             )
-        self._live().send([Outgoing("", queue, headers.copy(arrival.properties, {}), arrival.body)])
+        session = self._live()
+        properties = copies.copy(arrival.properties, {}, most=session.publisher.room)
+        session.send([Outgoing("", queue, properties, arrival.body)])
         self.ack(delivery)
 
     # ------------------------------------------------------------------ details

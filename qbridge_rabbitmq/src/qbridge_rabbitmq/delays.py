@@ -36,6 +36,7 @@ class Breaker:
     def __init__(self) -> None:
         self._failures: dict[str, int] = {}
         self._try_at: dict[str, float] = {}
+        self._refused_at: dict[str, float] = {}
 
     def allows(self, queue: str, now: float) -> bool:
         """Whether to try a delay; for a queue that fails once a minute."""
@@ -57,6 +58,13 @@ class Breaker:
         count = self._failures[queue] = self._failures.get(queue, 0) + 1
         self._try_at[queue] = now + _PAUSE
         return count == _ENOUGH
+
+    def refused(self, queue: str, now: float) -> bool:
+        """The broker does not let a delay be held; whether that was not known before."""
+        self._failures[queue] = _ENOUGH
+        self._try_at[queue] = now + _PAUSE
+        before, self._refused_at[queue] = self._refused_at.get(queue, -_PAUSE), now
+        return now - before > _PAUSE / 2
 
 
 def units(seconds: float) -> int:

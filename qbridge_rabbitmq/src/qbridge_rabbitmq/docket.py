@@ -16,7 +16,7 @@ from typing import Final
 
 from qbridge_core import BrokerUnavailableError, Delivery, QBridgeError
 from qbridge_core.message import CRASHES, meta_int
-from qbridge_rabbitmq import headers
+from qbridge_rabbitmq import copies, headers
 from qbridge_rabbitmq.life import Arrival
 from qbridge_rabbitmq.outgoing import replace
 from qbridge_rabbitmq.publisher import Outgoing
@@ -128,11 +128,12 @@ class Docket:
     def _replace(self, queue: str, arrival: Arrival, deaths: int) -> None:
         """Put a copy, which the broker has not delivered yet, in the place of a message."""
         content = headers.read(arrival.properties)
-        ours = headers.history(content.meta)
+        ours = copies.history(content.meta)
         if deaths:
             # Once a suspect has killed a worker alone, the death that made it a suspect was its doing as well.
             ours[CRASHES] = (meta_int(content.meta, CRASHES) or 1) + deaths
-        self._session.send([Outgoing("", queue, headers.copy(arrival.properties, ours), arrival.body)])
+        most = self._session.publisher.room
+        self._session.send([Outgoing("", queue, copies.copy(arrival.properties, ours, most=most), arrival.body)])
         replace(self._session, queue, arrival)
         self._session.io.wake()
 

@@ -25,7 +25,7 @@ NOT_ALLOWED: Final = 530
 NOT_IMPLEMENTED: Final = 540
 _REFUSED: Final = re.compile(r"\((403|530)\)|\b(ACCESS_REFUSED|NOT_ALLOWED)\b")
 _STREAM: Final = re.compile(r"'x-queue-type' for .* current is (the value )?'stream'")
-_TOO_LARGE: Final = re.compile(r"message size (\d+) .*larger than")
+_TOO_LARGE: Final = re.compile(r"message size (\d+) .*larger than\D*(\d+)?")
 
 
 def reply_code(error: BaseException | None) -> int:
@@ -86,10 +86,18 @@ def is_refusal(error: BaseException) -> bool:
     return reply_code(error) in {ACCESS_REFUSED, NOT_ALLOWED}
 
 
-def too_large(error: BaseException | None) -> int:
-    """The size of the message for which the broker closed the channel; 0 when that was not the reason."""
+def too_large(error: BaseException | None) -> tuple[int, int]:
+    """The size of the message for which the broker closed the channel, and the limit; 0 when that was not the reason.
+
+    The limit is 0 too when the broker does not tell it.
+    """
     match = _TOO_LARGE.search(reply_text(error))
-    return int(match.group(1)) if match else 0
+    return (int(match.group(1)), int(match.group(2) or 0)) if match else (0, 0)
+
+
+def is_forbidden(error: BaseException | None, exchange: str) -> bool:
+    """Whether a channel was closed because the user may not write to an exchange; "" is the default one."""
+    return reply_code(error) == ACCESS_REFUSED and f"'{exchange or 'amq.default'}'" in reply_text(error)
 
 
 def not_connected(where: object, error: BaseException) -> QBridgeError:
@@ -110,7 +118,7 @@ def from_channel(error: BaseException, what: str) -> QBridgeError:
     elif code == ACCESS_REFUSED:
         # AMQP keeps names that start with amq. for the broker itself; no user may take one.
         kind = ConfigurationError if "reserved prefix" in text else AuthenticationError
-    elif too_large(error):
+    elif too_large(error)[0]:
         kind = MessageTooLargeError
     elif code in {RESOURCE_LOCKED, PRECONDITION_FAILED, NOT_ALLOWED, NOT_IMPLEMENTED}:
         kind = QueueMismatchError

@@ -25,11 +25,18 @@ _ACK_METHOD: Final = 0x003C0050
 _PUBLISH: Final = b"\x00\x3c\x00\x28\x00\x00"
 _MANDATORY: Final = b"\x01"
 _ACK_SIZE: Final = 13
+_LONGEST_NAME: Final = 255
+HEADER_OVERHEAD: Final = 8 + 12
+"""What a frame with the properties of a message has beside them."""
 
 Sink = Callable[[int, bool, bytes, bytes], None]
 """Takes a delivery: its number, whether it was delivered before, its properties with their flags, its body."""
 Confirmed = Callable[[int, bool], None]
 """Takes a confirmation: up to which number, and whether it is for all before it too."""
+
+
+class UnwritableError(ValueError):
+    """A message that AMQP cannot carry: a header that is larger than a frame, or a name that is too long."""
 
 
 class Publish(Protocol):
@@ -111,8 +118,14 @@ def acks(channel: int, numbers: Iterable[tuple[int, bool]]) -> list[bytes]:
 
 
 def publish(channel: int, message: Publish, frame_max: int) -> Iterator[bytes]:
-    """The frames of a ``basic.publish`` with ``mandatory``, in pieces."""
+    """The frames of a ``basic.publish`` with ``mandatory``, in pieces.
+
+    Raises:
+        UnwritableError: the broker would close the connection for it.
+    """
     properties, body = message.properties, message.body
+    if len(properties) > frame_max - HEADER_OVERHEAD:
+        raise UnwritableError(f"its headers take {len(properties)} bytes of a frame of {frame_max}")
     yield _publish_method(channel, message.exchange, message.routing_key)
     yield _CONTENT.pack(_HEADER, channel, 12 + len(properties), _BASIC, 0, len(body))
     yield properties
@@ -127,5 +140,7 @@ def publish(channel: int, message: Publish, frame_max: int) -> Iterator[bytes]:
 @lru_cache(maxsize=256)
 def _publish_method(channel: int, exchange: str, routing_key: str) -> bytes:
     names = (exchange.encode(), routing_key.encode())
+    if max(map(len, names)) > _LONGEST_NAME:
+        raise UnwritableError(f"a name is longer than {_LONGEST_NAME} bytes")
     arguments = _PUBLISH + b"".join(bytes((len(name),)) + name for name in names) + _MANDATORY
     return _FRAME.pack(_METHOD, channel, len(arguments)) + arguments + b"\xce"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from qbridge_core import DeadLetter, Delivery
 from qbridge_core.message import ATTEMPTS, CRASHES, FIRST_FAILED_AT, SOURCE_QUEUE, meta_int, meta_time
-from qbridge_rabbitmq import delays, headers
+from qbridge_rabbitmq import deaths, delays, headers
 from qbridge_rabbitmq.life import Arrival, Life
 from qbridge_rabbitmq.recognition import likeness
 from qbridge_rabbitmq.session import Session
@@ -45,8 +45,12 @@ def _is_first(session: Session, delivery: Delivery) -> bool:
 
 
 def _delivery(queue: str, arrival: Arrival) -> Delivery:
-    _, _, redelivered, properties, body, suspected, _ = arrival
+    _, _, redelivered, properties, body, suspected, _, returned = arrival
     message_id, producers, meta, _ = headers.read(properties)
+    if returned is not None and returned.noted is not None:
+        delivery = _delivery(queue, arrival._replace(returned=None))
+        delivery.note(returned.noted)
+        return delivery
     if not meta:
         return Delivery(body, queue, producers, message_id, 0, 0, None, redelivered, meta, arrival, suspected)
     return Delivery(
@@ -97,5 +101,5 @@ def dead_letter(arrival: Arrival) -> DeadLetter:
     content = headers.read(arrival.properties)
     meta = content.meta
     if SOURCE_QUEUE not in meta:
-        meta = {**meta, **headers.death(arrival.properties)}
+        meta = {**meta, **deaths.explain(arrival.properties)}
     return DeadLetter.from_headers(arrival.body, content.headers, meta)

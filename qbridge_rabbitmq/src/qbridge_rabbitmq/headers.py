@@ -2,7 +2,8 @@
 
 The properties of a message are two bytes of flags and then the value of each flagged field, in order (AMQP 0-9-1
 specification, 2.3.5.2 and 4.2.6). The field ``headers`` is a table: a length and then name, type and value of each
-entry. A copy is spliced together from these pieces, so foreign values survive byte for byte, whatever their type.
+entry. A copy (:mod:`qbridge_rabbitmq.copies`) is spliced together from these pieces, so foreign values survive byte
+for byte, whatever their type.
 """
 
 from __future__ import annotations
@@ -17,22 +18,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from qbridge_core.message import (
-    ATTEMPTS,
-    CRASHES,
-    EXCEPTION_MESSAGE,
-    FIRST_FAILED_AT,
-    HEADER_PREFIX,
-    NO_HEADERS,
-    REASON,
-    SOURCE_QUEUE,
-    TASK_ID,
-    TRACEBACK,
-    Reason,
-    meta_int,
-    meta_text,
-)
-from qbridge_rabbitmq.options import FRAME_MAX
+from qbridge_core.message import HEADER_PREFIX, NO_HEADERS
 
 HEADERS: Final = 13
 DELIVERY_MODE: Final = 12
@@ -41,22 +27,16 @@ MESSAGE_ID: Final = 7
 USER_ID: Final = 4
 _SHORT_STRINGS: Final = {15, 14, 10, 9, EXPIRATION, MESSAGE_ID, 5, USER_ID, 3, 2}
 _FIXED: Final = {DELIVERY_MODE: 1, 11: 1, 6: 8}
-_PERSISTENT: Final = b"\x02"
+PERSISTENT: Final = b"\x02"
 
 # What these say to the broker must not be said again by a copy, so copies carry them under names of our own.
-_CARRIED_CC: Final = HEADER_PREFIX + "cc"
-_CARRIED_EXPIRATION: Final = HEADER_PREFIX + "expiration"
-_CARRIED_USER_ID: Final = HEADER_PREFIX + "user-id"
+CARRIED_CC: Final = HEADER_PREFIX + "cc"
 # Tells a copy from its original, which has the same message id and body. Not for applications, so not in ``meta``.
-_MARK: Final = HEADER_PREFIX + "copy"
-_CARRIED: Final = {_CARRIED_CC, _CARRIED_EXPIRATION, _CARRIED_USER_ID}
-_ROUTING: Final = {"CC", "BCC"}
+MARK: Final = HEADER_PREFIX + "copy"
 _BROKERS_OWN: Final = {"x-death", "x-delivery-count", "x-acquired-count"}
 _BROKERS_OWN_PREFIXES: Final = ("x-first-death-", "x-last-death-")
 DELIVERY_COUNT: Final = "x-delivery-count"
-_COUNTS: Final = {DELIVERY_COUNT, "x-acquired-count"}
 
-_MAX_PROPERTIES: Final = FRAME_MAX - 8 - 12
 _SIZES: Final = {
     **dict.fromkeys(b"tbB", 1),
     **dict.fromkeys(b"Uus", 2),
@@ -69,7 +49,7 @@ _SIZES: Final = {
 _SIZED: Final = b"SxAF"
 _UINT32: Final = struct.Struct(">I")
 _MARK_SIZE: Final = 16
-_MARK_ENTRY: Final = bytes((len(_MARK),)) + _MARK.encode() + b"S" + _UINT32.pack(_MARK_SIZE)
+_MARK_ENTRY: Final = bytes((len(MARK),)) + MARK.encode() + b"S" + _UINT32.pack(_MARK_SIZE)
 _FRESH_FLAGS: Final = (1 << HEADERS | 1 << DELIVERY_MODE | 1 << MESSAGE_ID).to_bytes(2, "big")
 _FRESH_START: Final = _FRESH_FLAGS + _UINT32.pack(len(_MARK_ENTRY) + _MARK_SIZE) + _MARK_ENTRY
 _FRESH_SIZE: Final = 2 + 4 + len(_MARK_ENTRY) + _MARK_SIZE + 1 + 1
@@ -125,7 +105,7 @@ def _read_ours(raw: bytes) -> Content | None:
     if raw[mark_start - len(_MARK_ENTRY) : mark_start] != _MARK_ENTRY or id_start + raw[table_end + 1] != len(raw):
         return None
     headers, meta, is_whole = _views(raw[2 : mark_start - len(_MARK_ENTRY)])
-    if not is_whole or _MARK in meta:
+    if not is_whole or MARK in meta:
         return None
     return Content(_text(raw[id_start:]), headers, meta, _text(raw[mark_start:table_end]))
 
@@ -139,20 +119,20 @@ def _read_any(raw: bytes) -> Content:
     table = fields.get(HEADERS)
     headers, meta, _ = _views(table) if table is not None else (NO_HEADERS, NO_HEADERS, True)
     mark = ""
-    if _MARK in meta:
-        mark = str(meta[_MARK])
-        meta = _read_only({name: value for name, value in meta.items() if name != _MARK})
+    if MARK in meta:
+        mark = str(meta[MARK])
+        meta = _read_only({name: value for name, value in meta.items() if name != MARK})
     return Content(_text(message_id[1:]) if message_id is not None else None, headers, meta, mark)
 
 
 def fresh(headers: Mapping[str, str], message_id: str | None) -> bytes:
     """The properties of a new, persistent message."""
     if message_id is not None and not headers:
-        return b"".join((_FRESH_START, new_mark().encode(), _PERSISTENT, _short(message_id.encode())))
-    entries = (_entry(name, value) for name, value in headers.items())
-    fields = {DELIVERY_MODE: _PERSISTENT, HEADERS: _table(b"".join((*entries, _new_mark())))}
+        return b"".join((_FRESH_START, new_mark().encode(), PERSISTENT, short(message_id.encode())))
+    entries = (entry(name, value) for name, value in headers.items())
+    fields = {DELIVERY_MODE: PERSISTENT, HEADERS: table(b"".join((*entries, _new_mark())))}
     if message_id is not None:
-        fields[MESSAGE_ID] = _short(message_id.encode())
+        fields[MESSAGE_ID] = short(message_id.encode())
     return join(fields)
 
 
@@ -165,94 +145,19 @@ def _new_mark() -> bytes:
     return _MARK_ENTRY + new_mark().encode()
 
 
-def copy(raw: bytes, ours: Mapping[str, str | int], message_id: str = "", mark: str | None = None) -> bytes:
-    """The properties of a persistent copy with ``ours`` as its QBridge headers.
-
-    The broker's own headers are left out. ``CC``, ``expiration`` and ``user_id``, which would route the copy elsewhere,
-    delete it or have it refused, travel under names of our own. ``message_id`` is used where the original has none.
-    ``mark`` is new unless the same copy may be there already. When it would not fit into a frame the traceback and the
-    exception message are left out.
-    """
+def find(raw: bytes, wanted: str) -> Any:
+    """The decoded value of one header; None when it is not there or cannot be read."""
     try:
-        fields = split(raw)
-    except MalformedTableError:
-        fields = {}
-    entries, unreadable = _cut(fields.get(HEADERS))
-    pieces = [entry for name, entry in entries if _is_kept(name)]
-    pieces += _carried(fields, entries)
-    marked = _entry(_MARK, mark or new_mark())
-    if MESSAGE_ID not in fields and 0 < len(message_id.encode()) <= 255:
-        fields[MESSAGE_ID] = _short(message_id.encode())
-    fields.pop(EXPIRATION, None)
-    fields.pop(USER_ID, None)
-    fields[DELIVERY_MODE] = _PERSISTENT
-    result = b""
-    for left_out in ((), (TRACEBACK,), (TRACEBACK, EXCEPTION_MESSAGE)):
-        added = [_entry(name, value) for name, value in ours.items() if name not in left_out]
-        fields[HEADERS] = _table(b"".join((*pieces, *added, marked, unreadable)))
-        result = join(fields)
-        if fits(result):
-            break
-    return result
-
-
-def handed_back(raw: bytes) -> bytes:
-    """The properties of a copy that goes back to its queue: what QBridge wrote beside the message stays."""
-    try:
-        fields = split(raw)
-    except MalformedTableError:
-        fields = {}
-    entries, unreadable = _cut(fields.get(HEADERS))
-    kept = [entry for name, entry in entries if name not in _COUNTS and name not in _ROUTING and name != _MARK]
-    kept += _carried(fields, entries)
-    fields.pop(EXPIRATION, None)
-    fields.pop(USER_ID, None)
-    table = _table(b"".join((*kept, _new_mark(), unreadable)))
-    return join({**fields, HEADERS: table, DELIVERY_MODE: _PERSISTENT})
-
-
-def history(meta: Mapping[str, Any]) -> dict[str, str | int]:
-    """What a copy that counts nothing must carry on."""
-    carried: dict[str, str | int] = {n: meta_int(meta, n) for n in (ATTEMPTS, CRASHES, FIRST_FAILED_AT) if n in meta}
-    if TASK_ID in meta:
-        carried[TASK_ID] = meta_text(meta, TASK_ID)
-    return carried
-
-
-def copy_as_is(raw: bytes) -> bytes:
-    """The properties of a copy that differs only in what the broker counts."""
-    fields = split(raw)
-    entries, unreadable = _cut(fields.get(HEADERS))
-    kept = [entry for name, entry in entries if name not in _COUNTS]
-    return join({**fields, HEADERS: _table(b"".join((*kept, unreadable))), DELIVERY_MODE: _PERSISTENT})
-
-
-def death(raw: bytes) -> dict[str, Any]:
-    """Reason and source queue of a message that the broker itself dead-lettered; empty for any other."""
-    try:
-        table = split(raw).get(HEADERS)
-        entries = next((e for name, e in _entries(table) if name == "x-death"), None)
-        deaths = _decode(*_type_and_value(entries)) if entries else None
+        found = next((piece for name, piece in _entries(split(raw).get(HEADERS)) if name == wanted), None)
+        return _decode(*_type_and_value(found)) if found else None
     except (MalformedTableError, RecursionError):
-        return {}
-    if not isinstance(deaths, list) or not deaths or not isinstance(deaths[0], dict):
-        return {}
-    return {REASON: Reason.REJECTED.value, SOURCE_QUEUE: deaths[0].get("queue", "")}
+        return None
 
 
 def delivery_count(raw: bytes) -> int:
     """How often the broker says that it was delivered before; 0 when it does not say."""
-    try:
-        entry = next((e for name, e in _entries(split(raw).get(HEADERS)) if name == DELIVERY_COUNT), None)
-        value = _decode(*_type_and_value(entry)) if entry else 0
-    except (MalformedTableError, RecursionError):
-        return 0
+    value = find(raw, DELIVERY_COUNT)
     return value if isinstance(value, int) else 0
-
-
-def fits(raw: bytes, room: int = 0) -> bool:
-    """Whether the properties fit into one frame, as they must, with room for more."""
-    return len(raw) + room <= _MAX_PROPERTIES
 
 
 # ---------------------------------------------------------------------- properties
@@ -296,39 +201,27 @@ def _field_end(bit: int, raw: bytes, offset: int) -> int:
         raise MalformedTableError("cut short") from None
 
 
-def _short(value: bytes) -> bytes:
+def short(value: bytes) -> bytes:
+    """A short string: one byte of length before it."""
     return bytes((len(value),)) + value
 
 
-def _table(entries: bytes) -> bytes:
+def table(entries: bytes) -> bytes:
+    """A table of encoded entries."""
     return _UINT32.pack(len(entries)) + entries
 
 
-def _entry(name: str, value: str | int) -> bytes:
-    key = _short(name.encode())
+def entry(name: str, value: str | int) -> bytes:
+    """An encoded entry: name, type and value."""
+    key = short(name.encode())
     if isinstance(value, int):
         return key + b"l" + struct.pack(">q", value)
     text = value.encode("utf-8", "backslashreplace")
     return key + b"S" + _UINT32.pack(len(text)) + text
 
 
-def _carried(fields: Mapping[int, bytes], entries: list[tuple[str, bytes]]) -> Iterator[bytes]:
-    for name, entry in entries:
-        if name == "CC":
-            yield _short(_CARRIED_CC.encode()) + entry[1 + entry[0] :]
-    for bit, name in ((EXPIRATION, _CARRIED_EXPIRATION), (USER_ID, _CARRIED_USER_ID)):
-        if bit in fields:
-            value = fields[bit][1:]
-            yield _short(name.encode()) + b"S" + _UINT32.pack(len(value)) + value
-
-
-def _is_kept(name: str) -> bool:
-    if name.startswith(HEADER_PREFIX):
-        return name in _CARRIED
-    return name not in _ROUTING and not _is_brokers(name)
-
-
-def _is_brokers(name: str) -> bool:
+def is_brokers(name: str) -> bool:
+    """Whether the broker writes a header of this name."""
     return name in _BROKERS_OWN or name.startswith(_BROKERS_OWN_PREFIXES)
 
 
@@ -343,14 +236,14 @@ def _views(table: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any], bool]:
     """
     headers: dict[str, Any] = {}
     meta: dict[str, Any] = {}
-    entries, damaged = _cut(table)
+    entries, damaged = cut(table)
     for name, entry in entries:
-        if _is_brokers(name):
+        if is_brokers(name):
             continue
         # A foreign header that cannot be read must not hide ours behind it: the count of attempts would stand still.
         with suppress(MalformedTableError, RecursionError):
             value = _decode(*_type_and_value(entry))
-            if name == _CARRIED_CC:
+            if name == CARRIED_CC:
                 headers["CC"] = value
             elif name.startswith(HEADER_PREFIX):
                 meta[name] = value
@@ -378,7 +271,7 @@ def _entries(table: bytes | None) -> Iterator[tuple[str, bytes]]:
         yield name, table[start:offset]
 
 
-def _cut(table: bytes | None) -> tuple[list[tuple[str, bytes]], bytes]:
+def cut(table: bytes | None) -> tuple[list[tuple[str, bytes]], bytes]:
     """The entries of a table as far as they can be read, and the rest."""
     entries: list[tuple[str, bytes]] = []
     try:

@@ -20,7 +20,7 @@ from qbridge_rabbitmq.ledger import Ledger
 from qbridge_rabbitmq.life import Arrival, Life
 from qbridge_rabbitmq.loop import IOThread
 from qbridge_rabbitmq.pace import MOST, Pace
-from qbridge_rabbitmq.recognition import Key, key_of, likeness
+from qbridge_rabbitmq.recognition import Key, exact, key_of, likeness
 from qbridge_rabbitmq.suspicion import Suspicion
 from qbridge_rabbitmq.wire import Connection, raw_properties
 
@@ -163,6 +163,9 @@ class Lane:
             if self._ledger is not None:
                 self._ledger.adopt(life)
                 self._ledger.note_unstarted(map(self._likeness, unread))
+                for arrival in unread:
+                    if arrival.returned is not None:
+                        self._ledger.note_returned(self._exact(arrival), arrival.returned)
             else:
                 life.lose()
         self._ready = self._getting = False
@@ -262,8 +265,12 @@ class Lane:
         """What there is to hand out; None when it was in flight here and has been dealt with."""
         if arrival.redelivered:
             return self._investigate(arrival)
-        if self._ledger is not None and not self._ledger.is_empty and self._replaces_a_lost_one(self._ledger, arrival):
-            return None
+        ledger = self._ledger
+        if ledger is not None and not ledger.is_empty:
+            if self._replaces_a_lost_one(ledger, arrival):
+                return None
+            if ledger.has_returned:  # a copy that could not say everything
+                arrival = arrival._replace(returned=ledger.take_returned(self._exact(arrival)))
         if self._suspicion.roused:
             self._suspicion.calm(time.monotonic())
         return arrival
@@ -278,6 +285,8 @@ class Lane:
             if key is not None and ledger.recognize(key, arrival):
                 self._io.wake()
                 return None
+            if ledger.has_returned and (returned := ledger.take_returned(self._exact(arrival))) is not None:
+                return arrival._replace(suspected=returned.suspected, unstarted=True, returned=returned)
             if ledger.was_unstarted(self._likeness(arrival)):
                 return arrival._replace(unstarted=True)
         suspected = self._suspicion.blames(arrival.properties, time.monotonic())
@@ -293,6 +302,9 @@ class Lane:
 
     def _likeness(self, arrival: Arrival) -> Key:
         return likeness(self.queue, arrival.trace)
+
+    def _exact(self, arrival: Arrival) -> Key:
+        return exact(self.queue, arrival.properties, arrival.body)
 
     def _on_consuming(self) -> None:
         self._arrived = True

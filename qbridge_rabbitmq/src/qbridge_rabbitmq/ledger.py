@@ -9,6 +9,8 @@ to the client that held it is recognized by its queue, message id, copy and body
 * one whose acknowledgement may not have reached the broker is acknowledged again;
 * one that was only read ahead is handed out, and known not to have killed anybody.
 
+So is one that this client has given back because the broker refused to have it elsewhere, with what was decided.
+
 What does not come back here went to another consumer, or was acknowledged; it is forgotten after a while.
 """
 
@@ -23,12 +25,14 @@ from typing import Final
 from qbridge_core import Delivery
 from qbridge_core.logs import logger
 from qbridge_rabbitmq.doubts import Doubts
-from qbridge_rabbitmq.life import Arrival, Life
+from qbridge_rabbitmq.life import Arrival, Life, Returned
 from qbridge_rabbitmq.recognition import Key
 
 _log: Final = logger("qbridge.rabbitmq")
 MAX_ENTRIES: Final = 10_000
 MAX_AGE: Final = 600.0
+# Each may hold a traceback. They come back one after the other, so these are those of the last minutes.
+MAX_RETURNED: Final = 1_000
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
 Settlement = Callable[[], bool]
@@ -64,6 +68,7 @@ class Ledger:
         self._waiting: dict[Key, deque[_Entry]] = {}
         self._done: dict[Key, tuple[int, float]] = {}  # how many with this key, and since when
         self._unstarted: dict[Key, tuple[int, float]] = {}  # likewise
+        self._returned: dict[Key, Returned] = {}
         self._open: dict[int, _Entry] = {}  # by the identity of the delivery: not settled by the application yet
         self._chores = _Chores()
         self.doubts: Final = Doubts()
@@ -74,7 +79,7 @@ class Ledger:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to recognize; cheap."""
-        return not self._waiting and not self._done and not self._unstarted
+        return not self._waiting and not self._done and not self._unstarted and not self._returned
 
     def held(self, queue: str) -> int:
         """How many deliveries of a queue the application still holds, though the broker has taken them back."""
@@ -126,13 +131,32 @@ class Ledger:
             with self._lock:
                 _add_one(self._done, key, time.monotonic())
 
+    def note_returned(self, key: Key, returned: Returned) -> None:
+        """A message goes back to its queue (in any thread)."""
+        with self._lock:
+            self._returned.pop(key, None)
+            self._returned[key] = returned
+            if len(self._returned) > MAX_RETURNED:
+                del self._returned[next(iter(self._returned))]
+
+    def take_returned(self, key: Key) -> Returned | None:
+        """What is remembered of a message that may be one of those (in any thread)."""
+        with self._lock:
+            return self._returned.pop(key, None)
+
+    @property
+    def has_returned(self) -> bool:
+        """Whether there are any; cheap."""
+        return bool(self._returned)
+
     def was_unstarted(self, key: Key) -> bool:
         """Whether a redelivered message is one of those."""
         with self._lock:
             return _take_one(self._unstarted, key)
 
     def expire(self) -> None:
-        """Forget what is too old or too much."""
+        """Now and then: forget what is too old or too much."""
+        self._chores.revive()
         with self._lock:
             oldest = time.monotonic() - self._max_age
             while self._entries:
@@ -204,6 +228,7 @@ class Ledger:
                 self._forget(entry)
             self._done.clear()
             self._unstarted.clear()
+            self._returned.clear()
         self._chores.close()
 
     # ------------------------------------------------------------------ with the lock
@@ -263,9 +288,19 @@ class _Chores:
         """Have this called, again and again until it returns True."""
         with self._lock:
             self._calls.append(call)
-            if not self._running:
-                self._running = True
+        self.revive()
+
+    def revive(self) -> None:
+        """Start the thread when there is something to do; call it now and then, for the system may have none left."""
+        with self._lock:
+            if self._running or not self._calls:
+                return
+            try:
                 threading.Thread(target=self._run, name="qbridge-rabbitmq-settle", daemon=True).start()
+            except RuntimeError as exc:
+                _log.error("settlements wait for a thread: %s", exc)
+            else:
+                self._running = True
 
     def close(self) -> None:
         """Call nothing any more."""
@@ -282,9 +317,9 @@ class _Chores:
                 call = self._calls.popleft()
             try:
                 done = call()
-            except Exception:  # noqa: BLE001 - the others must be settled all the same
-                _log.exception("a settlement failed; its message stays with the broker")
-                done = True
+            except Exception:  # noqa: BLE001 - the others must be settled all the same, and this one in the end
+                _log.exception("a settlement failed; it is tried again")
+                done = False
             if done:
                 pause = _FIRST_PAUSE
                 continue

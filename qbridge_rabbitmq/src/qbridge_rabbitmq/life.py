@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from pika.channel import Channel
 
 from qbridge_core import Delivery, DeliveryLostError
+from qbridge_core.message import Noted
 from qbridge_rabbitmq.recognition import Key, Trace, key_of, trace
 from qbridge_rabbitmq.wire import Connection
 
@@ -22,12 +23,25 @@ Held = tuple[Key, Delivery]
 _REMEMBERED: Final = 5_000
 
 
+class Returned(NamedTuple):
+    """What to remember of a message that goes back, because the broker refuses to have it elsewhere.
+
+    Attributes:
+        noted: a failure that is not written beside it.
+        suspected: it may have killed a worker, and not because it comes back now.
+    """
+
+    noted: Noted | None
+    suspected: bool
+
+
 class Arrival(NamedTuple):
     """A message as it came from the broker.
 
     Attributes:
         suspected: it may have killed a worker.
         unstarted: it was delivered to this client before, and nobody has run it here.
+        returned: this client has given it back in the middle of its journey.
     """
 
     life: Life
@@ -37,6 +51,7 @@ class Arrival(NamedTuple):
     body: bytes
     suspected: bool = False
     unstarted: bool = False
+    returned: Returned | None = None
 
     @property
     def trace(self) -> Trace:
@@ -78,7 +93,7 @@ class Life:
         self._finished: deque[int] = deque()
         self._acknowledged: deque[Trace] = deque(maxlen=_REMEMBERED)
         self._count = 0  # of all that were put into it
-        self._returned: deque[int] = deque()
+        self._returned: deque[tuple[int, bool]] = deque()  # and whether to the queue
         self._holes: set[int] = set()
 
     # ------------------------------------------------------------------ any thread
@@ -149,13 +164,16 @@ class Life:
                 self._acknowledge(arrival)
             return not self.lost
 
-    def give_back(self, number: int) -> bool:
-        """Have a delivery requeued with the next flush. False when the channel is gone, which requeues it too."""
+    def give_back(self, number: int, *, requeue: bool = True) -> bool:
+        """Have a delivery requeued with the next flush. False when the channel is gone, which requeues it too.
+
+        Without ``requeue`` the broker moves it along the queue's own dead-letter route.
+        """
         with self._lock:
             if self.lost:
                 return False
             self._settling.pop(number, None)
-            self._returned.append(number)
+            self._returned.append((number, requeue))
             return True
 
     def is_open(self, number: int) -> bool:
@@ -234,14 +252,15 @@ class Life:
             self._flush_finished()
         return settled
 
-    def nack(self, number: int) -> None:
-        """Requeue a delivery that nobody was given."""
+    def nack(self, number: int, *, requeue: bool = True) -> None:
+        """Requeue a delivery, or have it dead-lettered by the broker."""
         if not self.lost and self.unsettled.pop(number, 0) is None:
-            self.channel.basic_nack(number, multiple=False, requeue=True)
+            self.channel.basic_nack(number, multiple=False, requeue=requeue)
 
     def _flush_returned(self) -> None:
         for _ in range(len(self._returned)):
-            self.nack(self._returned.popleft())
+            number, requeue = self._returned.popleft()
+            self.nack(number, requeue=requeue)
 
     def _flush_finished(self) -> None:
         finished = self._holes

@@ -15,25 +15,31 @@ from qbridge_core import (
 )
 from qbridge_core.logs import logger
 from qbridge_core.message import check_message
-from qbridge_rabbitmq import headers
+from qbridge_rabbitmq import copies, headers
 from qbridge_rabbitmq.life import Arrival
 from qbridge_rabbitmq.publisher import LARGE, Outgoing
-from qbridge_rabbitmq.recognition import key_of
+from qbridge_rabbitmq.recognition import exact, key_of
 from qbridge_rabbitmq.session import Session
 
 _log: Final = logger("qbridge.rabbitmq")
 CHUNK: Final = 200
 HAND_BACK_TIMEOUT: Final = 1.0
-# For what the broker adds to the headers of a message, and for the reason when it becomes a dead letter.
-_ROOM: Final = 4_000
+# A quorum queue may have a limit of returns, and drops what exceeds it: RabbitMQ 4 sets one of 20 unless the queue says
+# otherwise, as those that QBridge declares do.
+MANY_RETURNS: Final = 10
 
 
-def outgoing(queue: str, message: Message) -> Outgoing:
+def outgoing(queue: str, message: Message, room: int) -> Outgoing:
     """A message of a caller, checked.
+
+    Args:
+        queue: where it goes.
+        message: what the caller gave.
+        room: bytes that the connection has for the properties of a message.
 
     Raises:
         ConfigurationError: the body is no bytes.
-        MessageTooLargeError: its headers are too large.
+        MessageTooLargeError: its headers leave no room for what may have to be written beside it later.
         PayloadError: headers or message id cannot be kept.
     """
     check_queue_name(queue)
@@ -45,17 +51,20 @@ def outgoing(queue: str, message: Message) -> Outgoing:
             )
         body = bytes(body)
     properties = headers.fresh(message.headers, check_message_id(message.message_id))
-    if not headers.fits(properties, _ROOM):
-        raise MessageTooLargeError(f"the headers of a message for {queue!r} do not fit into one frame")
+    if not copies.leaves_room(properties, room):
+        raise MessageTooLargeError(
+            f"the headers of a message for {queue!r} take {len(properties)} bytes: they do not fit into one frame "
+            f"together with the explanation of a dead letter ({room} bytes in all); put large data into the body"
+        )
     return Outgoing("", queue, properties, body)
 
 
-def chunks(queue: str, messages: Iterable[Message]) -> Iterator[list[Outgoing]]:
+def chunks(queue: str, messages: Iterable[Message], room: int) -> Iterator[list[Outgoing]]:
     """Some hundred messages each, less of long ones, and each very large message by itself."""
     chunk: list[Outgoing] = []
     size = 0
     for message in messages:
-        made = outgoing(queue, check_message(message))
+        made = outgoing(queue, check_message(message), room)
         length = len(made.body)
         if chunk and (len(chunk) >= CHUNK or size + length > LARGE):
             yield chunk
@@ -66,9 +75,12 @@ def chunks(queue: str, messages: Iterable[Message]) -> Iterator[list[Outgoing]]:
         yield chunk
 
 
-def copy_back(queue: str, arrival: Arrival) -> Outgoing:
+def copy_back(session: Session, queue: str, arrival: Arrival) -> Outgoing:
     """The copy of a message that goes back to its queue, nothing counted."""
-    return Outgoing("", queue, headers.handed_back(arrival.properties), arrival.body)
+    properties = copies.handed_back(arrival.properties, session.publisher.room)
+    if arrival.returned is not None:
+        session.ledger.note_returned(exact(queue, properties, arrival.body), arrival.returned)
+    return Outgoing("", queue, properties, arrival.body)
 
 
 def replace(session: Session, queue: str, arrival: Arrival) -> None:
@@ -80,12 +92,15 @@ def replace(session: Session, queue: str, arrival: Arrival) -> None:
 def give_back(session: Session, queue: str, arrivals: list[Arrival]) -> None:
     """Return what nobody has taken: copies that the broker has not delivered yet, or else the messages themselves."""
     try:
-        session.send([copy_back(queue, arrival) for arrival in arrivals], HAND_BACK_TIMEOUT)
+        failed = session.send_each([copy_back(session, queue, arrival) for arrival in arrivals], HAND_BACK_TIMEOUT)
     except QBridgeError as exc:
         _log.debug("messages of %r go back without copies: %s", queue, exc)
         for arrival in arrivals:
             arrival.life.give_back(arrival.number)
     else:
-        for arrival in arrivals:
-            replace(session, queue, arrival)
+        for position, arrival in enumerate(arrivals):
+            if position in failed:
+                arrival.life.give_back(arrival.number)
+            else:
+                replace(session, queue, arrival)
     session.io.wake()

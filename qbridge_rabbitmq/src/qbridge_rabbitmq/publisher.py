@@ -16,6 +16,7 @@ from pika import spec
 from pika.channel import Channel
 
 from qbridge_core import (
+    AuthenticationError,
     BrokerBlockedError,
     BrokerUnavailableError,
     MessageTooLargeError,
@@ -26,6 +27,8 @@ from qbridge_core import (
 )
 from qbridge_core.logs import logger
 from qbridge_rabbitmq import errors
+from qbridge_rabbitmq.frames import HEADER_OVERHEAD, UnwritableError
+from qbridge_rabbitmq.options import FRAME_MAX
 from qbridge_rabbitmq.wire import Connection, raw_properties
 
 _log: Final = logger("qbridge.rabbitmq")
@@ -51,14 +54,18 @@ class Outgoing:
 
 
 class Batch:
-    """Messages whose sender waits until all of them have an outcome."""
+    """Messages whose sender waits until all of them have an outcome.
+
+    Attributes:
+        errors: of those that failed, by their position.
+    """
 
     def __init__(self, messages: Sequence[Outgoing]) -> None:
         self.messages = messages
         self.sent = False
         self.heard = -1
         self._open = len(messages)
-        self._error: tuple[int, QBridgeError] | None = None
+        self.errors: dict[int, QBridgeError] = {}
         self._done = threading.Lock()
         self._done.acquire()
         for message in messages:
@@ -70,22 +77,20 @@ class Batch:
 
     def raise_error(self) -> None:
         """Raise the error of the first message that failed, if one did."""
-        if self._error is not None:
-            raise self._error[1]
+        if self.errors:
+            raise self.errors[min(self.errors)]
 
     def settle(self, message: Outgoing, error: QBridgeError | None = None) -> None:
         """In the I/O thread: one message has its outcome."""
         if error is not None:
-            position = self.messages.index(message)
-            if self._error is None or position < self._error[0]:
-                self._error = position, error
+            self.errors[self.messages.index(message)] = error
         self._open -= 1
         if not self._open:
             self._done.release()
 
     def fail(self, error: QBridgeError) -> None:
         """In the I/O thread: none of the messages was sent."""
-        self._error = 0, error
+        self.errors = dict.fromkeys(range(len(self.messages)), error)
         self._done.release()
 
 
@@ -123,14 +128,38 @@ class ConfirmChannel:
             self._waiting.append(batch)
             return
         batch.sent = True
+        messages = self._without_too_large(batch) if self._connection.largest_body else batch.messages
         try:
-            self._connection.send_messages(self._channel.channel_number, batch.messages)
-        except Exception as exc:  # noqa: BLE001 - nothing was written; the sender must learn it
-            batch.fail(errors.from_channel(exc, repr(batch.messages[0].routing_key)))
-            return
-        for message in batch.messages:
+            self._send(messages)
+        except UnwritableError:
+            self._send_each(messages)
+        except Exception as exc:  # noqa: BLE001 - nothing was written; the senders must learn it
+            for message in messages:
+                batch.settle(message, errors.from_channel(exc, repr(message.routing_key)))
+
+    def _send(self, messages: Sequence[Outgoing]) -> None:
+        self._connection.send_messages(self._channel.channel_number, messages)
+        for message in messages:
             self._last_tag += 1
             self._unconfirmed[self._last_tag] = message
+
+    def _send_each(self, messages: Sequence[Outgoing]) -> None:
+        """One of them cannot be sent: it must not keep the others from it."""
+        for message in messages:
+            try:
+                self._send([message])
+            except UnwritableError as exc:
+                error = MessageTooLargeError(f"a message for {message.routing_key[:255]!r} cannot be sent: {exc}")
+                error.__cause__ = exc
+                message.batch.settle(message, error)
+
+    def _without_too_large(self, batch: Batch) -> list[Outgoing]:
+        """What the broker takes; it would close the channel for the others, and nobody would know of those on it."""
+        most = self._connection.largest_body
+        for message in batch.messages:
+            if len(message.body) > most:
+                batch.settle(message, _over_limit(message, f"the server's max_message_size is {most}"))
+        return [message for message in batch.messages if len(message.body) <= most]
 
     def _opened(self, channel: Channel) -> None:
         channel.add_on_return_callback(self._on_return)
@@ -195,14 +224,17 @@ class ConfirmChannel:
     def _on_close(self, channel: Channel, reason: BaseException) -> None:
         self.closed = reason
         self._connection.confirmed.pop(channel.channel_number, None)
-        size = errors.too_large(reason)
+        size, most = errors.too_large(reason)
+        self._connection.largest_body = most or self._connection.largest_body
         text = errors.reply_text(reason)
         for message in self._unconfirmed.values():
             error: QBridgeError
             if size and len(message.body) == size:
-                error = MessageTooLargeError(f"a message of {size} bytes for {message.routing_key!r}: {text}")
+                error = _over_limit(message, text)
             elif errors.is_missing(reason):
                 error = UnroutableError(f"{message.exchange!r}: {text}")
+            elif errors.is_forbidden(reason, message.exchange):
+                error = AuthenticationError(f"no permission to publish to {message.routing_key!r}: {text}")
             else:
                 error = PublishUnconfirmedError(
                     f"{self._purpose}: the channel was lost before the confirmation: {text}"
@@ -215,10 +247,20 @@ class ConfirmChannel:
         self._waiting.clear()
 
 
+def _over_limit(message: Outgoing, reason: str) -> QBridgeError:
+    return MessageTooLargeError(f"a message of {len(message.body)} bytes for {message.routing_key!r}: {reason}")
+
+
 class Publisher:
-    """Publishes on the publishing connection. All methods run in the I/O thread, unless they say otherwise."""
+    """Publishes on the publishing connection. All methods run in the I/O thread, unless they say otherwise.
+
+    Attributes:
+        room: how many bytes the properties of a message may have (for any thread); of the last connection while there
+            is none.
+    """
 
     def __init__(self) -> None:
+        self.room = FRAME_MAX - HEADER_OVERHEAD
         self.blocked = ""
         self._connection: Connection | None = None
         self._channels: dict[str, ConfirmChannel] = {}
@@ -227,6 +269,7 @@ class Publisher:
     def up(self, connection: Connection) -> None:
         """The connection is there."""
         self._connection = connection
+        self.room = connection.largest_properties
         self._confirms += 1  # what is older was not published here
         self.blocked = ""
         connection.add_on_connection_blocked_callback(self._on_blocked)

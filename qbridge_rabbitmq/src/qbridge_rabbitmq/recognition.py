@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from qbridge_rabbitmq import headers
+from qbridge_rabbitmq import copies, headers
 
 Key = tuple[str, str, str, bytes]
 """Queue, message id, which copy, body or its digest."""
@@ -42,3 +42,9 @@ def likeness(queue: str, trace: Trace) -> Key:
     """What a message looks like; others may look the same."""
     content = headers.read(trace[0])
     return queue, content.message_id or "", content.mark, trace[1]
+
+
+def exact(queue: str, properties: bytes, body: bytes) -> Key:
+    """The same for what is taken for equal only when nothing that anybody wrote on it differs."""
+    key = likeness(queue, trace(properties, body))
+    return key if key[2] else (queue, key[1], _digest(copies.uncounted(properties)).hex(), key[3])

@@ -201,6 +201,17 @@ class Session:
         """
         self.wait_for(self.begin_to_send(messages), timeout)
 
+    def send_each(self, messages: list[Outgoing], timeout: float) -> dict[int, QBridgeError]:
+        """Publish messages and wait for their confirmations; the errors of those that failed, by their position.
+
+        Raises:
+            QBridgeError: not all of them had an outcome in time.
+        """
+        batch = self.begin_to_send(messages)
+        if not batch.wait(timeout):
+            raise self.publisher.unconfirmed(batch, timeout)
+        return batch.errors
+
     def begin_to_send(self, messages: list[Outgoing]) -> Batch:
         """Publish messages; ``wait_for`` then waits for their confirmations."""
         batch = Batch(messages)

@@ -35,6 +35,7 @@ class Topology:
         self._queue_type = queue_type
         self._dead_letter_queues: dict[str, str | None] = {}
         self._lifted: set[str] = set()
+        self._routed: set[str] = set()
         self._side_queues: set[str] = set()
         self._levels: dict[str, int] = {}  # how many levels of a queue exist for certain
         self._probed: dict[str, float] = {}  # when a level was last found missing
@@ -55,6 +56,10 @@ class Topology:
     def knows(self, queue: str) -> bool:
         """Whether the queue was declared through this client, or is the dead-letter queue of one that was."""
         return queue in self._dead_letter_queues or queue in self._dead_letter_queues.values()
+
+    def has_route(self, queue: str) -> bool:
+        """Whether the broker itself moves what it must not keep in the queue to the dead-letter queue."""
+        return queue in self._routed
 
     def lets_hold(self, queue: str) -> bool:
         """Whether the broker lets a worker hold a message of the queue for as long as it likes."""
@@ -87,6 +92,7 @@ class Topology:
         if named:
             yield from self.declare_dead_letter_queue(named)
         arguments = yield from self._declare_queue(queue, *self._work_arguments(queue, named))
+        (self._routed.discard if arguments is None else self._routed.add)(queue)
         (self._lifted.add if _CONSUMER_TIMEOUT in (arguments or ()) else self._lifted.discard)(queue)
         if (yield from _exists(_passive_exchange(delays.exit_exchange(queue)))):
             yield _bind_queue(queue, delays.exit_exchange(queue))

@@ -72,6 +72,7 @@ class Connection(pika.SelectConnection):
         sinks: who takes the deliveries of a consumer, by its tag, past pika.
         confirmed: who takes the confirmations of a channel, past pika.
         after_reading: called when all that was read from the socket at once has been dealt with.
+        largest_body: the server's ``max_message_size``, when it has refused a message for it; 0 before.
     """
 
     if TYPE_CHECKING:  # what the type stubs leave out
@@ -94,7 +95,13 @@ class Connection(pika.SelectConnection):
         self.sinks: dict[bytes, Sink] = {}
         self.confirmed: dict[int, Confirmed] = {}
         self.after_reading: list[Callable[[], None]] = []
+        self.largest_body = 0
         super().__init__(*args, **kwargs)
+
+    @property
+    def largest_properties(self) -> int:
+        """How many bytes the properties of a message may have; known once the connection is open."""
+        return self.params.frame_max - frames.HEADER_OVERHEAD
 
     def read_more_at_once(self) -> None:
         """Read larger pieces from the socket, where pika's transport can be told to."""
@@ -165,7 +172,11 @@ class Connection(pika.SelectConnection):
             self._output_marshaled_frames(acks)
 
     def send_messages(self, channel: int, messages: Iterable[frames.Publish]) -> None:
-        """Write ``basic.publish`` frames with ``mandatory``, all at once."""
+        """Write ``basic.publish`` frames with ``mandatory``, all at once.
+
+        Raises:
+            UnwritableError: one of the messages cannot be sent; then nothing was written.
+        """
         frame_max = self.params.frame_max
         self._output_marshaled_frames([part for m in messages for part in frames.publish(channel, m, frame_max)])
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pika import spec
 
-from qbridge_rabbitmq import headers
+from qbridge_core import Failure, Reason
+from qbridge_rabbitmq import copies, deaths, headers
 
 MILLISECONDS = 1_764_000_000_000
 EVERY_TYPE = {
@@ -61,7 +62,7 @@ def test_every_type_is_decoded(name: str) -> None:
 def test_a_copy_keeps_foreign_headers_byte_for_byte() -> None:
     """Entries of all types are in the copy as they were, in their order, before ours."""
     entries = [entry(name, encoded) for name, (encoded, _) in EVERY_TYPE.items()]
-    copied = headers.split(headers.copy(properties(*entries), {"x-qbridge-attempts": 2}))
+    copied = headers.split(copies.copy(properties(*entries), {"x-qbridge-attempts": 2}))
     assert copied[headers.HEADERS][4:].startswith(b"".join(entries) + b"\x12x-qbridge-attempts")
 
 
@@ -72,15 +73,15 @@ def test_a_copy_keeps_the_other_properties() -> None:
         "reply_to": "r", "message_id": "m", "timestamp": MILLISECONDS, "type": "t", "app_id": "a", "cluster_id": "k",
     }  # fmt: skip
     copied = spec.BasicProperties()
-    copied.decode(headers.copy(properties(**fields), {}, "not this"))
+    copied.decode(copies.copy(properties(**fields), {}, "not this"))
     assert {name: getattr(copied, name) for name in fields} == fields
 
 
 def test_a_copy_is_persistent_and_says_nothing_to_the_broker() -> None:
     """Expiration, user id and CC would delete, refuse or multiply the copy: they travel under names of our own."""
     cc = entry("CC", b"A" + struct.pack(">I", 6) + b"S" + struct.pack(">I", 1) + b"q")
-    once = headers.copy(properties(cc, expiration="60000", user_id="guest", delivery_mode=1), {})
-    twice = headers.copy(once, {})
+    once = copies.copy(properties(cc, expiration="60000", user_id="guest", delivery_mode=1), {})
+    twice = copies.copy(once, {})
     for raw in (once, twice):
         copied = spec.BasicProperties()
         copied.decode(raw)
@@ -95,31 +96,103 @@ def test_a_copy_is_persistent_and_says_nothing_to_the_broker() -> None:
 def test_a_copy_leaves_out_what_the_broker_counted() -> None:
     """A count or a death of the original is not one of the copy."""
     names = ("x-death", "x-first-death-queue", "x-last-death-reason", "x-delivery-count", "x-acquired-count")
-    copied = headers.copy(properties(*(entry(name, b"V") for name in names), entry("kept", b"V")), {})
+    copied = copies.copy(properties(*(entry(name, b"V") for name in names), entry("kept", b"V")), {})
     assert dict(headers.read(copied).headers) == {"kept": None}
 
 
 def test_our_headers_are_replaced_and_not_doubled() -> None:
     """A copy of a copy has the newest of our headers only."""
-    copied = headers.copy(
-        headers.copy(properties(), {"x-qbridge-attempts": 1, "x-qbridge-reason": "old"}), {"x-qbridge-attempts": 2}
+    copied = copies.copy(
+        copies.copy(properties(), {"x-qbridge-attempts": 1, "x-qbridge-reason": "old"}), {"x-qbridge-attempts": 2}
     )
     assert dict(headers.read(copied).meta) == {"x-qbridge-attempts": 2}
 
 
 def test_a_message_id_is_added_where_there_is_none() -> None:
     """The task id becomes the message id of a copy, if it fits and the producer gave none."""
-    assert headers.read(headers.copy(properties(), {}, "task")).message_id == "task"
-    assert headers.read(headers.copy(properties(message_id="own"), {}, "task")).message_id == "own"
-    assert headers.read(headers.copy(properties(), {}, "ü" * 200)).message_id is None
+    assert headers.read(copies.copy(properties(), {}, "task")).message_id == "task"
+    assert headers.read(copies.copy(properties(message_id="own"), {}, "task")).message_id == "own"
+    assert headers.read(copies.copy(properties(), {}, "ü" * 200)).message_id is None
 
 
-def test_a_copy_fits_into_a_frame() -> None:
-    """Where the foreign headers leave no room for the traceback it is left out: the reason is kept."""
-    big = entry("big", b"S" + struct.pack(">I", 125_000) + b"x" * 125_000)
-    copied = headers.copy(properties(big), {"x-qbridge-traceback": "t" * 8_000, "x-qbridge-reason": "failed"})
-    assert headers.fits(copied)
-    assert dict(headers.read(copied).meta) == {"x-qbridge-reason": "failed"}
+MOST = 131_052  # of a frame of 131,072 bytes
+EXPLAINED: dict[str, str | int] = {
+    "x-qbridge-reason": "failed",
+    "x-qbridge-exception-message": "m" * 1_000,
+    "x-qbridge-traceback": "begin" + "t" * 7_992 + "end",
+}
+
+
+def text(name: str, size: int) -> bytes:
+    """An entry with a long text."""
+    return entry(name, b"S" + struct.pack(">I", size) + b"x" * size)
+
+
+def test_g19_a_letter_leaves_out_the_beginning_of_the_traceback_first() -> None:
+    """Where the producer's headers leave little room, they, the reason and the message are kept in full."""
+    copied = copies.letter(properties(text("big", 125_000)), EXPLAINED, "", MOST)
+    content = headers.read(copied)
+    assert len(copied) == MOST
+    assert len(content.headers["big"]) == 125_000
+    assert (content.meta["x-qbridge-reason"], content.meta["x-qbridge-exception-message"]) == ("failed", "m" * 1_000)
+    assert content.meta["x-qbridge-traceback"].endswith("ttend")
+
+
+@pytest.mark.parametrize("most", [4_076, 8_172, MOST])
+def test_g19_a_letter_leaves_out_the_largest_headers_and_names_them(most: int) -> None:
+    """Headers that fill a frame of any size: the small ones stay, and the message says what is missing."""
+    table = [text("largest", most - 1_600), text("small", 10), text("second", 1_200), text("tiny", 1)]
+    copied = copies.letter(properties(*table), EXPLAINED, "task", most)
+    content = headers.read(copied)
+    assert len(copied) <= most
+    assert {"small", "tiny"} <= content.headers.keys()
+    assert "largest" not in content.headers
+    assert "left out" in content.meta["x-qbridge-exception-message"]
+    assert f"'largest' ({most - 1_600 + 13} bytes)" in content.meta["x-qbridge-exception-message"]
+    assert content.meta["x-qbridge-exception-message"].startswith("mmm")
+
+
+def test_g19_a_letter_of_many_small_headers_fits() -> None:
+    """Thousands of headers that fill a frame together are left out one by one, and not all of them are named."""
+    table = [text(f"header-{n:04}", 20) for n in range(3_500)]
+    copied = copies.letter(properties(*table), EXPLAINED, "task", MOST)
+    assert len(copied) <= MOST
+    assert headers.read(copied).meta["x-qbridge-reason"] == "failed"
+    assert len(headers.read(copied).headers) > 3_000
+
+
+def test_g19_what_a_producer_may_write_leaves_room_for_the_longest_explanation() -> None:
+    """The reserve that ``publish`` keeps holds a failure whose texts are as long and as wide as they can be."""
+    wide = "\U0001f600"
+    failure = Failure(
+        Reason.TIMED_OUT,
+        2**62,
+        2**62,
+        wide * 300,
+        wide * 2_000,
+        wide * 9_000,
+        1e9,
+        1e9,
+        "q" * 255,
+        wide * 300,
+        "w" * 270,
+    )
+    size = 1_000
+    while copies.leaves_room(headers.fresh({"h": "x" * size}, "m" * 255), MOST):
+        size += 100
+    raw = headers.fresh({"h": "x" * (size - 100)}, None)
+    copied = copies.letter(raw, failure.dead_letter_headers(), failure.task_id, MOST)
+    meta = headers.read(copied).meta
+    assert (meta["x-qbridge-exception-message"], meta["x-qbridge-traceback"]) == (wide * 1_000, wide * 8_000)
+    assert copies.leaves_room(headers.fresh({"h": "x" * 1_900}, None), 4_076), "a small frame has room for something"
+
+
+def test_a_copy_does_without_a_mark_where_there_is_no_room() -> None:
+    """A letter that fills its frame can be replayed: its copy needs no more than it had."""
+    raw = copies.copy(properties(text("big", MOST - 70)), {}, mark="m")
+    bare = properties(text("big", MOST - 30), delivery_mode=2)
+    assert headers.read(raw).mark == "m"
+    assert len(copies.copy(bare, {}, most=MOST)) <= MOST
 
 
 @pytest.mark.parametrize(
@@ -139,7 +212,7 @@ def test_damaged_properties_never_raise(raw: bytes) -> None:
     """What cannot be read is left out; nobody may stop a worker with a header."""
     content = headers.read(raw)
     assert content.message_id is None
-    assert headers.death(raw) == {}
+    assert deaths.explain(raw) == {}
     assert headers.delivery_count(raw) == 0
 
 
@@ -151,7 +224,7 @@ def test_g5_a_header_that_cannot_be_read_hides_no_other(damage: str) -> None:
         value = b"A" + struct.pack(">I", len(value)) + value
     if damage == "broken":
         value = b"A" + struct.pack(">I", 1) + b"?"
-    copied = headers.copy(properties(entry("bad", value), entry("good", b"t\x01")), {"x-qbridge-attempts": 2})
+    copied = copies.copy(properties(entry("bad", value), entry("good", b"t\x01")), {"x-qbridge-attempts": 2})
     assert headers.read(copied).meta["x-qbridge-attempts"] == 2
     assert headers.read(copied).headers == {"good": True}
     assert headers.delivery_count(properties(entry("x-delivery-count", value))) == 0
@@ -160,7 +233,7 @@ def test_g5_a_header_that_cannot_be_read_hides_no_other(damage: str) -> None:
 def test_a_header_that_cannot_be_read_still_travels() -> None:
     """A message with an unknown type of header can be dead-lettered, and what could be read is not lost."""
     raw = properties(entry("good", b"t\x01"), entry("unknown", b"?\x00\x00"))
-    copied = headers.copy(raw, {"x-qbridge-reason": "failed"})
+    copied = copies.copy(raw, {"x-qbridge-reason": "failed"})
     assert headers.read(copied).headers["good"] is True
     assert headers.read(copied).meta["x-qbridge-reason"] == "failed"
 

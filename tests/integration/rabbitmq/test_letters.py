@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+import pika
 import pytest
 
 from integration.rabbitmq.conftest import MakeClient
@@ -133,11 +134,11 @@ def test_a_listing_gives_everything_back(
     assert len(make_client(amqp_url).receive(dead, 5, 0.0)) == 5
 
 
-def test_a_long_failure_fits_into_the_headers(client: RabbitMQClient, unique_name: str) -> None:
-    """The longest explanation and large headers of the producer together do not end the connection."""
+def test_a_long_failure_fits_into_the_headers(client: RabbitMQClient, channel: Any, unique_name: str) -> None:
+    """The longest explanation and large headers of a foreign producer together do not end the connection."""
     dead = f"{unique_name}-dead"
     client.declare(unique_name, dead)
-    client.publish(unique_name, b"x", headers={"big": "x" * 120_000})
+    channel.basic_publish("", unique_name, b"x", pika.BasicProperties(headers={"big": "x" * 120_000}))
     (delivery,) = client.receive(unique_name, 1, 10.0)
     failure = Failure(Reason.FAILED, exception_message="ü" * 5_000, traceback="ß" * 50_000, source_queue=unique_name)
     client.reject(delivery, requeue=False, failure=failure)

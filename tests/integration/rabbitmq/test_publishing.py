@@ -74,8 +74,8 @@ def test_headers_that_do_not_fit_into_a_frame_are_an_error(client: RabbitMQClien
     client.declare(unique_name)
     with pytest.raises(MessageTooLargeError):
         client.publish(unique_name, b"x", headers={"h": "x" * 128_000})
-    client.publish(unique_name, b"x", headers={"h": "x" * 126_000})
-    assert len(client.receive(unique_name, 1, 5.0)[0].headers["h"]) == 126_000
+    client.publish(unique_name, b"x", headers={"h": "x" * 90_000})
+    assert len(client.receive(unique_name, 1, 5.0)[0].headers["h"]) == 90_000
 
 
 @pytest.mark.parametrize("name", ["", "x" * 256, 7])
