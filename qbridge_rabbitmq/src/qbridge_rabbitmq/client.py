@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from qbridge_core import (
+    BrokerUnavailableError,
     BrokerURL,
     Capabilities,
     ConfigurationError,
@@ -55,12 +56,12 @@ from qbridge_rabbitmq.outgoing import (
 from qbridge_rabbitmq.pace import MOST
 from qbridge_rabbitmq.publisher import LARGE, Batch, Outgoing
 from qbridge_rabbitmq.session import Session
-from qbridge_rabbitmq.topology import Topology
+from qbridge_rabbitmq.topology import TO_DECLARE, Topology
 
 _log: Final = logger("qbridge.rabbitmq")
 # While the broker writes some chunks the next one is made.
 _CHUNKS_UNDER_WAY: Final = 4
-_UNSUBSCRIBE_TIMEOUT: Final = 2.0
+_UNSUBSCRIBE_TIMEOUT: Final = 1.0
 # A worker that lives is connected again after so many of the longest pauses.
 _GRACE: Final = 1.5
 _BARRIER_TIMEOUT: Final = 2.0
@@ -91,6 +92,7 @@ class RabbitMQClient(QueueClient):
         ConfigurationError: an option has a value that makes no sense.
     """
 
+    logs_outages = True
     capabilities = Capabilities(
         delay=True, max_delay=delays.MAX_SECONDS, browse=True, crashes=True, durable=True, shared=True
     )
@@ -114,7 +116,7 @@ class RabbitMQClient(QueueClient):
     @property
     def connected(self) -> bool:
         """True between ``connect`` and ``disconnect`` in the process that connected, also while it reconnects."""
-        return self._session is not None and not self._is_parents
+        return self._session is not None and not self._is_parents and self._session.io.alive
 
     @property
     def _is_parents(self) -> bool:
@@ -128,15 +130,27 @@ class RabbitMQClient(QueueClient):
             self._lifecycle, self._browsing = threading.Lock(), threading.Lock()
             self._session = None
         with self._lifecycle:
+            if self._session is not None and not self._session.io.alive:
+                self._session.let_go()
+                self._session = None
             if self._session is None:
-                session = Session(self._endpoint, self._topology)
-                session.open()
+                session = self._open_session()
                 self._docket = Docket(session, self._topology, _GRACE * self._options.reconnect_delay_max)
                 self._mover = Mover(session, self._topology)
                 self._session = session
 
+    def _open_session(self) -> Session:
+        try:
+            session = Session(self._endpoint, self._topology)
+            session.open()
+        except (OSError, RuntimeError) as exc:  # no descriptor or no thread is left in this process
+            if isinstance(exc, QBridgeError):
+                raise
+            raise BrokerUnavailableError(f"no connection to {self._endpoint}: {exc}") from exc
+        return session
+
     def disconnect(self) -> None:
-        """Send what is left, close the connections and end the thread, within about 5 seconds."""
+        """Send what is left, close the connections and end the thread; a silent broker has 1.5 seconds at most."""
         if self._is_parents:
             return
         with self._lifecycle:
@@ -157,7 +171,7 @@ class RabbitMQClient(QueueClient):
         session = self._live()
         check_declaration(queue, dead_letter_queue)
         check_room(queue)
-        session.request(f"queue {queue!r}", self._topology.declare(queue, dead_letter_queue))
+        session.request(f"queue {queue!r}", self._topology.declare(queue, dead_letter_queue), TO_DECLARE)
         self._topology.remember(queue, dead_letter_queue)
 
     def stats(self, queue: str) -> QueueStats:
@@ -177,7 +191,7 @@ class RabbitMQClient(QueueClient):
     def purge(self, queue: str) -> int:
         """Delete the ready messages of a queue; return how many."""
         session = self._live()
-        return session.request(f"queue {check_queue_name(queue)!r}", self._topology.purge(queue))
+        return session.request(f"queue {check_queue_name(queue)!r}", self._topology.purge(queue), "read")
 
     # ------------------------------------------------------------------ publishing
 
@@ -295,7 +309,8 @@ class RabbitMQClient(QueueClient):
         ended = threading.Event()
         session.io.post(lambda: lane.unsubscribe(ended.set))
         lane.interrupt()
-        ended.wait(_UNSUBSCRIBE_TIMEOUT)
+        if not ended.wait(_UNSUBSCRIBE_TIMEOUT):
+            return  # a silent broker: it takes all of them back with the connection
         left = [arrival for arrival in lane.take_left() if not arrival.life.lost]
         for start in range(0, len(left), CHUNK):
             give_back(session, queue, left[start : start + CHUNK])
@@ -380,6 +395,8 @@ class RabbitMQClient(QueueClient):
             raise NotConnectedError(
                 f"the RabbitMQ client was connected in process {session.pid}; call connect() in this process too"
             )
+        if not session.io.alive and not session.closing:
+            raise NotConnectedError("the thread of the RabbitMQ client has ended; call connect() to start another one")
         return session
 
     def _refuse_stream(self, session: Session, queue: str) -> None:

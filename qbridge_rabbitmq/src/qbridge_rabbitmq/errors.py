@@ -23,8 +23,17 @@ RESOURCE_LOCKED: Final = 405
 PRECONDITION_FAILED: Final = 406
 NOT_ALLOWED: Final = 530
 NOT_IMPLEMENTED: Final = 540
+_MISMATCHES: Final = (PRECONDITION_FAILED, NOT_ALLOWED, NOT_IMPLEMENTED)
 _REFUSED: Final = re.compile(r"\((403|530)\)|\b(ACCESS_REFUSED|NOT_ALLOWED)\b")
 _STREAM: Final = re.compile(r"'x-queue-type' for .* current is (the value )?'stream'")
+_AT_LIMIT: Final = re.compile(r"queue limit in vhost '(.*?)' \((\d+)\) is reached")
+_DENIED: Final = re.compile(
+    r"(?:(configure|write|read) )?access to (queue|exchange|topic) '(.*?)' in vhost '(.*?)' refused for user '(.*?)'"
+)
+_LOCKED: Final = (
+    "it belongs to another connection alone (it was declared as exclusive, or with an exclusive consumer); choose "
+    "another name, or have it declared without that"
+)
 _TOO_LARGE: Final = re.compile(r"message size (\d+) .*larger than\D*(\d+)?")
 
 
@@ -100,28 +109,60 @@ def is_forbidden(error: BaseException | None, exchange: str) -> bool:
     return reply_code(error) == ACCESS_REFUSED and f"'{exchange or 'amq.default'}'" in reply_text(error)
 
 
-def not_connected(where: object, error: BaseException) -> QBridgeError:
-    """The error for an attempt to connect that failed."""
-    if is_refusal(error):
-        return AuthenticationError(f"{where} refused the connection: {describe(error)}")
-    return BrokerUnavailableError(f"no connection to {where}: {describe(error)}")
+def from_channel(error: BaseException, what: str, needs: str = "") -> QBridgeError:
+    """The error for a request about ``what`` that the broker answered by closing the channel or the connection.
 
-
-def from_channel(error: BaseException, what: str) -> QBridgeError:
-    """The error for a request about ``what`` that the broker answered by closing the channel or the connection."""
+    Args:
+        error: the answer.
+        what: begins the text.
+        needs: the permissions that the request takes; RabbitMQ before 3.13 does not say which one is missing.
+    """
     if isinstance(error, QBridgeError):
         return error
+    kind, text = _meaning(error, needs)
+    return kind(f"{what}: {text}")
+
+
+def _meaning(error: BaseException, needs: str) -> tuple[type[QBridgeError], str]:
     code, text = reply_code(error), reply_text(error)
-    kind: type[QBridgeError] = BrokerUnavailableError
+    kind: type[QBridgeError] = QueueMismatchError if code in _MISMATCHES else BrokerUnavailableError
     if is_missing(error):
         kind = UnroutableError
-    elif code == ACCESS_REFUSED:
-        # AMQP keeps names that start with amq. for the broker itself; no user may take one.
-        kind = ConfigurationError if "reserved prefix" in text else AuthenticationError
+    elif is_at_limit(error):
+        kind, text = ConfigurationError, _at_limit(text)
+    elif code == RESOURCE_LOCKED or "exclusive use" in text:
+        kind, text = QueueMismatchError, _LOCKED
+    elif code == ACCESS_REFUSED and "reserved prefix" not in text:
+        kind, text = AuthenticationError, denied(text, needs)
+    elif code == ACCESS_REFUSED or isinstance(error, exceptions.ShortStringTooLong):
+        kind = ConfigurationError  # AMQP keeps names that start with amq. for the broker itself
     elif too_large(error)[0]:
         kind = MessageTooLargeError
-    elif code in {RESOURCE_LOCKED, PRECONDITION_FAILED, NOT_ALLOWED, NOT_IMPLEMENTED}:
-        kind = QueueMismatchError
-    elif isinstance(error, exceptions.ShortStringTooLong):
-        kind = ConfigurationError
-    return kind(f"{what}: {text}")
+    return kind, text
+
+
+def denied(text: str, needs: str) -> str:
+    """What a missing permission asks for (rabbitmq.com/docs/access-control)."""
+    found = _DENIED.search(text)
+    if found is None:
+        return text
+    named, kind, name, vhost, user = found.groups()
+    return (
+        f"user {user!r} lacks the permission {named or needs or 'that this needs'} on {kind} {name!r} in the virtual "
+        f"host {vhost!r}; grant it with: rabbitmqctl set_permissions -p {vhost} {user} CONFIGURE WRITE READ (three "
+        "regular expressions)"
+    )
+
+
+def is_at_limit(error: BaseException) -> bool:
+    """Whether a queue was not created because its virtual host may have no more."""
+    return bool(_AT_LIMIT.search(reply_text(error)))
+
+
+def _at_limit(text: str) -> str:
+    found = _AT_LIMIT.search(text)
+    vhost, limit = found.groups() if found else ("", "")
+    return (
+        f"it cannot be created: the virtual host {vhost!r} has reached its limit of {limit} queues; delete some, or "
+        f"raise it with: rabbitmqctl set_vhost_limits -p {vhost} '{{\"max-queues\": N}}'"
+    )

@@ -10,6 +10,7 @@ from typing import Any, Final
 from pika import exceptions, spec
 from pika.channel import Channel
 
+from qbridge_core import TransientError
 from qbridge_core.logs import logger
 from qbridge_rabbitmq import errors
 from qbridge_rabbitmq.barriers import Barriers
@@ -31,6 +32,7 @@ _LONGEST_PAUSE: Final = 3.0
 # neither cancels them nor passes on what it delivers to them.
 DELETION_PAUSE: Final = 1.0
 _RENEW_AFTER: Final = 10
+_SAY_AGAIN: Final = 60.0
 Restore = Callable[[str, Callable[[BaseException | None], None]], None]
 """Creates a queue again if it is one of ours, else looks whether it is there; calls back with what is wrong."""
 
@@ -49,7 +51,7 @@ class Lane:
     Attributes:
         buffer: what the consumer brought, or came too late for who had asked for it, and nobody has taken.
         epoch: counts what must wake a blocked receive.
-        missing: why there is no consumer: the queue does not exist.
+        missing: why there is no consumer: the queue does not exist, or the broker lets nobody consume here.
         most: how many messages a prefetch that follows the speed may hold.
         works: whether a worker takes its tasks here.
     """
@@ -80,6 +82,8 @@ class Lane:
         self._arrived = False
         self._idle = 0
         self._barriers = Barriers(io)
+        self._said = ""
+        self._said_at = 0.0
 
     @property
     def in_flight(self) -> int:
@@ -121,9 +125,11 @@ class Lane:
         self._paused = False
         self._pursue()
 
-    def down(self) -> None:
-        """The connection is lost; the channel's end has been handled."""
+    def down(self, reason: BaseException) -> None:
+        """The connection is lost. The channel's end has been handled, unless all was lost in an unforeseen way."""
         self._connection = None
+        if self.life is not None:
+            self._on_close(self.life.channel, reason)
 
     def _pursue(self) -> None:
         """Take the next step towards what is wanted: a channel, a consumer, the messages of a get."""
@@ -156,7 +162,10 @@ class Lane:
             self._barriers.opened(self.life)
 
     def _on_close(self, channel: Channel, reason: BaseException) -> None:
-        life, self.life = self.life, None
+        life = self.life
+        if life is not None and life.channel is not channel:
+            return
+        self.life = None
         self.buffer.release()
         unread = self.buffer.drain()
         if life is not None:
@@ -178,14 +187,25 @@ class Lane:
         self._run_cancelled()
         self._barriers.pass_all()
         self.buffer.wake()
-        if not channel.connection.is_open:
+        if self._connection is None or not channel.connection.is_open:
             self._suspicion.connection_lost()
             return
         if isinstance(reason, exceptions.ChannelClosedByClient):
             self._io.later(0.0, self._pursue)
         elif self.prefetch:
-            _log.warning("the consumer of %r ended: %s", self.queue, errors.reply_text(reason))
-            self._try_again()
+            self._consumer_ended(reason)
+
+    def _consumer_ended(self, reason: BaseException) -> None:
+        """The broker has closed the channel: it may do so again at once, for as long as something is wrong."""
+        problem = errors.from_channel(reason, f"the consumer of {self.queue!r} ended", "read")
+        now = time.monotonic()
+        if str(problem) != self._said or now - self._said_at >= _SAY_AGAIN:
+            self._said, self._said_at = str(problem), now
+            _log.warning("%s", problem)
+        if not isinstance(problem, TransientError) and not errors.is_missing(reason):
+            self.missing = reason
+            self.buffer.wake()
+        self._try_again()
 
     # ------------------------------------------------------------------ consuming
 

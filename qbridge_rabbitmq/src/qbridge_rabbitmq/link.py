@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 import random
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from pika import exceptions
 
-from qbridge_core.logs import logger
-from qbridge_rabbitmq import errors
-from qbridge_rabbitmq.hosts import Hosts
+from qbridge_core import QBridgeError, TransientError
+from qbridge_rabbitmq import errors, protocols
+from qbridge_rabbitmq.diagnosis import explain
+from qbridge_rabbitmq.hosts import Address, Hosts
 from qbridge_rabbitmq.loop import IOThread
 from qbridge_rabbitmq.options import Endpoint
+from qbridge_rabbitmq.outages import Outages
 from qbridge_rabbitmq.wire import Connection
 
-_log: Final = logger("qbridge.rabbitmq")
 _REFUSED_PAUSE: Final = 5.0
 # A connection that is lost sooner than this was no success: pauses go on growing.
 _STABLE_AFTER: Final = 5.0
 # pika ends an attempt itself when a server does not answer; both at once would be in each other's way.
 _TRIAL_END: Final = 0.5
+# A broker greets within milliseconds. One that does not may be something else.
+_SILENCE: Final = 1.0
 # Of our own: drawing from the shared generator would change what a program with a fixed seed gets.
 _random: Final = random.Random()  # noqa: S311 - it spreads load and hides nothing
 
@@ -34,9 +38,15 @@ class Link:
         io: the I/O thread.
         endpoint: how to connect.
         hosts: where to, shared with the other connections of the client.
-        role: what the connection is for, in logs and in the broker's list.
+        outages: tells of losses and returns.
+        role: what the connection is for, in the broker's list.
         on_up: called with each new connection.
         on_down: called with the reason when it is lost, and when an attempt failed.
+
+    Attributes:
+        connection: the connection, while there is one.
+        problem: why there was none the last time.
+        address: of the server, tried or in use.
     """
 
     def __init__(
@@ -44,15 +54,18 @@ class Link:
         io: IOThread,
         endpoint: Endpoint,
         hosts: Hosts,
+        outages: Outages,
         role: str,
         on_up: Callable[[Connection], None],
         on_down: Callable[[BaseException], None],
     ) -> None:
         self.connection: Connection | None = None
+        self.problem: QBridgeError | None = None
         self._io = io
         self._endpoint = endpoint
         self._hosts = hosts
-        self._address = hosts.current
+        self._outages = outages
+        self.address = hosts.current
         self._role = role
         self._on_up = on_up
         self._on_down = on_down
@@ -61,6 +74,7 @@ class Link:
         self._opened_at = 0.0
         self._heard = -1, 0.0  # bytes received, and since when there were no more
         self._useless = False
+        self._waits = False  # for the next attempt
         self._closed: Callable[[], None] | None = None
 
     @property
@@ -76,23 +90,26 @@ class Link:
 
     def open(self) -> None:
         """Start to connect."""
+        self._waits = False
         if self._closed is not None:
             return
-        self._address = self._hosts.current
+        self.address = self._hosts.current
         try:
             self._attempt = attempt = Connection(
-                self._endpoint.parameters(self._address, self._role),
+                self._endpoint.parameters(self.address, self._role),
                 on_open_callback=self._opened,
                 on_open_error_callback=self._failed,
                 on_close_callback=self._lost,
                 custom_ioloop=self._io.ioloop,
             )
-        except OSError as exc:
+        except Exception as exc:  # noqa: BLE001 - no descriptors, no memory: it must be tried again
             self._failed(None, exc)
             return
+        if not self._opened_at:
+            self._io.later(min(_SILENCE, self._endpoint.trial / 2), lambda: self._suspect(attempt))
         if len(self._hosts) > 1:
             # pika limits the time for each address of a name, and not the time for looking it up.
-            self._io.later(self._endpoint.trial + _TRIAL_END, lambda: self._expire(attempt))
+            self._io.later(self._endpoint.trial + _TRIAL_END, lambda: self._expire(attempt, TimeoutError()))
 
     def close(self, closed: Callable[[], None]) -> None:
         """Close for good; ``closed`` is called when the broker has confirmed it."""
@@ -100,6 +117,8 @@ class Link:
         connection = self.connection or self._attempt
         if connection is None or connection.is_closed:
             closed()
+        elif connection is self._attempt:
+            connection.abandon(exceptions.StreamLostError("closed before it was open"))
         elif not connection.is_closing:
             connection.close()
 
@@ -108,6 +127,30 @@ class Link:
         for connection in (self.connection, self._attempt):
             if connection is not None:
                 connection.abandon(exceptions.StreamLostError("no answer to the closing of the connection"))
+
+    def reset(self, reason: Exception) -> None:
+        """Begin anew with nothing of what there was, when pika's state is not to be trusted any more."""
+        for connection in (self.connection, self._attempt):
+            if connection is not None:
+                with suppress(Exception):
+                    connection.abandon(reason)
+                with suppress(Exception):
+                    connection.let_go()
+        if self.connection is not None:
+            self._hosts.lost(self.address, soon=False)
+        if self.connection is not None or self._attempt is not None or not self._waits:
+            self._down(reason)
+
+    def let_go(self) -> None:
+        """In a forked child: close the descriptors, and send nothing."""
+        for connection in (self.connection, self._attempt):
+            if connection is not None:
+                connection.let_go()
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the socket has not taken yet."""
+        return self.connection.unsent if self.connection is not None else 0
 
     def move(self, reason: str) -> None:
         """Leave a server that answers but does not serve, if there is another one."""
@@ -130,59 +173,75 @@ class Link:
         elif now - self._heard[1] > 1.5 * self._endpoint.options.heartbeat:
             connection.abandon(exceptions.AMQPHeartbeatTimeout("the broker has been silent for too long"))
 
-    def _expire(self, attempt: Connection) -> None:
+    def _expire(self, attempt: Connection, reason: Exception) -> None:
         if self._attempt is attempt:
-            attempt.abandon(exceptions.StreamLostError("no answer in time"))
+            attempt.abandon(reason)
+
+    def _suspect(self, attempt: Connection) -> None:
+        """Find out why a server is silent. It must not be asked in this thread, since it may go on being so."""
+        if self._attempt is attempt and not attempt.bytes_received:
+            address = self.address
+            threading.Thread(target=self._probe, args=(attempt, address), name="qbridge-probe", daemon=True).start()
+
+    def _probe(self, attempt: Connection, address: Address) -> None:
+        if other := protocols.probe(address):
+            self._io.post(lambda: self._expire(attempt, protocols.OtherProtocol(other)))
 
     def _opened(self, connection: Any) -> None:
         if self._closed is not None:
             connection.close()
             return
-        self._hosts.opened(self._address)
-        if self._failures:
-            _log.info("connected to %s%s (%s)", self._where, " again" if self._opened_at else "", self._role)
+        attempt = self._attempt
+        if attempt is None or connection is not attempt:
+            connection.abandon(exceptions.StreamLostError("nobody waits for it any more"))
+            return
+        self._hosts.opened(self.address)
+        self._outages.up(self._role, self._where)
         self._opened_at = time.monotonic()
         self._heard = -1, self._opened_at
         self._attempt = None
-        self.connection = connection
-        connection.read_more_at_once()
-        self._on_up(connection)
+        self.connection = attempt
+        attempt.read_more_at_once()
+        self._on_up(attempt)
 
     def _failed(self, connection: Any, error: BaseException | str) -> None:
-        del connection
-        self._hosts.failed(self._address)
+        if connection is not None and connection is not self._attempt:
+            return
+        self._hosts.failed(self.address)
         self._down(error if isinstance(error, BaseException) else exceptions.AMQPConnectionError(error))
 
     def _lost(self, connection: Any, error: BaseException) -> None:
-        del connection
+        if connection is not self.connection:
+            return
         stable = time.monotonic() - self._opened_at > _STABLE_AFTER
         if stable:
             self._failures = 0
-        self._hosts.lost(self._address, soon=not stable or self._useless)
+        self._hosts.lost(self.address, soon=not stable or self._useless)
         self._useless = False
         self._down(error)
 
     def _down(self, error: BaseException) -> None:
         self.connection = self._attempt = None
         if self._closed is None:
-            pause = self._pause(error)
-            if self._opened_at or not self.exhausted:  # else connect() is about to raise it
-                self._report(error, pause)
-            self._io.later(pause, self.open)
+            self._waits = True
+            self._io.later(self._pause(error), self.open)
+        self.problem = explain(error, self._endpoint, self.address)
+        if self._closed is None:
+            self._tell(self.problem)
         self._on_down(error)
         if self._closed is not None:
             self._closed()
 
-    def _report(self, error: BaseException, pause: float) -> None:
-        level = logging.ERROR if errors.is_refusal(error) else logging.WARNING
-        _log.log(
-            level, "no connection to %s (%s): %s; next attempt in %.1f s",
-            self._where, self._role, errors.describe(error), pause,
-        )  # fmt: skip
+    def _tell(self, problem: QBridgeError) -> None:
+        if self._opened_at:
+            needs_help = not isinstance(problem, TransientError)
+            self._outages.down(self._role, self._where, str(problem), needs_help)
+        elif not self.exhausted:  # else connect() is about to raise it
+            self._outages.skipped(self._where, str(problem))
 
     @property
     def _where(self) -> str:
-        return self._endpoint.show(self._address)
+        return self._endpoint.show(self.address)
 
     def _pause(self, error: BaseException) -> float:
         """Seconds until the next attempt, with jitter so that many clients do not come at once.

@@ -5,10 +5,13 @@ pika's connections are not thread-safe: all of their methods are called in this 
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from pika.adapters.select_connection import IOLoop
@@ -17,6 +20,11 @@ from qbridge_core.logs import logger
 
 _log: Final = logger("qbridge.rabbitmq")
 _GATHER: Final = 0.002
+_PAUSE: Final = 0.1
+_SAY_EVERY: Final = 60.0
+_ours = threading.local()
+# It runs in a thread of its own, and logs what the attempt to connect reports anyway.
+_RESOLVER: Final = "_resolve"
 _PIKA_LOGGERS: Final = (
     "pika.adapters.base_connection",
     "pika.adapters.blocking_connection",
@@ -29,7 +37,6 @@ _PIKA_LOGGERS: Final = (
     "pika.connection",
     "pika.heartbeat",
 )
-_here: Final = threading.local()
 
 
 class IOThread:
@@ -37,21 +44,46 @@ class IOThread:
 
     It holds its thread instead of being one: the names of ``threading.Thread`` differ from release to release.
 
+    Whatever goes wrong in it, it goes on with a new loop and new connections: nobody knows what an error has left
+    of pika's.
+
     Args:
         flush: called in this thread after each :meth:`wake`, to send what others have gathered; returns whether there
             was anything.
-        on_crash: called in this thread after pika's loop broke, before it starts again.
+        reset: called in this thread with an unforeseen error, when there is a new loop; it makes all else anew.
     """
 
-    def __init__(self, flush: Callable[[], bool], on_crash: Callable[[], None]) -> None:
-        self._thread = threading.Thread(target=self._run, name="qbridge-rabbitmq", daemon=True)
+    def __init__(self, flush: Callable[[], bool], reset: Callable[[Exception], None]) -> None:
         self.ioloop = IOLoop()
+        self._thread = threading.Thread(target=self._run, name="qbridge-rabbitmq", daemon=True)
         self._flush = flush
-        self._on_crash = on_crash
+        self._reset = reset
         self._posted: deque[Callable[[], None]] = deque()
+        self._timers: dict[int, tuple[float, Callable[[], None]]] = {}
+        self._numbers = itertools.count()
         self._awake = False
         self._due = False
+        self._stopping = False
         self._ended = False
+        self._broken: Exception | None = None
+        self._said_at = -_SAY_EVERY
+
+    def start(self) -> None:
+        """Start the thread.
+
+        Raises:
+            RuntimeError: the system has no thread left.
+        """
+        self._thread.start()
+
+    def join(self, timeout: float) -> None:
+        """Wait for the end of the thread."""
+        self._thread.join(timeout)
+
+    @property
+    def alive(self) -> bool:
+        """In any thread: whether it runs."""
+        return self._thread.is_alive()
 
     def post(self, call: Callable[[], None]) -> None:
         """Have the thread call this, soon and after what was posted before."""
@@ -64,7 +96,8 @@ class IOThread:
         # appended after the clearing wakes again and nothing is left behind.
         if not self._awake:
             self._awake = True
-            self.ioloop.add_callback_threadsafe(self._work)
+            with suppress(Exception):  # the loop has it already, and looks by itself every few seconds
+                self.ioloop.add_callback_threadsafe(self._work)
         if self._ended:
             self._work()
 
@@ -78,38 +111,81 @@ class IOThread:
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
         """In this thread only: call something after a pause."""
-        self.ioloop.call_later(seconds, lambda: _guarded(call))
-
-    def start(self) -> None:
-        """Start the thread.
-
-        Raises:
-            RuntimeError: the system has no thread left.
-        """
-        self._thread.start()
+        number = next(self._numbers)
+        self._timers[number] = time.monotonic() + seconds, call
+        self._arm(number, seconds)
 
     def stop(self) -> None:
         """In this thread only: end it."""
+        self._stopping = True
         self.ioloop.stop()
 
-    def join(self, timeout: float) -> None:
-        """Wait until the thread has ended, so many seconds at most."""
-        self._thread.join(timeout)
+    def let_go(self) -> None:
+        """In a forked child: close the descriptors, which are the parent's, and send nothing."""
+        self._ended = True
+        poller = self.ioloop._poller  # type: ignore[attr-defined]
+        for name in ("_r_interrupt", "_w_interrupt", "_poll"):
+            if (descriptor := getattr(poller, name, None)) is not None:
+                descriptor.close()
+
+    # ------------------------------------------------------------------ in the thread
 
     def _run(self) -> None:
         """Run the loop until it is stopped; then what is still posted, so that nobody waits for it in vain."""
+        _ours.io = True
         _keep_pika_quiet()
-        while True:
-            try:
-                self.ioloop.start()
-                break
-            except Exception:  # noqa: BLE001 - without the loop the client would be alive and silent
-                _log.exception("the I/O loop broke; it starts again")
-                self._due = False  # the timer may have been lost
-                _guarded(self._on_crash)
-        self._ended = True
-        self._work()
-        self.ioloop.close()
+        try:
+            failure: BaseException | None = None
+            while not self._stopping:
+                try:
+                    if failure is not None:
+                        self._recover(failure)
+                    failure = None
+                    self.ioloop.start()
+                except BaseException as exc:  # noqa: BLE001 - without the loop the client would be alive and silent
+                    failure = exc
+                    self._say(exc)
+                    time.sleep(_PAUSE)  # one that comes again at once must not take a whole processor
+        finally:
+            self._ended = True
+            self._work()
+            with suppress(Exception):
+                self.ioloop.close()
+
+    def _recover(self, error: BaseException) -> None:
+        """Go on after an error that nobody foresaw, with a new loop: the old one may lack descriptors or timers."""
+        with suppress(Exception):
+            self.ioloop.close()
+        self.ioloop = IOLoop()
+        self._awake = self._due = False
+        now = time.monotonic()
+        for number, (due, _) in list(self._timers.items()):
+            self._arm(number, max(0.0, due - now))
+        self._begin_anew(error)
+        self.wake()
+
+    def _begin_anew(self, error: BaseException) -> None:
+        self._broken = None
+        try:
+            self._reset(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+        except Exception as exc:  # noqa: BLE001 - it is tried again
+            self._say(exc)
+            self.later(_PAUSE, lambda: self._begin_anew(error))
+
+    def _say(self, error: BaseException) -> None:
+        now = time.monotonic()
+        if now - self._said_at > _SAY_EVERY:
+            self._said_at = now
+            with suppress(Exception):
+                _log.error("an error in the client's own thread; it makes its connections anew", exc_info=error)
+
+    def _arm(self, number: int, seconds: float) -> None:
+        self.ioloop.call_later(seconds, lambda: self._ring(number))
+
+    def _ring(self, number: int) -> None:
+        timer = self._timers.pop(number, None)
+        if timer is not None:
+            self._guarded(timer[1])
 
     def _work(self) -> None:
         self._awake = False
@@ -119,10 +195,12 @@ class IOThread:
                 call = posted.popleft()
             except IndexError:
                 break  # after the end of this thread several others may be here
-            _guarded(call)
+            self._guarded(call)
         if self._flushed() and not self._due and not self._ended:
             self._due = True
             self.ioloop.call_later(_GATHER, self._flush_again)
+        if self._broken is not None and not self._ended:
+            self._begin_anew(self._broken)
         if posted:
             self.wake()
 
@@ -134,30 +212,42 @@ class IOThread:
     def _flushed(self) -> bool:
         try:
             return self._flush()
-        except Exception:  # noqa: BLE001 - as in _guarded
-            _log.exception("an error in the I/O thread")
+        except Exception as exc:  # noqa: BLE001 - as in _guarded
+            self._break(exc)
             return False
 
+    def _guarded(self, call: Callable[[], None]) -> None:
+        """An error in one call must not end the loop, which all others need."""
+        try:
+            call()
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the loop goes on
+            self._break(exc)
 
-def _guarded(call: Callable[[], None]) -> None:
-    """An error in one call must not end the loop, which all others need."""
-    try:
-        call()
-    except Exception:  # noqa: BLE001 - whatever it is, the loop goes on
-        _log.exception("an error in the I/O thread")
+    def _break(self, error: Exception) -> None:
+        """Something was left half done: as soon as possible all is made anew."""
+        self._say(error)
+        if self._broken is None:
+            self._broken = error
+            self.wake()
 
 
 def _from_elsewhere(record: logging.LogRecord) -> bool:
-    del record
-    return not getattr(_here, "is_io_thread", False)
+    """Whether a record of pika's is to be seen: another user's, or one of a logger whose level somebody has set."""
+    if record.funcName != _RESOLVER and not getattr(_ours, "io", False):
+        return True
+    logger: logging.Logger | None = logging.getLogger(record.name)
+    while logger is not None and logger.parent is not None:
+        if logger.level:
+            return True
+        logger = logger.parent
+    return False
 
 
 def _keep_pika_quiet() -> None:
-    """Drop what pika logs in this thread and others like it.
+    """Drop what pika logs in our threads, unless the level of one of its loggers (``pika``) was set.
 
     It reports each lost connection in several errors with tracebacks; this package reports it once, in one line. Other
     users of pika in the process are not affected.
     """
-    _here.is_io_thread = True
     for name in _PIKA_LOGGERS:
         logging.getLogger(name).addFilter(_from_elsewhere)  # adding it twice does nothing

@@ -5,11 +5,19 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Final
 
 import pika
 
-from qbridge_core import BrokerURL, ConfigurationError, InvalidURLError, merge_options, worker_identity
+from qbridge_core import (
+    BrokerURL,
+    ConfigurationError,
+    InvalidURLError,
+    UnknownOptionError,
+    merge_options,
+    worker_identity,
+)
 from qbridge_rabbitmq.hosts import Address, shuffled, trial
 
 _SCHEMES: Final = ("amqp", "amqps")
@@ -19,6 +27,45 @@ _LARGEST_SHORT: Final = 65_535
 # A peer that vanished without a word is noticed when data stays unacknowledged this long, or when the keepalive
 # probes fail, long before two heartbeats are missed (rabbitmq.com/docs/heartbeats).
 _TCP_OPTIONS: Final = {"TCP_USER_TIMEOUT": 10_000, "TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+
+
+_TLS: Final = "cafile, certfile and keyfile, with an amqps:// URL"
+_IN_URL: Final = "it is a part of the URL: amqp://user:password@host:port/vhost"
+_NEVER_GIVES_UP: Final = "a client connects again for ever; connect_timeout limits the first time"
+_FIXED: Final = "it cannot be set"
+# What pika, kombu and RabbitMQ's other clients call it.
+_ELSEWHERE: Final = {
+    "blocked_connection_timeout": "publish_timeout",
+    "cacertfile": "cafile",
+    "ca_certs": "cafile",
+    "channel_max": _FIXED,
+    "client_properties": _FIXED,
+    "connection_attempts": _NEVER_GIVES_UP,
+    "connection_timeout": "connect_timeout",
+    "frame_max": _FIXED,
+    "heartbeat_interval": "heartbeat",
+    "host": _IN_URL,
+    "locale": _FIXED,
+    "max_retries": "it is an argument of TaskManager",
+    "password": _IN_URL,
+    "port": _IN_URL,
+    "prefetch_count": "prefetch",
+    "retry_delay": "reconnect_delay",
+    "socket_timeout": "connect_timeout",
+    "ssl": _TLS,
+    "ssl_ca_certs": "cafile",
+    "ssl_certfile": "certfile",
+    "ssl_keyfile": "keyfile",
+    "ssl_options": _TLS,
+    "stack_timeout": "connect_timeout",
+    "tcp_options": _FIXED,
+    "timeout": "connect_timeout, publish_timeout or request_timeout",
+    "user": _IN_URL,
+    "username": _IN_URL,
+    "verify": "a certificate is always verified; cafile names what to trust",
+    "vhost": _IN_URL,
+    "virtual_host": _IN_URL,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +114,12 @@ class Options:
         """
         if url.scheme not in _SCHEMES:
             raise InvalidURLError(f"{url} does not start with amqp:// or amqps://")
-        merged = merge_options(url, given, [option.name for option in fields(cls)])
+        known = [option.name for option in fields(cls)]
+        try:
+            merged = merge_options(url, given, known)
+        except UnknownOptionError as exc:
+            names = sorted({*url.query, *given} - set(known))
+            raise UnknownOptionError(f"{exc}{_hints(names)}") from None
         options = cls(**{name: _READERS[name](name, value) for name, value in merged.items()})
         if url.scheme == "amqp" and (options.cafile or options.certfile or options.keyfile):
             raise ConfigurationError("cafile, certfile and keyfile need an amqps:// URL")
@@ -103,13 +155,7 @@ class Endpoint:
         addresses = shuffled([(host or "localhost", port or default_port) for host, port in url.hosts])
         if url.scheme != "amqps":
             return cls(url, options, addresses)
-        try:
-            context = ssl.create_default_context(cafile=options.cafile)
-            if options.certfile:
-                context.load_cert_chain(options.certfile, options.keyfile)
-        except OSError as exc:
-            raise ConfigurationError(f"the TLS files cannot be used: {exc}") from exc
-        return cls(url, options, addresses, context)
+        return cls(url, options, addresses, _tls(options))
 
     @property
     def trial(self) -> float:
@@ -145,10 +191,38 @@ class Endpoint:
         return str(self.url)
 
 
+def _hints(names: list[str]) -> str:
+    return "".join(f". Instead of {name}: {_ELSEWHERE[name]}" for name in names if name in _ELSEWHERE)
+
+
 def _password(url: BrokerURL) -> str:
     if url.password is not None:
         return url.password
     return "guest" if url.username is None else ""
+
+
+def _tls(options: Options) -> ssl.SSLContext:
+    for name in ("cafile", "certfile", "keyfile"):
+        path = getattr(options, name)
+        try:
+            if path is not None:
+                Path(path).open("rb").close()
+        except (OSError, ValueError) as exc:
+            raise ConfigurationError(f"option {name}: the file {path!r} cannot be read: {exc}") from exc
+    try:
+        context = ssl.create_default_context(cafile=options.cafile)
+    except OSError as exc:
+        raise ConfigurationError(f"option cafile: {options.cafile!r} holds no certificate in PEM format") from exc
+    try:
+        if options.certfile:
+            # Without a password of its own, OpenSSL would ask for one at the terminal.
+            context.load_cert_chain(options.certfile, options.keyfile, password="")
+    except (OSError, ValueError) as exc:
+        raise ConfigurationError(
+            f"options certfile and keyfile: {options.certfile!r} and {options.keyfile or options.certfile!r} are no "
+            f"certificate and its key in PEM format, without a password: {exc}"
+        ) from exc
+    return context
 
 
 def _whole(name: str, value: object) -> int:
@@ -168,7 +242,7 @@ def _prefetch(name: str, value: object) -> int | None:
 def _seconds(name: str, value: object) -> float:
     number = _number(name, value)
     if not 0 < number < 1e9:
-        raise ConfigurationError(f"option {name} must be a positive number of seconds, not {value!r}")
+        raise ConfigurationError(f"option {name} must be a positive number of seconds below 1e9, not {value!r}")
     return number
 
 

@@ -16,7 +16,6 @@ from pika import spec
 from pika.channel import Channel
 
 from qbridge_core import (
-    AuthenticationError,
     BrokerBlockedError,
     BrokerUnavailableError,
     MessageTooLargeError,
@@ -221,7 +220,14 @@ class ConfirmChannel:
         if same_key is not None:  # the broker wrote the properties differently: returns come in order
             same_key.returned = True
 
+    def end(self, reason: BaseException) -> None:
+        """The connection is lost."""
+        if self.closed is None:
+            self._on_close(self._channel, reason)
+
     def _on_close(self, channel: Channel, reason: BaseException) -> None:
+        if self.closed is not None:
+            return
         self.closed = reason
         self._connection.confirmed.pop(channel.channel_number, None)
         size, most = errors.too_large(reason)
@@ -234,7 +240,7 @@ class ConfirmChannel:
             elif errors.is_missing(reason):
                 error = UnroutableError(f"{message.exchange!r}: {text}")
             elif errors.is_forbidden(reason, message.exchange):
-                error = AuthenticationError(f"no permission to publish to {message.routing_key!r}: {text}")
+                error = errors.from_channel(reason, f"a message for {message.routing_key!r}", "write")
             else:
                 error = PublishUnconfirmedError(
                     f"{self._purpose}: the channel was lost before the confirmation: {text}"
@@ -276,9 +282,11 @@ class Publisher:
         connection.add_on_connection_unblocked_callback(self._on_unblocked)
         self._channel(connection, "publish")
 
-    def down(self) -> None:
-        """The connection is lost; the channels have told the senders."""
+    def down(self, reason: BaseException) -> None:
+        """The connection is lost. The channels have told the senders, unless all was lost in an unforeseen way."""
         self._connection = None
+        for channel in self._channels.values():
+            channel.end(reason)
         self._channels.clear()
         self.blocked = ""
 

@@ -11,14 +11,16 @@ import os
 import re
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from qbridge_core import BrokerUnavailableError, NotConnectedError, QBridgeError, UnroutableError
-from qbridge_core.logs import logger
 from qbridge_rabbitmq import errors
 from qbridge_rabbitmq.admin import Admin, Steps
+from qbridge_rabbitmq.diagnosis import explain
 from qbridge_rabbitmq.getting import GetRequest
 from qbridge_rabbitmq.hosts import Hosts
 from qbridge_rabbitmq.lane import Lane
@@ -27,14 +29,17 @@ from qbridge_rabbitmq.life import Arrival
 from qbridge_rabbitmq.link import Link
 from qbridge_rabbitmq.loop import IOThread
 from qbridge_rabbitmq.options import Endpoint
+from qbridge_rabbitmq.outages import Outages
 from qbridge_rabbitmq.pace import TICK
 from qbridge_rabbitmq.publisher import Batch, Outgoing, Publisher
 from qbridge_rabbitmq.topology import Topology
 from qbridge_rabbitmq.wire import Connection
 
-_log: Final = logger("qbridge.rabbitmq")
 T = TypeVar("T")
-_CLOSE_TIMEOUT: Final = 3.0
+# Together with what a worker waits for before, a stop takes at most three seconds more than its grace period.
+_CLOSE_TIMEOUT: Final = 1.0
+_LONGEST_CLOSE: Final = 5.0
+_JOIN_TIMEOUT: Final = 0.3
 # Nothing is on its way yet, and connect has taken its time already.
 _CLOSE_TIMEOUT_UNOPENED: Final = 0.2
 _FIRST_PAUSE: Final = 0.01
@@ -42,6 +47,24 @@ _LONGEST_PAUSE: Final = 0.1
 _PATIENCE: Final = 2.0
 _WATCH_EVERY: Final = 3.0
 _SLICE: Final = 0.1
+
+
+_sessions: Final[weakref.WeakSet[Session]] = weakref.WeakSet()
+
+
+def _leave_to_the_parent() -> None:
+    """A forked child has copies of its parent's descriptors, and nothing that uses them.
+
+    With a copy open, a connection would live on when its parent is dead, and the broker would wait for it. Closing a
+    copy sends nothing, and takes nothing out of the parent's epoll set (epoll(7), questions and answers).
+    """
+    for session in list(_sessions):
+        session.let_go()
+    _sessions.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_the_parent)
 
 
 class Session:
@@ -60,16 +83,20 @@ class Session:
         self.admin = Admin()
         self.publisher = Publisher()
         self.ledger = Ledger()
-        self.io = IOThread(self._flush_lanes, self._abandon)
+        self.io = IOThread(self._flush_lanes, self._begin_anew)
+        self._outages = Outages()
         self._endpoint = endpoint
         self._options = endpoint.options
         self._topology = topology
         self._lanes: dict[str, Lane] = {}
         self._lanes_lock = threading.Lock()
         hosts = Hosts(endpoint.addresses)
-        self._consuming = Link(self.io, endpoint, hosts, "consume", self._on_consuming_up, self._on_consuming_down)
-        self._publishing = Link(self.io, endpoint, hosts, "publish", self._on_publishing_up, self._on_publishing_down)
+        parts = self.io, endpoint, hosts, self._outages
+        self._consuming = Link(*parts, "consume", self._on_consuming_up, self._on_consuming_down)
+        self._publishing = Link(*parts, "publish", self._on_publishing_up, self._on_publishing_down)
         self._opened: Future[None] = Future()
+        self._failed_at = endpoint.addresses[0]
+        _sessions.add(self)
         self._examine_at = 0.0
         self._served_at = 0.0
 
@@ -92,19 +119,21 @@ class Session:
         except TimeoutError as exc:
             self.close(_CLOSE_TIMEOUT_UNOPENED)
             raise BrokerUnavailableError(
-                f"no connection to {self._endpoint} within {self._options.connect_timeout:g} s"
+                f"no connection to {self._endpoint} within {self._options.connect_timeout:g} s: the server does not "
+                "answer"
             ) from exc
         except Exception as exc:
             self.close(_CLOSE_TIMEOUT_UNOPENED)
-            raise errors.not_connected(self._endpoint, exc) from exc
+            problem = explain(exc, self._endpoint, self._failed_at)
+            raise type(problem)(f"no connection to {self._endpoint}: {problem}") from exc
 
     def close(self, patience: float = _CLOSE_TIMEOUT) -> None:
-        """Send what is left, close, and end the thread; in bounded time, whatever the broker does."""
+        """Send what is left, close, and end the thread; a broker that is silent for ``patience`` has no more time."""
         self.closing = True
         for lane in self._all_lanes():
             lane.interrupt()
         self.io.post(lambda: self._begin_close(patience))
-        self.io.join(patience + 2.0)
+        self.io.join(_LONGEST_CLOSE + _JOIN_TIMEOUT)
         self.ledger.close()
 
     def _begin_close(self, patience: float) -> None:
@@ -117,14 +146,39 @@ class Session:
                 if not still_open:
                     self.io.stop()
 
-        self.io.later(patience, self._abandon)
-        self.io.later(patience + 0.5, self.io.stop)
+        self._await_close(patience, time.monotonic() + _LONGEST_CLOSE)
         for link in list(still_open):
             link.close(lambda link=link: closed(link))  # type: ignore[misc]
 
-    def _abandon(self) -> None:
-        self._consuming.abandon()
-        self._publishing.abandon()
+    def _await_close(self, patience: float, longest: float) -> None:
+        """Drop the sockets when nothing moves any more: a broker that answers gets all that is left."""
+        before = self._moved()
+
+        def look() -> None:
+            if self._moved() != before and time.monotonic() < longest:
+                self._await_close(patience, longest)
+                return
+            self.io.later(_JOIN_TIMEOUT / 2, self.io.stop)
+            self._consuming.abandon()
+            self._publishing.abandon()
+
+        self.io.later(patience, look)
+
+    def _moved(self) -> tuple[object, ...]:
+        return tuple((link.received, link.unsent) for link in (self._consuming, self._publishing))
+
+    def _begin_anew(self, error: Exception) -> None:
+        """Something went wrong that nobody foresaw: what there is may be half done, so it is made anew."""
+        try:
+            self._consuming.reset(error)
+        finally:
+            self._publishing.reset(error)
+
+    def let_go(self) -> None:
+        """Close the descriptors and send nothing: in a forked child, or when the thread has ended."""
+        for part in (self._consuming, self._publishing, self.io):
+            with suppress(Exception):  # the thread may have been in the middle of anything
+                part.let_go()
 
     # ------------------------------------------------------------------ connections come and go (I/O thread)
 
@@ -143,7 +197,7 @@ class Session:
     def _on_consuming_down(self, reason: BaseException) -> None:
         self.admin.down(reason)
         for lane in self._all_lanes():
-            lane.down()
+            lane.down(reason)
         self._fail_opening(self._consuming, reason)
 
     def _on_publishing_up(self, connection: Connection) -> None:
@@ -151,7 +205,7 @@ class Session:
         self._check_opened()
 
     def _on_publishing_down(self, reason: BaseException) -> None:
-        self.publisher.down()
+        self.publisher.down(reason)
         self._fail_opening(self._publishing, reason)
 
     def _check_opened(self) -> None:
@@ -160,6 +214,7 @@ class Session:
 
     def _fail_opening(self, link: Link, reason: BaseException) -> None:
         if not self._opened.done() and (link.exhausted or errors.is_refusal(reason)):
+            self._failed_at = link.address
             self._opened.set_exception(reason)
 
     def _flush_lanes(self) -> bool:
@@ -173,8 +228,8 @@ class Session:
 
     # ------------------------------------------------------------------ requests
 
-    def request(self, what: str, steps: Steps[T]) -> T:
-        """Have the broker do something and wait for its answer.
+    def request(self, what: str, steps: Steps[T], needs: str = "") -> T:
+        """Have the broker do something, which ``needs`` some permissions, and wait for its answer.
 
         Raises:
             QBridgeError: it refused, did not answer in time, or is not connected.
@@ -191,7 +246,7 @@ class Session:
             raise BrokerUnavailableError(f"{what}: no answer within {self._options.request_timeout:g} s") from exc
         except Exception as exc:
             self.require_open()
-            raise errors.from_channel(exc, what) from exc
+            raise errors.from_channel(exc, what, needs) from exc
 
     def send(self, messages: list[Outgoing], timeout: float | None = None) -> None:
         """Publish messages and wait for their confirmations.
@@ -272,6 +327,11 @@ class Session:
             elif time.monotonic() > deadline:
                 raise BrokerUnavailableError(f"queue {lane.queue!r}: nothing came for {patience:g} s")
 
+    @property
+    def _because(self) -> str:
+        problem = self._consuming.problem if self._consuming.connection is None else None
+        return f": {problem}" if problem is not None else ""
+
     def require_open(self) -> None:
         """Raise NotConnectedError when ``disconnect`` was called."""
         if self.closing:
@@ -286,7 +346,7 @@ class Session:
         """
         self.require_open()
         if self._consuming.connection is None:
-            raise BrokerUnavailableError(f"no connection to {self._endpoint}")
+            raise BrokerUnavailableError(f"no connection to {self._endpoint}{self._because}")
 
     # ------------------------------------------------------------------ receiving
 
@@ -336,10 +396,10 @@ class Session:
             if lane.epoch != epoch:
                 return []
             if lane.missing is not None:
-                raise UnroutableError(f"queue {queue!r} does not exist; declare it first") from lane.missing
+                raise _no_consumer(queue, lane.missing) from lane.missing
             if time.monotonic() >= deadline:
                 if not reached:
-                    raise BrokerUnavailableError(f"no answer from {self._endpoint}")
+                    raise BrokerUnavailableError(f"no answer from {self._endpoint}{self._because}")
                 return []
 
     def _flush_before_waiting(self, lane: Lane) -> None:
@@ -387,7 +447,7 @@ class Session:
             except BrokerUnavailableError:
                 return False
             return True
-        problem = errors.from_channel(error, f"queue {queue!r}")
+        problem = errors.from_channel(error, f"queue {queue!r}", "read")
         if not isinstance(problem, BrokerUnavailableError):
             raise problem from error
         return False
@@ -401,6 +461,7 @@ class Session:
         self.io.later(min(_WATCH_EVERY, self._options.heartbeat / 4), self._watch)
         self._consuming.check()
         self._publishing.check()
+        self._outages.remind()
         self._leave_useless()
         if time.monotonic() < self._examine_at:
             return
@@ -473,6 +534,12 @@ class _Progress:
         moved = self._last is not None and self._last != before
         self.has_moved = self.has_moved or moved
         return moved
+
+
+def _no_consumer(queue: str, reason: BaseException) -> QBridgeError:
+    if errors.is_missing(reason):
+        return UnroutableError(f"queue {queue!r} does not exist; declare it first")
+    return errors.from_channel(reason, f"queue {queue!r}", "read")
 
 
 def _report_count(lane: Lane, counted: Future[int]) -> None:

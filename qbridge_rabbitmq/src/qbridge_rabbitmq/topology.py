@@ -15,6 +15,7 @@ from qbridge_rabbitmq import delays, errors
 from qbridge_rabbitmq.admin import Step, Steps
 
 _log: Final = logger("qbridge.rabbitmq")
+TO_DECLARE: Final = "configure (and, for its dead letters, read on it and write on amq.default)"
 _LEVELS_VALID: Final = 2.0
 _CONSUMER_TIMEOUT: Final = "x-consumer-timeout"
 # A worker ends its tasks itself when their time is over, and a dead one loses its connection.
@@ -249,7 +250,7 @@ class Topology:
             try:
                 yield _durable_queue(queue, arguments)
             except exceptions.ChannelClosedByBroker as exc:
-                if exc.reply_code != errors.PRECONDITION_FAILED:
+                if exc.reply_code != errors.PRECONDITION_FAILED or errors.is_at_limit(exc):
                     raise
                 if errors.is_stream(exc):
                     raise errors.stream(queue) from exc

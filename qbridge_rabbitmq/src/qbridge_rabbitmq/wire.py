@@ -21,7 +21,7 @@ import pika
 from pika import frame, spec
 from pika.channel import Channel
 
-from qbridge_rabbitmq import frames
+from qbridge_rabbitmq import frames, protocols
 from qbridge_rabbitmq.frames import Confirmed, Sink
 
 _FRAME_HEADER: Final = struct.Struct(">BHI")
@@ -96,6 +96,7 @@ class Connection(pika.SelectConnection):
         self.confirmed: dict[int, Confirmed] = {}
         self.after_reading: list[Callable[[], None]] = []
         self.largest_body = 0
+        self._greeted = False
         super().__init__(*args, **kwargs)
 
     @property
@@ -110,6 +111,11 @@ class Connection(pika.SelectConnection):
                 self._transport._MAX_RECV_BYTES = _READ_BYTES
 
     def _on_data_available(self, data_in: bytes) -> None:
+        if not self._greeted:
+            self._greeted = True
+            if other := protocols.foreign(data_in):
+                self.abandon(protocols.OtherProtocol(other))
+                return
         try:
             self._read_frames(data_in)
         finally:
@@ -184,3 +190,14 @@ class Connection(pika.SelectConnection):
         """Drop the socket without waiting for the peer, who may never answer."""
         if not self.is_closed:
             self._terminate_stream(reason)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the socket has not taken yet."""
+        return int(self._transport.get_write_buffer_size()) if self._transport is not None else 0
+
+    def let_go(self) -> None:
+        """Close the descriptor and tell nobody: in a forked child, or when pika's state is not to be trusted."""
+        sock = getattr(self._transport, "_sock", None)
+        if sock is not None:
+            sock.close()

@@ -125,7 +125,7 @@ def node_of(cluster: Cluster, client: RabbitMQClient) -> RabbitMQBroker:
     """The node to which a client is connected."""
     session = client._session
     assert session is not None
-    port = session._consuming._address[1]
+    port = session._consuming.address[1]
     return next(node for node in cluster.nodes if node.port == port)
 
 

@@ -7,7 +7,9 @@ import os
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
@@ -22,7 +24,7 @@ from qbridge_core import (
     UnknownOptionError,
     connect,
 )
-from qbridge_rabbitmq import RabbitMQClient
+from qbridge_rabbitmq import RabbitMQClient, outages
 from support.brokers import RabbitMQBroker, free_port
 from support.proxy import TCPProxy
 from support.wait import wait_for
@@ -204,20 +206,127 @@ def test_g14_a_silent_connection_is_replaced(make_client: MakeClient, amqp_url: 
         assert client.receive(unique_name, 1, 10.0)
 
 
-def test_a_lost_connection_is_one_line_in_the_log(
-    make_client: MakeClient, amqp_url: str, unique_name: str, caplog: pytest.LogCaptureFixture
+def test_an_outage_is_told_once_then_again_and_again_and_its_end_too(
+    make_client: MakeClient,
+    amqp_url: str,
+    unique_name: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A loss is reported once for each connection, as a warning of ours; pika's own errors do not add to it."""
-    caplog.set_level(logging.WARNING)
+    """Both connections are lost, and come back after many attempts: one warning, reminders, and how long it was."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(outages, "REMIND_EVERY", 1.0)
     with TCPProxy.to(amqp_url) as proxy:
-        client = make_client(proxy.through(amqp_url))
+        client = make_client(proxy.through(amqp_url), heartbeat=1, reconnect_delay_max=0.2)
         client.declare(unique_name)
+        proxy.refuse()
         proxy.reset()
+        wait_for(lambda: len(caplog.records) >= 3, 10.0, "the outage is remembered")
+        proxy.pass_through()
         wait_for(lambda: not _down(lambda: client.publish(unique_name, b"y")), 10.0, "connected again")
         wait_for(lambda: not _down(lambda: client.stats(unique_name)), 10.0, "connected again")
+        wait_for(lambda: caplog.records[-1].levelname == "INFO", 10.0, "its end is told")
         client.disconnect()
-    assert {record.name for record in caplog.records} == {"qbridge.rabbitmq"}
-    assert len([record for record in caplog.records if "no connection" in record.message]) == 2
+    lost, *reminders, back = [record for record in caplog.records if record.name == "qbridge.rabbitmq"]
+    assert len(caplog.records) == len(reminders) + 2, "pika's own errors add nothing"
+    assert lost.message.startswith(f"lost the connection to {proxy.through(amqp_url).replace(':guest@', ':***@')}: ")
+    assert {lost.levelname, *(record.levelname for record in reminders)} == {"WARNING"}
+    assert all("no connection" in record.message and "refused" in record.message for record in reminders)
+    assert "again, after" in back.message
+
+
+@pytest.mark.parametrize("how", ["blackhole", "suspended"])
+def test_g16_a_stop_is_short_when_the_broker_does_not_answer(
+    request: pytest.FixtureRequest, make_client: MakeClient, unique_name: str, how: str
+) -> None:
+    """What a worker waits for at its end takes three seconds at most, with messages held and acknowledgements due."""
+    broker: RabbitMQBroker | None = request.getfixturevalue("private_rabbitmq") if how == "suspended" else None
+    url: str = broker.url if broker else request.getfixturevalue("amqp_url")
+    with TCPProxy.to(url) as proxy:
+        client = make_client(proxy.through(url))
+        client.declare(unique_name)
+        client.send_many(unique_name, range(500))
+        client.subscribe(unique_name, 300)
+        for delivery in client.receive(unique_name, 20, 10.0)[:10]:
+            client.ack(delivery)
+        wait_for(lambda: client.stats(unique_name).in_flight > 200, 10.0, "messages are held")
+        if broker:
+            broker.suspend()
+        else:
+            proxy.blackhole()
+        start = time.monotonic()
+        client.unsubscribe(unique_name)
+        assert not client.flush(0.1)
+        begun = time.monotonic()
+        client.disconnect()
+        assert time.monotonic() - begun < 1.5
+        assert time.monotonic() - start < 3.0
+        if broker:
+            broker.resume()
+
+
+@pytest.mark.parametrize("how", ["record factory", "descriptors", "callback", "base exception"])
+def test_g20_the_clients_thread_survives_whatever_happens_in_it(
+    make_client: MakeClient,
+    amqp_url: str,
+    unique_name: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+) -> None:
+    """An error where nobody expects one costs the connection, is told once, and the client works on."""
+    with TCPProxy.to(amqp_url) as proxy:
+        client = make_client(proxy.through(amqp_url), reconnect_delay_max=0.2)
+        client.declare(unique_name)
+        client.subscribe(unique_name, 5)
+        client.publish(unique_name, b"1")
+        client.ack(client.receive(unique_name, 1, 10.0)[0])
+        session = client._session
+        assert session is not None
+        broken = threading.Event()
+        if how == "record factory":
+            usual = logging.getLogRecordFactory()
+
+            def factory(*args: object, **kwargs: object) -> logging.LogRecord:
+                if threading.current_thread().name.startswith("qbridge-rabbitmq") and not broken.is_set():
+                    raise KeyError("task_id")
+                return usual(*args, **kwargs)
+
+            logging.setLogRecordFactory(factory)
+            try:
+                proxy.reset()  # pika has much to say about that
+                wait_for(lambda: _down(lambda: client.publish(unique_name, b"2")), 10.0, "the loss is noticed")
+            finally:
+                broken.set()
+                logging.setLogRecordFactory(usual)
+        elif how == "descriptors":
+            os.close(session.io.ioloop._poller._poll.fileno())  # type: ignore[attr-defined]
+        else:
+            error: BaseException = SystemExit("no more") if how == "base exception" else RuntimeError("no more")
+
+            def fail() -> None:
+                raise error
+
+            session.io.post(fail)
+        wait_for(lambda: not _down(lambda: client.publish(unique_name, b"3")), 20.0, "publishing works")
+        wait_for(lambda: client.receive(unique_name, 1, 5.0), 20.0, "consuming works")
+        assert client.connected
+        told = [record for record in caplog.records if "in the client's own thread" in record.message]
+        assert len(told) <= 1 if how == "record factory" else len(told) == 1
+
+
+def test_g20_a_client_whose_thread_has_ended_says_so(make_client: MakeClient, amqp_url: str, unique_name: str) -> None:
+    """It is not connected any more, each call says what to do, and it can be connected anew."""
+    client = make_client(amqp_url)
+    client.declare(unique_name)
+    session = client._session
+    assert session is not None
+    session.io.post(session.io.stop)
+    wait_for(lambda: not client.connected, 10.0, "it is noticed")
+    with pytest.raises(NotConnectedError, match=r"has ended.*connect\(\)"):
+        client.publish(unique_name, b"x")
+    client.connect()
+    client.publish(unique_name, b"x")
 
 
 def test_a_child_process_cannot_use_the_parents_connection(client: RabbitMQClient, unique_name: str) -> None:
@@ -233,6 +342,39 @@ def test_a_child_process_cannot_use_the_parents_connection(client: RabbitMQClien
     (delivery,) = client.receive(unique_name, 1, 10.0)
     client.ack(delivery)
     assert client.flush()
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs Linux's list of open descriptors")
+def test_a_forked_child_keeps_nothing_of_the_parents_connections(
+    make_client: MakeClient, amqp_url: str, unique_name: str
+) -> None:
+    """It has none of their descriptors, so that they end with the parent; and the parent's work on undisturbed."""
+    before = open_descriptors()
+    client = make_client(amqp_url)
+    client.declare(unique_name)
+    client.subscribe(unique_name, 5)
+    assert open_descriptors() - before, "the test would prove nothing"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        os._exit(1 if open_descriptors() - before else 0)
+    assert os.waitpid(pid, 0)[1] == 0
+    session = client._session
+    assert session is not None
+    client.publish(unique_name, b"x")
+    client.ack(client.receive(unique_name, 1, 10.0)[0])
+    assert client.flush()
+    assert session.connections == 1
+
+
+def open_descriptors() -> Counter[str]:
+    """What this process has open: sockets by their number, epoll sets by how many there are."""
+    found: Counter[str] = Counter()
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            found[os.readlink(f"/proc/self/fd/{name}")] += 1
+    return Counter({what: n for what, n in found.items() if what.startswith(("socket:", "anon_inode:[eventpoll]"))})
 
 
 def _in_child(client: RabbitMQClient, queue: str) -> int:
