@@ -166,20 +166,8 @@ class Lane:
         if life is not None and life.channel is not channel:
             return
         self.life = None
-        self.buffer.release()
-        unread = self.buffer.drain()
-        if life is not None:
-            if self._ledger is not None:
-                self._ledger.adopt(life)
-                self._ledger.note_unstarted(map(self._likeness, unread))
-                for arrival in unread:
-                    if arrival.returned is not None:
-                        self._ledger.note_returned(self._exact(arrival), arrival.returned)
-            else:
-                life.lose()
+        self._leave(life)
         self._ready = self._getting = False
-        if life is not None:
-            life.connection.after_reading.remove(self.buffer.release)
         if self._consumers is not None:
             self._consumers.end()
         self._consumers = None
@@ -194,6 +182,22 @@ class Lane:
             self._io.later(0.0, self._pursue)
         elif self.prefetch:
             self._consumer_ended(reason)
+
+    def _leave(self, life: Life | None) -> None:
+        """Note what was in flight on a channel that has ended, and what nobody has taken."""
+        self.buffer.release()
+        unread = self.buffer.drain()
+        if life is None:
+            return
+        life.connection.after_reading.remove(self.buffer.release)
+        if self._ledger is None:
+            life.lose()
+            return
+        self._ledger.adopt(life)
+        self._ledger.note_unstarted(map(self._likeness, unread))
+        for arrival in unread:
+            if arrival.returned is not None:
+                self._ledger.note_returned(self._exact(arrival), arrival.returned)
 
     def _consumer_ended(self, reason: BaseException) -> None:
         """The broker has closed the channel: it may do so again at once, for as long as something is wrong."""
