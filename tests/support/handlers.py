@@ -234,6 +234,19 @@ DEEDS = {
 }
 
 
+set_up: set[str] = set()
+"""What a main program has prepared for its handlers; a process that imports this module only has nothing."""
+
+
+def work_where_set_up(payload: dict[str, Any]) -> None:
+    """Work, but only in a process where somebody has set it up; elsewhere do ``without``."""
+    if not set_up:
+        note(payload["file"], f"{payload.get('id', '-')} {os.getpid()}")
+        DEEDS[payload["without"]](payload)
+    else:
+        work(payload)
+
+
 def forget_to_await(payload: dict[str, Any]) -> Any:
     """Return a coroutine that nobody runs."""
     return work_later(payload)

@@ -4,36 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 
 import pytest
 
-from qbridge_core import BrokerUnavailableError, ConfigurationError, Delivery, Outcome, QueueStats, Reason, TaskManager
-from qbridge_core.message import CRASHES, meta_int
+from qbridge_core import BrokerUnavailableError, ConfigurationError, Outcome, QueueStats, Reason, TaskManager
 from qbridge_core.suspects import Suspects
-from qbridge_memory import MemoryClient
+from support.suspects import CountingClient, suspected
 from support.wait import wait_for
-
-
-class CountingClient(MemoryClient):
-    """Says of chosen messages that so many workers have died with them, as a real broker would after a SIGKILL.
-
-    ``deaths[queue](body)`` is added to what the message itself knows.
-    """
-
-    capabilities = replace(MemoryClient.capabilities, crashes=True)
-
-    def __init__(self) -> None:
-        super().__init__("memory://")
-        self.deaths: dict[str, Callable[[bytes], int]] = {}
-
-    def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
-        """Receive, and add the deaths."""
-        batch = super().receive(queue, max_messages, timeout)
-        for delivery in batch:
-            delivery.crashes = meta_int(delivery.meta, CRASHES) + self.deaths.get(queue, lambda _: 0)(delivery.body)
-        return batch
 
 
 @pytest.fixture
@@ -42,11 +20,6 @@ def client() -> Iterator[CountingClient]:
     with CountingClient() as client:
         client.declare("q", "dead")
         yield client
-
-
-def suspected(text: bytes, deaths: int = 1) -> Callable[[bytes], int]:
-    """So many deaths for the messages that contain the text."""
-    return lambda body: deaths if text in body else 0
 
 
 def test_g6_a_suspect_runs_with_nothing_beside_it(client: CountingClient) -> None:

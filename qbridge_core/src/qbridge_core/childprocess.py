@@ -71,6 +71,7 @@ class Child:
         self._number = 0
         self.tasks = 0
         self.memory = 0
+        self.end_in_words = ""
 
     # ------------------------------------------------------------------ for the worker's thread
 
@@ -108,11 +109,17 @@ class Child:
             try:
                 answer, self.memory, *details = self._report(DONE, RAISED)
             except (EOFError, OSError):
-                text = f"the process that ran it {self._outcome()}"
+                self.end_in_words = self._outcome()
+                text = f"the process that ran it {self.end_in_words}"
                 raise Judged(Verdict(Action.CRASH, Problem(Reason.CRASHED, "", text))) from None
         self.tasks += 1
         if answer == RAISED:
             raise Judged(Verdict.from_json(details[0]))
+
+    @property
+    def identity(self) -> str:
+        """``host:pid`` of the process."""
+        return f"{socket.gethostname()}:{self._process.pid}"
 
     @property
     def is_alive(self) -> bool:

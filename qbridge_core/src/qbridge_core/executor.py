@@ -117,10 +117,16 @@ def _cannot_bind(signature: inspect.Signature, count: int) -> TypeError | None:
     return None
 
 
-def is_coroutine_function(handler: Callable[..., object]) -> TypeGuard[Callable[..., Coroutine[Any, Any, object]]]:
-    """True when a call of the handler makes a coroutine."""
+def unwrapped(handler: Callable[..., object]) -> Callable[..., object]:
+    """What a handler calls in the end: without partials, and without what gives it its context."""
     while isinstance(handler, functools.partial | _WithContext):
         handler = handler.func
+    return handler
+
+
+def is_coroutine_function(handler: Callable[..., object]) -> TypeGuard[Callable[..., Coroutine[Any, Any, object]]]:
+    """True when a call of the handler makes a coroutine."""
+    handler = unwrapped(handler)
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
 
 

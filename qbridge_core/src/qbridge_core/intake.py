@@ -36,7 +36,7 @@ class Intake:
         queue: the input queue.
         workers: how many workers there are.
         poll_timeout: seconds that one ``receive`` may wait.
-        suspects: messages that must run alone, if the backend can tell which those are.
+        suspects: messages that must run apart, if the backend can tell which those are.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Intake:
         self._outage = Outage()
         self._suspects = suspects
         self._alone: Delivery | None = None
+        self._ending_alone = threading.Lock()
         self.ending = False
         """Set it to let nothing more out, before ``close``; a plain attribute, so that a signal handler can."""
 
@@ -97,22 +98,21 @@ class Intake:
             return delivery
         finally:
             self._idle.add(-1)  # before the lock is free: the next reader must not count this worker
-            if delivery is None or delivery is not self._alone:
-                self._reading.release()
+            if delivery is None or not self._runs_alone(delivery):
+                self._reading.release()  # otherwise ``done`` or ``stale`` does
 
     def done(self, delivery: Delivery) -> None:
         """A delivery has been dealt with; when it ran alone, the others may go on."""
-        if delivery is self._alone:
-            if self._suspects is not None:
-                self._suspects.ended()
-            self._alone = None
-            self._reading.release()
+        if delivery.queue != self._queue and self._suspects is not None:
+            self._suspects.ended(delivery)
+            self._go_on(delivery)
 
     def _take_or_read(self) -> Delivery | None:
         while not self.ending:
             if not self._ready:
                 if self._suspects is not None and (suspect := self._suspects.take(self._is_quiet, self._closed)):
-                    self._alone = suspect  # whoever takes it keeps the right to read until done
+                    if self._runs_alone(suspect):
+                        self._alone = suspect  # whoever takes it keeps the right to read
                     return suspect
                 self._ready.extend(self._read())
             try:
@@ -130,8 +130,12 @@ class Intake:
     def stale(self) -> list[Delivery]:
         """Remove and return what has waited for a second, because tasks take longer than those before them.
 
-        Other worker processes may be idle: it belongs back into the queue.
+        Other worker processes may be idle: it belongs back into the queue. Also lets the others go on when they have
+        waited long enough for a suspect that runs alone.
         """
+        alone = self._alone
+        if alone is not None and self._suspects is not None and self._suspects.is_over():
+            self._go_on(alone)
         waiting: list[Delivery] = []
         if self._ready and time.monotonic() - self._received_at > _STALE_AFTER:
             try:
@@ -140,6 +144,17 @@ class Intake:
             except IndexError:
                 pass  # that was the last one, or a worker has come for it
         return waiting
+
+    def _runs_alone(self, delivery: Delivery) -> bool:
+        return delivery.queue != self._queue and self._suspects is not None and self._suspects.is_alone(delivery)
+
+    def _go_on(self, delivery: Delivery) -> None:
+        """Let others read, if they wait for this suspect."""
+        with self._ending_alone:
+            if delivery is not self._alone:
+                return
+            self._alone = None
+        self._reading.release()
 
     def _is_quiet(self) -> bool:
         """True when every worker waits here, so that nothing runs."""

@@ -31,6 +31,7 @@ from qbridge_core.errors import (
 )
 from qbridge_core.executor import Executor, Handler, checked_handler, is_coroutine_function, loading
 from qbridge_core.intake import Intake
+from qbridge_core.isolation import Isolation, can_be_isolated
 from qbridge_core.lifecycle import Lifecycle
 from qbridge_core.logs import flush, logger
 from qbridge_core.outcome import RunReport, Tally
@@ -294,9 +295,11 @@ class TaskManager:
         settler = Settler(self._client, self._rules, self._lifecycle, self._tally, give_up, suspects)
         intake = Intake(self._client, self._input_queue, self._max_workers, poll_timeout, suspects)
         job = Job(self._executor(), intake, settler, self._lifecycle, self._task_timeout, self._max_message_bytes)
+        isolation = self._isolation(suspects, settler)
         self._session = Session(
-            self._client, job, self._input_queue, self._max_workers, self._max_abandoned, self._grace_period, give_up
-        )
+            self._client, job, self._input_queue, self._max_workers, self._max_abandoned, self._grace_period, give_up,
+            isolation,
+        )  # fmt: skip
         return self._session
 
     def _executor(self) -> Executor:
@@ -313,9 +316,20 @@ class TaskManager:
     def _declare_suspects(self) -> Suspects | None:
         if not self._client.capabilities.crashes:
             return None
-        suspects = Suspects(self._client, suspects_queue(self._input_queue))
+        suspects = Suspects(
+            self._client,
+            suspects_queue(self._input_queue),
+            self._rules.max_crashes,
+            in_children=self._rules.processes,
+        )
         self._client.declare(suspects.queue, self._dead_letter_queue)
         return suspects
+
+    def _isolation(self, suspects: Suspects | None, settler: Settler) -> Isolation | None:
+        """What runs suspects in a child process, where that may be possible."""
+        if suspects is None or self._rules.processes or not can_be_isolated(self._handler):
+            return None
+        return Isolation(suspects, settler, self._lifecycle, self._handler, self._task_timeout, self._max_message_bytes)
 
     def _wait_until_idle(self, deadline: float, timeout: float) -> RunReport:
         session = self._session

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
@@ -30,6 +30,8 @@ TRACEBACK: Final = HEADER_PREFIX + "traceback"
 SOURCE_QUEUE: Final = HEADER_PREFIX + "source-queue"
 TASK_ID: Final = HEADER_PREFIX + "task-id"
 WORKER: Final = HEADER_PREFIX + "worker"
+SUSPICIONS: Final = HEADER_PREFIX + "suspicions"
+BESIDE: Final = HEADER_PREFIX + "beside"
 
 # Bounds of what a failure may add to a message: AMQP 0-9-1 puts all headers into one frame (131,072 bytes by
 # default in RabbitMQ), and a dead letter that the broker refuses for its headers would be stuck for ever.
@@ -133,7 +135,7 @@ class Delivery:
         crashes: how many processes died while they held it, as far as the broker shows. It may have run beside the
             task that killed them, so this is a suspicion; a backend reports only what is no mere loss of a connection.
         suspected: True when a process may have died with it, which ``crashes`` does not count because the broker does
-            not tell. It is run alone then; a death of that run is counted, and this one with it.
+            not tell. It is run apart then; a death of that run is counted, and this one with it.
         first_failed_at: when it first failed (Unix time, seconds), if it did.
         redelivered: True when the broker has handed it out before.
         meta: QBridge's own headers on it (names start with ``x-qbridge-``).
@@ -247,6 +249,31 @@ class Noted(NamedTuple):
 
     failure: Failure
     is_final: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion(Failure):
+    """What is known of a message that may have killed a worker, for a copy that will show whether it has.
+
+    Attributes:
+        suspicions: processes that died while they held it and for which it is not charged.
+        beside: the copy may run beside other tasks, so a death of its holder is a suspicion and no crash.
+    """
+
+    suspicions: int = 0
+    beside: bool = False
+
+    @classmethod
+    def of(cls, failure: Failure, suspicions: int, *, beside: bool = False) -> Suspicion:
+        """The same with what is suspected."""
+        known = {each.name: getattr(failure, each.name) for each in fields(Failure)}
+        return cls(**known, suspicions=suspicions, beside=beside)
+
+    def retry_headers(self) -> dict[str, str | int]:
+        """The headers of the copy."""
+        # Not super(): with slots it would be another class than the one that the call is in.
+        headers = {**Failure.retry_headers(self), SUSPICIONS: self.suspicions}
+        return {**headers, BESIDE: 1} if self.beside else headers
 
 
 @dataclass(frozen=True, slots=True)

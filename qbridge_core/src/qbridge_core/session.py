@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 from qbridge_core.client import QueueClient, worker_identity
 from qbridge_core.context import current_run
 from qbridge_core.errors import QBridgeError
+from qbridge_core.isolation import Isolation
 from qbridge_core.logs import logger
 from qbridge_core.message import Delivery
 from qbridge_core.run import Run
@@ -44,6 +45,7 @@ class Session:
         max_abandoned: int,
         grace_period: float,
         give_up: threading.Event,
+        isolation: Isolation | None = None,
     ) -> None:
         self.stopped = threading.Event()
         self.pid = os.getpid()
@@ -52,6 +54,7 @@ class Session:
         self._queue = input_queue
         self._grace_period = grace_period
         self._give_up = give_up
+        self._isolation = isolation
         self.wakeup = Wakeup()
         self._stop_requests = 0
         self._pool = WorkerPool(job, workers, max_abandoned, self.wakeup)
@@ -91,6 +94,8 @@ class Session:
             self._job.intake.open()
             self._job.lifecycle.worker_started(queue=self._queue, worker=worker)
             self._pool.start()
+            if self._isolation is not None:
+                self._isolation.start()
             while not self._stop_requests and self._pool.error is None:
                 self._sleep(min(self._pool.expire(), _STALE_POLL))
                 self._return_stale()
@@ -122,13 +127,19 @@ class Session:
         while True:
             # Each time anew: a reader may have passed its check just before the first close.
             self._job.intake.close()
+            if self._isolation is not None:
+                self._isolation.stop()
             left = deadline - time.monotonic()
-            if not self._pool.alive or left <= 0 or self._stop_requests > 1:
+            if not self._is_busy or left <= 0 or self._stop_requests > 1:
                 break
             self._sleep(min(self._pool.expire(), left, _DRAIN_POLL))
         self._give_up.set()
         self._give_back()
         self._flush()
+
+    @property
+    def _is_busy(self) -> bool:
+        return self._pool.alive or (self._isolation is not None and self._isolation.busy)
 
     def _give_back(self) -> None:
         """Hand back what did not finish, as far as the broker answers in time.
@@ -136,6 +147,8 @@ class Session:
         The rest it delivers again when the client disconnects or its process ends.
         """
         runs = self._pool.claim_running()
+        if self._isolation is not None:
+            runs += self._isolation.claim_running()
         # In a thread of its own: with a broker that does not answer each one may take seconds.
         helper = _aside("qbridge-hand-back", self._hand_back, runs)
         until = time.monotonic() + self._patience(_HAND_BACK_TIME)
@@ -149,6 +162,8 @@ class Session:
 
     def _hand_back(self, runs: Sequence[Run]) -> None:
         self._job.executor.close()  # what goes back must not go on here
+        if self._isolation is not None:
+            self._isolation.close()
         for run in runs:
             if self.stopped.is_set():
                 return  # the time was over

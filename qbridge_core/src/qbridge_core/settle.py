@@ -21,14 +21,24 @@ from qbridge_core.envelope import MalformedTaskError
 from qbridge_core.errors import MessageTooLargeError, QBridgeError, RemoteError
 from qbridge_core.lifecycle import Lifecycle
 from qbridge_core.logs import logger
-from qbridge_core.message import CRASHES, MAX_EXCEPTION_MESSAGE_CHARS, Delivery, Failure, Noted, Reason, meta_int
+from qbridge_core.message import (
+    CRASHES,
+    MAX_EXCEPTION_MESSAGE_CHARS,
+    SUSPICIONS,
+    Delivery,
+    Failure,
+    Noted,
+    Reason,
+    Suspicion,
+    meta_int,
+)
 from qbridge_core.outage import Outage
 from qbridge_core.outcome import Outcome, Tally, dead_lettered
 from qbridge_core.problem import Problem
 from qbridge_core.repeat import Describe, RefusedError, Repeater
 from qbridge_core.retry import RetryPolicy
 from qbridge_core.run import Run
-from qbridge_core.suspects import Suspects
+from qbridge_core.suspects import Suspects, charged, suspicions
 from qbridge_core.verdict import Action, Judged, Verdict, judge
 
 _log: Final = logger("qbridge.worker")
@@ -135,39 +145,94 @@ class Settler:
         return noted.is_final
 
     def admit(self, delivery: Delivery, task_id: str) -> bool:
-        """Decide about a message whose worker died: True to run it, alone; False when it has been settled."""
+        """Decide about a message whose worker died: True to run it in this worker; False when it has been settled."""
         if self._suspects is None:
             return True
         if delivery.queue == self._rules.queue:
             doubtful = delivery.suspected or delivery.crashes > meta_int(delivery.meta, CRASHES)
-            if self._rules.processes and not doubtful:
-                return True  # it killed child processes of its own, and nobody else's
-            self._isolate(delivery, task_id)
-        elif delivery.crashes < self._rules.max_crashes:
-            self._suspects.began(task_id)
-            return True
-        else:
-            text = f"{delivery.crashes} worker processes died while they ran this task"
-            if death := self._suspects.last_death(task_id):
-                text += f"; the last one, {death}"
-            problem = Problem(Reason.CRASHED, "", text)
-            self._dead_letter(delivery, self._failure(delivery, problem, task_id, delivery.attempts))
-        return False
+            if not doubtful and (self._rules.processes or SUSPICIONS in delivery.meta):
+                return True  # it killed child processes at most, or a child has lived through it since then
+            self._isolate(delivery, task_id, doubtful)
+            return False
+        if self.convicts(delivery, task_id):
+            return False
+        self._suspects.began(task_id)
+        return True
 
-    def _isolate(self, delivery: Delivery, task_id: str) -> None:
-        """Have the message run alone. However often it was suspected, only a death that it causes alone convicts it."""
+    def convicts(self, delivery: Delivery, task_id: str) -> bool:
+        """Dead-letter a suspect that has killed enough processes; False when it may run."""
+        suspects = self._suspects
+        if suspects is None or not suspects.is_convicted(delivery):
+            return False
+        text = f"{delivery.crashes} worker processes died while they ran this task"
+        if death := suspects.last_death(task_id):
+            text += f"; the last one, {death}"
+        problem = Problem(Reason.CRASHED, "", text)
+        self._dead_letter(delivery, self._failure(delivery, problem, task_id, delivery.attempts))
+        return True
+
+    def _isolate(self, delivery: Delivery, task_id: str, doubtful: bool) -> None:
+        """Have the message run apart. However often it was suspected, only a death that it causes there convicts it."""
         suspects = self._suspects
         assert suspects is not None  # noqa: S101 - admit has looked
-        crashes = min(delivery.crashes, self._rules.max_crashes - 1)
-        failure = self._failure(replace(delivery, crashes=crashes), Problem(Reason.CRASHED), task_id, delivery.attempts)
+        beside = suspects.may_run_beside
+        known = meta_int(delivery.meta, CRASHES) if beside else delivery.crashes  # in a child all charges are exact
+        crashes = min(known, self._rules.max_crashes - 1)
+        before = SUSPICIONS in delivery.meta  # it was in a child and in a worker since it was suspected first
+        failure = Suspicion.of(
+            self._failure(replace(delivery, crashes=crashes), Problem(Reason.CRASHED), task_id, delivery.attempts),
+            suspicions(delivery) + int(doubtful and before),
+            beside=beside,
+        )
         fields = _log_fields(delivery, task_id, delivery.attempts + 1)
 
         def move() -> None:
             self._client.reject(delivery, requeue=True, failure=failure, queue=suspects.queue)
 
-        if self._persist(move, lambda: fields):
-            _log.warning("task %s was held by a worker that died; it runs alone now", task_id, extra=fields)
+        try:
+            moved = self._persist(move, lambda: fields, may_refuse=True)
+        except RefusedError as refused:
+            self._yield(delivery, refused.__cause__, lambda: fields)
+            return
+        if moved:
+            why = "was held by a worker that died" if doubtful else "has killed a process"
+            _log.warning("task %s %s; it runs apart now", task_id, why, extra=fields)
             suspects.moved()
+
+    def crashed_apart(self, run: Run, process: str, how: str) -> None:
+        """The child process that ran a suspect, and nothing else, died: charge it."""
+        # The first such death explains the one for which it became a suspect, so that counts as well.
+        crashes = (min(charged(run.delivery), self._rules.max_crashes - 1) or 1) + 1
+        text = f"{crashes} worker processes died while they ran this task; the last one, worker {process}, {how}"
+        problem = Problem(Reason.CRASHED, "", text)
+        self._lifecycle.task_failed(
+            queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, exception=RemoteError(text, "", "")
+        )
+        self._count_crash(run, problem, crashes)
+
+    def failed_apart(self, run: Run, problem: Problem) -> bool:
+        """A suspect did not succeed in its child process, which lived: it runs in a worker, and nothing is counted.
+
+        It may need what the main program sets up, which the child does not have. False when the broker refuses to have
+        it in its queue again; then it is not settled.
+        """
+        failure = self._failure(run.delivery, problem, run.task_id, run.delivery.attempts)
+        cleared = Suspicion.of(failure, suspicions(run.delivery))
+
+        def move() -> None:
+            self._client.reject(run.delivery, requeue=True, failure=cleared, queue=self._rules.queue)
+
+        try:
+            moved = self._persist(move, run.log_fields, may_refuse=True)
+        except RefusedError:
+            return False
+        if moved:
+            _log.info(
+                "task %s has not killed the process that it ran in by itself, but failed there (%s); it runs again in "
+                "a worker, and nothing is counted",
+                run.task_id, _in_words(failure), extra=run.log_fields(),
+            )  # fmt: skip
+        return True
 
     def hand_back(self, delivery: Delivery) -> None:
         """Return a message to the queue, nothing counted."""
@@ -185,9 +250,10 @@ class Settler:
         else:
             self._retry(run, failure, self._possible(policy_delay if delay is None else delay))
 
-    def _count_crash(self, run: Run, problem: Problem) -> None:
+    def _count_crash(self, run: Run, problem: Problem, crashes: int | None = None) -> None:
         """A child process died of this task alone: no attempt is counted, and enough deaths convict it."""
-        crashes = min(run.delivery.crashes, self._rules.max_crashes - 1) + 1
+        if crashes is None:
+            crashes = min(run.delivery.crashes, self._rules.max_crashes - 1) + 1
         failure = replace(self._run_failure(run, problem), attempts=run.delivery.attempts, crashes=crashes)
         if crashes >= self._rules.max_crashes:
             self._dead_letter(run.delivery, failure)

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from qbridge_core.message import (
     ATTEMPTS,
+    BESIDE,
     CRASHES,
     EXCEPTION_MESSAGE,
     FIRST_FAILED_AT,
@@ -22,6 +23,7 @@ from qbridge_core.message import (
     MAX_TRACEBACK_CHARS,
     REASON,
     SOURCE_QUEUE,
+    SUSPICIONS,
     TASK_ID,
     TRACEBACK,
     meta_int,
@@ -60,6 +62,7 @@ _CARRIED: Final = {CARRIED_CC, _CARRIED_EXPIRATION, _CARRIED_USER_ID}
 _ROUTING: Final = {"CC", "BCC"}
 _COUNTS: Final = {DELIVERY_COUNT, "x-acquired-count"}
 _ESSENTIAL: Final = (REASON, ATTEMPTS, CRASHES, FIRST_FAILED_AT, LAST_FAILED_AT, SOURCE_QUEUE, EXCEPTION_MESSAGE)
+_HISTORY: Final = (ATTEMPTS, CRASHES, FIRST_FAILED_AT, SUSPICIONS, BESIDE)
 Ours = Mapping[str, str | int]
 
 
@@ -163,7 +166,7 @@ def uncounted(raw: bytes) -> bytes:
 
 def history(meta: Mapping[str, Any]) -> dict[str, str | int]:
     """What a copy that counts nothing must carry on."""
-    carried: dict[str, str | int] = {n: meta_int(meta, n) for n in (ATTEMPTS, CRASHES, FIRST_FAILED_AT) if n in meta}
+    carried: dict[str, str | int] = {n: meta_int(meta, n) for n in _HISTORY if n in meta}
     if TASK_ID in meta:
         carried[TASK_ID] = meta_text(meta, TASK_ID)
     return carried

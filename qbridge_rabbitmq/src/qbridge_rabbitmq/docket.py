@@ -1,12 +1,13 @@
-"""Hands out the suspects, which run alone, and finds out which of them have killed their worker.
+"""Hands out the suspects, which run apart, and finds out which of them may have killed their worker.
 
-A message of a side queue is given to one worker, which runs it with nothing beside it. When it comes back, that worker
-is dead or has lost its connection, and the broker does not tell which. So whoever runs a suspect holds a lock: an
-exclusive queue with the message's mark in its name. It exists as long as the connection that declared it, and the
-client declares it again when it is connected again. A message that came back and whose lock stays away for longer than
-a reconnection takes has killed its worker. (So one that was fetched and may not be run yet stays here: given back it
-would look like that.) Then a copy goes to the side queue that counts the death; the first one also
-counts the death for which the message became a suspect, because now it is known whose fault that was.
+A message of a side queue is given to one worker. When it comes back, that worker is dead or has lost its connection,
+and the broker does not tell which. So whoever runs a suspect holds a lock: an exclusive queue with the message's mark
+in its name. It exists as long as the connection that declared it, and the client declares it again when it is connected
+again. A message that came back and whose lock stays away for longer than a reconnection takes was held by a worker that
+died. (So one that was fetched and may not be run yet stays here: given back it would look like that.) Then a copy goes
+to the side queue that counts the death. When the message ran alone, the first one also counts the death for which it
+became a suspect, because now it is known whose fault that was; when it may have run beside others (header
+``x-qbridge-beside``), it is one more suspicion and no crash.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from typing import Final
 
 from qbridge_core import BrokerUnavailableError, Delivery, QBridgeError
-from qbridge_core.message import CRASHES, meta_int
+from qbridge_core.message import BESIDE, CRASHES, SUSPICIONS, meta_int
 from qbridge_rabbitmq import copies, headers
 from qbridge_rabbitmq.life import Arrival
 from qbridge_rabbitmq.outgoing import replace
@@ -129,7 +130,9 @@ class Docket:
         """Put a copy, which the broker has not delivered yet, in the place of a message."""
         content = headers.read(arrival.properties)
         ours = copies.history(content.meta)
-        if deaths:
+        if deaths and BESIDE in content.meta:
+            ours[SUSPICIONS] = meta_int(content.meta, SUSPICIONS) + deaths
+        elif deaths:
             # Once a suspect has killed a worker alone, the death that made it a suspect was its doing as well.
             ours[CRASHES] = (meta_int(content.meta, CRASHES) or 1) + deaths
         most = self._session.publisher.room

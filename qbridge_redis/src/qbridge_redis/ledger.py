@@ -40,11 +40,13 @@ class Past:
         crashes: all its crashes, when the group's own count knows of some that the entry's field does not.
         suspected: a former holder has died, of this message or of another one.
         attempts: its failed attempts, when some could not be written into a copy.
+        suspicions: all its suspicions, when it may run beside others and the entry's field does not know of some.
     """
 
     crashes: int
     suspected: bool
     attempts: int
+    suspicions: int = 0
 
 
 @dataclass(slots=True)

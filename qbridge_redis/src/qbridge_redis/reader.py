@@ -251,7 +251,7 @@ class Reader:
             if ticket is not None:
                 delivery = fields.delivery_again(self._queue, content, ticket, times - 1, alone=self._alone)
                 delivery.attempts = max(delivery.attempts, attempts_of(former))
-                ticket.past = Past(delivery.crashes, delivery.suspected, delivery.attempts)
+                ticket.past = Past(delivery.crashes, delivery.suspected, delivery.attempts, fields.suspicions(delivery))
                 batch.append(delivery)
         return batch
 

@@ -21,7 +21,7 @@ from qbridge_core import (
     QBridgeError,
     rejection,
 )
-from qbridge_core.message import ATTEMPTS, CRASHES
+from qbridge_core.message import ATTEMPTS, CRASHES, SUSPICIONS
 from qbridge_redis import fields
 from qbridge_redis.backoff import Backoff
 from qbridge_redis.failures import checked, is_missing_group, is_redirect, refused, unreachable
@@ -274,4 +274,6 @@ def _handed_back(ticket: Ticket, delay: float = 0.0) -> _State:
             meta[SUSPECTED] = 1
         if past.attempts:
             meta[ATTEMPTS] = past.attempts
+        if past.suspicions:
+            meta[SUSPICIONS] = past.suspicions
     return _State("back", meta, delay)
