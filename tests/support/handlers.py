@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextvars import ContextVar
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,15 @@ async def note_with_context_later(payload: str, task: TaskContext) -> None:
     """The same as a coroutine."""
     await asyncio.sleep(0)
     note_with_context(payload, task)
+
+
+_tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
+
+
+def note_and_set_tenant(payload: str) -> None:
+    """Note what a context variable has, and set it."""
+    note(payload, _tenant.get())
+    _tenant.set("somebody")
 
 
 def raise_the_payload(payload: str) -> None:

@@ -35,6 +35,17 @@ def checked_redact(redact: object) -> Callable[[str], str] | None:
     return redact
 
 
+def checked_flag(name: str, value: object) -> bool:
+    """The argument, when it is True or False.
+
+    Raises:
+        ConfigurationError: it is something else.
+    """
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name} must be True or False, not {value!r}")
+    return value
+
+
 def checked_program(
     executor: object,
     handler: Callable[..., object],

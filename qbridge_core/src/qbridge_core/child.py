@@ -21,6 +21,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from multiprocessing import spawn
 from multiprocessing.connection import Connection
@@ -139,10 +140,12 @@ class _Server:
         while (task := self._tasks.get()) is not None:
             number = int.from_bytes(task[:NUMBER_BYTES])
             self._say(STARTED, number)  # before anything that the task could break
-            verdict = self._handle(memoryview(task)[NUMBER_BYTES:])
+            # In a context of its own: what one task sets there is nothing to the next one.
+            verdict = copy_context().run(self._handle, memoryview(task)[NUMBER_BYTES:])
             _flush()
             memory = memory_in_use() if self._watch_memory else 0
             self._say(*((DONE, number, memory) if verdict is None else (RAISED, number, memory, verdict.as_json())))
+            del task, verdict  # an idle process holds nothing of its last task
             if self._threads.stuck() > _MOST_STUCK:
                 return  # another process, without them, takes its place
 
@@ -160,7 +163,6 @@ class _Server:
             return judge(exc, self._policy)
         finally:
             self._run = None
-            current_run.set(None)
         return None
 
     def _listen(self) -> None:
@@ -175,6 +177,7 @@ class _Server:
                 self._cancel()
             else:
                 self._tasks.put(None if message == STOP else message)
+            del message  # the next one may be long in coming
 
     def _cancel(self) -> None:
         self._cancelled = True

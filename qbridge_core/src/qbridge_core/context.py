@@ -16,10 +16,11 @@ current_run: Final[ContextVar[Run | None]] = ContextVar("qbridge_run", default=N
 
 
 class HandlerTimeout(BaseException):
-    """Raised inside a handler whose time is over, at its next Python bytecode.
+    """Raised once inside a handler whose time is over, when control is next in the code of its own top-level package.
 
-    Not an ``Exception``, so that a handler's ``except Exception`` does not swallow it. It cannot reach code that waits
-    in C (``time.sleep``, a socket): such a thread is abandoned.
+    Not an ``Exception``, so that a handler's ``except Exception`` does not swallow it. It is not raised in libraries,
+    whose locks would stay held, nor in ``with`` lines and ``finally`` blocks. It cannot reach code that waits in C
+    (``time.sleep``, a socket) or never comes back from a library: such a thread is abandoned.
     """
 
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from queue import SimpleQueue
 from typing import Any, Final
 
@@ -111,7 +111,8 @@ class AsyncHandler(Executor):
                 self._loop.stop()  # for the case that it turns again one day
                 self._loop = None
             if self._loop is None:
-                self._loop = _LoopThread()
+                # Not in the context of the task that happens to be the first: the loop would keep it for ever.
+                self._loop = Context().run(_LoopThread)
                 self._threads.serve(self._loop.loop)
                 self._loops.append(self._loop)
             return self._loop

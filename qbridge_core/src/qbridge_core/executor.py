@@ -13,6 +13,7 @@ from typing import Any, Final, TypeGuard
 
 from qbridge_core.context import TaskContext, current_task
 from qbridge_core.errors import ConfigurationError
+from qbridge_core.owncode import OwnCode
 from qbridge_core.run import Run
 
 Handler = Callable[[Any], object] | Callable[[Any, TaskContext], object]
@@ -33,14 +34,22 @@ class Executor:
             ``not_started``, or :class:`~qbridge_core.verdict.Judged`. An attribute and not a method, so that
             nothing stands on the stack between the worker and the handler.
         not_started: the exceptions that mean :class:`NotStartedError`; none where the handler could raise them itself.
-        in_thread: True when the handler stands on the worker's own stack, and an exception can be raised in it.
+        in_thread: True when the handler stands on the worker's own stack.
+        own: the code in which HandlerTimeout may be raised when a run is late; None to leave late runs alone.
+
+    Args:
+        handler: what to call.
+        interrupt: whether to raise HandlerTimeout in it.
     """
 
     in_thread = True
     not_started: tuple[type[NotStartedError], ...] = ()
+    own: OwnCode | None = None
 
-    def __init__(self, handler: Callable[[Any], object]) -> None:
+    def __init__(self, handler: Callable[[Any], object], interrupt: bool = False) -> None:
         self.execute = handler
+        if interrupt:
+            self.own = OwnCode(handler.func if isinstance(handler, _WithContext) else handler)
 
     def prepare(self) -> bool:
         """Get ready for a task, before the calling worker takes one. May block; False when it should take none.
@@ -51,7 +60,7 @@ class Executor:
         return True
 
     def cancel(self, run: Run) -> None:
-        """End a run whose result no longer counts. Here an exception must be raised in the worker's thread."""
+        """End a run whose result no longer counts; not here, where it runs in the worker's own thread."""
 
     def release(self) -> None:
         """The calling worker's thread ends."""

@@ -14,6 +14,7 @@ from qbridge_core.arguments import (
     checked_count,
     checked_crashes,
     checked_exceptions,
+    checked_flag,
     checked_program,
     checked_redact,
     checked_rules,
@@ -86,6 +87,9 @@ class TaskManager:
             handler can be killed when its time is over, may crash its process, and does not share the interpreter
             with the others. Another process must be able to import it, and the main program must be guarded by
             ``if __name__ == "__main__":``, as for ``multiprocessing``. Not on Windows.
+        interrupt: whether :class:`~qbridge_core.HandlerTimeout` is raised in a handler whose time is over, as soon as
+            control is in code of the handler's own top-level package. ``False`` lets it run on; it is fenced and its
+            thread replaced all the same. Of no effect on ``async def`` handlers, which are cancelled, and processes.
         max_tasks_per_child: a child process is replaced after so many runs; ``None`` means never.
         max_memory_per_child: a child process that holds more bytes of memory after a run is replaced; ``None`` means
             never.
@@ -120,6 +124,7 @@ class TaskManager:
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
         plugins: Sequence[object] = (),
         executor: Literal["thread", "process"] = "thread",
+        interrupt: bool = True,
         max_tasks_per_child: int | None = None,
         max_memory_per_child: int | None = None,
         redact: Callable[[str], str] | None = None,
@@ -150,6 +155,7 @@ class TaskManager:
         self._grace_period = require_seconds("grace_period", grace_period)
         self._max_abandoned = checked_count("max_abandoned", max_abandoned) or DEFAULT_MAX_ABANDONED
         self._max_message_bytes = checked_count("max_message_bytes", max_message_bytes) or DEFAULT_MAX_MESSAGE_BYTES
+        self._interrupt = checked_flag("interrupt", interrupt)
         self._lifecycle = Lifecycle(plugins)
         self._tally = Tally()
         self._session: Session | None = None
@@ -307,11 +313,9 @@ class TaskManager:
             from qbridge_core.processes import ProcessExecutor
 
             return ProcessExecutor(self._program)
-        return (
-            AsyncHandler(self._handler, self._max_workers)
-            if is_coroutine_function(self._handler)
-            else Executor(self._handler)
-        )
+        if is_coroutine_function(self._handler):
+            return AsyncHandler(self._handler, self._max_workers)
+        return Executor(self._handler, self._interrupt)
 
     def _declare_suspects(self) -> Suspects | None:
         if not self._client.capabilities.crashes:

@@ -36,6 +36,7 @@ _EXTRAS: Final = {
     "rediss+sentinel": "redis",
     "redis+cluster": "redis",
     "rediss+cluster": "redis",
+    "unix": "redis",
     "memory": "memory",
 }
 

@@ -18,9 +18,19 @@ class Run:
         started_at: ``time.monotonic()`` at the start.
         deadline: ``time.monotonic()`` at which the run times out.
         cancelled: True when somebody else than the worker's thread has claimed it.
+        in_handler: True while the handler is being called.
     """
 
-    __slots__ = ("_right_to_settle", "attempt", "cancelled", "deadline", "delivery", "started_at", "task_id")
+    __slots__ = (
+        "_right_to_settle",
+        "attempt",
+        "cancelled",
+        "deadline",
+        "delivery",
+        "in_handler",
+        "started_at",
+        "task_id",
+    )
 
     def __init__(self, delivery: Delivery, task_id: str, timeout: float) -> None:
         self.delivery = delivery
@@ -29,6 +39,7 @@ class Run:
         self.started_at = time.monotonic()
         self.deadline = self.started_at + timeout
         self.cancelled = False
+        self.in_handler = False
         self._right_to_settle = threading.Lock()
 
     def claim(self) -> bool:

@@ -7,19 +7,22 @@ its handler and replaced at once; what the handler does later changes nothing an
 
 from __future__ import annotations
 
-import ctypes
+import functools
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import Final
 
-from qbridge_core.context import HandlerTimeout, current_run
+from qbridge_core.context import current_run
 from qbridge_core.envelope import MalformedTaskError, read_task
 from qbridge_core.errors import NotConnectedError, TooManyStuckTasksError
 from qbridge_core.executor import Executor, refuse_unstarted
 from qbridge_core.intake import Intake
+from qbridge_core.interrupt import interrupter
+from qbridge_core.late import Late
 from qbridge_core.lifecycle import Lifecycle
 from qbridge_core.logs import logger
 from qbridge_core.message import REASON, TASK_ID, Delivery, meta_text, new_id
@@ -58,6 +61,7 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="qbridge-worker", daemon=True)
         self._pool = pool
         self.running: Run | None = None
+        self.context: Context | None = None
         self.abandoned = False
         self._job = job
         self._first = first
@@ -83,12 +87,8 @@ class Worker:
         try:
             self._work()
         except BaseException as exc:  # noqa: BLE001 - the supervisor raises it
-            # An interrupt can arrive when the handler has just ended and the thread is on its way out.
             error = None if self.abandoned else exc
-        try:
-            self._end(error)
-        except HandlerTimeout:  # even here; a thread is interrupted once at most
-            self._end(error)
+        self._end(error)
 
     def _work(self) -> None:
         if self._first is not None:
@@ -98,33 +98,33 @@ class Worker:
         if executor.prepare():
             current_witness().ready()
         while not self.abandoned and executor.prepare() and (delivery := intake.take()) is not None:
+            # In a context of its own: what one task sets there is nothing to the next one. Its hooks see it too.
+            context = self.context = copy_context()
             try:
-                self._handle(delivery)
+                context.run(self._handle, delivery)
             finally:
                 if not self.abandoned:  # otherwise its replacement does
                     intake.done(delivery)
+            self.context = None
+            del context, delivery  # an idle worker holds nothing of its last task
 
     def _end(self, error: BaseException | None) -> None:
         self._job.executor.release()
         with self._ending:
             self._ended = True
+            if self.ident is not None:
+                interrupter.forget(self.ident)
         self._pool.worker_ended(self, error)
 
-    def interrupt(self) -> None:
-        """Have the executor end the run, or raise HandlerTimeout in this thread at its next bytecode.
-
-        A thread that waits in C is not reached.
-
-        Source: Python/C API, PyThreadState_SetAsyncExc.
-        """
-        executor, run = self._job.executor, self.running
+    def interrupt(self, run: Run) -> None:
+        """Have the executor end a run, or raise HandlerTimeout in this thread when that can be done."""
+        executor = self._job.executor
         if not executor.in_thread:
-            if run is not None:
-                executor.cancel(run)
+            executor.cancel(run)
             return
         with self._ending:  # a thread that has ended may have left its identifier to an innocent one
-            if not self._ended and self.ident is not None:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident), ctypes.py_object(HandlerTimeout))
+            if executor.own is not None and self.ident is not None and not self._ended:
+                interrupter.interrupt(Late(self.ident, executor.own, _ENTRY, lambda: run.in_handler))
 
     def _handle(self, delivery: Delivery) -> None:
         job = self._job
@@ -152,6 +152,7 @@ class Worker:
             self.abandoned = True
             return
         error: BaseException | None = None
+        run.in_handler = True
         try:
             refuse_unstarted(job.executor.execute(task.payload))
         except job.executor.not_started as exc:
@@ -159,6 +160,7 @@ class Worker:
             return
         except BaseException as exc:  # noqa: BLE001 - whatever a handler raises is its failure
             error = exc
+        run.in_handler = False
         self._finish(run, time.monotonic() - run.started_at, error)
         # The exception's traceback holds this frame, and this frame the exception: without this the cycle (and with it
         # the payload) would wait for the garbage collector.
@@ -192,6 +194,9 @@ class Worker:
             settler.succeeded(run, duration)
         else:
             settler.failed(run, error)
+
+
+_ENTRY: Final = Worker._handle.__code__
 
 
 class WorkerPool:
@@ -286,16 +291,19 @@ class WorkerPool:
         stack = sys._current_frames().get(worker.ident or 0) if executor.in_thread else None
         worker.abandoned = True
         with self._lock:
-            self._workers.discard(worker)
-            self._abandoned.add(worker)
-        worker.interrupt()
+            if worker in self._workers:  # it may have ended since its run was taken over, and would be counted for ever
+                self._workers.discard(worker)
+                self._abandoned.add(worker)
+        worker.interrupt(run)
 
         def settle() -> None:
             self._job.settler.timed_out(run, stack)
             self._job.intake.done(run.delivery)
 
-        # The replacement settles the run: the broker may be slow, and the watch over the others must go on.
-        self._add(settle)
+        # The replacement settles the run: the broker may be slow, and the watch over the others must go on. Its hooks
+        # see what the run has set in its context, which that thread itself still holds.
+        context = worker.context
+        self._add(settle if context is None else functools.partial(context.copy().run, settle))
 
     def _add(self, first: Callable[[], None] | None) -> None:
         worker = Worker(self, self._job, first)

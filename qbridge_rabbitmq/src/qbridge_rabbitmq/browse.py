@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from qbridge_core import BrokerUnavailableError, QBridgeError, TransientError
@@ -46,6 +48,21 @@ def look(session: Session, topology: Topology, queue: str, limit: int) -> list[A
     Raises:
         BrokerUnavailableError: no connection, or it was lost meanwhile, or the broker does not deliver what is ready.
     """
+    with held(session, topology, queue, limit) as arrivals:
+        if not topology.is_unlimited(queue):
+            _renew(session, queue, arrivals)
+        return arrivals[:limit]
+
+
+@contextmanager
+def held(session: Session, topology: Topology, queue: str, limit: int) -> Iterator[list[Arrival]]:
+    """Hold messages from the front of a queue; what was not acknowledged goes back to its place.
+
+    It may be more than ``limit``, so that the order can be kept.
+
+    Raises:
+        BrokerUnavailableError: as :func:`look`.
+    """
     ready = session.request(f"queue {queue!r}", topology.count(queue))
     unlimited = ready > 0 and session.request(f"queue {queue!r}", topology.check_unlimited(queue))
     pages: list[tuple[Lane, list[Arrival]]] = []
@@ -62,14 +79,12 @@ def look(session: Session, topology: Topology, queue: str, limit: int) -> list[A
             if not page:
                 break  # somebody else took them
             arrivals += page
-        if not unlimited:
-            _renew(session, queue, arrivals)
+        yield arrivals
     finally:
         for lane, page in pages:
             # From 4.3 on a closed channel counts as a failed delivery, and a negative acknowledgement does not; but
             # in a queue without a limit the latter moves the message to the end.
             _give_back(session, topology, lane, page, closing=unlimited or topology.server_version < (4, 3))
-    return arrivals[:limit]
 
 
 def _take(session: Session, topology: Topology, lane: Lane, page: list[Arrival], consumers: int) -> None:

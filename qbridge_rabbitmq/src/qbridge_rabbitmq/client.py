@@ -23,7 +23,6 @@ from qbridge_core import (
     QueueClient,
     QueueMismatchError,
     QueueStats,
-    UnroutableError,
     check_count,
     check_declaration,
     check_delay,
@@ -32,12 +31,10 @@ from qbridge_core import (
     check_queue_name,
     check_wait,
 )
+from qbridge_core.checks import check_replay
 from qbridge_core.logs import logger
-from qbridge_core.message import (
-    SOURCE_QUEUE,
-    meta_text,
-)
-from qbridge_rabbitmq import browse, copies, deaths, delays, headers
+from qbridge_rabbitmq import browse, delays, headers, replaying
+from qbridge_rabbitmq.boundary import bounded, translated
 from qbridge_rabbitmq.docket import Docket
 from qbridge_rabbitmq.handout import acknowledge, dead_letter, hand_out
 from qbridge_rabbitmq.life import Arrival
@@ -54,7 +51,7 @@ from qbridge_rabbitmq.outgoing import (
     replace,
 )
 from qbridge_rabbitmq.pace import MOST
-from qbridge_rabbitmq.publisher import LARGE, Batch, Outgoing
+from qbridge_rabbitmq.publisher import LARGE, Batch
 from qbridge_rabbitmq.session import Session
 from qbridge_rabbitmq.topology import TO_DECLARE, Topology
 
@@ -123,6 +120,7 @@ class RabbitMQClient(QueueClient):
         """Whether a parent process has connected: its thread does not exist here, and its sockets are its own."""
         return self._session is not None and self._session.pid != os.getpid()
 
+    @bounded
     def connect(self) -> None:
         """Connect; returns when both connections are open."""
         if self._is_parents:
@@ -149,6 +147,7 @@ class RabbitMQClient(QueueClient):
             raise BrokerUnavailableError(f"no connection to {self._endpoint}: {exc}") from exc
         return session
 
+    @bounded
     def disconnect(self) -> None:
         """Send what is left, close the connections and end the thread; a silent broker has 1.5 seconds at most."""
         if self._is_parents:
@@ -166,6 +165,7 @@ class RabbitMQClient(QueueClient):
 
     # ------------------------------------------------------------------ queues
 
+    @bounded
     def declare(self, queue: str, dead_letter_queue: str | None = None) -> None:
         """Create the queue and its dead-letter queue where missing (rabbitmq.com/docs/dlx, quorum-queues)."""
         session = self._live()
@@ -174,6 +174,7 @@ class RabbitMQClient(QueueClient):
         session.request(f"queue {queue!r}", self._topology.declare(queue, dead_letter_queue), TO_DECLARE)
         self._topology.remember(queue, dead_letter_queue)
 
+    @bounded
     def stats(self, queue: str) -> QueueStats:
         """Count the messages of a queue; ``in_flight`` are those of this client, what it has read ahead included."""
         session = self._live()
@@ -188,6 +189,7 @@ class RabbitMQClient(QueueClient):
         session.barrier(lane, _BARRIER_TIMEOUT)
         return QueueStats(ready, max(before, lane.in_flight) + session.ledger.held(queue), delayed)
 
+    @bounded
     def purge(self, queue: str) -> int:
         """Delete the ready messages of a queue; return how many."""
         session = self._live()
@@ -195,6 +197,7 @@ class RabbitMQClient(QueueClient):
 
     # ------------------------------------------------------------------ publishing
 
+    @bounded
     def publish(
         self,
         queue: str,
@@ -214,6 +217,7 @@ class RabbitMQClient(QueueClient):
         else:
             session.send([message], timeout)
 
+    # Not bounded: what is raised where the messages come from is the caller's.
     def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
         """Publish messages in order, many under way at once; ``timeout`` counts anew for each few hundred of them."""
         session = self._live()
@@ -232,6 +236,7 @@ class RabbitMQClient(QueueClient):
 
     # ------------------------------------------------------------------ consuming
 
+    @bounded
     def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
         """Take up to ``max_messages``; wait up to ``timeout`` seconds for the first.
 
@@ -268,6 +273,7 @@ class RabbitMQClient(QueueClient):
             self._docket.hold(queue, delivery)
         return deliveries
 
+    @bounded
     def check_task_timeout(self, queue: str, seconds: float, workers: int) -> None:
         """Compare with the server's delivery acknowledgement timeout (rabbitmq.com/docs/consumers).
 
@@ -292,6 +298,7 @@ class RabbitMQClient(QueueClient):
             )  # fmt: skip
         session.lane(queue).most = min(MOST, workers * int(limit / seconds))
 
+    @bounded
     def subscribe(self, queue: str, prefetch: int) -> None:
         """Start a consumer (rabbitmq.com/docs/consumers, consumer-prefetch); it is renewed whenever it is lost."""
         session = self._live()
@@ -302,6 +309,7 @@ class RabbitMQClient(QueueClient):
         lane.prefetch = limit = self._options.prefetch or min(prefetch, 65_535)
         session.io.post(lambda: lane.subscribe(limit, fixed))
 
+    @bounded
     def unsubscribe(self, queue: str) -> None:
         """End the consumer; give back what ``receive`` has not returned, as copies: see ``reject``."""
         session = self._live()
@@ -321,8 +329,12 @@ class RabbitMQClient(QueueClient):
         When the connection was lost meanwhile, the message is acknowledged as soon as the broker delivers it again to
         this client.
         """
-        acknowledge(self._live(), delivery)
+        try:
+            acknowledge(self._live(), delivery)
+        except OSError as exc:  # not ``bounded``, which would cost each task a call
+            raise exc if isinstance(exc, QBridgeError) else translated(exc) from exc
 
+    @bounded
     def reject(
         self,
         delivery: Delivery,
@@ -343,12 +355,14 @@ class RabbitMQClient(QueueClient):
         self._live()
         self._mover.reject(delivery, requeue, check_delay(delay, delays.MAX_SECONDS), failure, queue)
 
+    @bounded
     def flush(self, timeout: float = 5.0) -> bool:
         """Send the settlements and wait until the broker has seen them."""
         return self._live().flush(check_wait(timeout))
 
     # ------------------------------------------------------------------ dead letters
 
+    @bounded
     def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
         """List a dead-letter queue, oldest first.
 
@@ -363,27 +377,13 @@ class RabbitMQClient(QueueClient):
             arrivals = browse.look(session, self._topology, queue, limit)
         return [dead_letter(arrival) for arrival in arrivals]
 
-    def _take_letters(self, queue: str, count: int) -> list[Delivery]:
+    @bounded
+    def replay(self, dead_letter_queue: str, *, target: str | None = None, limit: int | None = None) -> int:
+        """Send dead letters back, in order; while this runs, other consumers do not see those of a page."""
         session = self._live()
-        while not (batch := self.receive(queue, count, 0.0)) and session.lane(queue).is_getting:
-            pass  # a large one on a slow line; when nothing comes any more, receive raises
-        return batch
-
-    def _replay_one(self, delivery: Delivery, target: str | None) -> None:
-        arrival: Arrival = delivery.tag
-        queue = (
-            target
-            or meta_text(delivery.meta, SOURCE_QUEUE)
-            or meta_text(deaths.explain(arrival.properties), SOURCE_QUEUE)
-        )
-        if not queue:
-            raise UnroutableError(
-                f"a dead letter in {delivery.queue!r} does not say which queue it came from; give replay a target"
-            )
-        session = self._live()
-        properties = copies.copy(arrival.properties, {}, most=session.publisher.room)
-        session.send([Outgoing("", queue, properties, arrival.body)])
-        self.ack(delivery)
+        check_replay(dead_letter_queue, target, limit)
+        with self._browsing:
+            return replaying.replay(session, self._topology, dead_letter_queue, target, limit)
 
     # ------------------------------------------------------------------ details
 

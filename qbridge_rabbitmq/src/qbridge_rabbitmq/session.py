@@ -256,15 +256,14 @@ class Session:
         """
         self.wait_for(self.begin_to_send(messages), timeout)
 
-    def send_each(self, messages: list[Outgoing], timeout: float) -> dict[int, QBridgeError]:
+    def send_each(self, messages: list[Outgoing], timeout: float | None = None) -> dict[int, QBridgeError]:
         """Publish messages and wait for their confirmations; the errors of those that failed, by their position.
 
         Raises:
             QBridgeError: not all of them had an outcome in time.
         """
         batch = self.begin_to_send(messages)
-        if not batch.wait(timeout):
-            raise self.publisher.unconfirmed(batch, timeout)
+        self._await(batch, timeout)
         return batch.errors
 
     def begin_to_send(self, messages: list[Outgoing]) -> Batch:
@@ -279,17 +278,20 @@ class Session:
         Raises:
             QBridgeError: the first message that failed.
         """
+        self._await(batch, timeout)
+        try:
+            batch.raise_error()
+        except BrokerUnavailableError:
+            self.require_open()
+            raise
+
+    def _await(self, batch: Batch, timeout: float | None) -> None:
         seconds = self._options.publish_timeout if timeout is None else timeout
         if not batch.wait(seconds):
             self.require_open()
             if seconds >= self._options.publish_timeout:
                 self.io.post(lambda: self._leave_silent(batch))
             raise self.publisher.unconfirmed(batch, seconds)
-        try:
-            batch.raise_error()
-        except BrokerUnavailableError:
-            self.require_open()
-            raise
 
     def flush(self, timeout: float) -> bool:
         """Send all settlements and wait until the broker has seen them; False when it did not."""

@@ -100,7 +100,7 @@ class Topology:
 
     def declare_dead_letter_queue(self, queue: str) -> Steps[None]:
         """Create a dead-letter queue where missing: a quorum queue without any limit."""
-        yield from self._declare_queue(queue, self._dead_letter_arguments())
+        yield from self._declare_queue(queue, *self._dead_letter_arguments())
 
     def is_unlimited(self, queue: str) -> bool:
         """Whether the broker never drops a message of this queue, as far as this client knows."""
@@ -295,8 +295,13 @@ class Topology:
         """Whether the server has a delivery acknowledgement timeout for each queue (rabbitmq.com/docs/consumers)."""
         return self.server_version >= (3, 12)
 
-    def _dead_letter_arguments(self) -> dict[str, Any]:
-        return {"x-queue-type": "quorum", **self._no_limit()}
+    def _dead_letter_arguments(self) -> list[dict[str, Any]]:
+        """How a dead-letter queue is declared, and then how it was before it refused what is over a length limit.
+
+        A limit that somebody sets by a policy would else drop the oldest letters (rabbitmq.com/docs/maxlength).
+        """
+        arguments = {"x-queue-type": "quorum", **self._no_limit()}
+        return [arguments | {"x-overflow": "reject-publish"}, arguments]
 
     def _no_limit(self) -> dict[str, Any]:
         # Since 4.0 a quorum queue drops a message after 20 returns; -1 lifts that, but 3.x takes it for 0.

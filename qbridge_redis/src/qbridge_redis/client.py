@@ -26,6 +26,7 @@ from qbridge_core import (
 )
 from qbridge_core.checks import check_replay
 from qbridge_core.message import NO_HEADERS
+from qbridge_redis.boundary import guarded
 from qbridge_redis.engine import Engine
 from qbridge_redis.fleet import Fleet
 from qbridge_redis.keys import Keys
@@ -67,6 +68,8 @@ class RedisClient(QueueClient):
         delay=True, max_delay=_LONGEST_DELAY, browse=True, crashes=True, durable=True, shared=True
     )
 
+    logs_outages = True
+
     def __init__(self, redis_url: str = "redis://localhost:6379/0", **options: object) -> None:
         self._options = Options.parse(redis_url, options)
         self._keys = Keys(self._options.prefix, cluster=self._options.topology is Topology.CLUSTER)
@@ -85,6 +88,7 @@ class RedisClient(QueueClient):
         fleet = self._fleet
         return fleet is not None and fleet.pid == os.getpid() and not fleet.closing.is_set()
 
+    @guarded
     def connect(self) -> None:
         """Connect, look whether the server can keep the guarantees, and start two background threads.
 
@@ -105,6 +109,7 @@ class RedisClient(QueueClient):
                 fleet.start()
                 self._fleet = fleet
 
+    @guarded
     def disconnect(self) -> None:
         """Send acknowledgements, hand back what is unsettled, close; within about 5 seconds."""
         if self._fleet is not None and self._fleet.pid != os.getpid():
@@ -120,21 +125,25 @@ class RedisClient(QueueClient):
 
     # ------------------------------------------------------------------ queues
 
+    @guarded
     def declare(self, queue: str, dead_letter_queue: str | None = None) -> None:
         """Create the streams and their group where missing."""
         check_declaration(queue, dead_letter_queue)
         self._connected().declare(queue, dead_letter_queue)
 
+    @guarded
     def stats(self, queue: str) -> QueueStats:
         """Count the messages of a queue, those of all clients, in one round trip."""
         return self._running(queue).inspector.stats(queue)
 
+    @guarded
     def purge(self, queue: str) -> int:
         """Delete the ready messages."""
         return self._running(queue).inspector.purge(queue)
 
     # ------------------------------------------------------------------ publishing
 
+    @guarded
     def publish(
         self,
         queue: str,
@@ -156,12 +165,14 @@ class RedisClient(QueueClient):
         if delay > 0:
             engine.delayed(queue)
 
+    @guarded
     def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
         """Publish in pipelines; ``timeout`` is for each of them."""
         self._running(queue).publisher.publish_many(queue, messages, check_publish_timeout(timeout))
 
     # ------------------------------------------------------------------ consuming
 
+    @guarded
     def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
         """Take up to ``max_messages``; nothing more is read ahead."""
         engine = self._running(queue)
@@ -170,6 +181,7 @@ class RedisClient(QueueClient):
             raise NotConnectedError("the client was disconnected")  # what came is handed back by disconnect
         return batch
 
+    @guarded
     def unsubscribe(self, queue: str) -> None:
         """Wake a blocked ``receive``; nothing is read ahead, so there is nothing to give back."""
         fleet = self._fleet
@@ -186,6 +198,7 @@ class RedisClient(QueueClient):
         if ticket.ledger.ack(ticket):
             engine.flusher.wake()
 
+    @guarded
     def reject(
         self,
         delivery: Delivery,
@@ -208,6 +221,7 @@ class RedisClient(QueueClient):
         if requeue and delay > 0:
             self._running(queue or delivery.queue).delayed(queue or delivery.queue)
 
+    @guarded
     def flush(self, timeout: float = 5.0) -> bool:
         """Send the acknowledgements now; return True when none is left."""
         timeout = check_wait(timeout)
@@ -222,10 +236,12 @@ class RedisClient(QueueClient):
 
     # ------------------------------------------------------------------ dead letters
 
+    @guarded
     def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
         """List a dead-letter queue, oldest first."""
         return self._running(queue).inspector.dead_letters(queue, check_count("limit", limit))
 
+    @guarded
     def replay(self, dead_letter_queue: str, *, target: str | None = None, limit: int | None = None) -> int:
         """Send dead letters back, each page in one atomic step. Letters that a consumer holds stay.
 

@@ -20,6 +20,7 @@ from qbridge_redis.options import Address, Options
 from qbridge_redis.route import OnMove, Route
 
 _NAME: Final = "qbridge:cluster"
+_CLOSE_TIME: Final = 0.2
 
 
 class ClusterMap:
@@ -56,9 +57,13 @@ class ClusterMap:
         """Close the connections to the nodes."""
         for link in list(self._guides.values()):
             link.abort()
-        with self._lock:
+        if not self._lock.acquire(timeout=_CLOSE_TIME):
+            return  # somebody is about to connect; what was opened is closed with its last user
+        try:
             for link in self._guides.values():
                 link.close()
+        finally:
+            self._lock.release()
 
     def _ranges(self, timeout: float) -> list[tuple[int, int, Address]]:
         deadline = time.monotonic() + timeout

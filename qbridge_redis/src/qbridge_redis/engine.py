@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from typing import Final
 
-from qbridge_core import QBridgeError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from qbridge_core import BrokerUnavailableError, QBridgeError
+from qbridge_redis.diagnosis import diagnose
 from qbridge_redis.failures import unreachable
 from qbridge_redis.flusher import Flusher
 from qbridge_redis.inspector import Inspector
@@ -14,7 +18,7 @@ from qbridge_redis.keys import Keys
 from qbridge_redis.ledger import Ticket
 from qbridge_redis.link import LOST, Link
 from qbridge_redis.maintenance import Maintenance
-from qbridge_redis.options import Options
+from qbridge_redis.options import Options, Topology
 from qbridge_redis.publisher import Publisher
 from qbridge_redis.queues import Queues
 from qbridge_redis.reader import Reader, close_all
@@ -24,7 +28,10 @@ from qbridge_redis.session import Home, Session, log
 from qbridge_redis.settler import Settler
 
 _READERS_TIME: Final = 1.5
-_LEAVE_TIME: Final = 0.5
+_FIRST_TLS: Final = 1.5
+_LEAVE_TIME: Final = 0.4
+_THREAD_TIME: Final = 1.0
+_ABANDON_TIME: Final = 0.8
 
 
 class Engine:
@@ -46,7 +53,7 @@ class Engine:
         session = self.session
         link = Link(session.route, f"qbridge:{session.consumer}")
         try:
-            link.open()
+            _open_first(link, session.options)
             session.limits = inspect(link, session.options)
         except BaseException as exc:
             link.close()
@@ -63,18 +70,22 @@ class Engine:
     def stop(self, timeout: float) -> None:
         """Flush, hand back, close; ``closing`` must be set.
 
-        Never raises for a server that is gone, and takes about ``timeout`` at most.
+        Never raises for a server that is gone. Takes about ``timeout`` at most, and hardly a second when the server
+        does not answer.
         """
         deadline = time.monotonic() + timeout
         session = self.session
         readers = self._all_readers()
-        close_all(readers, min(_READERS_TIME, timeout))
-        self.flusher.stop(1.0)
-        self._maintenance.stop(1.0)
-        if self.flusher.flush(min(2.0, max(0.1, deadline - time.monotonic()))):
-            self._hand_back(deadline)
+        if self._answers():
+            close_all(readers, min(_READERS_TIME, timeout))
+            self.flusher.stop(_THREAD_TIME)
+            self._maintenance.stop(_THREAD_TIME)
+            if self.flusher.flush(min(2.0, max(0.1, deadline - time.monotonic()))):
+                self._hand_back(deadline)
+            else:
+                log.warning("acknowledgements could not be sent before disconnecting; their messages come again")
         else:
-            log.warning("acknowledgements could not be sent before disconnecting; their messages come again")
+            self._abandon(readers)
         for ledger in session.ledgers():
             ledger.lose_all()
         session.links.close()
@@ -114,6 +125,28 @@ class Engine:
         """Whether a delivery came through this connection."""
         return ticket.ledger.owner is self.session
 
+    def _abandon(self, readers: Sequence[Reader]) -> None:
+        """End what waits for replies: nobody sends any."""
+        until = time.monotonic() + _ABANDON_TIME
+        self.session.links.close()
+        self._maintenance.abort()
+        for reader in readers:
+            reader.abort()
+        close_all(readers, _LEAVE_TIME)
+        self.flusher.stop(max(0.0, until - time.monotonic()))
+        self._maintenance.stop(max(0.0, until - time.monotonic()) / 2)
+        if any(ledger.held() for ledger in self.session.ledgers()):
+            log.warning("%s does not answer; what was not settled or acknowledged comes again", self.session.options)
+
+    def _answers(self) -> bool:
+        """Whether the server replies soon."""
+        try:
+            with self.session.links.lease(_LEAVE_TIME) as link:
+                link.call(("PING",), _LEAVE_TIME)
+        except (QBridgeError, *LOST):
+            return False
+        return True
+
     def _with_delays(self) -> list[str]:
         return sorted(self._known.union(self._readers))
 
@@ -132,3 +165,21 @@ class Engine:
                     link.call(leave, _LEAVE_TIME)
             except (QBridgeError, *LOST):
                 return
+
+
+def _open_first(link: Link, options: Options) -> None:
+    """Connect for the first time; when it does not work, find out why."""
+    if options.topology is not Topology.SINGLE:
+        link.open()
+        return
+    # A server without TLS waits for the rest of what it takes for a command: look soon, and then try again.
+    first = max(_FIRST_TLS, options.connect_timeout / 2) if options.tls else None
+    deadline = time.monotonic() + options.connect_timeout
+    try:
+        link.open(first)
+    except BrokerUnavailableError as exc:
+        if reason := diagnose(options, options.hosts[0]):
+            raise BrokerUnavailableError(f"no connection to {options}: {reason}") from exc.__cause__
+        if not options.tls or not isinstance(exc.__cause__, RedisTimeoutError):
+            raise
+        link.open(deadline - time.monotonic())

@@ -5,6 +5,7 @@ redis-py makes some error replies classes of their own and cuts their code off; 
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from redis import exceptions as redis_errors
@@ -13,12 +14,22 @@ from qbridge_core import (
     AuthenticationError,
     BrokerBlockedError,
     BrokerUnavailableError,
+    ConfigurationError,
     MessageTooLargeError,
     PermanentError,
     QBridgeError,
     QueueMismatchError,
 )
 
+REFUSED: Final = (AuthenticationError, ConfigurationError)
+"""What an attempt to connect raises that will fail again until somebody changes something."""
+_READONLY: Final = "this server is a read-only replica; write its master's address, or redis+sentinel://"
+_NOISE: Final = (
+    re.compile(r"^Error -?\d+ connecting to \S+?\. (.*)$", re.DOTALL),
+    re.compile(r"^Error while (?:reading from|writing to) .*\(-?\d+, '(.*)'\)$"),
+    re.compile(r"^Error -?\d+ while writing to \S+\. (.*?)\.?$"),
+    re.compile(r"^(.*) \(_ssl\.c:\d+\)"),
+)
 _CLASSES: Final[tuple[tuple[type[Exception], str], ...]] = (
     (redis_errors.NoScriptError, "NOSCRIPT"),
     (redis_errors.OutOfMemoryError, "OOM"),
@@ -68,11 +79,14 @@ def refused(error: Exception, action: str) -> QBridgeError:
     if name in _BLOCKED:
         return BrokerBlockedError(f"cannot {action}: Redis refuses writes ({name}: {error})")
     if name in _UNAVAILABLE:
-        return BrokerUnavailableError(f"cannot {action}: Redis is not ready ({name}: {error})")
+        why = _READONLY if name == "READONLY" else f"Redis is not ready ({name}: {error})"
+        return BrokerUnavailableError(f"cannot {action}: {why}")
     if name == "WRONGTYPE":
         return QueueMismatchError(f"cannot {action}: the key of the queue holds something that is no stream")
     if name == "NOPERM" or any(hint in str(error) for hint in _DENIED):
-        return AuthenticationError(f"cannot {action}: the Redis user lacks a permission ({error})")
+        return AuthenticationError(
+            f"cannot {action}: the Redis user lacks a permission ({error}); the ones needed are in docs/redis.md"
+        )
     if any(hint in str(error) for hint in _TOO_LARGE):
         return MessageTooLargeError(f"cannot {action}: {error}")
     return PermanentError(f"cannot {action}: Redis answered {error}")
@@ -80,7 +94,47 @@ def refused(error: Exception, action: str) -> QBridgeError:
 
 def unreachable(error: Exception, where: object) -> BrokerUnavailableError:
     """The error for a connection that could not be made or broke."""
-    return BrokerUnavailableError(f"no connection to {where}: {error}")
+    return BrokerUnavailableError(f"no connection to {where}: {in_words(error)}")
+
+
+def not_connected(error: Exception, where: object) -> QBridgeError:
+    """The error for a connection that could not be made."""
+    text = str(error)
+    if isinstance(error, redis_errors.AuthenticationError):
+        return AuthenticationError(f"{where} refused the credentials: {_credentials(text)}")
+    if isinstance(error, redis_errors.ResponseError) and "DB index" in text:
+        return ConfigurationError(
+            f"{where}: the server has no database with this number; its setting 'databases' says how many there are "
+            "(0 to 15 by default)"
+        )
+    return unreachable(error, where)
+
+
+def in_words(error: BaseException) -> str:
+    """What went wrong, without what redis-py says of its own workings."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror and not isinstance(error, redis_errors.RedisError):
+        text = error.strerror
+    for pattern in _NOISE:
+        if match := pattern.search(text):
+            text = match[1]
+    text = text.strip(". ") or type(error).__name__
+    if text.startswith("Timeout "):
+        return "no answer in time"
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        reason = f"CERTIFICATE_VERIFY_FAILED: {text.rpartition('failed: ')[2]}"
+        return f"its certificate is not trusted ({reason}); cafile=… names a CA to trust"
+    if "Too many open files" in text:
+        return f"{text}: this process has no file descriptor left (ulimit -n)"
+    return text
+
+
+def _credentials(text: str) -> str:
+    if "without any password" in text:
+        return "it has no password for its default user; leave the password out of the URL, or set requirepass there"
+    if "Authentication required" in text:
+        return "it wants a password, as in redis://user:password@host"
+    return f"wrong user name or password, or a user that is switched off ({text.strip('. ')})"
 
 
 def checked(reply: Any, action: str) -> Any:

@@ -13,6 +13,7 @@ from typing import Final
 
 from qbridge_core import QBridgeError
 from qbridge_redis.cluster import ClusterMap, ClusterRoute
+from qbridge_redis.diagnosis import check_files
 from qbridge_redis.engine import Engine
 from qbridge_redis.failures import unreachable
 from qbridge_redis.fields import Fields
@@ -20,6 +21,7 @@ from qbridge_redis.keys import Keys
 from qbridge_redis.limits import Limits
 from qbridge_redis.link import LOST, Link
 from qbridge_redis.options import Address, Options, Topology
+from qbridge_redis.outage import Outage
 from qbridge_redis.queues import Queues
 from qbridge_redis.route import OnMove, Route
 from qbridge_redis.sentinel import SentinelRoute
@@ -45,11 +47,13 @@ class Fleet:
         self._queues = queues
         self._nodes = ClusterMap(options) if options.topology is Topology.CLUSTER else None
         self._limits = Limits()
+        self._outage = Outage(options)
         self._engines: dict[int, Engine] = {}
         self._lock = threading.Lock()
 
     def start(self) -> None:
         """Connect, look at what is there, and make the queues again that were declared before."""
+        check_files(self._options)
         try:
             if self._nodes is None:
                 self._engines[0] = self._make(0)
@@ -105,7 +109,7 @@ class Fleet:
         self._queues.remember(queue, dead_letter_queue)
 
     def _make(self, slot: int) -> Engine:
-        home = Home(self._route(slot), self._carry, self.closing, self._limits)
+        home = Home(self._route(slot), self._carry, self.closing, self._outage, self._limits)
         return Engine(self._options, self._keys, self._queues, home)
 
     def _route(self, slot: int) -> Callable[[OnMove], Route]:

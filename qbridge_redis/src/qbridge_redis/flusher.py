@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 
 from qbridge_core import QBridgeError
 from qbridge_redis.backoff import Backoff
-from qbridge_redis.failures import code, is_transient, refused
+from qbridge_redis.failures import code, is_transient, refused, unreachable
 from qbridge_redis.ledger import Ledger
 from qbridge_redis.link import LOST, Link
 from qbridge_redis.rights import ask_missing_rights
@@ -97,9 +97,11 @@ class Flusher:
             try:
                 self._complain()
                 self._send_idle(before)
+                self._session.outage.back(self)
                 backoff.reset()
             except (QBridgeError, *LOST) as exc:
-                log.info("acknowledgements have to wait: %s", exc)
+                error = unreachable(exc, self._session.options) if isinstance(exc, LOST) else exc
+                self._session.lost(self, error)
                 self._wanted.set()
                 closing.wait(backoff.next())
             except Exception:  # noqa: BLE001 - a dead thread would be worse than any error

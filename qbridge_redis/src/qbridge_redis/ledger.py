@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Final
 
 from qbridge_core import DeliveryLostError, QBridgeError
+from qbridge_redis.returned import Returned
 
 MAX_ACKS: Final = 500  # ids of one ack script: Lua cannot unpack more than about 7,000
 _MAX_REFUSED: Final = 100
@@ -55,13 +56,11 @@ class Trouble:
 
     Attributes:
         since: when the settlement that is going on began, or the last one (monotonic time).
-        refused_at: when the server first refused one (monotonic time).
-        refusals: how many it has refused.
+        refused_at: when one first failed (monotonic time).
     """
 
     since: float
     refused_at: float = 0.0
-    refusals: int = 0
 
 
 class Ticket:
@@ -92,6 +91,8 @@ class Ledger:
         self._sending = 0
         self.batches = 0
         """How many batches of acknowledgements have been taken."""
+        self.returned = Returned()
+        """What went back without a copy."""
         self._refused_until = 0.0
         self._refusal: QBridgeError | None = None
         self._lock = threading.Lock()

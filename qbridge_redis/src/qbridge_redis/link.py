@@ -16,16 +16,16 @@ from typing import Any, Final
 
 from hiredis import pack_command
 from redis.backoff import NoBackoff
-from redis.connection import Connection, SSLConnection
-from redis.exceptions import AuthenticationError as RedisAuthenticationError
+from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import MovedError, NoScriptError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from qbridge_core import AuthenticationError
-from qbridge_redis.failures import unreachable
-from qbridge_redis.options import Address, Options
+from qbridge_core import BrokerUnavailableError
+from qbridge_redis import forks
+from qbridge_redis.failures import REFUSED, not_connected, unreachable
+from qbridge_redis.options import Address, Options, is_socket
 from qbridge_redis.route import Route
 from qbridge_redis.scripts import ACK, Command, with_text
 
@@ -70,24 +70,25 @@ class Link:
         Raises:
             BrokerUnavailableError: it did not work.
             AuthenticationError: the server refused the credentials.
+            ConfigurationError: it has no such database.
         """
         limit = self._options.connect_timeout
         deadline = time.monotonic() + (limit if timeout is None else max(0.05, min(timeout, limit)))
         address, self._moves = self._route.locate(deadline - time.monotonic())
         self.is_demoted = False
-        connection = _connection(self._options, address, max(0.05, deadline - time.monotonic()))
+        connection: Any = None
         try:
+            connection = _connection(self._options, address, max(0.05, deadline - time.monotonic()))
             connection.connect()
+            forks.watch(connection)
             self._adopt(connection)
             self._introduce()
         except BaseException as exc:
             self._connection = connection  # whatever it has opened by now
             self.close()
             self._route.failed()
-            if isinstance(exc, RedisAuthenticationError):
-                raise AuthenticationError(f"{self._options} refused the credentials: {exc}") from exc
-            if isinstance(exc, RedisError | OSError):
-                raise unreachable(exc, self._options) from exc
+            if isinstance(exc, Exception):
+                raise not_connected(exc, self._options) from exc
             raise
 
     def close(self) -> None:
@@ -238,10 +239,12 @@ class Links:
                 self._busy.add(link)
                 return link
             link.close()
+        if self._closed:
+            raise BrokerUnavailableError("the client was disconnected")
         link = Link(self._route, self._name)
         try:
             link.open(deadline - time.monotonic())
-        except AuthenticationError as exc:
+        except REFUSED as exc:
             # It worked when the client connected; it is an outage for those who run, until somebody repairs it.
             raise unreachable(exc, self._options) from exc
         self._busy.add(link)
@@ -281,18 +284,19 @@ class Links:
 
 def _connection(options: Options, address: Address, connect_timeout: float) -> Any:
     settings: dict[str, Any] = {
-        "host": address[0],
-        "port": address[1],
         "db": options.db,
         "username": options.username,
         "password": options.password,
         "protocol": _PROTOCOL,
         "retry": Retry(NoBackoff(), 0),
         "socket_connect_timeout": connect_timeout,
-        "socket_timeout": options.socket_timeout,
-        "socket_keepalive": True,
+        "socket_timeout": connect_timeout,  # until _limit sets another one: of the handshake
         "health_check_interval": 0,
     }
+    if is_socket(address):
+        local: Any = UnixDomainSocketConnection
+        return local(path=address[0], **settings)
+    settings |= {"host": address[0], "port": address[1], "socket_keepalive": True}
     plain: Any = Connection
     if not options.tls:
         return plain(**settings)

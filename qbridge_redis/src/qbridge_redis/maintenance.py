@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from qbridge_core import AuthenticationError, QBridgeError
+from qbridge_core import QBridgeError
 from qbridge_redis.backoff import Backoff
-from qbridge_redis.failures import is_missing_group
+from qbridge_redis.failures import REFUSED, is_missing_group, unreachable
 from qbridge_redis.ledger import Ledger
 from qbridge_redis.link import LOST, Link
 from qbridge_redis.scripts import PROMOTE, REAP, RENEW, Command
@@ -61,6 +61,10 @@ class Maintenance:
         self._promote_at = 0.0
         self._poked.set()
 
+    def abort(self) -> None:
+        """Do not wait for a server that does not answer."""
+        self._link.abort()
+
     def stop(self, timeout: float) -> None:
         """End the thread; ``session.closing`` must be set."""
         self._poked.set()
@@ -78,12 +82,14 @@ class Maintenance:
                 self._watch()
                 self._connect()
                 self._work()
+                self._session.outage.back(self)
                 backoff.reset()
-            except AuthenticationError as exc:
-                log.error("the leases cannot be renewed: %s", exc)
+            except REFUSED as exc:
+                self._session.lost(self, exc)
                 closing.wait(_REFUSED_PAUSE)
             except (QBridgeError, *LOST) as exc:
-                log.info("maintenance has to wait: %s", exc)
+                error = unreachable(exc, self._session.options) if isinstance(exc, LOST) else exc
+                self._session.lost(self, error)
                 closing.wait(backoff.next())
             except Exception:  # noqa: BLE001 - a dead thread would be worse than any error
                 log.exception("maintenance goes on after an unexpected error")

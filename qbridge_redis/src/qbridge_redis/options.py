@@ -8,21 +8,25 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Final
 
-from qbridge_core import BrokerURL, ConfigurationError, InvalidURLError, merge_options
+from qbridge_core import BrokerURL, ConfigurationError, InvalidURLError, UnknownOptionError, merge_options
+from qbridge_redis.hints import hints
 
 _TLS_ONLY: Final = {"cafile", "certfile", "keyfile"}
 _SENTINEL_ONLY: Final = {"sentinel_username", "sentinel_password"}
-_FROM_URL: Final = {"topology", "hosts", "service", "db", "username", "password", "tls"}
+_LOGIN: Final = {"db", "username", "password"}
+_FROM_URL: Final = {"topology", "hosts", "service", "tls"} | _LOGIN
 _FORMS: Final = {
     "redis": "{0}://host:port/db",
     "redis+sentinel": "{0}://sentinel1:26379,sentinel2:26379/service/db",
     "redis+cluster": "{0}://node1:6379,node2:6379",
+    "unix": "{0}:///path/to/redis.sock?db=0",
 }
 
 _PORT: Final = 6379
 _SENTINEL_PORT: Final = 26379
 
 Address = tuple[str, int]
+"""Host and port, or the path of a Unix socket and 0."""
 
 
 class Topology(Enum):
@@ -90,34 +94,56 @@ class Options:
         name, tls = parsed.scheme.replace("rediss", "redis", 1), parsed.scheme.startswith("rediss")
         if name not in _FORMS:
             raise InvalidURLError(f"{parsed} is no URL of Redis, like {_known_forms()}")
-        topology = Topology(name)
+        local = name == "unix"
+        topology = Topology.SINGLE if local else Topology(name)
         sentinel = topology is Topology.SENTINEL
-        known = {f.name for f in fields(cls)} - _FROM_URL
+        known = {f.name for f in fields(cls)} - (_FROM_URL - (_LOGIN if local else set()))
         known -= (set() if tls else _TLS_ONLY) | (set() if sentinel else _SENTINEL_ONLY)
-        given = {"wait_replicas": 0 if topology is Topology.SINGLE else 1, **merge_options(parsed, options, known)}
-        service, database = _path(parsed, topology)
-        return cls(
-            topology=topology,
-            hosts=_hosts(parsed, topology),
-            service=service,
-            db=database,
-            username=parsed.username or None,
-            password=parsed.password or None,
-            tls=tls,
-            **{name: _READERS[name](name, value) for name, value in given.items()},  # type: ignore[arg-type]
-        )
+        given = {"wait_replicas": 0 if topology is Topology.SINGLE else 1, **_merged(parsed, options, known)}
+        if local:
+            hosts, service, database = _socket(parsed), "", 0
+        else:
+            hosts = _hosts(parsed, topology)
+            service, database = _path(parsed, topology)
+        place = {"topology": topology, "hosts": hosts, "service": service, "tls": tls}
+        login = {"db": database, "username": parsed.username or None, "password": parsed.password or None}
+        return cls(**place, **login | {name: _READERS[name](name, value) for name, value in given.items()})  # type: ignore[arg-type]
 
     def __str__(self) -> str:
         scheme = self.topology.value.replace("redis", "rediss", 1) if self.tls else self.topology.value
         hosts = ",".join(address_text(address) for address in self.hosts)
         service = f"/{self.service}" if self.service else ""
+        if is_socket(self.hosts[0]):
+            return f"unix://{hosts}?db={self.db}"
         return f"{scheme}://{hosts}{service}/{self.db}"
 
 
 def address_text(address: Address) -> str:
     """``host:port``, with brackets where the host is an IPv6 address."""
     host, port = address
+    if is_socket(address):
+        return host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_socket(address: Address) -> bool:
+    """Whether it is the path of a Unix socket."""
+    return address[0].startswith("/")
+
+
+def _merged(url: BrokerURL, options: Mapping[str, object], known: set[str]) -> dict[str, object]:
+    try:
+        return merge_options(url, options, known)
+    except UnknownOptionError as exc:
+        if hint := hints({*url.query, *options} - known):
+            raise UnknownOptionError(f"{exc}; {hint}") from None
+        raise
+
+
+def _socket(url: BrokerURL) -> tuple[Address, ...]:
+    if not url.path or url.hosts != (("", None),):
+        raise InvalidURLError(f"{url} must name a socket by its whole path, {_form(url)}")
+    return (("/" + url.path, 0),)
 
 
 def _known_forms() -> str:
@@ -193,6 +219,9 @@ def _secret(name: str, value: object) -> str:
 
 
 _READERS: Final = {
+    "db": _count,
+    "username": _name,
+    "password": _secret,
     "prefix": _text,
     "group": _name,
     "lease": _lease,

@@ -12,13 +12,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from qbridge_redis.returned import NOBODY
 from qbridge_redis.scripts import Argument
 
 RENEWALS: Final = 3
 """So often a lease is renewed before it runs out."""
-NOBODY: Final = "qbridge:returned"
-"""The consumer of entries that were given back without a copy; behind a colon it may say how many attempts failed."""
-LONG_AGO: Final = 10 * 365 * 86_400_000
 _NOTICED: Final = 0.5  # of a lease; one that was renewed in time is never so old
 _WATCHED: Final = 0.4  # of a lease; more than a third, after which a living worker renews
 _STEP: Final = 1.0  # smaller steps of the server's clock do not matter
@@ -108,9 +106,3 @@ class Overdue:
             # What was renewed before the step seems to be renewed in the future, and so to have no age.
             self._all_until = now + (self._clock - clock) + 2 * self._lease
         self._clock = clock
-
-
-def attempts_of(consumer: bytes) -> int:
-    """How many attempts of an entry have failed, as its former consumer's name says."""
-    digits = consumer.removeprefix(NOBODY.encode() + b":")
-    return int(digits) if digits != consumer and digits.isdigit() and len(digits) < 18 else 0

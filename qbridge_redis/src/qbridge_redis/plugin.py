@@ -14,5 +14,6 @@ def _create(url: str, options: Mapping[str, object]) -> QueueClient:
 
 @hookimpl
 def qbridge_backends() -> Mapping[str, BackendFactory]:
-    """Serve a single server, one that sentinels watch, and a cluster, each with and without TLS."""
-    return {f"{scheme}{kind}": _create for scheme in ("redis", "rediss") for kind in ("", "+sentinel", "+cluster")}
+    """Serve one server, one that sentinels watch, and a cluster, each with and without TLS, and one by its socket."""
+    schemes = [f"{scheme}{kind}" for scheme in ("redis", "rediss") for kind in ("", "+sentinel", "+cluster")]
+    return dict.fromkeys([*schemes, "unix"], _create)

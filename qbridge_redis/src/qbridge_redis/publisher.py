@@ -28,6 +28,7 @@ from qbridge_core import (
 )
 from qbridge_core.message import check_message
 from qbridge_redis.backoff import Backoff
+from qbridge_redis.boundary import callers
 from qbridge_redis.failures import code, is_redirect, is_transient, refused, unreachable
 from qbridge_redis.fields import Fields, encode
 from qbridge_redis.link import LOST, Link
@@ -78,7 +79,7 @@ class Publisher:
             self._publish(queue, left, limit)
 
     def _chunks(self, queue: str, messages: Iterable[Message]) -> Iterator[Sequence[Command]]:
-        iterator = iter(messages)
+        iterator = callers(messages)
         while batch := list(islice(iterator, _CHUNK)):
             yield from _by_size([self._now(queue, check_message(message)) for message in batch])
 

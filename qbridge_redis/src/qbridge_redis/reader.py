@@ -8,7 +8,6 @@ read is never abandoned, its reply is awaited, because it may bring messages.
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -16,14 +15,15 @@ from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from qbridge_core import AuthenticationError, BrokerUnavailableError, Delivery, QBridgeError, TransientError
+from qbridge_core import BrokerUnavailableError, Delivery, QBridgeError, TransientError
 from qbridge_redis import fields
 from qbridge_redis.backoff import Backoff
-from qbridge_redis.failures import checked, is_missing_group, is_transient, refused, unreachable
+from qbridge_redis.failures import REFUSED, checked, is_missing_group, is_transient, refused, unreachable
 from qbridge_redis.flusher import acks_command, finish_acks
 from qbridge_redis.ledger import Ledger, Past
 from qbridge_redis.link import LOST, Link
-from qbridge_redis.overdue import NOBODY, Overdue, attempts_of
+from qbridge_redis.overdue import Overdue
+from qbridge_redis.returned import NOBODY
 from qbridge_redis.rights import missing_rights
 from qbridge_redis.scripts import LOOK, TAKE, Command
 from qbridge_redis.session import Session, log
@@ -33,6 +33,7 @@ _FIRST_CONNECT: Final = 1.0  # what a receive without timeout grants a connectio
 _PAGE: Final = 100
 _HEALS: Final = 3
 _CANCEL_TIME: Final = 0.5
+_ABORT_TIME: Final = 0.2
 _CLOGGED: Final = 0.2
 _LOOKED_AT: Final = 1000  # entries of one look
 
@@ -77,13 +78,18 @@ class Reader:
         except (QBridgeError, *LOST):
             return False
 
+    def abort(self) -> None:
+        """Do not wait for a server that does not answer."""
+        self._cancels += 1
+        self._link.abort()
+
     def close(self, timeout: float) -> None:
         """Wake ``receive``, wait until it is out, and close the connection."""
         self.cancel()
         if not self._turn.acquire(timeout=timeout):
             self._link.abort()  # nothing comes from the server any more
-            if not self._turn.acquire(timeout=_CANCEL_TIME):
-                return
+            if not self._turn.acquire(timeout=_ABORT_TIME):
+                return  # it is about to connect, and will see that nobody wants that any more
         self._link.close()
         self._turn.release()
 
@@ -104,6 +110,7 @@ class Reader:
                 except TransientError as exc:
                     self._wait(exc, deadline, cancels)
                     continue
+                self._session.outage.back(self)
                 if batch or time.monotonic() >= deadline:
                     return batch
             if self._session.closing.is_set():
@@ -138,12 +145,11 @@ class Reader:
             self._lost_reply()
         try:
             self._link.open(max(_FIRST_CONNECT, deadline - time.monotonic()))
-        except AuthenticationError as exc:
+        except REFUSED as exc:
             raise unreachable(exc, self._session.options) from exc
         if self._opened_before:
             self._session.reconnected()
             self._overdue.clear()
-            log.info("connected to %s again, reading %s", self._session.options, self._queue)
         elif lacking := missing_rights(self._session, self._link, self._queue):
             log.warning("reading %s, though %s", self._queue, lacking)
         self._opened_before = True
@@ -156,19 +162,13 @@ class Reader:
         self._take_back_until = now + 2 * _SLICE
 
     def _wait(self, error: TransientError, deadline: float, cancels: int) -> None:
+        self._session.lost(self, error)
         remaining = deadline - time.monotonic()
         if remaining <= 0:
             if isinstance(error, BrokerUnavailableError):
                 raise error
             raise BrokerUnavailableError(str(error)) from error
         pause = min(self._backoff.next(), remaining)
-        log.log(
-            logging.WARNING if pause > 0.1 else logging.INFO,
-            "reading %s: %s; next attempt in %.2f s",
-            self._queue,
-            error,
-            pause,
-        )
         until = time.monotonic() + pause
         while not self._is_cancelled(cancels) and (left := until - time.monotonic()) > 0:
             self._session.closing.wait(min(left, 0.05))
@@ -250,7 +250,7 @@ class Reader:
         for (_, content, times, former), ticket in zip(rows, self._ledger.hold([r[0] for r in rows]), strict=True):
             if ticket is not None:
                 delivery = fields.delivery_again(self._queue, content, ticket, times - 1, alone=self._alone)
-                delivery.attempts = max(delivery.attempts, attempts_of(former))
+                self._ledger.returned.recall(delivery, ticket.entry_id, former)
                 ticket.past = Past(delivery.crashes, delivery.suspected, delivery.attempts, fields.suspicions(delivery))
                 batch.append(delivery)
         return batch

@@ -21,6 +21,7 @@ from qbridge_redis.link import LOST, Link
 from qbridge_redis.options import Address, Options
 from qbridge_redis.route import OnMove, Route
 
+_CLOSE_TIME: Final = 0.2
 _WATCH_TIME: Final = 0.5  # the thread that asks has leases to renew
 
 
@@ -61,9 +62,13 @@ class SentinelRoute(Route):
         """Close the connections to the sentinels."""
         for link in self._links:
             link.abort()
-        with self._lock:
+        if not self._lock.acquire(timeout=_CLOSE_TIME):
+            return  # somebody is about to connect; what was opened is closed with its last user
+        try:
             for link in self._links:
                 link.close()
+        finally:
+            self._lock.release()
 
     def _ask_all(self, deadline: float) -> tuple[Address, int]:
         problems: list[Exception] = []

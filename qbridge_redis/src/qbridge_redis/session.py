@@ -10,19 +10,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from qbridge_core import worker_identity
-from qbridge_core.logs import logger
+from qbridge_core import QBridgeError, worker_identity
 from qbridge_redis.fields import Fields
 from qbridge_redis.keys import Keys
 from qbridge_redis.ledger import Ledger
 from qbridge_redis.limits import Limits
 from qbridge_redis.link import Links
 from qbridge_redis.options import Options
+from qbridge_redis.outage import Outage, log
 from qbridge_redis.queues import Queues
 from qbridge_redis.route import OnMove, Route
 
-log: Final = logger("qbridge.redis")
-
+__all__ = ["Carry", "Home", "Session", "log"]
 
 Carry = Callable[[str, Sequence[Fields], float, bool], None]
 """``carry(queue, contents, delay, create)``; returns when all are confirmed."""
@@ -36,12 +35,14 @@ class Home:
         route: makes the way to its server; the argument is called when that one is replaced.
         carry: see ``Session``.
         closing: see ``Session``.
+        outage: see ``Session``.
         limits: see ``Session``.
     """
 
     route: Callable[[OnMove], Route]
     carry: Carry
     closing: threading.Event
+    outage: Outage
     limits: Limits = field(default_factory=Limits)
 
 
@@ -56,6 +57,7 @@ class Session:
         closing: set when ``disconnect`` begins.
         acks_waiting: set when acknowledgements wait for the flusher.
         limits: how large a message may be.
+        outage: tells the log when the server cannot be used.
     """
 
     def __init__(self, options: Options, keys: Keys, queues: Queues, home: Home) -> None:
@@ -70,6 +72,7 @@ class Session:
         self.closing: Final = home.closing
         self.acks_waiting: Final = threading.Event()
         self.limits = home.limits
+        self.outage: Final = home.outage
         self._complaints: dict[str, str] = {}
         self._ledgers: dict[str, Ledger] = {}
         self._ledgers_lock = threading.Lock()
@@ -92,6 +95,11 @@ class Session:
         is_new = self._complaints.get(queue) != text
         self._complaints[queue] = text
         return is_new
+
+    def lost(self, who: object, error: QBridgeError) -> None:
+        """Something that needs the server cannot use it; unless the client itself has just closed the connections."""
+        if not self.closing.is_set():
+            self.outage.lost(who, error)
 
     def reconnected(self) -> None:
         """A lost connection is back.

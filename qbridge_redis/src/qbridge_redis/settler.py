@@ -28,7 +28,7 @@ from qbridge_redis.failures import checked, is_missing_group, is_redirect, refus
 from qbridge_redis.fields import REDELIVERED, SUSPECTED, Fields, encode, encode_meta
 from qbridge_redis.ledger import Ticket
 from qbridge_redis.link import LOST
-from qbridge_redis.overdue import LONG_AGO, NOBODY
+from qbridge_redis.returned import LONG_AGO, NOBODY, name_of_nobody
 from qbridge_redis.rights import ask_missing_rights
 from qbridge_redis.scripts import RELEASE, RESTORE, SETTLE, Command
 from qbridge_redis.session import Session, log
@@ -39,7 +39,6 @@ _DELETED: Final = -1
 _TOO_MANY: Final = -2
 _CARRIED: Final = 2
 _TRIES: Final = 2
-_REFUSALS: Final = 2
 _PATIENCE: Final = 10.0  # seconds for which an outage elsewhere may hold a slot
 _BATCH: Final = 100
 
@@ -62,8 +61,22 @@ class Settler:
         self._session = session
 
     def hand_back(self, delivery: Delivery, delay: float) -> None:
-        """Return it to the queue, nothing counted."""
-        self._settle(delivery, _handed_back(delivery.tag, delay))
+        """Return it to the queue, nothing counted but what was noted of it."""
+        noted = delivery.noted
+        if noted is None or delay:
+            self._settle(delivery, _handed_back(delivery.tag, delay))
+            return
+        ticket: Ticket = delivery.tag
+        if not ticket.ledger.begin(ticket):
+            return
+        failure = noted.failure
+        meta = failure.dead_letter_headers() if noted.is_final else failure.retry_headers()
+        # Not as a copy: that would come back at once, and what refuses it does so for longer.
+        if self._release(ticket, name_of_nobody(meta), 0):
+            ticket.ledger.returned.remember(ticket.entry_id, noted)
+            return
+        ticket.ledger.reopen(ticket)
+        self._settle(delivery, _State("back", {**failure.retry_headers(), REDELIVERED: 1}))
 
     def retry(self, delivery: Delivery, failure: Failure, delay: float, queue: str | None) -> None:
         """Write the copy for the next attempt, into ``queue`` when that is another one."""
@@ -103,7 +116,7 @@ class Settler:
             if isinstance(reply, ResponseError):
                 raise refused(reply, f"settle a delivery of {delivery.queue!r}") from reply
         except QBridgeError as exc:
-            if not self._is_given_up(ticket, state, exc) or not self._release(ticket, state):
+            if not self._is_given_up(ticket, state, exc) or not self._give_up(ticket, state):
                 ticket.ledger.reopen(ticket)
                 raise
             self._explain_release(delivery, state, exc)
@@ -154,19 +167,18 @@ class Settler:
         """Whether the slot of a delivery should be free rather than wait for somebody to put things right."""
         trouble, now = ticket.trouble, time.monotonic()
         assert trouble is not None  # noqa: S101 - begin has set it
-        trouble.refusals += 1
         trouble.refused_at = trouble.refused_at or now
         if isinstance(error, PermanentError):
-            return trouble.refusals >= _REFUSALS or state.mode == "back"
+            return state.mode == "back"  # what to do about other refusals the caller decides
         # Where this queue's own server is away, there is nothing to release either, and the release says so.
         return now - trouble.refused_at > _PATIENCE
 
-    def _release(self, ticket: Ticket, state: _State) -> bool:
-        """Give it back without a copy; False when that is impossible too."""
-        nobody = f"{NOBODY}:{state.meta[ATTEMPTS]}" if ATTEMPTS in state.meta else NOBODY
-        if ticket.past is not None and ticket.past.attempts and ATTEMPTS not in state.meta:
-            nobody = f"{NOBODY}:{ticket.past.attempts}"
+    def _give_up(self, ticket: Ticket, state: _State) -> bool:
         idle = LONG_AGO if state.mode == "back" and not state.delay else 0
+        return self._release(ticket, name_of_nobody(state.meta), idle)
+
+    def _release(self, ticket: Ticket, nobody: str, idle: int) -> bool:
+        """Give it back without a copy; False when that is impossible too."""
         try:
             with self._session.links.lease() as link:
                 done = bool(link.call(self._release_command(ticket, nobody, idle)) == 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from typing import Any
 
 import pika
@@ -10,9 +11,10 @@ import pytest
 
 from integration.rabbitmq.conftest import MakeClient
 from integration.rabbitmq.test_headers import EVERY_TYPE, MILLISECONDS, entry, properties
-from qbridge_core import Failure, Message, Reason
+from qbridge_core import Failure, Message, QBridgeError, Reason, UnroutableError
 from qbridge_rabbitmq import RabbitMQClient, headers
 from qbridge_rabbitmq.wire import RawProperties
+from support.wait import wait_for
 
 
 def table(delivery: Any) -> bytes:
@@ -144,3 +146,92 @@ def test_a_long_failure_fits_into_the_headers(client: RabbitMQClient, channel: A
     client.reject(delivery, requeue=False, failure=failure)
     (letter,) = client.dead_letters(dead)
     assert (letter.reason, letter.source_queue, len(letter.headers["big"])) == (Reason.FAILED, unique_name, 120_000)
+
+
+def bury(client: RabbitMQClient, queue: str, sources: list[str]) -> None:
+    """Dead-letter a message for each source queue, numbered in their order."""
+    client.publish_many(queue, [Message(b"%d" % n, message_id=f"m{n}") for n in range(len(sources))])
+    for source in sources:
+        (delivery,) = client.receive(queue, 1, 10.0)
+        client.reject(delivery, requeue=False, failure=Failure(Reason.FAILED, attempts=1, source_queue=source))
+
+
+@pytest.mark.parametrize("kind", ["quorum", "classic"])
+@pytest.mark.parametrize("looked", [0, 2, 5], ids=["fresh", "some listed", "all listed"])
+def test_g13_a_letter_that_cannot_be_replayed_changes_no_order(
+    client: RabbitMQClient, channel: Any, unique_name: str, kind: str, looked: int
+) -> None:
+    """What is before it goes back, and it and the rest stay as they were, however often the queue was looked at."""
+    dead = f"{unique_name}.dead"
+    if kind == "classic":
+        channel.queue_declare(dead, durable=True)
+    client.declare(unique_name, dead)
+    bury(client, unique_name, [unique_name, f"{unique_name}.gone", *[unique_name] * 3])
+    if looked:
+        client.dead_letters(dead, looked)
+    for expected in (1, 0):
+        with pytest.raises(UnroutableError, match="gone"):
+            client.replay(dead)
+        assert client.stats(unique_name).ready == 1, expected
+        assert [letter.body for letter in client.dead_letters(dead)] == [b"1", b"2", b"3", b"4"]
+    assert client.replay(dead, limit=2, target=unique_name) == 2
+    assert client.replay(dead) == 2
+    assert [one.body for one in client.receive(unique_name, 10, 5.0)] == [b"0", b"1", b"2", b"3", b"4"]
+
+
+def test_g19_a_letter_with_a_name_that_is_none_stays(client: RabbitMQClient, channel: Any, unique_name: str) -> None:
+    """A foreign letter that claims to come from a queue with an impossible name is an error, and ends no channel."""
+    dead = f"{unique_name}.dead"
+    client.declare(unique_name, dead)
+    channel.basic_publish("", dead, b"x", pika.BasicProperties(headers={"x-qbridge-source-queue": "q" * 300}))
+    wait_for(lambda: client.stats(dead).ready == 1, 10.0)
+    with pytest.raises(QBridgeError, match="longer than 255"):
+        client.replay(dead)
+    assert client.replay(dead, target=unique_name) == 1
+
+
+def test_g12_a_letter_of_the_broker_says_why(client: RabbitMQClient, channel: Any, unique_name: str) -> None:
+    """What the broker itself dead-letters is explained by what it wrote: the reason in words, the queue, the time."""
+    dead = f"{unique_name}.dead"
+    client.declare(unique_name, dead)
+    causes = {
+        "limited": {"x-queue-type": "quorum", "x-delivery-limit": 0},
+        "expiring": {"x-message-ttl": 1},
+        "full": {"x-max-length": 1},
+        "plain": {},
+    }
+    for name, arguments in causes.items():
+        route = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead}
+        channel.queue_declare(f"{unique_name}.{name}", durable=True, arguments=arguments | route)
+        client.publish(f"{unique_name}.{name}", name.encode())
+    client.publish(f"{unique_name}.full", b"second")
+    for name in ("limited", "plain"):
+        method, _, _ = channel.basic_get(f"{unique_name}.{name}")
+        channel.basic_reject(method.delivery_tag, requeue=name == "limited")
+    wait_for(lambda: client.stats(dead).ready >= 4 or channel.basic_get(f"{unique_name}.limited")[0], 20.0)
+    wait_for(lambda: client.stats(dead).ready == 4, 20.0, "all four arrive")
+    letters = {letter.body.decode(): letter for letter in client.dead_letters(dead)}
+    words = {
+        "limited": "delivery-limit", "expiring": "time to live", "full": "length limit", "plain": "rejected it",
+    }  # fmt: skip
+    for name, word in words.items():
+        letter = letters[name]
+        assert word in letter.exception_message
+        assert f"'{unique_name}.{name}'" in letter.exception_message
+        assert (letter.reason, letter.source_queue) == (Reason.REJECTED, f"{unique_name}.{name}")
+        assert letter.last_failed_at is not None
+        assert abs(letter.last_failed_at - time.time()) < 60
+
+
+def test_g12_a_dead_letter_queue_refuses_rather_than_drops(
+    client: RabbitMQClient, channel: Any, unique_name: str
+) -> None:
+    """Ours are declared so that a length limit refuses; one of an older release is used as it is."""
+    new, old = f"{unique_name}.new", f"{unique_name}.old"
+    limit = {"x-delivery-limit": -1} if client._topology.server_version >= (4,) else {}
+    channel.queue_declare(old, durable=True, arguments={"x-queue-type": "quorum"} | limit)
+    for dead in (new, old):
+        client.declare(unique_name, dead)
+        assert client._topology.is_unlimited(dead)
+    expected = {"x-queue-type": "quorum", "x-overflow": "reject-publish"} | limit
+    channel.queue_declare(new, durable=True, arguments=expected)  # others would be refused
