@@ -198,6 +198,8 @@ class Isolation:
         if child is None:
             self._suspects.leave(delivery)
             return
+        if self._lifecycle.order is not None:
+            self._lifecycle.order.wait(task_id)
         run = self._run = Run(delivery, task_id, self._task_timeout)
         if self._closed.is_set():
             if run.claim():

@@ -6,7 +6,10 @@ at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
 
 import pluggy
@@ -17,18 +20,76 @@ from qbridge_core.hookspecs import PROJECT
 from qbridge_core.logs import logger
 
 _log: Final = logger("qbridge.plugins")
+_LONGEST_WAIT: Final = 5.0
 
 
 def _nothing(**_: object) -> None:
     """Stands for a hook without implementations."""
 
 
+class HookOrder:
+    """Has the hooks about one task called in the order of what they tell, whichever threads call them.
+
+    The copy of a message for its next attempt can be received as soon as the broker has it, which is before the hook
+    that tells of it has been called. So whoever settles a task *tells* of it until that hook has returned, and whoever
+    takes the next attempt waits for that; likewise a timeout for the hook that tells of the start. Thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._telling: dict[str, list[threading.Event]] = {}
+
+    def begin(self, task_id: str) -> threading.Event:
+        """Something becomes of this task, of which a hook has yet to tell."""
+        told = threading.Event()
+        with self._lock:
+            self._telling.setdefault(task_id, []).append(told)
+        return told
+
+    def end(self, task_id: str, told: threading.Event) -> None:
+        """The hook has returned."""
+        with self._lock:
+            others = self._telling[task_id]
+            others.remove(told)
+            if not others:
+                del self._telling[task_id]
+        told.set()
+
+    @contextmanager
+    def telling(self, task_id: str) -> Iterator[None]:
+        """``begin`` and ``end`` around a block."""
+        told = self.begin(task_id)
+        try:
+            yield
+        finally:
+            self.end(task_id, told)
+
+    def wait(self, task_id: str) -> None:
+        """Wait until all is told that has begun by now; at most for some seconds, since a hook may hang."""
+        if task_id not in self._telling:
+            return
+        with self._lock:
+            begun = list(self._telling.get(task_id, ()))
+        deadline = time.monotonic() + _LONGEST_WAIT
+        for told in begun:
+            told.wait(max(0.0, deadline - time.monotonic()))
+
+
+# One for all managers of the process: the next attempt may run in another one.
+_ORDER: Final = HookOrder()
+
+
 class Lifecycle:
     """The lifecycle hooks of a set of plugins, each as a function that never raises.
+
+    Attributes:
+        order: keeps the hooks about a task in order; None when nobody listens to any.
 
     Raises:
         ConfigurationError: a plugin implements a hook that does not exist, or with other arguments.
     """
+
+    order: HookOrder | None = None
 
     def __init__(self, plugins: Sequence[object]) -> None:
         if isinstance(plugins, str) or not isinstance(plugins, Sequence):
@@ -49,6 +110,30 @@ class Lifecycle:
         self.task_timed_out = self._caller("qbridge_task_timed_out")
         self.task_retried = self._caller("qbridge_task_retried")
         self.task_dead_lettered = self._caller("qbridge_task_dead_lettered")
+        about_tasks = (
+            self.task_started, self.task_succeeded, self.task_failed, self.task_timed_out, self.task_retried,
+            self.task_dead_lettered,
+        )  # fmt: skip
+        if any(call is not _nothing for call in about_tasks):
+            self._keep_order(_ORDER)
+
+    def _keep_order(self, order: HookOrder) -> None:
+        self.order = order
+        tell_start, tell_timeout = self.task_started, self.task_timed_out
+
+        def started(queue: str, task_id: str, attempt: int) -> None:
+            with order.telling(task_id):
+                tell_start(queue=queue, task_id=task_id, attempt=attempt)
+
+        def timed_out(queue: str, task_id: str, attempt: int, timeout: float) -> None:
+            order.wait(task_id)
+            tell_timeout(queue=queue, task_id=task_id, attempt=attempt, timeout=timeout)
+
+        self.task_started, self.task_timed_out = started, timed_out
+
+    def telling(self, task_id: str) -> AbstractContextManager[None]:
+        """Around a settlement and the hook that tells of it."""
+        return nullcontext() if self.order is None else self.order.telling(task_id)
 
     def _caller(self, name: str) -> Callable[..., None]:
         hook: pluggy.HookCaller = getattr(self._manager.hook, name)

@@ -96,12 +96,18 @@ class Settler:
 
     def succeeded(self, run: Run, duration: float) -> None:
         """Acknowledge a message whose handler returned."""
-        if not self._persist(lambda: self._client.ack(run.delivery), run.log_fields):
-            return
-        self._tally.add(Outcome.SUCCEEDED)
-        self._lifecycle.task_succeeded(
-            queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, duration=duration
-        )
+        order = self._lifecycle.order
+        told = None if order is None else order.begin(run.task_id)
+        try:
+            if not self._persist(lambda: self._client.ack(run.delivery), run.log_fields):
+                return
+            self._tally.add(Outcome.SUCCEEDED)
+            self._lifecycle.task_succeeded(
+                queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, duration=duration
+            )
+        finally:
+            if order is not None and told is not None:
+                order.end(run.task_id, told)
         if _log.isEnabledFor(logging.DEBUG):
             _log.debug("task %s succeeded after %.3f s", run.task_id, duration, extra=run.log_fields())
 
@@ -286,6 +292,10 @@ class Settler:
         return min(delay, capabilities.max_delay)
 
     def _retry(self, run: Run, failure: Failure, delay: float) -> None:
+        with self._lifecycle.telling(run.task_id):
+            self._retry_and_tell(run, failure, delay)
+
+    def _retry_and_tell(self, run: Run, failure: Failure, delay: float) -> None:
         # A suspect that ran alone goes back to the queue itself.
         back = None if run.delivery.queue == self._rules.queue else self._rules.queue
 
@@ -312,6 +322,10 @@ class Settler:
         self._lifecycle.task_retried(queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, delay=delay)
 
     def _dead_letter(self, delivery: Delivery, failure: Failure) -> None:
+        with self._lifecycle.telling(failure.task_id):
+            self._dead_letter_and_tell(delivery, failure)
+
+    def _dead_letter_and_tell(self, delivery: Delivery, failure: Failure) -> None:
         fields = _log_fields(delivery, failure.task_id, failure.attempts)
 
         def reject() -> None:

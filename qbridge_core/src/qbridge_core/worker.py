@@ -133,14 +133,14 @@ class Worker:
         except MalformedTaskError as exc:
             job.settler.malformed(delivery, exc)
             return
-        if delivery.noted is not None:
-            if job.settler.condemned(delivery, delivery.noted):
-                return
-        elif REASON in delivery.meta:
-            delivery.begin_anew()
+        if (delivery.noted is not None or REASON in delivery.meta) and self._is_condemned(delivery):
+            return
         task_id = task.task_id or meta_text(delivery.meta, TASK_ID) or delivery.message_id or new_id()
         if (delivery.crashes or delivery.suspected) and not job.settler.admit(delivery, task_id):
             return
+        order = job.lifecycle.order
+        if order is not None:
+            order.wait(task_id)  # before the clock starts
         run = self.running = Run(delivery, task_id, job.task_timeout)
         if job.intake.closed:
             # Too late to start. The pool, which closes first and then takes over what runs, does not miss it either.
@@ -165,6 +165,13 @@ class Worker:
         # The exception's traceback holds this frame, and this frame the exception: without this the cycle (and with it
         # the payload) would wait for the garbage collector.
         error = None
+
+    def _is_condemned(self, delivery: Delivery) -> bool:
+        """Look at what was decided about a message when it was here before, or in the queue that it is a letter of."""
+        if delivery.noted is not None:
+            return self._job.settler.condemned(delivery, delivery.noted)
+        delivery.begin_anew()
+        return False
 
     def _give_back(self, run: Run, reason: Exception | None = None) -> None:
         """Return what did not start, unless somebody else does."""

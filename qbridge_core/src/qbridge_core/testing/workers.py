@@ -275,3 +275,27 @@ class WorkerTests(Backend):
         assert len(starts) == 3
         # Brokers count in milliseconds, so a delay may end a fraction of one early on this process's clock.
         assert all(later - earlier > seconds * 0.95 for earlier, later in pairwise(starts))
+
+    def test_hooks_come_in_the_order_of_what_they_tell(self, client: QueueClient, queue_name: str, dead: str) -> None:
+        """However slow a hook is, ``retried`` of one attempt has returned before the next attempt is told."""
+        told: dict[str, list[str]] = {}
+
+        class Plugin:
+            @hookimpl
+            def qbridge_task_started(self, task_id: str, attempt: int) -> None:
+                told.setdefault(task_id, []).append(f"started {attempt}")
+
+            @hookimpl
+            def qbridge_task_retried(self, task_id: str, attempt: int) -> None:
+                time.sleep(0.02)  # the subject of the test: the next attempt is there already
+                told[task_id].append(f"retried {attempt}")
+
+        def handler(payload: object) -> None:
+            raise ValueError
+
+        client.declare(queue_name, dead)
+        client.send_many(queue_name, range(5))
+        plugin = Plugin()
+        manager = TaskManager(client, handler, queue_name, dead, max_retries=2, max_workers=4, plugins=[plugin])
+        assert manager.run_until_idle(WAIT)[Outcome.FAILED] == 5
+        assert list(told.values()) == [["started 1", "retried 1", "started 2", "retried 2", "started 3"]] * 5
