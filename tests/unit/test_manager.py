@@ -26,6 +26,7 @@ from qbridge_core import (
     Snooze,
     TaskManager,
     TooManyStuckTasksError,
+    connect,
 )
 from qbridge_memory import MemoryClient
 from support.wait import wait_for
@@ -509,3 +510,25 @@ def test_g7_a_rule_chooses_the_delay(client: MemoryClient) -> None:
     with TaskManager(client, handler, "q", "d", retry_rules=rules, max_workers=1) as manager:
         wait_for(lambda: manager.report().retried == 1, 10.0)
         assert client.stats("q").delayed == 1
+
+
+def test_g19_a_worker_takes_what_its_client_may_send(client: MemoryClient) -> None:
+    """Without a limit of its own a manager has the client's, so that a higher one need not be given twice."""
+    done: list[int] = []
+    client.max_message_bytes = 20 * 1024 * 1024
+    client.send("q", "x" * (17 * 1024 * 1024))
+    TaskManager(client, lambda payload: done.append(len(payload)), "q", "d", max_workers=1).run_until_idle(30)
+    assert done == [17 * 1024 * 1024]
+
+
+def test_g19_a_foreign_message_over_the_limit_can_be_listed_and_replayed() -> None:
+    """The limit is for what is sent: copies of what is there already are made, whatever their size."""
+    with connect("memory://large", max_message_bytes=5_000) as sender, connect("memory://large") as client:
+        client.max_message_bytes = 1_000
+        client.declare("q", "d")
+        sender.send("q", "x" * 2_000)
+        manager = TaskManager(client, print, "q", "d", max_workers=1)
+        assert manager.run_until_idle(10)[Outcome.MALFORMED] == 1
+        assert "the limit is 1000" in client.dead_letters("d")[0].exception_message
+        assert client.replay("d") == 1
+        assert len(client.receive("q", 1)[0].body) > 2_000

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import enum
 import math
 import uuid
+from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from qbridge_core import DeadLetter, Delivery, Failure, Message, PayloadError, Reason, check_headers
+from qbridge_core.envelope import read_task
 from qbridge_core.message import (
     ATTEMPTS,
     CRASHES,
@@ -210,3 +214,69 @@ def test_ids_are_random_uuids() -> None:
     assert [str(one) for one in parsed] == ids
     assert {(one.version, one.variant) for one in parsed} == {(4, uuid.RFC_4122)}
     assert len(set(ids)) == 1_000
+
+
+class Number(enum.IntEnum):
+    """A key that is written as a number."""
+
+    ONE = 1
+
+
+class Word(enum.StrEnum):
+    """A key that is a string."""
+
+    ONE = "one"
+
+
+@pytest.mark.parametrize(
+    ("payload", "key", "where"),
+    [
+        ({1: "a", "1": "b"}, "1 (int)", "payload"),
+        ({"a": [{"b": {True: 1}}]}, "True (bool)", "payload['a'][0]['b']"),
+        ({None: 1}, "None (NoneType)", "payload"),
+        (({}, {1.5: 2}), "1.5 (float)", "payload[1]"),
+        ({-7: 1}, "-7 (int)", "payload"),
+        ({1e300: 1}, "1e+300 (float)", "payload"),
+        ({Number.ONE: 1}, "ONE: 1> (Number)", "payload"),
+        ({(1, 2): 3}, "(1, 2) (tuple)", "payload"),
+        ({"a": OrderedDict([(b"x", 1)])}, "b'x' (bytes)", "payload['a']"),
+    ],
+)
+def test_g18_a_key_that_is_no_string_is_named(payload: object, key: str, where: str) -> None:
+    """JSON would make a string of it, which may replace another key: the error names it and where it is."""
+    with pytest.raises(PayloadError) as raised:
+        Message.for_task(payload)
+    assert f"{key} in {where}, " in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [{"1": 1, "true": 2, "null": 3, "1.5": 4, "line1": 5}, {Word.ONE: 1}, ['"1":2', {"a": '{"1":2}'}], {"": {}}],
+)
+def test_keys_that_are_strings_are_sent_as_they_are(payload: object) -> None:
+    """However much a string looks like a number, it stays one."""
+    assert read_task(Message.for_task(payload)[0].body).payload == payload
+
+
+@pytest.mark.parametrize("wrap", [lambda inner: [inner], lambda inner: {"a": inner}, lambda inner: (1, {"b": [inner]})])
+def test_g19_a_payload_that_some_worker_could_not_read_is_refused(wrap: Callable[[object], object]) -> None:
+    """Python versions differ in how deep they read: what is nested deeper than each of them can is no task."""
+    payload: object = 1
+    for _ in range(160):
+        payload = wrap(payload)
+    assert read_task(Message.for_task(payload)[0].body)
+    for _ in range(350):
+        payload = wrap(payload)
+    with pytest.raises(PayloadError, match=r"nested deeper|recursion"):
+        Message.for_task(payload)
+
+
+def test_a_payload_that_holds_itself_is_refused() -> None:
+    """Also when one of its keys is no string."""
+    payload: dict[object, object] = {"a": {}}
+    payload["b"] = [payload]
+    with pytest.raises(PayloadError, match="Circular"):
+        Message.for_task(payload)
+    payload[1] = payload
+    with pytest.raises(PayloadError, match=r"1 \(int\)"):
+        Message.for_task(payload)

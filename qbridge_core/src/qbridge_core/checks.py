@@ -5,14 +5,18 @@ from __future__ import annotations
 import functools
 import math
 import re
+import reprlib
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final, TypeGuard
 
-from qbridge_core.errors import ConfigurationError, PayloadError
+from qbridge_core.errors import ConfigurationError, MessageTooLargeError, PayloadError
 
 HEADER_PREFIX: Final = "x-qbridge-"
 MAX_ID_CHARS: Final = 255
+DEFAULT_MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
+# What poll and epoll can wait: they take milliseconds in a signed int of 32 bits, and sockets rely on them.
+_LONGEST_POLL: Final = 2_147_483.0
 # Longer ones do not fit into what the system calls take.
 _LONGEST_WAIT: Final = 365 * 86_400.0
 _CONTROL_CHARACTER: Final = re.compile(r"[\x00-\x1f\x7f]")
@@ -34,16 +38,55 @@ def check_queue_name(name: object, max_bytes: int = MAX_ID_CHARS, *, what: str =
     Raises:
         ConfigurationError: it is not such a string.
     """
-    if not isinstance(name, str) or not _can_be_a_queue(name, max_bytes):
+    if not isinstance(name, str):  # not shown: it may well be a payload
         raise ConfigurationError(
-            f"{what} must be a string of 1 to {max_bytes} bytes in UTF-8 without control characters, not {name!r}"
+            f"{what} must be a string, not {_type(name)}; the queue comes first, as in send(queue, payload)"
+        )
+    if not _can_be_a_queue(name, max_bytes):
+        raise ConfigurationError(
+            f"{what} must be a string of 1 to {max_bytes} bytes in UTF-8 without control characters, "
+            f"not {reprlib.repr(name)}"
         )
     return name
+
+
+def _type(value: object) -> str:
+    """What a value is, for an error: ``a dict``, ``None``."""
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
 @functools.lru_cache(maxsize=1024)
 def _can_be_a_queue(name: str, max_bytes: int) -> bool:
     return _is_text(name) and 0 < len(name.encode()) <= max_bytes and not _CONTROL_CHARACTER.search(name)
+
+
+def check_body(body: object, most: int = DEFAULT_MAX_MESSAGE_BYTES) -> bytes:
+    """Return the body of a message that a caller publishes.
+
+    Copies of messages that are there already must not be refused: this is for what is new.
+
+    Args:
+        body: what a caller gave.
+        most: the client's ``max_message_bytes``.
+
+    Raises:
+        ConfigurationError: it is no bytes.
+        MessageTooLargeError: it is longer than that.
+    """
+    if type(body) is not bytes:
+        if not isinstance(body, bytes | bytearray | memoryview):
+            raise ConfigurationError(
+                f"a message body must be bytes, not {_type(body)}; use send() for a payload; "
+                "the order is publish(queue, body)"
+            )
+        body = bytes(body)
+    if len(body) > most:
+        raise MessageTooLargeError(
+            f"the body has {len(body)} bytes, and max_message_bytes allows {most}: every worker with the same limit "
+            "would call it malformed. Send less, for example where the data lies, or raise max_message_bytes for "
+            "the clients and TaskManagers of both sides"
+        )
+    return body
 
 
 def check_message_id(message_id: object) -> str | None:
@@ -173,6 +216,42 @@ def require_seconds(name: str, value: object, *, positive: bool = False) -> floa
         kind = "a positive number" if positive else "a number of at least 0"
         raise ConfigurationError(f"{name} must be {kind} (seconds), not {value!r}")
     return float(value)
+
+
+def option_seconds(name: str, value: object, longest: float = _LONGEST_POLL) -> float:
+    """Read an option that is a duration above 0, from a keyword or, as text, from a URL.
+
+    Args:
+        name: the option.
+        value: what was given, in seconds.
+        longest: what is possible. The default is what the system can wait for on a socket.
+
+    Raises:
+        ConfigurationError: it is no finite number, not above 0, or too long.
+    """
+    try:
+        number = float(value) if isinstance(value, str) else value
+    except ValueError:
+        number = None
+    if not is_number(number) or number <= 0:
+        raise ConfigurationError(f"option {name} must be a positive number of seconds, not {value!r}")
+    if number > longest:
+        raise ConfigurationError(
+            f"option {name} must be at most {longest:.0f} seconds, what the system can wait for, not {value!r}"
+        )
+    return float(number)
+
+
+def option_count(name: str, value: object) -> int:
+    """Read an option that is a whole number of at least 1, from a keyword or, as digits, from a URL.
+
+    Raises:
+        ConfigurationError: it is something else.
+    """
+    number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20 else value
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ConfigurationError(f"option {name} must be a whole number of at least 1, not {value!r}")
+    return number
 
 
 def is_number(value: object) -> TypeGuard[float]:

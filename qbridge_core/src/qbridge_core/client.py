@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import ClassVar, Self
 
-from qbridge_core.checks import check_count, check_queue_name, check_replay, check_wait
+from qbridge_core.checks import DEFAULT_MAX_MESSAGE_BYTES, check_count, check_queue_name, check_replay, check_wait
 from qbridge_core.errors import PayloadError, UnroutableError, UnsupportedError
 from qbridge_core.message import (
     SOURCE_QUEUE,
@@ -75,6 +75,8 @@ class QueueClient(ABC):
     logs_outages: ClassVar[bool] = False
     """True when the client itself logs that its connection is lost (one WARNING: what, why, and that it reconnects), a
     reminder each minute, and one INFO line with the duration when it is back. Workers are silent about it then."""
+    max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
+    """The longest body that ``publish`` takes, an option of each backend; also what a worker with this client takes."""
 
     # ------------------------------------------------------------------ connection
 
@@ -169,7 +171,7 @@ class QueueClient(ABC):
             QueueFullError: it refused this message, as it does at the length limit of a queue.
             PublishUnconfirmedError: the confirmation did not come in time; publishing again may duplicate it.
             UnroutableError: the queue does not exist.
-            MessageTooLargeError: it is over the broker's limit.
+            MessageTooLargeError: it is over the client's ``max_message_bytes`` or the broker's limit.
             UnsupportedError: ``delay`` without the capability.
             ConfigurationError: ``delay`` is negative, no number or too long, ``timeout`` is no number, or no queue can
                 have this name.
@@ -222,6 +224,7 @@ class QueueClient(ABC):
                 characters or keys nobody wants to send; nothing has been published then.
             The errors of ``publish``.
         """
+        check_queue_name(queue)
         if isinstance(payloads, str | bytes | Mapping):
             raise PayloadError(
                 f"send_many takes a list of payloads, not one {type(payloads).__name__}; use send() for that"
@@ -397,8 +400,12 @@ class QueueClient(ABC):
             raise UnroutableError(
                 f"a dead letter in {delivery.queue!r} does not say which queue it came from; give replay a target"
             )
-        self.publish(queue, delivery.body, headers=delivery.headers, message_id=delivery.message_id)
+        self._publish_letter(queue, delivery)
         self.ack(delivery)
+
+    def _publish_letter(self, queue: str, delivery: Delivery) -> None:
+        """Publish the copy; a backend that can do so without asking for ``max_message_bytes`` does."""
+        self.publish(queue, delivery.body, headers=delivery.headers, message_id=delivery.message_id)
 
     def _hand_back(self, deliveries: Sequence[Delivery]) -> None:
         for delivery in reversed(deliveries):  # where each goes to the front, this keeps their order

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
+from qbridge_core.checks import DEFAULT_MAX_MESSAGE_BYTES as DEFAULT_MAX_MESSAGE_BYTES  # noqa: PLC0414 - one name
 from qbridge_core.checks import MAX_ID_CHARS
-
-DEFAULT_MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 
 
 class MalformedTaskError(Exception):

@@ -21,7 +21,7 @@
     │   ├── NotConnectedError              connect() was not called, or disconnect() was
     │   ├── AuthenticationError            the broker refused the credentials or the permission
     │   ├── UnroutableError                the queue does not exist
-    │   ├── MessageTooLargeError           the broker's size limit
+    │   ├── MessageTooLargeError           over max_message_bytes or the broker's limit
     │   ├── QueueMismatchError             the queue exists and cannot be used as asked
     │   └── UnsupportedError               the backend does not have this capability (see its ``capabilities``)
     ├── RemoteError                        what a handler raised in a child process, for lifecycle hooks
@@ -113,7 +113,7 @@ class UnroutableError(PermanentError):
 
 
 class MessageTooLargeError(PermanentError):
-    """The message is over the broker's size limit."""
+    """The message is over the client's ``max_message_bytes`` or the broker's size limit."""
 
 
 class QueueMismatchError(PermanentError):

@@ -22,7 +22,6 @@ from qbridge_core.arguments import (
 from qbridge_core.checks import MAX_ID_CHARS, check_queue_name, require_seconds
 from qbridge_core.client import QueueClient
 from qbridge_core.coroutines import AsyncHandler
-from qbridge_core.envelope import DEFAULT_MAX_MESSAGE_BYTES
 from qbridge_core.errors import (
     ConfigurationError,
     IdleTimeoutError,
@@ -81,7 +80,7 @@ class TaskManager:
             that sees such deaths (``capabilities.crashes``).
         max_abandoned: how many handlers may hang past their timeout, each holding a thread, before the manager stops
             and raises :class:`~qbridge_core.TooManyStuckTasksError`.
-        max_message_bytes: a longer message is malformed.
+        max_message_bytes: a longer message is malformed; ``None`` means what the client publishes at most.
         plugins: objects or modules that implement lifecycle hooks (:mod:`qbridge_core.hookspecs`).
         executor: ``"thread"``, or ``"process"`` to run each handler in one of ``max_workers`` child processes: then a
             handler can be killed when its time is over, may crash its process, and does not share the interpreter
@@ -121,7 +120,7 @@ class TaskManager:
         grace_period: float = DEFAULT_GRACE_PERIOD,
         max_crashes: int = 3,
         max_abandoned: int = DEFAULT_MAX_ABANDONED,
-        max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+        max_message_bytes: int | None = None,
         plugins: Sequence[object] = (),
         executor: Literal["thread", "process"] = "thread",
         interrupt: bool = True,
@@ -154,7 +153,9 @@ class TaskManager:
         self._max_workers = checked_count("max_workers", max_workers) or usual
         self._grace_period = require_seconds("grace_period", grace_period)
         self._max_abandoned = checked_count("max_abandoned", max_abandoned) or DEFAULT_MAX_ABANDONED
-        self._max_message_bytes = checked_count("max_message_bytes", max_message_bytes) or DEFAULT_MAX_MESSAGE_BYTES
+        self._max_message_bytes = (
+            checked_count("max_message_bytes", max_message_bytes) or queue_client.max_message_bytes
+        )
         self._interrupt = checked_flag("interrupt", interrupt)
         self._lifecycle = Lifecycle(plugins)
         self._tally = Tally()

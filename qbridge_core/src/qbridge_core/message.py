@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
@@ -43,6 +45,13 @@ _END_OF_TIME: Final = 253_402_300_800_000  # year 10,000 in milliseconds: no rea
 
 _RANDOM_BITS: Final = ~(0xF << 76 | 0b11 << 62)
 _VERSION_4: Final = 4 << 76 | 0b10 << 62
+
+# Half of what a Python 3.11 can read by default. Python 3.13 writes ten times as much.
+MAX_DEPTH: Final = 500
+_SCALARS: Final = frozenset({str, int, float, bool, type(None)})
+# The encoder turns keys that are numbers, booleans or None into strings, and says nothing. In its text they look like
+# this. A string may look so too: then the keys themselves are looked at.
+_suspicious_key = re.compile(r"""":(?<=[0-9el]":)(?:(?<=[0-9]":)|(?<="true":)|(?<="false":)|(?<="null":))""").search
 
 _encode_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
@@ -102,11 +111,55 @@ class Message:
             text = _encode_json({"payload": payload, "task_id": task_id, "retry": 0})
             body = text.encode("utf-8")
         except (TypeError, ValueError, RecursionError) as exc:
-            raise PayloadError(
-                f"the payload of task {task_id!r} cannot be written as JSON ({exc}); "
-                "send plain dicts, lists, strings, finite numbers, booleans and None"
-            ) from exc
+            raise PayloadError(f"the payload of task {task_id!r} {_why_not_json(payload, exc)}") from exc
+        problem = _wrong_key(payload) if _suspicious_key(text) else None
+        if text.count("[") + text.count("{") > MAX_DEPTH:
+            problem = problem or _too_deep(payload)
+        if problem:
+            raise PayloadError(f"the payload of task {task_id!r} {problem}")
         return cls(body, check_headers(headers), message_id), task_id
+
+
+def _why_not_json(payload: object, exc: Exception) -> str:
+    return _wrong_key(payload) or (
+        f"cannot be written as JSON ({exc}); send plain dicts, lists, strings, finite numbers, booleans and None"
+    )
+
+
+def _wrong_key(payload: object) -> str | None:
+    """Say which key of a payload is no string, if one is."""
+    seen: set[int] = set()  # a payload that holds itself is refused, but this must end all the same
+    waiting: list[tuple[str, object]] = [("payload", payload)]
+    while waiting:
+        path, value = waiting.pop()
+        if not isinstance(value, dict | list | tuple) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            if isinstance(value, dict) and not isinstance(key, str):
+                return (
+                    f"has the key {reprlib.repr(key)} ({type(key).__name__}) in {path}, which cannot be written as "
+                    "JSON: keys are strings there, so it would arrive as another one, or replace another one"
+                )
+            if isinstance(item, dict | list | tuple):
+                waiting.append((f"{path}[{reprlib.repr(key)}]", item))
+    return None
+
+
+def _too_deep(payload: object) -> str | None:
+    """Say that a payload is nested too deep, if it is: another Python may be able to read less than this one writes."""
+    level = [payload]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            item
+            for value in level
+            if isinstance(value, dict | list | tuple)
+            for item in (value.values() if isinstance(value, dict) else value)
+            if item.__class__ not in _SCALARS
+        ]
+        if not level:
+            return None
+    return f"is nested deeper than {MAX_DEPTH} levels, which not every worker could read"
 
 
 def check_message(message: object) -> Message:

@@ -12,7 +12,6 @@ from typing import Any, Final
 from qbridge_core import (
     BrokerURL,
     Capabilities,
-    ConfigurationError,
     DeadLetter,
     Delivery,
     DeliveryLostError,
@@ -22,6 +21,7 @@ from qbridge_core import (
     NotConnectedError,
     QueueClient,
     QueueStats,
+    check_body,
     check_count,
     check_declaration,
     check_delay,
@@ -32,6 +32,7 @@ from qbridge_core import (
     check_wait,
     default_dead_letter_queue,
     merge_options,
+    option_count,
     rejection,
 )
 from qbridge_core.message import (
@@ -75,11 +76,12 @@ class MemoryClient(QueueClient):
 
     Args:
         url: ``memory://`` or ``memory://name``.
-        options: there are none yet; any is an error.
+        options: ``max_message_bytes``, the longest body that ``publish`` takes (16 MiB).
 
     Raises:
         InvalidURLError: the URL has more than a name.
-        UnknownOptionError: an option was given.
+        UnknownOptionError: another option was given.
+        ConfigurationError: the option is no whole number of at least 1.
     """
 
     capabilities = Capabilities(delay=True, browse=True)
@@ -88,7 +90,9 @@ class MemoryClient(QueueClient):
         parsed = BrokerURL.parse(url)
         if parsed.scheme != "memory" or parsed.path or parsed.port is not None or parsed.username is not None:
             raise InvalidURLError(f"{parsed} is not of the form memory:// or memory://name")
-        merge_options(parsed, options, known=())
+        given = merge_options(parsed, options, known=("max_message_bytes",))
+        if "max_message_bytes" in given:
+            self.max_message_bytes = option_count("max_message_bytes", given["max_message_bytes"])
         self._broker = _broker_named(parsed.host)
         self._connected = False
         self._pid = os.getpid()
@@ -204,9 +208,15 @@ class MemoryClient(QueueClient):
         found = self._broker.peek(queue, check_count("limit", limit))
         return [DeadLetter.from_headers(message.body, message.headers, message.meta) for message in found]
 
+    def _publish_letter(self, queue: str, delivery: Delivery) -> None:
+        check_queue_name(queue)
+        copy = StoredMessage(delivery.body, delivery.headers, delivery.message_id, NO_HEADERS)
+        self._broker.put(queue, [copy], 0.0)
+
     def _put(self, queue: str, messages: Iterable[Message], delay: float) -> None:
         self._require_connection(queue)
-        self._broker.put(queue, [_stored(check_message(message)) for message in messages], delay)
+        most = self.max_message_bytes
+        self._broker.put(queue, [_stored(check_message(message), most) for message in messages], delay)
 
     def _move(self, delivery: Delivery, target: str, meta: Mapping[str, Any], task_id: str, delay: float) -> bool:
         return self._broker.move(delivery.queue, delivery.tag, target, meta, task_id or None, delay)
@@ -262,17 +272,11 @@ def _delivery(queue: str, token: int, message: StoredMessage) -> Delivery:
     )
 
 
-def _stored(message: Message) -> StoredMessage:
+def _stored(message: Message, most: int) -> StoredMessage:
     message_id = check_message_id(message.message_id)
-    return StoredMessage(_bytes(message.body), _copy(message.headers), message_id, NO_HEADERS)
+    return StoredMessage(check_body(message.body, most), _copy(message.headers), message_id, NO_HEADERS)
 
 
 def _copy(headers: Mapping[str, str]) -> Mapping[str, str]:
     """The headers as they are now: the producer may go on to change its own."""
     return MappingProxyType(dict(checked)) if (checked := check_headers(headers)) else NO_HEADERS
-
-
-def _bytes(body: bytes) -> bytes:
-    if not isinstance(body, bytes | bytearray | memoryview):
-        raise ConfigurationError(f"a message body must be bytes, not {type(body).__name__}; use send() for a payload")
-    return bytes(body)

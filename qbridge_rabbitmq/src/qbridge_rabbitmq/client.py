@@ -97,6 +97,7 @@ class RabbitMQClient(QueueClient):
     def __init__(self, rabbitmq_url: str = "amqp://guest:guest@localhost:5672/", **options: object) -> None:
         url = BrokerURL.parse(rabbitmq_url)
         self._options = Options.read(url, options)
+        self.max_message_bytes = self._options.max_message_bytes
         self._endpoint = Endpoint.create(url, self._options)
         self._topology = Topology(self._options.queue_type)
         self._session: Session | None = None
@@ -210,7 +211,8 @@ class RabbitMQClient(QueueClient):
     ) -> None:
         """Publish one persistent message; return once the broker has confirmed it (rabbitmq.com/docs/confirms)."""
         session = self._live()
-        message = outgoing(queue, Message(body, check_headers(headers), message_id), session.publisher.room)
+        given = Message(body, check_headers(headers), message_id)
+        message = outgoing(queue, given, session.publisher.room, self.max_message_bytes)
         timeout = check_publish_timeout(timeout)
         if check_delay(delay, delays.MAX_SECONDS) > 0:
             self._mover.send_later(message, delay, timeout)
@@ -221,10 +223,11 @@ class RabbitMQClient(QueueClient):
     def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
         """Publish messages in order, many under way at once; ``timeout`` counts anew for each few hundred of them."""
         session = self._live()
+        check_queue_name(queue)  # before the messages: they may be in the wrong order
         timeout = check_publish_timeout(timeout)
         under_way: deque[Batch] = deque()
         large = False
-        for chunk in chunks(queue, messages, session.publisher.room):
+        for chunk in chunks(queue, messages, session.publisher.room, self.max_message_bytes):
             # Large ones go through a channel of their own, and two channels do not keep the order between them.
             before, large = large, len(chunk[0].body) > LARGE
             most = _CHUNKS_UNDER_WAY if large == before else 1

@@ -14,8 +14,11 @@ from qbridge_core import (
     BrokerURL,
     ConfigurationError,
     InvalidURLError,
+    QueueClient,
     UnknownOptionError,
     merge_options,
+    option_count,
+    option_seconds,
     worker_identity,
 )
 from qbridge_rabbitmq.hosts import Address, shuffled, trial
@@ -81,6 +84,7 @@ class Options:
         request_timeout: seconds to wait for the answer to anything else (declare, stats, purge).
         consumer_timeout: the server's setting of that name, in seconds; a task must not take longer. It matters for
             queues that somebody else declared, and before RabbitMQ 3.12, from which on ``declare`` lifts the limit.
+        max_message_bytes: the longest body that ``publish`` takes.
         queue_type: type of the work queues that ``declare`` creates, ``quorum`` or ``classic``. Dead-letter and delay
             queues are quorum queues always.
         reconnect_delay: seconds before the first attempt to reconnect; doubled for each further one.
@@ -96,6 +100,7 @@ class Options:
     publish_timeout: float = 10.0
     request_timeout: float = 10.0
     consumer_timeout: float = 1800.0
+    max_message_bytes: int = QueueClient.max_message_bytes
     queue_type: str = "quorum"
     reconnect_delay: float = 0.2
     reconnect_delay_max: float = 3.0
@@ -239,11 +244,9 @@ def _prefetch(name: str, value: object) -> int | None:
     return None if value is None else _whole(name, value)
 
 
-def _seconds(name: str, value: object) -> float:
-    number = _number(name, value)
-    if not 0 < number < 1e9:
-        raise ConfigurationError(f"option {name} must be a positive number of seconds below 1e9, not {value!r}")
-    return number
+def _of_the_server(name: str, value: object) -> float:
+    """A duration for which nobody waits here."""
+    return option_seconds(name, value, 1e9)
 
 
 def _number(name: str, value: object) -> float:
@@ -270,13 +273,14 @@ def _file(name: str, value: object) -> str | None:
 _READERS: Final[dict[str, Callable[[str, object], Any]]] = {
     "prefetch": _prefetch,
     "heartbeat": _whole,
-    "connect_timeout": _seconds,
-    "publish_timeout": _seconds,
-    "request_timeout": _seconds,
-    "consumer_timeout": _seconds,
+    "connect_timeout": option_seconds,
+    "publish_timeout": option_seconds,
+    "request_timeout": option_seconds,
+    "consumer_timeout": _of_the_server,
+    "max_message_bytes": option_count,
     "queue_type": _queue_type,
-    "reconnect_delay": _seconds,
-    "reconnect_delay_max": _seconds,
+    "reconnect_delay": option_seconds,
+    "reconnect_delay_max": option_seconds,
     "cafile": _file,
     "certfile": _file,
     "keyfile": _file,

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from qbridge_core import (
-    ConfigurationError,
     Message,
     MessageTooLargeError,
     QBridgeError,
+    check_body,
     check_message_id,
     check_queue_name,
 )
@@ -29,27 +29,23 @@ HAND_BACK_TIMEOUT: Final = 1.0
 MANY_RETURNS: Final = 10
 
 
-def outgoing(queue: str, message: Message, room: int) -> Outgoing:
+def outgoing(queue: str, message: Message, room: int, most: int) -> Outgoing:
     """A message of a caller, checked.
 
     Args:
         queue: where it goes.
         message: what the caller gave.
         room: bytes that the connection has for the properties of a message.
+        most: the option ``max_message_bytes``.
 
     Raises:
         ConfigurationError: the body is no bytes.
-        MessageTooLargeError: its headers leave no room for what may have to be written beside it later.
+        MessageTooLargeError: its body is too large, or its headers leave no room for what may have to be written
+            beside it later.
         PayloadError: headers or message id cannot be kept.
     """
     check_queue_name(queue)
-    body = message.body
-    if type(body) is not bytes:
-        if not isinstance(body, bytearray | memoryview):
-            raise ConfigurationError(
-                f"a message body must be bytes, not {type(body).__name__}; use send() for a payload"
-            )
-        body = bytes(body)
+    body = check_body(message.body, most)
     properties = headers.fresh(message.headers, check_message_id(message.message_id))
     if not copies.leaves_room(properties, room):
         raise MessageTooLargeError(
@@ -59,12 +55,12 @@ def outgoing(queue: str, message: Message, room: int) -> Outgoing:
     return Outgoing("", queue, properties, body)
 
 
-def chunks(queue: str, messages: Iterable[Message], room: int) -> Iterator[list[Outgoing]]:
+def chunks(queue: str, messages: Iterable[Message], room: int, most: int) -> Iterator[list[Outgoing]]:
     """Some hundred messages each, less of long ones, and each very large message by itself."""
     chunk: list[Outgoing] = []
     size = 0
     for message in messages:
-        made = outgoing(queue, check_message(message), room)
+        made = outgoing(queue, check_message(message), room, most)
         length = len(made.body)
         if chunk and (len(chunk) >= CHUNK or size + length > LARGE):
             yield chunk

@@ -22,6 +22,7 @@ from qbridge_core import (
     check_declaration,
     check_delay,
     check_publish_timeout,
+    check_queue_name,
     check_wait,
 )
 from qbridge_core.checks import check_replay
@@ -72,6 +73,7 @@ class RedisClient(QueueClient):
 
     def __init__(self, redis_url: str = "redis://localhost:6379/0", **options: object) -> None:
         self._options = Options.parse(redis_url, options)
+        self.max_message_bytes = self._options.max_message_bytes
         self._keys = Keys(self._options.prefix, cluster=self._options.topology is Topology.CLUSTER)
         self._queues = Queues(self._keys, self._options.group)
         self._fleet: Fleet | None = None
@@ -168,6 +170,7 @@ class RedisClient(QueueClient):
     @guarded
     def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
         """Publish in pipelines; ``timeout`` is for each of them."""
+        check_queue_name(queue)  # before the messages: they may be in the wrong order
         self._running(queue).publisher.publish_many(queue, messages, check_publish_timeout(timeout))
 
     # ------------------------------------------------------------------ consuming

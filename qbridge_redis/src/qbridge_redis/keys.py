@@ -33,8 +33,9 @@ class Keys:
         Raises:
             ConfigurationError: the name is not one that every broker can carry.
         """
-        key = self._streams.get(queue)
-        if key is None:
+        try:
+            return self._streams[queue]
+        except (KeyError, TypeError):  # what cannot be a key is no name either
             key = self._streams[queue] = (self._prefix + check_queue_name(queue)).encode()
         return key
 
@@ -51,9 +52,11 @@ class Keys:
         Raises:
             ConfigurationError: the name is unusable.
         """
-        slot = self._slots.get(queue)
-        if slot is None:
-            slot = self._slots[queue] = self._find_slot(queue) if self._cluster else 0
+        try:
+            return self._slots[queue]
+        except (KeyError, TypeError):  # what cannot be a key is no name either
+            check_queue_name(queue)
+        slot = self._slots[queue] = self._find_slot(queue) if self._cluster else 0
         return slot
 
     def _find_slot(self, queue: str) -> int:

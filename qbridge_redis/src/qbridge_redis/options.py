@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Final
 
-from qbridge_core import BrokerURL, ConfigurationError, InvalidURLError, UnknownOptionError, merge_options
+from qbridge_core import (
+    BrokerURL,
+    ConfigurationError,
+    InvalidURLError,
+    QueueClient,
+    UnknownOptionError,
+    merge_options,
+    option_count,
+    option_seconds,
+)
 from qbridge_redis.hints import hints
 
 _TLS_ONLY: Final = {"cafile", "certfile", "keyfile"}
@@ -52,6 +60,7 @@ class Options:
         connect_timeout: how long one attempt to connect may take.
         socket_timeout: how long any other reply may take before the connection counts as broken.
         wait_replicas: how many replicas must have a message before ``publish`` returns.
+        max_message_bytes: the longest body that ``publish`` takes.
         sentinel_username: how to log in to the sentinels (``+sentinel`` only, as the next one); no user, no password
             and no login when neither is given.
         sentinel_password: the password of the sentinels.
@@ -75,6 +84,7 @@ class Options:
     connect_timeout: float = 3.0
     socket_timeout: float = 3.0
     wait_replicas: int = 0
+    max_message_bytes: int = QueueClient.max_message_bytes
     sentinel_username: str | None = None
     sentinel_password: str | None = field(default=None, repr=False)
     cafile: str | None = None
@@ -176,18 +186,8 @@ def _form(url: BrokerURL) -> str:
     return f"for example {_FORMS[name].format(url.scheme)}"
 
 
-def _seconds(name: str, value: object) -> float:
-    try:
-        seconds = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise ConfigurationError(f"{name} must be a number of seconds above 0, not {value!r}")
-    return seconds
-
-
 def _lease(name: str, value: object) -> float:
-    seconds = _seconds(name, value)
+    seconds = option_seconds(name, value)
     if seconds < 0.5:
         raise ConfigurationError(f"{name} must be at least 0.5 seconds, or leases run out between two renewals")
     return seconds
@@ -225,10 +225,11 @@ _READERS: Final = {
     "prefix": _text,
     "group": _name,
     "lease": _lease,
-    "publish_timeout": _seconds,
-    "connect_timeout": _seconds,
-    "socket_timeout": _seconds,
+    "publish_timeout": option_seconds,
+    "connect_timeout": option_seconds,
+    "socket_timeout": option_seconds,
     "wait_replicas": _count,
+    "max_message_bytes": option_count,
     "sentinel_username": _name,
     "sentinel_password": _secret,
     "cafile": _name,

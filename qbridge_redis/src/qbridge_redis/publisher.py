@@ -18,11 +18,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from qbridge_core import (
-    ConfigurationError,
     Message,
     PublishUnconfirmedError,
     QBridgeError,
     UnroutableError,
+    check_body,
     check_headers,
     check_message_id,
 )
@@ -178,7 +178,8 @@ class Publisher:
         return PUBLISH_LATER(keys, uuid.uuid4().bytes, round(delay * 1_000_000), *content)
 
     def _fields(self, message: Message) -> list[bytes | str]:
-        body, headers = as_bytes(message.body), check_headers(message.headers)
+        body = check_body(message.body, self._session.options.max_message_bytes)
+        headers = check_headers(message.headers)
         self._session.limits.check(body, headers)
         return encode(body, headers, check_message_id(message.message_id))
 
@@ -237,16 +238,3 @@ def _by_size(commands: Sequence[Command]) -> Iterable[Sequence[Command]]:
             chunk, size = [], 0
     if chunk:
         yield chunk
-
-
-def as_bytes(body: bytes) -> bytes:
-    """The body as bytes.
-
-    Raises:
-        ConfigurationError: it is something else.
-    """
-    if type(body) is bytes:
-        return body
-    if not isinstance(body, bytes | bytearray | memoryview):
-        raise ConfigurationError(f"a message body must be bytes, not {type(body).__name__}; use send() for a payload")
-    return bytes(body)

@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from qbridge_core import ConfigurationError, Message, PayloadError, QueueClient, UnroutableError, UnsupportedError
+from qbridge_core import (
+    ConfigurationError,
+    Message,
+    MessageTooLargeError,
+    PayloadError,
+    QueueClient,
+    UnroutableError,
+    UnsupportedError,
+)
 from qbridge_core.testing.base import Backend, receive_all, receive_one
 
 EVERY_BYTE = bytes(range(256)) * 3
@@ -49,6 +57,35 @@ class PublishingTests(Backend):
         with pytest.raises(PayloadError):
             client.publish(queue, b"{}", headers=headers)
         assert client.stats(queue).ready == 0
+
+    def test_g19_what_every_worker_would_call_malformed_is_refused(self, client: QueueClient, queue: str) -> None:
+        """A body over ``max_message_bytes`` is an error for its sender, however it is sent."""
+        body = bytes(client.max_message_bytes + 1)
+        calls: list[Callable[[], object]] = [
+            lambda: client.publish(queue, body),
+            lambda: client.publish_many(queue, [Message(body)]),
+            lambda: client.send(queue, "x" * len(body)),
+            lambda: client.send_many(queue, ["x" * len(body)]),
+        ]
+        for call in calls:
+            with pytest.raises(MessageTooLargeError, match="max_message_bytes"):
+                call()
+        assert client.stats(queue).ready == 0
+
+    def test_g18_arguments_in_the_wrong_order_are_named(self, client: QueueClient, queue: str) -> None:
+        """A payload, a body or messages where the queue belongs are an error that says the order."""
+        secret: Any = {"card": "4111"}
+        letters: Any = [Message(b"4111")]
+        calls: list[Callable[[], object]] = [
+            lambda: client.send(secret, queue),
+            lambda: client.send_many([secret], queue),  # type: ignore[arg-type]
+            lambda: client.publish(b"4111", queue),  # type: ignore[arg-type]
+            lambda: client.publish_many(letters, queue),  # type: ignore[arg-type]
+        ]
+        for call in calls:
+            with pytest.raises(ConfigurationError, match="queue comes first") as raised:
+                call()
+            assert "4111" not in str(raised.value)
 
     @pytest.mark.parametrize("name", ["", "two\nlines", "\ud800", "n" * 256, 7], ids=ascii)
     def test_a_name_that_no_queue_can_have_is_refused(self, client: QueueClient, queue: str, name: str) -> None:
