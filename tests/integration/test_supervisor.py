@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def hanging():
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
-    Supervisor({build}, processes={processes}).run()
+    Supervisor({build}, processes={processes}, start_timeout={start_timeout}).run()
 """
 Start = Callable[..., subprocess.Popen[bytes]]
 
@@ -88,11 +89,11 @@ def start(tmp_path: Path, unique_name: str, url: str, journal: Path) -> Iterator
     processes: list[subprocess.Popen[bytes]] = []
 
     def start(
-        build: str = "build", processes_: int = 2, grace: float = 20.0, url_: str = url
+        build: str = "build", processes_: int = 2, grace: float = 20.0, url_: str = url, start_timeout: float = 60.0
     ) -> subprocess.Popen[bytes]:
         path = tmp_path / "supervised_program.py"
         values: dict[str, Any] = {"build": build, "processes": processes_, "grace": grace, "url": url_}
-        values["journal"] = str(journal)
+        values |= {"journal": str(journal), "start_timeout": start_timeout}
         tests = str(Path(__file__).parents[1])
         path.write_text(PROGRAM.format(tests=tests, queue=unique_name, dead=f"{unique_name}-dead", **values))
         with (tmp_path / "log").open("ab") as log:
@@ -209,6 +210,49 @@ def test_g16_a_second_signal_ends_the_grace_period(
     client.reject(delivery, requeue=True)
 
 
+def test_g16_a_third_signal_ends_everybody_at_once(
+    client: QueueClient, unique_name: str, journal: Path, start: Start
+) -> None:
+    """The workers are killed, and the supervisor ends with 128 and the signal's number, while the second one waits."""
+    client.send(unique_name, {"do": "sleep", "file": str(journal)})
+    supervisor = start(grace=600.0)
+    wait_for(lambda: notes(journal), 60, "the task runs")
+    children = children_of(supervisor.pid)
+    for pid in children:
+        os.kill(pid, signal.SIGSTOP)  # they do not obey
+    for _ in range(3):
+        supervisor.send_signal(signal.SIGTERM)
+        assert supervisor.poll() is None
+        time.sleep(0.2)  # signals that wait together count as one
+    assert supervisor.wait(10) == 128 + signal.SIGTERM
+    wait_for(lambda: not any(map(alive, children)), 10, "nobody is left")
+
+
+def test_g16_a_third_signal_to_a_worker_ends_it(
+    client: QueueClient, unique_name: str, journal: Path, start: Start
+) -> None:
+    """Two are requests to stop gracefully, for a service manager may send one beside the supervisor's."""
+    client.send(unique_name, {"do": "sleep", "file": str(journal)})
+    supervisor = start(grace=600.0, processes_=1)
+    wait_for(lambda: notes(journal), 60, "the task runs")
+    (worker,) = children_of(supervisor.pid)
+    for _ in range(3):
+        assert alive(worker)
+        os.kill(worker, signal.SIGTERM)
+        time.sleep(0.2)
+    wait_for(lambda: not alive(worker), 10, "it has ended")
+
+
+def test_queues_in_the_memory_of_one_process_are_refused(start: Start, tmp_path: Path) -> None:
+    """Each worker would have queues of its own: the supervisor gives up at once, and says what to do."""
+    supervisor = start(url_="memory://")
+    assert supervisor.wait(60) == 1
+    log = log_of(tmp_path)
+    assert "another one starts" not in log
+    last = log.splitlines()[-1]
+    assert last.startswith("qbridge_core.errors.WorkerStartError: the queues of MemoryClient are in the memory of one")
+
+
 def test_g14_workers_survive_their_supervisor_only_to_finish(
     client: QueueClient, unique_name: str, journal: Path, start: Start
 ) -> None:
@@ -265,7 +309,7 @@ def test_g16_a_build_that_hangs_does_not_delay_the_stop(start: Start, journal: P
     supervisor = start(build="hanging", processes_=1)
     wait_for(lambda: notes(journal), 60, "it builds")
     supervisor.send_signal(signal.SIGTERM)
-    assert supervisor.wait(15) == 0, "well before the 29.5 s that the supervisor gives to workers"
+    assert supervisor.wait(15) == 0, "well before the 28.5 s that the supervisor gives to workers"
 
 
 def test_g14_a_build_that_hangs_ends_with_its_supervisor(start: Start, journal: Path) -> None:
@@ -281,13 +325,34 @@ def test_g14_a_build_that_hangs_ends_with_its_supervisor(start: Start, journal: 
 def test_a_broker_that_was_never_there_ends_the_supervisor(
     private_redis: Broker, tmp_path: Path, unique_name: str, start: Start
 ) -> None:
-    """Before any worker could work, an address where nobody answers is a mistake; the log says which address."""
+    """Where nobody answers within ``start_timeout`` the address is a mistake; the log says which address."""
     private_redis.stop()
-    supervisor = start(url_=f"{private_redis.url}?connect_timeout=1")
+    supervisor = start(url_=f"{private_redis.url}?connect_timeout=1", start_timeout=1.0)
     assert supervisor.wait(90) == 1
     log = (tmp_path / "log").read_text()
     assert "the worker cannot start: " in log
-    assert log.splitlines()[-1].startswith("qbridge_core.errors.WorkerStartError: ")
+    (last,) = log.splitlines()[-1:]
+    assert last.startswith(
+        "qbridge_core.errors.WorkerStartError: no worker process could reach the broker within 1 s: "
+    )
+
+
+def test_g14_a_supervisor_waits_for_a_broker_that_is_not_up_yet(
+    private_redis: Broker, tmp_path: Path, unique_name: str, journal: Path, start: Start
+) -> None:
+    """Started before its broker, as after a power cut, it says what it waits for, and works when it is there."""
+    private_redis.stop()
+    supervisor = start(url_=private_redis.url, processes_=1)
+    wait_for(lambda: "the workers wait for their broker, for " in log_of(tmp_path), 60, "it says so")
+    wait_for(lambda: log_of(tmp_path).count("the worker cannot start") >= 2, 60, "it tries again")
+    private_redis.start()
+    with connect(private_redis.url) as client:
+        client.declare(unique_name, f"{unique_name}-dead")
+        client.send(unique_name, {"file": str(journal)})
+    wait_for(lambda: notes(journal), 60, "the task is done")
+    assert "the supervisor starts 1 worker processes of __main__:build" in log_of(tmp_path)
+    supervisor.send_signal(signal.SIGTERM)
+    assert supervisor.wait(60) == 0
 
 
 def test_g14_a_worker_that_dies_in_an_outage_of_the_broker_costs_nobody_else(
@@ -336,7 +401,8 @@ def test_a_wrong_build_function_is_refused(build: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("processes", 0), ("processes", True), ("processes", "2"), ("grace_period", -1)]
+    ("name", "value"),
+    [("processes", 0), ("processes", True), ("processes", "2"), ("grace_period", -1), ("start_timeout", -1)],
 )
 def test_a_wrong_number_is_named(name: str, value: Any) -> None:
     """Each argument is checked when the supervisor is made."""

@@ -171,3 +171,47 @@ def test_the_previous_signal_handlers_are_back_afterwards(program: Callable[...,
     after = "say(signal.getsignal(signal.SIGTERM) is mine and signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
     code, lines, errors = program(setup, after=after).finish(10)
     assert (code, lines[-1]) == (0, "True"), errors
+
+
+LEAKED = """
+import logging, types
+
+client.stats = lambda queue: types.SimpleNamespace(ready=3)  # waits for no lock
+
+def handler(payload):
+    {lock}.acquire()  # as an exception between `acquire` and `try` leaves it
+    started.set()
+    time.sleep(3600)
+"""
+LOCKS = {
+    "logging": "logging._lock",
+    "log handler": "logging.lastResort.lock",
+    "client": "client._broker._lock",
+}
+
+
+@pytest.mark.parametrize("lock", LOCKS.values(), ids=LOCKS)
+def test_g16_a_second_signal_waits_for_no_lock(program: Callable[..., Program], lock: str) -> None:
+    """A lock of logging or of the client that a handler left held delays the stop by a moment only."""
+    worker = program(LEAKED.format(lock=lock), "grace_period=3600, task_timeout=3600", "import os; os._exit(7)")
+    assert worker.read() == "started"
+    worker.process.send_signal(signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        pytest.fail(f"it ended after one signal: {worker.process.wait(0.4)}")
+    begin = time.monotonic()
+    worker.process.send_signal(signal.SIGTERM)
+    code, _, errors = worker.finish(20)
+    assert code == 7 or "a lock is never released" in errors, errors
+    assert time.monotonic() - begin < 8
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_g16_a_third_signal_ends_the_process(program: Callable[..., Program], number: int) -> None:
+    """While the second one waits for what hangs, the third ends the process with 128 and the signal's number."""
+    worker = program(LEAKED.format(lock=LOCKS["client"]), "grace_period=3600, task_timeout=3600")
+    assert worker.read() == "started"
+    for _ in range(3):
+        time.sleep(0.1)  # signals that wait together count as one
+        worker.process.send_signal(number)
+    code, lines, errors = worker.finish(10)
+    assert (code, lines) == (128 + number, []), errors

@@ -70,10 +70,14 @@ class Intake:
         """Start the consumer."""
         self._client.subscribe(self._queue, self._workers)
 
-    def close(self) -> None:
-        """Let no more deliveries out and wake the reader. May be called again, to wake a reader that was late."""
+    def shut(self) -> None:
+        """Let no more deliveries out. Waits for nothing."""
         self.ending = True
         self._closed.set()
+
+    def close(self) -> None:
+        """Let no more deliveries out and wake the reader. May be called again, to wake a reader that was late."""
+        self.shut()
         try:
             self._client.unsubscribe(self._queue)
         except QBridgeError as exc:

@@ -154,6 +154,7 @@ class _Writer:
         self._dropped = 0
         self._complain_at = 0.0
         self._exiting = False
+        self._target: logging.Logger | None = None
 
     def put(self, entry: _Entry) -> None:
         """Take over what somebody has to say; count it when there is no room."""
@@ -183,6 +184,8 @@ class _Writer:
         """The interpreter is about to exit, and with it the thread."""
         if self.flush(_LAST_WORDS):
             self._thread = None
+        else:
+            _replace_held_locks(self._target)
         self._exiting = True
 
     def _start(self) -> bool:
@@ -216,6 +219,7 @@ class _Writer:
 
     def _write(self, entry: _Entry) -> None:
         """Make the record and have it handled, whatever the program's logging does."""
+        self._target = entry.target
         try:
             if entry.context is None:
                 _handle(entry, self._complain)
@@ -261,6 +265,18 @@ def _handle(entry: _Entry, complain: Callable[[str, BaseException], None]) -> No
     for key, value in entry.extra.items():
         record.__dict__[key] = escaped(value) if isinstance(value, str) else value
     target.handle(record)
+
+
+def _replace_held_locks(target: logging.Logger | None) -> None:
+    """Give handlers whose lock is held new ones: ``logging`` waits for each of them, for ever, when a program exits."""
+    while target is not None:
+        for handler in target.handlers:
+            lock = handler.lock
+            if lock is not None and lock.acquire(blocking=False):
+                lock.release()
+            elif lock is not None:
+                handler.createLock()
+        target = target.parent
 
 
 def escaped(text: str) -> str:

@@ -35,14 +35,17 @@ from qbridge_core.isolation import Isolation, can_be_isolated
 from qbridge_core.lifecycle import Lifecycle
 from qbridge_core.logs import flush, logger
 from qbridge_core.outcome import RunReport, Tally
+from qbridge_core.processors import usable_processors
 from qbridge_core.retry import IMMEDIATELY, Backoff, ExceptionRule, RetryPolicy
-from qbridge_core.session import Session, stop_signals
+from qbridge_core.session import Session
 from qbridge_core.settle import Rules, Settler
+from qbridge_core.signals import stop_signals
 from qbridge_core.suspects import Suspects, suspects_queue
 from qbridge_core.worker import Job
 
 _log: Final = logger("qbridge.manager")
 _IDLE_POLL: Final = 0.02
+_LAST_MOMENT: Final = 0.5
 DEFAULT_GRACE_PERIOD: Final = 25.0
 DEFAULT_MAX_ABANDONED: Final = 100
 
@@ -67,8 +70,8 @@ class TaskManager:
         max_retries: how often to retry after the first failed run.
         task_timeout: seconds that a run may take, counted from its start. A handler that runs longer has failed; its
             thread is replaced, and what it still does is ignored; its process is killed.
-        max_workers: how many tasks run at once; ``None`` means ``min(32, cpu_count + 4)``, and ``cpu_count`` for
-            processes, as in ``concurrent.futures``.
+        max_workers: how many tasks run at once; ``None`` means ``min(32, processors + 4)``, and ``processors`` for
+            processes: those that an affinity and a container's limit leave to this process.
         backoff: delays between attempts, held by the broker; none by default.
         dead_letter_on: exception types that are dead-lettered at once, without a retry. A handler can also raise
             :class:`~qbridge_core.Retry`, :class:`~qbridge_core.Reject` or :class:`~qbridge_core.Snooze`.
@@ -101,7 +104,8 @@ class TaskManager:
         NotConnectedError: the client is not connected.
 
     ``start`` is for a worker program. In tests use ``run_until_idle``, or ``with manager:`` to have it run in the
-    background. ``stop`` and ``report`` may be called from any thread; the rest from one thread at a time.
+    background. ``stop``, ``wait``, ``report``, ``running`` and ``error`` may be used in any thread; the rest in one
+    thread at a time.
     """
 
     def __init__(
@@ -148,7 +152,7 @@ class TaskManager:
             processes=self._program is not None,
             redact=checked_redact(redact),
         )
-        processors = os.cpu_count() or 1
+        processors = usable_processors()
         usual = min(32, processors + 4) if self._program is None else processors
         self._max_workers = checked_count("max_workers", max_workers) or usual
         self._grace_period = require_seconds("grace_period", grace_period)
@@ -161,7 +165,7 @@ class TaskManager:
         self._tally = Tally()
         self._session: Session | None = None
         self._background: threading.Thread | None = None
-        self._background_error: BaseException | None = None
+        self._last_error: BaseException | None = None
 
     # ------------------------------------------------------------------ running
 
@@ -169,8 +173,8 @@ class TaskManager:
         """Process tasks until ``stop`` is called or, in the main thread, SIGINT or SIGTERM arrives.
 
         Stopping is graceful: no new tasks, running ones get ``grace_period`` seconds, the rest goes back to the queue.
-        A second signal ends the grace period at once. Returns when stopped; the previous signal handlers are back
-        then.
+        A second signal ends the grace period at once, a third one ends the process (exit status 128 + signal). Returns
+        at most 2.5 s after the grace period, whatever hangs; the previous signal handlers are back then.
 
         Args:
             poll_timeout: seconds that one request for messages may wait at the broker.
@@ -181,14 +185,53 @@ class TaskManager:
             QBridgeError: the queues could not be created.
         """
         session = self._open_session(require_seconds("poll_timeout", poll_timeout, positive=True))
+        session.starter = threading.get_ident()
         try:
-            with stop_signals(session):
-                session.run()
+            with stop_signals(session.request_stop_by_signal):
+                self._launch(session)
+                try:
+                    session.wait()
+                finally:  # something else interrupted the wait
+                    if not session.stopped.is_set():
+                        session.request_stop()
+                        session.wait()
         finally:
-            session.wakeup.close()
             if self._session is session:  # since ``stop`` returned, another thread may have begun the next one
-                self._session = None
+                self._session, self._last_error = None, session.error
             flush()
+        if session.error is not None:
+            raise session.error
+
+    @property
+    def running(self) -> bool:
+        """True from the start until it has stopped; a worker that ended because of an error is not running."""
+        session = self._session
+        return session is not None and session.pid == os.getpid() and not session.stopped.is_set()
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why it ended, or is about to end, without being asked to; None when it runs well, and after a ``stop``.
+
+        Also set when it could not start. The next start forgets it.
+        """
+        session = self._session
+        return self._last_error if session is None else session.error
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it does not run any more, because of a ``stop`` or of an ``error``; may be called in any thread.
+
+        Returns True when it does not run, False when ``timeout`` was over first.
+
+        Args:
+            timeout: seconds; ``None`` means without end.
+
+        Raises:
+            ConfigurationError: ``timeout`` is no number of at least 0, or a handler or a hook would wait for itself.
+        """
+        seconds = None if timeout is None else require_seconds("timeout", timeout)
+        self._refuse_in_handler("wait()")
+        session = self._session
+        return session is None or session.pid != os.getpid() or session.stopped.wait(seconds)
 
     @property
     def queue_client(self) -> QueueClient:
@@ -211,7 +254,7 @@ class TaskManager:
             return
         session.request_stop(2 if now else 1)
         if not session.waits_for_caller():
-            session.stopped.wait()
+            session.wait()
 
     def run_until_idle(self, timeout: float = 30.0) -> RunReport:
         """Process tasks until the queue is empty: nothing ready, in flight or delayed.
@@ -243,11 +286,7 @@ class TaskManager:
     def __enter__(self) -> Self:
         """Start processing in a background thread."""
         session = self._open_session(poll_timeout=1.0)
-        self._background_error = None
-        self._background = threading.Thread(
-            target=self._run_in_background, args=(session,), name="qbridge-manager", daemon=True
-        )
-        self._background.start()
+        self._background = self._launch(session)
         return self
 
     def __exit__(
@@ -256,20 +295,27 @@ class TaskManager:
         """Stop gracefully; raise what ended the background thread early, unless the block raised itself."""
         self.stop()
         self._refuse_in_handler("leaving its `with` block")
+        session, self._session = self._session, None
+        if session is not None:
+            self._last_error = session.error
         if self._background is not None:
-            self._background.join()
-        self._session = self._background = None
+            self._background.join(_LAST_MOMENT)
+            self._background = None
         flush()
-        if self._background_error is not None and exc is None:
-            raise self._background_error
+        if self._last_error is not None and exc is None:
+            raise self._last_error
 
-    def _run_in_background(self, session: Session) -> None:
+    def _launch(self, session: Session) -> threading.Thread:
+        """Run the session in a thread of its own, so that nothing in it can keep this one from stopping."""
+        thread = threading.Thread(target=session.run, name="qbridge-manager", daemon=True)
         try:
-            session.run()
-        except BaseException as exc:  # noqa: BLE001 - raised again by __exit__
-            self._background_error = exc
-        finally:
+            thread.start()
+        except RuntimeError as exc:
+            session.stopped.set()
             session.wakeup.close()
+            self._session, self._last_error = None, exc
+            raise
+        return thread
 
     def _refuse_in_handler(self, what: str) -> None:
         session = self._session
@@ -288,6 +334,15 @@ class TaskManager:
     def _open_session(self, poll_timeout: float) -> Session:
         if self._is_running():
             raise ConfigurationError("this TaskManager is running already; create a second one")
+        self._last_error = None
+        try:
+            self._session = self._prepared(poll_timeout)
+        except BaseException as exc:
+            self._last_error = exc
+            raise
+        return self._session
+
+    def _prepared(self, poll_timeout: float) -> Session:
         if not self._client.connected:
             raise NotConnectedError("the queue client is not connected; call its connect() first")
         if loading.is_set():
@@ -303,11 +358,10 @@ class TaskManager:
         intake = Intake(self._client, self._input_queue, self._max_workers, poll_timeout, suspects)
         job = Job(self._executor(), intake, settler, self._lifecycle, self._task_timeout, self._max_message_bytes)
         isolation = self._isolation(suspects, settler)
-        self._session = Session(
+        return Session(
             self._client, job, self._input_queue, self._max_workers, self._max_abandoned, self._grace_period, give_up,
             isolation,
         )  # fmt: skip
-        return self._session
 
     def _executor(self) -> Executor:
         if self._program is not None:
@@ -341,8 +395,8 @@ class TaskManager:
         # Twice in a row: a delivery can be on its way between the broker's count and the client's.
         quiet = 0
         while quiet < 2:
-            if session is None or session.stopped.is_set():
-                raise self._background_error or QBridgeError("the manager stopped before the queue was empty")
+            if session is None or session.error is not None or session.stopped.is_set():
+                raise self.error or QBridgeError("the manager stopped before the queue was empty")
             quiet = quiet + 1 if self._is_empty() else 0
             if time.monotonic() > deadline:
                 raise IdleTimeoutError(

@@ -6,6 +6,7 @@ manager may signal supervisor and workers at once, and two requests to stop must
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
@@ -14,16 +15,19 @@ import queue
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from multiprocessing import spawn
 from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Final
 
+from qbridge_core.aside import aside
 from qbridge_core.errors import ConfigurationError, QBridgeError, TransientError
 from qbridge_core.executor import loading
-from qbridge_core.logs import logger
+from qbridge_core.logs import flush, logger
 from qbridge_core.manager import TaskManager
+from qbridge_core.signals import Insistence
 from qbridge_core.witness import call_witness
 
 _log: Final = logger("qbridge.worker")
@@ -32,10 +36,17 @@ BEGAN: Final = "began"
 ENDED: Final = "ended"
 ASK: Final = "ask"
 ANSWER: Final = "answer"
+WAITS: Final = "waits"
+REFUSED: Final = "refused"
 STOP: Final = "stop"
 NOW: Final = "now"
 PASSING: Final = os.EX_TEMPFAIL
 """The exit status of a worker that a later one may do better than."""
+_DISCONNECT_TIME: Final = 2.0
+_NOT_SHARED: Final = (
+    "the queues of {} are in the memory of one process, so each worker process of a Supervisor would have queues of "
+    "its own, and nobody could send to them: run one TaskManager without a Supervisor, or use a broker"
+)
 _ANSWER_TIME: Final = 1.0
 _REPEAT: Final = 0.1
 
@@ -50,20 +61,26 @@ def main(descriptor: int) -> None:
     make = find(pickle.loads(build))  # noqa: S301 - as above
     loading.clear()
     call_witness(link)
-    manager = _made(make)
+    manager = _made(make, link)
     orders.can_be_obeyed()
-    sys.exit(_Worker(manager, orders).run())
+    sys.exit(_Worker(manager, orders, link).run())
 
 
-def _made(make: Callable[[], object]) -> TaskManager:
+def _made(make: Callable[[], object], link: Link) -> TaskManager:
     """The manager that the build function makes."""
     try:
         manager = make()
     except TransientError as exc:
         _log.error("the worker cannot start: %s", exc)
+        link.say(WAITS, str(exc))
         sys.exit(PASSING)
     if not isinstance(manager, TaskManager):
         raise ConfigurationError(f"the build function must return a TaskManager, not a {type(manager).__name__}")
+    client = manager.queue_client
+    if not client.capabilities.shared:
+        text = _NOT_SHARED.format(type(client).__name__)
+        link.say(REFUSED, text)  # another start would change nothing
+        raise ConfigurationError(text)
     return manager
 
 
@@ -105,6 +122,9 @@ class Link:
             try:
                 word, *details = json.loads(self._connection.recv_bytes())
             except (EOFError, OSError):
+                return None
+            except (ValueError, TypeError):
+                _log.exception("the supervisor says what nobody understands; the worker stops")
                 return None
             if word != ANSWER:
                 return str(word)
@@ -175,9 +195,12 @@ class Orders:
 class _Worker:
     """Runs the manager in a thread, and stops it on demand."""
 
-    def __init__(self, manager: TaskManager, orders: Orders) -> None:
+    def __init__(self, manager: TaskManager, orders: Orders, link: Link) -> None:
         self._manager = manager
         self._wanted = orders.wanted
+        self._link = link
+        self._insistence = Insistence()
+        self._ended_at: float | None = None
         self._thread = threading.Thread(target=self._work, name="qbridge-manager", daemon=True)
         self._status = 0
 
@@ -189,9 +212,13 @@ class _Worker:
         obeyed: set[str] = set()
         while self._thread.is_alive():
             for word in set(self._wanted) - obeyed:
-                threading.Thread(target=self._end, args=(word == NOW,), daemon=True).start()
+                aside("qbridge-stop", functools.partial(self._end, word == NOW))
                 obeyed.add(word)
             self._thread.join(_REPEAT)
+            if self._ended_at is not None and time.monotonic() > self._ended_at + _DISCONNECT_TIME:
+                _log.error("the client does not disconnect; the process ends without it")
+                flush()
+                os._exit(self._status)  # a lock may be leaked, and the end of the interpreter may need it too
         return self._status
 
     def _work(self) -> None:
@@ -200,17 +227,26 @@ class _Worker:
         except QBridgeError as exc:
             _log.error("the worker ends: %s", exc)
             self._status = PASSING if isinstance(exc, TransientError) else 1
+            self._link.say(WAITS, str(exc))
         except BaseException:  # noqa: BLE001 - whatever it is, the process ends with it
             _log.exception("the worker ends")
             self._status = 1
         finally:
+            self._ended_at = time.monotonic()
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        try:
             self._manager.queue_client.disconnect()
+        except BaseException:  # noqa: BLE001 - the process ends, and the broker notices
+            _log.exception("the client could not disconnect")
 
     def _end(self, now: bool) -> None:
-        while self._thread.is_alive():
+        while self._ended_at is None:
             self._manager.stop(now=now)  # does nothing when the manager is only about to start
             self._thread.join(_REPEAT)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
+        del frame
         self._wanted.append(STOP)
+        self._insistence.count(number)

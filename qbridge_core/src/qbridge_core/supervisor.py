@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import os
 import pickle
 import signal
 import socket
@@ -23,7 +25,8 @@ from qbridge_core.exits import describe_exit
 from qbridge_core.interpreter import main_program, start_interpreter
 from qbridge_core.logs import flush, logger
 from qbridge_core.retry import ExponentialBackoff
-from qbridge_core.supervised import ANSWER, ASK, BEGAN, ENDED, NOW, PASSING, READY, STOP
+from qbridge_core.signals import Insistence
+from qbridge_core.supervised import ANSWER, ASK, BEGAN, ENDED, NOW, PASSING, READY, REFUSED, STOP, WAITS
 from qbridge_core.system import require_posix
 
 if TYPE_CHECKING:
@@ -37,8 +40,10 @@ _LONG_LIFE: Final = 30.0
 _FALSE_STARTS: Final = 5
 _LAST_WORDS: Final = 5.0
 _REMEMBERED_DEATHS: Final = 10_000
-# A manager takes its own grace period (25 s), and then up to 4 s to give back what it holds.
-DEFAULT_GRACE_PERIOD: Final = 29.5
+_SAY_EVERY: Final = 10.0
+# A manager takes its own grace period (25 s), and then up to 3 s to give back what it holds and to disconnect.
+DEFAULT_GRACE_PERIOD: Final = 28.5
+DEFAULT_START_TIMEOUT: Final = 60.0
 _Task = tuple[str, str]
 
 
@@ -55,7 +60,9 @@ class Supervisor:
             its client is disconnected at the end. Another process must be able to import the function; its name
             as ``"module:function"`` does as well.
         processes: how many workers.
-        grace_period: seconds that the workers get to stop. Give it a few more than the managers' own.
+        grace_period: seconds that the workers get to stop. Give it 3.5 more than the managers' own.
+        start_timeout: seconds to wait for a broker that is not up yet, before any worker could reach it. The log says
+            what is waited for.
 
     Raises:
         ConfigurationError: an argument is wrong; the text says which and why.
@@ -65,28 +72,39 @@ class Supervisor:
     """
 
     def __init__(
-        self, build: Callable[[], TaskManager] | str, processes: int, *, grace_period: float = DEFAULT_GRACE_PERIOD
+        self,
+        build: Callable[[], TaskManager] | str,
+        processes: int,
+        *,
+        grace_period: float = DEFAULT_GRACE_PERIOD,
+        start_timeout: float = DEFAULT_START_TIMEOUT,
     ) -> None:
         self._build = _checked_build(build)
+        self._what = build if isinstance(build, str) else f"{build.__module__}:{getattr(build, '__qualname__', build)}"
         if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
             raise ConfigurationError(f"processes must be an integer of at least 1, not {processes!r}")
         require_posix("Supervisor")
         self._grace_period = require_seconds("grace_period", grace_period)
+        self._start_timeout = require_seconds("start_timeout", start_timeout)
         self._slots = [_Slot() for _ in range(processes)]
         self._deaths: OrderedDict[_Task, str] = OrderedDict()
         self._stop_requests = 0
         self._false_starts = 0
+        self._reason = ""  # why going on is useless
+        self._started_at = self._say_at = 0.0
         self._running = threading.Lock()
 
     def run(self) -> None:
         """Run the workers until ``stop`` is called or, in the main thread, SIGINT or SIGTERM arrives.
 
-        The workers then stop gracefully; a second signal ends their grace period, a third one kills them.
+        The workers then stop gracefully; a second signal ends their grace period, a third one kills them and ends this
+        process at once (exit status 128 + signal).
 
         Raises:
             ConfigurationError: it runs already.
             WorkerStartError: worker processes ended again and again before they could take messages, where none could
-                before. Once a worker could, an unreachable broker (``TransientError``) is no reason any more.
+                before; the broker was not there within ``start_timeout``; or its queues are in the memory of one
+                process. Once a worker could, an unreachable broker (``TransientError``) is no reason any more.
         """
         if loading.is_set():
             raise ConfigurationError(
@@ -97,7 +115,10 @@ class Supervisor:
             raise ConfigurationError("this Supervisor is running already")
         try:
             self._stop_requests = self._false_starts = 0
+            self._reason = ""
+            self._started_at = self._say_at = time.monotonic()
             self._slots = [_Slot() for _ in self._slots]
+            _log.info("the supervisor starts %d worker processes of %s", len(self._slots), self._what)
             with self._signals():
                 self._supervise()
         finally:
@@ -107,7 +128,8 @@ class Supervisor:
             flush()
         if self._gives_up:
             raise WorkerStartError(
-                f"{self._false_starts} worker processes in a row ended before they were ready; their output says why"
+                self._reason
+                or f"{self._false_starts} worker processes in a row ended before they were ready; their output says why"
             )
 
     def stop(self) -> None:
@@ -118,16 +140,28 @@ class Supervisor:
 
     @property
     def _gives_up(self) -> bool:
-        return self._false_starts >= _FALSE_STARTS
+        return bool(self._reason) or self._false_starts >= _FALSE_STARTS
 
     def _supervise(self) -> None:
         setup = pickle.dumps((main_program(), self._build))
         while not self._stop_requests and not self._gives_up:
-            for slot in self._slots:
-                if slot.worker is None and time.monotonic() >= slot.start_at:
-                    slot.start(setup)
-            self._attend()
+            self._guarded(lambda: self._look_after(setup))
         self._drain()
+
+    def _look_after(self, setup: bytes) -> None:
+        for slot in self._slots:
+            if slot.worker is None and time.monotonic() >= slot.start_at:
+                slot.start(setup)
+        self._attend()
+
+    @staticmethod
+    def _guarded(step: Callable[[], None]) -> None:
+        """The workers need somebody who looks after them, whatever goes wrong here."""
+        try:
+            step()
+        except Exception:  # noqa: BLE001 - as the docstring says
+            _log.exception("the supervisor goes on after an unexpected error")
+            time.sleep(_LOOK_EVERY)
 
     def _drain(self) -> None:
         """Have all workers stop; kill those that do not in time."""
@@ -142,7 +176,7 @@ class Supervisor:
             if self._stop_requests > 2 or time.monotonic() > deadline:
                 for slot in self._slots:
                     slot.kill()
-            self._attend()
+            self._guarded(self._attend)
 
     def _tell(self, word: str) -> None:
         for slot in self._slots:
@@ -174,6 +208,10 @@ class Supervisor:
         match words:
             case [str(word), str(queue), str(task_id)] if word == BEGAN:
                 worker.alone_with = (queue, task_id)
+            case [str(word), str(text)] if word == REFUSED:
+                self._reason = text
+            case [str(word), str(text)] if word == WAITS:
+                worker.waits_for = text
             case [str(word)] if word == ENDED:
                 worker.alone_with = None
             case [str(word), int(number), str(queue), str(task_id)] if word == ASK:
@@ -189,15 +227,30 @@ class Supervisor:
             if len(self._deaths) > _REMEMBERED_DEATHS:
                 self._deaths.popitem(last=False)
         stopping = self._stop_requests or self._gives_up
-        if not stopping and self._is_false_start(slot, worker):
+        waits = not stopping and self._waits_for_broker(worker)
+        if not stopping and not waits and self._is_false_start(slot, worker):
             self._false_starts += 1
         pause = slot.bury()
-        if stopping:
-            _log.info("%s %s", name, how)
+        if stopping or waits:
+            _log.log(logging.INFO if stopping else logging.DEBUG, "%s %s", name, how)
         elif self._gives_up:
             _log.error("%s %s before it was ready, like others before it; all workers are stopped", name, how)
         else:
             _log.error("%s %s; another one starts in %g s", name, how, pause)
+
+    def _waits_for_broker(self, worker: _Worker) -> bool:
+        """True when the broker is not up yet, and there is time left to wait for it."""
+        if worker.process.returncode != PASSING or any(slot.proven for slot in self._slots):
+            return False
+        now = time.monotonic()
+        left = self._started_at + self._start_timeout - now
+        why = worker.waits_for or "their output says why"
+        if left <= 0:
+            self._reason = f"no worker process could reach the broker within {self._start_timeout:g} s: {why}"
+        elif now >= self._say_at:
+            self._say_at = now + _SAY_EVERY
+            _log.warning("the workers wait for their broker, for %.0f s more: %s", left, why)
+        return True
 
     def _is_false_start(self, slot: _Slot, worker: _Worker) -> bool:
         """True for a death that hints at a mistake which restarts cannot mend."""
@@ -213,9 +266,15 @@ class Supervisor:
             yield
             return
 
+        insistence = Insistence()
+
         def stop(number: int, frame: FrameType | None) -> None:
-            del number, frame
+            del frame
             self._stop_requests += 1
+            if self._stop_requests > 2:
+                for slot in self._slots:
+                    slot.strike()
+            insistence.count(number)
 
         previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -241,6 +300,7 @@ class _Worker:
         self.ready = False
         self.deaf = False
         self.alone_with: _Task | None = None
+        self.waits_for = ""
         self.started_at = time.monotonic()
         with contextlib.suppress(OSError):  # its end will be seen
             self.link.send_bytes(setup)
@@ -256,6 +316,9 @@ class _Worker:
             while not self.deaf and self.link.poll(0):
                 yield json.loads(self.link.recv_bytes())
         except (EOFError, OSError):
+            self.deaf = True
+        except ValueError:  # a process that a handler started may have written there
+            _log.error("worker %d says what nobody understands; it is not listened to any more", self.process.pid)
             self.deaf = True
 
 
@@ -297,6 +360,12 @@ class _Slot:
             self.kill()
             self.worker.process.wait()
             self.bury()
+
+    def strike(self) -> None:
+        """Kill the process without a look whether it has ended; takes no lock, for a signal handler."""
+        if self.worker is not None:
+            with contextlib.suppress(OSError):
+                os.kill(self.worker.process.pid, signal.SIGKILL)
 
     def kill(self) -> None:
         """Kill the process, if there is one."""

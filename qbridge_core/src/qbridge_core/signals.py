@@ -1,0 +1,53 @@
+"""What SIGINT and SIGTERM do to a worker program: stop, stop at once, and end the process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Final
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_LAST: Final = 3
+
+
+class Insistence:
+    """Counts the signals; the third one ends the process at once, whatever hangs in it."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def count(self, number: int) -> None:
+        """A signal came. Takes no lock, and logs nothing: it may have interrupted whoever holds one."""
+        self._count += 1
+        if self._count >= _LAST:
+            os._exit(128 + number)
+
+
+@contextmanager
+def stop_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM call ``stop``, if this is the main thread (only there Python can install handlers)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    process, insistence = os.getpid(), Insistence()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        del frame
+        if process == os.getpid():
+            insistence.count(number)
+            stop()
+            return
+        # A process that a handler forked: whoever sends it a signal expects what would happen without a manager.
+        signal.signal(number, previous[signal.Signals(number)])
+        signal.raise_signal(number)
+
+    previous = {number: signal.signal(number, on_signal) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
