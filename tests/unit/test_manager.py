@@ -473,9 +473,9 @@ def test_a_stopped_manager_leaves_no_thread(client: MemoryClient) -> None:
 def test_the_number_of_workers_has_the_default_of_the_standard_library(
     client: MemoryClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``max_workers=None`` means ``min(32, cpu_count + 4)``."""
-    for cpus, workers in ((2, 6), (64, 32), (None, 5)):
-        monkeypatch.setattr("os.cpu_count", lambda cpus=cpus: cpus)
+    """``max_workers=None`` means ``min(32, processors + 4)``."""
+    for cpus, workers in ((2, 6), (64, 32), (1, 5)):
+        monkeypatch.setattr("qbridge_core.manager.usable_processors", lambda cpus=cpus: cpus)
         assert TaskManager(client, print, "q", "d")._max_workers == workers
 
 

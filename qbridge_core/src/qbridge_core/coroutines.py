@@ -24,7 +24,7 @@ from qbridge_core.threadpool import PATIENCE, ThreadPool
 
 _log: Final = logger("qbridge.worker")
 _ANSWER_TIME: Final = 1.0
-_CLOSE_TIME: Final = 1.0
+_CLOSE_TIME: Final = 0.5
 
 
 class AsyncHandler(Executor):

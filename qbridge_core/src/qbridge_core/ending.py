@@ -25,6 +25,7 @@ LONGEST: Final = 2.5
 """Seconds that ``finish`` takes at most when the grace period is over."""
 _HAND_BACK_TIME: Final = 2.0
 _SILENCE: Final = 0.7
+_CLOSING: Final = 1.0
 _FLUSH_TIME: Final = 1.0
 _LAST_FLUSH: Final = 0.25
 _HURRY: Final = 0.5
@@ -139,7 +140,8 @@ class Ending:
             now = time.monotonic()
             if self._steps != steps:
                 steps, heard = self._steps, now
-            if now - heard > self._patience(_SILENCE) or now - begin > self._patience(_HAND_BACK_TIME):
+            silence = _SILENCE if steps else _CLOSING  # the executor comes first, and ends what it runs in its own time
+            if now - heard > self._patience(silence) or now - begin > self._patience(_HAND_BACK_TIME):
                 return False
             if self._requests() != requests:
                 return False

@@ -6,7 +6,9 @@ scheme is first used: one that is broken or missing never touches another.
 
 from __future__ import annotations
 
+import re
 import threading
+import time
 from collections.abc import Mapping
 from importlib import metadata
 from types import ModuleType
@@ -15,18 +17,27 @@ from typing import Final
 import pluggy
 
 from qbridge_core import hookspecs
+from qbridge_core.checks import require_seconds
 from qbridge_core.client import QueueClient
 from qbridge_core.errors import (
     BackendLoadError,
     BackendNotInstalledError,
+    BrokerUnavailableError,
     ConfigurationError,
     DuplicateBackendError,
     UnknownSchemeError,
 )
 from qbridge_core.hookspecs import PROJECT, BackendFactory
+from qbridge_core.logs import logger
 from qbridge_core.url import BrokerURL
 
 ENTRY_POINT_GROUP: Final = "qbridge"
+_log: Final = logger("qbridge.connect")
+_START_TIMEOUT: Final = "start_timeout"
+_IN_QUERY: Final = re.compile(rf"([?&]){_START_TIMEOUT}=[^&#]*&?")
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 2.0
+_SAY_EVERY: Final = 10.0
 _EXTRAS: Final = {
     "amqp": "rabbitmq",
     "amqps": "rabbitmq",
@@ -45,23 +56,57 @@ _registered: dict[str, BackendFactory] = {}
 _loaded: dict[str, BackendFactory] = {}
 
 
-def connect(url: str, **options: object) -> QueueClient:
+def connect(url: str, *, start_timeout: float = 0.0, **options: object) -> QueueClient:
     """Return a connected client for the broker at ``url``.
 
     Args:
         url: ``amqp://``, ``amqps://``, ``redis://``, ``rediss://``, ``redis+sentinel://``, ``redis+cluster://``,
             ``memory://`` or any installed backend's.
+        start_timeout: seconds to keep trying while the broker is not up yet; the log says so. May stand in the URL's
+            query too.
         options: the backend's options; they win over the same names in the URL's query.
 
     Raises:
         ConfigurationError: the URL or an option is wrong, or the backend is not installed (the message says what
             to do).
-        BrokerUnavailableError: the broker cannot be reached.
+        BrokerUnavailableError: the broker cannot be reached, nor could it for ``start_timeout`` seconds.
         AuthenticationError: it refused the credentials.
     """
-    client = _factory(BrokerURL.parse(url).scheme)(url, options)
-    client.connect()
+    parsed = BrokerURL.parse(url)
+    if _START_TIMEOUT in parsed.query:
+        start_timeout = start_timeout or _seconds(parsed.query[_START_TIMEOUT])
+        url = _IN_QUERY.sub(r"\1", url).rstrip("?&")
+    patience = require_seconds(_START_TIMEOUT, start_timeout)
+    client = _factory(parsed.scheme)(url, options)
+    _connect(client, patience, parsed)
     return client
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigurationError(f"{_START_TIMEOUT} must be a number of seconds, not {text!r}") from None
+
+
+def _connect(client: QueueClient, patience: float, url: BrokerURL) -> None:
+    """Connect; for so many seconds a broker that cannot be reached is one that is about to come."""
+    deadline = time.monotonic() + patience
+    pause, say_at = _FIRST_PAUSE, 0.0
+    while True:
+        try:
+            client.connect()
+        except BrokerUnavailableError as exc:
+            now = time.monotonic()
+            if now >= deadline:
+                raise
+            if now >= say_at:
+                say_at = now + _SAY_EVERY
+                _log.warning("waiting for %s, for %.0f s more: %s", url, deadline - now, exc)
+            time.sleep(min(pause, deadline - now))
+            pause = min(pause * 2, _LONGEST_PAUSE)
+        else:
+            return
 
 
 def register_backend(scheme: str, factory: BackendFactory) -> None:

@@ -6,7 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import pytest
 
@@ -48,7 +48,7 @@ class Backend:
     """
 
     url: ClassVar[str] = ""
-    options: ClassVar[Mapping[str, object]] = {}
+    options: ClassVar[Mapping[str, Any]] = {}
     redelivery_timeout: ClassVar[float] = 60.0
 
     @pytest.fixture
