@@ -27,9 +27,9 @@ from qbridge_core.errors import (
     IdleTimeoutError,
     NotConnectedError,
     QBridgeError,
-    TransientError,
 )
 from qbridge_core.executor import Executor, Handler, checked_handler, is_coroutine_function, loading
+from qbridge_core.idle import is_empty
 from qbridge_core.intake import Intake
 from qbridge_core.isolation import Isolation, can_be_isolated
 from qbridge_core.lifecycle import Lifecycle
@@ -397,21 +397,12 @@ class TaskManager:
         while quiet < 2:
             if session is None or session.error is not None or session.stopped.is_set():
                 raise self.error or QBridgeError("the manager stopped before the queue was empty")
-            quiet = quiet + 1 if self._is_empty() else 0
+            quiet = quiet + 1 if is_empty(self._client, self._input_queue) else 0
             if time.monotonic() > deadline:
                 raise IdleTimeoutError(
                     f"{self._input_queue!r} still has work after {timeout:g} s ({self._tally.report()})",
                     self.report(),
                 )
             session.stopped.wait(_IDLE_POLL)
+        flush()
         return self.report()
-
-    def _is_empty(self) -> bool:
-        queues = [self._input_queue]
-        if self._client.capabilities.crashes:
-            queues.append(suspects_queue(self._input_queue))
-        try:
-            counts = [self._client.stats(queue) for queue in queues]
-        except TransientError:
-            return False
-        return all(stats.ready == stats.in_flight == stats.delayed == 0 for stats in counts)
