@@ -99,6 +99,7 @@ class RabbitMQClient(QueueClient):
         self._options = Options.read(url, options)
         self.max_message_bytes = self._options.max_message_bytes
         self._endpoint = Endpoint.create(url, self._options)
+        self._policies = self._endpoint.policies()
         self._topology = Topology(self._options.queue_type)
         self._session: Session | None = None
         self._docket: Docket
@@ -140,7 +141,7 @@ class RabbitMQClient(QueueClient):
 
     def _open_session(self) -> Session:
         try:
-            session = Session(self._endpoint, self._topology)
+            session = Session(self._endpoint, self._topology, self._policies)
             session.open()
         except (OSError, RuntimeError) as exc:  # no descriptor or no thread is left in this process
             if isinstance(exc, QBridgeError):
@@ -174,6 +175,7 @@ class RabbitMQClient(QueueClient):
         check_room(queue)
         session.request(f"queue {queue!r}", self._topology.declare(queue, dead_letter_queue), TO_DECLARE)
         self._topology.remember(queue, dead_letter_queue)
+        self._watch_policies(queue)
 
     @bounded
     def stats(self, queue: str) -> QueueStats:
@@ -311,6 +313,7 @@ class RabbitMQClient(QueueClient):
         fixed = self._options.prefetch is not None
         lane.prefetch = limit = self._options.prefetch or min(prefetch, 65_535)
         session.io.post(lambda: lane.subscribe(limit, fixed))
+        self._watch_policies(queue)
 
     @bounded
     def unsubscribe(self, queue: str) -> None:
@@ -389,6 +392,10 @@ class RabbitMQClient(QueueClient):
             return replaying.replay(session, self._topology, dead_letter_queue, target, limit)
 
     # ------------------------------------------------------------------ details
+
+    def _watch_policies(self, queue: str) -> None:
+        if self._policies is not None:
+            self._policies.watch(queue, self._topology.dead_letter_queue(queue))
 
     def _live(self) -> Session:
         session = self._session

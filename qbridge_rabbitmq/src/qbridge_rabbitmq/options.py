@@ -22,6 +22,8 @@ from qbridge_core import (
     worker_identity,
 )
 from qbridge_rabbitmq.hosts import Address, shuffled, trial
+from qbridge_rabbitmq.management import Management
+from qbridge_rabbitmq.policies import Policies
 
 _SCHEMES: Final = ("amqp", "amqps")
 _QUEUE_TYPES: Final = ("quorum", "classic")
@@ -92,6 +94,8 @@ class Options:
         cafile: certificates to trust instead of the system's (``amqps``).
         certfile: this client's certificate (``amqps``).
         keyfile: the key of ``certfile``, if it is in another file.
+        management_url: ``http://user:password@host:15672`` or ``https://…``, RabbitMQ's management API: where it is
+            given, policies that take messages out of the queues are warned of. Without a user the one of the URL.
     """
 
     prefetch: int | None = None
@@ -107,6 +111,7 @@ class Options:
     cafile: str | None = None
     certfile: str | None = None
     keyfile: str | None = None
+    management_url: BrokerURL | None = None
 
     @classmethod
     def read(cls, url: BrokerURL, given: Mapping[str, object]) -> Options:
@@ -126,11 +131,18 @@ class Options:
             names = sorted({*url.query, *given} - set(known))
             raise UnknownOptionError(f"{exc}{_hints(names)}") from None
         options = cls(**{name: _READERS[name](name, value) for name, value in merged.items()})
-        if url.scheme == "amqp" and (options.cafile or options.certfile or options.keyfile):
-            raise ConfigurationError("cafile, certfile and keyfile need an amqps:// URL")
+        if url.scheme == "amqp" and (options.certfile or options.keyfile):
+            raise ConfigurationError("certfile and keyfile need an amqps:// URL")
+        if url.scheme == "amqp" and options.cafile and not options.manages_by_tls:
+            raise ConfigurationError("cafile needs an amqps:// URL, or a management_url that begins with https://")
         if options.keyfile and not options.certfile:
             raise ConfigurationError("keyfile needs certfile")
         return options
+
+    @property
+    def manages_by_tls(self) -> bool:
+        """Whether the management API is asked by ``https``."""
+        return self.management_url is not None and self.management_url.scheme == "https"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +173,16 @@ class Endpoint:
         if url.scheme != "amqps":
             return cls(url, options, addresses)
         return cls(url, options, addresses, _tls(options))
+
+    def policies(self) -> Policies | None:
+        """What looks after the policies, where the management API is known."""
+        options, url = self.options, self.url
+        if options.management_url is None:
+            return None
+        tls = self.tls or (_tls(options) if options.manages_by_tls else None)
+        vhost = url.path or "/"
+        api = Management(options.management_url, url.username or "guest", _password(url), vhost, tls)
+        return Policies(api, vhost)
 
     @property
     def trial(self) -> float:
@@ -270,6 +292,21 @@ def _file(name: str, value: object) -> str | None:
     return value
 
 
+def _management_url(name: str, value: object) -> BrokerURL | None:
+    if value is None:
+        return None
+    wanted = f"option {name} must look like http://user:password@host:15672 or https://host:15671"
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{wanted}, not {type(value).__name__}")
+    try:
+        url = BrokerURL.parse(value)
+    except InvalidURLError as exc:
+        raise ConfigurationError(f"{wanted}: {exc}") from None
+    if url.scheme not in {"http", "https"} or url.query or len(url.hosts) > 1:
+        raise ConfigurationError(f"{wanted}, with one host and no query, not {url}")
+    return url
+
+
 _READERS: Final[dict[str, Callable[[str, object], Any]]] = {
     "prefetch": _prefetch,
     "heartbeat": _whole,
@@ -284,4 +321,5 @@ _READERS: Final[dict[str, Callable[[str, object], Any]]] = {
     "cafile": _file,
     "certfile": _file,
     "keyfile": _file,
+    "management_url": _management_url,
 }

@@ -31,6 +31,7 @@ from qbridge_rabbitmq.loop import IOThread
 from qbridge_rabbitmq.options import Endpoint
 from qbridge_rabbitmq.outages import Outages
 from qbridge_rabbitmq.pace import TICK
+from qbridge_rabbitmq.policies import Policies
 from qbridge_rabbitmq.publisher import Batch, Outgoing, Publisher
 from qbridge_rabbitmq.topology import Topology
 from qbridge_rabbitmq.wire import Connection
@@ -75,7 +76,7 @@ class Session:
         locks: what has to be locked again on a new connection.
     """
 
-    def __init__(self, endpoint: Endpoint, topology: Topology) -> None:
+    def __init__(self, endpoint: Endpoint, topology: Topology, policies: Policies | None = None) -> None:
         self.closing = False
         self.connections = 0
         self.locks: set[str] = set()
@@ -88,6 +89,7 @@ class Session:
         self._endpoint = endpoint
         self._options = endpoint.options
         self._topology = topology
+        self._policies = policies
         self._lanes: dict[str, Lane] = {}
         self._lanes_lock = threading.Lock()
         hosts = Hosts(endpoint.addresses)
@@ -184,6 +186,8 @@ class Session:
 
     def _on_consuming_up(self, connection: Connection) -> None:
         self._topology.connected(_version(connection))
+        if self._policies is not None:
+            self._policies.check()  # it may be another server
         self.connections += 1
         self.admin.up(connection)
         self._submit(self._topology.resume(list(self.locks)), lambda _: self._lanes_up(connection))
@@ -464,6 +468,8 @@ class Session:
         self._consuming.check()
         self._publishing.check()
         self._outages.remind()
+        if self._policies is not None:
+            self._policies.check_if_due()
         self._leave_useless()
         if time.monotonic() < self._examine_at:
             return

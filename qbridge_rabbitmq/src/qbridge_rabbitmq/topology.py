@@ -11,12 +11,13 @@ from pika import exceptions
 from qbridge_core import QBridgeError, QueueMismatchError, default_dead_letter_queue
 from qbridge_core.logs import logger
 from qbridge_core.suspects import suspects_queue
-from qbridge_rabbitmq import delays, errors
+from qbridge_rabbitmq import delays, errors, foreign
 from qbridge_rabbitmq.admin import Step, Steps
 
 _log: Final = logger("qbridge.rabbitmq")
 TO_DECLARE: Final = "configure (and, for its dead letters, read on it and write on amq.default)"
 _LEVELS_VALID: Final = 2.0
+_MOST_DIFFERENCES: Final = 12
 _CONSUMER_TIMEOUT: Final = "x-consumer-timeout"
 # A worker ends its tasks itself when their time is over, and a dead one loses its connection.
 _LONGEST_HOLD_MS: Final = 365 * 24 * 3600 * 1000
@@ -264,8 +265,27 @@ class Topology:
             raise QueueMismatchError(f"the broker creates no queue {queue!r} such as QBridge needs: {refusal}")
         if queue not in self._reported:
             self._reported.add(queue)
-            _log.info("using queue %r as it is; it was declared differently: %s", queue, refusal)
+            found = yield from self._differences(queue, alternatives[0])
+            _log.warning(
+                "queue %r was declared by somebody else and is used as it is: %s",
+                queue, foreign.describe(found) if found else refusal,
+            )  # fmt: skip
         return None
+
+    def _differences(self, queue: str, wanted: dict[str, Any]) -> Steps[dict[str, Any]]:
+        """How a queue differs from what was wanted. The broker tells one difference at a time, and only when asked."""
+        found: dict[str, Any] = {}
+        for _ in range(_MOST_DIFFERENCES):
+            try:
+                yield _queue(queue, foreign.arguments(wanted, found), **foreign.flags(found))
+            except exceptions.ChannelClosedByBroker as exc:
+                told = foreign.difference(exc.reply_text)
+                if told is None or told[0] in found:
+                    break
+                found[told[0]] = told[1]
+            else:
+                break
+        return found
 
     def _work_arguments(self, queue: str, dead_letter_queue: str | None) -> list[dict[str, Any]]:
         """How a work queue is declared, and then how it was before its broker was upgraded to RabbitMQ 4."""
@@ -309,7 +329,13 @@ class Topology:
 
 
 def _durable_queue(queue: str, arguments: dict[str, Any]) -> Step:
-    return lambda ch, done: ch.queue_declare(queue, durable=True, arguments=arguments, callback=done)
+    return _queue(queue, arguments)
+
+
+def _queue(queue: str, arguments: dict[str, Any], durable: bool = True, auto_delete: bool = False) -> Step:
+    return lambda ch, done: ch.queue_declare(
+        queue, durable=durable, auto_delete=auto_delete, arguments=arguments, callback=done
+    )
 
 
 def _passive_queue(queue: str) -> Step:
