@@ -96,7 +96,7 @@ class Connection(pika.SelectConnection):
         self.confirmed: dict[int, Confirmed] = {}
         self.after_reading: list[Callable[[], None]] = []
         self.largest_body = 0
-        self._greeted = False
+        self._greeted = self._abandoned = False
         super().__init__(*args, **kwargs)
 
     @property
@@ -188,7 +188,8 @@ class Connection(pika.SelectConnection):
 
     def abandon(self, reason: Exception) -> None:
         """Drop the socket without waiting for the peer, who may never answer."""
-        if not self.is_closed:
+        if not self.is_closed and not self._abandoned:
+            self._abandoned = True  # pika may report the end of an attempt once for each time it is told to end it
             self._terminate_stream(reason)
 
     @property
