@@ -106,6 +106,12 @@ def _kill(payload: dict[str, Any]) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _kill_the_worker(payload: dict[str, Any]) -> None:
+    """As a container's memory limit does: the worker dies, and the child that ran this with it."""
+    os.kill(int(os.environ["WORKER"]), signal.SIGKILL)
+    time.sleep(3600)
+
+
 def _exit(payload: dict[str, Any]) -> None:
     os._exit(payload.get("status", 3))
 
@@ -223,6 +229,7 @@ DEEDS = {
     "nothing": lambda payload: None,
     "segfault": _segfault,
     "kill": _kill,
+    "kill the worker": _kill_the_worker,
     "exit": _exit,
     "sleep": _sleep,
     "hold the interpreter": _hold_the_interpreter,
