@@ -94,7 +94,9 @@ NAMES = (
     | st.sampled_from([b"x-delivery-count", b"x-acquired-count", b"x-first-death-queue", b"x-delay", b"x-opt-seq"])
     | st.binary(max_size=20)
 )
-SHORT = st.none() | st.text(max_size=40)
+SHORT = st.none() | st.text(max_size=40) | st.just("x" * 255)
+SIZES = st.sampled_from([60_000, 91_000, 120_000, 126_000, 130_400, 130_700, 130_800, 130_900])
+"""Of one header, beside which others may just fit into a frame or not at all."""
 PROPERTIES = st.builds(
     Raw,
     st.lists(st.tuples(NAMES, VALUES), max_size=5).map(lambda entries: list(dict(entries).items())),
@@ -147,6 +149,10 @@ for _ in range(2_000):
 @example([(Raw([(b"x-death", sized(b"A", b"V")), (b"x-delivery-count", sized(b"S", b"9"))]), b'{"payload": 1}')])
 @example([(Raw([(b"x-death", sized(b"A", table([(b"queue", b"V"), (b"count", b"V")])))]), b"no JSON")])
 @example([(Raw([(b"big", sized(b"S", b"x" * 120_000))]), b'{"payload": 0}')])
+@example([(Raw([(b"big", sized(b"S", b"x" * 131_020))], message_id="m"), b'{"payload": 0}')])
+@example([(Raw([(b"CC", sized(b"A", sized(b"S", b"nowhere") * 10_000))], expiration="3600000"), b'{"payload": 0}')])
+@example([(Raw([(b"x-death", sized(b"S", b"x" * 130_900))], user_id="guest", delivery_mode=1), b'{"payload": 0}')])
+@example([(Raw([(b"n%d" % n, sized(b"x", b"y" * 20)) for n in range(4_000)]), b'{"payload": 0}')])
 def test_g13_whatever_is_published_is_run_or_dead_lettered(
     target: tuple[QueueClient, str, str], channel: Any, messages: list[tuple[Raw, bytes]]
 ) -> None:
@@ -155,6 +161,26 @@ def test_g13_whatever_is_published_is_run_or_dead_lettered(
     for properties, body in messages:
         channel.basic_publish("", queue, body, properties, mandatory=True)
     work_off(client, queue, dead, [body for _, body in messages])
+
+
+@examples(10)
+@given(st.lists(st.tuples(PROPERTIES, SIZES, BODIES), min_size=1, max_size=4))
+def test_g19_headers_that_nearly_fill_a_frame_end_no_connection(
+    target: tuple[QueueClient, str, str], channel: Any, messages: list[tuple[Raw, int, bytes]]
+) -> None:
+    """Beside any other properties: each message is run or dead-lettered, and all connections stay."""
+    client, queue, dead = target
+    session = client._session  # type: ignore[attr-defined]
+    before = session.connections, session.publisher._connection
+    sent = []
+    for properties, size, body in messages:
+        properties.entries = [*properties.entries, (b"filler", sized(b"S", b"x" * size))]
+        if len(b"".join(properties.encode())) <= 131_052:
+            channel.basic_publish("", queue, body, properties, mandatory=True)
+            sent.append(body)
+    letters = work_off(client, queue, dead, sent)
+    assert all(letter.source_queue == queue for letter in letters)
+    assert (session.connections, session.publisher._connection) == before
 
 
 def test_raw_properties_are_what_pika_would_write() -> None:

@@ -198,7 +198,10 @@ class Settler:
         try:
             moved = self._persist(move, lambda: fields, may_refuse=True)
         except RefusedError as refused:
-            self._yield(delivery, refused.__cause__, lambda: fields)
+            if isinstance(refused.__cause__, MessageTooLargeError):
+                self._dead_letter(delivery, _unrepeatable(failure, refused.__cause__))
+            else:
+                self._yield(delivery, refused.__cause__, lambda: fields)
             return
         if moved:
             why = "was held by a worker that died" if doubtful else "has killed a process"

@@ -62,6 +62,8 @@ _UNSUBSCRIBE_TIMEOUT: Final = 1.0
 # A worker that lives is connected again after so many of the longest pauses.
 _GRACE: Final = 1.5
 _BARRIER_TIMEOUT: Final = 2.0
+# A limit of returns may be as small as this in a queue that others declared. In ours only a policy can set one.
+_FEW_RETURNS: Final = 2
 
 
 class RabbitMQClient(QueueClient):
@@ -258,7 +260,8 @@ class RabbitMQClient(QueueClient):
 
     def _renew(self, session: Session, queue: str, arrival: Arrival) -> bool:
         """Put a copy, which the broker counts anew, in the place of a message that it may soon drop."""
-        if self._topology.is_unlimited(queue) or headers.delivery_count(arrival.properties) < MANY_RETURNS:
+        most = MANY_RETURNS if self._topology.is_unlimited(queue) else _FEW_RETURNS
+        if headers.delivery_count(arrival.properties) < most:
             return False
         if arrival.suspected and session.lane(queue).works:
             return False  # the worker moves it to the suspects, as a copy too
