@@ -275,6 +275,26 @@ def test_g19_a_task_that_no_copy_can_carry_is_dead_lettered() -> None:
     assert (letter.attempts, len(letter.exception_message)) == (1, 1_000)
 
 
+def test_g19_a_snooze_that_no_copy_can_carry_is_dead_lettered(client: MemoryClient) -> None:
+    """Coming again at once it would ask for a later time again, without end."""
+    client.declare("q", "d")
+    original = client.reject
+
+    def reject(delivery: Delivery, requeue: bool = True, *, delay: float = 0.0, **options: Any) -> None:
+        if delay:
+            raise MessageTooLargeError("131,000 bytes of headers")
+        original(delivery, requeue, **options)
+
+    client.reject = reject  # type: ignore[method-assign, assignment]
+
+    def handler(payload: object) -> None:
+        raise Snooze(0.1)
+
+    client.send("q", 1)
+    assert TaskManager(client, handler, "q", "d", max_workers=1).run_until_idle(10.0).dead_lettered == 1
+    assert client.dead_letters("d")[0].exception_message.endswith("it cannot be retried: 131,000 bytes of headers")
+
+
 def test_g19_a_snooze_that_is_refused_goes_back(client: MemoryClient) -> None:
     """A task that asks for a later time and cannot have it comes again without one, and counts nothing."""
     client.declare("q", "d")

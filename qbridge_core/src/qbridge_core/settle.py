@@ -278,7 +278,11 @@ class Settler:
         try:
             done = self._persist(reject, run.log_fields, may_refuse=True)
         except RefusedError as refused:
-            self._yield(run.delivery, refused.__cause__, run.log_fields)
+            if isinstance(refused.__cause__, MessageTooLargeError):
+                failure = self._run_failure(run, verdict.problem)
+                self._dead_letter(run.delivery, _unrepeatable(failure, refused.__cause__))
+            else:
+                self._yield(run.delivery, refused.__cause__, run.log_fields)
             return
         if done:
             self._tally.add(Outcome.SNOOZED)

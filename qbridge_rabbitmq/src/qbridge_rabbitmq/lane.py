@@ -293,8 +293,8 @@ class Lane:
         if ledger is not None and not ledger.is_empty:
             if self._replaces_a_lost_one(ledger, arrival):
                 return None
-            if ledger.has_returned:  # a copy that could not say everything
-                arrival = arrival._replace(returned=ledger.take_returned(self._exact(arrival)))
+            if ledger.has_returned and (key := self._likeness(arrival))[2]:  # a copy that could not say everything
+                arrival = arrival._replace(returned=ledger.take_returned(key))
         if self._suspicion.roused:
             self._suspicion.calm(time.monotonic())
         return arrival

@@ -33,6 +33,7 @@ MAX_ENTRIES: Final = 10_000
 MAX_AGE: Final = 600.0
 # Each may hold a traceback. They come back one after the other, so these are those of the last minutes.
 MAX_RETURNED: Final = 1_000
+MAX_RETURNED_AGE: Final = 3_600.0
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
 Settlement = Callable[[], bool]
@@ -68,7 +69,7 @@ class Ledger:
         self._waiting: dict[Key, deque[_Entry]] = {}
         self._done: dict[Key, tuple[int, float]] = {}  # how many with this key, and since when
         self._unstarted: dict[Key, tuple[int, float]] = {}  # likewise
-        self._returned: dict[Key, Returned] = {}
+        self._returned: dict[Key, tuple[Returned, float]] = {}  # and since when
         self._open: dict[int, _Entry] = {}  # by the identity of the delivery: not settled by the application yet
         self._chores = _Chores()
         self.doubts: Final = Doubts()
@@ -135,14 +136,15 @@ class Ledger:
         """A message goes back to its queue (in any thread)."""
         with self._lock:
             self._returned.pop(key, None)
-            self._returned[key] = returned
+            self._returned[key] = returned, time.monotonic()
             if len(self._returned) > MAX_RETURNED:
                 del self._returned[next(iter(self._returned))]
 
     def take_returned(self, key: Key) -> Returned | None:
         """What is remembered of a message that may be one of those (in any thread)."""
         with self._lock:
-            return self._returned.pop(key, None)
+            returned, _ = self._returned.pop(key, (None, 0.0))
+            return returned
 
     @property
     def has_returned(self) -> bool:
@@ -164,6 +166,9 @@ class Ledger:
                 if entry.lost_at > oldest and len(self._entries) <= self._max_entries:
                     break
                 self._forget(entry)
+            gone = time.monotonic() - MAX_RETURNED_AGE
+            while self._returned and next(iter(self._returned.values()))[1] < gone:
+                del self._returned[next(iter(self._returned))]
             for memory in (self._done, self._unstarted):
                 while memory:
                     key, (_, since) = next(iter(memory.items()))

@@ -116,7 +116,7 @@ def test_g19_delays_that_cannot_be_held_are_left_out(
     assert set(handler.runs.values()) == {3}
     said = [record.getMessage() for record in caplog.records if "refuses delays" in record.getMessage()]
     assert len(said) == 1
-    assert ("ACCESS_REFUSED" if missing.startswith("right") else "limit") in said[0]
+    assert ("lacks the permission" if missing.startswith("right") else "limit") in said[0]
 
 
 def test_g19_without_the_right_to_write_nothing_is_lost_or_stuck(
