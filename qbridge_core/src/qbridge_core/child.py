@@ -18,7 +18,6 @@ import resource
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
@@ -28,6 +27,7 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any, Final, NoReturn
 
+from qbridge_core.clock import monotonic
 from qbridge_core.context import HandlerTimeout, current_run
 from qbridge_core.envelope import read_task
 from qbridge_core.executor import is_coroutine_function, loading, refuse_unstarted
@@ -70,7 +70,7 @@ class Assignment:
     def of(cls, run: Run) -> Assignment:
         """The task of a run."""
         delivery = run.delivery
-        remaining = run.deadline - time.monotonic()
+        remaining = run.deadline - monotonic()
         headers = dict(delivery.headers)
         return cls(delivery.body, delivery.queue, headers, delivery.attempts, run.task_id, remaining)
 

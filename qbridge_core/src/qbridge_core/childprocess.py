@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Final
 
 from qbridge_core.child import BROKEN, CANCEL, DONE, NUMBER_BYTES, RAISED, STARTED, STOP, Assignment
+from qbridge_core.clock import monotonic
 from qbridge_core.executor import NotStartedError
 from qbridge_core.exits import describe_exit
 from qbridge_core.interpreter import start_interpreter
@@ -208,13 +209,13 @@ class Child:
             return "closed its connection to the worker"
 
     def _wait(self, seconds: float) -> int:
-        deadline = time.monotonic() + seconds
+        deadline = monotonic() + seconds
         while True:
             with self._signalling:
                 status = self._process.poll()
             if status is not None:
                 return status
-            if time.monotonic() > deadline:
+            if monotonic() > deadline:
                 raise subprocess.TimeoutExpired("a child process", seconds)
             time.sleep(0.005)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
+from qbridge_core.clock import monotonic
 from qbridge_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -48,12 +48,12 @@ class TaskContext:
     @property
     def remaining(self) -> float:
         """Seconds until the deadline; 0 when it is over."""
-        return max(0.0, self.deadline - time.monotonic())
+        return max(0.0, self.deadline - monotonic())
 
     @property
     def cancelled(self) -> bool:
         """True when the run's result no longer counts: it timed out, or the worker stopped without it."""
-        return self._run.cancelled or time.monotonic() > self.deadline
+        return self._run.cancelled or monotonic() > self.deadline
 
 
 def current_task() -> TaskContext:

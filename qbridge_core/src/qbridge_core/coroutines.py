@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from queue import SimpleQueue
 from typing import Any, Final
 
+from qbridge_core.clock import monotonic
 from qbridge_core.context import current_run
 from qbridge_core.executor import Executor
 from qbridge_core.logs import logger
@@ -177,7 +177,7 @@ class _Call:
 
     def _cancel(self) -> None:
         if self._task is not None and self.loop is not None:
-            self.loop.cancelled[self] = time.monotonic()
+            self.loop.cancelled[self] = monotonic()
             self._task.cancel()
 
     async def _guarded(self) -> object:
@@ -209,6 +209,7 @@ class _LoopThread:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self.loop.time = monotonic  # type: ignore[method-assign]  # a test's frozen one would stop what waits
         self.stopping = False
         self.replaced = False
         self.cancelled: dict[_Call, float] = {}
@@ -223,7 +224,7 @@ class _LoopThread:
     def answers(self) -> bool:
         """False when the loop has ended, or has left a question unanswered for too long."""
         asked_at = self._asked_at
-        return not self._ended and (asked_at is None or time.monotonic() - asked_at < _ANSWER_TIME)
+        return not self._ended and (asked_at is None or monotonic() - asked_at < _ANSWER_TIME)
 
     @property
     def is_alive(self) -> bool:
@@ -237,7 +238,7 @@ class _LoopThread:
 
     def stuck(self) -> int:
         """How many of its coroutines have not followed their cancellation, and itself if it cannot be reached."""
-        latest = time.monotonic() - PATIENCE
+        latest = monotonic() - PATIENCE
         return sum(at < latest for at in list(self.cancelled.values())) + (self.replaced and self.is_alive)
 
     def post(self, call: Callable[[], object]) -> None:
@@ -255,7 +256,7 @@ class _LoopThread:
     def ask(self) -> None:
         """Find out whether the loop still turns."""
         if self._asked_at is None:
-            self._asked_at = time.monotonic()
+            self._asked_at = monotonic()
             self.post(self._answer)
 
     def stop(self) -> None:

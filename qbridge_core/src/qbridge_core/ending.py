@@ -7,12 +7,12 @@ must be over before Kubernetes' 30 s are. A broker that answers gets longer than
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from qbridge_core.aside import aside
 from qbridge_core.client import QueueClient
+from qbridge_core.clock import monotonic
 from qbridge_core.errors import QBridgeError
 from qbridge_core.isolation import Isolation
 from qbridge_core.logs import logger
@@ -76,7 +76,7 @@ class Ending:
             notice: tells plugins; it may take as long.
             sleep: waits for so many seconds or until something happens.
         """
-        deadline = time.monotonic() + grace_period
+        deadline = monotonic() + grace_period
         intake = self._job.intake
         intake.shut()
         if self._isolation is not None:
@@ -88,7 +88,7 @@ class Ending:
 
         beginning = closing = self._call("qbridge-stopping", begin)
         while True:
-            left = deadline - time.monotonic()
+            left = deadline - monotonic()
             if not (self._is_busy or beginning.is_alive()) or left <= 0 or self._requests() > 1:
                 return
             sleep(min(self._pool.expire(), left, _POLL))
@@ -102,9 +102,9 @@ class Ending:
         The rest it delivers again when the client disconnects or its process ends.
         """
         self._give_up.set()
-        begin = time.monotonic()
+        begin = monotonic()
         answers = self._give_back()
-        left = _HAND_BACK_TIME - (time.monotonic() - begin)
+        left = _HAND_BACK_TIME - (monotonic() - begin)
         self._flush(max(_LAST_FLUSH, min(_FLUSH_TIME, left)) if answers else _LAST_FLUSH)
         self._over.set()
 
@@ -133,11 +133,11 @@ class Ending:
             runs += self._isolation.claim_running()
         # In a thread of its own: with a broker that does not answer each one may take seconds.
         helper = self._call("qbridge-hand-back", lambda: self._hand_back(runs))
-        begin = heard = time.monotonic()
+        begin = heard = monotonic()
         steps, requests = self._steps, self._requests()  # one more request, and there is no time for this either
         while helper.is_alive():
             helper.join(_JOIN_POLL)
-            now = time.monotonic()
+            now = monotonic()
             if self._steps != steps:
                 steps, heard = self._steps, now
             silence = _SILENCE if steps else _CLOSING  # the executor comes first, and ends what it runs in its own time

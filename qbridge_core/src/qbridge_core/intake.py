@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import deque
 from typing import Final
 
 from qbridge_core.client import QueueClient
+from qbridge_core.clock import monotonic
 from qbridge_core.errors import BrokerUnavailableError, NotConnectedError, QBridgeError
 from qbridge_core.logs import logger
 from qbridge_core.message import Delivery
@@ -141,7 +141,7 @@ class Intake:
         if alone is not None and self._suspects is not None and self._suspects.is_over():
             self._go_on(alone)
         waiting: list[Delivery] = []
-        if self._ready and time.monotonic() - self._received_at > _STALE_AFTER:
+        if self._ready and monotonic() - self._received_at > _STALE_AFTER:
             try:
                 while True:
                     waiting.append(self._ready.pop())
@@ -167,7 +167,7 @@ class Intake:
     def _read(self) -> list[Delivery]:
         idle = max(1, self._idle.value)
         done = self._received - (self._workers - idle)
-        more = self._read_ahead.more(done, time.monotonic())
+        more = self._read_ahead.more(done, monotonic())
         try:
             batch = self._client.receive(self._queue, idle + more, self._poll_timeout)
         except NotConnectedError:
@@ -176,7 +176,7 @@ class Intake:
             self._wait_after(exc)
             return []
         self._received += len(batch)
-        self._received_at = time.monotonic()
+        self._received_at = monotonic()
         if self._pause:
             self._pause = 0.0
             self._say_that_it_works()

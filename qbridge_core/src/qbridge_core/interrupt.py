@@ -11,12 +11,12 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import FrameType
 from typing import Final, Protocol
 
+from qbridge_core.clock import monotonic
 from qbridge_core.late import Late
 
 if sys.version_info >= (3, 12):
@@ -69,7 +69,7 @@ class Interrupter:
     def interrupt(self, target: Late) -> None:
         """Raise HandlerTimeout in a thread, once, when control is in its handler's own code; never when that is not."""
         with self._lock:
-            self._cases[target.ident] = _Case(target, time.monotonic() + _FIRST_TIME)
+            self._cases[target.ident] = _Case(target, monotonic() + _FIRST_TIME)
             self._late[target.ident] = target
             self._changed.set()
             if self._is_running:
@@ -113,7 +113,7 @@ class Interrupter:
 
     def _look(self, since: float) -> float:
         """Look at the threads that could take it; return the pause until the next look."""
-        now = time.monotonic()
+        now = monotonic()
         frames = sys._current_frames()
         active = [case.target for case in self._cases.values() if _is_active(case, frames, now, since)]
         if not active:

@@ -17,11 +17,11 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from qbridge_core.clock import monotonic
 from qbridge_core.envelope import MalformedTaskError, read_task
 from qbridge_core.executor import NotStartedError, unwrapped
 from qbridge_core.lifecycle import Lifecycle
@@ -155,7 +155,7 @@ class Isolation:
     def _work(self) -> None:
         while not self._closed.is_set():
             self._suspects.wanted.clear()
-            self._suspects.isolated = self._suspects.isolated or time.monotonic() >= self._try_at
+            self._suspects.isolated = self._suspects.isolated or monotonic() >= self._try_at
             while self._suspects.isolated and not self._closed.is_set() and self._work_off_one():
                 pass
             if not self._suspects.wanted.wait(LOOK_EVERY):
@@ -220,7 +220,7 @@ class Isolation:
         except Judged as exc:
             verdict = exc.verdict
         self._unstarted = 0
-        duration = time.monotonic() - run.started_at
+        duration = monotonic() - run.started_at
         if late.is_set():
             self._end_child()
         if not run.claim():
@@ -287,7 +287,7 @@ class Isolation:
         return child
 
     def _give_up(self, why: str, seconds: float) -> None:
-        self._try_at = time.monotonic() + seconds
+        self._try_at = monotonic() + seconds
         if not self._closed.is_set():
             _log.log(
                 logging.DEBUG if self._said else logging.WARNING,

@@ -7,7 +7,6 @@ at all.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
@@ -15,6 +14,7 @@ from typing import Final
 import pluggy
 
 from qbridge_core import hookspecs
+from qbridge_core.clock import monotonic
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.hookspecs import PROJECT
 from qbridge_core.logs import logger
@@ -70,9 +70,9 @@ class HookOrder:
             return
         with self._lock:
             begun = list(self._telling.get(task_id, ()))
-        deadline = time.monotonic() + _LONGEST_WAIT
+        deadline = monotonic() + _LONGEST_WAIT
         for told in begun:
-            told.wait(max(0.0, deadline - time.monotonic()))
+            told.wait(max(0.0, deadline - monotonic()))
 
 
 # One for all managers of the process: the next attempt may run in another one.

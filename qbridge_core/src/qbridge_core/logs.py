@@ -27,6 +27,8 @@ from dataclasses import dataclass
 from types import CodeType, TracebackType
 from typing import Any, Final
 
+from qbridge_core.clock import monotonic
+
 _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 _Extra = Mapping[str, Any] | None
 _CAPACITY: Final = 10_000
@@ -235,7 +237,7 @@ class _Writer:
 
     def _complain(self, what: str, exc: BaseException) -> None:
         """Say where it cannot fail that logging itself does, but not for each record."""
-        now = time.monotonic()
+        now = monotonic()
         if now < self._complain_at:
             return
         self._complain_at = now + _COMPLAIN_EVERY

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Final, Literal, Self
@@ -21,6 +20,7 @@ from qbridge_core.arguments import (
 )
 from qbridge_core.checks import MAX_ID_CHARS, check_queue_name, require_seconds
 from qbridge_core.client import QueueClient
+from qbridge_core.clock import monotonic
 from qbridge_core.coroutines import AsyncHandler
 from qbridge_core.errors import (
     ConfigurationError,
@@ -271,7 +271,7 @@ class TaskManager:
                 own task would never be done.
             QBridgeError: the manager could not start or had to stop.
         """
-        deadline = time.monotonic() + require_seconds("timeout", timeout, positive=True)
+        deadline = monotonic() + require_seconds("timeout", timeout, positive=True)
         self._refuse_in_handler("run_until_idle()")
         if self._is_running():
             return self._wait_until_idle(deadline, timeout)
@@ -398,7 +398,7 @@ class TaskManager:
             if session is None or session.error is not None or session.stopped.is_set():
                 raise self.error or QBridgeError("the manager stopped before the queue was empty")
             quiet = quiet + 1 if is_empty(self._client, self._input_queue) else 0
-            if time.monotonic() > deadline:
+            if monotonic() > deadline:
                 raise IdleTimeoutError(
                     f"{self._input_queue!r} still has work after {timeout:g} s ({self._tally.report()})",
                     self.report(),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import Final
+
+from qbridge_core.clock import monotonic
 
 REMIND_EVERY: Final = 60.0
 
@@ -27,14 +28,14 @@ class Outage:
         """Somebody's first try failed."""
         with self._lock:
             if self._waiting == 0:
-                self._since, self.was_reported = time.monotonic(), False
+                self._since, self.was_reported = monotonic(), False
                 self._say_at.clear()
             self._waiting += 1
 
     def is_news(self, exc: BaseException) -> bool:
         """True when no error of this kind has been reported in the last minute. The caller reports it then."""
         with self._lock:
-            now = time.monotonic()
+            now = monotonic()
             if now < self._say_at.get(type(exc), 0.0):
                 return False
             self._say_at[type(exc)] = now + REMIND_EVERY
@@ -45,4 +46,4 @@ class Outage:
         """Who said ``began`` got through, or gave up: the seconds that it took, when it was the last one; else None."""
         with self._lock:
             self._waiting -= 1
-            return None if self._waiting else time.monotonic() - self._since
+            return None if self._waiting else monotonic() - self._since

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import pickle
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from qbridge_core.childprocess import EXIT_TIME, Child, ChildStartError
+from qbridge_core.clock import monotonic
 from qbridge_core.context import current_run
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.executor import Executor, NotStartedError
@@ -131,9 +131,9 @@ class ProcessExecutor(Executor):
             children = list(self._children)
         for child in children:
             child.ask_to_end()
-        deadline = time.monotonic() + _CLOSE_TIME
+        deadline = monotonic() + _CLOSE_TIME
         for child in children:
-            self._end(child, max(0.0, deadline - time.monotonic()))
+            self._end(child, max(0.0, deadline - monotonic()))
 
     def _execute(self, payload: Any) -> None:
         del payload  # the child reads the message itself

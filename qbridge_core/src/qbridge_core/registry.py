@@ -19,6 +19,7 @@ import pluggy
 from qbridge_core import hookspecs
 from qbridge_core.checks import require_seconds
 from qbridge_core.client import QueueClient
+from qbridge_core.clock import monotonic
 from qbridge_core.errors import (
     BackendLoadError,
     BackendNotInstalledError,
@@ -91,13 +92,13 @@ def _seconds(text: str) -> float:
 
 def _connect(client: QueueClient, patience: float, url: BrokerURL) -> None:
     """Connect; for so many seconds a broker that cannot be reached is one that is about to come."""
-    deadline = time.monotonic() + patience
+    deadline = monotonic() + patience
     pause, say_at = _FIRST_PAUSE, 0.0
     while True:
         try:
             client.connect()
         except BrokerUnavailableError as exc:
-            now = time.monotonic()
+            now = monotonic()
             if now >= deadline:
                 raise
             if now >= say_at:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-import time
 
+from qbridge_core.clock import monotonic
 from qbridge_core.message import Delivery
 
 
@@ -36,7 +36,7 @@ class Run:
         self.delivery = delivery
         self.task_id = task_id
         self.attempt = delivery.attempts + 1
-        self.started_at = time.monotonic()
+        self.started_at = monotonic()
         self.deadline = self.started_at + timeout
         self.cancelled = False
         self.in_handler = False

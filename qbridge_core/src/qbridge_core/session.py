@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from typing import Final
 
 from qbridge_core.client import QueueClient, worker_identity
+from qbridge_core.clock import monotonic
 from qbridge_core.context import current_run
 from qbridge_core.ending import LONGEST, Ending
 from qbridge_core.errors import QBridgeError
@@ -113,7 +113,7 @@ class Session:
     def wait(self) -> None:
         """Wait for the end, which a request to stop brings about: in bounded time, whatever hangs."""
         while not self.stopped.wait(_LOOK_EVERY):
-            if self._must_end_at is not None and time.monotonic() > self._must_end_at:
+            if self._must_end_at is not None and monotonic() > self._must_end_at:
                 self._fail(QBridgeError(_LEFT_BEHIND))
                 self.stopped.set()
 
@@ -162,7 +162,7 @@ class Session:
     def _hurry(self) -> None:
         """Have ``wait`` give up in time: a lock may be leaked, or a hook may hang."""
         patience = self._grace_period + LONGEST if self._stop_requests < 2 else _LONGEST_HURRY
-        must_end_at = time.monotonic() + patience
+        must_end_at = monotonic() + patience
         self._must_end_at = must_end_at if self._must_end_at is None else min(self._must_end_at, must_end_at)
 
     def _sleep(self, seconds: float) -> None:

@@ -15,7 +15,6 @@ import queue
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from multiprocessing import spawn
 from multiprocessing.connection import Connection
@@ -23,6 +22,7 @@ from types import FrameType
 from typing import Final
 
 from qbridge_core.aside import aside
+from qbridge_core.clock import monotonic
 from qbridge_core.errors import ConfigurationError, QBridgeError, TransientError
 from qbridge_core.executor import loading
 from qbridge_core.logs import flush, logger
@@ -215,7 +215,7 @@ class _Worker:
                 aside("qbridge-stop", functools.partial(self._end, word == NOW))
                 obeyed.add(word)
             self._thread.join(_REPEAT)
-            if self._ended_at is not None and time.monotonic() > self._ended_at + _DISCONNECT_TIME:
+            if self._ended_at is not None and monotonic() > self._ended_at + _DISCONNECT_TIME:
                 _log.error("the client does not disconnect; the process ends without it")
                 flush()
                 os._exit(self._status)  # a lock may be leaked, and the end of the interpreter may need it too
@@ -232,7 +232,7 @@ class _Worker:
             _log.exception("the worker ends")
             self._status = 1
         finally:
-            self._ended_at = time.monotonic()
+            self._ended_at = monotonic()
             self._disconnect()
 
     def _disconnect(self) -> None:

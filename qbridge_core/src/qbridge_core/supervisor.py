@@ -19,6 +19,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from qbridge_core.checks import require_seconds
+from qbridge_core.clock import monotonic
 from qbridge_core.errors import ConfigurationError, WorkerStartError
 from qbridge_core.executor import loading
 from qbridge_core.exits import describe_exit
@@ -116,7 +117,7 @@ class Supervisor:
         try:
             self._stop_requests = self._false_starts = 0
             self._reason = ""
-            self._started_at = self._say_at = time.monotonic()
+            self._started_at = self._say_at = monotonic()
             self._slots = [_Slot() for _ in self._slots]
             _log.info("the supervisor starts %d worker processes of %s", len(self._slots), self._what)
             with self._signals():
@@ -150,7 +151,7 @@ class Supervisor:
 
     def _look_after(self, setup: bytes) -> None:
         for slot in self._slots:
-            if slot.worker is None and time.monotonic() >= slot.start_at:
+            if slot.worker is None and monotonic() >= slot.start_at:
                 slot.start(setup)
         self._attend()
 
@@ -165,15 +166,15 @@ class Supervisor:
 
     def _drain(self) -> None:
         """Have all workers stop; kill those that do not in time."""
-        deadline = time.monotonic() + self._grace_period
+        deadline = monotonic() + self._grace_period
         self._tell(STOP)
         hurried = False
         while any(slot.worker is not None for slot in self._slots):
             if self._stop_requests > 1 and not hurried:
                 hurried = True
                 self._tell(NOW)
-                deadline = min(deadline, time.monotonic() + _LAST_WORDS)
-            if self._stop_requests > 2 or time.monotonic() > deadline:
+                deadline = min(deadline, monotonic() + _LAST_WORDS)
+            if self._stop_requests > 2 or monotonic() > deadline:
                 for slot in self._slots:
                     slot.kill()
             self._guarded(self._attend)
@@ -242,7 +243,7 @@ class Supervisor:
         """True when the broker is not up yet, and there is time left to wait for it."""
         if worker.process.returncode != PASSING or any(slot.proven for slot in self._slots):
             return False
-        now = time.monotonic()
+        now = monotonic()
         left = self._started_at + self._start_timeout - now
         why = worker.waits_for or "their output says why"
         if left <= 0:
@@ -301,7 +302,7 @@ class _Worker:
         self.deaf = False
         self.alone_with: _Task | None = None
         self.waits_for = ""
-        self.started_at = time.monotonic()
+        self.started_at = monotonic()
         with contextlib.suppress(OSError):  # its end will be seen
             self.link.send_bytes(setup)
 
@@ -338,13 +339,13 @@ class _Slot:
         except OSError as exc:
             self._deaths += 1
             pause = _RESTART.delay(self._deaths)
-            self.start_at = time.monotonic() + pause
+            self.start_at = monotonic() + pause
             _log.error("no worker process could be started: %s; next try in %g s", exc, pause)
 
     def bury(self) -> float:
         """Free the place of a process that has ended; return the seconds until the next one."""
         assert self.worker is not None  # noqa: S101 - the caller has looked
-        now = time.monotonic()
+        now = monotonic()
         self._deaths = 1 if now - self.worker.started_at >= _LONG_LIFE else self._deaths + 1
         pause = _RESTART.delay(self._deaths)
         if self.worker.process.returncode == PASSING:  # work shall go on soon after the broker is back

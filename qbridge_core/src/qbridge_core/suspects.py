@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Final
 
 from qbridge_core.client import QueueClient, worker_identity
+from qbridge_core.clock import monotonic
 from qbridge_core.errors import BrokerUnavailableError, QBridgeError
 from qbridge_core.logs import logger
 from qbridge_core.message import (
@@ -167,7 +168,7 @@ class Suspects:
 
         When ``is_alone`` says so, they must not read before ``is_over`` or ``ended``.
         """
-        began = time.monotonic()
+        began = monotonic()
         if began < self._look_at or (self.isolated and not self._must_run_alone):
             return None
         if not self._turn.acquire(blocking=False):  # a suspect runs in the child process
@@ -190,7 +191,7 @@ class Suspects:
 
     def is_over(self) -> bool:
         """Whether others have waited long enough for a suspect that runs alone."""
-        return self._alone is not None and time.monotonic() >= self._alone_until
+        return self._alone is not None and monotonic() >= self._alone_until
 
     def began(self, task_id: str) -> None:
         """A suspect is about to run in a worker's thread."""
@@ -201,7 +202,7 @@ class Suspects:
         self._witness.ended()
         if delivery is self._alone:
             self._alone = None
-            self._stops.spend(time.monotonic() - self._alone_since)
+            self._stops.spend(monotonic() - self._alone_since)
             self._turn.release()
 
     def last_death(self, task_id: str) -> str:
@@ -212,8 +213,8 @@ class Suspects:
         self._must_run_alone = False
         # With many suspects each process finds one. With few, whoever holds one waits, and other processes need not.
         quiet = is_quiet() or (waiting > _FEW and not self.may_run_beside and self._wait_until(is_quiet, closed))
-        until = time.monotonic() + _LONGEST_LOOK
-        while time.monotonic() < until:
+        until = monotonic() + _LONGEST_LOOK
+        while monotonic() < until:
             delivery = self._receive()
             if delivery is None or self.is_convicted(delivery):
                 return delivery
@@ -233,7 +234,7 @@ class Suspects:
                 return self._not_alone(delivery, exhausted, closed)
             if BESIDE in delivery.meta and self._write_anew(delivery, beside=False):
                 continue
-            self._alone_since = time.monotonic()
+            self._alone_since = monotonic()
             self._alone_until = self._alone_since + self._stops.left()
             self._alone = delivery
             return delivery
@@ -249,11 +250,11 @@ class Suspects:
         return None if exhausted and self._write_anew(delivery, beside=True) else delivery
 
     def _wait_until(self, is_quiet: Callable[[], bool], closed: threading.Event) -> bool:
-        began = time.monotonic()
+        began = monotonic()
         until = began + self._stops.left()
-        while not (quiet := is_quiet()) and time.monotonic() < until and not closed.wait(_QUIET_POLL):
+        while not (quiet := is_quiet()) and monotonic() < until and not closed.wait(_QUIET_POLL):
             pass
-        self._stops.spend(time.monotonic() - began)
+        self._stops.spend(monotonic() - began)
         return quiet
 
     # ------------------------------------------------------------------ for both
@@ -305,7 +306,7 @@ class Suspects:
 
     def _report(self, exc: QBridgeError) -> None:
         self._failures += 1
-        now = time.monotonic()
+        now = monotonic()
         said_by_client = self._client.logs_outages and isinstance(exc, BrokerUnavailableError)
         if said_by_client or self._failures < _BEAR or now < self._warn_at:
             _log.debug("cannot look for suspects: %s", exc)
@@ -322,11 +323,11 @@ class _Stops:
 
     def __init__(self) -> None:
         self._left = _LONGEST_STOP
-        self._since = time.monotonic()
+        self._since = monotonic()
 
     def left(self) -> float:
         """How many seconds a stop that begins now may last."""
-        now = time.monotonic()
+        now = monotonic()
         self._left = min(_LONGEST_STOP, self._left + (now - self._since) / _WORK_SHARE)
         self._since = now
         return self._left
@@ -334,4 +335,4 @@ class _Stops:
     def spend(self, seconds: float) -> None:
         """A stop of so many seconds is over."""
         self._left = max(0.0, self._left - seconds)
-        self._since = time.monotonic()
+        self._since = monotonic()

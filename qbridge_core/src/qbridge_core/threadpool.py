@@ -13,11 +13,11 @@ import functools
 import math
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
+from qbridge_core.clock import monotonic
 from qbridge_core.context import current_run
 from qbridge_core.run import Run
 
@@ -76,7 +76,7 @@ class ThreadPool:
         """How many threads are held by calls that nobody has waited for since a moment ago."""
         with self._changed:
             self._grow()
-            latest = min(time.monotonic() - PATIENCE, self._closed_at)
+            latest = min(monotonic() - PATIENCE, self._closed_at)
             return sum(call.left_at is not None and call.left_at < latest for call in self._running)
 
     def owns_current_thread(self) -> bool:
@@ -88,7 +88,7 @@ class ThreadPool:
     def close(self) -> None:
         """Let the idle threads end now, and each other one after its call. What is left from now on does not hang."""
         with self._changed:
-            self._closed_at = time.monotonic()
+            self._closed_at = monotonic()
             self._changed.notify_all()
 
     def wait(self) -> None:
@@ -153,7 +153,7 @@ class ThreadPool:
 
     def _leave(self, call: _Call) -> None:
         if call.left_at is None:
-            call.left_at = time.monotonic()
+            call.left_at = monotonic()
             self._threads -= 1
 
     def _grow(self) -> None:

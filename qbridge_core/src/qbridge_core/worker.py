@@ -10,12 +10,12 @@ from __future__ import annotations
 import functools
 import sys
 import threading
-import time
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import Final
 
+from qbridge_core.clock import monotonic
 from qbridge_core.context import current_run
 from qbridge_core.envelope import MalformedTaskError, read_task
 from qbridge_core.errors import NotConnectedError, TooManyStuckTasksError
@@ -161,7 +161,7 @@ class Worker:
         except BaseException as exc:  # noqa: BLE001 - whatever a handler raises is its failure
             error = exc
         run.in_handler = False
-        self._finish(run, time.monotonic() - run.started_at, error)
+        self._finish(run, monotonic() - run.started_at, error)
         # The exception's traceback holds this frame, and this frame the exception: without this the cycle (and with it
         # the payload) would wait for the garbage collector.
         error = None
@@ -251,7 +251,7 @@ class WorkerPool:
 
     def expire(self) -> float:
         """End the runs whose time is over; return the seconds until the next one can be."""
-        now = time.monotonic()
+        now = monotonic()
         timeout = self._job.task_timeout
         # A run that starts later than now cannot expire before now + timeout, so no timer per task is needed.
         wait = timeout

@@ -8,13 +8,13 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qbridge_core import QueueStats, UnroutableError
+from qbridge_core.clock import monotonic
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +75,11 @@ class MemoryBroker:
         Raises:
             UnroutableError: the queue does not exist.
         """
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         with self._lock:
             queue = self._existing(name)
             while True:
-                now = time.monotonic()
+                now = monotonic()
                 self._release_due(queue, now)
                 if cancelled():  # before looking: what comes back from a client that left is not for that client
                     return []
@@ -159,7 +159,7 @@ class MemoryBroker:
             queue = self._queues.get(name)
             if queue is None:
                 return QueueStats(0, 0, 0)
-            self._release_due(queue, time.monotonic())
+            self._release_due(queue, monotonic())
             return QueueStats(len(queue.ready), len(queue.in_flight), len(queue.delayed))
 
     # The methods below expect the lock to be held.
@@ -177,7 +177,7 @@ class MemoryBroker:
 
     def _place(self, queue: _Queue, message: StoredMessage, delay: float) -> None:
         if delay > 0:
-            heapq.heappush(queue.delayed, (time.monotonic() + delay, next(self._sequence), message))
+            heapq.heappush(queue.delayed, (monotonic() + delay, next(self._sequence), message))
         else:
             queue.ready.append(message)
 
