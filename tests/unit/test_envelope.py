@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
+import pickle
+import zlib
 
 import pytest
 
@@ -153,3 +158,39 @@ def test_the_envelope_is_what_other_programs_read() -> None:
     assert message.body == '{"payload":{"ü":1},"task_id":"t","retry":0}'.encode()
     assert task_id == "t"
     assert json.loads(message.body)["payload"] == {"ü": 1}
+
+
+TASK = '{"payload": 1}'
+
+
+@pytest.mark.parametrize(
+    ("body", "hint"),
+    [
+        (TASK.encode("utf-8-sig"), "byte order mark"),
+        (TASK.encode("utf-16"), "UTF-16"),
+        (TASK.encode("utf-16-le"), "UTF-16"),
+        (TASK.encode("utf-16-be"), "UTF-16"),
+        (TASK.encode("utf-32"), "UTF-32"),
+        (gzip.compress(TASK.encode(), mtime=0), "compressed with gzip"),
+        (zlib.compress(TASK.encode()), "compressed with zlib"),
+        (zlib.compress(TASK.encode(), 9), "compressed with zlib"),
+        (bz2.compress(TASK.encode()), "compressed with bzip2"),
+        (lzma.compress(TASK.encode()), "compressed with xz"),
+        (b"\x28\xb5\x2f\xfd" + TASK.encode(), "compressed with zstd"),
+        (pickle.dumps({"payload": 1}), "pickle"),
+        (json.dumps(TASK).encode(), "encoded twice"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "body",
+)
+def test_a_body_in_another_form_is_recognised(body: bytes, hint: str) -> None:
+    """The error says what the sender has to change."""
+    with pytest.raises(MalformedTaskError, match=hint):
+        read_task(body)
+
+
+@pytest.mark.parametrize("body", [b"\x80abc", b"", b"{", b"x^", b"\xe4"])
+def test_nothing_is_guessed_of_other_bodies(body: bytes) -> None:
+    """A wrong guess would mislead."""
+    with pytest.raises(MalformedTaskError) as raised:
+        read_task(body)
+    assert ";" not in str(raised.value)

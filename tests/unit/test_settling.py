@@ -27,6 +27,7 @@ from qbridge_core import (
     TaskManager,
     UnroutableError,
 )
+from qbridge_core.logs import flush
 from qbridge_core.message import Noted
 from qbridge_memory import MemoryClient
 from support.wait import wait_for
@@ -406,3 +407,17 @@ def test_all_loggers_have_one_parent(client: MemoryClient, caplog: pytest.LogCap
     with caplog.at_level(logging.DEBUG):
         story(client)
     assert {record.name.partition(".")[0] for record in caplog.records} == {"qbridge"}
+
+
+@pytest.mark.parametrize(("message_id", "name"), [("m-1", "m-1"), (None, "without id (7 bytes, sha256 ")])
+def test_the_log_names_a_malformed_message(
+    client: MemoryClient, caplog: pytest.LogCaptureFixture, message_id: str | None, name: str
+) -> None:
+    """By its message id, or by what tells it from others; nothing of its body is shown (G17)."""
+    client.publish("q", b"s3cret!", message_id=message_id)
+    TaskManager(client, print, "q", "d", max_workers=1).run_until_idle(10.0)
+    flush()
+    line = next(record for record in caplog.records if "dead-lettered" in record.getMessage())
+    assert f"task {name}" in line.getMessage()
+    assert "s3cret" not in caplog.text
+    assert client.dead_letters("d")[0].task_id == (message_id or "")

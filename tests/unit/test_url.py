@@ -8,7 +8,14 @@ import traceback
 
 import pytest
 
-from qbridge_core import BrokerURL, InvalidURLError, UnknownOptionError, connect, merge_options
+from qbridge_core import (
+    BrokerURL,
+    ConfigurationError,
+    InvalidURLError,
+    UnknownOptionError,
+    connect,
+    merge_options,
+)
 
 SECRET = "s3cret"
 
@@ -164,3 +171,41 @@ def test_connect_hides_the_password_of_an_unknown_scheme() -> None:
     with pytest.raises(Exception, match="nope://") as info:
         connect(f"nope://u:{SECRET}@h")
     assert SECRET not in repr(info.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"amqp://u:{SECRET}/x@h/v", f"amqp://u:1/{SECRET}@h", f"redis://:{SECRET}#x@h", f"redis://:1#{SECRET}@h/0",
+        f"amqp://u:{SECRET}?x@h/v", f"amqp://u:{SECRET}[x@h", f"amqp://u:{SECRET}]@h/v", f"amqp://u:p@{SECRET}/w@h",
+        f"redis+sentinel://u:{SECRET}/x@h1:1,h2:2/name", f"amqps://us/er:{SECRET}@h",
+    ],
+)  # fmt: skip
+def test_a_character_that_must_be_encoded_in_a_password_is_named(url: str) -> None:
+    """The error says how to write it, and does not repeat the password."""
+    with pytest.raises(InvalidURLError, match=r"%2F for '/', %23 for '#'.*quote\(password") as info:
+        BrokerURL.parse(url)
+    assert SECRET not in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        (f"amqp://u:{SECRET}\udcff@h", "UTF-8 cannot express"), (f"amqp://u:{SECRET}%ff@h", "not UTF-8"),
+        (f"redis://h/0?sentinel_password={SECRET}%ff", "not UTF-8"), ("redis://h/%ff", "not UTF-8"),
+    ],
+)  # fmt: skip
+def test_g17_a_password_in_another_encoding_is_refused(url: str, text: str) -> None:
+    """It would become another password in silence; no exception that holds it is left behind."""
+    with pytest.raises(InvalidURLError, match=text) as info:
+        BrokerURL.parse(url)
+    assert SECRET not in "".join(traceback.format_exception(info.value))
+    assert SECRET not in repr(info.value)
+
+
+def test_g17_an_option_in_another_encoding_is_refused() -> None:
+    """The error names the option and not its value, and comes before a driver sees it."""
+    with pytest.raises(ConfigurationError, match="option sentinel_password has a character") as info:
+        connect("redis+sentinel://h/name", sentinel_password=f"{SECRET}\udcff")
+    assert SECRET not in str(info.value)
+    assert info.value.__context__ is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -72,3 +73,29 @@ def test_g18_a_wrong_argument_of_a_supervisor_is_named(arguments: Any, name: str
     """Before a process is started."""
     with pytest.raises(ConfigurationError, match=name):
         Supervisor(*arguments)
+
+
+def urls() -> list[tuple[str, str]]:
+    """Each option that takes seconds, with a URL of its backend."""
+    redis = ("lease", "publish_timeout", "connect_timeout", "socket_timeout")
+    rabbitmq = ("connect_timeout", "publish_timeout", "request_timeout", "consumer_timeout", "reconnect_delay")
+    return [("redis://localhost:1", name) for name in redis] + [("amqp://localhost:1", name) for name in rabbitmq]
+
+
+@pytest.mark.parametrize(("url", "name"), urls())
+def test_g18_senseless_seconds_of_an_option_are_named(url: str, name: str) -> None:
+    """In the URL and as a keyword, before anything is connected; no error of the system's or a driver's gets out."""
+    for value in (0, -1, math.nan, math.inf, 1e300, 10**400, "1e300", "nan", "inf", "x", "", True, None, b"1", [1]):
+        with pytest.raises(ConfigurationError, match=name):
+            connect(url, **{name: value})
+    for text in ("0", "-1", "nan", "inf", "1e300", "1" * 400, "x", "10s"):
+        with pytest.raises(ConfigurationError, match=name):
+            connect(f"{url}?{name}={text}")
+
+
+@pytest.mark.parametrize("url", ["memory://", "redis://localhost:1", "amqp://localhost:1"])
+def test_g18_a_senseless_limit_of_bytes_is_named(url: str) -> None:
+    """The limit is one option of all backends."""
+    for value in (0, -1, 1.5, "1.5", "x", "", True, None, math.inf, "9" * 30):
+        with pytest.raises(ConfigurationError, match="max_message_bytes"):
+            connect(url, max_message_bytes=value)

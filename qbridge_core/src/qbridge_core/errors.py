@@ -130,7 +130,8 @@ class RemoteError(QBridgeError):
     Exceptions stay in the process where they were raised, since not all of them can travel; their texts do.
 
     Attributes:
-        exception_type: class name of the exception; "" when the process died.
+        exception_type: the class of the exception as ``module.Class``, without the module for a built-in one; "" when
+            the process died.
         traceback: the formatted traceback.
     """
 

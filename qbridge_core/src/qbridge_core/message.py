@@ -235,7 +235,8 @@ class Failure:
         reason: what kind of failure.
         attempts: failed runs including this one.
         crashes: runs that ended with their process, including this one.
-        exception_type: class name of the exception, or "".
+        exception_type: the class of the exception as ``module.Class``, without the module for a built-in one;
+            "TimeoutError" for a run that took too long, "MalformedTaskError" for what is no task, else "".
         exception_message: its text, or "".
         traceback: the tail of the formatted traceback, or "".
         first_failed_at: Unix time in seconds of the first failure.

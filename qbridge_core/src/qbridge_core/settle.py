@@ -8,6 +8,7 @@ neither; what is to become of it is remembered where it comes again.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 import time
@@ -333,7 +334,8 @@ class Settler:
             self._dead_letter_and_tell(delivery, failure)
 
     def _dead_letter_and_tell(self, delivery: Delivery, failure: Failure) -> None:
-        fields = _log_fields(delivery, failure.task_id, failure.attempts)
+        name = failure.task_id or _nameless(delivery)
+        fields = _log_fields(delivery, name, failure.attempts)
 
         def reject() -> None:
             self._client.reject(delivery, requeue=False, failure=failure)
@@ -350,7 +352,7 @@ class Settler:
         self._tally.add(dead_lettered(failure.reason))
         _log.error(
             "task %s dead-lettered: %s after %d attempts (%s)",
-            failure.task_id, failure.reason, failure.attempts, _in_words(failure),
+            name, failure.reason, failure.attempts, _in_words(failure),
             extra=fields,
         )  # fmt: skip
         self._lifecycle.task_dead_lettered(queue=delivery.queue, task_id=failure.task_id, failure=failure)
@@ -393,6 +395,11 @@ def _unrepeatable(failure: Failure, reason: BaseException) -> Failure:
 
 def _in_words(failure: Failure) -> str:
     return ": ".join(text for text in (failure.exception_type, failure.exception_message) if text)
+
+
+def _nameless(delivery: Delivery) -> str:
+    """What a log calls a message without any id: enough to find it, and nothing of what is in it."""
+    return f"without id ({len(delivery.body)} bytes, sha256 {hashlib.sha256(delivery.body).hexdigest()[:16]})"
 
 
 def _log_fields(delivery: Delivery, task_id: str | None, attempt: int) -> dict[str, object]:

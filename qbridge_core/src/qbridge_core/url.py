@@ -8,10 +8,14 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from qbridge_core.errors import InvalidURLError, UnknownOptionError
+from qbridge_core.errors import ConfigurationError, InvalidURLError, UnknownOptionError
 
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")  # RFC 3986, section 3.1
 _AUTHORITY_END: Final = re.compile(r"[/?#]")
+_ENCODE: Final = (
+    "in a user or password write %2F for '/', %23 for '#', %3F for '?', %40 for '@', %5B and %5D for '[' and ']'; "
+    "urllib.parse.quote(password, safe='') does that"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,32 +50,35 @@ class BrokerURL:
             raise InvalidURLError(
                 "a broker URL looks like scheme://host:port/path, for example redis://localhost:6379/0"
             )
-        try:
-            authority = _AUTHORITY_END.split(rest, maxsplit=1)[0]  # urllib knows no list of hosts
-            login, hosts = _split_authority(authority)
-            parts = urlsplit(f"{scheme}://{rest[len(authority) :]}")
-            pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
-        except ValueError:
-            # urllib's error can quote a part of the URL that is really a password: not even the cause may show it.
+        if not _is_utf8(rest):
             raise InvalidURLError(
-                f"the {scheme}:// URL cannot be read: check its host, its port and its query"
-            ) from None
-        if "@" in parts.path:
-            raise InvalidURLError(
-                f"the {scheme}:// URL has an '@' after a '/': write %2F for a '/' in a user or password"
+                f"the {scheme}:// URL has a character that UTF-8 cannot express (it was read in a wrong encoding): "
+                "write it in UTF-8, or percent-encode its bytes in UTF-8"
             )
+        authority = _AUTHORITY_END.split(rest, maxsplit=1)[0]  # urllib knows no list of hosts
+        tail = rest[len(authority) :]
+        try:
+            login, hosts = _split_authority(authority)
+            parts = urlsplit(f"{scheme}://{tail}")
+            pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query), errors="strict")
+            username, password, path = map(_decoded, (login.username, login.password, parts.path[1:]))
+        except ValueError as exc:
+            # urllib's error can quote a part of the URL that is really a password: not even the cause may show it.
+            raise InvalidURLError(_why_unreadable(scheme, authority, tail, exc)) from None
+        if "@" in parts.path:
+            raise InvalidURLError(f"the {scheme}:// URL has an '@' after a '/': {_ENCODE}")
         query = dict(pairs)
         if len(query) != len(pairs):
             raise InvalidURLError(f"the {scheme}:// URL gives an option twice")
         if parts.fragment:
-            raise InvalidURLError(f"the {scheme}:// URL has a '#': write it as %23 when it belongs to a password")
+            raise InvalidURLError(f"the {scheme}:// URL has a '#': {_ENCODE}")
         return cls(
             scheme=scheme.lower(),
             host=hosts[0][0],
             port=hosts[0][1],
-            username=None if login.username is None else unquote(login.username),
-            password=None if login.password is None else unquote(login.password),
-            path=unquote(parts.path[1:]) if parts.path else None,
+            username=username,
+            password=password,
+            path=path if parts.path else None,
             query=query,
             hosts=hosts,
         )
@@ -81,6 +88,35 @@ class BrokerURL:
         hosts = ",".join(_address(host, port) for host, port in self.hosts or ((self.host, self.port),))
         path = "" if self.path is None else f"/{self.path}"
         return f"{self.scheme}://{user}{hosts}{path}"
+
+
+def _is_utf8(text: str) -> bool:
+    """False with lone surrogates, as in what was read from the environment or a file in another encoding."""
+    # Without an exception: it would hold the text, and with it a password.
+    return text.encode("utf-8", "ignore").decode("utf-8") == text
+
+
+def _why_unreadable(scheme: str, authority: str, tail: str, exc: ValueError) -> str:
+    """Guess what is wrong without repeating any of it."""
+    if isinstance(exc, UnicodeDecodeError):
+        return f"the {scheme}:// URL has a percent-encoded part that is not UTF-8: encode its UTF-8 bytes"
+    login, _, addresses = authority.rpartition("@")
+    if "@" in tail or (login and _can_be_hosts(addresses) and not _can_be_hosts(f"{login}@")):
+        return f"the {scheme}:// URL cannot be read: {_ENCODE}"
+    return f"the {scheme}:// URL cannot be read: check its host, its port and its query"
+
+
+def _can_be_hosts(authority: str) -> bool:
+    try:
+        _split_authority(authority)
+    except ValueError:
+        return False
+    return True
+
+
+def _decoded(text: str | None) -> str | None:
+    """Percent-decoded; an escape that is no UTF-8 is an error and no other character."""
+    return None if text is None else unquote(text, errors="strict")
 
 
 def _split_authority(authority: str) -> tuple[SplitResult, tuple[tuple[str, int | None], ...]]:
@@ -103,6 +139,7 @@ def merge_options(url: BrokerURL, options: Mapping[str, object], known: Collecti
 
     Raises:
         UnknownOptionError: an option is not in ``known``; the message names those that are.
+        ConfigurationError: a value has a character that no broker could be told of.
     """
     merged: dict[str, object] = {**url.query, **options}
     unknown = sorted(set(merged) - set(known))
@@ -111,4 +148,7 @@ def merge_options(url: BrokerURL, options: Mapping[str, object], known: Collecti
             f"unknown option{'s' if len(unknown) > 1 else ''} {', '.join(map(repr, unknown))} for {url.scheme}://; "
             f"known options: {', '.join(sorted(known)) or 'none'}"
         )
+    for name, value in merged.items():
+        if isinstance(value, str) and not _is_utf8(value):
+            raise ConfigurationError(f"option {name} has a character that UTF-8 cannot express")
     return merged
