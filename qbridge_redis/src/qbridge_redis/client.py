@@ -52,7 +52,7 @@ class RedisClient(QueueClient):
         redis_url: ``redis://user:password@host:port/db``; with sentinels
             ``redis+sentinel://user:password@sentinel1:26379,sentinel2:26379/service/db``, where user and password are
             those of the server; for a cluster ``redis+cluster://user:password@node1:6379,node2:6379``. Write
-            ``rediss`` in place of ``redis`` for TLS.
+            ``rediss`` in place of ``redis`` for TLS. ``unix:///path/to/redis.sock?db=0`` for a Unix socket.
         options: ``prefix`` ("", put before every queue name), ``group`` ("qbridge"), ``wait_replicas`` (how many
             replicas must have a message before ``publish`` returns: 0, with sentinels and clusters 1), and in
             seconds ``lease`` (30), ``publish_timeout`` (10), ``connect_timeout`` (3), ``socket_timeout`` (3); for the
@@ -113,7 +113,10 @@ class RedisClient(QueueClient):
 
     @guarded
     def disconnect(self) -> None:
-        """Send acknowledgements, hand back what is unsettled, close; within about 5 seconds."""
+        """Send acknowledgements, hand back what is unsettled, close.
+
+        Takes 5 seconds at most, and hardly more than one when the server does not answer.
+        """
         if self._fleet is not None and self._fleet.pid != os.getpid():
             return  # the connections and threads are the parent's
         with self._switching:
@@ -211,7 +214,11 @@ class RedisClient(QueueClient):
         failure: Failure | None = None,
         queue: str | None = None,
     ) -> None:
-        """Hand back, retry or dead-letter the message in one atomic step on the server."""
+        """Hand back, retry or dead-letter the message in one atomic step on the server.
+
+        What is handed back goes to the end of the queue, as a retry does. Where no copy can be written, the message
+        itself goes back, to be delivered again at once, or after a failure when about half a lease is over.
+        """
         engine = self._running(delivery.queue)
         delay = check_delay(delay, _LONGEST_DELAY)
         self._ticket(engine, delivery)
@@ -246,7 +253,9 @@ class RedisClient(QueueClient):
 
     @guarded
     def replay(self, dead_letter_queue: str, *, target: str | None = None, limit: int | None = None) -> int:
-        """Send dead letters back, each page in one atomic step. Letters that a consumer holds stay.
+        """Send dead letters back in their order, each page in one atomic step. Letters that a consumer holds stay.
+
+        One that cannot be sent ends it; those behind it keep their places.
 
         On a cluster, if both queues have not one hash slot: copied, confirmed, then deleted.
 
