@@ -25,7 +25,15 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = {
     "qbridge_core": [],
     "qbridge_rabbitmq": ["amqp", "amqps"],
-    "qbridge_redis": ["redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster", "unix"],
+    "qbridge_redis": [
+        "redis",
+        "rediss",
+        "redis+sentinel",
+        "rediss+sentinel",
+        "redis+cluster",
+        "rediss+cluster",
+        "unix",
+    ],
     "qbridge_memory": ["memory"],
 }
 DISTRIBUTIONS = sorted(name.replace("_", "-") for name in PACKAGES)

@@ -188,11 +188,17 @@ class RedisClient(QueueClient):
         return batch
 
     @guarded
+    def subscribe(self, queue: str, prefetch: int) -> None:
+        """Keep a connection for the queue; nothing is read ahead. Other queues share theirs."""
+        super().subscribe(queue, prefetch)
+        self._running(queue).reader(queue).subscribe()
+
+    @guarded
     def unsubscribe(self, queue: str) -> None:
         """Wake a blocked ``receive``; nothing is read ahead, so there is nothing to give back."""
         fleet = self._fleet
         if fleet is not None and self.connected:
-            fleet.engine(queue).cancel(queue)
+            fleet.engine(queue).unsubscribe(queue)
 
     def ack(self, delivery: Delivery) -> None:
         """Note the acknowledgement; it is sent with the next read or a few milliseconds later.

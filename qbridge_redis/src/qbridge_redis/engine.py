@@ -110,11 +110,11 @@ class Engine:
                 reader = self._readers[queue]
         return reader
 
-    def cancel(self, queue: str) -> None:
-        """Wake a blocked receive."""
+    def unsubscribe(self, queue: str) -> None:
+        """Wake a blocked receive, and keep no connection for it."""
         reader = self._readers.get(queue)
         if reader is not None:
-            reader.cancel()
+            reader.unsubscribe()
 
     def delayed(self, queue: str) -> None:
         """A message of this queue was delayed by this client: have it delivered on time."""

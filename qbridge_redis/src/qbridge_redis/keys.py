@@ -9,6 +9,7 @@ from redis.crc import key_slot
 from qbridge_core import ConfigurationError, check_queue_name
 
 _DELAYED: Final = b":delayed"
+_REMEMBERED: Final = 10_000
 
 
 class Keys:
@@ -36,6 +37,8 @@ class Keys:
         try:
             return self._streams[queue]
         except (KeyError, TypeError):  # what cannot be a key is no name either
+            if len(self._streams) >= _REMEMBERED:
+                self._streams.clear()  # a cache only
             key = self._streams[queue] = (self._prefix + check_queue_name(queue)).encode()
         return key
 
@@ -56,6 +59,8 @@ class Keys:
             return self._slots[queue]
         except (KeyError, TypeError):  # what cannot be a key is no name either
             check_queue_name(queue)
+        if len(self._slots) >= _REMEMBERED:
+            self._slots.clear()
         slot = self._slots[queue] = self._find_slot(queue) if self._cluster else 0
         return slot
 

@@ -230,15 +230,8 @@ class Links:
         Raises:
             BrokerUnavailableError: none could be made before ``deadline`` (monotonic time).
         """
-        while True:
-            try:
-                link = self._idle.pop()
-            except IndexError:
-                break
-            if link.is_usable and not link.is_stale():
-                self._busy.add(link)
-                return link
-            link.close()
+        if (link := self.idle()) is not None:
+            return link
         if self._closed:
             raise BrokerUnavailableError("the client was disconnected")
         link = Link(self._route, self._name)
@@ -249,6 +242,18 @@ class Links:
             raise unreachable(exc, self._options) from exc
         self._busy.add(link)
         return link
+
+    def idle(self) -> Link | None:
+        """Take a connection that is there and works as far as can be seen; None when there is none."""
+        while True:
+            try:
+                link = self._idle.pop()
+            except IndexError:
+                return None
+            if link.is_usable and not link.is_stale():
+                self._busy.add(link)
+                return link
+            link.close()
 
     def give(self, link: Link) -> None:
         """Take a connection back; broken ones are forgotten."""

@@ -52,6 +52,8 @@ class Reader:
         self._cancels = 0
         self._reading = threading.Event()
         self._opened_before = False
+        self._lent = False
+        self._subscribed = False
         self._backoff = Backoff()
         self._take_back_at: float | None = None
         self._take_back_until = 0.0
@@ -78,6 +80,18 @@ class Reader:
         except (QBridgeError, *LOST):
             return False
 
+    def subscribe(self) -> None:
+        """Keep a connection from now on: receive will be called again and again."""
+        self._subscribed = True
+
+    def unsubscribe(self) -> None:
+        """Wake a blocked ``receive``, and keep no connection."""
+        self._subscribed = False
+        self.cancel()
+        if self._turn.acquire(blocking=False):  # otherwise whoever receives does it
+            self._share()
+            self._turn.release()
+
     def abort(self) -> None:
         """Do not wait for a server that does not answer."""
         self._cancels += 1
@@ -100,22 +114,52 @@ class Reader:
         cancels = self._cancels
         deadline = time.monotonic() + timeout
         with self._turn:
-            while not self._is_cancelled(cancels):
-                try:
-                    batch = self._step(count, deadline, cancels)
-                except LOST as exc:
-                    self._lost_reply()
-                    self._wait(unreachable(exc, self._session.options), deadline, cancels)
-                    continue
-                except TransientError as exc:
-                    self._wait(exc, deadline, cancels)
-                    continue
-                self._session.outage.back(self)
-                if batch or time.monotonic() >= deadline:
-                    return batch
-            if self._session.closing.is_set():
-                self._link.close()  # nobody else may be there to do it any more
+            try:
+                return self._receive(count, deadline, cancels)
+            finally:
+                self._share()
+
+    def _receive(self, count: int, deadline: float, cancels: int) -> list[Delivery]:
+        while not self._is_cancelled(cancels):
+            try:
+                batch = self._step(count, deadline, cancels)
+            except LOST as exc:
+                self._lost_reply()
+                self._wait(unreachable(exc, self._session.options), deadline, cancels)
+                continue
+            except TransientError as exc:
+                self._wait(exc, deadline, cancels)
+                continue
+            self._session.outage.back(self)
+            if batch or time.monotonic() >= deadline:
+                return batch
+        if self._session.closing.is_set():
+            self._link.close()  # nobody else may be there to do it any more
         return []
+
+    def _share(self) -> None:
+        """Let others use the connection, so that queues that are asked now and then have not one each."""
+        if self._subscribed or not self._link.is_usable or self._session.closing.is_set():
+            return
+        self._session.links.give(self._link)
+        self._link = Link(self._session.route, f"qbridge:{self._session.consumer}")
+        self._lent = True
+
+    def _borrow(self) -> bool:
+        """Use a connection that nobody uses; False when there is none."""
+        is_first = not self._opened_before
+        if not (self._lent or is_first) or (link := self._session.links.idle()) is None:
+            return False
+        self._link, self._lent = link, False
+        if is_first:
+            self._opened()
+        return True
+
+    def _opened(self) -> None:
+        """Note the first connection, and look what it may do."""
+        self._opened_before = True
+        if lacking := missing_rights(self._session, self._link, self._queue):
+            log.warning("reading %s, though %s", self._queue, lacking)
 
     def _is_cancelled(self, cancels: int) -> bool:
         return self._cancels != cancels or self._session.closing.is_set()
@@ -137,7 +181,7 @@ class Reader:
         return self._read(count, deadline, cancels)
 
     def _connect(self, deadline: float) -> None:
-        if self._link.is_usable:
+        if self._link.is_usable or self._borrow():
             return
         if self._link.is_open:
             self._link.close()
@@ -147,12 +191,13 @@ class Reader:
             self._link.open(max(_FIRST_CONNECT, deadline - time.monotonic()))
         except REFUSED as exc:
             raise unreachable(exc, self._session.options) from exc
-        if self._opened_before:
+        if self._lent:
+            self._lent = False  # nothing was lost
+        elif self._opened_before:
             self._session.reconnected()
             self._overdue.clear()
-        elif lacking := missing_rights(self._session, self._link, self._queue):
-            log.warning("reading %s, though %s", self._queue, lacking)
-        self._opened_before = True
+        else:
+            self._opened()
         self._backoff.reset()
 
     def _lost_reply(self) -> None:

@@ -21,6 +21,7 @@ from qbridge_redis.outage import Outage, log
 from qbridge_redis.queues import Queues
 from qbridge_redis.route import OnMove, Route
 
+_COMPLAINTS: Final = 100
 __all__ = ["Carry", "Home", "Session", "log"]
 
 Carry = Callable[[str, Sequence[Fields], float, bool], None]
@@ -93,6 +94,8 @@ class Session:
     def is_new_complaint(self, queue: str, text: str) -> bool:
         """Whether this is to be said, because it is not what was said of the queue last."""
         is_new = self._complaints.get(queue) != text
+        if len(self._complaints) >= _COMPLAINTS:
+            self._complaints.clear()
         self._complaints[queue] = text
         return is_new
 

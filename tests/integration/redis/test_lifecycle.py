@@ -284,3 +284,28 @@ def test_wrong_settings_are_refused_when_the_client_is_made(
     """Not when they first matter."""
     with pytest.raises(error):
         RedisClient(url, **options)
+
+
+def test_g4_queues_that_are_asked_once_share_a_connection(
+    make_client: MakeClient, broker: RedisBroker, queue: str
+) -> None:
+    """However many reply queues a program asks, its connections stay as many; only a worker's queue keeps its own."""
+    client = make_client(broker.url)
+    for number in range(30):
+        name = f"{queue}-{number}"
+        client.declare(name)
+        client.publish(name, b"x")
+        client.ack(take(client, name))
+        if number == 2:
+            assert client.flush()
+            before = _connections(broker)
+    assert client.flush()
+    assert _connections(broker) <= before + 1
+    client.subscribe(queue, 1)
+    client.unsubscribe(queue)
+
+
+def _connections(broker: RedisBroker) -> int:
+    """How many clients the server has."""
+    listed = broker.cli("CLIENT", "LIST")
+    return len(str(listed).splitlines())
