@@ -98,6 +98,12 @@ def raise_the_payload(payload: str) -> None:
     raise ValueError(f"bad card {payload}")
 
 
+async def raise_the_payload_later(payload: str) -> None:
+    """The same as a coroutine."""
+    await asyncio.sleep(0)
+    raise ValueError(f"bad card {payload}")
+
+
 def _segfault(payload: dict[str, Any]) -> None:
     ctypes.string_at(0)
 

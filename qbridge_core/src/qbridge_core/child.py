@@ -18,19 +18,19 @@ import resource
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from multiprocessing import spawn
 from multiprocessing.connection import Connection
 from types import FrameType
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from qbridge_core.clock import monotonic
 from qbridge_core.context import HandlerTimeout, current_run
 from qbridge_core.envelope import read_task
 from qbridge_core.executor import is_coroutine_function, loading, refuse_unstarted
+from qbridge_core.forks import OneProcess, flush_output
 from qbridge_core.message import Delivery
 from qbridge_core.retry import RetryPolicy
 from qbridge_core.run import Run
@@ -142,7 +142,7 @@ class _Server:
             self._say(STARTED, number)  # before anything that the task could break
             # In a context of its own: what one task sets there is nothing to the next one.
             verdict = copy_context().run(self._handle, memoryview(task)[NUMBER_BYTES:])
-            _flush()
+            flush_output()
             memory = memory_in_use() if self._watch_memory else 0
             self._say(*((DONE, number, memory) if verdict is None else (RAISED, number, memory, verdict.as_json())))
             del task, verdict  # an idle process holds nothing of its last task
@@ -156,7 +156,7 @@ class _Server:
             current_run.set(self._run)
             payload = read_task(assignment.body, len(assignment.body)).payload
             if not self._cancelled:
-                with _OneProcess():
+                with OneProcess():
                     refuse_unstarted(self._handler(payload))
         except BaseException as exc:  # noqa: BLE001 - whatever a handler raises is its failure
             self._run = None
@@ -200,7 +200,7 @@ def _await(handler: Callable[[Any], Any], threads: ThreadPool, payload: Any) -> 
     """Run a coroutine function, its blocking calls in these threads."""
 
     async def call() -> object:
-        with _OneProcess():  # here too: a copy that ended the loop would disturb the original's
+        with OneProcess():  # here too: a copy that ended the loop would disturb the original's
             return await handler(payload)
 
     with asyncio.Runner() as runner:
@@ -210,46 +210,10 @@ def _await(handler: Callable[[Any], Any], threads: ThreadPool, payload: Any) -> 
     return result
 
 
-class _OneProcess:
-    """Ends every process but the one that began the block.
-
-    A handler may fork and let the copy return as well, or leave by ``sys.exit``. The copy has this program's stack, and
-    would go on as if it were the worker's child: report on the task a second time, and then on others.
-    """
-
-    def __enter__(self) -> None:
-        self._process = os.getpid()
-
-    def __exit__(self, kind: object, exc: BaseException | None, frames: object) -> None:
-        if os.getpid() != self._process:
-            _end_copy(exc)
-
-
-def _end_copy(exc: BaseException | None) -> NoReturn:
-    """End a copy as a program of its own would have ended."""
-    status = 0 if exc is None else 1
-    try:
-        if isinstance(exc, SystemExit) and (exc.code is None or isinstance(exc.code, int)):
-            status = exc.code or 0
-        elif isinstance(exc, SystemExit):
-            sys.stderr.write(f"{exc.code}\n")
-        elif exc is not None:
-            traceback.print_exception(exc)
-        _flush()
-    finally:
-        os._exit(status & 0xFF)
-
-
 def _restore(handlers: Mapping[signal.Signals, Any]) -> None:
     """Let signals end a process that a handler has forked."""
     for number, handler in handlers.items():
         signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):  # a program may have closed or replaced them
-            stream.flush()
 
 
 def memory_in_use() -> int:

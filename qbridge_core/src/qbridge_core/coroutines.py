@@ -18,6 +18,7 @@ from typing import Any, Final
 from qbridge_core.clock import monotonic
 from qbridge_core.context import current_run
 from qbridge_core.executor import Executor
+from qbridge_core.forks import OneProcess
 from qbridge_core.logs import logger
 from qbridge_core.run import Run
 from qbridge_core.threadpool import PATIENCE, ThreadPool
@@ -183,7 +184,8 @@ class _Call:
     async def _guarded(self) -> object:
         """The handler; what it raises is returned, for asyncio would end the loop for a SystemExit."""
         try:
-            return await self._function(self._payload)
+            with OneProcess():
+                return await self._function(self._payload)
         except BaseException as exc:  # noqa: BLE001 - raised again in the worker's thread
             return _Raised(exc)
 

@@ -15,7 +15,21 @@ from qbridge_core.message import MAX_EXCEPTION_MESSAGE_CHARS, MAX_TRACEBACK_CHAR
 _log: Final = logger("qbridge.worker")
 # Texts are cut to their final length only when they have been redacted: half a secret may look like none.
 _ROOM: Final = 4
-_BETWEEN: Final = {os.path.join(os.path.dirname(__file__), name) for name in ("executor.py", "coroutines.py")}
+_PACKAGE: Final = os.path.dirname(__file__)
+_EXECUTOR: Final = os.path.join(_PACKAGE, "executor.py")
+# The functions that handlers are called through. The handler itself may call anything else of this package.
+_CALLERS: Final = {
+    (os.path.join(_PACKAGE, file), name)
+    for file, name in (
+        ("worker.py", "_perform"),
+        ("executor.py", "__call__"),
+        ("coroutines.py", "_wait_for"),
+        ("coroutines.py", "_guarded"),
+        ("child.py", "_handle"),
+        ("child.py", "_await"),
+        ("child.py", "call"),
+    )
+}
 _UNREDACTED: Final = "(left out, because it could not be redacted)"
 _UNREADABLE: Final = "(the exception's text could not be read)"
 
@@ -69,10 +83,14 @@ def _redacted(redact: Callable[[str], str], text: str) -> str:
 
 def _below_ours(frames: TracebackType | None) -> TracebackType | None:
     """The part of a traceback that begins with the handler: without the worker, and what it calls handlers through."""
-    below = frames.tb_next if frames else None
-    while below is not None and below.tb_frame.f_code.co_filename in _BETWEEN:
-        below = below.tb_next
-    return below
+    handler = here = frames
+    while here is not None:
+        if (here.tb_frame.f_code.co_filename, here.tb_frame.f_code.co_name) in _CALLERS:
+            handler = here.tb_next
+        here = here.tb_next
+    while handler is not None and handler.tb_frame.f_code.co_filename == _EXECUTOR:  # what it returned was refused
+        handler = handler.tb_next
+    return handler
 
 
 def _message(exc: BaseException) -> str:
@@ -88,8 +106,7 @@ def _plain(text: str) -> str:
 
 
 def _frames_of_handler(stack: FrameType) -> list[str]:
-    """The stack below the last frame of QBridge, or all of it when the handler is not on it any more."""
+    """The stack from the handler on, or all of it when the handler is not on it any more."""
     frames = traceback.extract_stack(stack)
-    package = os.path.dirname(__file__)
-    ours = [position for position, frame in enumerate(frames) if os.path.dirname(frame.filename) == package]
-    return traceback.format_list(frames[ours[-1] + 1 :] if ours and ours[-1] + 1 < len(frames) else frames)
+    callers = [position for position, frame in enumerate(frames) if (frame.filename, frame.name) in _CALLERS]
+    return traceback.format_list(frames[callers[-1] + 1 :] if callers and callers[-1] + 1 < len(frames) else frames)

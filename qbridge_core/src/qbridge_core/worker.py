@@ -20,6 +20,7 @@ from qbridge_core.context import current_run
 from qbridge_core.envelope import MalformedTaskError, read_task
 from qbridge_core.errors import NotConnectedError, TooManyStuckTasksError
 from qbridge_core.executor import Executor, refuse_unstarted
+from qbridge_core.forks import end_copy, process
 from qbridge_core.intake import Intake
 from qbridge_core.interrupt import interrupter
 from qbridge_core.late import Late
@@ -141,26 +142,33 @@ class Worker:
         order = job.lifecycle.order
         if order is not None:
             order.wait(task_id)  # before the clock starts
-        run = self.running = Run(delivery, task_id, job.task_timeout)
-        if job.intake.closed:
+        self._perform(Run(delivery, task_id, job.task_timeout), task.payload)
+
+    def _perform(self, run: Run, payload: object) -> None:
+        job = self._job
+        self.running = run
+        if job.intake.ending:
             # Too late to start. The pool, which closes first and then takes over what runs, does not miss it either.
             self._give_back(run)
             return
         current_run.set(run)
-        job.lifecycle.task_started(queue=delivery.queue, task_id=task_id, attempt=run.attempt)
+        job.lifecycle.task_started(queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt)
         if run.cancelled:  # while a hook took its time
             self.abandoned = True
             return
         error: BaseException | None = None
+        forks = process.forks
         run.in_handler = True
         try:
-            refuse_unstarted(job.executor.execute(task.payload))
+            refuse_unstarted(job.executor.execute(payload))
         except job.executor.not_started as exc:
             self._give_back(run, exc)
             return
         except BaseException as exc:  # noqa: BLE001 - whatever a handler raises is its failure
             error = exc
         run.in_handler = False
+        if process.forks != forks:
+            end_copy(error)
         self._finish(run, monotonic() - run.started_at, error)
         # The exception's traceback holds this frame, and this frame the exception: without this the cycle (and with it
         # the payload) would wait for the garbage collector.
@@ -203,7 +211,7 @@ class Worker:
             settler.failed(run, error)
 
 
-_ENTRY: Final = Worker._handle.__code__
+_ENTRY: Final = Worker._perform.__code__
 
 
 class WorkerPool:
