@@ -176,6 +176,8 @@ class Intake:
             self._wait_after(exc)
             return []
         self._received += len(batch)
+        if batch:
+            self._read_ahead.seen(len(batch[-1].body))
         self._received_at = monotonic()
         if self._pause:
             self._pause = 0.0

@@ -13,12 +13,17 @@ from qbridge_rabbitmq.life import Arrival
 
 
 class Buffer:
-    """Arrivals on their way to one taker. ``take`` is for one thread at a time, ``put`` and ``wake`` for any."""
+    """Arrivals on their way to one taker. ``take`` is for one thread at a time, ``put`` and ``wake`` for any.
+
+    Attributes:
+        size: of the bodies that came lately, about.
+    """
 
     def __init__(self) -> None:
         self._pieces: queues.SimpleQueue[list[Arrival]] = queues.SimpleQueue()
         self._rest: deque[Arrival] = deque()  # of the piece that the taker has begun
         self._gathered: list[Arrival] = []
+        self.size = 0
 
     @property
     def is_empty(self) -> bool:
@@ -85,4 +90,7 @@ class Buffer:
         """Hand over what was gathered."""
         if self._gathered:
             gathered, self._gathered = self._gathered, []
+            # Large ones come by themselves: one of a piece tells enough. Growth counts at once, and shrinking slowly.
+            size = len(gathered[-1].body)
+            self.size = size if size > self.size else self.size - (self.size - size) // 8
             self._pieces.put(gathered)

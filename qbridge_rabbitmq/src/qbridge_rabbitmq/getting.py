@@ -6,13 +6,14 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
+from qbridge_core.readahead import MOST_BYTES
 from qbridge_rabbitmq.life import Arrival
 
 _LAST_WAIT: Final = 1.0
 
 
 class GetRequest:
-    """A caller's wish for up to ``limit`` messages that are ready now.
+    """A caller's wish for up to ``limit`` messages that are ready now, as far as they are not too large together.
 
     Attributes:
         error: why the broker refused, when it did.
@@ -21,6 +22,7 @@ class GetRequest:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        self._size = 0
         self.items: list[Arrival] = []
         self.error: BaseException | None = None
         self._lock = threading.Lock()
@@ -52,7 +54,9 @@ class GetRequest:
     @property
     def wants_more(self) -> bool:
         """In the I/O thread: whether the broker should be asked for another message."""
-        return not self._over and not self._enough and len(self.items) < self._limit
+        return (
+            not self._over and not self._enough and len(self.items) < self._limit and self._size < MOST_BYTES
+        )  # fmt: skip
 
     def add(self, arrival: Arrival) -> bool:
         """In the I/O thread: one more message. False when it came too late."""
@@ -60,6 +64,7 @@ class GetRequest:
             if self._over:
                 return False
             self.items.append(arrival)
+            self._size += len(arrival.body)
             return True
 
     def finish(self) -> None:

@@ -26,6 +26,7 @@ EXPIRATION: Final = 8
 MESSAGE_ID: Final = 7
 USER_ID: Final = 4
 _SHORT_STRINGS: Final = {15, 14, 10, 9, EXPIRATION, MESSAGE_ID, 5, USER_ID, 3, 2}
+_LARGEST_CACHED: Final = 2_000
 _FIXED: Final = {DELIVERY_MODE: 1, 11: 1, 6: 8}
 PERSISTENT: Final = b"\x02"
 
@@ -104,7 +105,8 @@ def _read_ours(raw: bytes) -> Content | None:
         return None
     if raw[mark_start - len(_MARK_ENTRY) : mark_start] != _MARK_ENTRY or id_start + raw[table_end + 1] != len(raw):
         return None
-    headers, meta, is_whole = _views(raw[2 : mark_start - len(_MARK_ENTRY)])
+    views = _views if mark_start < _LARGEST_CACHED else _views.__wrapped__
+    headers, meta, is_whole = views(raw[2 : mark_start - len(_MARK_ENTRY)])
     if not is_whole or MARK in meta:
         return None
     return Content(_text(raw[id_start:]), headers, meta, _text(raw[mark_start:table_end]))
@@ -117,7 +119,8 @@ def _read_any(raw: bytes) -> Content:
         return Content(None, NO_HEADERS, NO_HEADERS)
     message_id = fields.get(MESSAGE_ID)
     table = fields.get(HEADERS)
-    headers, meta, _ = _views(table) if table is not None else (NO_HEADERS, NO_HEADERS, True)
+    views = _views if table is None or len(table) < _LARGEST_CACHED else _views.__wrapped__
+    headers, meta, _ = views(table) if table is not None else (NO_HEADERS, NO_HEADERS, True)
     mark = ""
     if MARK in meta:
         mark = str(meta[MARK])
@@ -232,7 +235,7 @@ def is_brokers(name: str) -> bool:
 def _views(table: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any], bool]:
     """The producer's headers and ours, read only, and whether all could be read.
 
-    Cached: most messages of a queue have the same, but for the mark.
+    Cached: most messages of a queue have the same, but for the mark. Large ones are not, or the cache would be too.
     """
     headers: dict[str, Any] = {}
     meta: dict[str, Any] = {}

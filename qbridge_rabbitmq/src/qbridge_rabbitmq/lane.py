@@ -230,7 +230,7 @@ class Lane:
         pace, life, consumers = self._pace, self.life, self._steady
         if pace is None or life is None or consumers is None:
             return False
-        pace.look(life.settled, time.monotonic())
+        pace.look(life.settled, time.monotonic(), self.buffer.size)
         if pace.prefetch > consumers.held:
             consumers.hold(pace.prefetch)
         elif pace.prefetch < consumers.held:
@@ -244,7 +244,7 @@ class Lane:
         pace, life, consumers = self._pace, self.life, self._steady
         if pace is None or life is None or consumers is None:
             return
-        pace.hurry(life.settled, time.monotonic())
+        pace.hurry(life.settled, time.monotonic(), self.buffer.size)
         if pace.prefetch > consumers.held:
             consumers.hold(pace.prefetch)
 

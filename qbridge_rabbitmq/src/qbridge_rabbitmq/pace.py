@@ -2,12 +2,15 @@
 
 A fixed prefetch is wrong for one of them. One message for each worker thread makes a thread that takes a millisecond
 for a task wait for the broker most of the time; some hundred of them keep an hour of slow tasks from other workers
-that are idle. So the prefetch follows the speed: what is held is a quarter of a second of work.
+that are idle. So the prefetch follows the speed: what is held is a quarter of a second of work. It follows the size of
+the messages too: beyond one for each worker no more is held than fits into some megabytes.
 """
 
 from __future__ import annotations
 
 from typing import Final
+
+from qbridge_core.readahead import MOST_BYTES
 
 TICK: Final = 0.5
 _SECONDS_HELD: Final = 0.25
@@ -29,29 +32,37 @@ class Pace:
         self._wanted = wanted
         self._most = most
         self.prefetch = wanted
+        self._size = 0
         self._settled = 0
         self._at = 0.0
 
-    def look(self, settled: int, now: float) -> None:
-        """Take note of how many were settled until now, and change ``prefetch`` if it should."""
+    def look(self, settled: int, now: float, size: int = 0) -> None:
+        """Take note of how many were settled until now, and how large they are; change ``prefetch`` if it should."""
+        self._size = size
         before, self._settled = self._settled, settled
         since, self._at = self._at, now
         if since > 0:
             self._follow(max(0, settled - before) / max(now - since, 0.01))
 
-    def hurry(self, settled: int, now: float) -> None:
+    def hurry(self, settled: int, now: float, size: int = 0) -> None:
         """Between two looks: raise ``prefetch`` as soon as it is plain that tasks are quick."""
+        self._size = size
         if not self._at:
             self._settled, self._at = settled, now
         done, elapsed = settled - self._settled, now - self._at
         # Some long tasks that end together are no sign of speed.
         if done >= _SURE * self._wanted and elapsed >= _SOON:
-            target = min(self._most, round(done / elapsed * _SECONDS_HELD))
+            target = min(self._bound, round(done / elapsed * _SECONDS_HELD))
             if target >= self.prefetch * 2:
                 self.prefetch = target
 
+    @property
+    def _bound(self) -> int:
+        return min(self._most, MOST_BYTES // max(1, self._size))
+
     def _follow(self, rate: float) -> None:
-        target = max(self._wanted, min(self._most, round(rate * _SECONDS_HELD)))
+        bound = self._bound
+        target = max(self._wanted, min(bound, round(rate * _SECONDS_HELD)))
         # A new prefetch needs a new consumer, so small differences are left alone.
-        if not self.prefetch / 4 < target < self.prefetch * 2:
+        if self.prefetch > max(bound, self._wanted) or not self.prefetch / 4 < target < self.prefetch * 2:
             self.prefetch = target

@@ -5,8 +5,7 @@ integer), and kills the connection for headers that it cannot decode, again with
 bytes; :mod:`qbridge_rabbitmq.headers` reads what is needed and copies the rest unread. The frames that come and go by
 the thousand do not become pika's objects at all; see :mod:`qbridge_rabbitmq.frames`.
 
-The overridden methods are private in pika 1.3 and 1.4. Where a version does not have them nothing is overridden,
-messages arrive with pika's own properties, and :func:`raw_properties` writes those back to bytes.
+The overridden methods are private in pika; :mod:`qbridge_rabbitmq.internals` lists them and sees that they are there.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import pika
 from pika import frame, spec
 from pika.channel import Channel
 
-from qbridge_rabbitmq import frames, protocols
+from qbridge_rabbitmq import frames, internals, protocols
 from qbridge_rabbitmq.frames import Confirmed, Sink
 
 _FRAME_HEADER: Final = struct.Struct(">BHI")
@@ -30,6 +29,9 @@ _FRAME_END: Final = 0xCE
 _OVERHEAD: Final = _FRAME_HEADER.size + 1
 # pika reads 4 KiB at a time, and after each such call this thread may have to wait for its turn among the workers.
 _READ_BYTES: Final = 128 * 1024
+
+
+internals.require()
 
 
 class RawProperties(spec.BasicProperties):

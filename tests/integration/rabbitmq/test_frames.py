@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pika import frame, spec
 
-from qbridge_rabbitmq import RabbitMQClient, frames, headers
+from qbridge_rabbitmq import RabbitMQClient, frames, headers, internals
 from qbridge_rabbitmq.wire import Connection, RawProperties
 
 _FRAME_MAX = 131_072
@@ -191,3 +191,16 @@ def test_a_broken_socket_is_left_to_pika() -> None:
         connection, left = unconnected(here)
         connection._output_marshaled_frames([b"frame"])
         assert left == [b"frame"]
+
+
+@pytest.mark.parametrize(("kind", "names"), internals.NEEDED.items(), ids=lambda value: getattr(value, "__name__", ""))
+def test_a_pika_without_what_is_overridden_is_refused(
+    kind: type, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not late and strangely: importing the backend says what is missing and which versions have it."""
+    internals.require()
+    for base in kind.__mro__:
+        if names[0] in vars(base):
+            monkeypatch.delattr(base, names[0])
+    with pytest.raises(ImportError, match=rf"lacks {kind.__name__}\.{names[0]}: install pika>=1\.3\.2"):
+        internals.require()

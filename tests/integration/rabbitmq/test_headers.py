@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -258,3 +259,16 @@ def test_what_only_looks_like_a_fresh_message_reads_as_any_other(table: bytes) -
     entries = table + headers._MARK_ENTRY + b"0123456789abcdef"
     raw = b"0\x80" + len(entries).to_bytes(4, "big") + entries + b"\x02\x01m"
     assert headers.read(raw) == headers._read_any(raw)
+
+
+def test_g4_large_headers_are_not_kept() -> None:
+    """Reading messages with large headers, each with others, leaves next to nothing of them in memory."""
+    made = [headers.fresh({"h": f"{n:06d}" * 10_000}, "id") for n in range(50)]
+    tracemalloc.start()
+    try:
+        for properties in made:
+            assert len(headers.read(properties).headers["h"]) == 60_000
+            assert len(headers.read(properties[:-3] + b"\x02jd").headers["h"]) == 60_000
+        assert tracemalloc.get_traced_memory()[0] < 500_000
+    finally:
+        tracemalloc.stop()

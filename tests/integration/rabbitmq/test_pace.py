@@ -7,9 +7,13 @@ import time
 from types import SimpleNamespace
 from typing import cast
 
+import pytest
 from pika.channel import Channel
 
-from qbridge_rabbitmq import RabbitMQClient
+from integration.rabbitmq.conftest import MakeClient
+from qbridge_core import Message
+from qbridge_core.readahead import ReadAhead
+from qbridge_rabbitmq import RabbitMQClient, getting
 from qbridge_rabbitmq.consumers import Consumers
 from qbridge_rabbitmq.lane import Lane, Restore
 from qbridge_rabbitmq.life import Life
@@ -151,3 +155,30 @@ def test_g2_a_consumer_that_starts_while_all_are_ended_keeps_nothing(client: Rab
             bodies.add(delivery.body)
             client.ack(delivery)
     assert len(bodies) == 500
+
+
+def test_g4_what_is_read_ahead_follows_the_size_of_the_messages() -> None:
+    """Quick tasks with large messages: no more than some megabytes are held beyond one message for each worker."""
+    pace, ahead = Pace(10), ReadAhead(10)
+    for at in range(1, 20):
+        pace.look(at * 1_000, at * 0.5, 20 * 1024 * 1024)
+        ahead.seen(20 * 1024 * 1024)
+        assert ahead.more(at * 1_000, at * 0.5) <= 3
+    assert pace.prefetch == 10
+    for at in range(20, 40):
+        pace.look(at * 1_000, at * 0.5, 1_000)
+    assert pace.prefetch == 300
+    pace.look(40_000, 20.0, 2 * 1024 * 1024)
+    assert pace.prefetch == 32, "they have become large"
+
+
+def test_g4_a_page_of_large_messages_is_short(
+    make_client: MakeClient, amqp_url: str, unique_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is asked for message by message ends when it is large enough together; the rest stays in the queue."""
+    monkeypatch.setattr(getting, "MOST_BYTES", 1_000_000)
+    client = make_client(amqp_url)
+    client.declare(unique_name)
+    client.publish_many(unique_name, [Message(bytes(400_000)) for _ in range(6)])
+    assert len(client.receive(unique_name, 6, 10.0)) == 3
+    assert len(client.receive(unique_name, 6, 10.0)) == 3
