@@ -9,6 +9,7 @@ class TestQuorum(BackendConformance):
     """``amqp://`` on the run's server, with quorum queues (the default)."""
 
     redelivery_timeout = 10.0
+    outage_options = {"connect_timeout": 3.0, "request_timeout": 3.0, "publish_timeout": 3.0}
 
     @pytest.fixture
     def broker_url(self, amqp_url: str) -> str:

@@ -10,6 +10,7 @@ class TestRedis(BackendConformance):
 
     options = {"lease": 1.0}
     redelivery_timeout = 10.0
+    outage_options = {"connect_timeout": 2.0, "socket_timeout": 2.0, "publish_timeout": 2.0}
 
     @pytest.fixture
     def broker_url(self, redis_url: str) -> str:

@@ -8,14 +8,25 @@ time; all other methods may be called while it blocks.
 
 **Delivery.** A delivery belongs to the client that received it until it is settled, once, by ``ack`` or ``reject``;
 the first settlement counts and later ones do nothing. What is unsettled when the client disconnects, or when its
-process dies, is delivered again by the broker.
+process dies, is delivered again by the broker, at once and uncounted in the first case. While its client lives and is
+connected, a delivery stays its own, however long its task takes: a lease is renewed.
+
+**Before ``connect`` and after ``disconnect``** each call that needs the broker raises
+:class:`~qbridge_core.errors.NotConnectedError` at once; ``unsubscribe``, ``subscribe`` and ``flush`` may do nothing
+instead. A delivery from before a ``disconnect`` is not the client's any more: settling it raises
+:class:`~qbridge_core.errors.DeliveryLostError` or, where the backend can, is carried out. What was declared is
+remembered over ``disconnect`` and ``connect``.
 
 **Connection loss.** A connected client finds its connection again by itself, with backoff and for ever, until
 ``disconnect``. Meanwhile calls raise :class:`~qbridge_core.errors.BrokerUnavailableError` (``receive`` after
 waiting for its timeout), and settlements of deliveries that the broker will hand out again raise
-:class:`~qbridge_core.errors.DeliveryLostError` or, where the backend can still carry them out, succeed.
+:class:`~qbridge_core.errors.DeliveryLostError` or, where the backend can still carry them out, succeed. A broker that
+is silent is as good as gone: each call ends in bounded time. Queues that the broker has lost are declared again.
 
-**Errors.** Only errors of :mod:`qbridge_core.errors` cross this boundary, with the driver's as ``__cause__``.
+**Message ids** are kept and are no keys: two messages with one id are two messages.
+
+**Errors.** Only errors of :mod:`qbridge_core.errors` cross this boundary, with the driver's as ``__cause__``. No
+password is in any of them, in their causes, in a log or in a ``repr``.
 """
 
 from __future__ import annotations
@@ -24,13 +35,14 @@ import os
 import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import ClassVar, Self
 
 from qbridge_core.checks import DEFAULT_MAX_MESSAGE_BYTES, check_count, check_queue_name, check_replay, check_wait
-from qbridge_core.errors import PayloadError, UnroutableError, UnsupportedError
+from qbridge_core.errors import PayloadError, QBridgeError, UnroutableError, UnsupportedError
 from qbridge_core.message import (
     SOURCE_QUEUE,
     DeadLetter,
@@ -50,14 +62,16 @@ _PAGE = 100
 class Capabilities:
     """What a backend can do beyond the abstract methods. What is not claimed raises ``UnsupportedError``.
 
+    Claim what holds, no more and no less: the suite looks at both.
+
     Attributes:
         delay: ``publish``, ``send`` and ``reject`` accept ``delay > 0``; the broker holds the message.
-        max_delay: the longest delay in seconds that the broker can hold.
+        max_delay: the longest delay in seconds that the broker can hold; a longer one is a ``ConfigurationError``.
         browse: ``dead_letters`` lists a dead-letter queue without consuming it.
         crashes: ``Delivery.crashes`` counts the worker processes that died with the message, or ``Delivery.suspected``
             says that one may have, and ``crashes`` counts those that die with it when it runs alone; see there.
-        durable: confirmed messages survive a restart of the broker.
-        shared: other processes see the same queues.
+        durable: confirmed messages survive a restart of the broker, as do retries, delayed messages and letters.
+        shared: other processes see the same queues. Without it a broker lives in its clients' process.
     """
 
     delay: bool = False
@@ -68,15 +82,25 @@ class Capabilities:
     shared: bool = False
 
 
+_NO_CAPABILITIES = Capabilities()
+
+
 class QueueClient(ABC):
     """A connection to one message broker. Create it through :func:`qbridge_core.connect` or a backend's class."""
 
-    capabilities: ClassVar[Capabilities] = Capabilities()
     logs_outages: ClassVar[bool] = False
     """True when the client itself logs that its connection is lost (one WARNING: what, why, and that it reconnects), a
     reminder each minute, and one INFO line with the duration when it is back. Workers are silent about it then."""
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
     """The longest body that ``publish`` takes, an option of each backend; also what a worker with this client takes."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this client can do. A class attribute of a backend takes its place, or a property of the instance.
+
+        It may depend on the URL, the options or the server, and is read when the client is connected.
+        """
+        return _NO_CAPABILITIES
 
     # ------------------------------------------------------------------ connection
 
@@ -89,6 +113,8 @@ class QueueClient(ABC):
     def connect(self) -> None:
         """Connect. Does nothing when already connected. Blocks at most for the backend's connect timeout.
 
+        A broker that does not answer is one that cannot be reached.
+
         Raises:
             BrokerUnavailableError: the broker cannot be reached.
             AuthenticationError: it refused the credentials or the virtual host.
@@ -98,8 +124,8 @@ class QueueClient(ABC):
     def disconnect(self) -> None:
         """Flush the settlements, close, and give unsettled deliveries back to the broker.
 
-        Never raises for a broker that is gone, takes bounded time, and does nothing when not connected. Blocked
-        calls of other threads end at once.
+        Others get those at once, however long their leases are, and nothing is counted. Never raises for a broker that
+        is gone, takes bounded time, and does nothing when not connected. Blocked calls of other threads end at once.
         """
 
     # ------------------------------------------------------------------ queues
@@ -110,7 +136,8 @@ class QueueClient(ABC):
 
         A queue that exists already is used as it is, never changed or deleted. Idempotent; after a reconnect the
         client repeats it by itself. Without a ``dead_letter_queue`` rejected messages go to ``<queue>.dead``, which is
-        created when it is first needed.
+        created when it is first needed. Declared again without one, the pair stays as it is; with another one, that
+        counts for what is rejected from then on.
 
         Raises:
             BrokerUnavailableError: no connection.
@@ -129,16 +156,18 @@ class QueueClient(ABC):
     def purge(self, queue: str) -> int:
         """Delete the ready messages of a queue (a dead-letter queue too); return how many.
 
-        Deliveries in flight and delayed messages stay. The default receives and acknowledges them.
+        Deliveries in flight, letters that a consumer holds too, and delayed messages stay. A queue that does not exist
+        has none to delete. The default receives and acknowledges them.
 
         Raises:
             BrokerUnavailableError: no connection.
         """
         purged = 0
-        while batch := self.receive(queue, _PAGE, 0.0):
-            for delivery in batch:
-                self.ack(delivery)
-            purged += len(batch)
+        with suppress(UnroutableError):
+            while batch := self.receive(queue, _PAGE, 0.0):
+                for delivery in batch:
+                    self.ack(delivery)
+                purged += len(batch)
         self.flush()
         return purged
 
@@ -159,9 +188,9 @@ class QueueClient(ABC):
 
         Args:
             queue: name of an existing queue.
-            body: the exact bytes.
+            body: the exact bytes; a copy is made of a mutable buffer.
             headers: the producer's own headers: strings, no names with the prefix ``x-qbridge-``.
-            message_id: unique for each message, 1 to 255 bytes in UTF-8.
+            message_id: unique for each message, 1 to 255 bytes in UTF-8. No key: the same id twice is two messages.
             delay: seconds for which the broker holds the message back, at most ``capabilities.max_delay``.
             timeout: seconds to wait for the confirmation; ``None`` means the client's setting.
 
@@ -171,7 +200,9 @@ class QueueClient(ABC):
             QueueFullError: it refused this message, as it does at the length limit of a queue.
             PublishUnconfirmedError: the confirmation did not come in time; publishing again may duplicate it.
             UnroutableError: the queue does not exist.
-            MessageTooLargeError: it is over the client's ``max_message_bytes`` or the broker's limit.
+            MessageTooLargeError: it is over the client's ``max_message_bytes`` or the broker's limit, which leaves room
+                for the longest explanation of a dead letter (about 40 KB; see ``Failure``): what was accepted can be
+                settled in every way.
             UnsupportedError: ``delay`` without the capability.
             ConfigurationError: ``delay`` is negative, no number or too long, ``timeout`` is no number, or no queue can
                 have this name.
@@ -292,6 +323,7 @@ class QueueClient(ABC):
         Raises:
             DeliveryLostError: the broker took the delivery back and will deliver it again. A backend that can still
                 remove the message does that instead: its work is done.
+            BrokerUnavailableError: not done, and not put off either; the delivery is still unsettled, so call again.
             NotConnectedError: ``disconnect`` was called.
         """
 
@@ -307,7 +339,9 @@ class QueueClient(ABC):
     ) -> None:
         """Settle a delivery: the work is not done. Returns when the broker holds the message's next state.
 
-        * ``requeue=True`` without ``failure``: hand it back, for now or (with ``delay``) for later; nothing is counted.
+        * ``requeue=True`` without ``failure``: hand it back, for now or (with ``delay``) for later; nothing is counted,
+          neither attempts nor crashes, and what was counted before stays. Whether it goes to the front or to the end of
+          its queue is the backend's choice. ``queue`` means nothing here.
         * ``requeue=True`` with ``failure``: another attempt after ``delay`` seconds; ``failure.retry_headers()``
           travel with it, and the next delivery shows ``attempts == failure.attempts``. With ``queue`` it goes to that
           queue instead of its own; the queue is created when missing.
@@ -348,6 +382,8 @@ class QueueClient(ABC):
     def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
         """List a dead-letter queue, oldest first, without consuming or reordering it.
 
+        Letters that a consumer holds may be missing. A queue that does not exist has none.
+
         Raises:
             UnsupportedError: the backend cannot look without consuming.
             BrokerUnavailableError: no connection.
@@ -359,7 +395,8 @@ class QueueClient(ABC):
         """Send dead letters back to the queue they came from, counters reset; return how many went back.
 
         At most as many as were there at the start, so that letters which fail again at once do not go round. A letter
-        is removed only after its copy is confirmed.
+        is removed only after its copy is confirmed. Letters that a consumer holds stay with it. When one cannot be sent
+        back, it and those behind it stay in their order, whether hand-backs go to the front or to the end.
 
         Args:
             dead_letter_queue: where to take them from.
@@ -376,15 +413,12 @@ class QueueClient(ABC):
         waiting = self.stats(dead_letter_queue).ready
         remaining = waiting if limit is None else min(limit, waiting)
         replayed = 0
-        while replayed < remaining:
-            batch = self._take_letters(dead_letter_queue, min(_PAGE, remaining - replayed))
-            if not batch:
-                break
-            for position, delivery in enumerate(batch):
+        while replayed < remaining and (batch := self._take_letters(dead_letter_queue, 1)):
+            for delivery in batch:  # one: what is not taken keeps its place
                 try:
                     self._replay_one(delivery, target)
-                except BaseException:
-                    self._hand_back(batch[position:])
+                except BaseException as exc:
+                    self._put_back(delivery, waiting - replayed - 1, exc)
                     raise
                 replayed += 1
         self.flush()
@@ -407,9 +441,21 @@ class QueueClient(ABC):
         """Publish the copy; a backend that can do so without asking for ``max_message_bytes`` does."""
         self.publish(queue, delivery.body, headers=delivery.headers, message_id=delivery.message_id)
 
-    def _hand_back(self, deliveries: Sequence[Delivery]) -> None:
-        for delivery in reversed(deliveries):  # where each goes to the front, this keeps their order
-            self.reject(delivery, requeue=True)
+    def _put_back(self, letter: Delivery, others: int, reason: BaseException) -> None:
+        """Return a letter to its place before the others; what prevents that does not hide why it could not go."""
+        try:
+            self.reject(letter, requeue=True)
+            self._bring_to_front(letter, others)
+        except QBridgeError as exc:
+            reason.add_note(f"and it could not be put back into its place: {exc}")
+
+    def _bring_to_front(self, letter: Delivery, others: int) -> None:
+        """Where hand-backs go to the end, hand back what is before the letter, too."""
+        for _ in range(others):
+            for first in self._take_letters(letter.queue, 1):
+                self.reject(first, requeue=True)
+                if _is_same(first, letter):
+                    return
 
     # ------------------------------------------------------------------ context manager
 
@@ -421,6 +467,16 @@ class QueueClient(ABC):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.disconnect()
+
+
+def _is_same(one: Delivery, other: Delivery) -> bool:
+    """Whether two deliveries are of one message, or of two that nobody can tell apart."""
+    return (one.body, one.message_id, dict(one.headers), dict(one.meta)) == (
+        other.body,
+        other.message_id,
+        dict(other.headers),
+        dict(other.meta),
+    )
 
 
 def default_dead_letter_queue(queue: str) -> str:

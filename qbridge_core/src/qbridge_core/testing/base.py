@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, ClassVar, Self, TypeVar
 
 import pytest
 
-from qbridge_core import Delivery, Failure, QueueClient, Reason, connect
+from qbridge_core import BrokerURL, Delivery, Failure, InvalidURLError, QueueClient, Reason, connect
+from qbridge_core.testing.link import Link
 
 T = TypeVar("T")
 MakeClient = Callable[[], QueueClient]
-WAIT = 10.0
+_WAIT = 10.0
 
 
-def eventually(condition: Callable[[], T], timeout: float = WAIT, message: str = "") -> T:
+def eventually(condition: Callable[[], T], timeout: float = _WAIT, message: str = "") -> T:
     """Return the first true value of ``condition()``; fail with ``message`` after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     while True:
@@ -29,27 +31,33 @@ def eventually(condition: Callable[[], T], timeout: float = WAIT, message: str =
         time.sleep(0.01)
 
 
-def disconnect_in_time(client: QueueClient) -> None:
-    """Disconnect; fail when that hangs."""
-    thread = threading.Thread(target=client.disconnect, daemon=True)
-    thread.start()
-    thread.join(WAIT)
-    if thread.is_alive():
-        pytest.fail("disconnect hangs")
-
-
 class Backend:
     """Settings and fixtures of the suite; override what your backend needs.
 
     Attributes:
         url: the broker's URL; override the ``broker_url`` fixture instead when a fixture of yours makes it.
-        options: options for ``connect``; choose short leases so that the suite is quick.
+        options: options for ``connect``; choose short leases and timeouts so that the suite is quick.
+        wait: seconds after which a test gives up on what should happen at once; raise it for a slow broker.
         redelivery_timeout: seconds within which the tasks of a killed process are delivered again.
+        lease: seconds after which the broker takes back what a client no longer renews; the suite holds a delivery for
+            longer. When it is not set, the option ``lease`` counts, if there is one.
+        lease_options: which of ``options`` shorten leases; left out where a test wants a long one.
+        outage_timeout: seconds within which each call must end, in whatever way, while the broker is away or silent.
+        outage_options: options that shorten timeouts, for the tests with a broker that is away or silent.
+        largest_message: bytes; up to this size the suite looks for the limit of what ``publish`` takes.
+        proxied: False when a client cannot go through a TCP proxy (see ``link``), as the broker sends it elsewhere.
     """
 
     url: ClassVar[str] = ""
     options: ClassVar[Mapping[str, Any]] = {}
+    wait: ClassVar[float] = _WAIT
     redelivery_timeout: ClassVar[float] = 60.0
+    lease: ClassVar[float | None] = None
+    lease_options: ClassVar[Collection[str]] = ("lease",)
+    outage_timeout: ClassVar[float] = 20.0
+    outage_options: ClassVar[Mapping[str, Any]] = {}
+    largest_message: ClassVar[int] = 2 * 2**20
+    proxied: ClassVar[bool] = True
 
     @pytest.fixture
     def broker_url(self) -> str:
@@ -58,8 +66,22 @@ class Backend:
         return self.url
 
     def create_client(self, url: str) -> QueueClient:
-        """Return a new connected client; called several times a test. Override it to test a class directly."""
+        """Return a new connected client; called several times a test. Override it to test a class directly.
+
+        It should pass ``self.options`` on. Child processes of the suite call it too: they import your test module, and
+        call this method of a new instance of the class.
+        """
         return connect(url, **self.options)
+
+    def with_options(self, options: Mapping[str, Any]) -> Self:
+        """This suite with other options."""
+        variant = copy.copy(self)
+        vars(variant)["options"] = options
+        return variant
+
+    def create_hasty_client(self, url: str) -> QueueClient:
+        """A client with short timeouts."""
+        return self.with_options({**self.options, **self.outage_options}).create_client(url)
 
     @pytest.fixture
     def make_client(self, broker_url: str) -> Iterator[MakeClient]:
@@ -71,13 +93,42 @@ class Backend:
             return clients[-1]
 
         yield make
-        for client in clients:
-            disconnect_in_time(client)
+        self.disconnect_in_time(*clients)
 
     @pytest.fixture
     def client(self, make_client: MakeClient) -> QueueClient:
         """A connected client."""
         return make_client()
+
+    @pytest.fixture
+    def link(self, broker_url: str) -> Iterator[Link]:
+        """A way to the broker that can be frozen and cut; a test that needs it is skipped where there is none.
+
+        The default is a TCP proxy to the host and the port of the URL. Override it when yours looks different: yield an
+        object with the methods of :class:`~qbridge_core.testing.link.Link`.
+        """
+        try:
+            url = BrokerURL.parse(broker_url)
+        except InvalidURLError:
+            url = BrokerURL("")
+        if not self.proxied or not url.host or url.port is None or len(url.hosts) != 1:
+            pytest.skip("the URL does not name one host and port, so there is no connection to break")
+        link = Link(url.host, url.port)
+        yield link
+        link.close()
+
+    @pytest.fixture
+    def make_linked_client(self, broker_url: str, link: Link) -> Iterator[MakeClient]:
+        """Like ``make_client``, over ``link``."""
+        clients: list[QueueClient] = []
+
+        def make() -> QueueClient:
+            clients.append(self.create_hasty_client(link.through(broker_url)))
+            return clients[-1]
+
+        yield make
+        link.restore()
+        self.disconnect_in_time(*clients)
 
     @pytest.fixture
     def dead(self, queue_name: str) -> str:
@@ -95,30 +146,85 @@ class Backend:
         client.declare(queue_name, dead)
         return queue_name
 
+    # ------------------------------------------------------------------ what tests do again and again
 
-def receive_one(client: QueueClient, queue: str, timeout: float = WAIT) -> Delivery:
-    """Receive exactly one message."""
-    deliveries = client.receive(queue, 1, timeout)
-    assert len(deliveries) == 1, f"no message in {queue} within {timeout:g} s"
-    return deliveries[0]
+    def eventually(self, condition: Callable[[], T], timeout: float | None = None, message: str = "") -> T:
+        """``eventually`` with the timeout ``wait``."""
+        return eventually(condition, self.wait if timeout is None else timeout, message)
+
+    def receive_one(self, client: QueueClient, queue: str, timeout: float | None = None) -> Delivery:
+        """Receive exactly one message."""
+        patience = self.wait if timeout is None else timeout
+        deliveries = client.receive(queue, 1, patience)
+        assert len(deliveries) == 1, f"no message in {queue} within {patience:g} s"
+        return deliveries[0]
+
+    def receive_all(self, client: QueueClient, queue: str, count: int, timeout: float | None = None) -> list[Delivery]:
+        """Receive ``count`` messages."""
+        received: list[Delivery] = []
+        patience = self.wait if timeout is None else timeout
+        deadline = time.monotonic() + patience
+        while len(received) < count and time.monotonic() < deadline:
+            received += client.receive(queue, count - len(received), 0.2)
+        assert len(received) == count, f"only {len(received)} of {count} messages came within {patience:g} s"
+        return received
+
+    def bury(self, client: QueueClient, queue: str, *bodies: bytes) -> None:
+        """Publish messages and dead-letter them."""
+        for body in bodies:
+            client.publish(queue, body, headers={"h": "ü"}, message_id=f"m-{body!r}")
+        for delivery in self.receive_all(client, queue, len(bodies)):
+            client.reject(delivery, requeue=False, failure=a_failure(queue, attempts=4))
+
+    def disconnect_in_time(self, *clients: QueueClient, timeout: float | None = None) -> None:
+        """Disconnect all at the same time; fail when that hangs or raises."""
+        patience = max(self.wait, _WAIT) if timeout is None else timeout
+        calls = [Call(client.disconnect) for client in clients]
+        deadline = time.monotonic() + patience
+        for call in calls:
+            if not call.ended(max(0.0, deadline - time.monotonic())):
+                pytest.fail("disconnect hangs")
+        for call in calls:
+            call.result()
 
 
-def receive_all(client: QueueClient, queue: str, count: int, timeout: float = WAIT) -> list[Delivery]:
-    """Receive ``count`` messages."""
-    received: list[Delivery] = []
-    deadline = time.monotonic() + timeout
-    while len(received) < count and time.monotonic() < deadline:
-        received += client.receive(queue, count - len(received), 0.2)
-    assert len(received) == count, f"only {len(received)} of {count} messages came within {timeout:g} s"
-    return received
+class Call:
+    """A call in a thread of its own, for what may hang."""
+
+    def __init__(self, function: Callable[[], object]) -> None:
+        self._function = function
+        self._value: object = None
+        self.error: BaseException | None = None
+        self.seconds = 0.0
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def ended(self, timeout: float) -> bool:
+        """Wait for its end."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def result(self) -> object:
+        """What it returned; or raise what it raised."""
+        if self.error is not None:
+            raise self.error
+        return self._value
+
+    def _run(self) -> None:
+        began = time.monotonic()
+        try:
+            self._value = self._function()
+        except BaseException as exc:
+            self.error = exc
+        self.seconds = time.monotonic() - began
 
 
-def a_failure(queue: str, attempts: int = 1, reason: Reason = Reason.FAILED) -> Failure:
+def a_failure(queue: str, attempts: int = 1, reason: Reason = Reason.FAILED, crashes: int = 0) -> Failure:
     """A failure with a value in each field."""
     return Failure(
         reason=reason,
         attempts=attempts,
-        crashes=0,
+        crashes=crashes,
         exception_type="ValueError",
         exception_message="it broke: ü",
         traceback='Traceback (most recent call last):\n  File "x.py", line 1\nValueError: it broke',

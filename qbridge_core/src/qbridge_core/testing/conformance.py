@@ -11,9 +11,13 @@ from typing import ClassVar, Protocol, TypeVar
 import pytest
 
 from qbridge_core import Delivery, QueueClient, TaskManager, TransientError
-from qbridge_core.testing.base import Backend, MakeClient, eventually, is_empty
+from qbridge_core.testing.base import Backend, MakeClient, is_empty
 from qbridge_core.testing.connection import ConnectionTests
+from qbridge_core.testing.data import DataTests
 from qbridge_core.testing.dead_letters import DeadLetterTests
+from qbridge_core.testing.delays import DelayTests
+from qbridge_core.testing.lending import LendingTests
+from qbridge_core.testing.outages import OutageTests
 from qbridge_core.testing.publishing import PublishingTests
 from qbridge_core.testing.receiving import ReceivingTests
 from qbridge_core.testing.settling import SettlingTests
@@ -22,7 +26,18 @@ from qbridge_core.testing.workers import WorkerTests
 T = TypeVar("T")
 
 
-class BackendConformance(ConnectionTests, PublishingTests, ReceivingTests, SettlingTests, DeadLetterTests, WorkerTests):
+class BackendConformance(
+    ConnectionTests,
+    PublishingTests,
+    DataTests,
+    DelayTests,
+    ReceivingTests,
+    SettlingTests,
+    LendingTests,
+    DeadLetterTests,
+    OutageTests,
+    WorkerTests,
+):
     """Everything that can be tested on a broker that others use too."""
 
 
@@ -55,7 +70,7 @@ class FaultConformance(Backend):
         """A declared, empty queue that is old enough to survive."""
         client.declare(queue_name, dead)
         old_enough = time.monotonic() + self.queue_age
-        eventually(lambda: time.monotonic() >= old_enough, self.queue_age + 1)
+        self.eventually(lambda: time.monotonic() >= old_enough, self.queue_age + 1)
         return queue_name
 
     @pytest.fixture
@@ -83,7 +98,7 @@ class FaultConformance(Backend):
                 seen.add(delivery.body)
             return len(seen) == 50
 
-        eventually(all_seen, 60.0, "messages are missing after the crash")
+        self.eventually(all_seen, 60.0, "messages are missing after the crash")
 
     def test_g15_a_subscribed_worker_goes_on_after_a_broker_crash(
         self, faulty_broker: FaultyBroker, make_client: MakeClient, client: QueueClient, queue: str, dead: str
@@ -104,8 +119,8 @@ class FaultConformance(Backend):
             assert half.wait(30.0)
             faulty_broker.kill()
             faulty_broker.start()
-            eventually(lambda: len(runs) == 300, 60.0, "tasks are missing after the crash")
-            eventually(_quiet(lambda: is_empty(client, queue)), 30.0, "the queue is not empty at the end")
+            self.eventually(lambda: len(runs) == 300, 60.0, "tasks are missing after the crash")
+            self.eventually(_quiet(lambda: is_empty(client, queue)), 30.0, "the queue is not empty at the end")
         assert make_client().stats(dead).ready == 0
 
     def test_g1_publishing_while_the_broker_is_down_raises_and_recovers(
@@ -116,13 +131,13 @@ class FaultConformance(Backend):
         with pytest.raises(TransientError):
             client.publish(queue, b"x", timeout=1.0)
         faulty_broker.start()
-        eventually(
+        self.eventually(
             _quiet(lambda: client.publish(queue, b"y", timeout=2.0) is None),
             60.0,
             "publishing does not recover",
         )
-        eventually(_quiet(lambda: client.stats(queue).ready > 0), 30.0, "counting does not recover")
-        eventually(lambda: b"y" in {delivery.body for delivery in _receive(client, queue)}, 30.0, "y is missing")
+        self.eventually(_quiet(lambda: client.stats(queue).ready > 0), 30.0, "counting does not recover")
+        self.eventually(lambda: b"y" in {delivery.body for delivery in _receive(client, queue)}, 30.0, "y is missing")
 
 
 def _receive(client: QueueClient, queue: str) -> list[Delivery]:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 
-from qbridge_core import ConfigurationError, QueueClient, Reason, UnroutableError, UnsupportedError
-from qbridge_core.testing.base import Backend, a_failure, is_empty, receive_all, receive_one
+from qbridge_core import ConfigurationError, Message, QueueClient, Reason, UnroutableError, UnsupportedError
+from qbridge_core.message import SOURCE_QUEUE, meta_text
+from qbridge_core.testing.base import Backend, Call, MakeClient, a_failure, is_empty
 
 
 class DeadLetterTests(Backend):
     """``reject(requeue=False)``, ``dead_letters``, ``replay``."""
-
-    def bury(self, client: QueueClient, queue: str, *bodies: bytes) -> None:
-        """Publish messages and dead-letter them."""
-        for body in bodies:
-            client.publish(queue, body, headers={"h": "ü"}, message_id=f"m-{body!r}")
-        for delivery in receive_all(client, queue, len(bodies)):
-            client.reject(delivery, requeue=False, failure=a_failure(queue, attempts=4))
 
     def test_g12_a_rejected_message_is_in_the_dead_letter_queue(
         self, client: QueueClient, queue: str, dead: str
@@ -27,7 +22,7 @@ class DeadLetterTests(Backend):
         self.bury(client, queue, b"\x00\xffnot json")
         assert client.flush()
         assert is_empty(client, queue)
-        letter = receive_one(client, dead)
+        letter = self.receive_one(client, dead)
         assert (letter.body, dict(letter.headers)) == (b"\x00\xffnot json", {"h": "ü"})
 
     def test_g13_a_dead_letter_explains_itself(self, client: QueueClient, queue: str, dead: str) -> None:
@@ -49,14 +44,14 @@ class DeadLetterTests(Backend):
         if not client.capabilities.browse:
             pytest.skip("no listing claimed")
         client.publish(queue, b"x")
-        client.reject(receive_one(client, queue), requeue=False, failure=a_failure(queue, reason=reason))
+        client.reject(self.receive_one(client, queue), requeue=False, failure=a_failure(queue, reason=reason))
         assert client.dead_letters(dead)[0].reason is reason
 
     def test_a_rejection_without_a_failure_is_explained_too(self, client: QueueClient, queue: str, dead: str) -> None:
         """A plain ``reject(requeue=False)`` has reason ``rejected``, its source queue and the attempts so far."""
         client.publish(queue, b"x")
-        client.reject(receive_one(client, queue), requeue=True, failure=a_failure(queue, attempts=2))
-        client.reject(receive_one(client, queue), requeue=False)
+        client.reject(self.receive_one(client, queue), requeue=True, failure=a_failure(queue, attempts=2))
+        client.reject(self.receive_one(client, queue), requeue=False)
         if not client.capabilities.browse:
             pytest.skip("no listing claimed")
         (letter,) = client.dead_letters(dead)
@@ -66,8 +61,8 @@ class DeadLetterTests(Backend):
         """A queue that was declared alone dead-letters into ``<queue>.dead``."""
         client.declare(queue_name)
         client.publish(queue_name, b"x")
-        client.reject(receive_one(client, queue_name), requeue=False)
-        assert receive_one(client, f"{queue_name}.dead").body == b"x"
+        client.reject(self.receive_one(client, queue_name), requeue=False)
+        assert self.receive_one(client, f"{queue_name}.dead").body == b"x"
 
     def test_g13_listing_neither_consumes_nor_reorders(self, client: QueueClient, queue: str, dead: str) -> None:
         """The listing shows the oldest first, as often as one likes, and the letters stay."""
@@ -79,7 +74,7 @@ class DeadLetterTests(Backend):
             assert [letter.body for letter in client.dead_letters(dead)] == bodies
             assert [letter.body for letter in client.dead_letters(dead, limit=3)] == bodies[:3]
         assert client.stats(dead).ready == 7
-        assert [delivery.body for delivery in receive_all(client, dead, 7)] == bodies
+        assert [delivery.body for delivery in self.receive_all(client, dead, 7)] == bodies
 
     def test_listing_an_empty_or_missing_queue_gives_nothing(self, client: QueueClient, queue: str, dead: str) -> None:
         """No dead letters is no error."""
@@ -105,7 +100,7 @@ class DeadLetterTests(Backend):
         """``replay`` returns how many went back; they are the producer's messages again, without a history."""
         self.bury(client, queue, b"1", b"2", b"3")
         assert client.replay(dead) == 3
-        back = receive_all(client, queue, 3)
+        back = self.receive_all(client, queue, 3)
         assert {delivery.body for delivery in back} == {b"1", b"2", b"3"}
         assert {delivery.attempts for delivery in back} == {0}
         assert {delivery.first_failed_at for delivery in back} == {None}
@@ -118,7 +113,7 @@ class DeadLetterTests(Backend):
         target = f"{queue}-target"
         client.declare(target)
         assert client.replay(dead, limit=2, target=target) == 2
-        assert [delivery.body for delivery in receive_all(client, target, 2)] == [b"1", b"2"]
+        assert [delivery.body for delivery in self.receive_all(client, target, 2)] == [b"1", b"2"]
         assert (client.stats(dead).ready, client.stats(queue).ready) == (1, 0)
 
     def test_a_replay_that_makes_no_sense_is_refused(self, client: QueueClient, queue: str, dead: str) -> None:
@@ -134,7 +129,7 @@ class DeadLetterTests(Backend):
             client.replay(dead, limit=-1)
         assert client.replay(dead, limit=0) == 0
         assert client.replay(dead) == 1
-        assert receive_one(client, queue).body == b"1"
+        assert self.receive_one(client, queue).body == b"1"
 
     def test_a_letter_without_a_way_back_stays(self, client: QueueClient, dead: str) -> None:
         """A letter that does not say where it came from is an error, and stays in the dead-letter queue."""
@@ -142,9 +137,95 @@ class DeadLetterTests(Backend):
         client.publish(dead, b"x")
         with pytest.raises(UnroutableError):
             client.replay(dead)
-        assert receive_one(client, dead).body == b"x"
+        assert self.receive_one(client, dead).body == b"x"
 
     def test_replay_of_nothing_is_zero(self, client: QueueClient, queue: str, dead: str) -> None:
         """An empty dead-letter queue replays nothing."""
         assert queue
         assert client.replay(dead) == 0
+
+    def test_g13_letters_that_somebody_holds_are_left_alone(
+        self, make_client: MakeClient, client: QueueClient, queue: str, dead: str
+    ) -> None:
+        """A letter in flight is counted as that, neither replayed nor purged, and can be settled by its holder."""
+        self.bury(client, queue, b"1", b"2", b"3")
+        holder = make_client()
+        held = self.receive_one(holder, dead)
+        assert held.body == b"1"
+        assert (client.stats(dead).ready, holder.stats(dead).in_flight) == (2, 1)
+        assert client.replay(dead) == 2
+        assert [delivery.body for delivery in self.receive_all(client, queue, 2)] == [b"2", b"3"]
+        self.bury(client, queue, b"4")
+        assert client.purge(dead) == 1
+        holder.ack(held)
+        assert holder.flush()
+        assert is_empty(client, dead)
+
+    def test_g13_what_replay_cannot_send_back_stays_in_its_place(
+        self, client: QueueClient, queue: str, dead: str
+    ) -> None:
+        """A letter whose queue is gone is an error; it and those behind it keep their order."""
+        target = f"{queue}-target"
+        client.declare(target)
+        for number in range(6):
+            client.publish(queue, b"%d" % number, message_id=f"m-{number}")
+        for number, delivery in enumerate(self.receive_all(client, queue, 6)):
+            source = f"{queue}-gone" if number == 2 else queue
+            client.reject(delivery, requeue=False, failure=a_failure(source, attempts=4))
+        with pytest.raises(UnroutableError):
+            client.replay(dead)
+        assert [delivery.body for delivery in self.receive_all(client, queue, 2)] == [b"0", b"1"]
+        if client.capabilities.browse:
+            assert [letter.body for letter in client.dead_letters(dead)] == [b"2", b"3", b"4", b"5"]
+        with pytest.raises(UnroutableError):
+            client.replay(dead)
+        assert client.stats(dead).ready == 4
+        assert client.replay(dead, target=target) == 4
+        assert [delivery.body for delivery in self.receive_all(client, target, 4)] == [b"2", b"3", b"4", b"5"]
+
+    def test_replay_takes_no_more_than_were_there(
+        self, make_client: MakeClient, client: QueueClient, queue: str, dead: str
+    ) -> None:
+        """Letters that fail again at once do not go round and round."""
+        self.bury(client, queue, *(b"%d" % number for number in range(5)))
+        worker = make_client()
+        worker.declare(queue, dead)
+        ended = threading.Event()
+
+        def fail_again() -> None:
+            while not ended.is_set():
+                for delivery in worker.receive(queue, 5, 0.05):
+                    worker.reject(delivery, requeue=False, failure=a_failure(queue))
+
+        failing, replaying = Call(fail_again), Call(lambda: client.replay(dead))
+        try:
+            assert replaying.ended(self.wait), "replay goes on and on"
+            assert replaying.result() == 5
+            self.eventually(lambda: client.stats(dead).ready == 5)
+        finally:
+            ended.set()
+            assert failing.ended(self.wait)
+            failing.result()
+
+    def test_a_letter_keeps_its_id_and_forgets_its_crashes(self, client: QueueClient, queue: str, dead: str) -> None:
+        """The message id travels into the letter and back; a replayed message has no history of any kind."""
+        client.publish(queue, b"x", message_id="m", headers={"h": "1"})
+        failure = a_failure(queue, attempts=4, reason=Reason.CRASHED, crashes=3)
+        client.reject(self.receive_one(client, queue), requeue=False, failure=failure)
+        letter = self.receive_one(client, dead)
+        assert letter.message_id == "m"
+        assert meta_text(letter.meta, SOURCE_QUEUE) == queue
+        client.reject(letter, requeue=True)
+        assert client.replay(dead) == 1
+        again = self.receive_one(client, queue)
+        assert (again.message_id, again.attempts, again.crashes, again.suspected) == ("m", 0, 0, False)
+        assert dict(again.meta) == {}
+
+    def test_listing_stops_at_a_hundred_unless_told(self, client: QueueClient, dead: str) -> None:
+        """The default limit is a bound; a higher one lists more, also what was published there by somebody."""
+        if not client.capabilities.browse:
+            pytest.skip("no listing claimed")
+        client.declare(dead)
+        client.publish_many(dead, [Message(b"%d" % number) for number in range(103)])
+        assert len(client.dead_letters(dead)) == 100
+        assert [letter.body for letter in client.dead_letters(dead, 200)] == [b"%d" % n for n in range(103)]

@@ -18,7 +18,7 @@ from qbridge_core import (
     UnroutableError,
     UnsupportedError,
 )
-from qbridge_core.testing.base import Backend, receive_all, receive_one
+from qbridge_core.testing.base import Backend
 
 EVERY_BYTE = bytes(range(256)) * 3
 
@@ -30,20 +30,20 @@ class PublishingTests(Backend):
     def test_g5_the_body_arrives_byte_for_byte(self, client: QueueClient, queue: str, body: bytes) -> None:
         """A body of any bytes and length arrives unchanged."""
         client.publish(queue, body)
-        assert receive_one(client, queue).body == body
+        assert self.receive_one(client, queue).body == body
 
     def test_headers_and_message_id_arrive(self, client: QueueClient, queue: str) -> None:
         """The producer's headers and message id reach the consumer, and nothing is added to them."""
         headers = {"tenant": "a", "trace-id": "00-ü", "body": "not the body", "empty": ""}
         client.publish(queue, b"{}", headers=headers, message_id="m-1")
-        delivery = receive_one(client, queue)
+        delivery = self.receive_one(client, queue)
         assert dict(delivery.headers) == headers
         assert delivery.message_id == "m-1"
 
     def test_a_fresh_message_has_no_history(self, client: QueueClient, queue: str) -> None:
         """A message that was just published has burnt nothing."""
         client.publish(queue, b"{}")
-        delivery = receive_one(client, queue)
+        delivery = self.receive_one(client, queue)
         assert (delivery.attempts, delivery.crashes, delivery.first_failed_at) == (0, 0, None)
         assert not delivery.redelivered
         assert delivery.queue == queue
@@ -154,7 +154,7 @@ class PublishingTests(Backend):
             client.publish(queue, b"{}", delay=delay)
         assert client.stats(queue).ready == 0
         client.publish(queue, b"{}")
-        delivery = receive_one(client, queue)
+        delivery = self.receive_one(client, queue)
         with pytest.raises(ConfigurationError, match="delay"):
             client.reject(delivery, requeue=True, delay=delay)
         client.ack(delivery)
@@ -171,7 +171,7 @@ class PublishingTests(Backend):
         """Messages of one publisher are delivered in the order of publishing."""
         client.publish_many(queue, [Message(b"%d" % n) for n in range(50)])
         client.publish(queue, b"50")
-        assert [d.body for d in receive_all(client, queue, 51)] == [b"%d" % n for n in range(51)]
+        assert [d.body for d in self.receive_all(client, queue, 51)] == [b"%d" % n for n in range(51)]
 
     def test_g1_all_messages_of_publish_many_are_there_on_return(self, client: QueueClient, queue: str) -> None:
         """``publish_many`` returns when the broker holds every message."""
@@ -190,14 +190,14 @@ class PublishingTests(Backend):
             thread.start()
         for thread in threads:
             thread.join()
-        bodies = {delivery.body for delivery in receive_all(client, queue, 80)}
+        bodies = {delivery.body for delivery in self.receive_all(client, queue, 80)}
         assert bodies == {b"%d-%d" % (number, n) for number in range(8) for n in range(10)}
 
     def test_send_writes_the_envelope(self, client: QueueClient, queue: str) -> None:
         """``send`` publishes ``{"payload", "task_id", "retry"}`` as JSON and returns the task id."""
         payload = {"data": "ü", "id": 123, "list": [1, None, True]}
         assert client.send(queue, payload, task_id="mine", headers={"tenant": "a"}) == "mine"
-        delivery = receive_one(client, queue)
+        delivery = self.receive_one(client, queue)
         assert json.loads(delivery.body) == {"payload": payload, "task_id": "mine", "retry": 0}
         assert dict(delivery.headers) == {"tenant": "a"}
 
@@ -206,7 +206,7 @@ class PublishingTests(Backend):
         assert client.send(queue, 1) != client.send(queue, 1)
         client.send(queue, 1, task_id="same")
         client.send(queue, 2, task_id="same")
-        message_ids = {delivery.message_id for delivery in receive_all(client, queue, 4)}
+        message_ids = {delivery.message_id for delivery in self.receive_all(client, queue, 4)}
         assert len(message_ids) == 4
         assert None not in message_ids
 
@@ -216,7 +216,7 @@ class PublishingTests(Backend):
             client.send_many(queue, [1, object()])
         assert client.stats(queue).ready == 0
         ids = client.send_many(queue, ["a", "b", "c"])
-        received = [json.loads(d.body) for d in receive_all(client, queue, 3)]
+        received = [json.loads(d.body) for d in self.receive_all(client, queue, 3)]
         assert [(r["task_id"], r["payload"]) for r in received] == list(zip(ids, "abc", strict=True))
 
     @pytest.mark.parametrize("payload", [object(), float("nan"), {1, 2}, b"bytes"])
@@ -233,9 +233,9 @@ class PublishingTests(Backend):
             return
         client.publish(queue, b"later", delay=0.5)
         client.publish(queue, b"now")
-        assert receive_one(client, queue).body == b"now"
+        assert self.receive_one(client, queue).body == b"now"
         assert client.stats(queue).delayed == 1
-        assert receive_one(client, queue).body == b"later"
+        assert self.receive_one(client, queue).body == b"later"
         assert client.stats(queue).delayed == 0
 
     def test_g7_a_long_delay_does_not_hold_up_a_short_one(self, client: QueueClient, queue: str) -> None:
@@ -244,7 +244,7 @@ class PublishingTests(Backend):
             pytest.skip("no delays claimed")
         client.publish(queue, b"long", delay=30.0)
         client.publish(queue, b"short", delay=0.3)
-        assert receive_one(client, queue).body == b"short"
+        assert self.receive_one(client, queue).body == b"short"
         assert client.stats(queue).delayed == 1
 
     @staticmethod

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import threading
 import time
 from typing import Any
 
 import pytest
 
-from qbridge_core import ConfigurationError, Delivery, QueueClient, UnroutableError
-from qbridge_core.testing.base import WAIT, Backend, MakeClient, eventually, receive_all, receive_one
-
-_DYING_CONSUMER = """
-import json, sys, time
-from qbridge_core import connect
-client = connect(sys.argv[1], **json.loads(sys.argv[3]))
-print(len(client.receive(sys.argv[2], 1, 30.0)), flush=True)
-time.sleep(3600)
-"""
+from qbridge_core import ConfigurationError, Delivery, Message, QueueClient, UnroutableError
+from qbridge_core.testing.base import Backend, Call, MakeClient
 
 _NO_COUNTS: list[Any] = [0, -1, 1.5, "1", None, True]
 
@@ -52,7 +41,7 @@ class ReceivingTests(Backend):
             with pytest.raises(ConfigurationError, match="prefetch"):
                 client.subscribe(queue, prefetch)
         client.send(queue, 1)
-        assert receive_one(client, queue).body
+        assert self.receive_one(client, queue).body
 
     def test_a_deadline_that_has_passed_is_no_error(self, client: QueueClient, queue: str) -> None:
         """A negative timeout asks for what is ready, like zero."""
@@ -61,7 +50,7 @@ class ReceivingTests(Backend):
     def test_receive_returns_at_most_what_was_asked_for(self, client: QueueClient, queue: str) -> None:
         """No more than ``max_messages`` are taken; the others stay ready."""
         client.send_many(queue, range(5))
-        assert len(client.receive(queue, 2, WAIT)) == 2
+        assert len(client.receive(queue, 2, self.wait)) == 2
         stats = client.stats(queue)
         assert (stats.ready, stats.in_flight, stats.delayed) == (3, 2, 0)
 
@@ -73,14 +62,14 @@ class ReceivingTests(Backend):
         thread = threading.Thread(target=lambda: received.extend(client.receive(queue, 1, 300.0)), daemon=True)
         thread.start()
         make_client().send(queue, 1)
-        thread.join(WAIT)
+        thread.join(self.wait)
         assert len(received) == 1
 
     def test_no_message_goes_to_two_consumers(self, make_client: MakeClient, client: QueueClient, queue: str) -> None:
         """Two consumers share a queue: each message goes to one of them."""
         other = make_client()
         client.send_many(queue, range(20))
-        bodies = [d.body for n in range(20) for d in ((client, other)[n % 2]).receive(queue, 1, WAIT)]
+        bodies = [d.body for n in range(20) for d in ((client, other)[n % 2]).receive(queue, 1, self.wait)]
         assert len(bodies) == len(set(bodies)) == 20
 
     def test_a_subscribed_client_receives_everything(self, client: QueueClient, queue: str) -> None:
@@ -88,13 +77,13 @@ class ReceivingTests(Backend):
         client.subscribe(queue, 4)
         client.send_many(queue, range(50))
         seen = 0
-        deadline = time.monotonic() + WAIT
+        deadline = time.monotonic() + self.wait
         while seen < 50 and time.monotonic() < deadline:
             for delivery in client.receive(queue, 4, 1.0):
                 client.ack(delivery)
                 seen += 1
         assert seen == 50
-        eventually(lambda: client.stats(queue).in_flight == 0)
+        self.eventually(lambda: client.stats(queue).in_flight == 0)
 
     def test_unsubscribe_wakes_a_waiting_receive(self, client: QueueClient, queue: str) -> None:
         """A blocked ``receive`` returns an empty list when another thread unsubscribes."""
@@ -114,7 +103,7 @@ class ReceivingTests(Backend):
             client.unsubscribe(queue)  # again and again: the receive may not have begun at the first
             return bool(results)
 
-        eventually(woken, message="receive still blocks after unsubscribe")
+        self.eventually(woken, message="receive still blocks after unsubscribe")
         assert results == [[]]
 
     def test_unsubscribe_gives_back_what_was_not_returned(
@@ -123,9 +112,9 @@ class ReceivingTests(Backend):
         """What a consumer had read ahead is available to others, uncounted; what it returned stays its own."""
         client.send_many(queue, range(10))
         client.subscribe(queue, 8)
-        mine = receive_one(client, queue)
+        mine = self.receive_one(client, queue)
         client.unsubscribe(queue)
-        others = receive_all(make_client(), queue, 9)
+        others = self.receive_all(make_client(), queue, 9)
         assert mine.body not in {delivery.body for delivery in others}
         assert {delivery.attempts for delivery in others} == {0}
         assert {delivery.crashes for delivery in others} == {0}
@@ -137,27 +126,11 @@ class ReceivingTests(Backend):
     ) -> None:
         """What a client had not settled when it disconnected is delivered again, and no attempt is counted."""
         client.send(queue, "x")
-        first = receive_one(client, queue)
+        first = self.receive_one(client, queue)
         client.disconnect()
-        second = receive_one(make_client(), queue)
+        second = self.receive_one(make_client(), queue)
         assert second.body == first.body
         assert second.attempts == 0
-
-    def test_g2_an_unsettled_delivery_comes_back_after_its_process_was_killed(
-        self, make_client: MakeClient, client: QueueClient, queue: str, broker_url: str
-    ) -> None:
-        """A SIGKILL of the consumer loses nothing: the message is delivered to another one, no attempt counted."""
-        if not client.capabilities.shared:
-            pytest.skip("the broker lives in one process and dies with its consumers")
-        client.send(queue, "x")
-        command = [sys.executable, "-c", _DYING_CONSUMER, broker_url, queue, json.dumps(dict(self.options))]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline().strip() == b"1"
-            process.kill()
-            process.wait()
-        delivery = receive_one(make_client(), queue, self.redelivery_timeout)
-        assert delivery.attempts == 0
 
     def test_stats_of_a_missing_queue_are_zero(self, client: QueueClient, queue_name: str) -> None:
         """A queue that does not exist holds nothing."""
@@ -174,9 +147,47 @@ class ReceivingTests(Backend):
     def test_purge_deletes_what_is_ready_only(self, client: QueueClient, queue: str) -> None:
         """``purge`` returns how many it deleted; a delivery in flight stays and can be settled."""
         client.send_many(queue, range(5))
-        delivery = receive_one(client, queue)
+        delivery = self.receive_one(client, queue)
         assert client.purge(queue) == 4
         stats = client.stats(queue)
         assert (stats.ready, stats.in_flight) == (0, 1)
         client.reject(delivery, requeue=True)
-        assert receive_one(client, queue).body == delivery.body
+        assert self.receive_one(client, queue).body == delivery.body
+
+    def test_receive_returns_with_the_first_message(self, client: QueueClient, queue: str) -> None:
+        """It does not wait until it has as many as were asked for."""
+        client.send(queue, 1)
+        call = Call(lambda: client.receive(queue, 10, 300.0))
+        assert call.ended(self.wait), "receive waits for more messages though one is there"
+
+    def test_receive_waits_as_long_as_it_was_told(self, client: QueueClient, queue: str) -> None:
+        """Neither much shorter, or its caller would ask in a busy loop, nor much longer."""
+        call = Call(lambda: client.receive(queue, 1, 0.5))
+        assert call.ended(self.wait), "receive waits longer than its timeout"
+        assert call.seconds >= 0.4, "receive does not wait for its timeout"
+
+    def test_what_is_ready_is_received_without_waiting(self, client: QueueClient, queue: str) -> None:
+        """A timeout of zero returns what ``publish`` has confirmed, all that was asked for of it."""
+        client.publish_many(queue, [Message(b"%d" % number) for number in range(20)])
+        received: list[Delivery] = []
+        while batch := client.receive(queue, 20, 0.0):
+            received += batch
+        assert len(received) == 20
+
+    def test_what_a_delivery_says_of_its_message(self, client: QueueClient, queue: str) -> None:
+        """It is new at first, and redelivered when it was handed out before."""
+        client.publish(queue, b"x")
+        delivery = self.receive_one(client, queue)
+        assert (delivery.redelivered, delivery.suspected, dict(delivery.meta)) == (False, False, {})
+        client.disconnect()
+        client.connect()
+        again = self.receive_one(client, queue)
+        assert again.redelivered
+        assert again.attempts == 0
+
+    def test_purging_a_missing_or_empty_queue_deletes_nothing(self, client: QueueClient, queue: str) -> None:
+        """There is nothing to delete, and nothing is created."""
+        assert client.purge(queue) == 0
+        assert client.purge(f"{queue}-missing") == 0
+        with pytest.raises(UnroutableError):
+            client.publish(f"{queue}-missing", b"x")

@@ -6,16 +6,9 @@ import threading
 
 import pytest
 
-from qbridge_core import QueueClient, UnsupportedError
-from qbridge_core.testing.base import (
-    Backend,
-    MakeClient,
-    a_failure,
-    eventually,
-    is_empty,
-    receive_all,
-    receive_one,
-)
+from qbridge_core import ConfigurationError, QueueClient, UnsupportedError
+from qbridge_core.message import meta_text
+from qbridge_core.testing.base import Backend, MakeClient, a_failure, is_empty
 
 
 class SettlingTests(Backend):
@@ -24,7 +17,7 @@ class SettlingTests(Backend):
     def test_g4_an_acknowledged_message_is_gone(self, make_client: MakeClient, client: QueueClient, queue: str) -> None:
         """After ``ack`` and ``flush`` the broker holds nothing, and nobody gets the message again."""
         client.send(queue, 1)
-        client.ack(receive_one(client, queue))
+        client.ack(self.receive_one(client, queue))
         assert client.flush()
         assert is_empty(client, queue)
         client.disconnect()
@@ -35,27 +28,27 @@ class SettlingTests(Backend):
     ) -> None:
         """Acknowledging some deliveries in any order never settles another one."""
         client.send_many(queue, range(9))
-        deliveries = receive_all(client, queue, 9)
+        deliveries = self.receive_all(client, queue, 9)
         for position in (8, 2, 5, 0):
             client.ack(deliveries[position])
         client.disconnect()
-        left = {delivery.body for delivery in receive_all(make_client(), queue, 5)}
+        left = {delivery.body for delivery in self.receive_all(make_client(), queue, 5)}
         assert left == {deliveries[position].body for position in (1, 3, 4, 6, 7)}
 
     def test_an_ack_may_come_from_any_thread(self, client: QueueClient, queue: str) -> None:
         """Deliveries are acknowledged by other threads than the one that received them."""
         client.send_many(queue, range(40))
-        threads = [threading.Thread(target=client.ack, args=(d,)) for d in receive_all(client, queue, 40)]
+        threads = [threading.Thread(target=client.ack, args=(d,)) for d in self.receive_all(client, queue, 40)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        eventually(lambda: is_empty(client, queue))
+        self.eventually(lambda: is_empty(client, queue))
 
     def test_the_first_settlement_counts(self, client: QueueClient, queue: str, dead: str) -> None:
         """A second settlement of the same delivery does nothing, whatever it is."""
         client.send_many(queue, range(2))
-        acked, rejected = receive_all(client, queue, 2)
+        acked, rejected = self.receive_all(client, queue, 2)
         client.ack(acked)
         client.ack(acked)
         client.reject(acked, requeue=True)
@@ -70,8 +63,8 @@ class SettlingTests(Backend):
     def test_g8_handing_back_is_free(self, make_client: MakeClient, client: QueueClient, queue: str) -> None:
         """``reject(requeue=True)`` makes the message ready again at once, and counts nothing."""
         client.publish(queue, b"x", headers={"h": "1"}, message_id="m")
-        client.reject(receive_one(client, queue), requeue=True)
-        again = receive_one(make_client(), queue)
+        client.reject(self.receive_one(client, queue), requeue=True)
+        again = self.receive_one(make_client(), queue)
         assert (again.body, dict(again.headers), again.message_id) == (b"x", {"h": "1"}, "m")
         assert (again.attempts, again.crashes) == (0, 0)
 
@@ -80,38 +73,38 @@ class SettlingTests(Backend):
     ) -> None:
         """A retry counts one attempt, any client sees the count, and body and headers stay the producer's."""
         client.publish(queue, b'{"payload": 1}', headers={"h": "ü"}, message_id="m")
-        client.reject(receive_one(client, queue), requeue=True, failure=a_failure(queue, attempts=1))
-        second = receive_one(client, queue)
+        client.reject(self.receive_one(client, queue), requeue=True, failure=a_failure(queue, attempts=1))
+        second = self.receive_one(client, queue)
         assert (second.attempts, second.first_failed_at) == (1, 1_700_000_000.25)
         client.reject(second, requeue=True, failure=a_failure(queue, attempts=2))
         client.disconnect()
-        third = receive_one(make_client(), queue)
+        third = self.receive_one(make_client(), queue)
         assert third.attempts == 2
         assert (third.body, dict(third.headers), third.message_id) == (b'{"payload": 1}', {"h": "ü"}, "m")
 
     def test_g5_handing_back_a_retried_message_keeps_its_count(self, client: QueueClient, queue: str) -> None:
         """A hand-back neither adds to the count of attempts nor forgets it."""
         client.publish(queue, b"x")
-        client.reject(receive_one(client, queue), requeue=True, failure=a_failure(queue, attempts=1))
-        client.reject(receive_one(client, queue), requeue=True)
-        assert receive_one(client, queue).attempts == 1
+        client.reject(self.receive_one(client, queue), requeue=True, failure=a_failure(queue, attempts=1))
+        client.reject(self.receive_one(client, queue), requeue=True)
+        assert self.receive_one(client, queue).attempts == 1
 
     def test_a_retry_can_go_to_another_queue(self, client: QueueClient, queue: str) -> None:
         """``reject(queue)`` moves the message with its counts into a queue that is created when missing."""
         client.publish(queue, b"x", headers={"h": "1"}, message_id="m")
         failure = a_failure(queue, attempts=2)
-        client.reject(receive_one(client, queue), requeue=True, failure=failure, queue=f"{queue}-other")
+        client.reject(self.receive_one(client, queue), requeue=True, failure=failure, queue=f"{queue}-other")
         assert client.flush()
         assert is_empty(client, queue)
-        moved = receive_one(client, f"{queue}-other")
+        moved = self.receive_one(client, f"{queue}-other")
         assert (moved.body, dict(moved.headers), moved.message_id, moved.attempts) == (b"x", {"h": "1"}, "m", 2)
 
     def test_g4_a_retry_leaves_one_message(self, client: QueueClient, queue: str) -> None:
         """After a retry the broker holds the message once."""
         client.publish(queue, b"x")
-        client.reject(receive_one(client, queue), requeue=True, failure=a_failure(queue))
+        client.reject(self.receive_one(client, queue), requeue=True, failure=a_failure(queue))
         assert client.flush()
-        eventually(lambda: client.stats(queue).in_flight == 0)
+        self.eventually(lambda: client.stats(queue).in_flight == 0)
         assert client.stats(queue).ready == 1
 
     def test_g8_handing_back_for_later_is_free_too(self, client: QueueClient, queue: str) -> None:
@@ -119,10 +112,10 @@ class SettlingTests(Backend):
         if not client.capabilities.delay:
             pytest.skip("no delays claimed")
         client.publish(queue, b"x", headers={"h": "1"}, message_id="m")
-        client.reject(receive_one(client, queue), requeue=True, failure=a_failure(queue, attempts=1))
-        client.reject(receive_one(client, queue), requeue=True, delay=0.5)
+        client.reject(self.receive_one(client, queue), requeue=True, failure=a_failure(queue, attempts=1))
+        client.reject(self.receive_one(client, queue), requeue=True, delay=0.5)
         assert client.stats(queue).delayed == 1
-        again = receive_one(client, queue)
+        again = self.receive_one(client, queue)
         assert (again.body, dict(again.headers), again.message_id) == (b"x", {"h": "1"}, "m")
         assert (again.attempts, again.first_failed_at) == (1, 1_700_000_000.25)
 
@@ -131,14 +124,14 @@ class SettlingTests(Backend):
         if not client.capabilities.delay:
             pytest.skip("no delays claimed")
         client.publish(queue, b"x", delay=1e-9)
-        client.reject(receive_one(client, queue), requeue=True, delay=1e-9, failure=a_failure(queue))
-        again = receive_one(client, queue)
+        client.reject(self.receive_one(client, queue), requeue=True, delay=1e-9, failure=a_failure(queue))
+        again = self.receive_one(client, queue)
         assert (again.body, again.attempts) == (b"x", 1)
 
     def test_g7_a_retry_can_be_delayed(self, client: QueueClient, queue: str) -> None:
         """``reject(delay)`` holds the retry back at the broker and keeps its count; claimed or refused."""
         client.publish(queue, b"x")
-        delivery = receive_one(client, queue)
+        delivery = self.receive_one(client, queue)
         if not client.capabilities.delay:
             with pytest.raises(UnsupportedError):
                 client.reject(delivery, requeue=True, delay=0.3, failure=a_failure(queue))
@@ -146,4 +139,47 @@ class SettlingTests(Backend):
         client.reject(delivery, requeue=True, delay=0.5, failure=a_failure(queue))
         assert client.flush()
         assert client.stats(queue).delayed == 1
-        assert receive_one(client, queue).attempts == 1
+        assert self.receive_one(client, queue).attempts == 1
+
+    def test_g8_a_hand_back_keeps_what_was_counted(
+        self, make_client: MakeClient, client: QueueClient, queue: str
+    ) -> None:
+        """Attempts, crashes, the first failure and the task's id are as before, and the message is in its queue."""
+        client.publish(queue, b"x")
+        failure = a_failure(queue, attempts=2, crashes=1)
+        client.reject(self.receive_one(client, queue), requeue=True, failure=failure)
+        for _ in range(3):
+            delivery = self.receive_one(client, queue)
+            counted = (delivery.attempts, delivery.crashes, delivery.first_failed_at)
+            assert counted == (2, 1, failure.first_failed_at)
+            assert {name: str(value) for name, value in failure.retry_headers().items()} == {
+                name: meta_text(delivery.meta, name) for name in failure.retry_headers()
+            }
+            client.reject(delivery, requeue=True)
+        assert make_client().stats(queue).ready == 1
+
+    def test_a_hand_back_loses_nothing_whatever_it_is_given(self, client: QueueClient, queue: str) -> None:
+        """``queue`` is for another attempt; without a failure it is refused or means nothing."""
+        client.publish(queue, b"x")
+        delivery = self.receive_one(client, queue)
+        try:
+            client.reject(delivery, requeue=True, queue=f"{queue}-other")
+        except ConfigurationError:
+            client.reject(delivery, requeue=True)
+        found = client.receive(queue, 1, 0.5) or client.receive(f"{queue}-other", 1, 0.5)
+        assert [(again.body, again.attempts, again.crashes) for again in found] == [(b"x", 0, 0)]
+
+    def test_settling_touches_one_message_only(self, client: QueueClient, queue: str, dead: str) -> None:
+        """Of messages that are alike each is settled by itself, and the others stay as they are."""
+        for _ in range(5):
+            client.publish(queue, b"same", message_id="same")
+        acked, rejected, retried, handed_back, held = self.receive_all(client, queue, 5)
+        client.ack(acked)
+        client.reject(rejected, requeue=False)
+        client.reject(retried, requeue=True, failure=a_failure(queue))
+        client.reject(handed_back, requeue=True)
+        assert client.flush()
+        self.eventually(lambda: client.stats(queue).in_flight == 1)
+        assert (client.stats(queue).ready, client.stats(dead).ready) == (2, 1)
+        assert sorted(delivery.attempts for delivery in self.receive_all(client, queue, 2)) == [0, 1]
+        client.ack(held)

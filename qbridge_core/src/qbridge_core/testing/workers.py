@@ -25,7 +25,7 @@ from qbridge_core import (
     hookimpl,
 )
 from qbridge_core.message import SOURCE_QUEUE, TASK_ID
-from qbridge_core.testing.base import WAIT, Backend, MakeClient, eventually, is_empty, receive_one
+from qbridge_core.testing.base import Backend, MakeClient, is_empty
 
 
 class WorkerTests(Backend):
@@ -64,7 +64,7 @@ class WorkerTests(Backend):
         """Starting a manager creates its queues where they are missing."""
         with TaskManager(client, print, queue_name, dead, max_workers=1):
             client.send(queue_name, 1)
-            eventually(lambda: is_empty(client, queue_name))
+            self.eventually(lambda: is_empty(client, queue_name))
 
     def test_g9_a_stuck_handler_neither_stops_the_others_nor_stays(
         self, client: QueueClient, queue_name: str, dead: str
@@ -102,10 +102,10 @@ class WorkerTests(Backend):
 
         client.declare(queue_name, dead)
         client.send(queue_name, "x", task_id="t")
-        TaskManager(client, handler, queue_name, dead, max_retries=1, max_workers=1).run_until_idle(WAIT)
-        TaskManager(client, handler, dead, f"{dead}-2", max_retries=2, max_workers=1).run_until_idle(WAIT)
+        TaskManager(client, handler, queue_name, dead, max_retries=1, max_workers=1).run_until_idle(self.wait)
+        TaskManager(client, handler, dead, f"{dead}-2", max_retries=2, max_workers=1).run_until_idle(self.wait)
         assert runs == [1, 2, 1, 2, 3]
-        letter = receive_one(client, f"{dead}-2")
+        letter = self.receive_one(client, f"{dead}-2")
         assert (letter.attempts, letter.meta[SOURCE_QUEUE], letter.meta[TASK_ID]) == (3, dead, "t")
 
     def test_g9_a_late_result_changes_nothing(self, client: QueueClient, queue_name: str, dead: str) -> None:
@@ -121,7 +121,7 @@ class WorkerTests(Backend):
         client.send(queue_name, 1)
         manager = TaskManager(client, handler, queue_name, dead, max_retries=0, task_timeout=0.1, max_workers=1)
         report = manager.run_until_idle(30.0)
-        assert ended.wait(WAIT)
+        assert ended.wait(self.wait)
         assert (report.succeeded, report[Outcome.TIMED_OUT]) == (0, 1)
         assert client.stats(dead).ready == 1
 
@@ -145,7 +145,7 @@ class WorkerTests(Backend):
         client.send(queue_name, 1, task_id="loop")
         manager = TaskManager(client, handler, queue_name, dead, max_retries=0, task_timeout=0.2, max_workers=1)
         report = manager.run_until_idle(30.0)
-        assert interrupted.wait(WAIT)
+        assert interrupted.wait(self.wait)
         assert report[Outcome.TIMED_OUT] == 1
         assert seen == [("loop", 1, queue_name, False), True]
 
@@ -178,7 +178,7 @@ class WorkerTests(Backend):
         manager = TaskManager(client, handler, queue_name, dead, max_retries=0, task_timeout=1.0, max_workers=4)
         report = manager.run_until_idle(30.0)
         assert (report.succeeded, report[Outcome.FAILED], report[Outcome.TIMED_OUT]) == (20, 1, 1)
-        assert cancelled.wait(WAIT)
+        assert cancelled.wait(self.wait)
         assert 2 <= max(together) <= 4
 
     def test_g8_stop_hands_back_what_was_not_started(
@@ -195,18 +195,18 @@ class WorkerTests(Backend):
 
         def handler(payload: object) -> None:
             running.set()
-            go_on.wait(WAIT)
+            go_on.wait(self.wait)
             done.append(payload)
 
         client.declare(queue_name, dead)
         client.send_many(queue_name, range(10))
         with TaskManager(client, handler, queue_name, dead, max_workers=2, plugins=[Plugin()]):
-            assert running.wait(WAIT)
+            assert running.wait(self.wait)
         finished = len(done)
         assert 1 <= finished <= 2
         other = make_client()
-        eventually(lambda: other.stats(queue_name).ready == 10 - finished)
-        rest = other.receive(queue_name, 10, WAIT)
+        self.eventually(lambda: other.stats(queue_name).ready == 10 - finished)
+        rest = other.receive(queue_name, 10, self.wait)
         assert {delivery.attempts for delivery in rest} == {0}
 
     def test_two_managers_share_a_queue(
@@ -227,7 +227,7 @@ class WorkerTests(Backend):
             TaskManager(other, handler, queue_name, dead, max_workers=2),
         ):
             client.send_many(queue_name, range(200))
-            eventually(lambda: len(runs) == 200 and is_empty(client, queue_name) and is_empty(other, queue_name))
+            self.eventually(lambda: len(runs) == 200 and is_empty(client, queue_name) and is_empty(other, queue_name))
         assert set(runs.values()) == {1}
 
     def test_g7_a_handler_can_say_what_becomes_of_its_task(

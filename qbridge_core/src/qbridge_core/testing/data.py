@@ -1,0 +1,181 @@
+"""What is kept: names, headers, ids and bodies of every kind, and messages as large as the broker takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import pytest
+
+from qbridge_core import Failure, Message, MessageTooLargeError, PayloadError, QBridgeError, QueueClient, Reason
+from qbridge_core.testing.base import Backend, a_failure, is_empty
+
+ODD_NAMES = ("with spaces", "a/b?c=d&e#f%20", "ünï.★", "{x}:*[y]'\"\\;--", "x" * 200)
+ODD_HEADERS = {
+    "two words": "x",
+    "ÜBER": "upper case stays",
+    "über": "and is not lower case",
+    "content-type": "text/plain; charset=utf-8",
+    "message_id": "not the id",
+    "body": "not the body",
+    "queue": "nor the queue",
+    "delay": "60000",
+    "x-delay": "60000",
+    "timestamp": "never",
+    "a:b=c&d": "punctuation",
+    "lines": "one\r\ntwo: 2\n\nthree",
+    "control": "\x00\x01\t\x7f",
+    "quotes": "\"'\\{}[]",
+    "ünï★": "★😀",
+    "empty": "",
+    "long": "v" * 5_000,
+}
+ODD_IDS = ("with space/and:{colon}", "ünï★", "i" * 255, "1-0")
+
+
+class DataTests(Backend):
+    """Nothing that was accepted is changed on its way."""
+
+    def test_odd_names_are_names_of_queues_of_their_own(self, client: QueueClient, queue_name: str) -> None:
+        """Each name that is allowed makes a queue, with its letters, that is no other queue."""
+        names = [f"{queue_name[-8:]}-{odd}" for odd in ODD_NAMES]
+        for number, name in enumerate(names):
+            client.declare(name, f"{name}-d")
+            client.publish(name, b"%d" % number)
+        for number, name in enumerate(names):
+            delivery = self.receive_one(client, name)
+            assert (delivery.body, delivery.queue) == (b"%d" % number, name)
+            client.reject(delivery, requeue=False)
+            assert is_empty(client, name)
+            letter = self.receive_one(client, f"{name}-d")
+            assert letter.body == b"%d" % number
+            client.ack(letter)
+            client.publish(name, b"again")
+            assert client.purge(name) == 1
+
+    def test_g13_odd_headers_and_ids_are_kept_all_the_way(self, client: QueueClient, queue: str, dead: str) -> None:
+        """Names and values of headers, and ids, are the producer's in a retry, in a letter and after a replay."""
+        for number, message_id in enumerate(ODD_IDS):
+            client.publish(queue, b"\x00\xff%d" % number, headers=ODD_HEADERS, message_id=message_id)
+        for attempts, where in enumerate((queue, queue, dead, queue)):
+            # By their bodies: what is handed back may go to the front or to the end.
+            deliveries = sorted(self.receive_all(client, where, len(ODD_IDS)), key=lambda delivery: delivery.body)
+            assert [delivery.body for delivery in deliveries] == [b"\x00\xff%d" % n for n in range(len(ODD_IDS))]
+            for delivery, message_id in zip(deliveries, ODD_IDS, strict=True):
+                assert dict(delivery.headers) == ODD_HEADERS
+                assert delivery.message_id == message_id
+            if attempts == 2:
+                for delivery in deliveries:
+                    client.reject(delivery, requeue=True)
+                assert client.replay(dead) == len(ODD_IDS)
+                continue
+            for delivery in deliveries:
+                if attempts == 0:
+                    client.reject(delivery, requeue=True, failure=a_failure(queue))
+                elif attempts == 1:
+                    client.reject(delivery, requeue=False, failure=a_failure(queue))
+                else:
+                    client.ack(delivery)
+            if attempts == 1 and client.capabilities.browse:
+                assert [dict(letter.headers) for letter in client.dead_letters(dead)] == [ODD_HEADERS] * len(ODD_IDS)
+
+    def test_many_headers_are_kept(self, client: QueueClient, queue: str, dead: str) -> None:
+        """A few hundred of them, in any order, through a retry and into a letter."""
+        headers = {f"name-{number}": f"value {number}" for number in range(300)}
+        client.publish(queue, b"", headers=headers)
+        client.reject(self.receive_one(client, queue), requeue=True, failure=a_failure(queue))
+        client.reject(self.receive_one(client, queue), requeue=False)
+        letter = self.receive_one(client, dead)
+        assert (letter.body, dict(letter.headers)) == (b"", headers)
+
+    def test_a_message_id_is_no_key(self, client: QueueClient, queue: str) -> None:
+        """Two messages with one id are two messages: dropping the second would lose it."""
+        client.publish(queue, b"1", message_id="same")
+        client.publish_many(queue, [Message(b"2", message_id="same"), Message(b"3", message_id="same")])
+        assert [delivery.body for delivery in self.receive_all(client, queue, 3)] == [b"1", b"2", b"3"]
+
+    def test_what_was_published_is_a_copy(self, client: QueueClient, queue: str) -> None:
+        """A producer may go on to change what it gave, and bytes may come as a bytearray or a memoryview."""
+        headers = {"h": "before"}
+        body = bytearray(b"before")
+        client.publish(queue, cast(bytes, body), headers=headers)
+        client.publish(queue, cast(bytes, memoryview(b"view")))
+        headers["h"], body[:] = "after!", b"after!"
+        first, second = self.receive_all(client, queue, 2)
+        assert (first.body, dict(first.headers), second.body) == (b"before", {"h": "before"}, b"view")
+        assert isinstance(first.body, bytes)
+
+    def test_publish_many_takes_any_iterable_and_refuses_a_bad_message(self, client: QueueClient, queue: str) -> None:
+        """None, one from a generator, and one that cannot be kept, with their own ids and headers."""
+        client.publish_many(queue, [])
+        client.publish_many(queue, (Message(b"%d" % n, {"n": str(n)}, f"id-{n}") for n in range(3)))
+        received = self.receive_all(client, queue, 3)
+        assert [(d.body, dict(d.headers), d.message_id) for d in received] == [
+            (b"%d" % n, {"n": str(n)}, f"id-{n}") for n in range(3)
+        ]
+        with pytest.raises(PayloadError):
+            client.publish_many(queue, [Message(b"x", {"x-qbridge-reason": "failed"})])
+        assert client.stats(queue).ready == 0
+
+    def test_g19_the_largest_body_can_be_settled_in_every_way(self, client: QueueClient, queue: str, dead: str) -> None:
+        """What ``publish`` takes at its limit has room for the longest explanation; what has not is refused."""
+        size = _largest(lambda count: client.publish(queue, b"x" * count), self.largest_message)
+        self._settle_largest(client, queue, dead, b"x" * size, {})
+
+    def test_g19_the_largest_header_can_be_settled_in_every_way(
+        self, client: QueueClient, queue: str, dead: str
+    ) -> None:
+        """The same for headers, which some brokers put into a frame of their own."""
+        size = _largest(lambda count: client.publish(queue, b"x", headers={"h": "x" * count}), 2**18)
+        self._settle_largest(client, queue, dead, b"x", {"h": "x" * size})
+
+    def _settle_largest(self, client: QueueClient, queue: str, dead: str, body: bytes, headers: dict[str, str]) -> None:
+        client.purge(queue)
+        client.publish(queue, body, headers=headers)
+        client.reject(self.receive_one(client, queue), requeue=True, failure=the_longest_failure(queue))
+        if client.capabilities.delay:
+            delivery = self.receive_one(client, queue)
+            client.reject(delivery, requeue=True, delay=0.1, failure=the_longest_failure(queue))
+        client.reject(self.receive_one(client, queue), requeue=False, failure=the_longest_failure(queue))
+        if client.capabilities.browse:
+            (letter,) = client.dead_letters(dead)
+            assert (letter.body, letter.exception_message) == (body, the_longest_failure(queue).exception_message)
+        assert client.replay(dead) == 1
+        again = self.receive_one(client, queue)
+        assert (again.body, dict(again.headers)) == (body, headers)
+        client.ack(again)
+
+
+def the_longest_failure(queue: str) -> Failure:
+    """As much as a failure can say, in characters of four bytes."""
+    return Failure(
+        reason=Reason.TIMED_OUT,
+        attempts=2**31,
+        crashes=2**31,
+        exception_type="E" * 1_000,
+        exception_message="😀" * 10_000,
+        traceback="😀" * 100_000,
+        first_failed_at=1_700_000_000.25,
+        last_failed_at=1_700_000_060.5,
+        source_queue=queue,
+        task_id="t" * 255,
+        worker=f"{'h' * 200}:1",
+    )
+
+
+def _largest(publish: Callable[[int], None], most: int) -> int:
+    """The largest size up to ``most`` that is taken, found in steps that get smaller."""
+    taken, refused = 1, most + 1
+    size = most
+    while True:
+        try:
+            publish(size)
+        except (MessageTooLargeError, PayloadError):
+            refused = size
+        except QBridgeError as exc:
+            pytest.fail(f"a message of {size} bytes is refused with {exc!r}, not as too large")
+        else:
+            taken = size
+        if refused - taken <= 64:
+            return taken
+        size = (taken + refused) // 2

@@ -1,0 +1,101 @@
+"""Who holds a delivery: a living client keeps it, however long it takes; a dead one loses it, and that is counted."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pytest
+
+from qbridge_core import QueueClient
+from qbridge_core.testing.base import Backend, MakeClient, a_failure
+from qbridge_core.testing.children import Child, hold, look
+
+
+class LendingTests(Backend):
+    """Leases, killed consumers, and the capabilities ``shared`` and ``crashes``."""
+
+    def test_g2_an_unsettled_delivery_comes_back_after_its_process_was_killed(
+        self, make_client: MakeClient, client: QueueClient, queue: str, broker_url: str
+    ) -> None:
+        """The dead process's message is delivered again, uncounted as an attempt; a living client keeps its own."""
+        if not client.capabilities.shared:
+            pytest.skip("the broker lives in one process and dies with its consumers")
+        client.publish(queue, b"long")
+        mine = self.receive_one(client, queue)
+        client.publish(queue, b"x", headers={"h": "1"}, message_id="m")
+        other = make_client()
+        claimed = client.capabilities.crashes
+        with ExitStack() as ended:
+            children = [ended.enter_context(Child(self, broker_url, hold, queue)) for _ in range(2 if claimed else 1)]
+            for deaths, child in enumerate(children, 1):
+                child.tell()
+                assert child.line() == "1", "another process does not get the message"
+                child.kill()
+                again = self.receive_one(other, queue, self.redelivery_timeout)
+                assert (again.body, dict(again.headers), again.message_id) == (b"x", {"h": "1"}, "m")
+                assert (again.attempts, again.redelivered) == (0, True)
+                assert claimed or (again.crashes, again.suspected) == (0, False), "deaths are seen: claim crashes"
+                assert not claimed or again.suspected or again.crashes == deaths, "a death is not counted"
+                if deaths < len(children):
+                    other.reject(again, requeue=True)
+        # The dead client took its message after this one did: where leases end, this one's would have ended by now.
+        client.ack(mine)
+        assert client.flush()
+        assert other.receive(queue, 1, 0.2) == []
+
+    def test_g11_a_delivery_that_is_held_longer_than_a_lease_stays(
+        self, make_client: MakeClient, client: QueueClient, queue: str, dead: str
+    ) -> None:
+        """While its client lives nobody else gets it, whatever else happens; then it can be settled either way."""
+        lease = self._lease()
+        client.send_many(queue, range(3))
+        done, rejected, handed_back = self.receive_all(client, queue, 3)
+        other = make_client()
+        assert other.receive(queue, 1, lease * 2.5) == []
+        client.ack(done)
+        client.reject(rejected, requeue=False, failure=a_failure(queue))
+        client.reject(handed_back, requeue=True)
+        again = self.receive_one(other, queue)
+        assert (again.body, again.attempts, again.crashes) == (handed_back.body, 0, 0)
+        assert not again.suspected
+        assert other.stats(dead).ready == 1
+
+    def test_g8_disconnecting_gives_back_at_once_and_counts_nothing(
+        self, make_client: MakeClient, broker_url: str, client: QueueClient, queue: str
+    ) -> None:
+        """However long a lease is, what a client leaves behind is there for others when it has left."""
+        options = {name: value for name, value in self.options.items() if name not in self.lease_options}
+        leaving = self.with_options(options).create_client(broker_url)
+        try:
+            leaving.declare(queue)
+            client.publish(queue, b"x")
+            client.publish(queue, b"counted")
+            counted = self.receive_all(leaving, queue, 2)[1]
+            leaving.reject(counted, requeue=True, failure=a_failure(queue, attempts=2))
+            self.receive_one(leaving, queue)
+        finally:
+            leaving.disconnect()
+        again = {delivery.body: delivery for delivery in self.receive_all(client, queue, 2, min(5.0, self.wait))}
+        assert {body: delivery.attempts for body, delivery in again.items()} == {b"x": 0, b"counted": 2}
+        assert {delivery.crashes for delivery in again.values()} == {0}
+
+    def test_what_is_claimed_of_sharing_holds(self, client: QueueClient, queue: str, broker_url: str) -> None:
+        """Without the claim ``shared`` another process sees other queues or none; with it, see the killed process."""
+        if client.capabilities.shared:
+            pytest.skip("shared is claimed")
+        client.publish(queue, b"x")
+        client.publish(queue, b"y")
+        with Child(self, broker_url, look, queue) as child:
+            child.tell()
+            seen = child.line()
+        assert seen != "2", "another process sees the messages: claim shared"
+
+    def _lease(self) -> float:
+        lease = self.lease
+        if lease is None:
+            given = self.options.get("lease")
+            lease = float(given) if isinstance(given, int | float) else None
+        if lease is None or lease <= 0:
+            pytest.skip("no lease is set")
+        assert lease <= 30, "set a short lease in options: the suite holds a delivery for longer than that"
+        return lease

@@ -1,0 +1,271 @@
+"""A broker that is away or silent: every call ends in bounded time with an error of QBridge's, and nothing is lost."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+
+from qbridge_core import (
+    BrokerURL,
+    Delivery,
+    DeliveryLostError,
+    Message,
+    QBridgeError,
+    QueueClient,
+    TransientError,
+)
+from qbridge_core.testing.base import Backend, Call, MakeClient, a_failure, is_empty
+from qbridge_core.testing.connection import is_hidden
+from qbridge_core.testing.link import Link
+
+_SHORT = 1.0
+_VICTIMS = 6
+_LARGE = b"x" * 20_000
+
+
+class OutageTests(Backend):
+    """What callers see between the loss of a connection and its return."""
+
+    @pytest.mark.parametrize("kind", ["freeze", "cut"], ids=["silent", "away"])
+    def test_g1_without_a_broker_each_call_ends_with_a_typed_error(
+        self,
+        kind: str,
+        link: Link,
+        broker_url: str,
+        make_client: MakeClient,
+        make_linked_client: MakeClient,
+        queue: str,
+        dead: str,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """Nothing hangs, claims a success or leaks a foreign error or a password; settlements have one outcome."""
+        client, leaving, direct = make_linked_client(), make_linked_client(), make_client()
+        for each in (client, direct):
+            each.declare(queue, dead)
+        client.send_many(queue, range(3))
+        done, rejected, retried = self.receive_all(client, queue, 3)
+        leaving.declare(f"{queue}-2")
+        leaving.publish(f"{queue}-2", b"left")
+        self.receive_one(leaving, f"{queue}-2")
+        caplog.set_level(logging.INFO)
+        getattr(link, kind)()
+
+        must_fail: dict[str, Callable[[], object]] = {
+            "connect": lambda: self.create_hasty_client(link.through(broker_url)).disconnect(),
+            "publish": lambda: client.publish(queue, b"p", timeout=_SHORT),
+            "publish_many": lambda: client.publish_many(queue, [Message(b"p")] * 20, timeout=_SHORT),
+            "receive": lambda: client.receive(queue, 1, _SHORT),
+            "stats": lambda: client.stats(queue),
+            "purge": lambda: client.purge(f"{queue}-2"),
+        }
+        if client.capabilities.browse:
+            must_fail["dead_letters"] = lambda: client.dead_letters(dead)
+        may_wait: dict[str, Callable[[], object]] = {
+            "ack": lambda: client.ack(done),
+            "reject": lambda: client.reject(rejected, requeue=False, failure=a_failure(queue)),
+            "retry": lambda: client.reject(retried, requeue=True, failure=a_failure(queue)),
+            "flush": lambda: client.flush(_SHORT),
+            "declare": lambda: client.declare(f"{queue}-3"),
+            "disconnect": leaving.disconnect,
+        }
+        calls = {name: Call(function) for name, function in {**must_fail, **may_wait}.items()}
+        deadline = time.monotonic() + self.outage_timeout
+        hanging = [name for name, call in calls.items() if not call.ended(max(0.0, deadline - time.monotonic()))]
+        assert not hanging, f"without a broker these take more than {self.outage_timeout:g} s: {hanging}"
+        for name, call in calls.items():
+            self._check_error(name, call.error, may_succeed=name in may_wait, broker_url=broker_url)
+        assert client.connected, "a client whose connection is lost is still connected: it tries again"
+        link.restore()
+        self._settle_all(client, queue, {done: calls["ack"], rejected: calls["reject"], retried: calls["retry"]})
+        once = not calls["reject"].error and not calls["retry"].error
+        self._check_outcomes(direct, queue, dead, rejected, retried, most=1 if once else 2)
+        self._check_password(caplog.text, broker_url)
+        left = self.receive_one(direct, f"{queue}-2", self.redelivery_timeout)
+        assert left.body == b"left"
+        self.eventually(lambda: _done(lambda: client.publish(queue, b"again")), self.outage_timeout)
+
+    def _check_error(self, name: str, error: BaseException | None, *, may_succeed: bool, broker_url: str) -> None:
+        if error is None:
+            assert may_succeed, f"{name} succeeds without a broker"
+            return
+        assert isinstance(error, QBridgeError), f"{name} leaks {error!r}"
+        assert isinstance(error, TransientError), f"{name} raises {error!r}, though a later call may succeed"
+        assert name != "disconnect", f"disconnect raises {error!r}"
+        if name == "connect":
+            assert error.__cause__ is not None, "connect keeps the driver's error from the caller"
+        self._check_password("".join(traceback.format_exception(error)), broker_url)
+
+    @staticmethod
+    def _check_password(text: str, broker_url: str) -> None:
+        login = BrokerURL.parse(broker_url)
+        assert not login.password or is_hidden(login.password, text, login), "a password shows"
+
+    def _settle_all(self, client: QueueClient, queue: str, settlements: dict[Delivery, Call]) -> None:
+        """Repeat what was not done, as a worker does; what was lost is settled when it is delivered again."""
+        for delivery, call in settlements.items():
+            error = call.error
+
+            def settle(delivery: Delivery = delivery) -> None:
+                body = delivery.body
+                if b'"payload":0' in body:
+                    client.ack(delivery)
+                else:
+                    client.reject(delivery, b'"payload":2' in body, failure=a_failure(queue))
+
+            if isinstance(error, DeliveryLostError):
+                continue
+            if error is not None:
+                with suppress(DeliveryLostError):
+                    self.eventually(lambda settle=settle: _done(settle), self.outage_timeout, "cannot settle")  # type: ignore[misc]
+        self.eventually(lambda: _done(client.flush), self.outage_timeout, "acknowledgements are not sent")
+
+    def _check_outcomes(
+        self,
+        direct: QueueClient,
+        queue: str,
+        dead: str,
+        rejected: Delivery,
+        retried: Delivery,
+        most: int,
+    ) -> None:
+        """One letter, one retry (two at ``most``, when nobody knows whether the first got through).
+
+        What was lost instead comes again, and is settled now.
+        """
+        outcomes: list[tuple[bytes, int]] = []
+        patience = time.monotonic() + self.redelivery_timeout
+
+        def settled() -> bool:
+            for delivery in direct.receive(queue, 10, 0.1):
+                if delivery.body == b"p":
+                    direct.ack(delivery)  # published, though nobody could confirm it
+                elif delivery.body == rejected.body and delivery.attempts == 0:
+                    direct.reject(delivery, requeue=False, failure=a_failure(queue))
+                elif delivery.body == retried.body and delivery.attempts == 0:
+                    direct.reject(delivery, requeue=True, failure=a_failure(queue))
+                else:
+                    outcomes.append((delivery.body, delivery.attempts))
+                    direct.ack(delivery)
+            wanted = (retried.body, 1) in outcomes and direct.stats(dead).ready >= 1
+            return direct.flush() and wanted and is_empty(direct, queue)
+
+        self.eventually(settled, max(self.wait, patience - time.monotonic()), "a settled message is not settled")
+        assert 1 <= [body for body, _ in outcomes].count(retried.body) <= most, outcomes
+        assert not [body for body, _ in outcomes if body == rejected.body], "a dead letter was delivered again"
+        letters = direct.receive(dead, 10, self.wait)
+        assert {letter.body for letter in letters} == {rejected.body}
+        assert 1 <= len(letters) <= most
+
+    def test_g14_a_client_finds_its_connection_again(
+        self, link: Link, make_client: MakeClient, make_linked_client: MakeClient, queue: str, dead: str
+    ) -> None:
+        """After a cut a subscribed client receives, publishes and settles as before, without being told."""
+        client, direct = make_linked_client(), make_client()
+        client.declare(queue, dead)
+        client.subscribe(queue, 2)
+        client.publish(queue, b"before")
+        client.ack(self.receive_one(client, queue))
+        assert client.flush()
+        link.drop()
+        direct.publish(queue, b"after")
+        seen = self.eventually(lambda: _received(client, queue), self.outage_timeout, "nothing comes after a cut")
+        assert [delivery.body for delivery in seen] == [b"after"]
+        self.eventually(lambda: _done(lambda: client.reject(seen[0], requeue=False)), self.outage_timeout)
+        self.eventually(lambda: _done(lambda: client.publish(queue, b"own")), self.outage_timeout)
+        assert self.receive_one(client, queue).body == b"own"
+        assert self.receive_one(direct, dead).body == b"after"
+
+    def test_g1_what_publish_many_confirmed_is_there_whatever_happens_to_the_connection(
+        self, link: Link, make_client: MakeClient, make_linked_client: MakeClient, queue: str
+    ) -> None:
+        """The connection is lost in the middle: the call raises, or all of its messages are there."""
+        client, direct = make_linked_client(), make_client()
+        messages = [Message(b"%d" % number + _LARGE) for number in range(40)]
+        began = link.sent
+        client.publish_many(queue, messages)
+        size = link.sent - began
+        assert direct.purge(queue) == len(messages)
+        link.cut_after(size // 2)
+        call = Call(lambda: client.publish_many(queue, messages, timeout=_SHORT))
+        assert call.ended(self.outage_timeout), "publish_many hangs when the connection is lost"
+        assert isinstance(call.error, TransientError), f"half was sent, and publish_many ends with {call.error!r}"
+        link.restore()
+        self.eventually(lambda: _done(lambda: client.publish(queue, b"x")), self.outage_timeout)
+
+    @pytest.mark.parametrize("outcome", ["dead letter", "retry"])
+    def test_g2_whenever_a_client_dies_its_message_is_somewhere(
+        self, outcome: str, broker_url: str, make_client: MakeClient, queue: str, dead: str
+    ) -> None:
+        """A client ends at many points while it rejects: a crash can double the message and never lose it."""
+        direct = make_client()
+        victims = [Victim(self, broker_url, queue, dead, number) for number in range(_VICTIMS + 1)]
+        try:
+            size = victims[0].reject(outcome)
+            for number, victim in enumerate(victims[1:], 1):
+                victim.reject(outcome, cut_after=number * size // _VICTIMS)
+            missing = {victim.body for victim in victims}
+            deadline = time.monotonic() + self.redelivery_timeout
+
+            def all_found() -> bool:
+                for name in (queue, dead):
+                    for delivery in direct.receive(name, 10, 0.05):
+                        missing.discard(delivery.body)
+                        direct.ack(delivery)
+                return not missing
+
+            self.eventually(all_found, max(self.wait, deadline - time.monotonic()), "a message is lost")
+        finally:
+            for victim in victims:
+                victim.link.restore()
+            self.disconnect_in_time(*(victim.client for victim in victims))
+            for victim in victims:
+                victim.link.close()
+
+
+class Victim:
+    """A client with a connection of its own that ends in the middle of a call."""
+
+    def __init__(self, suite: Backend, broker_url: str, queue: str, dead: str, number: int) -> None:
+        url = BrokerURL.parse(broker_url)
+        if not suite.proxied or not url.host or url.port is None or len(url.hosts) != 1:
+            pytest.skip("the URL does not name one host and port, so there is no connection to break")
+        self.link = Link(url.host, url.port)
+        self.client = suite.create_hasty_client(self.link.through(broker_url))
+        self._queue = queue
+        self.body = b"%d" % number + _LARGE
+        self.client.declare(queue, dead)
+        self.client.publish(queue, self.body)
+        self._delivery = suite.receive_one(self.client, queue)
+        self._suite = suite
+
+    def reject(self, outcome: str, cut_after: int | None = None) -> int:
+        """Reject the message; the link is cut after so many bytes. Return how many it took."""
+        began = self.link.sent
+        if cut_after is not None:
+            self.link.cut_after(max(1, cut_after))
+        call = Call(lambda: self.client.reject(self._delivery, outcome == "retry", failure=a_failure(self._queue)))
+        call.ended(self._suite.outage_timeout if cut_after is None else _SHORT)
+        self.link.cut()
+        return self.link.sent - began
+
+
+def _done(call: Callable[[], object]) -> bool:
+    """Whether a call could be made; the broker may be away."""
+    try:
+        return call() is not False
+    except DeliveryLostError:
+        raise
+    except TransientError:
+        return False
+
+
+def _received(client: QueueClient, queue: str) -> list[Delivery]:
+    try:
+        return client.receive(queue, 2, 0.2)
+    except TransientError:
+        return []
