@@ -39,4 +39,4 @@ class TestClassicFaults(TestQuorumFaults):
     """The same with classic queues."""
 
     options = {"queue_type": "classic"}
-    queue_age = 0.0
+    queue_age = 2.0  # delays are held in quorum queues, too

@@ -188,7 +188,7 @@ class QueueClient(ABC):
 
         Args:
             queue: name of an existing queue.
-            body: the exact bytes; a copy is made of a mutable buffer.
+            body: the exact bytes.
             headers: the producer's own headers: strings, no names with the prefix ``x-qbridge-``.
             message_id: unique for each message, 1 to 255 bytes in UTF-8. No key: the same id twice is two messages.
             delay: seconds for which the broker holds the message back, at most ``capabilities.max_delay``.

@@ -79,6 +79,11 @@ class Backend:
         vars(variant)["options"] = options
         return variant
 
+    @property
+    def patient_options(self) -> dict[str, object]:
+        """The options without those that shorten leases."""
+        return {name: value for name, value in self.options.items() if name not in self.lease_options}
+
     def create_hasty_client(self, url: str) -> QueueClient:
         """A client with short timeouts."""
         return self.with_options({**self.options, **self.outage_options}).create_client(url)
@@ -118,12 +123,13 @@ class Backend:
         link.close()
 
     @pytest.fixture
-    def make_linked_client(self, broker_url: str, link: Link) -> Iterator[MakeClient]:
-        """Like ``make_client``, over ``link``."""
+    def make_linked_client(self, broker_url: str, link: Link) -> Iterator[Callable[..., QueueClient]]:
+        """Like ``make_client``, over ``link``; with ``leases=False`` its leases are long."""
         clients: list[QueueClient] = []
 
-        def make() -> QueueClient:
-            clients.append(self.create_hasty_client(link.through(broker_url)))
+        def make(leases: bool = True) -> QueueClient:
+            suite = self if leases else self.with_options(self.patient_options)
+            clients.append(suite.create_hasty_client(link.through(broker_url)))
             return clients[-1]
 
         yield make

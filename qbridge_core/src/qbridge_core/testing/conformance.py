@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import Counter
@@ -10,8 +11,9 @@ from typing import ClassVar, Protocol, TypeVar
 
 import pytest
 
-from qbridge_core import Delivery, QueueClient, TaskManager, TransientError
-from qbridge_core.testing.base import Backend, MakeClient, is_empty
+from qbridge_core import Delivery, Message, QBridgeError, QueueClient, TaskManager, TransientError
+from qbridge_core.message import SOURCE_QUEUE, meta_text
+from qbridge_core.testing.base import Backend, MakeClient, a_failure, is_empty
 from qbridge_core.testing.connection import ConnectionTests
 from qbridge_core.testing.data import DataTests
 from qbridge_core.testing.dead_letters import DeadLetterTests
@@ -24,6 +26,7 @@ from qbridge_core.testing.settling import SettlingTests
 from qbridge_core.testing.workers import WorkerTests
 
 T = TypeVar("T")
+_DELAY = 0.5
 
 
 class BackendConformance(
@@ -52,6 +55,8 @@ class FaultyBroker(Protocol):
     def kill(self) -> object:
         """Kill it (SIGKILL); return when it is gone."""
 
+    # And, where that can be had: forget(), to kill it, delete its data and start it.
+
 
 class FaultConformance(Backend):
     """What must hold when the broker itself is killed and comes back. For backends that claim ``durable``.
@@ -61,16 +66,22 @@ class FaultConformance(Backend):
     Attributes:
         queue_age: seconds that a queue must be old before the broker is killed, for brokers that lose a younger one
             (RabbitMQ 3.10 does not recover a quorum queue that is killed in its first second).
+        recovery_timeout: seconds within which a client works again after the broker is back.
     """
 
     queue_age: ClassVar[float] = 0.0
+    recovery_timeout: ClassVar[float] = 60.0
 
     @pytest.fixture
     def queue(self, client: QueueClient, queue_name: str, dead: str) -> str:
-        """A declared, empty queue that is old enough to survive."""
+        """A declared, empty queue that is old enough to survive, with what the broker needs for its delays."""
         client.declare(queue_name, dead)
+        if client.capabilities.delay:
+            client.publish(queue_name, b"old", delay=_DELAY)
         old_enough = time.monotonic() + self.queue_age
         self.eventually(lambda: time.monotonic() >= old_enough, self.queue_age + 1)
+        if client.capabilities.delay:
+            client.ack(self.receive_one(client, queue_name))
         return queue_name
 
     @pytest.fixture
@@ -84,21 +95,36 @@ class FaultConformance(Backend):
         return faulty_broker.url
 
     def test_g1_confirmed_messages_survive_a_broker_crash(
-        self, faulty_broker: FaultyBroker, client: QueueClient, queue: str
+        self, faulty_broker: FaultyBroker, client: QueueClient, queue: str, dead: str
     ) -> None:
-        """What ``send_many`` confirmed is there after a SIGKILL of the broker, and the client finds it by itself."""
-        client.send_many(queue, range(50))
+        """What was confirmed, in whatever state, is there after a SIGKILL of the broker."""
+        if not client.capabilities.durable:
+            pytest.skip("durable is not claimed")
+        client.publish_many(queue, [Message(b"retried"), Message(b"dead"), Message(b"late"), Message(b"held")])
+        retried, buried, late, _ = self.receive_all(client, queue, 4)
+        client.reject(retried, requeue=True, failure=a_failure(queue, attempts=2))
+        client.reject(buried, requeue=False, failure=a_failure(queue, attempts=4))
+        delay = _DELAY if client.capabilities.delay else 0.0
+        client.reject(late, requeue=True, delay=delay, failure=a_failure(queue, attempts=3))
+        bodies = {json.dumps(number).encode() for number in range(50)}
+        client.publish_many(queue, [Message(body, {"h": "1"}, f"m-{body!r}") for body in sorted(bodies)])
+        client.flush()
         faulty_broker.kill()
         faulty_broker.start()
-        seen: set[bytes] = set()
+        wanted = {(body, 0, f"m-{body!r}") for body in bodies} | {(b"retried", 2, None), (b"late", 3, None)}
+        seen: set[tuple[bytes, int, str | None]] = set()
 
         def all_seen() -> bool:
             for delivery in _receive(client, queue):
                 client.ack(delivery)
-                seen.add(delivery.body)
-            return len(seen) == 50
+                seen.add((delivery.body, delivery.attempts, delivery.message_id))
+                if delivery.body in (b"retried", b"late"):
+                    seen.add((delivery.body, delivery.attempts, None))  # a retry may give an id
+            return seen >= wanted
 
-        self.eventually(all_seen, 60.0, "messages are missing after the crash")
+        self.eventually(all_seen, self.recovery_timeout, "messages are missing after the crash")
+        letter = self.receive_one(client, dead)
+        assert (letter.body, meta_text(letter.meta, SOURCE_QUEUE)) == (b"dead", queue)
 
     def test_g15_a_subscribed_worker_goes_on_after_a_broker_crash(
         self, faulty_broker: FaultyBroker, make_client: MakeClient, client: QueueClient, queue: str, dead: str
@@ -119,25 +145,41 @@ class FaultConformance(Backend):
             assert half.wait(30.0)
             faulty_broker.kill()
             faulty_broker.start()
-            self.eventually(lambda: len(runs) == 300, 60.0, "tasks are missing after the crash")
+            self.eventually(lambda: len(runs) == 300, self.recovery_timeout, "tasks are missing after the crash")
             self.eventually(_quiet(lambda: is_empty(client, queue)), 30.0, "the queue is not empty at the end")
         assert make_client().stats(dead).ready == 0
 
     def test_g1_publishing_while_the_broker_is_down_raises_and_recovers(
-        self, faulty_broker: FaultyBroker, client: QueueClient, queue: str
+        self, faulty_broker: FaultyBroker, client: QueueClient, queue: str, dead: str
     ) -> None:
-        """A publish without a broker raises a TransientError in bounded time, and works again later."""
+        """A publish without a broker raises a TransientError in bounded time, and works again later.
+
+        Also when the broker has lost its queues meanwhile, where ``faulty_broker`` can do that.
+        """
         faulty_broker.kill()
         with pytest.raises(TransientError):
             client.publish(queue, b"x", timeout=1.0)
         faulty_broker.start()
         self.eventually(
             _quiet(lambda: client.publish(queue, b"y", timeout=2.0) is None),
-            60.0,
+            self.recovery_timeout,
             "publishing does not recover",
         )
         self.eventually(_quiet(lambda: client.stats(queue).ready > 0), 30.0, "counting does not recover")
         self.eventually(lambda: b"y" in {delivery.body for delivery in _receive(client, queue)}, 30.0, "y is missing")
+        if forget := getattr(faulty_broker, "forget", None):
+            self._find_lost_queues(forget, client, queue, dead)
+
+    def _find_lost_queues(self, forget: Callable[[], object], client: QueueClient, queue: str, dead: str) -> None:
+        """A broker that comes back without its queues gets them again from the client that had declared them."""
+        forget()
+        self.eventually(
+            _quiet(lambda: client.publish(queue, b"x") is None, QBridgeError), self.recovery_timeout, "a queue is lost"
+        )
+        found = self.eventually(lambda: _receive(client, queue), self.recovery_timeout, "nothing comes")
+        assert [delivery.body for delivery in found] == [b"x"]
+        client.reject(found[0], requeue=False)
+        assert self.receive_one(client, dead).body == b"x"
 
 
 def _receive(client: QueueClient, queue: str) -> list[Delivery]:
@@ -147,13 +189,13 @@ def _receive(client: QueueClient, queue: str) -> list[Delivery]:
         return []
 
 
-def _quiet(call: Callable[[], T]) -> Callable[[], T | None]:
+def _quiet(call: Callable[[], T], also: type[Exception] = TransientError) -> Callable[[], T | None]:
     """The call, with None for an answer while the broker is away."""
 
     def attempt() -> T | None:
         try:
             return call()
-        except TransientError:
+        except (TransientError, also):
             return None
 
     return attempt

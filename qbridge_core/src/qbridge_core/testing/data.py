@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import pytest
 
@@ -91,19 +90,16 @@ class DataTests(Backend):
     def test_a_message_id_is_no_key(self, client: QueueClient, queue: str) -> None:
         """Two messages with one id are two messages: dropping the second would lose it."""
         client.publish(queue, b"1", message_id="same")
-        client.publish_many(queue, [Message(b"2", message_id="same"), Message(b"3", message_id="same")])
-        assert [delivery.body for delivery in self.receive_all(client, queue, 3)] == [b"1", b"2", b"3"]
+        client.publish(queue, b"2", message_id="same")
+        client.publish_many(queue, [Message(b"3", message_id="same"), Message(b"4", message_id="same")])
+        assert [delivery.body for delivery in self.receive_all(client, queue, 4)] == [b"1", b"2", b"3", b"4"]
 
     def test_what_was_published_is_a_copy(self, client: QueueClient, queue: str) -> None:
-        """A producer may go on to change what it gave, and bytes may come as a bytearray or a memoryview."""
+        """A producer may go on to change the headers that it gave."""
         headers = {"h": "before"}
-        body = bytearray(b"before")
-        client.publish(queue, cast(bytes, body), headers=headers)
-        client.publish(queue, cast(bytes, memoryview(b"view")))
-        headers["h"], body[:] = "after!", b"after!"
-        first, second = self.receive_all(client, queue, 2)
-        assert (first.body, dict(first.headers), second.body) == (b"before", {"h": "before"}, b"view")
-        assert isinstance(first.body, bytes)
+        client.publish(queue, b"x", headers=headers)
+        headers["h"] = "after"
+        assert dict(self.receive_one(client, queue).headers) == {"h": "before"}
 
     def test_publish_many_takes_any_iterable_and_refuses_a_bad_message(self, client: QueueClient, queue: str) -> None:
         """None, one from a generator, and one that cannot be kept, with their own ids and headers."""

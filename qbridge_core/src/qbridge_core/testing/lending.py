@@ -64,8 +64,7 @@ class LendingTests(Backend):
         self, make_client: MakeClient, broker_url: str, client: QueueClient, queue: str
     ) -> None:
         """However long a lease is, what a client leaves behind is there for others when it has left."""
-        options = {name: value for name, value in self.options.items() if name not in self.lease_options}
-        leaving = self.with_options(options).create_client(broker_url)
+        leaving = self.with_options(self.patient_options).create_client(broker_url)
         try:
             leaving.declare(queue)
             client.publish(queue, b"x")

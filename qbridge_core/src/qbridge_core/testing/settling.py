@@ -150,8 +150,8 @@ class SettlingTests(Backend):
         client.reject(self.receive_one(client, queue), requeue=True, failure=failure)
         for _ in range(3):
             delivery = self.receive_one(client, queue)
-            counted = (delivery.attempts, delivery.crashes, delivery.first_failed_at)
-            assert counted == (2, 1, failure.first_failed_at)
+            assert (delivery.attempts, delivery.first_failed_at) == (2, failure.first_failed_at)
+            assert delivery.crashes == (1 if client.capabilities.crashes else delivery.crashes)
             assert {name: str(value) for name, value in failure.retry_headers().items()} == {
                 name: meta_text(delivery.meta, name) for name in failure.retry_headers()
             }

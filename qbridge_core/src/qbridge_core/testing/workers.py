@@ -297,5 +297,5 @@ class WorkerTests(Backend):
         client.send_many(queue_name, range(5))
         plugin = Plugin()
         manager = TaskManager(client, handler, queue_name, dead, max_retries=2, max_workers=4, plugins=[plugin])
-        assert manager.run_until_idle(WAIT)[Outcome.FAILED] == 5
+        assert manager.run_until_idle(self.wait)[Outcome.FAILED] == 5
         assert list(told.values()) == [["started 1", "retried 1", "started 2", "retried 2", "started 3"]] * 5
