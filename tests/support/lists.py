@@ -19,6 +19,7 @@ from qbridge_core import (
     QueueStats,
     UnroutableError,
     UnsupportedError,
+    check_body,
     check_count,
     check_declaration,
     check_headers,
@@ -91,8 +92,9 @@ class ListClient(QueueClient):
         with self._lock:
             self._check(queue, delay)
             check_publish_timeout(timeout)
+            body = check_body(body, self.max_message_bytes)
             message_id = check_message_id(message_id)
-            self._existing(queue).append(Delivery(bytes(body), queue, dict(check_headers(headers)), message_id))
+            self._existing(queue).append(Delivery(body, queue, dict(check_headers(headers)), message_id))
 
     def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
         check_count("max_messages", max_messages, 1)

@@ -217,6 +217,7 @@ class QueueClient(ABC):
         Raises:
             The errors of ``publish``, for the first message that failed; others of the call may have been published.
         """
+        check_queue_name(queue)
         for given in messages:
             message = check_message(given)
             self.publish(queue, message.body, headers=message.headers, message_id=message.message_id, timeout=timeout)

@@ -10,6 +10,7 @@ from qbridge_core import (
     MessageTooLargeError,
     QBridgeError,
     check_body,
+    check_headers,
     check_message_id,
     check_queue_name,
 )
@@ -60,7 +61,9 @@ def chunks(queue: str, messages: Iterable[Message], room: int, most: int) -> Ite
     chunk: list[Outgoing] = []
     size = 0
     for message in messages:
-        made = outgoing(queue, check_message(message), room, most)
+        if check_message(message).headers:
+            check_headers(message.headers)
+        made = outgoing(queue, message, room, most)
         length = len(made.body)
         if chunk and (len(chunk) >= CHUNK or size + length > LARGE):
             yield chunk

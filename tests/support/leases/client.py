@@ -19,7 +19,6 @@ from qbridge_core import (
     BrokerUnavailableError,
     BrokerURL,
     Capabilities,
-    ConfigurationError,
     DeadLetter,
     Delivery,
     DeliveryLostError,
@@ -32,6 +31,7 @@ from qbridge_core import (
     QueueClient,
     QueueStats,
     UnroutableError,
+    check_body,
     check_count,
     check_declaration,
     check_delay,
@@ -401,14 +401,13 @@ class Link:
 
 
 def _item(message: Message) -> dict[str, object]:
-    if not isinstance(message.body, bytes | bytearray | memoryview):
-        raise ConfigurationError(f"a message body must be bytes, not {type(message.body).__name__}")
+    body = check_body(message.body, MESSAGE_LIMIT)
     headers = dict(check_headers(message.headers))
-    size = len(bytes(message.body)) + len(json.dumps(headers))
+    size = len(body) + len(json.dumps(headers))
     if size > MESSAGE_LIMIT - _ROOM:
         raise MessageTooLargeError(f"the message has {size} bytes; at most {MESSAGE_LIMIT - _ROOM} can be kept")
     return {
-        "body": base64.b64encode(message.body).decode(),
+        "body": base64.b64encode(body).decode(),
         "headers": headers,
         "id": check_message_id(message.message_id),
     }

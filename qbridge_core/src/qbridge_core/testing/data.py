@@ -66,6 +66,7 @@ class DataTests(Backend):
             if attempts == 2:
                 for delivery in deliveries:
                     client.reject(delivery, requeue=True)
+                self.eventually(lambda: client.stats(dead).ready == len(ODD_IDS))
                 assert client.replay(dead) == len(ODD_IDS)
                 continue
             for delivery in deliveries:

@@ -216,6 +216,7 @@ class DeadLetterTests(Backend):
         assert letter.message_id == "m"
         assert meta_text(letter.meta, SOURCE_QUEUE) == queue
         client.reject(letter, requeue=True)
+        self.eventually(lambda: client.stats(dead).ready == 1)
         assert client.replay(dead) == 1
         again = self.receive_one(client, queue)
         assert (again.message_id, again.attempts, again.crashes, again.suspected) == ("m", 0, 0, False)

@@ -85,7 +85,7 @@ class OutageTests(Backend):
         once = not calls["reject"].error and not calls["retry"].error
         self._check_outcomes(direct, queue, dead, rejected, retried, most=1 if once else 2)
         self._check_password(caplog.text, broker_url)
-        left = self.receive_one(direct, f"{queue}-2", self.redelivery_timeout)
+        left = self.receive_one(direct, f"{queue}-2", self.redelivery_timeout + self.outage_timeout)
         assert left.body == b"left"
         self.eventually(lambda: _done(lambda: client.publish(queue, b"again")), self.outage_timeout)
 

@@ -68,7 +68,7 @@ class PublishingTests(Backend):
             lambda: client.send_many(queue, ["x" * len(body)]),
         ]
         for call in calls:
-            with pytest.raises(MessageTooLargeError, match="max_message_bytes"):
+            with pytest.raises(MessageTooLargeError):  # the backend's own limit may be lower
                 call()
         assert client.stats(queue).ready == 0
 
