@@ -48,7 +48,7 @@ def outgoing(queue: str, message: Message, room: int, most: int) -> Outgoing:
     check_queue_name(queue)
     body = check_body(message.body, most)
     properties = headers.fresh(message.headers, check_message_id(message.message_id))
-    if not copies.leaves_room(properties, room):
+    if len(properties) > room // 2 and not copies.leaves_room(properties, room):  # half of it is never kept back
         raise MessageTooLargeError(
             f"the headers of a message for {queue!r} take {len(properties)} bytes: they do not fit into one frame "
             f"together with the explanation of a dead letter ({room} bytes in all); put large data into the body"
