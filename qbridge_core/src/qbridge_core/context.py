@@ -32,7 +32,7 @@ class TaskContext:
         queue: the queue it came from.
         attempt: 1 for the first run.
         headers: the producer's headers.
-        deadline: ``time.monotonic()`` at which the run times out.
+        deadline: ``monotonic()`` at which the run times out.
     """
 
     __slots__ = ("_run", "attempt", "deadline", "headers", "queue", "task_id")

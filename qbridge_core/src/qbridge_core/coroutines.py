@@ -205,7 +205,7 @@ class _LoopThread:
     """An event loop in a daemon thread.
 
     Attributes:
-        cancelled: the calls that were cancelled and have not ended, each with the ``time.monotonic()`` at which it was.
+        cancelled: the calls that were cancelled and have not ended, each with the ``monotonic()`` at which it was.
         replaced: True when another loop has taken its place, because it was blocked.
     """
 

@@ -15,8 +15,8 @@ class Run:
         delivery: the message.
         task_id: the task's id.
         attempt: 1 for the first run.
-        started_at: ``time.monotonic()`` at the start.
-        deadline: ``time.monotonic()`` at which the run times out.
+        started_at: ``monotonic()`` at the start.
+        deadline: ``monotonic()`` at which the run times out.
         cancelled: True when somebody else than the worker's thread has claimed it.
         in_handler: True while the handler is being called.
     """

@@ -180,7 +180,7 @@ class _Call:
     Attributes:
         future: gets the answer, in the loop.
         run: the run in which it was made.
-        left_at: ``time.monotonic()`` since which nobody waits for it.
+        left_at: ``monotonic()`` since which nobody waits for it.
     """
 
     __slots__ = ("_function", "_loop", "future", "left_at", "run")

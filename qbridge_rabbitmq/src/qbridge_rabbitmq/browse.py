@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from qbridge_core import BrokerUnavailableError, QBridgeError, TransientError
+from qbridge_core.clock import monotonic
 from qbridge_core.logs import logger
 from qbridge_rabbitmq import headers
 from qbridge_rabbitmq.lane import Lane
@@ -91,20 +92,20 @@ def _take(session: Session, topology: Topology, lane: Lane, page: list[Arrival],
     """Fill the page; it stays shorter when somebody else took the rest."""
     count = lane.prefetch
     session.io.post(lambda: lane.subscribe(count))
-    since = time.monotonic()
+    since = monotonic()
     while len(page) < count and lane.missing is None:
         more = _next(session, lane, count - len(page))
         if more:
             page += more
-            since = time.monotonic()
-        elif not _may_come(session, topology, lane, consumers, time.monotonic() - since):
+            since = monotonic()
+        elif not _may_come(session, topology, lane, consumers, monotonic() - since):
             return
 
 
 def _next(session: Session, lane: Lane, count: int) -> list[Arrival]:
     """What comes next; nothing when nothing was on its way for some time."""
-    deadline = time.monotonic() + _PATIENCE
-    while time.monotonic() < deadline and lane.missing is None:
+    deadline = monotonic() + _PATIENCE
+    while monotonic() < deadline and lane.missing is None:
         more = lane.buffer.take(count, 0.1)
         session.require_connection()
         if more:
@@ -147,9 +148,9 @@ def _give_back(session: Session, topology: Topology, lane: Lane, arrivals: list[
     session.io.post(close)
     closed.wait(_RETURN_TIMEOUT)
     # The queue takes the messages back a moment later; the next page, and the next look, must come after that.
-    deadline = time.monotonic() + _RETURN_TIMEOUT
+    deadline = monotonic() + _RETURN_TIMEOUT
     while session.request(f"queue {lane.queue!r}", topology.count(lane.queue)) < before + returning:
-        if time.monotonic() > deadline:
+        if monotonic() > deadline:
             break  # somebody else consumes them
         time.sleep(0.002)
 

@@ -12,10 +12,10 @@ became a suspect, because now it is known whose fault that was; when it may have
 
 from __future__ import annotations
 
-import time
 from typing import Final
 
 from qbridge_core import BrokerUnavailableError, Delivery, QBridgeError
+from qbridge_core.clock import monotonic
 from qbridge_core.message import BESIDE, CRASHES, SUSPICIONS, meta_int
 from qbridge_rabbitmq import copies, headers
 from qbridge_rabbitmq.life import Arrival
@@ -99,7 +99,7 @@ class Docket:
         if not self._request(name, lock=False):
             self._missing.pop(name, None)
             return False
-        now, connection = time.monotonic(), self._session.connections
+        now, connection = monotonic(), self._session.connections
         since = self._missing.get(name)
         if since is None or since[0] != connection:  # after a loss of ours the others too need time to come back
             if len(self._missing) >= _MOST_DOUBTFUL:

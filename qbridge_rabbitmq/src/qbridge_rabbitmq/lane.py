@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
@@ -11,6 +10,7 @@ from pika import exceptions, spec
 from pika.channel import Channel
 
 from qbridge_core import TransientError
+from qbridge_core.clock import monotonic
 from qbridge_core.logs import logger
 from qbridge_rabbitmq import errors
 from qbridge_rabbitmq.barriers import Barriers
@@ -154,7 +154,7 @@ class Lane:
         self.life = Life(connection, channel, self.queue)
 
     def _on_open(self, channel: Channel) -> None:
-        self._suspicion.resumed(time.monotonic())
+        self._suspicion.resumed(monotonic())
         channel.add_callback(self._on_get_empty, [spec.Basic.GetEmpty], one_shot=False)
         self._ready = True
         self._pursue()
@@ -202,7 +202,7 @@ class Lane:
     def _consumer_ended(self, reason: BaseException) -> None:
         """The broker has closed the channel: it may do so again at once, for as long as something is wrong."""
         problem = errors.from_channel(reason, f"the consumer of {self.queue!r} ended", "read")
-        now = time.monotonic()
+        now = monotonic()
         if str(problem) != self._said or now - self._said_at >= _SAY_AGAIN:
             self._said, self._said_at = str(problem), now
             _log.warning("%s", problem)
@@ -230,7 +230,7 @@ class Lane:
         pace, life, consumers = self._pace, self.life, self._steady
         if pace is None or life is None or consumers is None:
             return False
-        pace.look(life.settled, time.monotonic(), self.buffer.size)
+        pace.look(life.settled, monotonic(), self.buffer.size)
         if pace.prefetch > consumers.held:
             consumers.hold(pace.prefetch)
         elif pace.prefetch < consumers.held:
@@ -244,7 +244,7 @@ class Lane:
         pace, life, consumers = self._pace, self.life, self._steady
         if pace is None or life is None or consumers is None:
             return
-        pace.hurry(life.settled, time.monotonic(), self.buffer.size)
+        pace.hurry(life.settled, monotonic(), self.buffer.size)
         if pace.prefetch > consumers.held:
             consumers.hold(pace.prefetch)
 
@@ -255,7 +255,7 @@ class Lane:
             self._hold_less(pace, consumers)
 
     def _hold_less(self, pace: Pace, consumers: Consumers) -> None:
-        self._suspicion.spare(time.monotonic())
+        self._suspicion.spare(monotonic())
         consumers.hold(pace.prefetch)
 
     def unsubscribe(self, done: Callable[[], None]) -> None:
@@ -296,7 +296,7 @@ class Lane:
             if ledger.has_returned and (key := self._likeness(arrival))[2]:  # a copy that could not say everything
                 arrival = arrival._replace(returned=ledger.take_returned(key))
         if self._suspicion.roused:
-            self._suspicion.calm(time.monotonic())
+            self._suspicion.calm(monotonic())
         return arrival
 
     def _investigate(self, arrival: Arrival) -> Arrival | None:
@@ -313,7 +313,7 @@ class Lane:
                 return arrival._replace(suspected=returned.suspected, unstarted=True, returned=returned)
             if ledger.was_unstarted(self._likeness(arrival)):
                 return arrival._replace(unstarted=True)
-        suspected = self._suspicion.blames(arrival.properties, time.monotonic())
+        suspected = self._suspicion.blames(arrival.properties, monotonic())
         return arrival._replace(suspected=True) if suspected else arrival
 
     def _replaces_a_lost_one(self, ledger: Ledger, arrival: Arrival) -> bool:

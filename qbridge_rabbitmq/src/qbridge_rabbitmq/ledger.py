@@ -17,12 +17,12 @@ What does not come back here went to another consumer, or was acknowledged; it i
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
 from qbridge_core import Delivery
+from qbridge_core.clock import monotonic
 from qbridge_core.logs import logger
 from qbridge_rabbitmq.doubts import Doubts
 from qbridge_rabbitmq.life import Arrival, Life, Returned
@@ -91,7 +91,7 @@ class Ledger:
 
     def adopt(self, life: Life) -> None:
         """A channel has ended: take over what was in flight on it."""
-        now = time.monotonic()
+        now = monotonic()
         with self._lock:  # whoever finds the channel ended then waits here until its delivery is known
             loss = life.lose()
             for settling, items in ((False, loss.held), (True, loss.settling)):
@@ -120,7 +120,7 @@ class Ledger:
 
     def note_unstarted(self, keys: Iterable[Key]) -> None:
         """These were lost before anybody could run them (in any thread)."""
-        now = time.monotonic()
+        now = monotonic()
         with self._lock:
             for key in keys:
                 _add_one(self._unstarted, key, now)
@@ -130,13 +130,13 @@ class Ledger:
         """The channel of a message that nobody was given is gone, and its copy is there (in any thread)."""
         if key is not None:
             with self._lock:
-                _add_one(self._done, key, time.monotonic())
+                _add_one(self._done, key, monotonic())
 
     def note_returned(self, key: Key, returned: Returned) -> None:
         """A message goes back to its queue (in any thread)."""
         with self._lock:
             self._returned.pop(key, None)
-            self._returned[key] = returned, time.monotonic()
+            self._returned[key] = returned, monotonic()
             if len(self._returned) > MAX_RETURNED:
                 del self._returned[next(iter(self._returned))]
 
@@ -160,13 +160,13 @@ class Ledger:
         """Now and then: forget what is too old or too much."""
         self._chores.revive()
         with self._lock:
-            oldest = time.monotonic() - self._max_age
+            oldest = monotonic() - self._max_age
             while self._entries:
                 entry = next(iter(self._entries))
                 if entry.lost_at > oldest and len(self._entries) <= self._max_entries:
                     break
                 self._forget(entry)
-            gone = time.monotonic() - MAX_RETURNED_AGE
+            gone = monotonic() - MAX_RETURNED_AGE
             while self._returned and next(iter(self._returned.values()))[1] < gone:
                 del self._returned[next(iter(self._returned))]
             for memory in (self._done, self._unstarted):
@@ -248,7 +248,7 @@ class Ledger:
             self._chores.add(settlement)
 
     def _complete(self, entry: _Entry) -> None:
-        _add_one(self._done, entry.key, time.monotonic())  # before it is removed, for is_empty
+        _add_one(self._done, entry.key, monotonic())  # before it is removed, for is_empty
         self._remove(entry)
 
     def _forget(self, entry: _Entry) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
@@ -12,6 +11,7 @@ from typing import Any, Final
 from pika import exceptions
 
 from qbridge_core import QBridgeError, TransientError
+from qbridge_core.clock import monotonic
 from qbridge_rabbitmq import errors, protocols
 from qbridge_rabbitmq.diagnosis import explain
 from qbridge_rabbitmq.hosts import Address, Hosts
@@ -167,7 +167,7 @@ class Link:
         connection = self.connection
         if connection is None:
             return
-        now = time.monotonic()
+        now = monotonic()
         if connection.bytes_received != self._heard[0]:
             self._heard = connection.bytes_received, now
         elif now - self._heard[1] > 1.5 * self._endpoint.options.heartbeat:
@@ -197,7 +197,7 @@ class Link:
             return
         self._hosts.opened(self.address)
         self._outages.up(self._role, self._where)
-        self._opened_at = time.monotonic()
+        self._opened_at = monotonic()
         self._heard = -1, self._opened_at
         self._attempt = None
         self.connection = attempt
@@ -213,7 +213,7 @@ class Link:
     def _lost(self, connection: Any, error: BaseException) -> None:
         if connection is not self.connection:
             return
-        stable = time.monotonic() - self._opened_at > _STABLE_AFTER
+        stable = monotonic() - self._opened_at > _STABLE_AFTER
         if stable:
             self._failures = 0
         self._hosts.lost(self.address, soon=not stable or self._useless)

@@ -16,6 +16,7 @@ from typing import Final
 
 from pika.adapters.select_connection import IOLoop
 
+from qbridge_core.clock import monotonic
 from qbridge_core.logs import logger
 
 _log: Final = logger("qbridge.rabbitmq")
@@ -112,7 +113,7 @@ class IOThread:
     def later(self, seconds: float, call: Callable[[], None]) -> None:
         """In this thread only: call something after a pause."""
         number = next(self._numbers)
-        self._timers[number] = time.monotonic() + seconds, call
+        self._timers[number] = monotonic() + seconds, call
         self._arm(number, seconds)
 
     def stop(self) -> None:
@@ -158,7 +159,7 @@ class IOThread:
             self.ioloop.close()
         self.ioloop = IOLoop()
         self._awake = self._due = False
-        now = time.monotonic()
+        now = monotonic()
         for number, (due, _) in list(self._timers.items()):
             self._arm(number, max(0.0, due - now))
         self._begin_anew(error)
@@ -173,7 +174,7 @@ class IOThread:
             self.later(_PAUSE, lambda: self._begin_anew(error))
 
     def _say(self, error: BaseException) -> None:
-        now = time.monotonic()
+        now = monotonic()
         if now - self._said_at > _SAY_EVERY:
             self._said_at = now
             with suppress(Exception):

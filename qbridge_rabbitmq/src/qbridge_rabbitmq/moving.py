@@ -26,6 +26,7 @@ from qbridge_core import (
     check_queue_name,
     rejection,
 )
+from qbridge_core.clock import monotonic
 from qbridge_core.logs import logger
 from qbridge_core.message import MAX_ID_CHARS, Noted
 from qbridge_core.suspects import suspects_queue
@@ -227,7 +228,7 @@ class Mover:
         doubts = self._session.ledger.doubts
         mark = doubts.mark_of(delivery) or headers.new_mark()
         message = Outgoing("", queue, copies.copy(arrival.properties, ours, task_id, mark), arrival.body)
-        held = delay > 0 and self._breaker.allows(queue, time.monotonic())
+        held = delay > 0 and self._breaker.allows(queue, monotonic())
         try:
             if not (held and self._send_held(message, delay, may_hurry=failure is not None)):
                 self._send_copy(message)
@@ -246,7 +247,7 @@ class Mover:
         except _REFUSALS as exc:
             if not may_hurry:  # its task counts no attempts: it would run without end and without a pause
                 raise
-            if self._breaker.refused(queue, time.monotonic()):
+            if self._breaker.refused(queue, monotonic()):
                 _log.error(
                     "the broker refuses delays of %r: %s; its tasks are retried without delay until it does not",
                     queue, exc,
@@ -256,7 +257,7 @@ class Mover:
         return True
 
     def _note_unconfirmed_delay(self, queue: str) -> None:
-        if self._breaker.failed(queue, time.monotonic()):
+        if self._breaker.failed(queue, monotonic()):
             _log.error(
                 "the broker does not confirm delays of %r; its tasks are retried without delay until it does. A queue "
                 "named %s* may be dead after a crash of the broker: look at it, and delete it if it is",

@@ -6,9 +6,9 @@ the broker is away and why, then that it is still away, and then that all is wel
 
 from __future__ import annotations
 
-import time
 from typing import Final
 
+from qbridge_core.clock import monotonic
 from qbridge_core.logs import logger
 
 _log: Final = logger("qbridge.rabbitmq")
@@ -32,7 +32,7 @@ class Outages:
         self._up.add(role)
         self._known.add(role)
         if self._since and self._up >= self._known:
-            _log.info("connected to %s again, after %.1f s", where, time.monotonic() - self._since)
+            _log.info("connected to %s again, after %.1f s", where, monotonic() - self._since)
             self._since = 0.0
             self._refused = False
 
@@ -47,7 +47,7 @@ class Outages:
         self._up.discard(role)
         self._where, self._reason = where, reason
         if not self._since:
-            self._since = self._said_at = time.monotonic()
+            self._since = self._said_at = monotonic()
             _log.warning(
                 "lost the connection to %s: %s. Reconnecting; what was not acknowledged stays in the broker",
                 where, reason,
@@ -58,7 +58,7 @@ class Outages:
 
     def remind(self) -> None:
         """Now and then: say that the outage lasts."""
-        now = time.monotonic()
+        now = monotonic()
         if self._since and now - self._said_at >= REMIND_EVERY:
             self._said_at = now
             _log.warning(

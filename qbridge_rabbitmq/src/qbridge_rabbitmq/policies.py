@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
+from qbridge_core.clock import monotonic
 from qbridge_core.logs import logger
 from qbridge_core.suspects import suspects_queue
 from qbridge_rabbitmq import delays
@@ -65,13 +65,13 @@ class Policies:
 
     def check_if_due(self) -> None:
         """Call it every few seconds."""
-        if self._roles and time.monotonic() >= self._due:
+        if self._roles and monotonic() >= self._due:
             self.check()
 
     def check(self) -> None:
         """Look at them soon, in a thread of its own: nobody has to wait for another server."""
         with self._lock:
-            self._due = time.monotonic() + CHECK_EVERY
+            self._due = monotonic() + CHECK_EVERY
             self._again = True
             if self._running or not self._roles:
                 return

@@ -8,7 +8,6 @@ where the message went and what it is, in the order of publishing.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -24,6 +23,7 @@ from qbridge_core import (
     QueueFullError,
     UnroutableError,
 )
+from qbridge_core.clock import monotonic
 from qbridge_core.logs import logger
 from qbridge_rabbitmq import errors
 from qbridge_rabbitmq.frames import HEADER_OVERHEAD, UnwritableError
@@ -101,7 +101,7 @@ class ConfirmChannel:
         self._connection = connection
         self._purpose = purpose
         self._heard = heard
-        self._opened_at = time.monotonic()
+        self._opened_at = monotonic()
         self._refused = self._retired = False
         self._ready = False
         self._waiting: list[Batch] = []
@@ -113,7 +113,7 @@ class ConfirmChannel:
     @property
     def is_usable(self) -> bool:
         """Whether the next batch should be published here."""
-        return self.closed is None and not (self._refused and time.monotonic() - self._opened_at > _RENEW_AFTER)
+        return self.closed is None and not (self._refused and monotonic() - self._opened_at > _RENEW_AFTER)
 
     def retire(self) -> None:
         """Close as soon as nothing is unconfirmed."""

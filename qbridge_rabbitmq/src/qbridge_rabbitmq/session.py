@@ -10,7 +10,6 @@ import functools
 import os
 import re
 import threading
-import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -18,6 +17,7 @@ from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from qbridge_core import BrokerUnavailableError, NotConnectedError, QBridgeError, UnroutableError
+from qbridge_core.clock import monotonic
 from qbridge_rabbitmq import errors
 from qbridge_rabbitmq.admin import Admin, Steps
 from qbridge_rabbitmq.diagnosis import explain
@@ -148,7 +148,7 @@ class Session:
                 if not still_open:
                     self.io.stop()
 
-        self._await_close(patience, time.monotonic() + _LONGEST_CLOSE)
+        self._await_close(patience, monotonic() + _LONGEST_CLOSE)
         for link in list(still_open):
             link.close(lambda link=link: closed(link))  # type: ignore[misc]
 
@@ -157,7 +157,7 @@ class Session:
         before = self._moved()
 
         def look() -> None:
-            if self._moved() != before and time.monotonic() < longest:
+            if self._moved() != before and monotonic() < longest:
                 self._await_close(patience, longest)
                 return
             self.io.later(_JOIN_TIMEOUT / 2, self.io.stop)
@@ -299,9 +299,9 @@ class Session:
 
     def flush(self, timeout: float) -> bool:
         """Send all settlements and wait until the broker has seen them; False when it did not."""
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         return self._consuming.connection is not None and all(
-            self.barrier(lane, deadline - time.monotonic()) for lane in self._all_lanes() if lane.life is not None
+            self.barrier(lane, deadline - monotonic()) for lane in self._all_lanes() if lane.life is not None
         )
 
     def barrier(self, lane: Lane, timeout: float) -> bool:
@@ -325,12 +325,12 @@ class Session:
         passed, progress = threading.Event(), _Progress(self._consuming)
         self.io.post(lambda: lane.barrier(passed.set))
         patience = self._options.request_timeout
-        deadline = time.monotonic() + patience
+        deadline = monotonic() + patience
         while not passed.wait(_SLICE):
             self.require_connection()
             if progress.moved():
-                deadline = time.monotonic() + patience
-            elif time.monotonic() > deadline:
+                deadline = monotonic() + patience
+            elif monotonic() > deadline:
                 raise BrokerUnavailableError(f"queue {lane.queue!r}: nothing came for {patience:g} s")
 
     @property
@@ -383,11 +383,11 @@ class Session:
         """Take up to ``limit`` messages; see ``QueueClient.receive``."""
         lane = self.lane(queue)
         epoch = lane.epoch
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         reached = self._consuming.connection is not None and lane.prefetch > 0
         pause = _FIRST_PAUSE
         while True:
-            left = max(0.0, deadline - time.monotonic())
+            left = max(0.0, deadline - monotonic())
             if lane.prefetch:
                 self._flush_before_waiting(lane)
                 items = lane.buffer.take(limit, left)
@@ -403,7 +403,7 @@ class Session:
                 return []
             if lane.missing is not None:
                 raise _no_consumer(queue, lane.missing) from lane.missing
-            if time.monotonic() >= deadline:
+            if monotonic() >= deadline:
                 if not reached:
                     raise BrokerUnavailableError(f"no answer from {self._endpoint}{self._because}")
                 return []
@@ -426,10 +426,10 @@ class Session:
         request, progress = GetRequest(limit), _Progress(self._consuming)
         self.io.post(lambda: lane.get(request))
         patience = max(left, _PATIENCE)
-        longest = time.monotonic() + max(patience, self._options.request_timeout)
+        longest = monotonic() + max(patience, self._options.request_timeout)
 
         def is_coming() -> bool:
-            return progress.moved() and lane.epoch == epoch and time.monotonic() < longest
+            return progress.moved() and lane.epoch == epoch and monotonic() < longest
 
         if not request.wait(patience, is_coming):
             return [], progress.has_moved
@@ -471,9 +471,9 @@ class Session:
         if self._policies is not None:
             self._policies.check_if_due()
         self._leave_useless()
-        if time.monotonic() < self._examine_at:
+        if monotonic() < self._examine_at:
             return
-        self._examine_at = time.monotonic() + _WATCH_EVERY
+        self._examine_at = monotonic() + _WATCH_EVERY
         self.ledger.expire()
         if self._consuming.connection is None or self.closing:
             return
@@ -488,7 +488,7 @@ class Session:
 
         As long as one is served all stay: the tasks that run here would be given to other workers.
         """
-        now = time.monotonic()
+        now = monotonic()
         lanes = [lane for lane in self._all_lanes() if lane.prefetch]
         if self._consuming.connection is None or not lanes or any(lane.serves for lane in lanes):
             self._served_at = now

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from typing import Any, Final
 
 from pika import exceptions
 
 from qbridge_core import QBridgeError, QueueMismatchError, default_dead_letter_queue
+from qbridge_core.clock import monotonic
 from qbridge_core.logs import logger
 from qbridge_core.suspects import suspects_queue
 from qbridge_rabbitmq import delays, errors, foreign
@@ -217,14 +217,14 @@ class Topology:
         total = level = 0
         # Asking for a missing queue closes the channel and is an error line in the broker's log: not each time.
         valid = _SIDE_LEVELS_VALID if queue in self._side_queues else _LEVELS_VALID
-        probe = time.monotonic() > self._probed.get(queue, -valid) + valid
+        probe = monotonic() > self._probed.get(queue, -valid) + valid
         while level < (delays.LEVELS if probe else self._levels.get(queue, 0)):
             try:
                 answer = yield _passive_queue(delays.name(queue, level))
             except exceptions.ChannelClosedByBroker as exc:
                 if not errors.is_missing(exc):
                     raise
-                self._probed[queue] = time.monotonic()
+                self._probed[queue] = monotonic()
                 self._levels[queue] = level
                 break
             total += answer.method.message_count

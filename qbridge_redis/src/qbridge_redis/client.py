@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -26,6 +25,7 @@ from qbridge_core import (
     check_wait,
 )
 from qbridge_core.checks import check_replay
+from qbridge_core.clock import monotonic
 from qbridge_core.message import NO_HEADERS
 from qbridge_redis.boundary import guarded
 from qbridge_redis.engine import Engine
@@ -244,10 +244,10 @@ class RedisClient(QueueClient):
         fleet = self._fleet
         if fleet is None or not self.connected:
             return True
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         done = True
         for engine in fleet.engines():
-            done = engine.flusher.flush(max(0.0, deadline - time.monotonic())) and done
+            done = engine.flusher.flush(max(0.0, deadline - monotonic())) and done
         return done
 
     # ------------------------------------------------------------------ dead letters

@@ -8,12 +8,12 @@ address stands for the node that was asked) and https://redis.io/docs/latest/ope
 from __future__ import annotations
 
 import threading
-import time
 from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
 from qbridge_core import AuthenticationError, BrokerUnavailableError, ConfigurationError, QBridgeError
+from qbridge_core.clock import monotonic
 from qbridge_redis.failures import refused
 from qbridge_redis.link import LOST, Link
 from qbridge_redis.options import Address, Options
@@ -66,7 +66,7 @@ class ClusterMap:
             self._lock.release()
 
     def _ranges(self, timeout: float) -> list[tuple[int, int, Address]]:
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         if not self._lock.acquire(timeout=timeout):
             raise BrokerUnavailableError(f"no node of {self._options} has answered yet")
         try:
@@ -81,7 +81,7 @@ class ClusterMap:
         problems: list[Exception] = []
         for left, address in zip(range(len(self._guides), 0, -1), list(self._guides), strict=True):
             try:
-                return self._ask(address, max(0.05, (deadline - time.monotonic()) / left))
+                return self._ask(address, max(0.05, (deadline - monotonic()) / left))
             except (QBridgeError, *LOST) as exc:
                 if isinstance(exc, AuthenticationError | ConfigurationError):
                     raise

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Sequence
 from typing import Final
 
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from qbridge_core import BrokerUnavailableError, QBridgeError
+from qbridge_core.clock import monotonic
 from qbridge_redis.diagnosis import diagnose
 from qbridge_redis.failures import unreachable
 from qbridge_redis.flusher import Flusher
@@ -73,14 +73,14 @@ class Engine:
         Never raises for a server that is gone. Takes about ``timeout`` at most, and hardly a second when the server
         does not answer.
         """
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         session = self.session
         readers = self._all_readers()
         if self._answers():
             close_all(readers, min(_READERS_TIME, timeout))
             self.flusher.stop(_THREAD_TIME)
             self._maintenance.stop(_THREAD_TIME)
-            if self.flusher.flush(min(2.0, max(0.1, deadline - time.monotonic()))):
+            if self.flusher.flush(min(2.0, max(0.1, deadline - monotonic()))):
                 self._hand_back(deadline)
             else:
                 log.warning("acknowledgements could not be sent before disconnecting; their messages come again")
@@ -127,14 +127,14 @@ class Engine:
 
     def _abandon(self, readers: Sequence[Reader]) -> None:
         """End what waits for replies: nobody sends any."""
-        until = time.monotonic() + _ABANDON_TIME
+        until = monotonic() + _ABANDON_TIME
         self.session.links.close()
         self._maintenance.abort()
         for reader in readers:
             reader.abort()
         close_all(readers, _LEAVE_TIME)
-        self.flusher.stop(max(0.0, until - time.monotonic()))
-        self._maintenance.stop(max(0.0, until - time.monotonic()) / 2)
+        self.flusher.stop(max(0.0, until - monotonic()))
+        self._maintenance.stop(max(0.0, until - monotonic()) / 2)
         if any(ledger.held() for ledger in self.session.ledgers()):
             log.warning("%s does not answer; what was not settled or acknowledged comes again", self.session.options)
 
@@ -174,7 +174,7 @@ def _open_first(link: Link, options: Options) -> None:
         return
     # A server without TLS waits for the rest of what it takes for a command: look soon, and then try again.
     first = max(_FIRST_TLS, options.connect_timeout / 2) if options.tls else None
-    deadline = time.monotonic() + options.connect_timeout
+    deadline = monotonic() + options.connect_timeout
     try:
         link.open(first)
     except BrokerUnavailableError as exc:
@@ -182,4 +182,4 @@ def _open_first(link: Link, options: Options) -> None:
             raise BrokerUnavailableError(f"no connection to {options}: {reason}") from exc.__cause__
         if not options.tls or not isinstance(exc.__cause__, RedisTimeoutError):
             raise
-        link.open(deadline - time.monotonic())
+        link.open(deadline - monotonic())

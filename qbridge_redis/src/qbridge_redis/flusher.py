@@ -15,6 +15,7 @@ from typing import Any, Final
 from redis.exceptions import ResponseError
 
 from qbridge_core import QBridgeError
+from qbridge_core.clock import monotonic
 from qbridge_redis.backoff import Backoff
 from qbridge_redis.failures import code, is_transient, refused, unreachable
 from qbridge_redis.ledger import Ledger
@@ -72,19 +73,19 @@ class Flusher:
 
     def flush(self, timeout: float) -> bool:
         """Send all that wait; return whether none is left."""
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         backoff = Backoff()
         for ledger in self._session.ledgers():
             ledger.retry_acks()
         while True:
             with contextlib.suppress(QBridgeError, *LOST):
                 waiting = [ledger for ledger in self._session.ledgers() if ledger.has_acks]
-                self._send(waiting, max(0.05, deadline - time.monotonic()))
+                self._send(waiting, max(0.05, deadline - monotonic()))
             if all(ledger.wait_confirmed(deadline) for ledger in self._session.ledgers()):
                 return True
-            if time.monotonic() >= deadline or any(ledger.refused_for() for ledger in self._session.ledgers()):
+            if monotonic() >= deadline or any(ledger.refused_for() for ledger in self._session.ledgers()):
                 return False
-            time.sleep(min(backoff.next(), max(0.0, deadline - time.monotonic())))
+            time.sleep(min(backoff.next(), max(0.0, deadline - monotonic())))
 
     def _run(self) -> None:
         backoff = Backoff()

@@ -7,7 +7,6 @@ was lost, a group that had to be made anew) is recognised and not handed out a s
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from enum import Enum
 from typing import Final
 
 from qbridge_core import DeliveryLostError, QBridgeError
+from qbridge_core.clock import monotonic
 from qbridge_redis.returned import Returned
 
 MAX_ACKS: Final = 500  # ids of one ack script: Lua cannot unpack more than about 7,000
@@ -120,7 +120,7 @@ class Ledger:
 
         Without those whose settlement never ends: whatever has gone wrong with it, others shall have them in the end.
         """
-        stuck = time.monotonic() - _LONGEST_SETTLEMENT
+        stuck = monotonic() - _LONGEST_SETTLEMENT
         with self._lock:
             return [entry_id for entry_id, ticket in self._held.items() if not _is_stuck(ticket, stuck)]
 
@@ -146,11 +146,11 @@ class Ledger:
     @property
     def has_acks(self) -> bool:
         """Whether acknowledgements can be sent."""
-        return bool(self._acks) and time.monotonic() >= self._refused_until
+        return bool(self._acks) and monotonic() >= self._refused_until
 
     def refused_for(self) -> float | None:
         """For how many seconds refused acknowledgements wait for another try; None when there are none."""
-        return max(0.0, self._refused_until - time.monotonic()) if self._refused_until and self._acks else None
+        return max(0.0, self._refused_until - monotonic()) if self._refused_until and self._acks else None
 
     @property
     def is_clogged(self) -> bool:
@@ -159,7 +159,7 @@ class Ledger:
 
     def take_acks(self) -> list[bytes]:
         """Take acknowledgements to send; then call ``confirm`` or ``give_back_acks``."""
-        if not self._acks or (self._refused_until and time.monotonic() < self._refused_until):
+        if not self._acks or (self._refused_until and monotonic() < self._refused_until):
             return []
         with self._lock:
             acks = [self._acks.popleft() for _ in range(min(MAX_ACKS, len(self._acks)))]
@@ -190,7 +190,7 @@ class Ledger:
         """The server does not carry them out; they are sent again after a while."""
         if not self._refused_until:
             self._refusal = error
-        self._refused_until = time.monotonic() + _REFUSED_PAUSE
+        self._refused_until = monotonic() + _REFUSED_PAUSE
         self.give_back_acks(acks)
 
     def new_refusal(self) -> QBridgeError | None:
@@ -201,12 +201,12 @@ class Ledger:
     def retry_acks(self) -> None:
         """Send refused acknowledgements again now."""
         if self._refused_until:
-            self._refused_until = time.monotonic()
+            self._refused_until = monotonic()
 
     def wait_confirmed(self, deadline: float) -> bool:
         """Wait until no acknowledgement is on its way; return whether none is left at all."""
         with self._lock:
-            while self._sending and (remaining := deadline - time.monotonic()) > 0:
+            while self._sending and (remaining := deadline - monotonic()) > 0:
                 self._confirmed.wait(remaining)
             return not self._sending and not self._acks
 
@@ -225,7 +225,7 @@ class Ledger:
             if ticket.state is not State.OPEN:
                 return False
             ticket.state = State.SETTLING
-            now = time.monotonic()
+            now = monotonic()
             if ticket.trouble is None:
                 ticket.trouble = Trouble(now)
             ticket.trouble.since = now

@@ -10,7 +10,6 @@ import contextlib
 import select
 import socket
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -23,6 +22,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from qbridge_core import BrokerUnavailableError
+from qbridge_core.clock import monotonic
 from qbridge_redis import forks
 from qbridge_redis.failures import REFUSED, not_connected, unreachable
 from qbridge_redis.options import Address, Options, is_socket
@@ -73,12 +73,12 @@ class Link:
             ConfigurationError: it has no such database.
         """
         limit = self._options.connect_timeout
-        deadline = time.monotonic() + (limit if timeout is None else max(0.05, min(timeout, limit)))
-        address, self._moves = self._route.locate(deadline - time.monotonic())
+        deadline = monotonic() + (limit if timeout is None else max(0.05, min(timeout, limit)))
+        address, self._moves = self._route.locate(deadline - monotonic())
         self.is_demoted = False
         connection: Any = None
         try:
-            connection = _connection(self._options, address, max(0.05, deadline - time.monotonic()))
+            connection = _connection(self._options, address, max(0.05, deadline - monotonic()))
             connection.connect()
             forks.watch(connection)
             self._adopt(connection)
@@ -236,7 +236,7 @@ class Links:
             raise BrokerUnavailableError("the client was disconnected")
         link = Link(self._route, self._name)
         try:
-            link.open(deadline - time.monotonic())
+            link.open(deadline - monotonic())
         except REFUSED as exc:
             # It worked when the client connected; it is an outage for those who run, until somebody repairs it.
             raise unreachable(exc, self._options) from exc
@@ -270,7 +270,7 @@ class Links:
     def lease(self, timeout: float | None = None) -> Iterator[Link]:
         """``take`` and ``give`` around a block."""
         limit = self._options.connect_timeout if timeout is None else timeout
-        link = self.take(time.monotonic() + limit)
+        link = self.take(monotonic() + limit)
         try:
             yield link
         finally:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
 from qbridge_core import QBridgeError
+from qbridge_core.clock import monotonic
 from qbridge_redis.backoff import Backoff
 from qbridge_redis.failures import REFUSED, is_missing_group, unreachable
 from qbridge_redis.ledger import Ledger
@@ -46,9 +46,9 @@ class Maintenance:
         self._poked = threading.Event()
         self._thread = threading.Thread(target=self._run, name="qbridge-redis-maintenance", daemon=True)
         self._renew_every = session.options.lease / 3
-        self._renew_at = time.monotonic() + self._renew_every
+        self._renew_at = monotonic() + self._renew_every
         self._promote_at = 0.0
-        self._reap_at = time.monotonic() + _REAP_EVERY
+        self._reap_at = monotonic() + _REAP_EVERY
         self._watch_at = 0.0 if session.route.needs_watch else math.inf
         self._opened_before = False
 
@@ -99,11 +99,11 @@ class Maintenance:
 
     def _sleep(self) -> None:
         next_at = min(self._renew_at, self._promote_at, self._reap_at, self._watch_at)
-        self._poked.wait(max(0.001, next_at - time.monotonic()))
+        self._poked.wait(max(0.001, next_at - monotonic()))
         self._poked.clear()
 
     def _watch(self) -> None:
-        now = time.monotonic()
+        now = monotonic()
         if now >= self._watch_at:
             answered = self._session.route.watch()
             self._watch_at = now + (_WATCH_EVERY if answered else _WATCH_PAUSE)
@@ -119,7 +119,7 @@ class Maintenance:
         self._opened_before = True
 
     def _work(self) -> None:
-        now = time.monotonic()
+        now = monotonic()
         if now >= self._renew_at:
             for ledger in self._session.ledgers():
                 self._renew(ledger)
@@ -149,7 +149,7 @@ class Maintenance:
     def _promote(self) -> None:
         keys = self._session.keys
         # Set first: a poke while the replies are on their way must not be overwritten by what they say.
-        self._promote_at = time.monotonic() + _POLL
+        self._promote_at = monotonic() + _POLL
         names = self._queues()
         commands: list[Command] = [PROMOTE([keys.stream(q), keys.delayed(q)], _PROMOTE_BATCH) for q in names]
         if not commands:
@@ -171,7 +171,7 @@ class Maintenance:
         if moved >= _PROMOTE_BATCH:
             wait = 0
         if wait >= 0:
-            self._promote_at = min(self._promote_at, time.monotonic() + wait / 1_000_000)
+            self._promote_at = min(self._promote_at, monotonic() + wait / 1_000_000)
 
     def _reap(self) -> None:
         for ledger in self._session.ledgers():

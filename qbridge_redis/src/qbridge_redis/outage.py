@@ -6,9 +6,9 @@ All threads of a client notice an outage, each in its own way; the log gets one 
 from __future__ import annotations
 
 import threading
-import time
 from typing import Final
 
+from qbridge_core.clock import monotonic
 from qbridge_core.logs import logger
 
 log: Final = logger("qbridge.redis")
@@ -33,7 +33,7 @@ class Outage:
     def lost(self, who: object, error: BaseException) -> None:
         """Something that needs the server cannot use it, and tries again."""
         with self._lock:
-            now = time.monotonic()
+            now = monotonic()
             self._forget(now)
             if not self._waiting:
                 self._since, self._remind_at = now, now + _REMIND_EVERY
@@ -50,7 +50,7 @@ class Outage:
         if who not in self._waiting:
             return
         with self._lock:
-            now = time.monotonic()
+            now = monotonic()
             self._waiting.pop(who, None)
             self._forget(now)
             if not self._waiting:

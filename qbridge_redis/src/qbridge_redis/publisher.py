@@ -26,6 +26,7 @@ from qbridge_core import (
     check_headers,
     check_message_id,
 )
+from qbridge_core.clock import monotonic
 from qbridge_core.message import check_message
 from qbridge_redis.backoff import Backoff
 from qbridge_redis.boundary import callers
@@ -59,7 +60,7 @@ class Publisher:
         """
         limit = self._limit(timeout)
         left: list[Command] = []
-        link = self._session.links.take(time.monotonic() + limit)
+        link = self._session.links.take(monotonic() + limit)
         sent: Sequence[Command] = ()
         try:
             for chunk in self._chunks(queue, messages):
@@ -111,7 +112,7 @@ class Publisher:
         return self._session.options.publish_timeout if timeout is None else max(0.001, timeout)
 
     def _publish(self, queue: str, commands: Sequence[Command], timeout: float) -> None:
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         backoff = Backoff()
         while commands := self._publish_once(queue, commands, deadline):
             time.sleep(backoff.next())
@@ -121,7 +122,7 @@ class Publisher:
         link = self._session.links.take(deadline)
         try:
             replies = self._exchange(link, queue, commands, deadline)
-            has_time = time.monotonic() < deadline
+            has_time = monotonic() < deadline
             _raise_first(queue, [reply for reply in replies if not (has_time and is_redirect(reply))])
             again = [command for command, reply in zip(commands, replies, strict=True) if is_redirect(reply)]
             missing = [command for command, reply in zip(commands, replies, strict=True) if reply is None]
@@ -140,14 +141,14 @@ class Publisher:
         except LOST as exc:
             raise unreachable(exc, self._session.options) from exc
         replies = self._exchange(link, queue, commands, deadline)
-        has_time = time.monotonic() < deadline
+        has_time = monotonic() < deadline
         _raise_first(queue, [reply for reply in replies if not (has_time and is_redirect(reply))])
         if None in replies:
             raise UnroutableError(f"the queue {queue!r} was deleted while publishing")
         return [command for command, reply in zip(commands, replies, strict=True) if is_redirect(reply)]
 
     def _exchange(self, link: Link, queue: str, commands: Sequence[Command], deadline: float) -> list[Any]:
-        timeout = max(0.001, deadline - time.monotonic())
+        timeout = max(0.001, deadline - monotonic())
         with _doubts(queue, timeout):
             replies = link.call_many(self._waited_for(commands, timeout), timeout)
         return self._looked_through(queue, commands, replies)

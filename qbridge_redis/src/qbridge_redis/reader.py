@@ -16,6 +16,7 @@ from typing import Any, Final
 from redis.exceptions import ResponseError
 
 from qbridge_core import BrokerUnavailableError, Delivery, QBridgeError, TransientError
+from qbridge_core.clock import monotonic
 from qbridge_redis import fields
 from qbridge_redis.backoff import Backoff
 from qbridge_redis.failures import REFUSED, checked, is_missing_group, is_transient, refused, unreachable
@@ -66,8 +67,8 @@ class Reader:
     def cancel(self) -> None:
         """Wake a blocked ``receive``."""
         self._cancels += 1
-        deadline = time.monotonic() + _SLICE
-        while self._reading.is_set() and time.monotonic() < deadline:
+        deadline = monotonic() + _SLICE
+        while self._reading.is_set() and monotonic() < deadline:
             # The reader may be just before its read, where unblocking does nothing yet: hence again and again.
             if not self._unblock():
                 return  # the read ends by itself at the end of its slice
@@ -112,7 +113,7 @@ class Reader:
     def receive(self, count: int, timeout: float) -> list[Delivery]:
         """See ``QueueClient.receive``."""
         cancels = self._cancels
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         with self._turn:
             try:
                 return self._receive(count, deadline, cancels)
@@ -131,7 +132,7 @@ class Reader:
                 self._wait(exc, deadline, cancels)
                 continue
             self._session.outage.back(self)
-            if batch or time.monotonic() >= deadline:
+            if batch or monotonic() >= deadline:
                 return batch
         if self._session.closing.is_set():
             self._link.close()  # nobody else may be there to do it any more
@@ -168,7 +169,7 @@ class Reader:
         self._connect(deadline)
         if self._is_cancelled(cancels):
             return []
-        now = time.monotonic()
+        now = monotonic()
         if self._take_back_at is not None and now >= self._take_back_at and (batch := self._take_back(count)):
             return batch
         if now >= self._look_at:
@@ -188,7 +189,7 @@ class Reader:
             self._ledger.uproot()  # what was read from a server that is no master any more
             self._lost_reply()
         try:
-            self._link.open(max(_FIRST_CONNECT, deadline - time.monotonic()))
+            self._link.open(max(_FIRST_CONNECT, deadline - monotonic()))
         except REFUSED as exc:
             raise unreachable(exc, self._session.options) from exc
         if self._lent:
@@ -202,20 +203,20 @@ class Reader:
 
     def _lost_reply(self) -> None:
         """Look for what the lost reply brought, also later: the read may reach the server after the new connection."""
-        now = time.monotonic()
+        now = monotonic()
         self._take_back_at = now
         self._take_back_until = now + 2 * _SLICE
 
     def _wait(self, error: TransientError, deadline: float, cancels: int) -> None:
         self._session.lost(self, error)
-        remaining = deadline - time.monotonic()
+        remaining = deadline - monotonic()
         if remaining <= 0:
             if isinstance(error, BrokerUnavailableError):
                 raise error
             raise BrokerUnavailableError(str(error)) from error
         pause = min(self._backoff.next(), remaining)
-        until = time.monotonic() + pause
-        while not self._is_cancelled(cancels) and (left := until - time.monotonic()) > 0:
+        until = monotonic() + pause
+        while not self._is_cancelled(cancels) and (left := until - monotonic()) > 0:
             self._session.closing.wait(min(left, 0.05))
 
     # ------------------------------------------------------------------ new entries
@@ -240,7 +241,7 @@ class Reader:
 
     def _block(self, deadline: float) -> int:
         """Milliseconds for which the read may block; 0 for not at all (to Redis it would mean for ever)."""
-        now = time.monotonic()
+        now = monotonic()
         end = min(deadline, now + _SLICE, self._look_at, self._take_over_at())
         if self._take_back_at is not None:
             end = min(end, self._take_back_at)
@@ -302,7 +303,7 @@ class Reader:
 
     def _look(self) -> None:
         """Look for entries that nobody renews."""
-        session, now = self._session, time.monotonic()
+        session, now = self._session, monotonic()
         self._look_at = now + self._look_every
         lease = round(session.options.lease * 1000)
         ages = (self._overdue.least_idle(now), lease, _LOOKED_AT)
@@ -312,9 +313,9 @@ class Reader:
         if isinstance(reply, ResponseError) and is_transient(reply):
             self._refuse(reply)
         server_ms, rows, own = checked(reply, f"look for abandoned entries of {self._queue!r}")
-        self._overdue.look(rows, server_ms, time.monotonic())
+        self._overdue.look(rows, server_ms, monotonic())
         if any(not self._ledger.is_held(entry_id) for entry_id in own):
-            self._take_back_at = time.monotonic()
+            self._take_back_at = monotonic()
 
     def _take_over_at(self) -> float:
         return max(self._overdue.ready_at(), self._session.may_reclaim_at)
@@ -322,7 +323,7 @@ class Reader:
     def _take_over(self, count: int) -> list[Delivery]:
         """Take over entries that nobody has renewed for long enough."""
         session, overdue = self._session, self._overdue
-        ripe = overdue.ripe(count, time.monotonic(), self._look_every)
+        ripe = overdue.ripe(count, monotonic(), self._look_every)
         reply = self._link.call(TAKE([self._stream], session.options.group, session.consumer, overdue.tolerance, *ripe))
         if isinstance(reply, ResponseError) and is_missing_group(reply):
             overdue.clear()
@@ -338,7 +339,7 @@ class Reader:
     def _take_back(self, count: int) -> list[Delivery]:
         """Hand out what the server counts as delivered to this client and what never arrived."""
         rows, more = self._unknown(count)
-        now = time.monotonic()
+        now = monotonic()
         if more:
             self._take_back_at = now
         else:
@@ -373,7 +374,7 @@ class Reader:
 
 def close_all(readers: Sequence[Reader], timeout: float) -> None:
     """Close several readers within one timeout."""
-    deadline = time.monotonic() + timeout
+    deadline = monotonic() + timeout
     for reader in readers:
         with contextlib.suppress(QBridgeError):
-            reader.close(max(0.0, deadline - time.monotonic()))
+            reader.close(max(0.0, deadline - monotonic()))

@@ -9,7 +9,6 @@ failover. redis-py's own class is not used: its errors show the passwords of its
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from dataclasses import replace
 from typing import Any, Final
@@ -17,6 +16,7 @@ from typing import Any, Final
 from redis.exceptions import ResponseError
 
 from qbridge_core import AuthenticationError, BrokerUnavailableError, QBridgeError
+from qbridge_core.clock import monotonic
 from qbridge_redis.link import LOST, Link
 from qbridge_redis.options import Address, Options
 from qbridge_redis.route import OnMove, Route
@@ -42,7 +42,7 @@ class SentinelRoute(Route):
 
     def locate(self, timeout: float) -> tuple[Address, int]:
         """Ask one sentinel after the other, beginning with the one that answered last."""
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         if not self._lock.acquire(timeout=timeout):
             raise BrokerUnavailableError(f"no sentinel of {self.options} has answered yet")
         try:
@@ -74,7 +74,7 @@ class SentinelRoute(Route):
         problems: list[Exception] = []
         for left in range(len(self._links), 0, -1):
             try:
-                return self._ask(self._links[0], (deadline - time.monotonic()) / left)
+                return self._ask(self._links[0], (deadline - monotonic()) / left)
             except (QBridgeError, *LOST) as exc:
                 problems.append(exc)
             self._links.rotate(-1)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from qbridge_core import QBridgeError, worker_identity
+from qbridge_core.clock import monotonic
 from qbridge_redis.fields import Fields
 from qbridge_redis.keys import Keys
 from qbridge_redis.ledger import Ledger
@@ -77,7 +77,7 @@ class Session:
         self._complaints: dict[str, str] = {}
         self._ledgers: dict[str, Ledger] = {}
         self._ledgers_lock = threading.Lock()
-        self._last_reconnect = time.monotonic()
+        self._last_reconnect = monotonic()
 
     def ledger(self, queue: str) -> Ledger:
         """The books of one queue."""
@@ -109,7 +109,7 @@ class Session:
 
         After an outage every lease may have run out, so nobody's tasks are taken over until all had time to renew.
         """
-        self._last_reconnect = time.monotonic()
+        self._last_reconnect = monotonic()
 
     def moved(self) -> None:
         """Another server took over, which may lack the last writes: what is held here may be the only copy."""

@@ -21,6 +21,7 @@ from qbridge_core import (
     QBridgeError,
     rejection,
 )
+from qbridge_core.clock import monotonic
 from qbridge_core.message import ATTEMPTS, CRASHES, SUSPICIONS
 from qbridge_redis import fields
 from qbridge_redis.backoff import Backoff
@@ -95,7 +96,7 @@ class Settler:
         """Return what is left at the end; False when the server is gone or ``deadline`` comes first."""
         for start in range(0, len(tickets), _BATCH):
             batch = tickets[start : start + _BATCH]
-            remaining = max(0.05, deadline - time.monotonic())
+            remaining = max(0.05, deadline - monotonic())
             try:
                 with self._session.links.lease(remaining) as link:
                     replies = link.call_many([self._command(t, _handed_back(t)) for t in batch], remaining)
@@ -165,7 +166,7 @@ class Settler:
 
     def _is_given_up(self, ticket: Ticket, state: _State, error: QBridgeError) -> bool:
         """Whether the slot of a delivery should be free rather than wait for somebody to put things right."""
-        trouble, now = ticket.trouble, time.monotonic()
+        trouble, now = ticket.trouble, monotonic()
         assert trouble is not None  # noqa: S101 - begin has set it
         trouble.refused_at = trouble.refused_at or now
         if isinstance(error, PermanentError):
@@ -251,7 +252,7 @@ class Settler:
         A node of a cluster that sends the command elsewhere has done nothing; that may take a while.
         """
         backoff, losses = Backoff(), 0
-        deadline = time.monotonic() + self._session.options.publish_timeout
+        deadline = monotonic() + self._session.options.publish_timeout
         while True:
             try:
                 with self._session.links.lease() as link:
@@ -263,7 +264,7 @@ class Settler:
                     queue = ticket.ledger.queue
                     raise PublishUnconfirmedError(f"no reply to a settlement of {queue!r}: {exc}") from exc
             else:
-                if not is_redirect(reply) or time.monotonic() >= deadline:
+                if not is_redirect(reply) or monotonic() >= deadline:
                     return reply
                 time.sleep(backoff.next())
 
