@@ -19,6 +19,7 @@ class Run:
         deadline: ``monotonic()`` at which the run times out.
         cancelled: True when somebody else than the worker's thread has claimed it.
         in_handler: True while the handler is being called.
+        raised: the name of the type that the handler raised, as long as that is being read; "" otherwise.
     """
 
     __slots__ = (
@@ -28,6 +29,7 @@ class Run:
         "deadline",
         "delivery",
         "in_handler",
+        "raised",
         "started_at",
         "task_id",
     )
@@ -40,6 +42,7 @@ class Run:
         self.deadline = self.started_at + timeout
         self.cancelled = False
         self.in_handler = False
+        self.raised = ""
         self._right_to_settle = threading.Lock()
 
     def claim(self) -> bool:

@@ -112,14 +112,15 @@ class Settler:
         if _log.isEnabledFor(logging.DEBUG):
             _log.debug("task %s succeeded after %.3f s", run.task_id, duration, extra=run.log_fields())
 
-    def failed(self, run: Run, exc: BaseException) -> None:
+    def read(self, exc: BaseException) -> Verdict:
+        """What a handler's exception asks for. It runs the exception's own code, which may hang."""
+        return exc.verdict if type(exc) is Judged else judge(exc, self._rules.policy)
+
+    def failed(self, run: Run, exc: BaseException, verdict: Verdict) -> None:
         """Do what the handler's exception asks for, or retry or dead-letter the message."""
         shown = exc
         if type(exc) is Judged:
-            verdict = exc.verdict
             shown = RemoteError(verdict.problem.message, verdict.problem.exception_type, verdict.problem.traceback)
-        else:
-            verdict = judge(exc, self._rules.policy)
         problem = verdict.problem
         if verdict.action is Action.POSTPONE:
             self._postpone(run, verdict)
@@ -138,6 +139,10 @@ class Settler:
             queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, timeout=self._rules.task_timeout
         )
         self._count_failure(run, Problem.timed_out(self._rules.task_timeout, stack))
+
+    def unreadable(self, run: Run, exception_type: str) -> None:
+        """Retry or dead-letter a message whose handler raised what cannot be read in time."""
+        self._count_failure(run, Problem(Reason.FAILED, exception_type, "(could not be read in time)"))
 
     def malformed(self, delivery: Delivery, exc: MalformedTaskError) -> None:
         """Dead-letter a message that can never run."""

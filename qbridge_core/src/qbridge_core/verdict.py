@@ -65,6 +65,12 @@ class Judged(Exception):
         self.verdict = verdict
 
 
+def name_of(kind: type) -> str:
+    """The name of a class, where its metaclass might run code of its own."""
+    name: str = type.__dict__["__name__"].__get__(kind)
+    return name
+
+
 def judge(exc: BaseException, policy: RetryPolicy) -> Verdict:
     """What this exception of a handler asks for; what asks for nothing sensible is a plain failure. Never raises."""
     try:
@@ -72,7 +78,7 @@ def judge(exc: BaseException, policy: RetryPolicy) -> Verdict:
     except BaseException as error:  # noqa: BLE001 - every access may run foreign code, and the failure must be counted
         _log.warning(
             "what the handler raised cannot be followed and counts as a failure: reading its %s raised %s",
-            type.__dict__["__name__"].__get__(type(exc)), type(error).__name__,
+            name_of(type(exc)), type(error).__name__,
         )  # fmt: skip
         return Verdict(Action.COUNT, Problem.from_exception(Reason.FAILED, exc))
 

@@ -29,10 +29,14 @@ from qbridge_core.logs import logger
 from qbridge_core.message import REASON, TASK_ID, Delivery, meta_text, new_id
 from qbridge_core.run import Run
 from qbridge_core.settle import Settler
+from qbridge_core.verdict import Verdict, name_of
 from qbridge_core.wakeup import Wakeup
 from qbridge_core.witness import current_witness
 
 _log: Final = logger("qbridge.worker")
+
+_READING_TIME: Final = 1.0
+"""Seconds that it may take at least to find out what an exception says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,9 +197,15 @@ class Worker:
 
     def _finish(self, run: Run, duration: float, error: BaseException | None) -> None:
         """Settle the run, unless the watchdog did."""
+        settler = self._job.settler
+        verdict: Verdict | None = None
+        if error is not None and duration <= self._job.task_timeout:
+            # Before the claim: the watch sees that this run has not ended when the exception's own code hangs.
+            run.deadline = max(run.deadline, monotonic() + _READING_TIME)
+            run.raised = name_of(type(error))
+            verdict = settler.read(error)
         in_time = run.claim()
         self.running = None
-        settler = self._job.settler
         if not in_time:
             self.abandoned = True  # the watchdog has replaced this thread, or the pool is closing
             _log.warning(
@@ -205,10 +215,10 @@ class Worker:
             return
         if duration > self._job.task_timeout:
             settler.timed_out(run, None)
-        elif error is None:
+        elif error is None or verdict is None:
             settler.succeeded(run, duration)
         else:
-            settler.failed(run, error)
+            settler.failed(run, error, verdict)
 
 
 _ENTRY: Final = Worker._perform.__code__
@@ -312,7 +322,10 @@ class WorkerPool:
         worker.interrupt(run)
 
         def settle() -> None:
-            self._job.settler.timed_out(run, stack)
+            if run.raised:
+                self._job.settler.unreadable(run, run.raised)
+            else:
+                self._job.settler.timed_out(run, stack)
             self._job.intake.done(run.delivery)
 
         # The replacement settles the run: the broker may be slow, and the watch over the others must go on. Its hooks
