@@ -78,9 +78,10 @@ class TaskManager:
         retry_rules: :class:`~qbridge_core.ExceptionRule` objects that give some exception types a backoff or a limit of
             their own; the first that matches counts.
         grace_period: seconds that running tasks get to finish when the manager stops.
-        max_crashes: how many worker processes a task may kill before it is dead-lettered as ``crashed``, at least 2: at
-            the first death another task may be the cause, so a suspect runs alone the next time. Needs a backend
-            that sees such deaths (``capabilities.crashes``).
+        max_crashes: how many processes a task may kill before it is dead-lettered as ``crashed``, at least 2: at the
+            first death another task may be the cause, so a suspect runs the next time in a child process of its own,
+            which imports the handler's module only; where that cannot be, alone in a worker. Needs a backend that sees
+            such deaths (``capabilities.crashes``).
         max_abandoned: how many handlers may hang past their timeout, each holding a thread, before the manager stops
             and raises :class:`~qbridge_core.TooManyStuckTasksError`.
         max_message_bytes: a longer message is malformed; ``None`` means what the client publishes at most.
