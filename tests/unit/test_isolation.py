@@ -142,6 +142,19 @@ def test_g6_one_child_works_off_many_suspects(client: CountingClient, journal: s
     assert len(notes(journal)) == 100
 
 
+def test_g15_suspects_do_not_wait_for_one_that_takes_long(client: CountingClient, journal: str) -> None:
+    """While one of them runs for long in its child process, another child works off those behind it."""
+    go = f"{journal}.go"
+    long = {"id": "suspect-long", "do": "wait for a file", "until": go, "file": journal}
+    client.send_many("q", [long, *({"id": f"suspect-{n}", "file": journal} for n in range(5))])
+    with manager(client, task_timeout=600.0) as running:
+        wait_for(lambda: len(notes(journal)) == 6, 30.0, "all of them run")
+        wait_for(lambda: running.report().succeeded == 5, 10.0, "all but one are done")
+        Path(go).touch()
+        assert running.run_until_idle(30.0).succeeded == 6
+    assert len({line.split()[1] for line in notes(journal) if not line.startswith("finished")}) == 2
+
+
 def test_g6_a_malformed_suspect_is_dead_lettered(client: CountingClient) -> None:
     """What is no task starts no child process."""
     client.declare("q.suspects", "dead")

@@ -1,4 +1,4 @@
-"""Runs suspects (:mod:`qbridge_core.suspects`) in a child process of their own, one after the other.
+"""Runs suspects (:mod:`qbridge_core.suspects`) in child processes of their own.
 
 The child imports the handler's module and nothing else: to import the main program would run it again where it is not
 guarded. So a run there has two clear ends and one that says little:
@@ -8,8 +8,9 @@ guarded. So a run there has two clear ends and one that says little:
 * it ends otherwise (an exception of any kind, a timeout): the handler may need what the main program sets up. Nothing
   is counted, and the message goes back to its queue to run in a worker, beside others: it does not kill by itself.
 
-All this happens beside the workers, which neither wait for it nor know of it. The child is started for the first
-suspect and ended soon after the last one.
+All this happens beside the workers, which neither wait for it nor know of it. One child works off many suspects, one
+after the other; while one takes long, another child takes the next. A child is started when there is a suspect, and
+ended soon after the last one.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ _LONGEST_IMPORT: Final = 60.0
 _TRY_AGAIN_AFTER: Final = 60.0
 _PATIENCE: Final = 0.5
 _MOST_UNSTARTED: Final = 3
+_LONG: Final = 1.0
+_MOST_CHILDREN: Final = 8
 
 
 def can_be_isolated(handler: Callable[..., object]) -> bool:
@@ -80,7 +83,7 @@ def setup_of(handler: Callable[..., object]) -> bytes:
 
 
 class Isolation:
-    """The thread that looks for suspects and its child process.
+    """Looks for suspects, with one child process, and with more of them while a suspect takes long.
 
     Args:
         suspects: where they come from.
@@ -89,6 +92,7 @@ class Isolation:
         handler: what runs.
         task_timeout: seconds that a run may take.
         max_message_bytes: a longer message is malformed.
+        most: so many child processes at once.
     """
 
     def __init__(
@@ -99,20 +103,20 @@ class Isolation:
         handler: Callable[[Any], object],
         task_timeout: float,
         max_message_bytes: int,
+        most: int,
     ) -> None:
-        self._suspects = suspects
-        self._settler = settler
-        self._lifecycle = lifecycle
+        self.suspects: Final = suspects
+        self.settler: Final = settler
+        self.lifecycle: Final = lifecycle
+        self.task_timeout: Final = task_timeout
+        self.max_message_bytes: Final = max_message_bytes
+        self.closed: Final = threading.Event()
         self._handler = handler
-        self._task_timeout = task_timeout
-        self._max_message_bytes = max_message_bytes
-        self._closed = threading.Event()
-        self._child_lock = threading.Lock()
-        self._child: Child | None = None
+        self._most = min(most, _MOST_CHILDREN)
+        self._lock = threading.Lock()
+        self._lanes: set[_Lane] = set()
         self._setup: bytes | None = None
-        self._run: Run | None = None
         self._try_at = 0.0
-        self._unstarted = 0
         self._said = False
         suspects.isolated = True
 
@@ -120,52 +124,139 @@ class Isolation:
 
     def start(self) -> None:
         """Begin to look for suspects."""
-        thread = threading.Thread(target=self._work, name="qbridge-isolation", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError as exc:  # the system has no thread left
-            self._suspects.isolated = False
-            _log.warning("suspects run in the workers: %s", exc)
+        if not self._add_lane(stays=True):
+            self.suspects.isolated = False
 
     def stop(self) -> None:
         """Take no more suspects; what runs goes on. May be called again."""
-        self._closed.set()
-        self._suspects.wanted.set()
+        self.closed.set()
+        self.suspects.wanted.set()
 
     @property
     def busy(self) -> bool:
         """True while a suspect runs or is being settled."""
-        return self._run is not None
+        return any(lane.running is not None for lane in self._all_lanes())
 
     def claim_running(self) -> list[Run]:
-        """Take over the run that has not ended; its result is ignored from now on."""
-        run = self._run
-        return [run] if run is not None and run.cancel() else []
+        """Take over the runs that have not ended; their results are ignored from now on."""
+        runs = [lane.running for lane in self._all_lanes()]
+        return [run for run in runs if run is not None and run.cancel()]
 
     def close(self) -> None:
+        """Kill the child processes."""
+        self.closed.set()
+        for lane in self._all_lanes():
+            lane.kill()
+
+    # ------------------------------------------------------------------ for the lanes
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether child processes can be had, as far as is known; the suspects are left to the workers otherwise."""
+        if not self.suspects.isolated and monotonic() >= self._try_at:
+            self.suspects.isolated = True
+        return self.suspects.isolated and not self.closed.is_set()
+
+    def setup(self) -> bytes:
+        """The first message to a child process; see :func:`setup_of`."""
+        with self._lock:
+            if self._setup is None:
+                self._setup = setup_of(self._handler)
+            return self._setup
+
+    def give_up(self, delivery: Delivery, why: str, seconds: float = _TRY_AGAIN_AFTER) -> None:
+        """Leave this suspect and those behind it to the workers for so long."""
+        self._try_at = monotonic() + seconds
+        if not self.closed.is_set():
+            _log.log(
+                logging.DEBUG if self._said else logging.WARNING,
+                "no child process can run the handler (%s): messages that may have killed a worker run in the workers",
+                why,
+            )
+            self._said = True
+        self.suspects.leave(delivery)
+
+    def add_lane(self) -> None:
+        """A suspect takes long: others shall not wait for it."""
+        self._add_lane(stays=False)
+
+    def may_end(self, lane: _Lane) -> bool:
+        """Whether another lane looks for suspects; then this one is forgotten."""
+        with self._lock:
+            if all(each.running is not None for each in self._lanes if each is not lane):
+                return False
+            self._lanes.discard(lane)
+            return True
+
+    def lane_ended(self, lane: _Lane) -> None:
+        """Called by a lane's thread at its end."""
+        with self._lock:
+            self._lanes.discard(lane)
+
+    def _add_lane(self, *, stays: bool) -> bool:
+        lane = _Lane(self, stays=stays)
+        with self._lock:
+            if len(self._lanes) >= self._most or self.closed.is_set():
+                return True
+            self._lanes.add(lane)
+        thread = threading.Thread(target=lane.work, name="qbridge-isolation", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as exc:  # the system has no thread left
+            self.lane_ended(lane)
+            _log.warning("a suspect cannot have a thread of its own: %s", exc)
+            return False
+        return True
+
+    def _all_lanes(self) -> list[_Lane]:
+        with self._lock:
+            return list(self._lanes)
+
+
+class _Lane:
+    """A thread with a child process, which works off one suspect after the other.
+
+    Args:
+        isolation: where it belongs.
+        stays: it does not end when there is nothing to do.
+    """
+
+    def __init__(self, isolation: Isolation, *, stays: bool) -> None:
+        self.running: Run | None = None
+        self._isolation = isolation
+        self._stays = stays
+        self._child_lock = threading.Lock()
+        self._child: Child | None = None
+        self._unstarted = 0
+
+    def work(self) -> None:
+        """Work until the isolation is closed, or there is nothing to do any more."""
+        isolation = self._isolation
+        try:
+            while not isolation.closed.is_set():
+                isolation.suspects.wanted.clear()
+                while isolation.is_possible and self._work_off_one():
+                    pass
+                if not isolation.suspects.wanted.wait(LOOK_EVERY):
+                    self._end_child()  # a while without work
+                    if not self._stays and isolation.may_end(self):
+                        return
+        finally:
+            self._end_child()
+            isolation.lane_ended(self)
+
+    def kill(self) -> None:
         """Kill the child process, if there is one."""
-        self._closed.set()
         with self._child_lock:
             child = self._child
         if child is not None:
             child.kill()
 
-    # ------------------------------------------------------------------ the thread
-
-    def _work(self) -> None:
-        while not self._closed.is_set():
-            self._suspects.wanted.clear()
-            self._suspects.isolated = self._suspects.isolated or monotonic() >= self._try_at
-            while self._suspects.isolated and not self._closed.is_set() and self._work_off_one():
-                pass
-            if not self._suspects.wanted.wait(LOOK_EVERY):
-                self._end_child()  # a while without work
-        self._end_child()
-
     def _work_off_one(self) -> bool:
         """Deal with the next suspect; False when there is none."""
+        suspects = self._isolation.suspects
         try:
-            delivery = self._suspects.take_isolated()
+            delivery = suspects.take_isolated()
         except Exception:  # noqa: BLE001 - a backend's bug must not end this thread
             _log.exception("suspects cannot be looked for; the next look is in %g s", LOOK_EVERY)
             return False
@@ -176,43 +267,44 @@ class Isolation:
         except Exception as exc:  # noqa: BLE001 - what is taken must be settled
             _log.exception("a suspect could not be dealt with; it runs in a worker")
             self._end_child()
-            self._give_up(str(exc), _TRY_AGAIN_AFTER)
-            self._suspects.leave(delivery)
+            self._isolation.give_up(delivery, str(exc))
         finally:
-            self._run = None
-            self._suspects.release()
+            self.running = None
+            suspects.release()
         return True
 
     def _deal_with(self, delivery: Delivery) -> None:
+        isolation = self._isolation
+        settler, lifecycle = isolation.settler, isolation.lifecycle
         try:
-            task = read_task(delivery.body, self._max_message_bytes)
+            task = read_task(delivery.body, isolation.max_message_bytes)
         except MalformedTaskError as exc:
-            self._settler.malformed(delivery, exc)
+            settler.malformed(delivery, exc)
             return
-        if delivery.noted is not None and self._settler.condemned(delivery, delivery.noted):
+        if delivery.noted is not None and settler.condemned(delivery, delivery.noted):
             return
         task_id = task.task_id or meta_text(delivery.meta, TASK_ID) or delivery.message_id or new_id()
-        if self._settler.convicts(delivery, task_id):
+        if settler.convicts(delivery, task_id):
             return
-        child = self._usable_child()
+        child = self._usable_child(delivery)
         if child is None:
-            self._suspects.leave(delivery)
             return
-        if self._lifecycle.order is not None:
-            self._lifecycle.order.wait(task_id)
-        run = self._run = Run(delivery, task_id, self._task_timeout)
-        if self._closed.is_set():
+        if lifecycle.order is not None:
+            lifecycle.order.wait(task_id)
+        run = self.running = Run(delivery, task_id, isolation.task_timeout)
+        if isolation.closed.is_set():
             if run.claim():
-                self._settler.hand_back(delivery)
+                settler.hand_back(delivery)
             return
-        self._lifecycle.task_started(queue=delivery.queue, task_id=task_id, attempt=run.attempt)
+        lifecycle.task_started(queue=delivery.queue, task_id=task_id, attempt=run.attempt)
         self._settle(run, child)
 
     def _settle(self, run: Run, child: Child) -> None:
         """Run it, and do what its end asks for, unless the session has taken it over."""
+        isolation = self._isolation
         verdict: Verdict | None = None
         try:
-            with _limited(self._task_timeout, child.cancel) as late:
+            with _limited(isolation.task_timeout, child.cancel) as late, _limited(_LONG, isolation.add_lane):
                 child.run(run)
         except NotStartedError as exc:
             self._not_started(run, exc)
@@ -226,18 +318,17 @@ class Isolation:
         if not run.claim():
             return
         if late.is_set():
-            self._repeat_in_worker(run, Problem.timed_out(self._task_timeout, None))
+            self._repeat_in_worker(run, Problem.timed_out(isolation.task_timeout, None))
         elif verdict is None:
-            self._settler.succeeded(run, duration)
+            isolation.settler.succeeded(run, duration)
         elif verdict.action is Action.CRASH:
-            self._settler.crashed_apart(run, child.identity, child.end_in_words)
+            isolation.settler.crashed_apart(run, child.identity, child.end_in_words)
         else:
             self._repeat_in_worker(run, verdict.problem)
 
     def _repeat_in_worker(self, run: Run, problem: Problem) -> None:
-        if not self._settler.failed_apart(run, problem):
-            self._give_up("their queue takes no message back", _TRY_AGAIN_AFTER)
-            self._suspects.leave(run.delivery)
+        if not self._isolation.settler.failed_apart(run, problem):
+            self._isolation.give_up(run.delivery, "their queue takes no message back")
 
     def _not_started(self, run: Run, reason: Exception) -> None:
         """The child was gone before the run began, which says nothing about the task."""
@@ -247,32 +338,27 @@ class Isolation:
             return
         _log.warning("task %s did not start and goes back: %s", run.task_id, reason, extra=run.log_fields())
         if self._unstarted < _MOST_UNSTARTED:
-            self._settler.hand_back(run.delivery)
+            self._isolation.settler.hand_back(run.delivery)
         else:
-            self._give_up(str(reason), _TRY_AGAIN_AFTER)
-            self._suspects.leave(run.delivery)
+            self._isolation.give_up(run.delivery, str(reason))
 
     # ------------------------------------------------------------------ the child process
 
-    def _usable_child(self) -> Child | None:
-        """The child, started when there is none; None when none can be had."""
+    def _usable_child(self, delivery: Delivery) -> Child | None:
+        """The child, started when there is none; None when none can be had, and the suspect has been left to others."""
         if self._child is not None and self._child.is_usable:
             return self._child
         self._end_child()
-        try:
-            if self._setup is None:
-                self._setup = setup_of(self._handler)
-        except ValueError as exc:
-            self._give_up(str(exc), float("inf"))
-            return None
         from qbridge_core.childprocess import ChildStartError
 
         try:
-            return self._started(self._setup)
+            return self._started(self._isolation.setup())
+        except ValueError as exc:
+            self._isolation.give_up(delivery, str(exc), float("inf"))
         except (ChildStartError, RuntimeError) as exc:  # the second when the system has no thread left
             self._end_child()
-            self._give_up(str(exc), _TRY_AGAIN_AFTER)
-            return None
+            self._isolation.give_up(delivery, str(exc))
+        return None
 
     def _started(self, setup: bytes) -> Child:
         from qbridge_core.childprocess import Child
@@ -280,21 +366,11 @@ class Isolation:
         child = Child()
         with self._child_lock:
             self._child = child
-        if self._closed.is_set():  # ``close`` may have looked before it was there
+        if self._isolation.closed.is_set():  # ``kill`` may have looked before it was there
             child.kill()
         with _limited(_LONGEST_IMPORT, child.kill):
             child.load(setup)
         return child
-
-    def _give_up(self, why: str, seconds: float) -> None:
-        self._try_at = monotonic() + seconds
-        if not self._closed.is_set():
-            _log.log(
-                logging.DEBUG if self._said else logging.WARNING,
-                "no child process can run the handler (%s): messages that may have killed a worker run in the workers",
-                why,
-            )
-            self._said = True
 
     def _end_child(self) -> None:
         with self._child_lock:

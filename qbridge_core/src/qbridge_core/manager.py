@@ -389,7 +389,10 @@ class TaskManager:
         """What runs suspects in a child process, where that may be possible."""
         if suspects is None or self._rules.processes or not can_be_isolated(self._handler):
             return None
-        return Isolation(suspects, settler, self._lifecycle, self._handler, self._task_timeout, self._max_message_bytes)
+        return Isolation(
+            suspects, settler, self._lifecycle, self._handler, self._task_timeout, self._max_message_bytes,
+            self._max_workers,
+        )  # fmt: skip
 
     def _wait_until_idle(self, deadline: float, timeout: float) -> RunReport:
         session = self._session

@@ -33,7 +33,9 @@ SOURCE_QUEUE: Final = HEADER_PREFIX + "source-queue"
 TASK_ID: Final = HEADER_PREFIX + "task-id"
 WORKER: Final = HEADER_PREFIX + "worker"
 SUSPICIONS: Final = HEADER_PREFIX + "suspicions"
+"""On what may have killed a worker: how many have died with it since then for which it is not charged."""
 BESIDE: Final = HEADER_PREFIX + "beside"
+"""On a suspect that may run beside others: when its holder dies, ``SUSPICIONS`` goes up and not ``CRASHES``."""
 
 # Bounds of what a failure may add to a message: AMQP 0-9-1 puts all headers into one frame (131,072 bytes by
 # default in RabbitMQ), and a dead letter that the broker refuses for its headers would be stuck for ever.

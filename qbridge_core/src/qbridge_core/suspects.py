@@ -81,9 +81,9 @@ class Suspects:
         in_children: workers run all tasks in child processes, so a suspect need not wait for anything.
 
     Attributes:
-        isolated: a thread (:mod:`qbridge_core.isolation`) takes the suspects and runs them in a child process; what is
-            left to the workers are those that must run alone.
-        wanted: set when there may be something for that thread to do.
+        isolated: other threads (:mod:`qbridge_core.isolation`) take the suspects and run them in child processes; what
+            is left to the workers are those that must run alone.
+        wanted: set when there may be something for those threads to do.
     """
 
     def __init__(self, client: QueueClient, queue: str, max_crashes: int = 3, *, in_children: bool = False) -> None:
@@ -95,6 +95,8 @@ class Suspects:
         self.isolated = False
         self.wanted = threading.Event()
         self._turn = threading.Lock()
+        self._counting = threading.Lock()
+        self._apart = 0
         self._stops = _Stops()
         self._look_at = 0.0
         self._look_again = False
@@ -118,7 +120,7 @@ class Suspects:
         """Whether a message has killed so many processes that it must not run again."""
         return charged(delivery) >= self._max_crashes
 
-    # ------------------------------------------------------------------ for the thread with the child process
+    # ------------------------------------------------------------------ for the threads with a child process
 
     def take_isolated(self) -> Delivery | None:
         """The next suspect to run in a child process, or one that is convicted; None when there is none.
@@ -127,17 +129,19 @@ class Suspects:
         """
         if not self._turn.acquire(timeout=LOOK_EVERY):  # one runs alone in a worker
             return None
-        delivery = None
         try:
             delivery = self._look(self._next_isolated)
+            if delivery is not None:
+                with self._counting:
+                    self._apart += 1
         finally:
-            if delivery is None:
-                self._turn.release()
+            self._turn.release()
         return delivery
 
     def release(self) -> None:
-        """The suspect that ``take_isolated`` returned has been dealt with."""
-        self._turn.release()
+        """A suspect that ``take_isolated`` returned has been dealt with."""
+        with self._counting:
+            self._apart -= 1
 
     def leave(self, delivery: Delivery) -> None:
         """No child process can be had for it: leave it and those behind it to the workers."""
@@ -171,12 +175,12 @@ class Suspects:
         began = monotonic()
         if began < self._look_at or (self.isolated and not self._must_run_alone):
             return None
-        if not self._turn.acquire(blocking=False):  # a suspect runs in the child process
+        if self._apart or not self._turn.acquire(blocking=False):  # suspects run in child processes
             self._look_at = began + _BUSY
             return None
         self._look_at = began + LOOK_EVERY  # before the look, so that ``moved`` meanwhile is not forgotten
         try:
-            delivery = self._look(lambda waiting: self._next(waiting, is_quiet, closed))
+            delivery = self._look(lambda waiting: self._next(waiting, lambda: is_quiet() and not self._apart, closed))
         finally:
             if self._alone is None:
                 self._turn.release()
