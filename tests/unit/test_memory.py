@@ -209,3 +209,11 @@ def test_a_child_process_cannot_use_the_parents_broker(name: str) -> None:
                 os._exit(1)
         assert os.waitpid(pid, 0)[1] == 0
         assert client.stats("q").ready == 0
+
+
+def test_g18_no_error_of_pythons_own_gets_out(client: MemoryClient) -> None:
+    """A limit beyond what the system counts to lists all letters, and what is no name is refused."""
+    client.publish("d", b"{}")
+    assert len(client.dead_letters("d", 10**400)) == 1
+    with pytest.raises(ConfigurationError, match="a queue name must be a string"):
+        client.unsubscribe(["q"])  # type: ignore[arg-type]

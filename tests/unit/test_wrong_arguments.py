@@ -99,3 +99,11 @@ def test_g18_a_senseless_limit_of_bytes_is_named(url: str) -> None:
     for value in (0, -1, 1.5, "1.5", "x", "", True, None, math.inf, "9" * 30):
         with pytest.raises(ConfigurationError, match="max_message_bytes"):
             connect(url, max_message_bytes=value)
+
+
+@pytest.mark.parametrize("payloads", [None, 3, 1.5, "text", b"bytes", {"a": 1}])
+def test_g18_what_is_no_list_of_payloads_is_named(client: MemoryClient, payloads: Any) -> None:
+    """One payload where a list of them belongs is an error that names the right call, and sends nothing."""
+    with pytest.raises(ConfigurationError, match=r"use send\(\) for"):
+        client.send_many("q", payloads)
+    assert client.stats("q").ready == 0

@@ -253,13 +253,17 @@ class QueueClient(ABC):
 
         Raises:
             PayloadError: one of the payloads cannot be written as JSON, or they are one string or mapping, whose
-                characters or keys nobody wants to send; nothing has been published then.
+                characters or keys nobody wants to send, or nothing to go through; nothing has been published then.
             The errors of ``publish``.
         """
         check_queue_name(queue)
         if isinstance(payloads, str | bytes | Mapping):
             raise PayloadError(
                 f"send_many takes a list of payloads, not one {type(payloads).__name__}; use send() for that"
+            )
+        if not isinstance(payloads, Iterable):
+            raise PayloadError(
+                f"send_many takes payloads to go through, not {type(payloads).__name__}; use send() for one"
             )
         tasks = [Message.for_task(payload) for payload in payloads]
         self.publish_many(queue, [message for message, _ in tasks])

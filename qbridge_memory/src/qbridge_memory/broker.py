@@ -142,7 +142,7 @@ class MemoryBroker:
         """The first ready messages, left where they are; none for a queue that does not exist."""
         with self._lock:
             queue = self._queues.get(name)
-            return list(itertools.islice(queue.ready, limit)) if queue else []
+            return list(itertools.islice(queue.ready, min(limit, len(queue.ready)))) if queue else []
 
     def purge(self, name: str) -> int:
         """Delete the ready messages; return how many there were."""

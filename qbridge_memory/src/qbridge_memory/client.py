@@ -169,7 +169,7 @@ class MemoryClient(QueueClient):
 
     def unsubscribe(self, queue: str) -> None:
         """Wake a blocked ``receive``; nothing is prefetched, so there is nothing to give back."""
-        self._unsubscribes[queue] += 1
+        self._unsubscribes[check_queue_name(queue)] += 1
         self._broker.wake()
 
     def ack(self, delivery: Delivery) -> None:
