@@ -15,7 +15,7 @@ import pytest
 
 from qbridge_core import Outcome, Reason, TaskManager
 from qbridge_core.isolation import can_be_isolated, setup_of
-from qbridge_core.message import BESIDE, SUSPICIONS, Suspicion
+from qbridge_core.message import BESIDE, SUSPICIONS, SuspectFailure
 from support import handlers
 from support.handlers import Service, note_with_context, notes, work, work_later, work_where_set_up
 from support.suspects import CountingClient, suspected_once
@@ -229,7 +229,7 @@ def side(client: CountingClient, payload: object, suspicions: int) -> None:
     client.declare("q.suspects", "dead")
     client.send("q.suspects", payload)
     (delivery,) = client.receive("q.suspects", 1, 10.0)
-    client.reject(delivery, failure=Suspicion(Reason.CRASHED, suspicions=suspicions, beside=True))
+    client.reject(delivery, failure=SuspectFailure(Reason.CRASHED, suspicions=suspicions, beside=True))
 
 
 def test_g6_deaths_of_whole_workers_only_suspect_what_ran_in_a_child(client: CountingClient, journal: str) -> None:

@@ -308,7 +308,7 @@ class Noted(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Suspicion(Failure):
+class SuspectFailure(Failure):
     """What is known of a message that may have killed a worker, for a copy that will show whether it has.
 
     Attributes:
@@ -320,7 +320,7 @@ class Suspicion(Failure):
     beside: bool = False
 
     @classmethod
-    def of(cls, failure: Failure, suspicions: int, *, beside: bool = False) -> Suspicion:
+    def of(cls, failure: Failure, suspicions: int, *, beside: bool = False) -> SuspectFailure:
         """The same with what is suspected."""
         known = {each.name: getattr(failure, each.name) for each in fields(Failure)}
         return cls(**known, suspicions=suspicions, beside=beside)

@@ -30,7 +30,7 @@ from qbridge_core.message import (
     Failure,
     Noted,
     Reason,
-    Suspicion,
+    SuspectFailure,
     meta_int,
 )
 from qbridge_core.outage import Outage
@@ -191,7 +191,7 @@ class Settler:
         known = meta_int(delivery.meta, CRASHES) if beside else delivery.crashes  # in a child all charges are exact
         crashes = min(known, self._rules.max_crashes - 1)
         before = SUSPICIONS in delivery.meta  # it was in a child and in a worker since it was suspected first
-        failure = Suspicion.of(
+        failure = SuspectFailure.of(
             self._failure(replace(delivery, crashes=crashes), Problem(Reason.CRASHED), task_id, delivery.attempts),
             suspicions(delivery) + int(doubtful and before),
             beside=beside,
@@ -232,7 +232,7 @@ class Settler:
         it in its queue again; then it is not settled.
         """
         failure = self._failure(run.delivery, problem, run.task_id, run.delivery.attempts)
-        cleared = Suspicion.of(failure, suspicions(run.delivery))
+        cleared = SuspectFailure.of(failure, suspicions(run.delivery))
 
         def move() -> None:
             self._client.reject(run.delivery, requeue=True, failure=cleared, queue=self._rules.queue)

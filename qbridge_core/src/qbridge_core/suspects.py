@@ -33,7 +33,7 @@ from qbridge_core.message import (
     Delivery,
     Failure,
     Reason,
-    Suspicion,
+    SuspectFailure,
     meta_int,
     meta_text,
 )
@@ -300,7 +300,7 @@ class Suspects:
             task_id=meta_text(delivery.meta, TASK_ID) or delivery.message_id or "",
             worker=worker_identity(),
         )
-        copy = Suspicion.of(failure, suspicions(delivery), beside=beside)
+        copy = SuspectFailure.of(failure, suspicions(delivery), beside=beside)
         try:
             self._client.reject(delivery, requeue=True, failure=copy)
         except QBridgeError as exc:

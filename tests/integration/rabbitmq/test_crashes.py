@@ -13,6 +13,7 @@ import pytest
 
 from integration.rabbitmq.conftest import MakeClient
 from qbridge_core import Delivery, Failure, Message, Reason, TaskManager, TransientError
+from qbridge_core.message import BESIDE, SUSPICIONS, SuspectFailure, meta_int
 from qbridge_core.suspects import suspects_queue
 from qbridge_rabbitmq import RabbitMQClient
 from qbridge_rabbitmq.suspicion import Suspicion
@@ -111,6 +112,22 @@ def test_g6_deaths_of_a_suspect_that_ran_alone_add_up(
         assert dict(delivery.headers) == {"h": "1"}
         client.reject(delivery)  # handing it back changes nothing
     assert take(client, side).crashes == 3
+
+
+def test_g6_deaths_of_a_suspect_that_may_run_beside_others_are_suspicions(
+    make_client: MakeClient, url: str, unique_name: str, hold: Hold
+) -> None:
+    """No crash is counted for what is marked so, and hand-backs keep the number of suspicions."""
+    client = make_client(url)
+    side = with_suspect(client, unique_name)
+    client.reject(take(client, side), failure=SuspectFailure(Reason.CRASHED, task_id="m", beside=True))
+    client.disconnect()  # which frees its lock
+    client.connect()
+    kill(hold(side, 1))
+    for _ in range(2):
+        delivery = take(client, side)
+        assert (delivery.crashes, meta_int(delivery.meta, SUSPICIONS), BESIDE in delivery.meta) == (0, 1, True)
+        client.reject(delivery)
 
 
 def test_g6_a_lost_connection_is_no_crash_of_a_suspect(

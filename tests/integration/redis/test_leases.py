@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from integration.redis.helpers import Background, Cli, MakeClient, failure, take
-from qbridge_core import DeliveryLostError, Message
+from qbridge_core import DeliveryLostError, Message, Reason
+from qbridge_core.message import BESIDE, SUSPICIONS, SuspectFailure, meta_int
 from qbridge_core.suspects import suspects_queue
 from qbridge_redis import RedisClient
 from support.wait import wait_for
@@ -99,6 +100,22 @@ def test_g6_crashes_add_up(client: RedisClient, redis_url: str, queue: str, hold
     holders[1].kill()
     delivery = take(client, side)
     assert (delivery.crashes, delivery.attempts) == (3, 1)
+
+
+def test_g6_deaths_of_a_suspect_that_may_run_beside_others_are_suspicions(
+    client: RedisClient, redis_url: str, queue: str, holders: list[Holder]
+) -> None:
+    """No crash is counted for what is marked so, and hand-backs keep the number of suspicions."""
+    side = suspects_queue(queue)
+    client.declare(side)
+    client.publish(side, b"x")
+    client.reject(take(client, side), failure=SuspectFailure(Reason.CRASHED, task_id="t", beside=True))
+    holders.append(Holder(redis_url, side, 1))
+    holders[0].kill()
+    for _ in range(2):
+        delivery = take(client, side)
+        assert (delivery.crashes, meta_int(delivery.meta, SUSPICIONS), BESIDE in delivery.meta) == (0, 1, True)
+        client.reject(delivery)
 
 
 def test_g11_a_long_task_is_not_taken_from_a_living_worker(
