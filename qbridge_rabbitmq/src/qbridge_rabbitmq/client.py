@@ -322,7 +322,7 @@ class RabbitMQClient(QueueClient):
     def unsubscribe(self, queue: str) -> None:
         """End the consumer; give back what ``receive`` has not returned, as copies: see ``reject``."""
         session = self._live()
-        lane = session.lane(queue)
+        lane = session.lane(check_queue_name(queue))
         ended = threading.Event()
         session.io.post(lambda: lane.unsubscribe(ended.set))
         lane.interrupt()
