@@ -11,9 +11,10 @@ import importlib
 import inspect
 import pkgutil
 from abc import ABC
-from collections.abc import Iterator
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sized
 from types import ModuleType
 from typing import Generic, Protocol
+from urllib.request import BaseHandler, HTTPRedirectHandler
 
 import pika
 import pytest
@@ -25,7 +26,10 @@ import qbridge_redis
 
 PACKAGES = (qbridge_core, qbridge_memory, qbridge_rabbitmq, qbridge_redis)
 # Made to be derived from, and their names are documented.
-OPEN = {object, tuple, ABC, Generic, Protocol, enum.Enum, enum.StrEnum, enum.ReprEnum, str}
+OPEN: set[object] = {
+    object, tuple, str, ABC, Generic, Protocol, enum.Enum, enum.StrEnum, enum.ReprEnum,
+    Mapping, Collection, Container, Iterable, Sized, BaseHandler, HTTPRedirectHandler,
+}  # fmt: skip
 # What is derived from pika's classes on purpose, with everything that is defined there.
 OVERRIDDEN = {
     pika.SelectConnection: {"_on_data_available", "_read_frame", "_output_marshaled_frames"},

@@ -102,6 +102,21 @@ def test_g10_a_loop_over_a_library_is_interrupted(step: Callable[[], None], form
     assert wait_for(lambda: ends, 10) == ["interrupted"]
 
 
+@monitored
+def test_g10_a_call_that_took_too_long_is_cut_where_it_was_made() -> None:
+    """The exception is raised in the line of the call, so that ``try`` and ``suppress`` around it see it."""
+    ends: list[str] = []
+
+    def handler(_: object) -> None:
+        try:
+            time.sleep(4 * LATE)
+        except HandlerTimeout:
+            ends.append("caught")
+
+    work(handler, [1])
+    wait_for(lambda: ends == ["caught"])
+
+
 class Guard:
     """A lock that takes its time when it is left."""
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from qbridge_core.context import HandlerTimeout
 from qbridge_core.late import Late
-from qbridge_core.safepoints import begins_try, is_safe, one_line_loops
+from qbridge_core.safepoints import begins_try, is_safe, one_line_loops, precedes_try, returns
 
 _monitoring: Final[Any] = getattr(sys, "monitoring", None)
 _NAME: Final = "qbridge"
@@ -40,12 +40,14 @@ class Monitor:
             self._tool = self._taken_tool()
         if self._tool is None:
             return
+        # No jumps: what is raised in that event passes the frame's own ``except`` and ``finally`` by (3.12 and 3.13).
+        events = _monitoring.events.LINE | _monitoring.events.INSTRUCTION
         for target in targets:
             frame = frames.get(target.ident)
             while frame is not None and frame.f_code is not target.entry:
                 if id(frame.f_code) not in self._watched and target.own.includes(frame):
                     self._watched[id(frame.f_code)] = frame.f_code
-                    _monitoring.set_local_events(self._tool, frame.f_code, _events_for(frame.f_code))
+                    _monitoring.set_local_events(self._tool, frame.f_code, events)
                 frame = frame.f_back
 
     def rest(self) -> None:
@@ -82,21 +84,17 @@ class Monitor:
                 self._raise_in(target, frame)
 
     def _on_instruction(self, code: CodeType, offset: int) -> None:
-        """The same before each instruction; of interest is the first one of a loop that is written in one line."""
+        """The same before each instruction; of interest are the first one of a loop in one line, and those after calls.
+
+        After a call that took too long it is raised in the line of the call, where a ``try`` of the handler sees it.
+        """
         target = self._late.get(threading.get_ident())
-        if target is not None and offset in one_line_loops(code):
+        if target is not None and (offset in returns(code) or offset in one_line_loops(code)):
             frame = sys._getframe(1)
-            if frame.f_code is code:
+            if frame.f_code is code and not precedes_try(frame):
                 self._raise_in(target, frame)
 
     def _raise_in(self, target: Late, frame: FrameType) -> None:
         if target.is_in_handler() and is_safe(frame, target.own, target.entry):
             self._late.pop(target.ident, None)
             raise HandlerTimeout
-
-
-def _events_for(code: CodeType) -> int:
-    # A loop in one line has no new lines. Jumps have events too, but what is raised in one passes the frame's own
-    # ``except`` and ``finally`` by (seen with 3.12 and 3.13).
-    events: int = _monitoring.events.LINE
-    return events | _monitoring.events.INSTRUCTION if one_line_loops(code) else events

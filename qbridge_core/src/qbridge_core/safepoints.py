@@ -25,6 +25,7 @@ _WITH: Final = dis.opmap["WITH_EXCEPT_START"]
 _MATCHES: Final = frozenset({dis.opmap["CHECK_EXC_MATCH"], dis.opmap["CHECK_EG_MATCH"]})
 _POP_TOP: Final = dis.opmap["POP_TOP"]
 _NOP: Final = dis.opmap["NOP"]
+_CALLS: Final = frozenset({"CALL", "CALL_KW", "CALL_FUNCTION_EX"})
 _CACHED: Final = 1024
 
 
@@ -79,6 +80,19 @@ def one_line_loops(code: CodeType) -> frozenset[int]:
     lines = _lines(code)
     jumps = backward_jumps(code).items()
     return frozenset(target for jump, target in jumps if lines[jump // _UNIT] == lines[target // _UNIT])
+
+
+@lru_cache(maxsize=_CACHED)
+def returns(code: CodeType) -> frozenset[int]:
+    """The instructions that follow calls; not calls of ``acquire``, for what was acquired would stay so."""
+    found, name, is_called = set[int](), "", False
+    for instruction in dis.get_instructions(code):
+        if is_called and "acquire" not in name:
+            found.add(instruction.offset)
+        is_called = instruction.opname in _CALLS
+        if instruction.opname.startswith(("LOAD_ATTR", "LOAD_METHOD", "LOAD_GLOBAL")):
+            name = str(instruction.argval)
+    return frozenset(found)
 
 
 def have_one_guard(code: CodeType, one: int, other: int) -> bool:
