@@ -55,6 +55,7 @@ class IOThread:
     """
 
     def __init__(self, flush: Callable[[], bool], reset: Callable[[Exception], None]) -> None:
+        _keep_pika_quiet()  # not in the thread: a lock of logging may be held
         self.ioloop = IOLoop()
         self._thread = threading.Thread(target=self._run, name="qbridge-rabbitmq", daemon=True)
         self._flush = flush
@@ -134,7 +135,6 @@ class IOThread:
     def _run(self) -> None:
         """Run the loop until it is stopped; then what is still posted, so that nobody waits for it in vain."""
         _ours.io = True
-        _keep_pika_quiet()
         try:
             failure: BaseException | None = None
             while not self._stopping:
@@ -236,12 +236,26 @@ def _from_elsewhere(record: logging.LogRecord) -> bool:
     """Whether a record of pika's is to be seen: another user's, or one of a logger whose level somebody has set."""
     if record.funcName != _RESOLVER and not getattr(_ours, "io", False):
         return True
-    logger: logging.Logger | None = logging.getLogger(record.name)
-    while logger is not None and logger.parent is not None:
-        if logger.level:
+    return _has_level(logging.getLogger(record.name))
+
+
+def _has_level(target: logging.Logger | None) -> bool:
+    while target is not None and target.parent is not None:
+        if target.level:
             return True
-        logger = logger.parent
+        target = target.parent
     return False
+
+
+def _silence(target: logging.Logger) -> None:
+    """Have it make no record in our threads: a program's LogRecord factory may raise or block there."""
+
+    def is_enabled_for(level: int) -> bool:
+        if getattr(_ours, "io", False) and not _has_level(target):
+            return False
+        return logging.Logger.isEnabledFor(target, level)
+
+    target.isEnabledFor = is_enabled_for  # type: ignore[method-assign]
 
 
 def _keep_pika_quiet() -> None:
@@ -251,4 +265,6 @@ def _keep_pika_quiet() -> None:
     users of pika in the process are not affected.
     """
     for name in _PIKA_LOGGERS:
-        logging.getLogger(name).addFilter(_from_elsewhere)  # adding it twice does nothing
+        target = logging.getLogger(name)
+        target.addFilter(_from_elsewhere)  # adding it twice does nothing
+        _silence(target)
