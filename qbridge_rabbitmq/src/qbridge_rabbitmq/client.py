@@ -43,7 +43,6 @@ from qbridge_rabbitmq.options import Endpoint, Options
 from qbridge_rabbitmq.outgoing import (
     CHUNK,
     HAND_BACK_TIMEOUT,
-    MANY_RETURNS,
     chunks,
     copy_back,
     give_back,
@@ -62,7 +61,7 @@ _UNSUBSCRIBE_TIMEOUT: Final = 1.0
 # A worker that lives is connected again after so many of the longest pauses.
 _GRACE: Final = 1.5
 _BARRIER_TIMEOUT: Final = 2.0
-# A limit of returns may be as small as this in a queue that others declared. In ours only a policy can set one.
+# A limit of returns may be as small as this in a queue that others declared.
 _FEW_RETURNS: Final = 2
 
 
@@ -254,14 +253,14 @@ class RabbitMQClient(QueueClient):
         max_messages, timeout = check_count("max_messages", max_messages, 1), check_wait(timeout)
         if self._topology.is_side_queue(check_queue_name(queue)):
             return self._receive_suspect(session, queue, timeout)
-        arrivals = session.receive(queue, max_messages, timeout)
-        kept = [one for one in arrivals if not (one.redelivered and self._renew(session, queue, one))]
+        kept: list[Arrival] = []
+        while not kept and (arrivals := session.receive(queue, max_messages, timeout)):
+            kept = [one for one in arrivals if not (one.redelivered and self._renew(session, queue, one))]
         return hand_out(session, queue, kept)
 
     def _renew(self, session: Session, queue: str, arrival: Arrival) -> bool:
         """Put a copy, which the broker counts anew, in the place of a message that it may soon drop."""
-        most = MANY_RETURNS if self._topology.is_unlimited(queue) else _FEW_RETURNS
-        if headers.delivery_count(arrival.properties) < most:
+        if self._topology.is_unlimited(queue) or headers.delivery_count(arrival.properties) < _FEW_RETURNS:
             return False
         if arrival.suspected and session.lane(queue).works:
             return False  # the worker moves it to the suspects, as a copy too
