@@ -187,7 +187,11 @@ class _Server:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Interrupt the handler if the worker wants it to. Other senders, systemd for one, mean the worker."""
+        """Interrupt the handler if the worker wants it to. Other senders, systemd for one, mean the worker.
+
+        Unlike in a worker's thread the exception may come anywhere, in a library too: this process runs nothing else
+        afterwards and is killed within a second, so that a lock that is left held harms nobody.
+        """
         del number, frame
         if self._cancelled and self._run is not None:
             raise HandlerTimeout
