@@ -19,7 +19,7 @@ from qbridge_core.errors import BrokerUnavailableError, NotConnectedError, QBrid
 from qbridge_core.logs import logger
 from qbridge_core.message import Delivery
 from qbridge_core.outage import Outage
-from qbridge_core.readahead import ReadAhead
+from qbridge_core.readahead import LARGE, ReadAhead
 from qbridge_core.suspects import Suspects
 
 _log: Final = logger("qbridge.worker")
@@ -176,7 +176,7 @@ class Intake:
             self._wait_after(exc)
             return []
         self._received += len(batch)
-        if batch:
+        if batch and (len(batch[-1].body) > LARGE or self._read_ahead.size > LARGE):
             self._read_ahead.seen(len(batch[-1].body))
         self._received_at = monotonic()
         if self._pause:

@@ -14,6 +14,8 @@ MOST: Final = 100
 """More brings nothing: the round trip is a small part of the cost by then."""
 MOST_BYTES: Final = 64 * 1024 * 1024
 """What is held beyond one message for each worker is smaller than this, as far as sizes can be foreseen."""
+LARGE: Final = MOST_BYTES // MOST
+"""Smaller messages, in bytes, make no difference."""
 _SECONDS_HELD: Final = 0.002
 # A shorter time would take some tasks that happen to end together for quick ones.
 _WINDOW: Final = 0.005
@@ -24,6 +26,9 @@ class ReadAhead:
 
     Args:
         workers: how many there are.
+
+    Attributes:
+        size: of the bodies that came lately, about, as far as they were large.
     """
 
     def __init__(self, workers: int) -> None:
@@ -31,20 +36,20 @@ class ReadAhead:
         self._since = 0.0
         self._done = 0
         self._more = 0
-        self._size = 0
+        self.size = 0
 
     def seen(self, size: int) -> None:
         """One of the messages that came last had a body of this size, in bytes."""
         # Growth counts at once, and shrinking slowly.
-        self._size = size if size > self._size else self._size - (self._size - size) // 8
-        self._more = min(self._more, MOST_BYTES // max(1, self._size))
+        self.size = size if size > self.size else self.size - (self.size - size) // 8
+        self._more = min(self._more, MOST_BYTES // max(1, self.size))
 
     def more(self, done: int, now: float) -> int:
         """How many messages to take beyond the free workers, when ``done`` tasks have ended in all until ``now``."""
         elapsed = now - self._since
         if elapsed >= _WINDOW:
             held = int((done - self._done) / elapsed * _SECONDS_HELD)
-            most = min(MOST, MOST_BYTES // max(1, self._size))
+            most = min(MOST, MOST_BYTES // max(1, self.size))
             self._more = min(held, most) if held >= self._workers else 0
             self._since, self._done = now, done
         return self._more
