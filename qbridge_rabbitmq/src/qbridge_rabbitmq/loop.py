@@ -98,8 +98,10 @@ class IOThread:
         # appended after the clearing wakes again and nothing is left behind.
         if not self._awake:
             self._awake = True
-            with suppress(Exception):  # the loop has it already, and looks by itself every few seconds
+            try:
                 self.ioloop.add_callback_threadsafe(self._work)
+            except Exception:  # noqa: BLE001, S110 - the loop has it already, and looks by itself every few seconds
+                pass
         if self._ended:
             self._work()
 
