@@ -98,9 +98,11 @@ class IOThread:
         # appended after the clearing wakes again and nothing is left behind.
         if not self._awake:
             self._awake = True
-            try:
+            # Without ``contextlib``, whose three calls cost more than the rest. After an error the loop has the call
+            # already, and looks by itself every few seconds.
+            try:  # noqa: SIM105
                 self.ioloop.add_callback_threadsafe(self._work)
-            except Exception:  # noqa: BLE001, S110 - the loop has it already, and looks by itself every few seconds
+            except Exception:  # noqa: BLE001, S110
                 pass
         if self._ended:
             self._work()
