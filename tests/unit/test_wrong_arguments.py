@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -106,4 +107,7 @@ def test_g18_what_is_no_list_of_payloads_is_named(client: MemoryClient, payloads
     """One payload where a list of them belongs is an error that names the right call, and sends nothing."""
     with pytest.raises(ConfigurationError, match=r"use send\(\) for"):
         client.send_many("q", payloads)
+    if not isinstance(payloads, Iterable):
+        with pytest.raises(ConfigurationError, match=r"use publish\(\) for"):
+            client.publish_many("q", payloads)
     assert client.stats("q").ready == 0

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
@@ -175,6 +175,19 @@ def check_message(message: object) -> Message:
             f"publish_many takes Message objects, not {type(message).__name__}; use send_many() for payloads"
         )
     return message
+
+
+def check_messages(messages: Iterable[Message]) -> Iterable[Message]:
+    """Return what a caller gave as messages.
+
+    Raises:
+        ConfigurationError: there is nothing to go through.
+    """
+    if not isinstance(messages, Iterable):
+        raise ConfigurationError(
+            f"publish_many takes Message objects to go through, not {type(messages).__name__}; use publish() for one"
+        )
+    return messages
 
 
 @dataclass(slots=True, eq=False)

@@ -41,6 +41,7 @@ from qbridge_core.message import (
     FIRST_FAILED_AT,
     NO_HEADERS,
     check_message,
+    check_messages,
     meta_int,
     meta_time,
 )
@@ -216,7 +217,7 @@ class MemoryClient(QueueClient):
     def _put(self, queue: str, messages: Iterable[Message], delay: float) -> None:
         self._require_connection(queue)
         most = self.max_message_bytes
-        self._broker.put(queue, [_stored(check_message(message), most) for message in messages], delay)
+        self._broker.put(queue, [_stored(check_message(message), most) for message in check_messages(messages)], delay)
 
     def _move(self, delivery: Delivery, target: str, meta: Mapping[str, Any], task_id: str, delay: float) -> bool:
         return self._broker.move(delivery.queue, delivery.tag, target, meta, task_id or None, delay)

@@ -15,7 +15,7 @@ from qbridge_core import (
     check_queue_name,
 )
 from qbridge_core.logs import logger
-from qbridge_core.message import check_message
+from qbridge_core.message import check_message, check_messages
 from qbridge_rabbitmq import copies, headers
 from qbridge_rabbitmq.life import Arrival
 from qbridge_rabbitmq.publisher import LARGE, Outgoing
@@ -60,7 +60,7 @@ def chunks(queue: str, messages: Iterable[Message], room: int, most: int) -> Ite
     """Some hundred messages each, less of long ones, and each very large message by itself."""
     chunk: list[Outgoing] = []
     size = 0
-    for message in messages:
+    for message in check_messages(messages):
         if check_message(message).headers:
             check_headers(message.headers)
         made = outgoing(queue, message, room, most)

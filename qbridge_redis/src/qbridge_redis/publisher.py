@@ -27,7 +27,7 @@ from qbridge_core import (
     check_message_id,
 )
 from qbridge_core.clock import monotonic
-from qbridge_core.message import check_message
+from qbridge_core.message import check_message, check_messages
 from qbridge_redis.backoff import Backoff
 from qbridge_redis.boundary import callers
 from qbridge_redis.failures import code, is_redirect, is_transient, refused, unreachable
@@ -80,7 +80,7 @@ class Publisher:
             self._publish(queue, left, limit)
 
     def _chunks(self, queue: str, messages: Iterable[Message]) -> Iterator[Sequence[Command]]:
-        iterator = callers(messages)
+        iterator = callers(check_messages(messages))
         while batch := list(islice(iterator, _CHUNK)):
             yield from _by_size([self._now(queue, check_message(message)) for message in batch])
 
