@@ -22,6 +22,7 @@ class LendingTests(Backend):
             pytest.skip("the broker lives in one process and dies with its consumers")
         client.publish(queue, b"long")
         mine = self.receive_one(client, queue)
+        client.unsubscribe(queue)  # what a client reads ahead is no child's
         client.publish(queue, b"x", headers={"h": "1"}, message_id="m")
         other = make_client()
         claimed = client.capabilities.crashes
@@ -36,8 +37,10 @@ class LendingTests(Backend):
                 assert (again.attempts, again.redelivered) == (0, True)
                 assert claimed or (again.crashes, again.suspected) == (0, False), "deaths are seen: claim crashes"
                 assert not claimed or again.suspected or again.crashes == deaths, "a death is not counted"
-                if deaths < len(children):
-                    other.reject(again, requeue=True)
+                if again.suspected or deaths == len(children):
+                    break  # where deaths are suspected only, there is no count to go up
+                other.reject(again, requeue=True)
+                other.unsubscribe(queue)
         # The dead client took its message after this one did: where leases end, this one's would have ended by now.
         client.ack(mine)
         assert client.flush()
