@@ -58,7 +58,8 @@ with TaskManager(client, handler, queue, queue + ".dead", max_retries=0, max_wor
     for _ in range(6):
         started.acquire(timeout=20)
     session = client._session
-    session.io.post(session._abandon)  # both connections are lost
+    for link in (session._consuming, session._publishing):
+        session.io.post(link.abandon)  # both connections are lost
     until = time.monotonic() + 2.0
     while time.monotonic() < until:
         exhaust()
