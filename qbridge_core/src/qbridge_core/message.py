@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 from qbridge_core.checks import HEADER_PREFIX as HEADER_PREFIX  # noqa: PLC0414 - for backends
 from qbridge_core.checks import MAX_ID_CHARS as MAX_ID_CHARS  # noqa: PLC0414 - for backends
 from qbridge_core.checks import NO_HEADERS as NO_HEADERS  # noqa: PLC0414 - for backends
-from qbridge_core.checks import check_headers
+from qbridge_core.checks import check_headers, check_queue_name
 from qbridge_core.errors import ConfigurationError, PayloadError
 
 ATTEMPTS: Final = HEADER_PREFIX + "attempts"
@@ -188,6 +188,32 @@ def check_messages(messages: Iterable[Message]) -> Iterable[Message]:
             f"publish_many takes Message objects to go through, not {type(messages).__name__}; use publish() for one"
         )
     return messages
+
+
+def check_delivery(delivery: object) -> Delivery:
+    """Return what a caller settles as a delivery.
+
+    Raises:
+        ConfigurationError: it is something else.
+    """
+    if not isinstance(delivery, Delivery):
+        raise ConfigurationError(
+            f"ack and reject take a Delivery that receive() returned, not {type(delivery).__name__}"
+        )
+    return delivery
+
+
+def check_rejection(delivery: object, failure: object, queue: object) -> None:
+    """Refuse arguments of ``reject`` that make no sense, before anything is settled.
+
+    Raises:
+        ConfigurationError: one of them is no delivery, no failure, or no name of a queue.
+    """
+    check_delivery(delivery)
+    if failure is not None and not isinstance(failure, Failure):
+        raise ConfigurationError(f"failure must be a Failure or None, not {type(failure).__name__}")
+    if queue is not None:
+        check_queue_name(queue)
 
 
 @dataclass(slots=True, eq=False)

@@ -40,8 +40,10 @@ from qbridge_core.message import (
     CRASHES,
     FIRST_FAILED_AT,
     NO_HEADERS,
+    check_delivery,
     check_message,
     check_messages,
+    check_rejection,
     meta_int,
     meta_time,
 )
@@ -149,7 +151,7 @@ class MemoryClient(QueueClient):
     ) -> None:
         """Publish one message; it is in the queue on return."""
         check_publish_timeout(timeout)
-        self._put(queue, [Message(body, headers or NO_HEADERS, message_id)], check_delay(delay))
+        self._put(queue, [Message(body, NO_HEADERS if headers is None else headers, message_id)], check_delay(delay))
 
     def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
         """Publish all messages or none."""
@@ -175,6 +177,8 @@ class MemoryClient(QueueClient):
 
     def ack(self, delivery: Delivery) -> None:
         """Remove the message from the broker."""
+        if type(delivery) is not Delivery:
+            check_delivery(delivery)
         if self._still_open(delivery):
             self._finish(delivery, self._broker.remove(delivery.queue, delivery.tag))
 
@@ -188,6 +192,7 @@ class MemoryClient(QueueClient):
         queue: str | None = None,
     ) -> None:
         """Hand back, retry or dead-letter the message in one atomic step."""
+        check_rejection(delivery, failure, queue)
         delay = check_delay(delay)
         if not self._still_open(delivery):
             return

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from qbridge_core import (
-    BrokerUnavailableError,
     BrokerURL,
     Capabilities,
     ConfigurationError,
     DeadLetter,
     Delivery,
+    DeliveryLostError,
     Failure,
     Message,
     NotConnectedError,
@@ -26,13 +26,13 @@ from qbridge_core import (
     check_count,
     check_declaration,
     check_delay,
-    check_headers,
     check_publish_timeout,
     check_queue_name,
     check_wait,
 )
 from qbridge_core.checks import check_replay
 from qbridge_core.logs import logger
+from qbridge_core.message import NO_HEADERS, check_delivery, check_rejection
 from qbridge_rabbitmq import browse, delays, headers, replaying
 from qbridge_rabbitmq.boundary import bounded, translated
 from qbridge_rabbitmq.docket import Docket
@@ -135,20 +135,11 @@ class RabbitMQClient(QueueClient):
                 self._session.let_go()
                 self._session = None
             if self._session is None:
-                session = self._open_session()
+                session = Session(self._endpoint, self._topology, self._policies)
+                session.open()
                 self._docket = Docket(session, self._topology, _GRACE * self._options.reconnect_delay_max)
                 self._mover = Mover(session, self._topology)
                 self._session = session
-
-    def _open_session(self) -> Session:
-        try:
-            session = Session(self._endpoint, self._topology, self._policies)
-            session.open()
-        except (OSError, RuntimeError) as exc:  # no descriptor or no thread is left in this process
-            if isinstance(exc, QBridgeError):
-                raise
-            raise BrokerUnavailableError(f"no connection to {self._endpoint}: {exc}") from exc
-        return session
 
     @bounded
     def disconnect(self) -> None:
@@ -214,7 +205,7 @@ class RabbitMQClient(QueueClient):
     ) -> None:
         """Publish one persistent message; return once the broker has confirmed it (rabbitmq.com/docs/confirms)."""
         session = self._live()
-        given = Message(body, check_headers(headers), message_id)
+        given = Message(body, NO_HEADERS if headers is None else headers, message_id)
         message = outgoing(queue, given, session.publisher.room, self.max_message_bytes)
         timeout = check_publish_timeout(timeout)
         if check_delay(delay, delays.MAX_SECONDS) > 0:
@@ -337,6 +328,8 @@ class RabbitMQClient(QueueClient):
         When the connection was lost meanwhile, the message is acknowledged as soon as the broker delivers it again to
         this client.
         """
+        if type(delivery) is not Delivery or type(delivery.tag) is not Arrival:
+            _refuse_strange(delivery)
         try:
             acknowledge(self._live(), delivery)
         except OSError as exc:  # not ``bounded``, which would cost each task a call
@@ -360,6 +353,8 @@ class RabbitMQClient(QueueClient):
         When the connection was lost meanwhile, it is done as soon as the broker delivers the message again to this
         client.
         """
+        check_rejection(delivery, failure, queue)
+        _refuse_strange(delivery)
         self._live()
         self._mover.reject(delivery, requeue, check_delay(delay, delays.MAX_SECONDS), failure, queue)
 
@@ -420,3 +415,9 @@ class RabbitMQClient(QueueClient):
             raise
         except QBridgeError as exc:  # not connected just now, or not permitted to declare: it may well be a queue
             _log.debug("cannot tell the type of queue %r: %s", queue, exc)
+
+
+def _refuse_strange(delivery: Delivery) -> None:
+    """Refuse what no RabbitMQ client has handed out."""
+    if not isinstance(check_delivery(delivery).tag, Arrival):
+        raise DeliveryLostError(f"a delivery of {delivery.queue!r} did not come from this client; nothing was settled")

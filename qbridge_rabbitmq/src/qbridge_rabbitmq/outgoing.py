@@ -15,7 +15,7 @@ from qbridge_core import (
     check_queue_name,
 )
 from qbridge_core.logs import logger
-from qbridge_core.message import check_message, check_messages
+from qbridge_core.message import NO_HEADERS, check_message, check_messages
 from qbridge_rabbitmq import copies, headers
 from qbridge_rabbitmq.life import Arrival
 from qbridge_rabbitmq.publisher import LARGE, Outgoing
@@ -47,7 +47,10 @@ def outgoing(queue: str, message: Message, room: int, most: int) -> Outgoing:
     """
     check_queue_name(queue)
     body = check_body(message.body, most)
-    properties = headers.fresh(message.headers, check_message_id(message.message_id))
+    given = message.headers
+    if given is not NO_HEADERS:
+        given = check_headers(given)
+    properties = headers.fresh(given, check_message_id(message.message_id))
     if len(properties) > room // 2 and not copies.leaves_room(properties, room):  # half of it is never kept back
         raise MessageTooLargeError(
             f"the headers of a message for {queue!r} take {len(properties)} bytes: they do not fit into one frame "
@@ -61,9 +64,7 @@ def chunks(queue: str, messages: Iterable[Message], room: int, most: int) -> Ite
     chunk: list[Outgoing] = []
     size = 0
     for message in check_messages(messages):
-        if check_message(message).headers:
-            check_headers(message.headers)
-        made = outgoing(queue, message, room, most)
+        made = outgoing(queue, check_message(message), room, most)
         length = len(made.body)
         if chunk and (len(chunk) >= CHUNK or size + length > LARGE):
             yield chunk

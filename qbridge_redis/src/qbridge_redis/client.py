@@ -26,7 +26,7 @@ from qbridge_core import (
 )
 from qbridge_core.checks import check_replay
 from qbridge_core.clock import monotonic
-from qbridge_core.message import NO_HEADERS
+from qbridge_core.message import NO_HEADERS, check_delivery, check_rejection
 from qbridge_redis.boundary import guarded
 from qbridge_redis.engine import Engine
 from qbridge_redis.fleet import Fleet
@@ -166,7 +166,8 @@ class RedisClient(QueueClient):
         engine = self._running(queue)
         delay = check_delay(delay, _LONGEST_DELAY)
         timeout = check_publish_timeout(timeout)
-        engine.publisher.publish(queue, Message(body, headers or NO_HEADERS, message_id), delay, timeout)
+        message = Message(body, NO_HEADERS if headers is None else headers, message_id)
+        engine.publisher.publish(queue, message, delay, timeout)
         if delay > 0:
             engine.delayed(queue)
 
@@ -205,6 +206,8 @@ class RedisClient(QueueClient):
 
         A delivery whose lease ran out is acknowledged too: its work is done, whoever holds it now.
         """
+        if type(delivery) is not Delivery:
+            check_delivery(delivery)
         engine = self._running(delivery.queue)
         ticket = self._ticket(engine, delivery)
         if ticket.ledger.ack(ticket):
@@ -225,6 +228,7 @@ class RedisClient(QueueClient):
         What is handed back goes to the end of the queue, as a retry does. Where no copy can be written, the message
         itself goes back, to be delivered again at once, or after a failure when about half a lease is over.
         """
+        check_rejection(delivery, failure, queue)
         engine = self._running(delivery.queue)
         delay = check_delay(delay, _LONGEST_DELAY)
         self._ticket(engine, delivery)

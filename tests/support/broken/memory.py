@@ -324,6 +324,29 @@ class CutsHeaderLines(MemoryClient):
         super().publish(queue, body, headers=cut, **options)
 
 
+class CutsIds(MemoryClient):
+    """Keeps the first line of a message id."""
+
+    def publish(self, queue: str, body: bytes, *, message_id: str | None = None, **options: Any) -> None:
+        cut = message_id and (message_id.lstrip("\0\n").splitlines() or ["none"])[0]
+        super().publish(queue, body, message_id=cut, **options)
+
+
+class SettlesAnything(MemoryClient):
+    """Looks for the queue of whatever it is given to settle."""
+
+    def ack(self, delivery: Delivery) -> None:
+        super().ack(replace(delivery, queue=delivery.queue) if delivery.tag is None else delivery)
+
+
+class TakesAnyHeaders(MemoryClient):
+    """Goes through headers before they are checked."""
+
+    def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
+        copies = [replace(message, headers=dict(message.headers.items())) for message in messages]
+        super().publish_many(queue, copies, timeout=timeout)
+
+
 class KeepsAFewHeaders(MemoryClient):
     """Has room for a hundred headers."""
 

@@ -9,7 +9,15 @@ import pytest
 from qbridge_core import Failure, Message, MessageTooLargeError, PayloadError, QBridgeError, QueueClient, Reason
 from qbridge_core.testing.base import Backend, a_failure, is_empty
 
-ODD_NAMES = ("with spaces", "a/b?c=d&e#f%20", "ünï.★", "{x}:*[y]'\"\\;--", "x" * 200)
+ODD_NAMES = (
+    "with spaces",
+    "a/b?c=d&e#f%20",
+    "ünï.★",
+    "{x}:*[y]'\"\\;--",
+    "x" * 200,
+    "nel\x85ls\u2028ps\u2029",
+    "c1\x80\x9f\u200e\ufeff",
+)
 ODD_HEADERS = {
     "two words": "x",
     "ÜBER": "upper case stays",
@@ -23,13 +31,15 @@ ODD_HEADERS = {
     "timestamp": "never",
     "a:b=c&d": "punctuation",
     "lines": "one\r\ntwo: 2\n\nthree",
+    "unicode lines": "one\x85two\u2028three\u2029four\x0b\x0c\x1c\x1d\x1e",
+    "\x00\x01\n\r\t\x7f\x85\u2028": "control characters in a name",
     "control": "\x00\x01\t\x7f",
     "quotes": "\"'\\{}[]",
     "ünï★": "★😀",
     "empty": "",
     "long": "v" * 5_000,
 }
-ODD_IDS = ("with space/and:{colon}", "ünï★", "i" * 255, "1-0")
+ODD_IDS = ("with space/and:{colon}", "ünï★", "i" * 255, "1-0", "\x00\n\r\t\x7f\x85\u2028\u2029\ufeff")
 
 
 class DataTests(Backend):

@@ -134,6 +134,23 @@ class PublishingTests(Backend):
                 client.send_many(queue, one)
         assert client.stats(queue).ready == 0
 
+    def test_g18_a_part_of_the_wrong_type_is_refused(self, client: QueueClient, queue: str) -> None:
+        """A body, headers or an id of another type are errors of QBridge's in ``publish`` and ``publish_many``."""
+        wrong: list[tuple[Any, Any, Any]] = [
+            ("text", {}, None), (None, {}, None), ([1], {}, None), (b"", "", None), (b"", "a=b", None), (b"", [], None),
+            (b"", [("a", "b")], None), (b"", 0, None), (b"", {b"a": "b"}, None), (b"", {None: "b"}, None),
+            (b"", {"a": None}, None), (b"", {"a": b"b"}, None), (b"", {}, b"id"), (b"", {}, 7), (b"", {}, []),
+        ]  # fmt: skip
+        for body, headers, message_id in wrong:
+            with pytest.raises((ConfigurationError, PayloadError)):
+                client.publish(queue, body, headers=headers, message_id=message_id)
+            with pytest.raises((ConfigurationError, PayloadError)):
+                client.publish_many(queue, [Message(body, headers, message_id)])
+        assert client.stats(queue).ready == 0
+        none: Any = None  # as publish takes it
+        client.publish_many(queue, [Message(b"x", none)])
+        assert dict(self.receive_one(client, queue).headers) == {}
+
     @pytest.mark.parametrize("message_id", ["", "\ud800", "é" * 128, 7], ids=ascii)
     def test_a_message_id_that_cannot_be_kept_is_refused(
         self, client: QueueClient, queue: str, message_id: str
