@@ -10,6 +10,7 @@ from qbridge_core import MessageTooLargeError
 
 _MOST_HEADERS: Final = 20_000  # a script copies 25,000 fields at most, QBridge's own among them
 _RESERVE: Final = 64 * 1024  # for what a dead letter says, and for the names of command and keys
+_ALWAYS_FITS: Final = 64 * 1024  # the least that can be set for either limit is a mebibyte, see config.c in Redis
 _ENTRY: Final = 1 << 30  # a stream's entry, see STREAM_LISTPACK_MAX_SIZE in Redis' t_stream.c
 
 
@@ -39,6 +40,9 @@ class Limits:
         Raises:
             MessageTooLargeError: it is too large.
         """
+        characters = sum(map(len, headers)) + sum(map(len, headers.values())) if headers else 0
+        if len(body) + 4 * characters + 32 * len(headers) <= _ALWAYS_FITS:
+            return  # nearly each message: its headers need not be encoded for this
         if len(body) > self.value:
             raise MessageTooLargeError(f"the body has {len(body)} bytes, and this server takes at most {self.value}")
         if len(headers) > _MOST_HEADERS:

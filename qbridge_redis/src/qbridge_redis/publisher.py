@@ -37,6 +37,7 @@ from qbridge_redis.scripts import PUBLISH_LATER, Command
 from qbridge_redis.session import Session
 
 _CHUNK: Final = 200
+_STORED: Final = frozenset({bytes, int})  # types of the replies to what was published: an id, now or for later
 _WAIT_MARGIN: Final = 0.25  # the server looks at the time every 100 ms, and its answer must come before the deadline
 _CHUNK_BYTES: Final = 256 * 1024  # more than the socket buffers of both sides hold would only wait
 
@@ -122,6 +123,8 @@ class Publisher:
         link = self._session.links.take(deadline)
         try:
             replies = self._exchange(link, queue, commands, deadline)
+            if _STORED.issuperset(map(type, replies)):
+                return ()
             has_time = monotonic() < deadline
             _raise_first(queue, [reply for reply in replies if not (has_time and is_redirect(reply))])
             again = [command for command, reply in zip(commands, replies, strict=True) if is_redirect(reply)]
