@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import functools
 import math
-import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -19,12 +18,11 @@ from typing import Any, Final
 
 from qbridge_core.clock import monotonic
 from qbridge_core.context import current_run
+from qbridge_core.processors import usable_processors
 from qbridge_core.run import Run
 
 PATIENCE: Final = 0.25
 """Seconds that what was cancelled gets to end, before it counts as hanging."""
-# What asyncio and concurrent.futures have.
-_USUAL_SIZE: Final = min(32, (os.cpu_count() or 1) + 4)
 
 
 class ThreadPool:
@@ -37,7 +35,8 @@ class ThreadPool:
     """
 
     def __init__(self, at_least: int = 1, is_running: Callable[[Run], bool] = lambda _: True) -> None:
-        self._size = max(_USUAL_SIZE, at_least)
+        # What asyncio and concurrent.futures have, but for the processors of a container or an affinity.
+        self._size = max(min(32, usable_processors() + 4), at_least)
         self._is_running = is_running
         self._changed = threading.Condition()
         self._waiting: deque[_Call] = deque()
