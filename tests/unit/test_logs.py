@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import logging
 import os
 import subprocess
@@ -14,8 +16,10 @@ from typing import Any
 import pytest
 
 from qbridge_core import TaskManager, current_task
+from qbridge_core.child import _await
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.logs import escaped, flush, logger
+from qbridge_core.threadpool import ThreadPool
 from qbridge_memory import MemoryClient
 from support.wait import wait_for
 
@@ -150,6 +154,76 @@ def test_g20_logging_that_blocks_stops_nothing(client: MemoryClient, records: Re
         records.free.set()
     assert flush(10)
     assert "dead-lettered" in records.text
+
+
+@pytest.mark.parametrize("where", ["task", "callback", "forgotten future"])
+def test_g20_logging_that_blocks_does_not_block_the_loop_of_the_handlers(
+    client: MemoryClient, records: Records, where: str
+) -> None:
+    """An error that asyncio has to report is logged elsewhere, by asyncio's own logger, and the coroutines go on."""
+    asyncios = logging.getLogger("asyncio")
+    asyncios.addHandler(records)
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def fails() -> None:
+        raise ValueError("forgotten")
+
+    async def handler(payload: int) -> None:
+        loop = asyncio.get_running_loop()
+        loops.append(loop)
+        if payload:
+            return
+        records.free.clear()
+        if where == "task":
+            task: Any = loop.create_task(fails())
+            await asyncio.wait([task])
+            del task
+        elif where == "callback":
+            loop.call_soon(raises)
+        else:
+            loop.create_future().set_exception(ValueError("forgotten"))
+        gc.collect()
+        await asyncio.sleep(0)
+
+    try:
+        client.send_many("q", range(4))
+        assert TaskManager(client, handler, "q", "d", max_workers=1).run_until_idle(20).succeeded == 4
+        assert len(set(loops)) == 1, "the loop was blocked, and another one took its place"
+        records.free.set()
+        wait_for(lambda: any(record.name == "asyncio" for record in records.records), 10)
+    finally:
+        records.free.set()
+        flush(30)
+        asyncios.removeHandler(records)
+    (record,) = (record for record in records.records if record.name == "asyncio")
+    assert record.levelno == logging.ERROR
+    assert record.exc_info is not None
+
+
+def test_g20_logging_that_blocks_does_not_block_a_child_process(records: Records) -> None:
+    """What asyncio has to report of a coroutine in a child process is logged in another thread too."""
+    asyncios = logging.getLogger("asyncio")
+    asyncios.addHandler(records)
+    ended = threading.Event()
+
+    async def handler(payload: object) -> None:
+        del payload
+        asyncio.get_running_loop().call_soon(raises)
+        await asyncio.sleep(0)
+
+    def run() -> None:
+        _await(handler, ThreadPool(), None)
+        ended.set()
+
+    records.free.clear()
+    try:
+        threading.Thread(target=run, daemon=True).start()
+        assert ended.wait(10)
+    finally:
+        records.free.set()
+        flush(30)
+        asyncios.removeHandler(records)
+    assert [record.name for record in records.records] == ["asyncio"]
 
 
 def test_a_record_names_the_place_and_time_that_logged(records: Records) -> None:

@@ -31,6 +31,7 @@ from qbridge_core.context import HandlerTimeout, current_run
 from qbridge_core.envelope import read_task
 from qbridge_core.executor import is_coroutine_function, loading, refuse_unstarted
 from qbridge_core.forks import OneProcess, flush_output
+from qbridge_core.logs import log_errors_of
 from qbridge_core.message import Delivery
 from qbridge_core.retry import RetryPolicy
 from qbridge_core.run import Run
@@ -209,6 +210,7 @@ def _await(handler: Callable[[Any], Any], threads: ThreadPool, payload: Any) -> 
 
     with asyncio.Runner() as runner:
         threads.serve(runner.get_loop())
+        log_errors_of(runner.get_loop())
         result = runner.run(call())
     threads.wait()  # asyncio would too, but also for those that hang and that nobody waits for any more
     return result

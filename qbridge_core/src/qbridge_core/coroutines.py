@@ -19,7 +19,7 @@ from qbridge_core.clock import monotonic
 from qbridge_core.context import current_run
 from qbridge_core.executor import Executor
 from qbridge_core.forks import OneProcess
-from qbridge_core.logs import logger
+from qbridge_core.logs import log_errors_of, logger
 from qbridge_core.run import Run
 from qbridge_core.threadpool import PATIENCE, ThreadPool
 
@@ -212,6 +212,7 @@ class _LoopThread:
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.loop.time = monotonic  # type: ignore[method-assign]  # a test's frozen one would stop what waits
+        log_errors_of(self.loop)
         self.stopping = False
         self.replaced = False
         self.cancelled: dict[_Call, float] = {}

@@ -55,6 +55,22 @@ def flush(timeout: float = _LAST_WORDS) -> bool:
     return _writer.flush(timeout)
 
 
+def log_errors_of(loop: asyncio.AbstractEventLoop) -> None:
+    """Have asyncio's reports of errors in a loop logged like ours: its own logging is done in the loop's thread."""
+    loop.set_exception_handler(_report)
+
+
+def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What ``default_exception_handler`` does, but for the texts of foreign objects."""
+    del loop
+    message = context.get("message") or "Unhandled exception in event loop"
+    task = context.get("task", context.get("future"))
+    if isinstance(task, asyncio.Task):
+        _asyncio.error("%s (task %s)", message, task.get_name(), exc_info=context.get("exception"))
+    else:
+        _asyncio.error("%s", message, exc_info=context.get("exception"))
+
+
 class QueuedLogger:
     """Has the methods of ``logging.Logger`` that QBridge uses. They never raise and never wait. Thread-safe.
 
@@ -359,6 +375,7 @@ def _renew() -> None:
 
 _writer = _Writer()
 _log: Final = logger("qbridge.log")
+_asyncio: Final = logger("asyncio")
 atexit.register(lambda: _writer.end())  # noqa: PLW0108 - a fork renews it
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew)
