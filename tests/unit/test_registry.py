@@ -223,3 +223,33 @@ def test_only_a_callable_can_be_registered() -> None:
     """The error shows how it will be called."""
     with pytest.raises(ConfigurationError, match=r"factory\(url, options\)"):
         register_backend("good", None)  # type: ignore[arg-type]
+
+
+EXHAUSTED = """
+    import contextlib, os, resource
+    from qbridge_core import BackendLoadError, BrokerUnavailableError, backends, connect
+    {before}
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    held = []
+    for free in range(4):
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(free):
+            os.close(held.pop())
+        try:
+            connect("memory://")
+        except (BackendLoadError, BrokerUnavailableError) as exc:
+            assert isinstance(exc.__cause__, OSError), exc
+            print("refused", end=" ")
+        while held:
+            os.close(held.pop())
+    print(connect("memory://").connected)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limit")
+@pytest.mark.parametrize("before", ["", "backends()"])
+def test_g18_without_a_free_descriptor_a_backend_is_not_called_missing(run: Run, before: str) -> None:
+    """The lack is named, with its cause, and the backend is found as soon as it is over."""
+    assert run(EXHAUSTED.format(before=before)) == "refused True"

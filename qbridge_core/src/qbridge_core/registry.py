@@ -6,6 +6,7 @@ scheme is first used: one that is broken or missing never touches another.
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
@@ -26,6 +27,7 @@ from qbridge_core.errors import (
     BrokerUnavailableError,
     ConfigurationError,
     DuplicateBackendError,
+    QBridgeError,
     UnknownSchemeError,
 )
 from qbridge_core.hookspecs import PROJECT, BackendFactory
@@ -78,9 +80,18 @@ def connect(url: str, *, start_timeout: float = 0.0, **options: object) -> Queue
         start_timeout = start_timeout or _seconds(parsed.query[_START_TIMEOUT])
         url = _IN_QUERY.sub(r"\1", url).rstrip("?&")
     patience = require_seconds(_START_TIMEOUT, start_timeout)
-    client = _factory(parsed.scheme)(url, options)
+    client = _made(_factory(parsed.scheme), url, options, parsed)
     _connect(client, patience, parsed)
     return client
+
+
+def _made(factory: BackendFactory, url: str, options: Mapping[str, object], parsed: BrokerURL) -> QueueClient:
+    try:
+        return factory(url, options)
+    except QBridgeError:
+        raise
+    except OSError as exc:  # for example no descriptor is left
+        raise BrokerUnavailableError(f"no client can be made for {parsed}: {exc}") from exc
 
 
 def _seconds(text: str) -> float:
@@ -126,7 +137,7 @@ def register_backend(scheme: str, factory: BackendFactory) -> None:
 
 def backends() -> dict[str, str]:
     """The schemes that can be used and the distribution that serves each; nothing is imported for it."""
-    found = {entry.name: _distribution(entry) for entry in metadata.entry_points(group=ENTRY_POINT_GROUP)}
+    found = {entry.name: _distribution(entry) for entry in _entry_points()}
     with _lock:
         found.update(dict.fromkeys(_registered, "registered in this process"))
     return dict(sorted(found.items()))
@@ -159,7 +170,7 @@ def _load(scheme: str) -> BackendFactory:
 
 
 def _entry_point(scheme: str) -> metadata.EntryPoint:
-    found = {(_distribution(e), e.value): e for e in metadata.entry_points(group=ENTRY_POINT_GROUP, name=scheme)}
+    found = {(_distribution(e), e.value): e for e in _entry_points(scheme)}
     if len(found) > 1:
         owners = " and ".join(sorted(owner for owner, _ in found))
         raise DuplicateBackendError(f"{owners} both serve {scheme}://; uninstall one of them")
@@ -174,9 +185,31 @@ def _entry_point(scheme: str) -> metadata.EntryPoint:
     raise UnknownSchemeError(f"no backend serves {scheme}://; known schemes: {known}")
 
 
+def _entry_points(scheme: str | None = None) -> list[metadata.EntryPoint]:
+    """The backends that are installed, as far as that can be read.
+
+    Without a free descriptor ``importlib`` finds nothing, says nothing, and goes on to do so for as long as no
+    directory changes: what it remembers is thrown away before its word is taken.
+    """
+    try:
+        found = _found(scheme)
+        if not found:
+            metadata.MetadataPathFinder().invalidate_caches()  # of an instance: no class method before Python 3.13
+            found = _found(scheme)
+            os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as exc:
+        raise BackendLoadError(f"the installed packages cannot be searched for a backend: {exc}") from exc
+    return found
+
+
+def _found(scheme: str | None) -> list[metadata.EntryPoint]:
+    entries = metadata.entry_points(group=ENTRY_POINT_GROUP)
+    return [entry for entry in entries if scheme is None or entry.name == scheme]
+
+
 def _schemes() -> set[str]:
     """Names of all schemes, for a caller that holds the lock."""
-    return {entry.name for entry in metadata.entry_points(group=ENTRY_POINT_GROUP)} | set(_registered)
+    return {entry.name for entry in _entry_points()} | set(_registered)
 
 
 def _factories(plugin: ModuleType, entry: metadata.EntryPoint) -> dict[str, BackendFactory]:
@@ -195,4 +228,7 @@ def _factories(plugin: ModuleType, entry: metadata.EntryPoint) -> dict[str, Back
 
 
 def _distribution(entry: metadata.EntryPoint) -> str:
-    return entry.dist.name if entry.dist is not None else entry.value
+    try:
+        return entry.dist.name if entry.dist is not None else entry.value
+    except OSError:  # no descriptor is left
+        return entry.value
