@@ -400,8 +400,9 @@ class QueueClient(ABC):
         """Send dead letters back to the queue they came from, counters reset; return how many went back.
 
         At most as many as were there at the start, so that letters which fail again at once do not go round. A letter
-        is removed only after its copy is confirmed. Letters that a consumer holds stay with it. When one cannot be sent
-        back, it and those behind it stay in their order, whether hand-backs go to the front or to the end.
+        is removed only after its copy is confirmed. Letters that a consumer holds stay with it and use up no limit.
+        When one cannot be sent back, it and those behind it stay in their order, whether hand-backs go to the front or
+        to the end.
 
         Args:
             dead_letter_queue: where to take them from.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ from qbridge_core.message import SOURCE_QUEUE, meta_text
 from qbridge_redis import fields
 from qbridge_redis.failures import checked, is_missing_group, unreachable
 from qbridge_redis.link import LOST, Link
-from qbridge_redis.scripts import PURGE, REPLAY, Argument, Command
+from qbridge_redis.scripts import PURGE, REPLAY, Command
 from qbridge_redis.session import Session
 
 _Entry = tuple[bytes, Sequence[bytes]]
@@ -47,7 +47,9 @@ class Inspector:
         """The oldest letters."""
         letters: list[DeadLetter] = []
         with self._session.links.lease() as link:
-            for page in self._pages(link, queue, "+", limit):
+            start: bytes = b"-"
+            while start and len(letters) < limit:
+                page, start = self._page(link, queue, start, b"+", limit - len(letters))
                 letters += [fields.dead_letter(content) for _, content in page]
         return letters
 
@@ -66,10 +68,11 @@ class Inspector:
 
     def replay(self, queue: str, target: str | None, limit: int | None) -> int:
         """Send letters back in their order, a page at a time; those that a consumer holds stay."""
-        replayed = 0
+        replayed, start = 0, b"-"
         with self._session.links.lease() as link:
             end = self._last_id(link, queue)
-            for page in self._pages(link, queue, end, limit) if end else ():
+            while end and start and (limit is None or replayed < limit):
+                page, start = self._page(link, queue, start, end, _PAGE if limit is None else limit - replayed)
                 for name, letters in groupby(page, key=lambda letter: target or _source(queue, letter[1])):
                     replayed += self._replay(link, queue, name, list(letters))
         return replayed
@@ -104,20 +107,12 @@ class Inspector:
             checked(self._call(link, ("XDEL", stream, *(entry_id for entry_id, _ in free))), f"replay {queue!r}")
         return len(free)
 
-    def _pages(self, link: Link, queue: str, end: Argument, limit: int | None) -> Iterator[Sequence[_Entry]]:
-        stream = self._session.keys.stream(queue)
-        start: Argument = "-"
-        left = limit
-        while left is None or left > 0:
-            count = _PAGE if left is None else min(_PAGE, left)
-            reply = self._call(link, ("XRANGE", stream, start, end, "COUNT", count))
-            page = checked(reply, f"list {queue!r}")
-            if page:
-                yield page
-            if len(page) < count:
-                return
-            start = b"(" + page[-1][0]
-            left = None if left is None else left - len(page)
+    def _page(self, link: Link, queue: str, start: bytes, end: bytes, wanted: int) -> tuple[Sequence[_Entry], bytes]:
+        """Some entries, and where the next page starts; b"" when there is none."""
+        count = min(_PAGE, wanted)
+        reply = self._call(link, ("XRANGE", self._session.keys.stream(queue), start, end, "COUNT", count))
+        page = checked(reply, f"list {queue!r}")
+        return page, b"(" + page[-1][0] if len(page) == count else b""
 
     def _last_id(self, link: Link, queue: str) -> bytes:
         """What is there now ends here; b"" when there is nothing."""

@@ -52,6 +52,16 @@ def test_replay_leaves_letters_that_a_consumer_holds(client: RedisClient, queue:
     assert client.stats(dead) == QueueStats(0, 0, 0)
 
 
+def test_g13_letters_that_a_consumer_holds_use_up_no_limit(client: RedisClient, queue: str, dead: str) -> None:
+    """Behind more of them than a page has, as many free ones go back as were asked for, the oldest first."""
+    _fill(client, queue, 130)
+    held = client.receive(dead, 110, 5.0)
+    assert client.replay(dead, limit=5) == 5
+    assert client.replay(dead, limit=1) == 1
+    assert [d.body for d in client.receive(queue, 10, 5.0)] == [b"%d" % i for i in range(110, 116)]
+    assert (len(held), client.stats(dead)) == (110, QueueStats(14, 110, 0))
+
+
 def test_replay_of_many_goes_in_order(client: RedisClient, queue: str, dead: str) -> None:
     """A limit over the page size is kept, and the rest stays."""
     _fill(client, queue, 250)

@@ -690,6 +690,15 @@ class ReplaysWhatIsHeld(MemoryClient):
         return super().replay(dead_letter_queue, target=target, limit=limit)
 
 
+class CountsWhatIsHeld(MemoryClient):
+    """Has letters that a consumer holds use up the limit of a replay."""
+
+    def replay(self, dead_letter_queue: str, *, target: str | None = None, limit: int | None = None) -> int:
+        held = self.stats(dead_letter_queue).in_flight if self.connected and limit else 0
+        most = limit if limit is None or not held else max(0, limit - held)
+        return super().replay(dead_letter_queue, target=target, limit=most)
+
+
 class ReplaysWithHistory(MemoryClient):
     """Sends letters back as they are."""
 
