@@ -244,10 +244,12 @@ class RabbitMQClient(QueueClient):
         max_messages, timeout = check_count("max_messages", max_messages, 1), check_wait(timeout)
         if self._topology.is_side_queue(check_queue_name(queue)):
             return self._receive_suspect(session, queue, timeout)
-        kept: list[Arrival] = []
-        while not kept and (arrivals := session.receive(queue, max_messages, timeout)):
+
+        def accept(arrivals: list[Arrival]) -> list[Delivery]:
             kept = [one for one in arrivals if not (one.redelivered and self._renew(session, queue, one))]
-        return hand_out(session, queue, kept)
+            return hand_out(session, queue, kept)
+
+        return session.receive(queue, max_messages, timeout, accept)
 
     def _renew(self, session: Session, queue: str, arrival: Arrival) -> bool:
         """Put a copy, which the broker counts anew, in the place of a message that it may soon drop."""

@@ -50,7 +50,7 @@ class Docket:
         self._release()
         doubtful: dict[str, Arrival] = {}
         try:
-            while arrivals := self._session.receive(queue, 1, 0.0 if doubtful else timeout):
+            while arrivals := self._session.receive(queue, 1, 0.0 if doubtful else timeout, list):
                 (arrival,) = arrivals
                 mark = headers.read(arrival.properties).mark
                 try:

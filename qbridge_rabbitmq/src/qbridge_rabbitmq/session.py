@@ -379,8 +379,16 @@ class Session:
         self.io.post(lambda: self._join(lane))
         return lane
 
-    def receive(self, queue: str, limit: int, timeout: float) -> list[Arrival]:
-        """Take up to ``limit`` messages; see ``QueueClient.receive``."""
+    def receive(self, queue: str, limit: int, timeout: float, accept: Callable[[list[Arrival]], list[T]]) -> list[T]:
+        """Take up to ``limit`` messages; see ``QueueClient.receive``.
+
+        Args:
+            queue: where from.
+            limit: how many.
+            timeout: seconds to wait for the first.
+            accept: what the caller gets for those that have come. When that is nothing, because the broker has them
+                again or a copy took their place, the wait goes on.
+        """
         lane = self.lane(queue)
         epoch = lane.epoch
         deadline = monotonic() + timeout
@@ -396,11 +404,14 @@ class Session:
                 items, answered = self._poll(lane, epoch, limit, left, min(pause, left))
                 reached = reached or answered
                 pause = min(pause * 2, _LONGEST_PAUSE)
-            if items:
-                return items
+            if items and (accepted := accept(items)):
+                return accepted
             self.require_open()
             if lane.epoch != epoch:
                 return []
+            if items:  # what took their place may be there, also for a caller who does not want to wait
+                reached = True
+                continue
             if lane.missing is not None:
                 raise _no_consumer(queue, lane.missing) from lane.missing
             if monotonic() >= deadline:

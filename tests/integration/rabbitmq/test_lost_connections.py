@@ -476,6 +476,20 @@ def failed(attempts: int) -> Failure:
     return Failure(Reason.FAILED, attempts=attempts, first_failed_at=1.0, last_failed_at=1.0)
 
 
+def test_g15_a_receive_that_finds_a_twin_goes_on_to_the_next_message(
+    client: RabbitMQClient, channel: Any, unique_name: str
+) -> None:
+    """One call that may wait comes back with a task, and not with nothing because the first message was a twin."""
+    let_one_out = delayed_copy(client, channel, unique_name)
+    let_one_out()
+    (first,) = client.receive(unique_name, 1, 10.0)
+    let_one_out()
+    wait_for(lambda: ready(client, unique_name) == 1, 10.0, "its twin is there")
+    client.publish(unique_name, b"next")
+    (second,) = client.receive(unique_name, 1, 10.0)
+    assert (first.body, second.body) == (b"{}", b"next")
+
+
 def test_g3_a_delayed_retry_that_the_broker_doubled_is_handed_out_once(
     client: RabbitMQClient, channel: Any, unique_name: str
 ) -> None:

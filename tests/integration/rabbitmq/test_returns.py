@@ -61,6 +61,22 @@ def test_g2_lost_connections_use_up_no_message(
     check(client, queue)
 
 
+@pytest.mark.parametrize("timeout", [0.0, 10.0])
+def test_g15_a_receive_brings_what_it_renews(
+    make_client: MakeClient, amqp_url: str, queue: str, timeout: float
+) -> None:
+    """A process that did not declare the queue gets a message that came back often, with its first call."""
+    first, second = make_client(amqp_url), make_client(amqp_url)
+    for _ in range(2):
+        first.reject(take(first, queue), requeue=True)
+    assert first.flush()
+    (delivery,) = second.receive(queue, 1, timeout)
+    assert delivery.body == b"precious"
+    second.ack(delivery)
+    assert second.flush()
+    assert second.stats(queue) == QueueStats(0, 0, 0)
+
+
 def test_g3_a_task_outlasts_many_lost_connections(
     make_client: MakeClient, amqp_url: str, client: RabbitMQClient, unique_name: str
 ) -> None:
