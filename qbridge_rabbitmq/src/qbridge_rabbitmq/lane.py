@@ -168,6 +168,7 @@ class Lane:
         self.life = None
         self._leave(life)
         self._ready = self._getting = False
+        refused = self._consumers is not None and not self._consumers.ready
         if self._consumers is not None:
             self._consumers.end()
         self._consumers = None
@@ -181,7 +182,7 @@ class Lane:
         if isinstance(reason, exceptions.ChannelClosedByClient):
             self._io.later(0.0, self._pursue)
         elif self.prefetch:
-            self._consumer_ended(reason)
+            self._consumer_ended(reason, refused)
 
     def _leave(self, life: Life | None) -> None:
         """Note what was in flight on a channel that has ended, and what nobody has taken."""
@@ -199,14 +200,18 @@ class Lane:
             if arrival.returned is not None:
                 self._ledger.note_returned(self._exact(arrival), arrival.returned)
 
-    def _consumer_ended(self, reason: BaseException) -> None:
-        """The broker has closed the channel: it may do so again at once, for as long as something is wrong."""
+    def _consumer_ended(self, reason: BaseException, refused: bool) -> None:
+        """The broker has closed the channel: it may do so again at once, for as long as something is wrong.
+
+        What ends a consumer that was at work (an acknowledgement that came too late, for one) does not keep the next
+        one from the queue.
+        """
         problem = errors.from_channel(reason, f"the consumer of {self.queue!r} ended", "read")
         now = monotonic()
         if str(problem) != self._said or now - self._said_at >= _SAY_AGAIN:
             self._said, self._said_at = str(problem), now
             _log.warning("%s", problem)
-        if not isinstance(problem, TransientError) and not errors.is_missing(reason):
+        if refused and not isinstance(problem, TransientError) and not errors.is_missing(reason):
             self.missing = reason
             self.buffer.wake()
         self._try_again()

@@ -190,8 +190,8 @@ def _noted(failure: Failure, is_final: bool) -> Any:
 
 
 def _fill(client: RabbitMQClient, queue: str) -> None:
-    """Publish until the queue takes nothing more."""
-    for _ in range(10):
+    """Publish until the queue takes nothing more, and the consumer neither."""
+    for _ in range(50):
         try:
             client.publish(queue, b"filler")
         except QueueFullError:
