@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from qbridge_core import Outcome, Reason, TaskManager
+from qbridge_core import Outcome, Reason, TaskManager, hookimpl
 from qbridge_core.isolation import can_be_isolated, setup_of
 from qbridge_core.message import BESIDE, SUSPICIONS, SuspectFailure
 from support import handlers
@@ -296,3 +296,41 @@ def test_g6_a_suspect_without_a_child_has_its_turn_beside_what_does_not_end(clie
         running.run_until_idle(20.0)
     times = [when for _, when in done]
     assert max(later - earlier for earlier, later in pairwise(times)) < 5.5
+
+
+@pytest.mark.parametrize("what", ["redact", "qbridge_task_started", "qbridge_task_succeeded"])
+def test_g20_foreign_code_that_hangs_at_a_suspect_stops_no_other_suspect(
+    client: CountingClient, journal: str, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """The suspect is done with once, without it, and so is the next one; a thread that comes back changes nothing."""
+    monkeypatch.setattr("qbridge_core.isolation.patience", lambda timeout: 0.2)
+    released, hung = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        if not hung.is_set():
+            hung.set()
+            released.wait(20)
+
+    def redact(text: str) -> str:
+        hang()
+        return text
+
+    options: dict[str, Any] = {"redact": redact}
+    deed = {"do": "fail"}
+    if what != "redact":
+        options, deed = {"plugins": [type("Plugin", (), {what: hookimpl(lambda self: hang())})()]}, {}
+    for name in ("suspect", "suspect-too"):
+        client.send("q", {"id": name, "file": journal, **deed}, task_id=name)
+    with manager(client, **options) as running:
+        report = running.run_until_idle(30.0)
+        assert hung.is_set()
+        released.set()
+        wait_for(lambda: threads_named("qbridge-isolation") <= 1, 10.0, "the thread that hung has ended")
+    times = 2 if deed else 1  # a run that fails there is repeated in the worker
+    assert (len(runs(journal, "suspect")), len(runs(journal, "suspect-too"))) == (times, times)
+    assert (report.succeeded, report.dead_lettered) == ((0, 2) if deed else (2, 0))
+
+
+def threads_named(name: str) -> int:
+    """How many there are."""
+    return sum(thread.name == name for thread in threading.enumerate())

@@ -86,7 +86,7 @@ class Ending:
             intake.close()
             notice()
 
-        beginning = closing = self._call("qbridge-stopping", begin)
+        beginning = closing = self.call("qbridge-stopping", begin)
         while True:
             left = deadline - monotonic()
             if not (self._is_busy or beginning.is_alive()) or left <= 0 or self._requests() > 1:
@@ -94,7 +94,7 @@ class Ending:
             sleep(min(self._pool.expire(), left, _POLL))
             if self._pool.alive and (closing is beginning or not closing.is_alive()):
                 # Once more: a reader may have passed its check just before.
-                closing = self._call("qbridge-unsubscribe", intake.close)
+                closing = self.call("qbridge-unsubscribe", intake.close)
 
     def finish(self) -> None:
         """Hand back what did not finish, as far as the broker answers in time, and flush.
@@ -110,13 +110,15 @@ class Ending:
 
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
         """Return what no worker has begun, in a thread of its own: the broker may be slow."""
-        self._call("qbridge-return", lambda: self._return(deliveries))
+        self.call("qbridge-return", lambda: self._return(deliveries))
 
     @property
     def _is_busy(self) -> bool:
         return self._pool.alive or (self._isolation is not None and self._isolation.busy)
 
-    def _call(self, name: str, call: Callable[[], None]) -> threading.Thread:
+    def call(self, name: str, call: Callable[[], None]) -> threading.Thread:
+        """Call something in a thread of its own, which counts as one that the session waits for."""
+
         def registered() -> None:
             self._helpers.add(threading.get_ident())
             try:
@@ -132,7 +134,7 @@ class Ending:
         if self._isolation is not None:
             runs += self._isolation.claim_running()
         # In a thread of its own: with a broker that does not answer each one may take seconds.
-        helper = self._call("qbridge-hand-back", lambda: self._hand_back(runs))
+        helper = self.call("qbridge-hand-back", lambda: self._hand_back(runs))
         begin = heard = monotonic()
         steps, requests = self._steps, self._requests()  # one more request, and there is no time for this either
         while helper.is_alive():
@@ -182,6 +184,6 @@ class Ending:
                 flushed.append(True)
 
         # In a thread of its own: a lock of the client may be held by a handler that hangs.
-        self._call("qbridge-flush", flush).join(self._patience(seconds) + _JOIN_POLL)
+        self.call("qbridge-flush", flush).join(self._patience(seconds) + _JOIN_POLL)
         if not any(flushed):
             _log.warning("some settlements did not reach the broker; those tasks will be delivered again")

@@ -62,8 +62,8 @@ class Executor:
     def cancel(self, run: Run) -> None:
         """End a run whose result no longer counts; not here, where it runs in the worker's own thread."""
 
-    def release(self) -> None:
-        """The calling worker's thread ends."""
+    def release(self, ident: int | None = None) -> None:
+        """The calling worker's thread ends, or the one of this identifier will run no more handler."""
 
     def stuck(self, abandoned: int) -> int:
         """How many handlers hold something that cannot be taken from them, when so many worker threads do not end."""

@@ -3,7 +3,8 @@
 A backend implements :func:`qbridge_backends` in the module that its entry points name. Anybody can implement the
 lifecycle hooks and pass the object as ``TaskManager(plugins=[...])``; a misspelled or misdeclared hook is refused
 when it is registered. Lifecycle hooks run in the worker's threads, so they must be quick and thread-safe; an
-exception that one raises is logged and changes nothing for the task.
+exception that one raises is logged and changes nothing for the task. One that does not return for as long as a task may
+take, at least a second, is left out: another thread takes the place of the one that it holds.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ ended soon after the last one.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import threading
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 from qbridge_core.clock import monotonic
 from qbridge_core.envelope import MalformedTaskError, read_task
 from qbridge_core.executor import NotStartedError, unwrapped
+from qbridge_core.foreign import GivenUp, Step, Watched, patience
 from qbridge_core.lifecycle import Lifecycle
 from qbridge_core.logs import logger
 from qbridge_core.message import TASK_ID, Delivery, meta_text, new_id
@@ -115,6 +117,8 @@ class Isolation:
         self._most = min(most, _MOST_CHILDREN)
         self._lock = threading.Lock()
         self._lanes: set[_Lane] = set()
+        self._hanging = 0
+        self._patience = patience(task_timeout)
         self._setup: bytes | None = None
         self._try_at = 0.0
         self._said = False
@@ -141,6 +145,21 @@ class Isolation:
         """Take over the runs that have not ended; their results are ignored from now on."""
         runs = [lane.running for lane in self._all_lanes()]
         return [run for run in runs if run is not None and run.cancel()]
+
+    @property
+    def hanging(self) -> int:
+        """How many threads were given up, since a hook or the like hangs in them, and have not ended."""
+        return self._hanging
+
+    def expire(self) -> None:
+        """Give up the threads in which a hook, ``redact`` or a backoff hangs. Call it again, from one thread."""
+        for lane in self._all_lanes():
+            if lane.watched.give_up(self._patience):
+                self.count_hanging(1)
+                self.lifecycle.give_up(lane.watched.thread)
+                lane.leave_thread()
+            if lane.is_left and self._start(lane):  # tried again while the system has no thread left
+                lane.is_left = False
 
     def close(self) -> None:
         """Kill the child processes."""
@@ -188,6 +207,11 @@ class Isolation:
             self._lanes.discard(lane)
             return True
 
+    def count_hanging(self, change: int) -> None:
+        """A thread was given up, or one that was has ended."""
+        with self._lock:
+            self._hanging += change
+
     def lane_ended(self, lane: _Lane) -> None:
         """Called by a lane's thread at its end."""
         with self._lock:
@@ -199,11 +223,16 @@ class Isolation:
             if len(self._lanes) >= self._most or self.closed.is_set():
                 return True
             self._lanes.add(lane)
+        if self._start(lane):
+            return True
+        self.lane_ended(lane)
+        return False
+
+    def _start(self, lane: _Lane) -> bool:
         thread = threading.Thread(target=lane.work, name="qbridge-isolation", daemon=True)
         try:
             thread.start()
         except RuntimeError as exc:  # the system has no thread left
-            self.lane_ended(lane)
             _log.warning("a suspect cannot have a thread of its own: %s", exc)
             return False
         return True
@@ -216,6 +245,13 @@ class Isolation:
 class _Lane:
     """A thread with a child process, which works off one suspect after the other.
 
+    When foreign code hangs in the thread, another one goes on with the lane as it is.
+
+    Attributes:
+        running: what runs or is being settled.
+        watched: what the thread is in.
+        is_left: True when the thread was given up, until there is another one.
+
     Args:
         isolation: where it belongs.
         stays: it does not end when there is nothing to do.
@@ -223,6 +259,10 @@ class _Lane:
 
     def __init__(self, isolation: Isolation, *, stays: bool) -> None:
         self.running: Run | None = None
+        self.watched = Watched()
+        self.is_left = False
+        self._left: tuple[Delivery, Step | None] | None = None
+        self._delivery: Delivery | None = None
         self._isolation = isolation
         self._stays = stays
         self._child_lock = threading.Lock()
@@ -230,20 +270,41 @@ class _Lane:
         self._unstarted = 0
 
     def work(self) -> None:
-        """Work until the isolation is closed, or there is nothing to do any more."""
-        isolation = self._isolation
+        """Work until the isolation is closed, or there is nothing to do any more, or another thread has this lane."""
+        watched = self.watched
+        watched.begin()
         try:
-            while not isolation.closed.is_set():
-                isolation.suspects.wanted.clear()
-                while isolation.is_possible and self._work_off_one():
-                    pass
-                if not isolation.suspects.wanted.wait(LOOK_EVERY):
-                    self._end_child()  # a while without work
-                    if not self._stays and isolation.may_end(self):
-                        return
+            self._work()
+        except GivenUp:
+            self._isolation.count_hanging(-1)
         finally:
-            self._end_child()
-            isolation.lane_ended(self)
+            if not watched.is_lost:
+                self._end_child()
+                self._isolation.lane_ended(self)
+
+    def leave_thread(self) -> None:
+        """Have another thread go on, which the caller starts."""
+        assert self._delivery is not None  # noqa: S101 - foreign code is called for one
+        run, step = self.running, self.watched.step
+        if run is not None and not run.claim() and run.cancelled:
+            step = None  # the session has taken it over
+        self._left = self._delivery, step
+        self.watched = Watched()
+        self.is_left = True
+
+    def _work(self) -> None:
+        isolation = self._isolation
+        if self._left is not None:
+            (delivery, step), self._left = self._left, None
+            self._deal(delivery, step)
+        while not isolation.closed.is_set():
+            isolation.suspects.wanted.clear()
+            while isolation.is_possible and self._work_off_one():
+                pass
+            if not isolation.suspects.wanted.wait(LOOK_EVERY):
+                self._end_child()  # a while without work
+                if not self._stays and isolation.may_end(self):
+                    return
 
     def kill(self) -> None:
         """Kill the child process, if there is one."""
@@ -262,16 +323,24 @@ class _Lane:
             return False
         if delivery is None:
             return False
+        self._deal(delivery, Step(functools.partial(self._deal_with, delivery)))
+        return True
+
+    def _deal(self, delivery: Delivery, step: Step | None) -> None:
+        """Do what is left to be done with a suspect."""
+        watched = self.watched
+        self._delivery = delivery
         try:
-            self._deal_with(delivery)
+            if step is not None:
+                watched.do(step)
         except Exception as exc:  # noqa: BLE001 - what is taken must be settled
             _log.exception("a suspect could not be dealt with; it runs in a worker")
             self._end_child()
             self._isolation.give_up(delivery, str(exc))
         finally:
-            self.running = None
-            suspects.release()
-        return True
+            if not watched.is_lost:  # otherwise another thread does it
+                self.running = self._delivery = None
+                self._isolation.suspects.release()
 
     def _deal_with(self, delivery: Delivery) -> None:
         isolation = self._isolation
@@ -311,6 +380,7 @@ class _Lane:
             return
         except Judged as exc:
             verdict = exc.verdict
+        self.watched.step = None  # what has run does not run again
         self._unstarted = 0
         duration = monotonic() - run.started_at
         if late.is_set():
@@ -322,13 +392,17 @@ class _Lane:
         elif verdict is None:
             isolation.settler.succeeded(run, duration)
         elif verdict.action is Action.CRASH:
-            isolation.settler.crashed_apart(run, child.identity, child.end_in_words)
+            crashed = functools.partial(isolation.settler.crashed_apart, run, child.identity, child.end_in_words)
+            self.watched.do(Step(crashed))
         else:
             self._repeat_in_worker(run, verdict.problem)
 
     def _repeat_in_worker(self, run: Run, problem: Problem) -> None:
-        if not self._isolation.settler.failed_apart(run, problem):
-            self._isolation.give_up(run.delivery, "their queue takes no message back")
+        def repeat() -> None:
+            if not self._isolation.settler.failed_apart(run, problem):
+                self._isolation.give_up(run.delivery, "their queue takes no message back")
+
+        self.watched.do(Step(repeat))
 
     def _not_started(self, run: Run, reason: Exception) -> None:
         """The child was gone before the run began, which says nothing about the task."""

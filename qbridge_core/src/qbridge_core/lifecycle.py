@@ -13,7 +13,7 @@ from typing import Final
 
 import pluggy
 
-from qbridge_core import hookspecs
+from qbridge_core import foreign, hookspecs
 from qbridge_core.clock import monotonic
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.hookspecs import PROJECT
@@ -27,6 +27,16 @@ def _nothing(**_: object) -> None:
     """Stands for a hook without implementations."""
 
 
+class _Telling:
+    """The call of a hook: in which thread it is, and whether it is over."""
+
+    __slots__ = ("over", "thread")
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+        self.thread = threading.get_ident()
+
+
 class HookOrder:
     """Has the hooks about one task called in the order of what they tell, whichever threads call them.
 
@@ -37,23 +47,33 @@ class HookOrder:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._telling: dict[str, list[threading.Event]] = {}
+        self._telling: dict[str, list[_Telling]] = {}
 
-    def begin(self, task_id: str) -> threading.Event:
+    def begin(self, task_id: str) -> _Telling:
         """Something becomes of this task, of which a hook has yet to tell."""
-        told = threading.Event()
+        told = _Telling()
         with self._lock:
             self._telling.setdefault(task_id, []).append(told)
         return told
 
-    def end(self, task_id: str, told: threading.Event) -> None:
-        """The hook has returned."""
+    def end(self, task_id: str, told: _Telling) -> None:
+        """The hook has returned, or is not waited for any more. May be called again."""
         with self._lock:
-            others = self._telling[task_id]
-            others.remove(told)
-            if not others:
-                del self._telling[task_id]
-        told.set()
+            others = self._telling.get(task_id, [])
+            if told in others:
+                others.remove(told)
+                if not others:
+                    del self._telling[task_id]
+        told.over.set()
+
+    def give_up(self, thread: int) -> None:
+        """The hooks that this thread calls hang."""
+        with self._lock:
+            hung = [
+                (task_id, told) for task_id, each in self._telling.items() for told in each if told.thread == thread
+            ]
+        for task_id, told in hung:
+            self.end(task_id, told)
 
     @contextmanager
     def telling(self, task_id: str) -> Iterator[None]:
@@ -72,7 +92,8 @@ class HookOrder:
             begun = list(self._telling.get(task_id, ()))
         deadline = monotonic() + _LONGEST_WAIT
         for told in begun:
-            told.wait(max(0.0, deadline - monotonic()))
+            if not told.over.wait(max(0.0, deadline - monotonic())):
+                self.end(task_id, told)  # once is enough
 
 
 # One for all managers of the process: the next attempt may run in another one.
@@ -131,6 +152,16 @@ class Lifecycle:
 
         self.task_started, self.task_timed_out = started, timed_out
 
+    @property
+    def hears_start(self) -> bool:
+        """True when somebody listens to the start of a worker."""
+        return self.worker_started is not _nothing
+
+    def give_up(self, thread: int) -> None:
+        """A hook hangs in this thread: nobody waits for it."""
+        if self.order is not None:
+            self.order.give_up(thread)
+
     def telling(self, task_id: str) -> AbstractContextManager[None]:
         """Around a settlement and the hook that tells of it."""
         return nullcontext() if self.order is None else self.order.telling(task_id)
@@ -140,10 +171,13 @@ class Lifecycle:
         if not hook.get_hookimpls():
             return _nothing
 
-        def call(**arguments: object) -> None:
+        def guarded(arguments: dict[str, object]) -> None:
             try:
                 hook(**arguments)
             except BaseException:  # noqa: BLE001 - a plugin is foreign code, and a test's `fail` no Exception
                 _log.exception("a plugin's %s raised; the task is not affected", name)
+
+        def call(**arguments: object) -> None:
+            foreign.call(f"a plugin's {name}", None, lambda: guarded(arguments), None)
 
         return call

@@ -82,10 +82,12 @@ class TaskManager:
             first death another task may be the cause, so a suspect runs the next time in a child process of its own,
             which imports the handler's module only; where that cannot be, alone in a worker. Needs a backend that sees
             such deaths (``capabilities.crashes``).
-        max_abandoned: how many handlers may hang past their timeout, each holding a thread, before the manager stops
-            and raises :class:`~qbridge_core.TooManyStuckTasksError`.
+        max_abandoned: how many handlers, hooks and the like may hang past their timeout, each holding a thread, before
+            the manager stops and raises :class:`~qbridge_core.TooManyStuckTasksError`.
         max_message_bytes: a longer message is malformed; ``None`` means what the client publishes at most.
-        plugins: objects or modules that implement lifecycle hooks (:mod:`qbridge_core.hookspecs`).
+        plugins: objects or modules that implement lifecycle hooks (:mod:`qbridge_core.hookspecs`). A hook that does not
+            return for ``task_timeout``, at least a second, is left out and its thread replaced, as are a backoff, whose
+            delay then counts as 0, and ``redact``.
         executor: ``"thread"``, or ``"process"`` to run each handler in one of ``max_workers`` child processes: then a
             handler can be killed when its time is over, may crash its process, and does not share the interpreter
             with the others. Another process must be able to import it, and the main program must be guarded by
@@ -97,7 +99,7 @@ class TaskManager:
         max_memory_per_child: a child process that holds more bytes of memory after a run is replaced; ``None`` means
             never.
         redact: called with the text of a handler's exception and with its traceback, before they are logged or written
-            into a dead letter; returns what may be shown. When it raises, the text is left out. Hooks see the
+            into a dead letter; returns what may be shown. When it raises or hangs, the text is left out. Hooks see the
             exception itself. It should be quick, and is called by several threads.
 
     Raises:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from types import FrameType, TracebackType
 from typing import Final
 
+from qbridge_core import foreign
 from qbridge_core.logs import logger
 from qbridge_core.message import MAX_EXCEPTION_MESSAGE_CHARS, MAX_TRACEBACK_CHARS, Reason
 
@@ -69,8 +70,10 @@ class Problem:
 
 
 def _redacted(redact: Callable[[str], str], text: str) -> str:
-    if not text:
-        return text
+    return foreign.call("redact", text, lambda: _shown(redact, text), _UNREDACTED) if text else text
+
+
+def _shown(redact: Callable[[str], str], text: str) -> str:
     try:
         shown = redact(text)
         if isinstance(shown, str):

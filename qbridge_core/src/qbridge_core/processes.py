@@ -85,9 +85,9 @@ class ProcessExecutor(Executor):
         super().__init__(self._execute)
         self._program = program
         self._setup = program.setup()
-        self._mine = threading.local()
         self._lock = threading.Lock()
         self._children: set[Child] = set()
+        self._by_thread: dict[int, Child] = {}
         self._running: dict[Run, Child] = {}
         self._closed = threading.Event()
         self._proven = False
@@ -107,10 +107,9 @@ class ProcessExecutor(Executor):
         if child is not None:
             child.cancel()
 
-    def release(self) -> None:
-        """The calling thread needs its child no more; somebody else waits for its end."""
-        child = self._child()
-        self._mine.child = None
+    def release(self, ident: int | None = None) -> None:
+        """The calling thread, or another one, needs its child no more; somebody else waits for its end."""
+        child = self._by_thread.pop(threading.get_ident() if ident is None else ident, None)
         if child is not None:
             reaper = threading.Thread(target=self._end, args=(child,), name="qbridge-reaper", daemon=True)
             try:
@@ -157,15 +156,14 @@ class ProcessExecutor(Executor):
         return program.max_memory is not None and child.memory > program.max_memory
 
     def _child(self) -> Child | None:
-        child: Child | None = getattr(self._mine, "child", None)
-        return child
+        return self._by_thread.get(threading.get_ident())
 
     def _start(self) -> bool:
         """Start a child for this thread. After one has worked, others can fail only for passing reasons."""
         pause = _FIRST_PAUSE
         while not self._closed.is_set():
             try:
-                self._mine.child = self._started()
+                self._by_thread[threading.get_ident()] = self._started()
             except ChildStartError as exc:
                 if not self._proven:
                     raise ConfigurationError(f"no child process can run the handler: {exc}") from exc

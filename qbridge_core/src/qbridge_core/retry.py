@@ -9,6 +9,7 @@ import random
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
+from qbridge_core import foreign
 from qbridge_core.checks import is_number, require_seconds
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.logs import logger
@@ -178,11 +179,20 @@ class RetryPolicy:
 
 
 def _delay(backoff: Backoff, times: int) -> float:
+    if type(backoff) in _OURS:
+        return backoff.delay(times)
+    return foreign.call("the backoff's delay()", times, lambda: _foreign_delay(backoff, times), 0.0)
+
+
+def _foreign_delay(backoff: Backoff, times: int) -> float:
     try:
         return require_seconds("the backoff's delay", backoff.delay(times))
-    except Exception:  # noqa: BLE001 - a backoff is foreign code; the task must be retried all the same
+    except BaseException:  # noqa: BLE001 - a backoff is foreign code; the task must be retried all the same
         _log.exception("the backoff cannot be used; retrying at once")
         return 0.0
+
+
+_OURS: Final = (ConstantBackoff, LinearBackoff, ExponentialBackoff)
 
 
 def _require_retries(value: object) -> None:

@@ -7,6 +7,7 @@ import os
 import threading
 from typing import Final
 
+from qbridge_core import foreign
 from qbridge_core.client import QueueClient, worker_identity
 from qbridge_core.clock import monotonic
 from qbridge_core.context import current_run
@@ -20,6 +21,7 @@ from qbridge_core.worker import Job, WorkerPool
 _log: Final = logger("qbridge.manager")
 _STALE_POLL: Final = 1.0
 _LOOK_EVERY: Final = 0.25
+_JOIN_POLL: Final = 0.05
 _LONGEST_HURRY: Final = 1.3
 _LEFT_BEHIND: Final = (
     "the stop was not done in time, because a hook does not return or a lock is never released; "
@@ -59,10 +61,11 @@ class Session:
         self._grace_period = grace_period
         self.wakeup = Wakeup()
         self._stop_requests = 0
-        self._pool = WorkerPool(job, workers, max_abandoned, self.wakeup)
+        self._pool = WorkerPool(job, workers, max_abandoned, self.wakeup, isolation)
         self._ending = Ending(client, job, self._pool, isolation, give_up, lambda: self._stop_requests)
         self._thread: int | None = None
         self._has_begun = False
+        self._started: tuple[threading.Thread, float] | None = None
         self._must_end_at: float | None = None
 
     def request_stop(self, times: int = 1) -> None:
@@ -122,7 +125,7 @@ class Session:
         _log.info("worker %s consumes %s", worker, self._queue, extra={"qbridge_queue": self._queue})
         self._job.intake.open()
         self._has_begun = True
-        self._job.lifecycle.worker_started(queue=self._queue, worker=worker)
+        self._tell_start(worker)
         self._pool.start()
         if self._isolation is not None:
             self._isolation.start()
@@ -133,15 +136,45 @@ class Session:
         if self._pool.error is not None:
             self._fail(self._pool.error)
 
+    def _tell_start(self, worker: str) -> None:
+        """Call the hooks of the start. They come before all others, unless they hang."""
+        if not self._job.lifecycle.hears_start:
+            return
+        raised: list[BaseException] = []
+
+        def tell() -> None:
+            try:
+                self._job.lifecycle.worker_started(queue=self._queue, worker=worker)
+            except BaseException as exc:  # noqa: BLE001 - raised again below
+                raised.append(exc)
+
+        deadline = monotonic() + foreign.patience(self._job.task_timeout)
+        helper = self._ending.call("qbridge-started", tell)
+        while helper.is_alive():
+            if self._stop_requests:
+                self._started = helper, deadline
+                return
+            if monotonic() > deadline:
+                _log.error("a plugin's qbridge_worker_started has not returned; the worker begins without it")
+                return
+            helper.join(_JOIN_POLL)
+        if raised:
+            raise raised[0]
+
     def _end(self) -> None:
         self._ending.drain(self._grace_period, self._notice, self._sleep)
         self._ending.finish()
+        if self._started is not None and self._started[0].is_alive():
+            self._fail(QBridgeError(_LEFT_BEHIND))
         self._pool.count_stuck()  # also those that came last
         if self._pool.error is not None:
             self._fail(self._pool.error)
 
     def _notice(self) -> None:
         if self._has_begun:
+            if self._started is not None:  # the hooks of the end come after those of the start
+                thread, deadline = self._started
+                thread.join(max(0.0, deadline - monotonic()))
             self._job.lifecycle.worker_stopping(queue=self._queue, worker=worker_identity())
 
     def _fail(self, exc: BaseException) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Final
 
+from qbridge_core import foreign
 from qbridge_core.client import QueueClient, worker_identity
 from qbridge_core.envelope import MalformedTaskError
 from qbridge_core.errors import MessageTooLargeError, QBridgeError, RemoteError
@@ -291,6 +292,7 @@ class Settler:
                 self._yield(run.delivery, refused.__cause__, run.log_fields)
             return
         if done:
+            foreign.settled()
             self._tally.add(Outcome.SNOOZED)
             why = verdict.problem.redacted(self._rules.redact).message[:MAX_EXCEPTION_MESSAGE_CHARS]
             _log.info("task %s snoozed for %g s: %s", run.task_id, delay, why, extra=run.log_fields())
@@ -326,6 +328,7 @@ class Settler:
             delay = 0.0
         if not done:
             return
+        foreign.settled()
         self._tally.add(Outcome.RETRIED)
         _log.warning(
             "task %s %s in attempt %d (%s); next attempt in %g s",
@@ -354,6 +357,7 @@ class Settler:
             return
         if not done:
             return
+        foreign.settled()
         self._tally.add(dead_lettered(failure.reason))
         _log.error(
             "task %s dead-lettered: %s after %d attempts (%s)",

@@ -2,7 +2,8 @@
 
 The threads are daemons on purpose: a handler that never returns cannot be stopped from outside in CPython, and
 ``ThreadPoolExecutor`` would make the interpreter wait for it at exit. A worker whose run times out is abandoned to
-its handler and replaced at once; what the handler does later changes nothing any more.
+its handler and replaced at once; what the handler does later changes nothing any more. The same happens to one whose
+hook, ``redact`` or backoff does not return (:mod:`qbridge_core.foreign`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import functools
 import sys
 import threading
-from collections.abc import Callable
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import Final
@@ -20,9 +20,11 @@ from qbridge_core.context import current_run
 from qbridge_core.envelope import MalformedTaskError, read_task
 from qbridge_core.errors import NotConnectedError, TooManyStuckTasksError
 from qbridge_core.executor import Executor, refuse_unstarted
+from qbridge_core.foreign import GivenUp, Step, Watched, patience
 from qbridge_core.forks import end_copy, process
 from qbridge_core.intake import Intake
 from qbridge_core.interrupt import interrupter
+from qbridge_core.isolation import Isolation
 from qbridge_core.late import Late
 from qbridge_core.lifecycle import Lifecycle
 from qbridge_core.logs import logger
@@ -51,6 +53,21 @@ class Job:
     max_message_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """What a thread that was given up leaves to the one in its place.
+
+    Attributes:
+        delivery: the message.
+        step: what is left to be done with it; None when it is settled.
+        context: the context of its run.
+    """
+
+    delivery: Delivery
+    step: Step | None
+    context: Context | None
+
+
 class Worker:
     """One slot: takes deliveries and runs the handler on them, one at a time, in a thread of its own.
 
@@ -59,17 +76,20 @@ class Worker:
     Args:
         pool: where it belongs; told when this thread is about to end.
         job: what to do.
-        first: something to do before the first delivery.
+        rest: what another thread has left, to be done before the first delivery.
     """
 
-    def __init__(self, pool: WorkerPool, job: Job, first: Callable[[], None] | None = None) -> None:
+    def __init__(self, pool: WorkerPool, job: Job, rest: Rest | None = None) -> None:
         self._thread = threading.Thread(target=self._run, name="qbridge-worker", daemon=True)
         self._pool = pool
         self.running: Run | None = None
+        self.delivery: Delivery | None = None
         self.context: Context | None = None
         self.abandoned = False
+        self.hangs_outside = False  # in something else than its handler
+        self.watched = Watched()
         self._job = job
-        self._first = first
+        self._rest = rest
         self._ending = threading.Lock()
         self._ended = False
 
@@ -89,6 +109,7 @@ class Worker:
     def _run(self) -> None:
         """Work until the intake closes or the watchdog gives this thread up."""
         error: BaseException | None = None
+        self.watched.begin()
         try:
             self._work()
         except BaseException as exc:  # noqa: BLE001 - the supervisor raises it
@@ -96,30 +117,56 @@ class Worker:
         self._end(error)
 
     def _work(self) -> None:
-        if self._first is not None:
-            self._first()
-            self._first = None
         executor, intake = self._job.executor, self._job.intake
+        if self._rest is not None:
+            self._go_on(self._rest)
+            self._rest = None
+            if self.abandoned:
+                return
         if executor.prepare():
             current_witness().ready()
         while not self.abandoned and executor.prepare() and (delivery := intake.take()) is not None:
             # In a context of its own: what one task sets there is nothing to the next one. Its hooks see it too.
             context = self.context = copy_context()
+            self.delivery = delivery
             try:
                 context.run(self._handle, delivery)
+            except GivenUp:
+                self.abandoned = True
+                return
             finally:
                 if not self.abandoned:  # otherwise its replacement does
                     intake.done(delivery)
-            self.context = None
+            self.context = self.delivery = None
             del context, delivery  # an idle worker holds nothing of its last task
 
+    def _go_on(self, rest: Rest) -> None:
+        """Do what another thread has left: the broker may be slow, so the watch does not."""
+        self.delivery = rest.delivery
+        # A copy, for the thread that was given up holds the context itself. Hooks see what the run has set in it.
+        self.context = copy_context() if rest.context is None else rest.context.copy()
+        try:
+            if rest.step is not None:
+                self.context.run(self.watched.do, rest.step)
+        except GivenUp:
+            self.abandoned = True
+            return
+        finally:
+            if not self.abandoned:
+                self._job.intake.done(rest.delivery)
+        self.context = self.delivery = None
+
     def _end(self, error: BaseException | None) -> None:
-        self._job.executor.release()
-        with self._ending:
-            self._ended = True
-            if self.ident is not None:
-                interrupter.forget(self.ident)
-        self._pool.worker_ended(self, error)
+        try:
+            self._job.executor.release()
+            with self._ending:
+                self._ended = True
+                if self.ident is not None:
+                    interrupter.forget(self.ident)
+        except BaseException as exc:  # noqa: BLE001 - whatever it is, a slot is never lost in silence
+            error = exc if error is None else error
+        finally:
+            self._pool.worker_ended(self, error)
 
     def interrupt(self, run: Run) -> None:
         """Have the executor end a run, or raise HandlerTimeout in this thread when that can be done."""
@@ -136,12 +183,14 @@ class Worker:
         try:
             task = read_task(delivery.body, job.max_message_bytes)
         except MalformedTaskError as exc:
-            job.settler.malformed(delivery, exc)
+            self.watched.do(Step(functools.partial(job.settler.malformed, delivery, exc)))
             return
         if (delivery.noted is not None or REASON in delivery.meta) and self._is_condemned(delivery):
             return
         task_id = task.task_id or meta_text(delivery.meta, TASK_ID) or delivery.message_id or new_id()
-        if (delivery.crashes or delivery.suspected) and not job.settler.admit(delivery, task_id):
+        if (delivery.crashes or delivery.suspected) and not self.watched.do(
+            Step(functools.partial(job.settler.admit, delivery, task_id))
+        ):
             return
         order = job.lifecycle.order
         if order is not None:
@@ -214,11 +263,11 @@ class Worker:
             )  # fmt: skip
             return
         if duration > self._job.task_timeout:
-            settler.timed_out(run, None)
+            self.watched.do(Step(functools.partial(settler.timed_out, run, None)))
         elif error is None or verdict is None:
             settler.succeeded(run, duration)
         else:
-            settler.failed(run, error, verdict)
+            self.watched.do(Step(functools.partial(settler.failed, run, error, verdict)))
 
 
 _ENTRY: Final = Worker._perform.__code__
@@ -234,10 +283,15 @@ class WorkerPool:
         size: how many.
         max_abandoned: with more threads than this stuck in their handlers the pool has an ``error``.
         wakeup: notified whenever the supervisor should look at the pool again.
+        isolation: has threads that are watched as well, if there is one.
     """
 
-    def __init__(self, job: Job, size: int, max_abandoned: int, wakeup: Wakeup) -> None:
+    def __init__(
+        self, job: Job, size: int, max_abandoned: int, wakeup: Wakeup, isolation: Isolation | None = None
+    ) -> None:
         self._job = job
+        self._isolation = isolation
+        self._patience = patience(job.task_timeout)
         self._size = size
         self._wakeup = wakeup
         self._lock = threading.Lock()
@@ -268,7 +322,7 @@ class WorkerPool:
         return run is not None and any(worker.running is run for worker in self._snapshot())
 
     def expire(self) -> float:
-        """End the runs whose time is over; return the seconds until the next one can be."""
+        """End the runs whose time is over, and give up what hangs; return the seconds until the next one can be."""
         now = monotonic()
         timeout = self._job.task_timeout
         # A run that starts later than now cannot expire before now + timeout, so no timer per task is needed.
@@ -276,23 +330,32 @@ class WorkerPool:
         for worker in self._snapshot():
             run = worker.running
             if run is None:
+                if worker.watched.give_up(self._patience):
+                    self._replace(worker)
                 continue
             left = run.deadline - now
             if left > 0:
                 wait = min(wait, left)
             elif run.cancel():
                 self._abandon(worker, run)
+        if self._isolation is not None:
+            self._isolation.expire()
         self.count_stuck()
         return wait
 
     def count_stuck(self) -> None:
-        """Have an error when too many handlers hang."""
+        """Have an error when too many handlers, or hooks and the like, hang."""
         with self._lock:
-            abandoned = len(self._abandoned)
-        stuck = self._job.executor.stuck(abandoned)
+            outside = sum(worker.hangs_outside for worker in self._abandoned)
+            abandoned = len(self._abandoned) - outside
+        if self._isolation is not None:
+            outside += self._isolation.hanging
+        stuck = self._job.executor.stuck(abandoned) + outside
         if stuck > self._max_abandoned and self.error is None:
             self.error = TooManyStuckTasksError(
-                f"{stuck} handlers did not end after their timeout and hang; restart this process"
+                f"{stuck} handlers did not end after their timeout and hang"
+                + (f" ({outside} of them in a hook, redact, a backoff or an exception)" if outside else "")
+                + "; restart this process"
             )
 
     def claim_running(self) -> list[Run]:
@@ -312,29 +375,41 @@ class WorkerPool:
         self._wakeup.notify()
 
     def _abandon(self, worker: Worker, run: Run) -> None:
-        executor = self._job.executor
+        """Leave a thread to its run, which is too late; another one settles that."""
+        executor, settler = self._job.executor, self._job.settler
         stack = sys._current_frames().get(worker.ident or 0) if executor.in_thread else None
+        if not run.in_handler:
+            worker.hangs_outside = True
+        self._leave(worker)
+        worker.interrupt(run)
+        if run.raised:
+            step = Step(functools.partial(settler.unreadable, run, run.raised))
+        else:
+            step = Step(functools.partial(settler.timed_out, run, stack))
+        if call := worker.watched.call:  # the hook that tells of the start
+            _log.error("%s has not returned within the time of task %s", call.name, run.task_id, extra=run.log_fields())
+        self._add(Rest(run.delivery, step, worker.context))
+
+    def _replace(self, worker: Worker) -> None:
+        """Leave a thread to the foreign code that it is in; another one does the rest without that."""
+        delivery = worker.delivery
+        assert delivery is not None  # noqa: S101 - the call is made for one, and the thread cannot go on
+        worker.hangs_outside = True
+        self._leave(worker)
+        self._job.lifecycle.give_up(worker.watched.thread)
+        self._add(Rest(delivery, worker.watched.step, worker.context))
+
+    def _leave(self, worker: Worker) -> None:
         worker.abandoned = True
         with self._lock:
             if worker in self._workers:  # it may have ended since its run was taken over, and would be counted for ever
                 self._workers.discard(worker)
                 self._abandoned.add(worker)
-        worker.interrupt(run)
+        if worker.hangs_outside:
+            self._job.executor.release(worker.watched.thread)
 
-        def settle() -> None:
-            if run.raised:
-                self._job.settler.unreadable(run, run.raised)
-            else:
-                self._job.settler.timed_out(run, stack)
-            self._job.intake.done(run.delivery)
-
-        # The replacement settles the run: the broker may be slow, and the watch over the others must go on. Its hooks
-        # see what the run has set in its context, which that thread itself still holds.
-        context = worker.context
-        self._add(settle if context is None else functools.partial(context.copy().run, settle))
-
-    def _add(self, first: Callable[[], None] | None) -> None:
-        worker = Worker(self, self._job, first)
+    def _add(self, rest: Rest | None) -> None:
+        worker = Worker(self, self._job, rest)
         with self._lock:
             self._workers.add(worker)
         try:
