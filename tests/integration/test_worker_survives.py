@@ -276,7 +276,7 @@ class Account:
 def test_g14_a_rotated_password_is_an_outage_with_a_loud_log(
     private_broker: Broker, unique_name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A running worker tries again and says so, not too often, and goes on when its password is right again.
+    """A running worker tries again and says so once, and goes on when its password is right again.
 
     At the start the same password is an AuthenticationError. No log and no error shows either of them.
     """
@@ -290,11 +290,9 @@ def test_g14_a_rotated_password_is_an_outage_with_a_loud_log(
         caplog.set_level(logging.DEBUG)
         account.change(NEW)
         wait_for(lambda: _complaints(caplog), 30, "the worker says that it is refused")
-        first, begin = len(_loud(caplog)), time.monotonic()
         with pytest.raises(TransientError):
             publish(client, unique_name, "refused")
-        wait_for(lambda: len(_complaints(caplog)) >= 4, 60, "it goes on saying so")
-        assert len(_loud(caplog)) - first <= 10 + 5 * (time.monotonic() - begin), "it says so too often"
+        assert len(_loud(caplog)) <= 3, "it says so too often"
         with pytest.raises(AuthenticationError) as caught:
             connect(account.url(OLD))
         account.change(OLD)

@@ -10,6 +10,7 @@ from typing import Final
 
 from qbridge_core.clock import monotonic
 from qbridge_core.logs import logger
+from qbridge_redis.failures import REFUSED
 
 log: Final = logger("qbridge.redis")
 _REMIND_EVERY: Final = 60.0
@@ -29,15 +30,20 @@ class Outage:
         self._waiting: dict[object, float] = {}
         self._since = 0.0
         self._remind_at = 0.0
+        self._is_refused = False
 
     def lost(self, who: object, error: BaseException) -> None:
         """Something that needs the server cannot use it, and tries again."""
         with self._lock:
             now = monotonic()
             self._forget(now)
+            is_refused = isinstance(error.__cause__, REFUSED)
             if not self._waiting:
-                self._since, self._remind_at = now, now + _REMIND_EVERY
+                self._since, self._remind_at, self._is_refused = now, now + _REMIND_EVERY, is_refused
                 log.warning("%s; trying again until it works: running tasks go on, and no message is lost", error)
+            elif is_refused and not self._is_refused:  # this does not pass by itself
+                self._is_refused = True
+                log.error("%s; trying again until somebody mends it", error)
             elif now >= self._remind_at:
                 self._remind_at = now + _REMIND_EVERY
                 log.warning("for %d s now: %s; still trying", now - self._since, error)

@@ -274,8 +274,8 @@ def test_g14_a_server_that_forgot_everything_is_used_again(
 ) -> None:
     """After a crash without persistence, publishing and receiving go on with empty queues."""
     own_client.publish(queue, b"gone")
-    waiting = Background(lambda: own_client.receive(f"{queue}-2", 1, 20.0))
     own_client.declare(f"{queue}-2")
+    waiting = Background(lambda: own_client.receive(f"{queue}-2", 1, 20.0))
     broker.kill()
     for path in broker.base_dir.glob("appendonlydir/*"):
         path.unlink()

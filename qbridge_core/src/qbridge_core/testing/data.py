@@ -55,6 +55,7 @@ class DataTests(Backend):
             delivery = self.receive_one(client, name)
             assert (delivery.body, delivery.queue) == (b"%d" % number, name)
             client.reject(delivery, requeue=False)
+            client.flush()  # where a copy was confirmed, the original may be acknowledged a little later
             assert is_empty(client, name)
             letter = self.receive_one(client, f"{name}-d")
             assert letter.body == b"%d" % number
