@@ -68,8 +68,15 @@ run_entry() {
     make_environment "$python" "$home/$entry" "$constraints" || return
     echo "== $entry: $("$python" --version) with" \
         "$("$home/$entry/bin/python" -m pip freeze 2>/dev/null | grep -E '^(pika|pluggy|redis)=' | tr '\n' ' ')"
-    "$home/$entry/bin/python" -W error -m pytest -n "$processes" --dist worksteal -q -p no:cacheprovider \
-        "${tests[@]}" "${more[@]}" "$@"
+    # What fails is run once more, alone, as in .ci/run.
+    run_tests "$entry" -n "$processes" --dist worksteal "$@" ||
+        run_tests "$entry" --last-failed --last-failed-no-failures none "$@"
+}
+
+run_tests() {
+    local entry=$1
+    shift
+    "$home/$entry/bin/python" -W error -m pytest -q -o "cache_dir=$home/$entry/cache" "${tests[@]}" "${more[@]}" "$@"
 }
 
 for entry in $entries; do
