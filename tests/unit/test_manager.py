@@ -296,6 +296,7 @@ def test_the_pool_does_not_grow_either(client: MemoryClient) -> None:
 def test_g9_a_late_result_changes_nothing(client: MemoryClient, late: str) -> None:
     """A handler that ends after its timeout neither acknowledges nor fails its message once more."""
     release, ended = threading.Event(), threading.Event()
+    before = workers()
 
     def handler(payload: object) -> None:
         try:
@@ -310,7 +311,7 @@ def test_g9_a_late_result_changes_nothing(client: MemoryClient, late: str) -> No
     manager.run_until_idle(10.0)
     release.set()
     assert ended.wait(10)
-    wait_for(lambda: all(thread.name != "qbridge-worker" for thread in threading.enumerate()), 10.0)
+    wait_for(lambda: workers() <= before, 10.0)
     assert str(manager.report()) == "1 dead-lettered (timed out)"
     assert [letter.reason for letter in client.dead_letters("d")] == [Reason.TIMED_OUT]
 
@@ -413,14 +414,16 @@ def test_a_manager_can_be_started_again(client: MemoryClient) -> None:
 
 def in_background(manager: TaskManager, action: Callable[[], None]) -> None:
     """Do something while the manager runs, and wait for the end of its workers."""
-
-    def works() -> bool:
-        return any(thread.name == "qbridge-worker" for thread in threading.enumerate())
-
+    before = workers()
     with manager:
-        wait_for(works, 10.0)
+        wait_for(lambda: workers() - before, 10.0)
         action()
-        wait_for(lambda: not works(), 10.0)
+        wait_for(lambda: workers() <= before, 10.0)
+
+
+def workers() -> set[threading.Thread]:
+    """The threads of workers; those that other tests have left hanging belong to them."""
+    return {thread for thread in threading.enumerate() if thread.name == "qbridge-worker"}
 
 
 def test_a_client_that_was_disconnected_meanwhile_is_an_error(client: MemoryClient) -> None:
