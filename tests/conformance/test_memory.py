@@ -1,9 +1,9 @@
 """The memory backend adopts the suite."""
 
-from qbridge_core.testing import BackendConformance
+from conformance.own_backends import OwnBackend
 
 
-class TestMemory(BackendConformance):
+class TestMemory(OwnBackend):
     """``memory://``: one broker for the clients of a test, named after it."""
 
     url = "memory://conformance"

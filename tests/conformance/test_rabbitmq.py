@@ -2,10 +2,11 @@
 
 import pytest
 
-from qbridge_core.testing import BackendConformance, FaultConformance, FaultyBroker
+from conformance.own_backends import OwnBackend
+from qbridge_core.testing import FaultConformance, FaultyBroker
 
 
-class TestQuorum(BackendConformance):
+class TestQuorum(OwnBackend):
     """``amqp://`` on the run's server, with quorum queues (the default)."""
 
     redelivery_timeout = 10.0

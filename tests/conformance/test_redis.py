@@ -2,10 +2,11 @@
 
 import pytest
 
-from qbridge_core.testing import BackendConformance, FaultConformance, FaultyBroker
+from conformance.own_backends import OwnBackend
+from qbridge_core.testing import FaultConformance, FaultyBroker
 
 
-class TestRedis(BackendConformance):
+class TestRedis(OwnBackend):
     """``redis://`` on the run's server."""
 
     options = {"lease": 1.0}

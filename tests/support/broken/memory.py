@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import threading
 import time
 from collections import deque
@@ -332,21 +331,6 @@ class CutsIds(MemoryClient):
         super().publish(queue, body, message_id=cut, **options)
 
 
-class SettlesAnything(MemoryClient):
-    """Looks for the queue of whatever it is given to settle."""
-
-    def ack(self, delivery: Delivery) -> None:
-        super().ack(replace(delivery, queue=delivery.queue) if delivery.tag is None else delivery)
-
-
-class TakesAnyHeaders(MemoryClient):
-    """Goes through headers before they are checked."""
-
-    def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
-        copies = [replace(message, headers=dict(message.headers.items())) for message in messages]
-        super().publish_many(queue, copies, timeout=timeout)
-
-
 class KeepsAFewHeaders(MemoryClient):
     """Has room for a hundred headers."""
 
@@ -395,17 +379,6 @@ class TrustsMessages(MemoryClient):
     def publish_many(self, queue: str, messages: Iterable[Message], **options: Any) -> None:
         safe = [replace(message, headers={}) if isinstance(message, Message) else message for message in messages]
         super().publish_many(queue, safe, **options)
-
-
-class SendsWhatIsTooLarge(MemoryClient):
-    """Knows its limit and does not ask for it."""
-
-    def __init__(self, url: str = "memory://", **options: object) -> None:
-        super().__init__(url, **{**options, "max_message_bytes": 2**40})
-
-    def __getattribute__(self, name: str) -> Any:
-        shown = name == "max_message_bytes" and sys._getframe(1).f_globals["__name__"] != "qbridge_memory.client"
-        return MemoryClient.max_message_bytes if shown else super().__getattribute__(name)
 
 
 class ForgetsTheOrder(MemoryClient):

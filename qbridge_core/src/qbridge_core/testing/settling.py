@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 import pytest
 
-from qbridge_core import ConfigurationError, Delivery, DeliveryLostError, QueueClient, UnsupportedError
+from qbridge_core import ConfigurationError, QueueClient, UnsupportedError
 from qbridge_core.message import meta_text
 from qbridge_core.testing.base import Backend, MakeClient, a_failure, is_empty
 
@@ -45,26 +44,6 @@ class SettlingTests(Backend):
         for thread in threads:
             thread.join()
         self.eventually(lambda: is_empty(client, queue))
-
-    def test_g18_what_is_no_delivery_is_refused(self, client: QueueClient, queue: str) -> None:
-        """Settling something else, or with something else, is an error of QBridge's, and settles nothing."""
-        strangers: list[Any] = [None, b"{}", "id", 7, [], object()]
-        for stranger in strangers:
-            with pytest.raises(ConfigurationError):
-                client.ack(stranger)
-            with pytest.raises(ConfigurationError):
-                client.reject(stranger)
-        made_up = Delivery(b"{}", queue, tag=object())
-        for settle in (client.ack, client.reject):
-            with pytest.raises((ConfigurationError, DeliveryLostError)):
-                settle(made_up)
-        client.publish(queue, b"{}")
-        delivery = self.receive_one(client, queue)
-        wrong: list[dict[str, Any]] = [{"failure": "it failed"}, {"failure": ValueError()}, {"queue": 7}]
-        for arguments in wrong:
-            with pytest.raises(ConfigurationError):
-                client.reject(delivery, **arguments)
-        client.ack(delivery)
 
     def test_the_first_settlement_counts(self, client: QueueClient, queue: str, dead: str) -> None:
         """A second settlement of the same delivery does nothing, whatever it is."""
