@@ -151,6 +151,8 @@ class Flusher:
             reply = link.call(acks_command(self._session, self._session.keys.stream(ledger.queue), acks))
         finally:
             done = finish_acks(ledger, acks, reply)
+            if not done:  # a flush of another thread may be over before they can be sent again
+                self._wanted.set()
         if not done and ledger.refused_for() is None:
             raise QBridgeError(f"Redis answered {reply}")
         if not done:

@@ -79,8 +79,8 @@ class Link:
         connection: Any = None
         try:
             connection = _connection(self._options, address, max(0.05, deadline - monotonic()))
+            forks.watch(connection)  # before the handshake, during which another thread may fork
             connection.connect()
-            forks.watch(connection)
             self._adopt(connection)
             self._introduce()
         except BaseException as exc:

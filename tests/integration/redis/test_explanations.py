@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -266,16 +268,17 @@ def test_disconnecting_takes_hardly_a_second_when_the_server_does_not_answer(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform cannot fork")
-def test_a_forked_child_keeps_no_connection_of_its_parent(client: RedisClient, queue: str) -> None:
+def test_a_forked_child_keeps_no_connection_of_its_parent(client: RedisClient, queue: str, redis_url: str) -> None:
     """Its copies of the sockets are closed; the parent's connections go on, whatever the child does with the client."""
     client.publish(queue, b"x")
     delivery = take(client, queue)
-    before = _sockets()
+    port = urlsplit(redis_url).port or 6379
+    before = _sockets(port)
     assert before
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
-        left = _sockets() & before
+        left = _sockets(port) & before
         try:
             client.ack(delivery)
             verdict = "settled"
@@ -293,14 +296,30 @@ def test_a_forked_child_keeps_no_connection_of_its_parent(client: RedisClient, q
     assert client.flush()
 
 
-def _sockets() -> set[str]:
-    """The TCP connections of this process to port of the server."""
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform cannot fork")
+def test_a_forked_child_keeps_no_connection_that_its_parent_was_about_to_make() -> None:
+    """Another thread of the parent may wait for the server's first answer at that moment."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        client = RedisClient(f"redis://127.0.0.1:{port}/0", connect_timeout=5.0)
+        connecting = Background(client.connect)
+        accepted, _ = server.accept()
+        accepted.recv(1)  # the handshake has begun
+        pid = os.fork()
+        if pid == 0:
+            os._exit(len(_sockets(port)))
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        accepted.close()
+    with pytest.raises(QBridgeError):
+        connecting.result(5.0)
+
+
+def _sockets(port: int) -> set[str]:
+    """The TCP connections of this process to a port; other sockets of the process are not this client's."""
+    rows = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
+    connected = {f"socket:[{row[9]}]" for row in rows if int(row[2].rpartition(":")[2], 16) == port}
     found = set()
     for entry in Path("/proc/self/fd").iterdir():
-        try:
-            target = os.readlink(entry)
-        except OSError:
-            continue
-        if target.startswith("socket:"):
-            found.add(target)
-    return found
+        with contextlib.suppress(OSError):
+            found.add(os.readlink(entry))
+    return found & connected

@@ -80,6 +80,19 @@ def test_g4_no_more_is_taken_than_can_be_remembered(limited: RedisClient, broker
     wait_for(work_off, 10.0)
 
 
+def test_g4_what_a_flush_was_refused_is_sent_when_it_is_allowed(
+    limited: RedisClient, broker: RedisBroker, queue: str
+) -> None:
+    """The thread that sends acknowledgements sleeps meanwhile, and nothing else would wake it."""
+    limited.publish(queue, b"x")
+    delivery = take(limited, queue)
+    _allow(broker, "-xdel")
+    delivery.tag.ledger.ack(delivery.tag)  # as when the flush has taken it before that thread has seen it
+    assert not limited.flush(0.05)
+    _allow(broker, "+xdel")
+    wait_for(lambda: limited.stats(queue) == QueueStats(0, 0, 0), 10.0, "it is not sent again")
+
+
 @pytest.mark.parametrize(
     ("right", "settle"),
     [
