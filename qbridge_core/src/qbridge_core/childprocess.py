@@ -34,6 +34,7 @@ _TERM_TIME: Final = 1.0
 EXIT_TIME: Final = 5.0
 """Seconds that a process gets to end by itself."""
 _KILL_TIME: Final = 5.0
+_SURVIVAL_TIME: Final = 2.0  # a process takes a moment to die, on a busy machine a long one
 _LOOK_EVERY: Final = 0.5
 _LONG_START: Final = 30.0
 _LONGEST_REPORT: Final = 1 << 26
@@ -69,6 +70,7 @@ class Child:
         self._busy = False
         self._cancelled = False
         self._killed = False
+        self._killed_at = 0.0
         self._number = 0
         self.tasks = 0
         self.memory = 0
@@ -156,14 +158,14 @@ class Child:
         """Kill the process, and what it started, if it has not ended."""
         with self._signalling:  # between the look and the signal nobody else may reap it and free its number
             if self._process.poll() is None:
-                self._killed = True
+                self._killed, self._killed_at = True, monotonic()
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(self._process.pid, signal.SIGKILL)
 
     @property
     def survives(self) -> bool:
         """True when it was killed and is still there, which the kernel allows to a process that waits in a driver."""
-        return self._killed and self.is_alive
+        return self._killed and monotonic() - self._killed_at > _SURVIVAL_TIME and self.is_alive
 
     def end(self, patience: float = EXIT_TIME) -> None:
         """Let the process end, kill it when it has not after ``patience`` seconds, and release what belongs to it.
