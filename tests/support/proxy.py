@@ -112,9 +112,13 @@ class TCPProxy:
         self._flowing.clear()
 
     async def _refuse(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        server, self._server = self._server, None
+        if server is not None:
+            for listener in server.sockets:
+                self._loop.remove_reader(listener.fileno())
+            # asyncio forgets, and does not close, what it has accepted for a server that ends before the next turn.
+            await asyncio.sleep(0)
+            server.close()
         self._flowing.set()
 
     async def _reset(self) -> None:
@@ -127,8 +131,9 @@ class TCPProxy:
 
     async def _shut_down(self) -> None:
         await self._refuse()
-        await asyncio.sleep(0)  # what was accepted just now begins to be served
-        await self._reset()
+        while len(asyncio.all_tasks()) > 1:  # what was accepted just now takes a few turns to be served
+            await self._reset()
+            await asyncio.sleep(0)
         for writer in list(self._ever):
             _abort(writer)  # one that was closed may still wait for its peer to read
         await asyncio.sleep(0)  # and now they end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -125,6 +126,17 @@ def test_proxy_refuses_and_comes_back_on_the_same_port(upstream: Upstream, tcp_p
     with dial(proxy) as client:
         client.sendall(b"back")
         assert upstream.accept().recv(10) == b"back"
+
+
+def test_a_closed_proxy_leaves_no_socket_open(upstream: Upstream) -> None:
+    """Whom it accepted in its last moment is cut off too; an unclosed socket would be a warning, and so an error."""
+    for _ in range(20):
+        with TCPProxy.to(upstream.url) as proxy:
+            clients = [dial(proxy) for _ in range(3)]
+        for client in clients:
+            with client, pytest.raises(ConnectionResetError):
+                client.recv(10)
+    gc.collect()
 
 
 def test_proxy_keeps_the_rest_of_a_url(upstream: Upstream, tcp_proxy: MakeProxy) -> None:
