@@ -12,6 +12,7 @@ claimed=$(sed -n 's/.*"Programming Language :: Python :: \(3\.[0-9]*\)".*/\1/p' 
 oldest=$(head -n 1 <<<"$claimed")
 entries=${PYTHONS:-$claimed lowest}
 processes=${PROCESSES:-6}
+bound=${TEST_TIMEOUT:-20m} # a run of the tests that does not end by then will not end at all
 wheels=${WHEELS:-$home/wheels}
 tests=(tests/unit tests/conformance
     tests/integration/test_child_processes.py tests/integration/test_demo.py tests/integration/test_hot_path.py
@@ -76,7 +77,9 @@ run_entry() {
 run_tests() {
     local entry=$1
     shift
-    "$home/$entry/bin/python" -W error -m pytest -q -o "cache_dir=$home/$entry/cache" "${tests[@]}" "${more[@]}" "$@"
+    # SIGABRT makes pytest print where its threads are.
+    timeout --signal=ABRT --kill-after=30 "$bound" \
+        "$home/$entry/bin/python" -W error -m pytest -q -o "cache_dir=$home/$entry/cache" "${tests[@]}" "${more[@]}" "$@"
 }
 
 for entry in $entries; do
