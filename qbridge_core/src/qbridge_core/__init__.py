@@ -1,32 +1,30 @@
 """QBridge: a reliability layer between any message broker and a Python function.
 
-The public names are those in ``__all__``; modules are an implementation detail, except
-:mod:`qbridge_core.errors`, :mod:`qbridge_core.hookspecs`, :mod:`qbridge_core.testing` and, for backends,
-:mod:`qbridge_core.message` with the names of QBridge's headers.
+The public names are those in ``__all__``, and for authors of backends those of :mod:`qbridge_core.backend`. Modules are
+an implementation detail, except these two, :mod:`qbridge_core.errors`, :mod:`qbridge_core.hookspecs`,
+:mod:`qbridge_core.message` and :mod:`qbridge_core.testing`.
 """
 
 from typing import TYPE_CHECKING
 
-from qbridge_core.checks import (
-    check_body,
-    check_count,
-    check_declaration,
-    check_delay,
-    check_headers,
-    check_message_id,
-    check_publish_timeout,
-    check_queue_name,
-    check_wait,
-    option_count,
-    option_seconds,
-)
-from qbridge_core.client import (
-    Capabilities,
-    QueueClient,
-    default_dead_letter_queue,
-    rejection,
-    worker_identity,
-)
+# What authors of backends had from here before there was qbridge_core.backend stays where they find it.
+from qbridge_core.backend import BackendFactory as BackendFactory
+from qbridge_core.backend import BrokerURL as BrokerURL
+from qbridge_core.backend import check_body as check_body
+from qbridge_core.backend import check_count as check_count
+from qbridge_core.backend import check_declaration as check_declaration
+from qbridge_core.backend import check_delay as check_delay
+from qbridge_core.backend import check_headers as check_headers
+from qbridge_core.backend import check_message_id as check_message_id
+from qbridge_core.backend import check_publish_timeout as check_publish_timeout
+from qbridge_core.backend import check_queue_name as check_queue_name
+from qbridge_core.backend import check_wait as check_wait
+from qbridge_core.backend import merge_options as merge_options
+from qbridge_core.backend import option_count as option_count
+from qbridge_core.backend import option_seconds as option_seconds
+from qbridge_core.backend import rejection as rejection
+from qbridge_core.backend import worker_identity as worker_identity
+from qbridge_core.client import Capabilities, QueueClient, default_dead_letter_queue
 from qbridge_core.context import HandlerTimeout, TaskContext, current_task
 from qbridge_core.control import Reject, Retry, Snooze, TaskControl
 from qbridge_core.errors import (
@@ -57,13 +55,12 @@ from qbridge_core.errors import (
     UnsupportedError,
     WorkerStartError,
 )
-from qbridge_core.hookspecs import BackendFactory, hookimpl
+from qbridge_core.hookspecs import hookimpl
 from qbridge_core.manager import TaskManager
 from qbridge_core.message import DeadLetter, Delivery, Failure, Message, QueueStats, Reason
 from qbridge_core.outcome import Outcome, RunReport
 from qbridge_core.registry import backends, connect, register_backend
 from qbridge_core.retry import Backoff, ConstantBackoff, ExceptionRule, ExponentialBackoff, LinearBackoff, RetryPolicy
-from qbridge_core.url import BrokerURL, merge_options
 
 if TYPE_CHECKING:
     from qbridge_core.supervisor import Supervisor
@@ -72,12 +69,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AuthenticationError",
-    "BackendFactory",
     "BackendLoadError",
     "BackendNotInstalledError",
     "Backoff",
     "BrokerBlockedError",
-    "BrokerURL",
     "BrokerUnavailableError",
     "Capabilities",
     "ConfigurationError",
@@ -125,25 +120,11 @@ __all__ = [
     "WorkerStartError",
     "__version__",
     "backends",
-    "check_body",
-    "check_count",
-    "check_declaration",
-    "check_delay",
-    "check_headers",
-    "check_message_id",
-    "check_publish_timeout",
-    "check_queue_name",
-    "check_wait",
     "connect",
     "current_task",
     "default_dead_letter_queue",
     "hookimpl",
-    "merge_options",
-    "option_count",
-    "option_seconds",
     "register_backend",
-    "rejection",
-    "worker_identity",
 ]
 
 

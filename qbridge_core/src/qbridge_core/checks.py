@@ -15,8 +15,8 @@ from qbridge_core.errors import ConfigurationError, MessageTooLargeError, Payloa
 HEADER_PREFIX: Final = "x-qbridge-"
 MAX_ID_CHARS: Final = 255
 DEFAULT_MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
-# What poll and epoll can wait: they take milliseconds in a signed int of 32 bits, and sockets rely on them.
-_LONGEST_POLL: Final = 2_147_483.0
+PREFETCH_BYTES: Final = 64 * 1024 * 1024
+"""What a process holds of a queue beyond one message for each worker is smaller, as far as sizes can be foreseen."""
 # Longer ones do not fit into what the system calls take.
 _LONGEST_WAIT: Final = 365 * 86_400.0
 _CONTROL_CHARACTER: Final = re.compile(r"[\x00-\x1f\x7f]")
@@ -216,42 +216,6 @@ def require_seconds(name: str, value: object, *, positive: bool = False) -> floa
         kind = "a positive number" if positive else "a number of at least 0"
         raise ConfigurationError(f"{name} must be {kind} (seconds), not {value!r}")
     return float(value)
-
-
-def option_seconds(name: str, value: object, longest: float = _LONGEST_POLL) -> float:
-    """Read an option that is a duration above 0, from a keyword or, as text, from a URL.
-
-    Args:
-        name: the option.
-        value: what was given, in seconds.
-        longest: what is possible. The default is what the system can wait for on a socket.
-
-    Raises:
-        ConfigurationError: it is no finite number, not above 0, or too long.
-    """
-    try:
-        number = float(value) if isinstance(value, str) else value
-    except ValueError:
-        number = None
-    if not is_number(number) or number <= 0:
-        raise ConfigurationError(f"option {name} must be a positive number of seconds, not {value!r}")
-    if number > longest:
-        raise ConfigurationError(
-            f"option {name} must be at most {longest:.0f} seconds, what the system can wait for, not {value!r}"
-        )
-    return float(number)
-
-
-def option_count(name: str, value: object) -> int:
-    """Read an option that is a whole number of at least 1, from a keyword or, as digits, from a URL.
-
-    Raises:
-        ConfigurationError: it is something else.
-    """
-    number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20 else value
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise ConfigurationError(f"option {name} must be a whole number of at least 1, not {value!r}")
-    return number
 
 
 def is_number(value: object) -> TypeGuard[float]:

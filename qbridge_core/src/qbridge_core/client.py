@@ -490,6 +490,11 @@ def default_dead_letter_queue(queue: str) -> str:
     return f"{queue}.dead"
 
 
+def suspects_queue(queue: str) -> str:
+    """The side queue of a queue, for messages that may be killing their workers."""
+    return f"{queue}.suspects"
+
+
 def worker_identity() -> str:
     """``host:pid`` of this process, as dead letters name it (asked anew each time: a fork changes the pid)."""
     return f"{socket.gethostname()}:{os.getpid()}"

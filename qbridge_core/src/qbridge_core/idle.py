@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from qbridge_core.client import QueueClient
+from qbridge_core.client import QueueClient, suspects_queue
 from qbridge_core.errors import TransientError
-from qbridge_core.suspects import suspects_queue
 
 
 def is_empty(client: QueueClient, queue: str) -> bool:

@@ -19,7 +19,7 @@ from qbridge_core.arguments import (
     checked_rules,
 )
 from qbridge_core.checks import MAX_ID_CHARS, check_queue_name, require_seconds
-from qbridge_core.client import QueueClient
+from qbridge_core.client import QueueClient, suspects_queue
 from qbridge_core.clock import monotonic
 from qbridge_core.coroutines import AsyncHandler
 from qbridge_core.errors import (
@@ -40,7 +40,7 @@ from qbridge_core.retry import IMMEDIATELY, Backoff, ExceptionRule, RetryPolicy
 from qbridge_core.session import Session
 from qbridge_core.settle import Rules, Settler
 from qbridge_core.signals import stop_signals
-from qbridge_core.suspects import Suspects, suspects_queue
+from qbridge_core.suspects import Suspects
 from qbridge_core.worker import Job
 
 _log: Final = logger("qbridge.manager")

@@ -251,6 +251,26 @@ class Delivery:
     suspected: bool = False
     noted: Noted | None = None
 
+    @classmethod
+    def from_headers(
+        cls,
+        body: bytes,
+        queue: str,
+        headers: Mapping[str, Any],
+        meta: Mapping[str, Any],
+        *,
+        message_id: str | None = None,
+        tag: Any = None,
+        redelivered: bool = False,
+        suspected: bool = False,
+    ) -> Delivery:
+        """Build a delivery from the producer's headers and QBridge's own on it (values: str, bytes or int)."""
+        if not meta:  # most messages: they have not failed yet
+            return cls(body, queue, headers, message_id, 0, 0, None, redelivered, meta, tag, suspected)
+        attempts, crashes = meta_int(meta, ATTEMPTS), meta_int(meta, CRASHES)
+        first = meta_time(meta, FIRST_FAILED_AT)
+        return cls(body, queue, headers, message_id, attempts, crashes, first, redelivered, meta, tag, suspected)
+
     def note(self, noted: Noted) -> None:
         """Count a failure that is not written beside the message."""
         self.attempts, self.crashes = noted.failure.attempts, noted.failure.crashes

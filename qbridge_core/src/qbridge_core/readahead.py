@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from qbridge_core.checks import PREFETCH_BYTES
+
 MOST: Final = 100
 """More brings nothing: the round trip is a small part of the cost by then."""
-MOST_BYTES: Final = 64 * 1024 * 1024
-"""What is held beyond one message for each worker is smaller than this, as far as sizes can be foreseen."""
-LARGE: Final = MOST_BYTES // MOST
+LARGE: Final = PREFETCH_BYTES // MOST
 """Smaller messages, in bytes, make no difference."""
 _SECONDS_HELD: Final = 0.002
 # A shorter time would take some tasks that happen to end together for quick ones.
@@ -42,14 +42,14 @@ class ReadAhead:
         """One of the messages that came last had a body of this size, in bytes."""
         # Growth counts at once, and shrinking slowly.
         self.size = size if size > self.size else self.size - (self.size - size) // 8
-        self._more = min(self._more, MOST_BYTES // max(1, self.size))
+        self._more = min(self._more, PREFETCH_BYTES // max(1, self.size))
 
     def more(self, done: int, now: float) -> int:
         """How many messages to take beyond the free workers, when ``done`` tasks have ended in all until ``now``."""
         elapsed = now - self._since
         if elapsed >= _WINDOW:
             held = int((done - self._done) / elapsed * _SECONDS_HELD)
-            most = min(MOST, MOST_BYTES // max(1, self.size))
+            most = min(MOST, PREFETCH_BYTES // max(1, self.size))
             self._more = min(held, most) if held >= self._workers else 0
             self._since, self._done = now, done
         return self._more

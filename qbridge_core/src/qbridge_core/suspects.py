@@ -54,11 +54,6 @@ _BEAR: Final = 3
 _WARN_EVERY: Final = 60.0
 
 
-def suspects_queue(queue: str) -> str:
-    """The side queue of a queue."""
-    return f"{queue}.suspects"
-
-
 def suspicions(delivery: Delivery) -> int:
     """How many workers have died with a message, for none of which it could be charged."""
     told = meta_int(delivery.meta, SUSPICIONS)

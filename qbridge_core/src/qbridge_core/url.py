@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from qbridge_core.errors import ConfigurationError, InvalidURLError, UnknownOptionError
+from qbridge_core.errors import InvalidURLError
 
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")  # RFC 3986, section 3.1
 _AUTHORITY_END: Final = re.compile(r"[/?#]")
@@ -50,7 +50,7 @@ class BrokerURL:
             raise InvalidURLError(
                 "a broker URL looks like scheme://host:port/path, for example redis://localhost:6379/0"
             )
-        if not _is_utf8(rest):
+        if not is_utf8(rest):
             raise InvalidURLError(
                 f"the {scheme}:// URL has a character that UTF-8 cannot express (it was read in a wrong encoding): "
                 "write it in UTF-8, or percent-encode its bytes in UTF-8"
@@ -90,7 +90,7 @@ class BrokerURL:
         return f"{self.scheme}://{user}{hosts}{path}"
 
 
-def _is_utf8(text: str) -> bool:
+def is_utf8(text: str) -> bool:
     """False with lone surrogates, as in what was read from the environment or a file in another encoding."""
     # Without an exception: it would hold the text, and with it a password.
     return text.encode("utf-8", "ignore").decode("utf-8") == text
@@ -132,23 +132,3 @@ def _split_authority(authority: str) -> tuple[SplitResult, tuple[tuple[str, int 
 def _address(host: str, port: int | None) -> str:
     name = f"[{host}]" if ":" in host else host
     return name if port is None else f"{name}:{port}"
-
-
-def merge_options(url: BrokerURL, options: Mapping[str, object], known: Collection[str]) -> dict[str, object]:
-    """The options of a URL's query with the keyword options over them.
-
-    Raises:
-        UnknownOptionError: an option is not in ``known``; the message names those that are.
-        ConfigurationError: a value has a character that no broker could be told of.
-    """
-    merged: dict[str, object] = {**url.query, **options}
-    unknown = sorted(set(merged) - set(known))
-    if unknown:
-        raise UnknownOptionError(
-            f"unknown option{'s' if len(unknown) > 1 else ''} {', '.join(map(repr, unknown))} for {url.scheme}://; "
-            f"known options: {', '.join(sorted(known)) or 'none'}"
-        )
-    for name, value in merged.items():
-        if isinstance(value, str) and not _is_utf8(value):
-            raise ConfigurationError(f"option {name} has a character that UTF-8 cannot express")
-    return merged

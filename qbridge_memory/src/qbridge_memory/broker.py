@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from qbridge_core import QueueStats, UnroutableError
-from qbridge_core.clock import monotonic
+from qbridge_core.backend import QueueStats, UnroutableError, monotonic
 
 
 @dataclass(frozen=True, slots=True)

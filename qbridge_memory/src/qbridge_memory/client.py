@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from qbridge_core import (
+from qbridge_core.backend import (
+    NO_HEADERS,
     BrokerURL,
     Capabilities,
     DeadLetter,
@@ -25,27 +26,19 @@ from qbridge_core import (
     check_count,
     check_declaration,
     check_delay,
+    check_delivery,
     check_headers,
+    check_message,
     check_message_id,
+    check_messages,
     check_publish_timeout,
     check_queue_name,
+    check_rejection,
     check_wait,
     default_dead_letter_queue,
-    merge_options,
     option_count,
+    read_options,
     rejection,
-)
-from qbridge_core.message import (
-    ATTEMPTS,
-    CRASHES,
-    FIRST_FAILED_AT,
-    NO_HEADERS,
-    check_delivery,
-    check_message,
-    check_messages,
-    check_rejection,
-    meta_int,
-    meta_time,
 )
 from qbridge_memory.broker import MemoryBroker, StoredMessage
 
@@ -93,9 +86,8 @@ class MemoryClient(QueueClient):
         parsed = BrokerURL.parse(url)
         if parsed.scheme != "memory" or parsed.path or parsed.port is not None or parsed.username is not None:
             raise InvalidURLError(f"{parsed} is not of the form memory:// or memory://name")
-        given = merge_options(parsed, options, known=("max_message_bytes",))
-        if "max_message_bytes" in given:
-            self.max_message_bytes = option_count("max_message_bytes", given["max_message_bytes"])
+        given = read_options(parsed, options, {"max_message_bytes": option_count})
+        self.max_message_bytes = given.get("max_message_bytes", self.max_message_bytes)
         self._broker = _broker_named(parsed.host)
         self._connected = False
         self._pid = os.getpid()
@@ -250,31 +242,14 @@ class MemoryClient(QueueClient):
 
 
 def _delivery(queue: str, token: int, message: StoredMessage) -> Delivery:
-    meta = message.meta
-    if not meta:
-        return Delivery(
-            message.body,
-            queue,
-            message.headers,
-            message.message_id,
-            0,
-            0,
-            None,
-            message.redelivered,
-            meta,
-            token,
-        )
-    return Delivery(
-        body=message.body,
-        queue=queue,
-        headers=message.headers,
+    return Delivery.from_headers(
+        message.body,
+        queue,
+        message.headers,
+        message.meta,
         message_id=message.message_id,
-        attempts=meta_int(meta, ATTEMPTS),
-        crashes=meta_int(meta, CRASHES),
-        first_failed_at=meta_time(meta, FIRST_FAILED_AT),
-        redelivered=message.redelivered,
-        meta=meta,
         tag=token,
+        redelivered=message.redelivered,
     )
 
 

@@ -11,7 +11,7 @@ from typing import ParamSpec, TypeVar
 
 from pika import exceptions
 
-from qbridge_core import BrokerUnavailableError, QBridgeError
+from qbridge_core.backend import BrokerUnavailableError, QBridgeError
 from qbridge_rabbitmq import errors
 
 P = ParamSpec("P")

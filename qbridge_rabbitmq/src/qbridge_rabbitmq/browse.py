@@ -18,9 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from qbridge_core import BrokerUnavailableError, QBridgeError, TransientError
-from qbridge_core.clock import monotonic
-from qbridge_core.logs import logger
+from qbridge_core.backend import BrokerUnavailableError, QBridgeError, TransientError, logger, monotonic
 from qbridge_rabbitmq import headers
 from qbridge_rabbitmq.lane import Lane
 from qbridge_rabbitmq.life import Arrival

@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from qbridge_core import (
+from qbridge_core.backend import (
+    NO_HEADERS,
     BrokerURL,
     Capabilities,
     ConfigurationError,
@@ -26,13 +27,14 @@ from qbridge_core import (
     check_count,
     check_declaration,
     check_delay,
+    check_delivery,
     check_publish_timeout,
     check_queue_name,
+    check_rejection,
+    check_replay,
     check_wait,
+    logger,
 )
-from qbridge_core.checks import check_replay
-from qbridge_core.logs import logger
-from qbridge_core.message import NO_HEADERS, check_delivery, check_rejection
 from qbridge_rabbitmq import browse, delays, headers, replaying
 from qbridge_rabbitmq.boundary import bounded, translated
 from qbridge_rabbitmq.docket import Docket

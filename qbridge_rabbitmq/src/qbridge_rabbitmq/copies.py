@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from qbridge_core.message import (
+from qbridge_core.backend import (
     ATTEMPTS,
     BESIDE,
     CRASHES,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from qbridge_core.message import EXCEPTION_MESSAGE, FIRST_FAILED_AT, LAST_FAILED_AT, REASON, SOURCE_QUEUE, Reason
+from qbridge_core.backend import EXCEPTION_MESSAGE, FIRST_FAILED_AT, LAST_FAILED_AT, REASON, SOURCE_QUEUE, Reason
 from qbridge_rabbitmq import headers
 
 _IN_WORDS: Final = {

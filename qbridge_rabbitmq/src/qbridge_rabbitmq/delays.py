@@ -14,8 +14,7 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from qbridge_core import check_delay
-from qbridge_core.message import MAX_ID_CHARS
+from qbridge_core.backend import MAX_ID_CHARS, check_delay
 
 UNIT_MS: Final = 100
 _INFIX: Final = ".qb.delay."

@@ -10,7 +10,7 @@ from typing import Final
 
 from pika import exceptions
 
-from qbridge_core import AuthenticationError, BrokerUnavailableError, QBridgeError
+from qbridge_core.backend import AuthenticationError, BrokerUnavailableError, QBridgeError
 from qbridge_rabbitmq import errors
 from qbridge_rabbitmq.hosts import Address
 from qbridge_rabbitmq.options import Endpoint

@@ -14,9 +14,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from qbridge_core import BrokerUnavailableError, Delivery, QBridgeError
-from qbridge_core.clock import monotonic
-from qbridge_core.message import BESIDE, CRASHES, SUSPICIONS, meta_int
+from qbridge_core.backend import (
+    BESIDE,
+    CRASHES,
+    SUSPICIONS,
+    BrokerUnavailableError,
+    Delivery,
+    QBridgeError,
+    meta_int,
+    monotonic,
+)
 from qbridge_rabbitmq import copies, headers
 from qbridge_rabbitmq.life import Arrival
 from qbridge_rabbitmq.outgoing import replace

@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 from typing import Final
 
-from qbridge_core import Delivery
+from qbridge_core.backend import Delivery
 
 MAX_MARKS: Final = 10_000
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from pika import exceptions
 
-from qbridge_core import (
+from qbridge_core.backend import (
     AuthenticationError,
     BrokerUnavailableError,
     ConfigurationError,

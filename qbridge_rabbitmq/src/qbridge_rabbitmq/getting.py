@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from qbridge_core.readahead import MOST_BYTES
+from qbridge_core.backend import PREFETCH_BYTES
 from qbridge_rabbitmq.life import Arrival
 
 _LAST_WAIT: Final = 1.0
@@ -55,7 +55,7 @@ class GetRequest:
     def wants_more(self) -> bool:
         """In the I/O thread: whether the broker should be asked for another message."""
         return (
-            not self._over and not self._enough and len(self.items) < self._limit and self._size < MOST_BYTES
+            not self._over and not self._enough and len(self.items) < self._limit and self._size < PREFETCH_BYTES
         )  # fmt: skip
 
     def add(self, arrival: Arrival) -> bool:

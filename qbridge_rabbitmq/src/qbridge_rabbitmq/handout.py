@@ -5,8 +5,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from qbridge_core import DeadLetter, Delivery
-from qbridge_core.message import ATTEMPTS, CRASHES, FIRST_FAILED_AT, SOURCE_QUEUE, meta_int, meta_time
+from qbridge_core.backend import (
+    ATTEMPTS,
+    CRASHES,
+    FIRST_FAILED_AT,
+    SOURCE_QUEUE,
+    DeadLetter,
+    Delivery,
+    meta_int,
+    meta_time,
+)
 from qbridge_rabbitmq import deaths, delays, headers
 from qbridge_rabbitmq.life import Arrival, Life
 from qbridge_rabbitmq.recognition import likeness

@@ -18,7 +18,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from qbridge_core.message import HEADER_PREFIX, NO_HEADERS
+from qbridge_core.backend import HEADER_PREFIX, NO_HEADERS
 
 HEADERS: Final = 13
 DELIVERY_MODE: Final = 12

@@ -9,9 +9,7 @@ from typing import Any, Final
 from pika import exceptions, spec
 from pika.channel import Channel
 
-from qbridge_core import TransientError
-from qbridge_core.clock import monotonic
-from qbridge_core.logs import logger
+from qbridge_core.backend import TransientError, logger, monotonic
 from qbridge_rabbitmq import errors
 from qbridge_rabbitmq.barriers import Barriers
 from qbridge_rabbitmq.buffer import Buffer

@@ -21,9 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from qbridge_core import Delivery
-from qbridge_core.clock import monotonic
-from qbridge_core.logs import logger
+from qbridge_core.backend import Delivery, logger, monotonic
 from qbridge_rabbitmq.doubts import Doubts
 from qbridge_rabbitmq.life import Arrival, Life, Returned
 from qbridge_rabbitmq.recognition import Key

@@ -13,8 +13,7 @@ from typing import Final, NamedTuple
 
 from pika.channel import Channel
 
-from qbridge_core import Delivery, DeliveryLostError
-from qbridge_core.message import Noted
+from qbridge_core.backend import Delivery, DeliveryLostError, Noted
 from qbridge_rabbitmq.recognition import Key, Trace, key_of, trace
 from qbridge_rabbitmq.wire import Connection
 

@@ -10,8 +10,7 @@ from typing import Any, Final
 
 from pika import exceptions
 
-from qbridge_core import QBridgeError, TransientError
-from qbridge_core.clock import monotonic
+from qbridge_core.backend import QBridgeError, TransientError, monotonic
 from qbridge_rabbitmq import errors, protocols
 from qbridge_rabbitmq.diagnosis import explain
 from qbridge_rabbitmq.hosts import Address, Hosts

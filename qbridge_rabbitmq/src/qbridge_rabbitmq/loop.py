@@ -16,8 +16,7 @@ from typing import Final
 
 from pika.adapters.select_connection import IOLoop
 
-from qbridge_core.clock import monotonic
-from qbridge_core.logs import logger
+from qbridge_core.backend import logger, monotonic
 
 _log: Final = logger("qbridge.rabbitmq")
 _GATHER: Final = 0.002

@@ -10,7 +10,7 @@ import urllib.request
 from typing import Any, Final
 from urllib.parse import quote
 
-from qbridge_core import BrokerURL
+from qbridge_core.backend import BrokerURL
 
 _TIMEOUT: Final = 5.0
 _LARGEST: Final = 16 * 1024 * 1024

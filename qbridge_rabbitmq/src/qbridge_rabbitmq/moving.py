@@ -9,7 +9,8 @@ import functools
 import time
 from typing import Final, NamedTuple
 
-from qbridge_core import (
+from qbridge_core.backend import (
+    MAX_ID_CHARS,
     AuthenticationError,
     BrokerUnavailableError,
     ConfigurationError,
@@ -17,6 +18,7 @@ from qbridge_core import (
     Failure,
     MessageTooLargeError,
     NotConnectedError,
+    Noted,
     PublishUnconfirmedError,
     QBridgeError,
     QueueFullError,
@@ -24,12 +26,11 @@ from qbridge_core import (
     TransientError,
     UnroutableError,
     check_queue_name,
+    logger,
+    monotonic,
     rejection,
+    suspects_queue,
 )
-from qbridge_core.clock import monotonic
-from qbridge_core.logs import logger
-from qbridge_core.message import MAX_ID_CHARS, Noted
-from qbridge_core.suspects import suspects_queue
 from qbridge_rabbitmq import copies, delays, headers
 from qbridge_rabbitmq.handout import claim, finish
 from qbridge_rabbitmq.lane import DELETION_PAUSE

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pika
 
-from qbridge_core import (
+from qbridge_core.backend import (
     BrokerURL,
     ConfigurationError,
     InvalidURLError,

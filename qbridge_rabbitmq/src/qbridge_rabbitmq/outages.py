@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from qbridge_core.clock import monotonic
-from qbridge_core.logs import logger
+from qbridge_core.backend import logger, monotonic
 
 _log: Final = logger("qbridge.rabbitmq")
 REMIND_EVERY: Final = 60.0

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from qbridge_core import (
+from qbridge_core.backend import (
+    NO_HEADERS,
     Message,
     MessageTooLargeError,
     QBridgeError,
     check_body,
     check_headers,
+    check_message,
     check_message_id,
+    check_messages,
     check_queue_name,
+    logger,
 )
-from qbridge_core.logs import logger
-from qbridge_core.message import NO_HEADERS, check_message, check_messages
 from qbridge_rabbitmq import copies, headers
 from qbridge_rabbitmq.life import Arrival
 from qbridge_rabbitmq.publisher import LARGE, Outgoing

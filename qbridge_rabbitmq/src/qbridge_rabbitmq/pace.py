@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from qbridge_core.readahead import MOST_BYTES
+from qbridge_core.backend import PREFETCH_BYTES
 
 TICK: Final = 0.5
 _SECONDS_HELD: Final = 0.25
@@ -58,7 +58,7 @@ class Pace:
 
     @property
     def _bound(self) -> int:
-        return min(self._most, MOST_BYTES // max(1, self._size))
+        return min(self._most, PREFETCH_BYTES // max(1, self._size))
 
     def _follow(self, rate: float) -> None:
         bound = self._bound

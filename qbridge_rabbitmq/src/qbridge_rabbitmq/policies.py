@@ -11,9 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from qbridge_core.clock import monotonic
-from qbridge_core.logs import logger
-from qbridge_core.suspects import suspects_queue
+from qbridge_core.backend import logger, monotonic, suspects_queue
 from qbridge_rabbitmq import delays
 from qbridge_rabbitmq.management import Management, ManagementError
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from pika import spec
 from pika.channel import Channel
 
-from qbridge_core import (
+from qbridge_core.backend import (
     BrokerBlockedError,
     BrokerUnavailableError,
     MessageTooLargeError,
@@ -22,9 +22,9 @@ from qbridge_core import (
     QBridgeError,
     QueueFullError,
     UnroutableError,
+    logger,
+    monotonic,
 )
-from qbridge_core.clock import monotonic
-from qbridge_core.logs import logger
 from qbridge_rabbitmq import errors
 from qbridge_rabbitmq.frames import HEADER_OVERHEAD, UnwritableError
 from qbridge_rabbitmq.options import FRAME_MAX

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Final
 
-from qbridge_core import UnroutableError
-from qbridge_core.message import SOURCE_QUEUE, meta_text
+from qbridge_core.backend import SOURCE_QUEUE, UnroutableError, meta_text
 from qbridge_rabbitmq import browse, copies, deaths, headers
 from qbridge_rabbitmq.life import Arrival
 from qbridge_rabbitmq.publisher import LARGE, Outgoing

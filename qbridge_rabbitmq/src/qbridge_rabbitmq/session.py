@@ -16,8 +16,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
-from qbridge_core import BrokerUnavailableError, NotConnectedError, QBridgeError, UnroutableError
-from qbridge_core.clock import monotonic
+from qbridge_core.backend import BrokerUnavailableError, NotConnectedError, QBridgeError, UnroutableError, monotonic
 from qbridge_rabbitmq import errors
 from qbridge_rabbitmq.admin import Admin, Steps
 from qbridge_rabbitmq.diagnosis import explain

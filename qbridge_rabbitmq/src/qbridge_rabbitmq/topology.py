@@ -7,10 +7,14 @@ from typing import Any, Final
 
 from pika import exceptions
 
-from qbridge_core import QBridgeError, QueueMismatchError, default_dead_letter_queue
-from qbridge_core.clock import monotonic
-from qbridge_core.logs import logger
-from qbridge_core.suspects import suspects_queue
+from qbridge_core.backend import (
+    QBridgeError,
+    QueueMismatchError,
+    default_dead_letter_queue,
+    logger,
+    monotonic,
+    suspects_queue,
+)
 from qbridge_rabbitmq import delays, errors, foreign
 from qbridge_rabbitmq.admin import Step, Steps
 

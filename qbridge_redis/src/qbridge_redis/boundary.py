@@ -8,7 +8,7 @@ from typing import Final, ParamSpec, TypeVar
 
 from redis.exceptions import RedisError
 
-from qbridge_core import BrokerUnavailableError, PermanentError, QBridgeError
+from qbridge_core.backend import BrokerUnavailableError, PermanentError, QBridgeError
 from qbridge_redis.failures import in_words, refused
 from qbridge_redis.link import LOST
 

@@ -7,7 +7,8 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from qbridge_core import (
+from qbridge_core.backend import (
+    NO_HEADERS,
     Capabilities,
     DeadLetter,
     Delivery,
@@ -20,13 +21,14 @@ from qbridge_core import (
     check_count,
     check_declaration,
     check_delay,
+    check_delivery,
     check_publish_timeout,
     check_queue_name,
+    check_rejection,
+    check_replay,
     check_wait,
+    monotonic,
 )
-from qbridge_core.checks import check_replay
-from qbridge_core.clock import monotonic
-from qbridge_core.message import NO_HEADERS, check_delivery, check_rejection
 from qbridge_redis.boundary import guarded
 from qbridge_redis.engine import Engine
 from qbridge_redis.fleet import Fleet

@@ -12,8 +12,13 @@ from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from qbridge_core import AuthenticationError, BrokerUnavailableError, ConfigurationError, QBridgeError
-from qbridge_core.clock import monotonic
+from qbridge_core.backend import (
+    AuthenticationError,
+    BrokerUnavailableError,
+    ConfigurationError,
+    QBridgeError,
+    monotonic,
+)
 from qbridge_redis.failures import refused
 from qbridge_redis.link import LOST, Link
 from qbridge_redis.options import Address, Options

@@ -11,7 +11,7 @@ import ssl
 from pathlib import Path
 from typing import Final
 
-from qbridge_core import ConfigurationError
+from qbridge_core.backend import ConfigurationError
 from qbridge_redis.options import Address, Options, is_socket
 
 _TIME: Final = 0.3

@@ -8,8 +8,7 @@ from typing import Final
 
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from qbridge_core import BrokerUnavailableError, QBridgeError
-from qbridge_core.clock import monotonic
+from qbridge_core.backend import BrokerUnavailableError, QBridgeError, monotonic
 from qbridge_redis.diagnosis import diagnose
 from qbridge_redis.failures import unreachable
 from qbridge_redis.flusher import Flusher

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from redis import exceptions as redis_errors
 
-from qbridge_core import (
+from qbridge_core.backend import (
     AuthenticationError,
     BrokerBlockedError,
     BrokerUnavailableError,

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from qbridge_core import DeadLetter, Delivery
-from qbridge_core.message import (
+from qbridge_core.backend import (
     ATTEMPTS,
     BESIDE,
     CRASHES,
@@ -21,6 +20,8 @@ from qbridge_core.message import (
     NO_HEADERS,
     SUSPICIONS,
     TASK_ID,
+    DeadLetter,
+    Delivery,
     meta_int,
     meta_text,
     meta_time,

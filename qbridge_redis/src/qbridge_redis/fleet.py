@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from qbridge_core import QBridgeError
+from qbridge_core.backend import QBridgeError
 from qbridge_redis.cluster import ClusterMap, ClusterRoute
 from qbridge_redis.diagnosis import check_files
 from qbridge_redis.engine import Engine

@@ -8,8 +8,14 @@ from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from qbridge_core import DeadLetter, PublishUnconfirmedError, QueueStats, UnroutableError
-from qbridge_core.message import SOURCE_QUEUE, meta_text
+from qbridge_core.backend import (
+    SOURCE_QUEUE,
+    DeadLetter,
+    PublishUnconfirmedError,
+    QueueStats,
+    UnroutableError,
+    meta_text,
+)
 from qbridge_redis import fields
 from qbridge_redis.failures import checked, is_missing_group, unreachable
 from qbridge_redis.link import LOST, Link

@@ -6,7 +6,7 @@ from typing import Final
 
 from redis.crc import key_slot
 
-from qbridge_core import ConfigurationError, check_queue_name
+from qbridge_core.backend import ConfigurationError, check_queue_name
 
 _DELAYED: Final = b":delayed"
 _REMEMBERED: Final = 10_000

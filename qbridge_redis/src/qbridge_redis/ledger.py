@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from qbridge_core import DeliveryLostError, QBridgeError
-from qbridge_core.clock import monotonic
+from qbridge_core.backend import DeliveryLostError, QBridgeError, monotonic
 from qbridge_redis.returned import Returned
 
 MAX_ACKS: Final = 500  # ids of one ack script: Lua cannot unpack more than about 7,000

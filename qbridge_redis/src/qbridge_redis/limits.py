@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from qbridge_core import MessageTooLargeError
+from qbridge_core.backend import MessageTooLargeError
 
 _MOST_HEADERS: Final = 20_000  # a script copies 25,000 fields at most, QBridge's own among them
 _RESERVE: Final = 64 * 1024  # for what a dead letter says, and for the names of command and keys

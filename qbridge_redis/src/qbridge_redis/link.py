@@ -21,8 +21,7 @@ from redis.exceptions import MovedError, NoScriptError, ReadOnlyError, RedisErro
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from qbridge_core import BrokerUnavailableError
-from qbridge_core.clock import monotonic
+from qbridge_core.backend import BrokerUnavailableError, monotonic
 from qbridge_redis import forks
 from qbridge_redis.failures import REFUSED, not_connected, unreachable
 from qbridge_redis.options import Address, Options, is_socket

@@ -12,8 +12,7 @@ from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from qbridge_core import QBridgeError
-from qbridge_core.clock import monotonic
+from qbridge_core.backend import QBridgeError, monotonic
 from qbridge_redis.backoff import Backoff
 from qbridge_redis.failures import REFUSED, is_missing_group, unreachable
 from qbridge_redis.ledger import Ledger

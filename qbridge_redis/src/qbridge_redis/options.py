@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Final
 
-from qbridge_core import (
+from qbridge_core.backend import (
     BrokerURL,
     ConfigurationError,
     InvalidURLError,

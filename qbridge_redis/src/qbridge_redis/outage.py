@@ -8,8 +8,7 @@ from __future__ import annotations
 import threading
 from typing import Final
 
-from qbridge_core.clock import monotonic
-from qbridge_core.logs import logger
+from qbridge_core.backend import logger, monotonic
 from qbridge_redis.failures import REFUSED
 
 log: Final = logger("qbridge.redis")

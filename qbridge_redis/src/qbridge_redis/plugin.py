@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from qbridge_core import BackendFactory, QueueClient, hookimpl
+from qbridge_core.backend import BackendFactory, QueueClient, hookimpl
 from qbridge_redis.client import RedisClient
 
 

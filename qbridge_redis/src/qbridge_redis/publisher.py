@@ -17,17 +17,18 @@ from typing import Any, Final
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from qbridge_core import (
+from qbridge_core.backend import (
     Message,
     PublishUnconfirmedError,
     QBridgeError,
     UnroutableError,
     check_body,
     check_headers,
+    check_message,
     check_message_id,
+    check_messages,
+    monotonic,
 )
-from qbridge_core.clock import monotonic
-from qbridge_core.message import check_message, check_messages
 from qbridge_redis.backoff import Backoff
 from qbridge_redis.boundary import callers
 from qbridge_redis.failures import code, is_redirect, is_transient, refused, unreachable

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from qbridge_core import UnroutableError, default_dead_letter_queue
-from qbridge_core.suspects import suspects_queue
+from qbridge_core.backend import UnroutableError, default_dead_letter_queue, suspects_queue
 from qbridge_redis.failures import checked
 from qbridge_redis.keys import Keys
 from qbridge_redis.link import Link

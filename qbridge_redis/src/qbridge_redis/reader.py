@@ -15,8 +15,7 @@ from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from qbridge_core import BrokerUnavailableError, Delivery, QBridgeError, TransientError
-from qbridge_core.clock import monotonic
+from qbridge_core.backend import BrokerUnavailableError, Delivery, QBridgeError, TransientError, monotonic
 from qbridge_redis import fields
 from qbridge_redis.backoff import Backoff
 from qbridge_redis.failures import REFUSED, checked, is_missing_group, is_transient, refused, unreachable

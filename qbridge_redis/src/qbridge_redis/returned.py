@@ -12,8 +12,19 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Final
 
-from qbridge_core import Delivery, Failure, Reason, worker_identity
-from qbridge_core.message import ATTEMPTS, CRASHES, REASON, TASK_ID, Noted, meta_int, meta_text
+from qbridge_core.backend import (
+    ATTEMPTS,
+    CRASHES,
+    REASON,
+    TASK_ID,
+    Delivery,
+    Failure,
+    Noted,
+    Reason,
+    meta_int,
+    meta_text,
+    worker_identity,
+)
 
 NOBODY: Final = "qbridge:returned"
 """How the names of nobody begin."""

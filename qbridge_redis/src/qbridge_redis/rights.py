@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from qbridge_core import QBridgeError
+from qbridge_core.backend import QBridgeError
 from qbridge_redis.link import LOST, Link
 from qbridge_redis.scripts import PROBE
 from qbridge_redis.session import Session

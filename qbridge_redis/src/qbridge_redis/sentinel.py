@@ -15,8 +15,7 @@ from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from qbridge_core import AuthenticationError, BrokerUnavailableError, QBridgeError
-from qbridge_core.clock import monotonic
+from qbridge_core.backend import AuthenticationError, BrokerUnavailableError, QBridgeError, monotonic
 from qbridge_redis.link import LOST, Link
 from qbridge_redis.options import Address, Options
 from qbridge_redis.route import OnMove, Route

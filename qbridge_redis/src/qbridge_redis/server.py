@@ -6,7 +6,7 @@ from typing import Final
 
 from redis.exceptions import ResponseError
 
-from qbridge_core import ConfigurationError
+from qbridge_core.backend import ConfigurationError
 from qbridge_redis.limits import Limits
 from qbridge_redis.link import Link
 from qbridge_redis.options import Options, Topology

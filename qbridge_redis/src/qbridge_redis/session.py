@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from qbridge_core import QBridgeError, worker_identity
-from qbridge_core.clock import monotonic
+from qbridge_core.backend import QBridgeError, monotonic, worker_identity
 from qbridge_redis.fields import Fields
 from qbridge_redis.keys import Keys
 from qbridge_redis.ledger import Ledger

@@ -12,17 +12,19 @@ from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from qbridge_core import (
+from qbridge_core.backend import (
+    ATTEMPTS,
+    CRASHES,
+    SUSPICIONS,
     Delivery,
     DeliveryLostError,
     Failure,
     PermanentError,
     PublishUnconfirmedError,
     QBridgeError,
+    monotonic,
     rejection,
 )
-from qbridge_core.clock import monotonic
-from qbridge_core.message import ATTEMPTS, CRASHES, SUSPICIONS
 from qbridge_redis import fields
 from qbridge_redis.backoff import Backoff
 from qbridge_redis.failures import checked, is_missing_group, is_redirect, refused, unreachable

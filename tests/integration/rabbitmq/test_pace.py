@@ -176,7 +176,7 @@ def test_g4_a_page_of_large_messages_is_short(
     make_client: MakeClient, amqp_url: str, unique_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is asked for message by message ends when it is large enough together; the rest stays in the queue."""
-    monkeypatch.setattr(getting, "MOST_BYTES", 1_000_000)
+    monkeypatch.setattr(getting, "PREFETCH_BYTES", 1_000_000)
     client = make_client(amqp_url)
     client.declare(unique_name)
     client.publish_many(unique_name, [Message(bytes(400_000)) for _ in range(6)])

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from qbridge_core import (
+from qbridge_core.backend import (
     BrokerUnavailableError,
     Capabilities,
     Delivery,

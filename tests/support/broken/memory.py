@@ -12,7 +12,9 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from qbridge_core import (
+from qbridge_core.backend import (
+    ATTEMPTS,
+    SOURCE_QUEUE,
     Capabilities,
     DeadLetter,
     Delivery,
@@ -26,9 +28,9 @@ from qbridge_core import (
     check_delay,
     check_headers,
     check_queue_name,
+    meta_int,
     rejection,
 )
-from qbridge_core.message import ATTEMPTS, SOURCE_QUEUE, meta_int
 from qbridge_memory import MemoryClient
 
 

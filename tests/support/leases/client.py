@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
-from qbridge_core import (
+from qbridge_core.backend import (
     BrokerUnavailableError,
     BrokerURL,
     Capabilities,
@@ -36,15 +36,16 @@ from qbridge_core import (
     check_declaration,
     check_delay,
     check_headers,
+    check_message,
     check_message_id,
     check_publish_timeout,
     check_queue_name,
     check_wait,
     default_dead_letter_queue,
-    merge_options,
+    option_seconds,
+    read_options,
     rejection,
 )
-from qbridge_core.message import ATTEMPTS, CRASHES, FIRST_FAILED_AT, check_message, meta_int, meta_time
 from support.leases.wire import InterruptedCallError, Pool
 
 LONGEST_DELAY: Final = 30 * 86_400.0
@@ -73,9 +74,9 @@ class LeaseClient(QueueClient):
         self._url = BrokerURL.parse(url)
         if not self._url.host or self._url.port is None:
             raise InvalidURLError(f"{self._url} names no host and port")
-        merged = merge_options(self._url, options, known=("lease", "timeout"))
-        self._lease = float(str(merged.get("lease", 30.0)))
-        self._timeout = float(str(merged.get("timeout", 5.0)))
+        given = read_options(self._url, options, {"lease": option_seconds, "timeout": option_seconds})
+        self._lease: float = given.get("lease", 30.0)
+        self._timeout: float = given.get("timeout", 5.0)
         self._link: Link | None = None
         self._switching = threading.Lock()
         self._pairs: dict[str, str] = {}
@@ -315,19 +316,17 @@ class Link:
         """Hold what was lent."""
         with self._lock:
             self._held.add(item["token"])
-        meta = item["meta"]
-        return Delivery(
-            body=base64.b64decode(item["body"]),
-            queue=queue,
-            headers=item["headers"],
+        delivery = Delivery.from_headers(
+            base64.b64decode(item["body"]),
+            queue,
+            item["headers"],
+            item["meta"],
             message_id=item["id"],
-            attempts=meta_int(meta, ATTEMPTS),
-            crashes=meta_int(meta, CRASHES) + item["crashes"],
-            first_failed_at=meta_time(meta, FIRST_FAILED_AT),
-            redelivered=item["redelivered"],
-            meta=meta,
             tag=item["token"],
+            redelivered=item["redelivered"],
         )
+        delivery.crashes += item["crashes"]
+        return delivery
 
     def check(self, delivery: Delivery) -> None:
         """Refuse a delivery that went back when this client left."""

@@ -9,7 +9,7 @@ import threading
 from contextlib import suppress
 from typing import Any
 
-from qbridge_core import (
+from qbridge_core.backend import (
     AuthenticationError,
     BrokerUnavailableError,
     BrokerURL,

@@ -1,0 +1,58 @@
+"""The author's API: reading options and deliveries without knowing anything else of the core."""
+
+from __future__ import annotations
+
+import pytest
+
+from qbridge_core.backend import (
+    ATTEMPTS,
+    CRASHES,
+    FIRST_FAILED_AT,
+    NO_HEADERS,
+    BrokerURL,
+    ConfigurationError,
+    Delivery,
+    UnknownOptionError,
+    option_count,
+    option_seconds,
+    read_options,
+)
+
+READERS = {"lease": option_seconds, "most": option_count}
+
+
+def test_options_of_a_url_and_of_keywords_are_read_alike() -> None:
+    """A URL's text means what the same number by keyword means, and the keyword wins."""
+    url = BrokerURL.parse("mine://host?lease=2.5&most=7")
+    assert read_options(url, {}, READERS) == {"lease": 2.5, "most": 7}
+    assert read_options(url, {"lease": 4}, READERS) == {"lease": 4.0, "most": 7}
+
+
+@pytest.mark.parametrize("given", [{"lease": "soon"}, {"lease": 0}, {"most": "1.5"}, {"most": True}])
+def test_an_option_that_makes_no_sense_is_refused(given: dict[str, object]) -> None:
+    """What a reader refuses is a ConfigurationError that names the option."""
+    with pytest.raises(ConfigurationError, match=rf"option {next(iter(given))} must be"):
+        read_options(BrokerURL.parse("mine://host"), given, READERS)
+
+
+def test_an_unknown_option_is_named_with_those_that_are_known_and_a_hint() -> None:
+    """Who uses another library's name for an option is told what to write."""
+    with pytest.raises(UnknownOptionError, match="'ttl' for mine://; known options: lease, most; ttl: write lease"):
+        read_options(BrokerURL.parse("mine://host?ttl=3"), {}, READERS, {"ttl": "write lease", "other": "write most"})
+
+
+def test_a_delivery_is_read_from_its_headers() -> None:
+    """Counts and times come from QBridge's headers, whatever type the broker gives them."""
+    meta = {ATTEMPTS: b"2", CRASHES: "1", FIRST_FAILED_AT: 1_500}
+    delivery = Delivery.from_headers(b"{}", "jobs", {"a": "b"}, meta, message_id="m", tag=9, redelivered=True)
+    assert (delivery.attempts, delivery.crashes, delivery.first_failed_at) == (2, 1, 1.5)
+    assert (delivery.queue, delivery.headers, delivery.message_id, delivery.tag) == ("jobs", {"a": "b"}, "m", 9)
+    assert delivery.redelivered
+    assert not delivery.suspected
+
+
+def test_a_delivery_without_headers_has_not_failed() -> None:
+    """Most messages carry nothing of QBridge's."""
+    delivery = Delivery.from_headers(b"{}", "jobs", NO_HEADERS, NO_HEADERS, suspected=True)
+    assert (delivery.attempts, delivery.crashes, delivery.first_failed_at) == (0, 0, None)
+    assert delivery.suspected
