@@ -49,6 +49,24 @@ def test_stop_waits_for_the_end(client: MemoryClient) -> None:
     assert not thread.is_alive()
 
 
+def test_a_stop_ends_with_the_last_thing_that_it_waits_for(
+    client: MemoryClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is last, it rings: the look from time to time is for what nobody tells."""
+    monkeypatch.setattr("qbridge_core.ending._POLL", 60.0)
+
+    class Plugin:
+        @hookimpl
+        def qbridge_worker_stopping(self) -> None:
+            wait_for(lambda: not any(thread.name == "qbridge-worker" for thread in threading.enumerate()), 10.0)
+
+    client.send("q", 1)
+    began = time.monotonic()
+    manager = TaskManager(client, print, "q", "d", max_workers=1, grace_period=60.0, plugins=[Plugin()])
+    assert manager.run_until_idle(60).succeeded == 1
+    assert time.monotonic() - began < 30
+
+
 def test_a_manager_may_start_again_as_soon_as_stop_returns(client: MemoryClient) -> None:
     """Also while the thread that ran it has not returned from ``start`` yet."""
     manager = TaskManager(client, print, "q", "d", max_workers=1)

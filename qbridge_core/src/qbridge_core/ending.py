@@ -18,6 +18,7 @@ from qbridge_core.isolation import Isolation
 from qbridge_core.logs import logger
 from qbridge_core.message import Delivery
 from qbridge_core.run import Run
+from qbridge_core.wakeup import Wakeup
 from qbridge_core.worker import Job, WorkerPool
 
 _log: Final = logger("qbridge.manager")
@@ -68,13 +69,13 @@ class Ending:
         """True in a thread that this one waits for."""
         return threading.get_ident() in self._helpers
 
-    def drain(self, grace_period: float, notice: Callable[[], None], sleep: Callable[[float], None]) -> None:
+    def drain(self, grace_period: float, notice: Callable[[], None], wakeup: Wakeup) -> None:
         """Let the running tasks finish within the grace period.
 
         Args:
             grace_period: seconds; a second request to stop ends them.
             notice: tells plugins; it may take as long.
-            sleep: waits for so many seconds or until something happens.
+            wakeup: rung whenever something has happened.
         """
         deadline = monotonic() + grace_period
         intake = self._job.intake
@@ -82,16 +83,22 @@ class Ending:
         if self._isolation is not None:
             self._isolation.stop()
 
+        begun = threading.Event()
+
         def begin() -> None:
-            intake.close()
-            notice()
+            try:
+                intake.close()
+                notice()
+            finally:
+                begun.set()
+                wakeup.notify()  # often the last thing that is waited for
 
         beginning = closing = self.call("qbridge-stopping", begin)
         while True:
             left = deadline - monotonic()
-            if not (self._is_busy or beginning.is_alive()) or left <= 0 or self._requests() > 1:
+            if (begun.is_set() and not self._is_busy) or left <= 0 or self._requests() > 1:
                 return
-            sleep(min(self._pool.expire(), left, _POLL))
+            wakeup.wait(min(self._pool.expire(), left, _POLL))
             if self._pool.alive and (closing is beginning or not closing.is_alive()):
                 # Once more: a reader may have passed its check just before.
                 closing = self.call("qbridge-unsubscribe", intake.close)

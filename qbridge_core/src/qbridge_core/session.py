@@ -162,7 +162,7 @@ class Session:
             raise raised[0]
 
     def _end(self) -> None:
-        self._ending.drain(self._grace_period, self._notice, self._sleep)
+        self._ending.drain(self._grace_period, self._notice, self.wakeup)
         self._ending.finish()
         if self._started is not None and self._started[0].is_alive():
             self._fail(QBridgeError(_LEFT_BEHIND))
