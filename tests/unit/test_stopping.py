@@ -62,7 +62,7 @@ def test_a_stop_ends_with_the_last_thing_that_it_waits_for(
 
     client.send("q", 1)
     began = time.monotonic()
-    manager = TaskManager(client, print, "q", "d", max_workers=1, grace_period=60.0, plugins=[Plugin()])
+    manager = TaskManager(client, print, "q", "d", max_workers=1, task_timeout=60, grace_period=60, plugins=[Plugin()])
     assert manager.run_until_idle(60).succeeded == 1
     assert time.monotonic() - began < 30
 
