@@ -13,7 +13,7 @@ import pytest
 from qbridge_core import TaskManager, connect
 from qbridge_rabbitmq.loop import IOThread
 from qbridge_rabbitmq.wire import Connection
-from qbridge_redis.link import Link
+from qbridge_redis.connection.connection import Link
 
 TASKS = 5_000
 

@@ -29,13 +29,13 @@ from qbridge_core.backend import (
     check_wait,
     monotonic,
 )
-from qbridge_redis.boundary import guarded
-from qbridge_redis.engine import Engine
-from qbridge_redis.fleet import Fleet
-from qbridge_redis.keys import Keys
-from qbridge_redis.ledger import Ticket
-from qbridge_redis.options import Options, Topology
-from qbridge_redis.queues import Queues
+from qbridge_redis.connection.boundary import guarded
+from qbridge_redis.connection.options import Options, Topology
+from qbridge_redis.node import Engine
+from qbridge_redis.nodes import Fleet
+from qbridge_redis.protocol.keys import Keys
+from qbridge_redis.state.declarations import Queues
+from qbridge_redis.state.in_flight import Ticket
 
 _DISCONNECT_TIME: Final = 5.0
 # Due times are scores: microseconds, exact in a double for the next centuries (redis.io/commands/zadd).

@@ -15,7 +15,7 @@ import support.brokers
 from integration.redis.helpers import Background, Cli, MakeClient, take
 from qbridge_core import Message
 from qbridge_redis import RedisClient
-from qbridge_redis.overdue import Overdue
+from qbridge_redis.recovery.abandoned import Overdue
 from support.brokers import RedisBroker, find_program
 from support.wait import wait_for
 

@@ -29,7 +29,7 @@ from qbridge_core import (
 )
 from qbridge_core.testing import BackendConformance
 from qbridge_redis import RedisClient
-from qbridge_redis.keys import Keys
+from qbridge_redis.protocol.keys import Keys
 from support.brokers import RedisBroker, find_program
 from support.wait import wait_for
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from qbridge_redis.options import Address, Options
+from qbridge_redis.connection.options import Address, Options
 
 
 class Route:

@@ -16,11 +16,11 @@ from qbridge_core.backend import (
     UnroutableError,
     meta_text,
 )
-from qbridge_redis import fields
-from qbridge_redis.failures import checked, is_missing_group, unreachable
-from qbridge_redis.link import LOST, Link
-from qbridge_redis.scripts import PURGE, REPLAY, Command
-from qbridge_redis.session import Session
+from qbridge_redis.connection.connection import LOST, Link
+from qbridge_redis.connection.errors import checked, is_missing_group, unreachable
+from qbridge_redis.protocol import fields
+from qbridge_redis.protocol.scripts import PURGE, REPLAY, Command
+from qbridge_redis.state.context import Session
 
 _Entry = tuple[bytes, Sequence[bytes]]
 _PAGE: Final = 100

@@ -9,8 +9,8 @@ from typing import Final, ParamSpec, TypeVar
 from redis.exceptions import RedisError
 
 from qbridge_core.backend import BrokerUnavailableError, PermanentError, QBridgeError
-from qbridge_redis.failures import in_words, refused
-from qbridge_redis.link import LOST
+from qbridge_redis.connection.connection import LOST
+from qbridge_redis.connection.errors import in_words, refused
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -25,16 +25,16 @@ from qbridge_core.backend import (
     monotonic,
     rejection,
 )
-from qbridge_redis import fields
-from qbridge_redis.backoff import Backoff
-from qbridge_redis.failures import checked, is_missing_group, is_redirect, refused, unreachable
-from qbridge_redis.fields import REDELIVERED, SUSPECTED, Fields, encode, encode_meta
-from qbridge_redis.ledger import Ticket
-from qbridge_redis.link import LOST
-from qbridge_redis.returned import LONG_AGO, NOBODY, name_of_nobody
-from qbridge_redis.rights import ask_missing_rights
-from qbridge_redis.scripts import RELEASE, RESTORE, SETTLE, Command
-from qbridge_redis.session import Session, log
+from qbridge_redis.connection.backoff import Backoff
+from qbridge_redis.connection.connection import LOST
+from qbridge_redis.connection.errors import checked, is_missing_group, is_redirect, refused, unreachable
+from qbridge_redis.protocol import fields
+from qbridge_redis.protocol.fields import REDELIVERED, SUSPECTED, Fields, encode, encode_meta
+from qbridge_redis.protocol.scripts import RELEASE, RESTORE, SETTLE, Command
+from qbridge_redis.queues.permissions import ask_missing_rights
+from qbridge_redis.state.context import Session, log
+from qbridge_redis.state.handbacks import LONG_AGO, NOBODY, name_of_nobody
+from qbridge_redis.state.in_flight import Ticket
 
 _DONE: Final = 1
 _NOT_HELD: Final = 0

@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from qbridge_core.backend import QBridgeError, monotonic, worker_identity
-from qbridge_redis.fields import Fields
-from qbridge_redis.keys import Keys
-from qbridge_redis.ledger import Ledger
-from qbridge_redis.limits import Limits
-from qbridge_redis.link import Links
-from qbridge_redis.options import Options
-from qbridge_redis.outage import Outage, log
-from qbridge_redis.queues import Queues
-from qbridge_redis.route import OnMove, Route
+from qbridge_redis.connection.connection import Links
+from qbridge_redis.connection.options import Options
+from qbridge_redis.connection.outage import Outage, log
+from qbridge_redis.connection.route import OnMove, Route
+from qbridge_redis.protocol.fields import Fields
+from qbridge_redis.protocol.keys import Keys
+from qbridge_redis.protocol.limits import Limits
+from qbridge_redis.state.declarations import Queues
+from qbridge_redis.state.in_flight import Ledger
 
 _COMPLAINTS: Final = 100
 __all__ = ["Carry", "Home", "Session", "log"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from qbridge_core.backend import ConfigurationError
-from qbridge_redis.options import Address, Options, is_socket
+from qbridge_redis.connection.options import Address, Options, is_socket
 
 _TIME: Final = 0.3
 _ANSWERS: Final = (

@@ -9,7 +9,7 @@ import threading
 from typing import Final
 
 from qbridge_core.backend import logger, monotonic
-from qbridge_redis.failures import REFUSED
+from qbridge_redis.connection.errors import REFUSED
 
 log: Final = logger("qbridge.redis")
 _REMIND_EVERY: Final = 60.0

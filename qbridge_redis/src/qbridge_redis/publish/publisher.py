@@ -29,13 +29,13 @@ from qbridge_core.backend import (
     check_messages,
     monotonic,
 )
-from qbridge_redis.backoff import Backoff
-from qbridge_redis.boundary import callers
-from qbridge_redis.failures import code, is_redirect, is_transient, refused, unreachable
-from qbridge_redis.fields import Fields, encode
-from qbridge_redis.link import LOST, Link
-from qbridge_redis.scripts import PUBLISH_LATER, Command
-from qbridge_redis.session import Session
+from qbridge_redis.connection.backoff import Backoff
+from qbridge_redis.connection.boundary import callers
+from qbridge_redis.connection.connection import LOST, Link
+from qbridge_redis.connection.errors import code, is_redirect, is_transient, refused, unreachable
+from qbridge_redis.protocol.fields import Fields, encode
+from qbridge_redis.protocol.scripts import PUBLISH_LATER, Command
+from qbridge_redis.state.context import Session
 
 _CHUNK: Final = 200
 _STORED: Final = frozenset({bytes, int})  # types of the replies to what was published: an id, now or for later

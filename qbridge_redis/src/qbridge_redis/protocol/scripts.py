@@ -43,7 +43,7 @@ class Script:
 
 
 def _read(name: str) -> bytes:
-    return resources.files("qbridge_redis").joinpath("lua", f"{name}.lua").read_bytes()
+    return resources.files(__package__).joinpath("lua", f"{name}.lua").read_bytes()
 
 
 def with_text(command: Command) -> Command:

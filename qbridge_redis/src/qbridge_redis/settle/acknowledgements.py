@@ -15,13 +15,13 @@ from typing import Any, Final
 from redis.exceptions import ResponseError
 
 from qbridge_core.backend import QBridgeError, monotonic
-from qbridge_redis.backoff import Backoff
-from qbridge_redis.failures import code, is_transient, refused, unreachable
-from qbridge_redis.ledger import Ledger
-from qbridge_redis.link import LOST, Link
-from qbridge_redis.rights import ask_missing_rights
-from qbridge_redis.scripts import ACK, Command
-from qbridge_redis.session import Session, log
+from qbridge_redis.connection.backoff import Backoff
+from qbridge_redis.connection.connection import LOST, Link
+from qbridge_redis.connection.errors import code, is_transient, refused, unreachable
+from qbridge_redis.protocol.scripts import ACK, Command
+from qbridge_redis.queues.permissions import ask_missing_rights
+from qbridge_redis.state.context import Session, log
+from qbridge_redis.state.in_flight import Ledger
 
 _GATHER: Final = 0.003
 

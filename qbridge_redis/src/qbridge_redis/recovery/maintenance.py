@@ -13,12 +13,12 @@ from typing import Any, Final
 from redis.exceptions import ResponseError
 
 from qbridge_core.backend import QBridgeError, monotonic
-from qbridge_redis.backoff import Backoff
-from qbridge_redis.failures import REFUSED, is_missing_group, unreachable
-from qbridge_redis.ledger import Ledger
-from qbridge_redis.link import LOST, Link
-from qbridge_redis.scripts import PROMOTE, REAP, RENEW, Command
-from qbridge_redis.session import Session, log
+from qbridge_redis.connection.backoff import Backoff
+from qbridge_redis.connection.connection import LOST, Link
+from qbridge_redis.connection.errors import REFUSED, is_missing_group, unreachable
+from qbridge_redis.protocol.scripts import PROMOTE, REAP, RENEW, Command
+from qbridge_redis.state.context import Session, log
+from qbridge_redis.state.in_flight import Ledger
 
 _POLL: Final = 0.25
 _REAP_EVERY: Final = 300.0

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from qbridge_core.backend import UnroutableError, default_dead_letter_queue, suspects_queue
-from qbridge_redis.failures import checked
-from qbridge_redis.keys import Keys
-from qbridge_redis.link import Link
-from qbridge_redis.scripts import ENSURE
+from qbridge_redis.connection.connection import Link
+from qbridge_redis.connection.errors import checked
+from qbridge_redis.protocol.keys import Keys
+from qbridge_redis.protocol.scripts import ENSURE
 
 _MISSING: Final = -1
 

@@ -19,10 +19,10 @@ from qbridge_core.backend import (
     QBridgeError,
     monotonic,
 )
-from qbridge_redis.failures import refused
-from qbridge_redis.link import LOST, Link
-from qbridge_redis.options import Address, Options
-from qbridge_redis.route import OnMove, Route
+from qbridge_redis.connection.connection import LOST, Link
+from qbridge_redis.connection.errors import refused
+from qbridge_redis.connection.options import Address, Options
+from qbridge_redis.connection.route import OnMove, Route
 
 _NAME: Final = "qbridge:cluster"
 _CLOSE_TIME: Final = 0.2

@@ -22,11 +22,11 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from qbridge_core.backend import BrokerUnavailableError, monotonic
-from qbridge_redis import forks
-from qbridge_redis.failures import REFUSED, not_connected, unreachable
-from qbridge_redis.options import Address, Options, is_socket
-from qbridge_redis.route import Route
-from qbridge_redis.scripts import ACK, Command, with_text
+from qbridge_redis.connection import forks
+from qbridge_redis.connection.errors import REFUSED, not_connected, unreachable
+from qbridge_redis.connection.options import Address, Options, is_socket
+from qbridge_redis.connection.route import Route
+from qbridge_redis.protocol.scripts import ACK, Command, with_text
 
 LOST: Final = (RedisConnectionError, RedisTimeoutError)
 """What a command raises whose reply did not come: the server may or may not have carried it out.

@@ -16,17 +16,17 @@ from typing import Any, Final
 from redis.exceptions import ResponseError
 
 from qbridge_core.backend import BrokerUnavailableError, Delivery, QBridgeError, TransientError, monotonic
-from qbridge_redis import fields
-from qbridge_redis.backoff import Backoff
-from qbridge_redis.failures import REFUSED, checked, is_missing_group, is_transient, refused, unreachable
-from qbridge_redis.flusher import acks_command, finish_acks
-from qbridge_redis.ledger import Ledger, Past
-from qbridge_redis.link import LOST, Link
-from qbridge_redis.overdue import Overdue
-from qbridge_redis.returned import NOBODY
-from qbridge_redis.rights import missing_rights
-from qbridge_redis.scripts import LOOK, TAKE, Command
-from qbridge_redis.session import Session, log
+from qbridge_redis.connection.backoff import Backoff
+from qbridge_redis.connection.connection import LOST, Link
+from qbridge_redis.connection.errors import REFUSED, checked, is_missing_group, is_transient, refused, unreachable
+from qbridge_redis.protocol import fields
+from qbridge_redis.protocol.scripts import LOOK, TAKE, Command
+from qbridge_redis.queues.permissions import missing_rights
+from qbridge_redis.recovery.abandoned import Overdue
+from qbridge_redis.settle.acknowledgements import acks_command, finish_acks
+from qbridge_redis.state.context import Session, log
+from qbridge_redis.state.handbacks import NOBODY
+from qbridge_redis.state.in_flight import Ledger, Past
 
 _SLICE: Final = 1.0  # of one blocking read: bounds how long a dead connection goes unnoticed
 _FIRST_CONNECT: Final = 1.0  # what a receive without timeout grants a connection attempt

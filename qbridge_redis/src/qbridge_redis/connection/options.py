@@ -17,7 +17,7 @@ from qbridge_core.backend import (
     option_count,
     option_seconds,
 )
-from qbridge_redis.hints import hints
+from qbridge_redis.connection.hints import hints
 
 _TLS_ONLY: Final = {"cafile", "certfile", "keyfile"}
 _SENTINEL_ONLY: Final = {"sentinel_username", "sentinel_password"}

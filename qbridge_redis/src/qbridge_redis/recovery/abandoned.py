@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from qbridge_redis.returned import NOBODY
-from qbridge_redis.scripts import Argument
+from qbridge_redis.protocol.scripts import Argument
+from qbridge_redis.state.handbacks import NOBODY
 
 RENEWALS: Final = 3
 """So often a lease is renewed before it runs out."""

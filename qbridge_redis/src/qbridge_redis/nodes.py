@@ -12,21 +12,21 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from qbridge_core.backend import QBridgeError
-from qbridge_redis.cluster import ClusterMap, ClusterRoute
-from qbridge_redis.diagnosis import check_files
-from qbridge_redis.engine import Engine
-from qbridge_redis.failures import unreachable
-from qbridge_redis.fields import Fields
-from qbridge_redis.keys import Keys
-from qbridge_redis.limits import Limits
-from qbridge_redis.link import LOST, Link
-from qbridge_redis.options import Address, Options, Topology
-from qbridge_redis.outage import Outage
-from qbridge_redis.queues import Queues
-from qbridge_redis.route import OnMove, Route
-from qbridge_redis.sentinel import SentinelRoute
-from qbridge_redis.server import inspect
-from qbridge_redis.session import Home, log
+from qbridge_redis.connection.connection import LOST, Link
+from qbridge_redis.connection.errors import unreachable
+from qbridge_redis.connection.options import Address, Options, Topology
+from qbridge_redis.connection.outage import Outage
+from qbridge_redis.connection.route import OnMove, Route
+from qbridge_redis.node import Engine
+from qbridge_redis.protocol.fields import Fields
+from qbridge_redis.protocol.keys import Keys
+from qbridge_redis.protocol.limits import Limits
+from qbridge_redis.server.cluster import ClusterMap, ClusterRoute
+from qbridge_redis.server.diagnosis import check_files
+from qbridge_redis.server.requirements import inspect
+from qbridge_redis.server.sentinel import SentinelRoute
+from qbridge_redis.state.context import Home, log
+from qbridge_redis.state.declarations import Queues
 
 _STOP_MARGIN: Final = 2.0
 

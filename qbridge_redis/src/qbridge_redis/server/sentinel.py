@@ -16,9 +16,9 @@ from typing import Any, Final
 from redis.exceptions import ResponseError
 
 from qbridge_core.backend import AuthenticationError, BrokerUnavailableError, QBridgeError, monotonic
-from qbridge_redis.link import LOST, Link
-from qbridge_redis.options import Address, Options
-from qbridge_redis.route import OnMove, Route
+from qbridge_redis.connection.connection import LOST, Link
+from qbridge_redis.connection.options import Address, Options
+from qbridge_redis.connection.route import OnMove, Route
 
 _CLOSE_TIME: Final = 0.2
 _WATCH_TIME: Final = 0.5  # the thread that asks has leases to renew

@@ -9,22 +9,22 @@ from typing import Final
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from qbridge_core.backend import BrokerUnavailableError, QBridgeError, monotonic
-from qbridge_redis.diagnosis import diagnose
-from qbridge_redis.failures import unreachable
-from qbridge_redis.flusher import Flusher
-from qbridge_redis.inspector import Inspector
-from qbridge_redis.keys import Keys
-from qbridge_redis.ledger import Ticket
-from qbridge_redis.link import LOST, Link
-from qbridge_redis.maintenance import Maintenance
-from qbridge_redis.options import Options, Topology
-from qbridge_redis.publisher import Publisher
-from qbridge_redis.queues import Queues
-from qbridge_redis.reader import Reader, close_all
-from qbridge_redis.scripts import LEAVE
-from qbridge_redis.server import inspect
-from qbridge_redis.session import Home, Session, log
-from qbridge_redis.settler import Settler
+from qbridge_redis.connection.connection import LOST, Link
+from qbridge_redis.connection.errors import unreachable
+from qbridge_redis.connection.options import Options, Topology
+from qbridge_redis.consume.reader import Reader, close_all
+from qbridge_redis.protocol.keys import Keys
+from qbridge_redis.protocol.scripts import LEAVE
+from qbridge_redis.publish.publisher import Publisher
+from qbridge_redis.queues.admin import Inspector
+from qbridge_redis.recovery.maintenance import Maintenance
+from qbridge_redis.server.diagnosis import diagnose
+from qbridge_redis.server.requirements import inspect
+from qbridge_redis.settle.acknowledgements import Flusher
+from qbridge_redis.settle.rejections import Settler
+from qbridge_redis.state.context import Home, Session, log
+from qbridge_redis.state.declarations import Queues
+from qbridge_redis.state.in_flight import Ticket
 
 _READERS_TIME: Final = 1.5
 _FIRST_TLS: Final = 1.5

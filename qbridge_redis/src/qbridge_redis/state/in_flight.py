@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Final
 
 from qbridge_core.backend import DeliveryLostError, QBridgeError, monotonic
-from qbridge_redis.returned import Returned
+from qbridge_redis.state.handbacks import Returned
 
 MAX_ACKS: Final = 500  # ids of one ack script: Lua cannot unpack more than about 7,000
 _MAX_REFUSED: Final = 100

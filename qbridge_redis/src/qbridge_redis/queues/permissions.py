@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from qbridge_core.backend import QBridgeError
-from qbridge_redis.link import LOST, Link
-from qbridge_redis.scripts import PROBE
-from qbridge_redis.session import Session
+from qbridge_redis.connection.connection import LOST, Link
+from qbridge_redis.protocol.scripts import PROBE
+from qbridge_redis.state.context import Session
 
 _TIME: Final = 2.0
 

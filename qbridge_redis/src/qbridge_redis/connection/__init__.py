@@ -1,0 +1,1 @@
+"""Connections to one server: settings, the way there, the pool, errors, and what the log says of an outage."""

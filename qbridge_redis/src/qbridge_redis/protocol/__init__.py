@@ -1,0 +1,1 @@
+"""What QBridge keeps on a Redis server: keys, the fields of entries, and the Lua scripts that work on them."""

@@ -1,0 +1,1 @@
+"""Publishes messages and waits for their confirmation."""

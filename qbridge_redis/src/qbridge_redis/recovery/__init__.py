@@ -1,0 +1,1 @@
+"""Keeps leases alive, and finds deliveries whose worker is gone."""

@@ -1,0 +1,1 @@
+"""Ends deliveries: acknowledgements, many at once, and rejections, one atomic step each."""
