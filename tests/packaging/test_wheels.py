@@ -112,6 +112,15 @@ def test_wheel_holds_the_typed_package_and_no_tests(wheels: dict[str, Path], pac
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == allowed
 
 
+@pytest.mark.parametrize("package", PACKAGES)
+def test_wheel_holds_each_file_of_the_package(wheels: dict[str, Path], package: str) -> None:
+    """What lies below the package in the tree is in its wheel: sub-packages, and what they read (Lua scripts)."""
+    source = ROOT / package / "src"
+    names = set(zipfile.ZipFile(wheels[package]).namelist())
+    files = {str(path.relative_to(source)) for path in (source / package).rglob("*") if path.is_file()}
+    assert {name for name in files if "__pycache__" not in name} <= names
+
+
 @pytest.mark.parametrize(("package", "schemes"), PACKAGES.items())
 def test_wheel_declares_one_entry_point_for_each_scheme(
     wheels: dict[str, Path], package: str, schemes: list[str]
