@@ -9,8 +9,8 @@ from redis.exceptions import ResponseError
 from qbridge_core.backend import ConfigurationError
 from qbridge_redis.connection.connection import Link
 from qbridge_redis.connection.options import Options, Topology
+from qbridge_redis.connection.outage import log
 from qbridge_redis.protocol.limits import Limits
-from qbridge_redis.state.context import log
 
 _OLDEST: Final = 7
 Facts = dict[str, str]
