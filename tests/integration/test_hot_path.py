@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from qbridge_core import TaskManager, connect
-from qbridge_rabbitmq.loop import IOThread
-from qbridge_rabbitmq.wire import Connection
+from qbridge_rabbitmq.amqp.wire import Connection
+from qbridge_rabbitmq.connection.loop import IOThread
 from qbridge_redis.connection.connection import Link
 
 TASKS = 5_000

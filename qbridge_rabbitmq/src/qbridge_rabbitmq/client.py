@@ -35,14 +35,21 @@ from qbridge_core.backend import (
     check_wait,
     logger,
 )
-from qbridge_rabbitmq import browse, delays, headers, replaying
-from qbridge_rabbitmq.boundary import bounded, translated
-from qbridge_rabbitmq.docket import Docket
-from qbridge_rabbitmq.handout import acknowledge, dead_letter, hand_out
-from qbridge_rabbitmq.life import Arrival
-from qbridge_rabbitmq.moving import Mover, check_room
-from qbridge_rabbitmq.options import Endpoint, Options
-from qbridge_rabbitmq.outgoing import (
+from qbridge_rabbitmq.amqp import headers
+from qbridge_rabbitmq.connection.boundary import bounded, translated
+from qbridge_rabbitmq.connection.options import Endpoint, Options
+from qbridge_rabbitmq.consume.pace import MOST
+from qbridge_rabbitmq.dead_letters import browse, replaying
+from qbridge_rabbitmq.dead_letters.deaths import dead_letter
+from qbridge_rabbitmq.publish.publisher import LARGE, Batch
+from qbridge_rabbitmq.queues import delays
+from qbridge_rabbitmq.queues.policies import Policies
+from qbridge_rabbitmq.queues.topology import TO_DECLARE, Topology
+from qbridge_rabbitmq.session import Session
+from qbridge_rabbitmq.settle.docket import Docket
+from qbridge_rabbitmq.settle.handout import acknowledge, hand_out
+from qbridge_rabbitmq.settle.moving import Mover, check_room
+from qbridge_rabbitmq.settle.outgoing import (
     CHUNK,
     HAND_BACK_TIMEOUT,
     chunks,
@@ -51,10 +58,7 @@ from qbridge_rabbitmq.outgoing import (
     outgoing,
     replace,
 )
-from qbridge_rabbitmq.pace import MOST
-from qbridge_rabbitmq.publisher import LARGE, Batch
-from qbridge_rabbitmq.session import Session
-from qbridge_rabbitmq.topology import TO_DECLARE, Topology
+from qbridge_rabbitmq.state.life import Arrival
 
 _log: Final = logger("qbridge.rabbitmq")
 # While the broker writes some chunks the next one is made.
@@ -84,7 +88,8 @@ class RabbitMQClient(QueueClient):
         rabbitmq_url: ``amqp://user:password@host:port/vhost``, or ``amqps://`` for TLS; a vhost's ``/`` is written
             ``%2F``, and no vhost means ``/``. The nodes of a cluster are ``host1:port1,host2:port2``; they are tried
             in an order that the client draws.
-        options: see :class:`qbridge_rabbitmq.options.Options`; they win over the same names in the URL's query.
+        options: see :class:`qbridge_rabbitmq.connection.options.Options`; they win over the same names in the URL's
+            query.
 
     Raises:
         InvalidURLError: the URL cannot be understood.
@@ -102,7 +107,7 @@ class RabbitMQClient(QueueClient):
         self._options = Options.read(url, options)
         self.max_message_bytes = self._options.max_message_bytes
         self._endpoint = Endpoint.create(url, self._options)
-        self._policies = self._endpoint.policies()
+        self._policies = Policies.of(self._endpoint)
         self._topology = Topology(self._options.queue_type)
         self._session: Session | None = None
         self._docket: Docket

@@ -17,23 +17,23 @@ from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from qbridge_core.backend import BrokerUnavailableError, NotConnectedError, QBridgeError, UnroutableError, monotonic
-from qbridge_rabbitmq import errors
-from qbridge_rabbitmq.admin import Admin, Steps
-from qbridge_rabbitmq.diagnosis import explain
-from qbridge_rabbitmq.getting import GetRequest
-from qbridge_rabbitmq.hosts import Hosts
-from qbridge_rabbitmq.lane import Lane
-from qbridge_rabbitmq.ledger import Ledger
-from qbridge_rabbitmq.life import Arrival
-from qbridge_rabbitmq.link import Link
-from qbridge_rabbitmq.loop import IOThread
-from qbridge_rabbitmq.options import Endpoint
-from qbridge_rabbitmq.outages import Outages
-from qbridge_rabbitmq.pace import TICK
-from qbridge_rabbitmq.policies import Policies
-from qbridge_rabbitmq.publisher import Batch, Outgoing, Publisher
-from qbridge_rabbitmq.topology import Topology
-from qbridge_rabbitmq.wire import Connection
+from qbridge_rabbitmq.amqp import errors
+from qbridge_rabbitmq.amqp.wire import Connection
+from qbridge_rabbitmq.connection.diagnosis import explain
+from qbridge_rabbitmq.connection.hosts import Hosts
+from qbridge_rabbitmq.connection.link import Link
+from qbridge_rabbitmq.connection.loop import IOThread
+from qbridge_rabbitmq.connection.options import Endpoint
+from qbridge_rabbitmq.connection.outages import Outages
+from qbridge_rabbitmq.consume.getting import GetRequest
+from qbridge_rabbitmq.consume.lane import Lane
+from qbridge_rabbitmq.consume.pace import TICK
+from qbridge_rabbitmq.publish.publisher import Batch, Outgoing, Publisher
+from qbridge_rabbitmq.queues.admin import Admin, Steps
+from qbridge_rabbitmq.queues.policies import Policies
+from qbridge_rabbitmq.queues.topology import Topology
+from qbridge_rabbitmq.recovery.ledger import Ledger
+from qbridge_rabbitmq.state.life import Arrival
 
 T = TypeVar("T")
 # Together with what a worker waits for before, a stop takes at most three seconds more than its grace period.

@@ -17,8 +17,9 @@ from qbridge_core import (
     TransientError,
     UnroutableError,
 )
-from qbridge_rabbitmq import RabbitMQClient, delays
-from qbridge_rabbitmq.publisher import Batch
+from qbridge_rabbitmq import RabbitMQClient
+from qbridge_rabbitmq.publish.publisher import Batch
+from qbridge_rabbitmq.queues import delays
 from support.brokers import RabbitMQBroker
 from support.wait import wait_for
 

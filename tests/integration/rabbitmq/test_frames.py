@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pika import frame, spec
 
-from qbridge_rabbitmq import RabbitMQClient, frames, headers, internals
-from qbridge_rabbitmq.wire import Connection, RawProperties
+from qbridge_rabbitmq import RabbitMQClient
+from qbridge_rabbitmq.amqp import frames, headers, internals
+from qbridge_rabbitmq.amqp.wire import Connection, RawProperties
 
 _FRAME_MAX = 131_072
 _TAG = "qbridge-1"

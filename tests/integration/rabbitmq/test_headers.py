@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pika import spec
 
 from qbridge_core import Failure, Reason
-from qbridge_rabbitmq import copies, deaths, headers
+from qbridge_rabbitmq.amqp import copies, headers
+from qbridge_rabbitmq.dead_letters import deaths
 
 MILLISECONDS = 1_764_000_000_000
 EVERY_TYPE = {

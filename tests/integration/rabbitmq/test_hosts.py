@@ -13,7 +13,7 @@ import pytest
 from integration.rabbitmq.conftest import MakeClient
 from qbridge_core import AuthenticationError, BrokerUnavailableError, TaskManager, TransientError
 from qbridge_rabbitmq import RabbitMQClient
-from qbridge_rabbitmq.hosts import Hosts
+from qbridge_rabbitmq.connection.hosts import Hosts
 from support.brokers import free_port
 from support.proxy import TCPProxy
 from support.wait import wait_for
@@ -26,7 +26,7 @@ A, B, C = ("a", 1), ("b", 2), ("c", 3)
 def in_the_given_order(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """A client tries the hosts in the order of its URL, so that a test knows which one it meets first."""
     if "shuffle" not in request.node.name:
-        monkeypatch.setattr("qbridge_rabbitmq.options.shuffled", tuple)
+        monkeypatch.setattr("qbridge_rabbitmq.connection.options.shuffled", tuple)
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ import pytest
 from integration.rabbitmq.conftest import MakeClient
 from integration.rabbitmq.test_headers import EVERY_TYPE, MILLISECONDS, entry, properties
 from qbridge_core import Failure, Message, QBridgeError, Reason, UnroutableError
-from qbridge_rabbitmq import RabbitMQClient, headers
-from qbridge_rabbitmq.wire import RawProperties
+from qbridge_rabbitmq import RabbitMQClient
+from qbridge_rabbitmq.amqp import headers
+from qbridge_rabbitmq.amqp.wire import RawProperties
 from support.wait import wait_for
 
 

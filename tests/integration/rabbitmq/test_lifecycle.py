@@ -24,7 +24,8 @@ from qbridge_core import (
     UnknownOptionError,
     connect,
 )
-from qbridge_rabbitmq import RabbitMQClient, outages
+from qbridge_rabbitmq import RabbitMQClient
+from qbridge_rabbitmq.connection import outages
 from support.brokers import RabbitMQBroker, free_port
 from support.proxy import TCPProxy
 from support.wait import wait_for

@@ -21,9 +21,12 @@ from qbridge_core import (
     TaskManager,
     TransientError,
 )
-from qbridge_rabbitmq import RabbitMQClient, barriers, delays, headers
-from qbridge_rabbitmq.ledger import Ledger
-from qbridge_rabbitmq.life import Arrival, Life
+from qbridge_rabbitmq import RabbitMQClient
+from qbridge_rabbitmq.amqp import headers
+from qbridge_rabbitmq.queues import delays
+from qbridge_rabbitmq.recovery.ledger import Ledger
+from qbridge_rabbitmq.state import barriers
+from qbridge_rabbitmq.state.life import Arrival, Life
 from support.brokers import RabbitMQBroker
 from support.proxy import TCPProxy
 from support.wait import wait_for

@@ -13,13 +13,14 @@ from pika.channel import Channel
 from integration.rabbitmq.conftest import MakeClient
 from qbridge_core import Message
 from qbridge_core.readahead import ReadAhead
-from qbridge_rabbitmq import RabbitMQClient, getting
-from qbridge_rabbitmq.consumers import Consumers
-from qbridge_rabbitmq.lane import Lane, Restore
-from qbridge_rabbitmq.life import Life
-from qbridge_rabbitmq.loop import IOThread
-from qbridge_rabbitmq.pace import Pace
-from qbridge_rabbitmq.wire import Connection
+from qbridge_rabbitmq import RabbitMQClient
+from qbridge_rabbitmq.amqp.wire import Connection
+from qbridge_rabbitmq.connection.loop import IOThread
+from qbridge_rabbitmq.consume import getting
+from qbridge_rabbitmq.consume.consumers import Consumers
+from qbridge_rabbitmq.consume.lane import Lane, Restore
+from qbridge_rabbitmq.consume.pace import Pace
+from qbridge_rabbitmq.state.life import Life
 from support.wait import wait_for
 
 

@@ -15,7 +15,8 @@ from integration.rabbitmq.conftest import MakeClient
 from integration.rabbitmq.managed import ManagedRabbitMQ
 from qbridge_core import ConfigurationError
 from qbridge_core.logs import flush
-from qbridge_rabbitmq import RabbitMQClient, policies
+from qbridge_rabbitmq import RabbitMQClient
+from qbridge_rabbitmq.queues import policies
 from support.brokers import RabbitMQBroker, free_port
 from support.proxy import TCPProxy
 from support.wait import wait_for

@@ -18,8 +18,9 @@ from qbridge_core import (
     Reason,
     TaskManager,
 )
-from qbridge_rabbitmq import RabbitMQClient, headers
-from qbridge_rabbitmq.publisher import Outgoing
+from qbridge_rabbitmq import RabbitMQClient
+from qbridge_rabbitmq.amqp import headers
+from qbridge_rabbitmq.publish.publisher import Outgoing
 from support.brokers import RabbitMQBroker
 from support.wait import wait_for
 
@@ -117,7 +118,7 @@ def test_g19_the_negotiated_size_of_a_frame_counts(
     make_client: MakeClient, amqp_url: str, unique_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With frames of 8 KiB smaller headers are refused, and a longer explanation is cut to what fits."""
-    monkeypatch.setattr("qbridge_rabbitmq.options.FRAME_MAX", 8_192)
+    monkeypatch.setattr("qbridge_rabbitmq.connection.options.FRAME_MAX", 8_192)
     client = make_client(amqp_url)
     client.declare(unique_name)
     before = publishing_connection(client)

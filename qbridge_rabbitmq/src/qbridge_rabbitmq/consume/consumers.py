@@ -1,0 +1,137 @@
+"""The consumers of one queue on one channel: a first one, and others beside it while more is to be held."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any, Final
+
+from pika import spec
+from pika.channel import Channel
+
+from qbridge_rabbitmq.amqp.frames import Sink
+from qbridge_rabbitmq.amqp.wire import Connection, forget_consumers, raw_properties, retire_consumer
+
+_numbers: Final = itertools.count(1)
+
+
+class Consumers:
+    """Consumes. All methods run in the I/O thread.
+
+    The prefetch of a consumer cannot be changed, and a quorum queue delivers again what is on its way to one that is
+    cancelled. So more is held by a further consumer, and cancelling is left for times when little is on its way.
+
+    Args:
+        connection: the channel's.
+        channel: an open channel that has no other consumers.
+        queue: where from.
+        deliver: called with each message.
+        prefetch: how many unsettled messages the first consumer may hold.
+        confirmed: called when the broker has confirmed a consumer.
+
+    Attributes:
+        first: the tag of the first consumer.
+        held: how many unsettled messages all of them may hold.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        channel: Channel,
+        queue: str,
+        deliver: Sink,
+        prefetch: int,
+        confirmed: Callable[[], None],
+    ) -> None:
+        self._sinks = connection.sinks
+        self._tags: set[str] = set()
+        self._channel = channel
+        self._queue = queue
+        self._deliver = deliver
+        self._confirmed = confirmed
+        self._first_prefetch = self.held = prefetch
+        self._beside: list[str] = []
+        self._awaited = 0
+        self._ending = False
+        self.first = self._add(prefetch)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the broker has confirmed all of them."""
+        return not self._awaited
+
+    def hold(self, prefetch: int) -> None:
+        """Hold this many unsettled messages in all. Only when ``ready``."""
+        if prefetch < self.held:
+            self._retire_others()
+        if prefetch > self.held:
+            self._beside.append(self._add(prefetch - self.held))
+            self.held = prefetch
+
+    def cancel(self, done: Callable[[Any], None]) -> None:
+        """End them all; ``done`` is called when nothing more comes."""
+        self._ending = True
+        self._retire_others()
+        self._forget({self.first})  # what still comes pika gives back
+
+        def ended(frame: Any) -> None:
+            self.end()
+            done(frame)
+
+        self._channel.basic_cancel(self.first, callback=ended)
+
+    def drop(self) -> None:
+        """End them without an answer, when the broker does not know them any more."""
+        self._retire_others()
+        self._forget({self.first})
+        self._channel.basic_cancel(self.first)
+
+    def end(self) -> None:
+        """The channel has ended, and they with it."""
+        self._forget(self._tags)
+
+    def removed(self, consumer_tag: str) -> bool:
+        """The broker has cancelled one; whether it was the first."""
+        if consumer_tag in self._beside:
+            self._beside.remove(consumer_tag)
+        return consumer_tag == self.first
+
+    def _add(self, prefetch: int) -> str:
+        consumer_tag = f"qbridge-{next(_numbers)}"
+        self._awaited += 1
+        self._channel.basic_qos(prefetch_count=prefetch, callback=_ignore)
+        self._channel.basic_consume(self._queue, self._take, consumer_tag=consumer_tag, callback=self._on_consume_ok)
+        self._tags.add(consumer_tag)
+        self._sinks[consumer_tag.encode()] = self._deliver
+        return consumer_tag
+
+    def _forget(self, consumer_tags: set[str]) -> None:
+        for consumer_tag in consumer_tags:
+            self._sinks.pop(consumer_tag.encode(), None)
+        self._tags = self._tags - consumer_tags
+
+    def _take(self, channel: Channel, method: Any, properties: spec.BasicProperties, body: bytes) -> None:
+        """What pika has read itself: bodies of several frames."""
+        del channel
+        self._deliver(method.delivery_tag, method.redelivered, raw_properties(properties), body)
+
+    def _on_consume_ok(self, frame: Any) -> None:
+        del frame
+        self._awaited -= 1
+        # One that was retired before it was confirmed brings something yet. Taken by nobody that would be unknown here,
+        # and acknowledged together with what comes later.
+        if not self._awaited and not self._ending:
+            current = {self.first, *self._beside}
+            forget_consumers(self._channel, current)
+            self._forget(self._tags - current)
+        self._confirmed()
+
+    def _retire_others(self) -> None:
+        for consumer_tag in self._beside:
+            retire_consumer(self._channel, consumer_tag)
+        self._beside.clear()
+        self.held = self._first_prefetch
+
+
+def _ignore(frame: Any) -> None:
+    del frame

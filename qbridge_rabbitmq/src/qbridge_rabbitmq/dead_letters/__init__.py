@@ -1,0 +1,1 @@
+"""Listing dead letters and sending them back."""

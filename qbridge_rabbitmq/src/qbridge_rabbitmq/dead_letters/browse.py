@@ -1,0 +1,167 @@
+"""Looks at the messages of a queue without consuming them.
+
+AMQP 0-9-1 has no way to look. So a consumer takes the messages without acknowledging them, and they go back when its
+channel is closed. A classic queue puts them where they were. A quorum queue appends them to the messages that came back
+earlier, which it delivers before all others: to keep the order, all of those have to be taken, beyond what was asked
+for. (It also keeps the order of what one consumer held, but not of messages that were asked for one by one.)
+
+What is on its way when the channel is closed counts as delivered and comes back, and a queue with a delivery limit
+drops what came back too often. So a letter is awaited for as long as it takes: an answer on the same channel comes
+behind all that was sent before it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from qbridge_core.backend import BrokerUnavailableError, QBridgeError, TransientError, logger, monotonic
+from qbridge_rabbitmq.amqp import headers
+from qbridge_rabbitmq.consume.lane import Lane
+from qbridge_rabbitmq.queues.topology import Topology
+from qbridge_rabbitmq.session import Session
+from qbridge_rabbitmq.settle.outgoing import copy_back
+from qbridge_rabbitmq.state.life import Arrival
+
+_log: Final = logger("qbridge.rabbitmq")
+_PATIENCE: Final = 1.0
+# How long the broker may take to read a letter from its disk; and to begin with one that it has ready.
+_UNDER_WAY: Final = 3.0
+_HESITATION: Final = 10.0
+_RETURN_TIMEOUT: Final = 2.0
+_PAGE: Final = 100
+_LARGEST_PAGE: Final = 1_000
+# A quorum queue with a delivery limit drops a message that came back more often. RabbitMQ 4 sets one of 20 by default,
+# and one that somebody else declared may have any; the broker does not tell which.
+_MANY_RETURNS: Final = 2
+# On a classic queue after a crash of the broker all messages look as if they had come back.
+_MOST_EXTRA: Final = 2_000
+
+
+def look(session: Session, topology: Topology, queue: str, limit: int) -> list[Arrival]:
+    """Up to ``limit`` messages from the front of a queue; none when it does not exist.
+
+    Raises:
+        BrokerUnavailableError: no connection, or it was lost meanwhile, or the broker does not deliver what is ready.
+    """
+    with held(session, topology, queue, limit) as arrivals:
+        if not topology.is_unlimited(queue):
+            _renew(session, queue, arrivals)
+        return arrivals[:limit]
+
+
+@contextmanager
+def held(session: Session, topology: Topology, queue: str, limit: int) -> Iterator[list[Arrival]]:
+    """Hold messages from the front of a queue; what was not acknowledged goes back to its place.
+
+    It may be more than ``limit``, so that the order can be kept.
+
+    Raises:
+        BrokerUnavailableError: as :func:`look`.
+    """
+    ready = session.request(f"queue {queue!r}", topology.count(queue))
+    unlimited = ready > 0 and session.request(f"queue {queue!r}", topology.check_unlimited(queue))
+    pages: list[tuple[Lane, list[Arrival]]] = []
+    arrivals: list[Arrival] = []
+    most = min(ready, limit + _MOST_EXTRA)
+    try:
+        while len(arrivals) < most and (len(arrivals) < limit or arrivals[-1].redelivered):
+            missing = limit - len(arrivals)
+            lane = session.new_lane(queue)
+            page: list[Arrival] = []
+            pages.append((lane, page))
+            lane.prefetch = min(most - len(arrivals), missing if missing > 0 else _PAGE, _LARGEST_PAGE)
+            _take(session, topology, lane, page, consumers=len(pages))
+            if not page:
+                break  # somebody else took them
+            arrivals += page
+        yield arrivals
+    finally:
+        for lane, page in pages:
+            # From 4.3 on a closed channel counts as a failed delivery, and a negative acknowledgement does not; but
+            # in a queue without a limit the latter moves the message to the end.
+            _give_back(session, topology, lane, page, closing=unlimited or topology.server_version < (4, 3))
+
+
+def _take(session: Session, topology: Topology, lane: Lane, page: list[Arrival], consumers: int) -> None:
+    """Fill the page; it stays shorter when somebody else took the rest."""
+    count = lane.prefetch
+    session.io.post(lambda: lane.subscribe(count))
+    since = monotonic()
+    while len(page) < count and lane.missing is None:
+        more = _next(session, lane, count - len(page))
+        if more:
+            page += more
+            since = monotonic()
+        elif not _may_come(session, topology, lane, consumers, monotonic() - since):
+            return
+
+
+def _next(session: Session, lane: Lane, count: int) -> list[Arrival]:
+    """What comes next; nothing when nothing was on its way for some time."""
+    deadline = monotonic() + _PATIENCE
+    while monotonic() < deadline and lane.missing is None:
+        more = lane.buffer.take(count, 0.1)
+        session.require_connection()
+        if more:
+            return more
+    session.round_trip(lane)
+    return lane.buffer.take(count, 0.0)
+
+
+def _may_come(session: Session, topology: Topology, lane: Lane, consumers: int, waited: float) -> bool:
+    """Whether to wait on, after nothing has come for so many seconds; ``consumers`` are our own.
+
+    Raises:
+        BrokerUnavailableError: the broker does not deliver what it has ready.
+    """
+    ready, all_consumers = session.request(f"queue {lane.queue!r}", topology.look_at(lane.queue))
+    if all_consumers > consumers or lane.missing is not None:
+        return False
+    if not ready:
+        return waited < _UNDER_WAY  # somebody took them without a consumer, or the broker is about to send them
+    if waited >= _HESITATION and consumers == 1:  # later pages are there for the order alone
+        raise BrokerUnavailableError(f"{ready} messages of {lane.queue!r} are ready, but the broker delivers none")
+    return waited < _HESITATION
+
+
+def _give_back(session: Session, topology: Topology, lane: Lane, arrivals: list[Arrival], *, closing: bool) -> None:
+    before = session.request(f"queue {lane.queue!r}", topology.count(lane.queue))
+    closed = threading.Event()
+    returning = 0
+
+    def close() -> None:
+        nonlocal returning
+        if lane.life is not None:
+            lane.life.flush()
+            returning = len(lane.life.unsettled)  # without those that were replaced
+        if not closing:
+            for arrival in arrivals:
+                arrival.life.nack(arrival.number)
+        lane.close(closed.set)
+
+    session.io.post(close)
+    closed.wait(_RETURN_TIMEOUT)
+    # The queue takes the messages back a moment later; the next page, and the next look, must come after that.
+    deadline = monotonic() + _RETURN_TIMEOUT
+    while session.request(f"queue {lane.queue!r}", topology.count(lane.queue)) < before + returning:
+        if monotonic() > deadline:
+            break  # somebody else consumes them
+        time.sleep(0.002)
+
+
+def _renew(session: Session, queue: str, arrivals: list[Arrival]) -> None:
+    """Replace messages that came back many times by copies, which the broker counts anew."""
+    for arrival in arrivals:
+        if headers.delivery_count(arrival.properties) >= _MANY_RETURNS:
+            try:
+                session.send([copy_back(session, queue, arrival)])
+            except QBridgeError as exc:
+                _log.warning("a message of %r is close to its delivery limit: %s", queue, exc)
+                if isinstance(exc, TransientError):
+                    return
+                continue  # something is wrong with this one
+            arrival.life.acknowledge(arrival)

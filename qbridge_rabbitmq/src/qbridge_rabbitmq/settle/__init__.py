@@ -1,0 +1,1 @@
+"""How a delivery ends: acknowledged, handed back, tried again, or dead-lettered."""

@@ -1,0 +1,173 @@
+"""Hands out the suspects, which run apart, and finds out which of them may have killed their worker.
+
+A message of a side queue is given to one worker. When it comes back, that worker is dead or has lost its connection,
+and the broker does not tell which. So whoever runs a suspect holds a lock: an exclusive queue with the message's mark
+in its name. It exists as long as the connection that declared it, and the client declares it again when it is connected
+again. A message that came back and whose lock stays away for longer than a reconnection takes was held by a worker that
+died. (So one that was fetched and may not be run yet stays here: given back it would look like that.) Then a copy goes
+to the side queue that counts the death. When the message ran alone, the first one also counts the death for which it
+became a suspect, because now it is known whose fault that was; when it may have run beside others (header
+``x-qbridge-beside``), it is one more suspicion and no crash.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qbridge_core.backend import (
+    BESIDE,
+    CRASHES,
+    SUSPICIONS,
+    BrokerUnavailableError,
+    Delivery,
+    QBridgeError,
+    meta_int,
+    monotonic,
+)
+from qbridge_rabbitmq.amqp import copies, headers
+from qbridge_rabbitmq.publish.publisher import Outgoing
+from qbridge_rabbitmq.queues.topology import Topology
+from qbridge_rabbitmq.session import Session
+from qbridge_rabbitmq.settle.outgoing import replace
+from qbridge_rabbitmq.state.life import Arrival
+from qbridge_rabbitmq.state.recognition import likeness
+
+_MAX_NAME: Final = 255
+_MOST_DOUBTFUL: Final = 1_000
+
+
+class Docket:
+    """The suspects of one client. ``take`` is called by one thread at a time for a queue.
+
+    Args:
+        session: the connection.
+        topology: knows the locks.
+        grace: seconds after which a lock that is missing will not come back.
+    """
+
+    def __init__(self, session: Session, topology: Topology, grace: float) -> None:
+        self._session = session
+        self._topology = topology
+        self._grace = grace
+        self._held: dict[str, Delivery] = {}
+        self._missing: dict[str, tuple[int, float]] = {}  # in which connection, and since when, a lock was missing
+
+    def take(self, queue: str, timeout: float) -> Arrival | None:
+        """The next suspect that may run, locked; None when there is none, or its worker may yet come back."""
+        self._release()
+        doubtful: dict[str, Arrival] = {}
+        try:
+            while arrivals := self._session.receive(queue, 1, 0.0 if doubtful else timeout, list):
+                (arrival,) = arrivals
+                mark = headers.read(arrival.properties).mark
+                try:
+                    if mark in doubtful:
+                        self._put_back(queue, arrival)
+                        break
+                    if self._may_run(queue, arrival, mark, doubtful):
+                        return arrival
+                except BaseException:
+                    self._put_back(queue, arrival)
+                    raise
+            return None
+        finally:
+            for arrival in doubtful.values():
+                self._put_back(queue, arrival)
+            self._session.io.wake()
+
+    def hold(self, queue: str, delivery: Delivery) -> None:
+        """A suspect that ``take`` returned is now the caller's; its lock lasts until it is settled."""
+        self._held[lock_name(queue, headers.read(delivery.tag.properties).mark)] = delivery
+
+    def _put_back(self, queue: str, arrival: Arrival) -> None:
+        if _may_have_run(arrival):
+            arrival.life.give_back(arrival.number)
+        elif arrival.life.lost:
+            self._session.ledger.note_unstarted([likeness(queue, arrival.trace)])
+        else:
+            self._session.lane(queue).buffer.put(arrival)
+
+    def _may_run(self, queue: str, arrival: Arrival, mark: str, doubtful: dict[str, Arrival]) -> bool:
+        if not mark:
+            self._replace(queue, arrival, deaths=0)  # without a mark it could not be locked
+            return False
+        name = lock_name(queue, mark)
+        if not _may_have_run(arrival):
+            if self._request(name, lock=True):
+                return True
+            doubtful[mark] = arrival
+        elif self._has_killed(name):
+            self._replace(queue, arrival, deaths=1)
+        else:
+            doubtful[mark] = arrival
+        return False
+
+    def _has_killed(self, name: str) -> bool:
+        if not self._request(name, lock=False):
+            self._missing.pop(name, None)
+            return False
+        now, connection = monotonic(), self._session.connections
+        since = self._missing.get(name)
+        if since is None or since[0] != connection:  # after a loss of ours the others too need time to come back
+            if len(self._missing) >= _MOST_DOUBTFUL:
+                self._missing.clear()
+            self._missing[name] = connection, now
+            return False
+        if now - since[1] < self._grace:
+            return False
+        del self._missing[name]
+        return True
+
+    def _request(self, name: str, *, lock: bool) -> bool:
+        """Take a lock, or look whether nobody has it."""
+        if lock:
+            self._session.locks.add(name)
+            steps = self._topology.lock(name)
+        else:
+            steps = self._topology.is_free(name)
+        done = False
+        try:
+            done = self._session.request(f"lock {name!r}", steps)
+        finally:
+            if lock and not done:
+                self._session.locks.discard(name)
+        return done
+
+    def _replace(self, queue: str, arrival: Arrival, deaths: int) -> None:
+        """Put a copy, which the broker has not delivered yet, in the place of a message."""
+        content = headers.read(arrival.properties)
+        ours = copies.history(content.meta)
+        if deaths and BESIDE in content.meta:
+            ours[SUSPICIONS] = meta_int(content.meta, SUSPICIONS) + deaths
+        elif deaths:
+            # Once a suspect has killed a worker alone, the death that made it a suspect was its doing as well.
+            ours[CRASHES] = (meta_int(content.meta, CRASHES) or 1) + deaths
+        most = self._session.publisher.room
+        self._session.send([Outgoing("", queue, copies.copy(arrival.properties, ours, most=most), arrival.body)])
+        replace(self._session, queue, arrival)
+        self._session.io.wake()
+
+    def _release(self) -> None:
+        for name, delivery in list(self._held.items()):
+            arrival: Arrival = delivery.tag
+            # One whose connection was lost comes back; until then nobody else must take it for a killer.
+            if arrival.life.lost or arrival.life.is_open(arrival.number):
+                continue
+            del self._held[name]
+            self._session.locks.discard(name)
+            try:
+                self._session.request(f"lock {name!r}", self._topology.unlock(name))
+            except BrokerUnavailableError:
+                raise
+            except QBridgeError:
+                pass  # it ends with the connection
+
+
+def _may_have_run(arrival: Arrival) -> bool:
+    return arrival.redelivered and not arrival.unstarted
+
+
+def lock_name(queue: str, mark: str) -> str:
+    """The name of the exclusive queue that locks a suspect."""
+    name = f"{queue}.run.{mark}"
+    return name if len(name.encode()) <= _MAX_NAME else f"qbridge.run.{mark}"

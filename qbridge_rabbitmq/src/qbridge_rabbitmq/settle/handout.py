@@ -1,0 +1,103 @@
+"""From an arrival to a delivery, and the end of a delivery: with the channel that brought it, or after its loss."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from qbridge_core.backend import (
+    ATTEMPTS,
+    CRASHES,
+    FIRST_FAILED_AT,
+    Delivery,
+    meta_int,
+    meta_time,
+)
+from qbridge_rabbitmq.amqp import headers
+from qbridge_rabbitmq.queues import delays
+from qbridge_rabbitmq.session import Session
+from qbridge_rabbitmq.state.life import Arrival, Life
+from qbridge_rabbitmq.state.recognition import likeness
+
+
+def hand_out(session: Session, queue: str, arrivals: Sequence[Arrival]) -> list[Delivery]:
+    """The deliveries for arrivals, but for twins of earlier ones, and for those whose channel has ended."""
+    handed: list[Delivery] = []
+    for life, group in itertools.groupby(arrivals, _life_of):
+        deliveries = [_delivery(queue, arrival) for arrival in group]
+        if life.hand_out(deliveries):
+            handed += deliveries
+        else:
+            session.ledger.note_unstarted([likeness(queue, delivery.tag.trace) for delivery in deliveries])
+    return [delivery for delivery in handed if _is_first(session, delivery)]
+
+
+def _life_of(arrival: Arrival) -> Life:
+    return arrival.life
+
+
+def _is_first(session: Session, delivery: Delivery) -> bool:
+    """Whether no twin of it was handed out; otherwise it is acknowledged."""
+    doubts, properties = session.ledger.doubts, delivery.tag.properties
+    delayed = delays.passed(delivery.queue, properties)
+    if not delayed and not doubts.marks:
+        return True
+    content = headers.read(properties)
+    # One without an id could not be recognized after a loss of the connection, and its twin may be all that is left.
+    delayed = delayed and bool(content.mark and content.message_id)
+    if not (delayed or doubts.marks) or doubts.admit(content.mark, delayed):
+        return True
+    acknowledge(session, delivery)
+    return False
+
+
+def _delivery(queue: str, arrival: Arrival) -> Delivery:
+    _, _, redelivered, properties, body, suspected, _, returned = arrival
+    message_id, producers, meta, _ = headers.read(properties)
+    if returned is not None and returned.noted is not None:
+        delivery = _delivery(queue, arrival._replace(returned=None))
+        delivery.note(returned.noted)
+        return delivery
+    if not meta:
+        return Delivery(body, queue, producers, message_id, 0, 0, None, redelivered, meta, arrival, suspected)
+    return Delivery(
+        body=body,
+        queue=queue,
+        headers=producers,
+        message_id=message_id,
+        attempts=meta_int(meta, ATTEMPTS),
+        crashes=meta_int(meta, CRASHES),
+        first_failed_at=meta_time(meta, FIRST_FAILED_AT),
+        redelivered=redelivered,
+        meta=meta,
+        tag=arrival,
+        suspected=suspected,
+    )
+
+
+def acknowledge(session: Session, delivery: Delivery) -> None:
+    """Have a delivery acknowledged, on the channel that it is bound to by now; nothing when it is settled already."""
+    while True:
+        arrival: Arrival = delivery.tag
+        claimed = arrival.life.claim_and_finish(arrival.number)
+        if claimed:
+            session.io.wake_soon()
+        if claimed is not None or session.ledger.acknowledge(delivery):
+            return
+
+
+def claim(delivery: Delivery) -> bool | None:
+    """Take the right to settle a delivery; see :meth:`Life.claim`."""
+    arrival: Arrival = delivery.tag
+    return arrival.life.claim(arrival.number)
+
+
+def finish(session: Session, delivery: Delivery) -> None:
+    """The copy exists: acknowledge the original, here or, if its connection was lost meanwhile, when it comes back."""
+    while True:
+        arrival: Arrival = delivery.tag
+        if arrival.life.finish(arrival.number):
+            session.io.wake()
+            return
+        if session.ledger.finish(delivery):
+            return

@@ -1,0 +1,307 @@
+"""How a message gets elsewhere: back to its queue, to a later time, to the suspects, to the dead letters.
+
+Always as a copy, which the broker has confirmed before the original is acknowledged.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import Final, NamedTuple
+
+from qbridge_core.backend import (
+    MAX_ID_CHARS,
+    AuthenticationError,
+    BrokerUnavailableError,
+    ConfigurationError,
+    Delivery,
+    Failure,
+    MessageTooLargeError,
+    NotConnectedError,
+    Noted,
+    PublishUnconfirmedError,
+    QBridgeError,
+    QueueFullError,
+    QueueMismatchError,
+    TransientError,
+    UnroutableError,
+    check_queue_name,
+    logger,
+    monotonic,
+    rejection,
+    suspects_queue,
+)
+from qbridge_rabbitmq.amqp import copies, headers
+from qbridge_rabbitmq.consume.lane import DELETION_PAUSE
+from qbridge_rabbitmq.publish.publisher import Outgoing
+from qbridge_rabbitmq.queues import delays
+from qbridge_rabbitmq.queues.topology import Topology
+from qbridge_rabbitmq.session import Session
+from qbridge_rabbitmq.settle.handout import claim, finish
+from qbridge_rabbitmq.settle.outgoing import HAND_BACK_TIMEOUT, MANY_RETURNS, copy_back
+from qbridge_rabbitmq.state.life import Arrival, Returned
+from qbridge_rabbitmq.state.recognition import exact
+
+_log: Final = logger("qbridge.rabbitmq")
+_REFUSALS: Final = (AuthenticationError, ConfigurationError, QueueFullError, QueueMismatchError, UnroutableError)
+
+
+def check_room(queue: str) -> None:
+    """Refuse a name to which those of the queue's delays cannot be added.
+
+    Raises:
+        ConfigurationError: it is too long.
+    """
+    if not delays.fit(queue):
+        raise ConfigurationError(
+            f"on RabbitMQ the name of a queue must have at most {delays.MAX_QUEUE_BYTES} bytes in UTF-8 (the rest "
+            f"of {MAX_ID_CHARS} is for its delays), and that of a TaskManager's input queue at most "
+            f"{delays.MAX_QUEUE_BYTES - len(suspects_queue(''))}; this is longer: {queue!r}"
+        )
+
+
+class _Move(NamedTuple):
+    """What ``reject`` was asked for."""
+
+    requeue: bool
+    delay: float
+    failure: Failure | None
+    queue: str | None
+
+
+class Mover:
+    """Moves the messages of one session. Thread-safe.
+
+    Args:
+        session: the connections.
+        topology: what is known of the queues.
+    """
+
+    def __init__(self, session: Session, topology: Topology) -> None:
+        self._session = session
+        self._topology = topology
+        self._breaker = delays.Breaker()
+
+    def reject(
+        self, delivery: Delivery, requeue: bool, delay: float, failure: Failure | None, queue: str | None
+    ) -> None:
+        """Carry out ``RabbitMQClient.reject``."""
+        ledger = self._session.ledger
+        hand_back = requeue and failure is None and delay <= 0
+        move = _Move(requeue, delay, failure, queue)
+        later = None if hand_back else functools.partial(self._move_later, delivery, move)
+        while (claimed := claim(delivery)) is None:
+            if hand_back:
+                self._withdraw_doubts(delivery)
+                self._remember(delivery)
+            if ledger.record(delivery, later):
+                return
+        if not claimed:
+            return
+        try:
+            if hand_back:
+                self._withdraw_doubts(delivery)
+                self._hand_back(delivery)
+                return
+            done = self._move(delivery, move)
+        except BaseException:
+            while not delivery.tag.life.unclaim(delivery.tag.number) and not ledger.unclaim(delivery):
+                pass
+            raise
+        if done:
+            finish(self._session, delivery)
+
+    def send_later(self, message: Outgoing, delay: float, timeout: float | None = None) -> None:
+        """Publish a message for a queue into the delay level that the highest bit of the delay names."""
+        session, queue = self._session, message.routing_key
+        units = delays.units(delay)
+        top = delays.top_level(units)
+        check_room(check_queue_name(queue))
+        for attempt in (1, 2):
+            if not self._topology.has_levels(queue, top):
+                session.request(f"queue {queue!r}", self._topology.declare_levels(queue, top))
+            delayed = Outgoing(delays.name(queue, top), delays.routing_key(units), message.properties, message.body)
+            try:
+                session.send([delayed], timeout)
+            except UnroutableError:
+                if attempt == 2:
+                    raise
+                self._topology.forget_levels(queue)  # somebody deleted them
+            else:
+                return
+
+    # ------------------------------------------------------------------ back to the queue
+
+    def _withdraw_doubts(self, delivery: Delivery) -> None:
+        self._session.ledger.doubts.withdraw(headers.read(delivery.tag.properties).mark)
+
+    def _hand_back(self, delivery: Delivery) -> None:
+        session = self._session
+        lane = session.existing_lane(delivery.queue)
+        if lane is not None and (lane.works or self._topology.is_side_queue(delivery.queue)):
+            refusal = self._copy_back(delivery)
+            if refusal is None:
+                finish(session, delivery)
+                return
+            self._require_room_for_return(delivery, refusal)
+            self._remember(delivery, came_back=True)
+        while not delivery.tag.life.give_back(delivery.tag.number):  # its connection was lost meanwhile
+            if session.ledger.unclaim(delivery) and session.ledger.record(delivery, None):
+                return
+        session.io.wake()
+
+    def _remember(self, delivery: Delivery, *, came_back: bool = False) -> None:
+        """Recognize the message when it comes again, if there is something to know about it."""
+        if came_back or delivery.noted is not None:
+            arrival: Arrival = delivery.tag
+            key = exact(delivery.queue, arrival.properties, arrival.body)
+            self._session.ledger.note_returned(key, Returned(delivery.noted, delivery.suspected))
+
+    def _copy_back(self, delivery: Delivery) -> QBridgeError | None:
+        """Publish a copy to the message's own queue; why that was not possible, if it was not."""
+        session, ledger, queue = self._session, self._session.ledger, delivery.queue
+        arrival: Arrival = delivery.tag
+        noted = delivery.noted
+        if noted is None:
+            message = copy_back(session, queue, arrival)
+        else:
+            ours = copies.history(delivery.meta) | noted.failure.retry_headers()
+            properties = copies.copy(arrival.properties, ours, noted.failure.task_id, headers.new_mark())
+            message = Outgoing("", queue, properties, arrival.body)
+        key = exact(queue, message.properties, message.body)
+        if noted is not None:
+            ledger.note_returned(key, Returned(noted, suspected=False))
+        try:
+            session.send([message], HAND_BACK_TIMEOUT)
+        except QBridgeError as exc:
+            _log.debug("a message of %r goes back without a copy: %s", queue, exc)
+            if not isinstance(exc, PublishUnconfirmedError):
+                ledger.take_returned(key)
+            return exc
+        return None
+
+    def _require_room_for_return(self, delivery: Delivery, refusal: QBridgeError) -> None:
+        """Keep what the broker may drop when it comes back once more: a quorum queue can have a limit of returns."""
+        queue = delivery.queue
+        if self._topology.is_unlimited(queue) or self._topology.has_route(queue):
+            return
+        if headers.delivery_count(delivery.tag.properties) >= MANY_RETURNS:
+            raise refusal
+
+    # ------------------------------------------------------------------ elsewhere
+
+    def _move(self, delivery: Delivery, how: _Move) -> bool:
+        """Carry a move out; True when the original has to be acknowledged now."""
+        if how.requeue:
+            self._retry(delivery, how.delay, how.failure, how.queue or delivery.queue)
+            return True
+        return self._dead_letter(delivery, how.failure or rejection(delivery))
+
+    def _move_later(self, delivery: Delivery, how: _Move) -> bool:
+        """Do what ``reject`` was asked for while there was no connection, now that the message is here again."""
+        try:
+            if self._move(delivery, how):
+                finish(self._session, delivery)
+        except NotConnectedError:
+            return True
+        except MessageTooLargeError as exc:
+            if not how.requeue:
+                return self._return_later(delivery, how, exc)
+            return self._move_later(delivery, how._replace(requeue=False))
+        except Exception as exc:  # noqa: BLE001 - nobody else is there to hear of it
+            if isinstance(exc, TransientError) and not isinstance(exc, QueueFullError):
+                _log.warning("a message of %r cannot be settled yet: %s", delivery.queue, exc)
+                return False
+            return self._return_later(delivery, how, exc)
+        return True
+
+    def _return_later(self, delivery: Delivery, how: _Move, reason: Exception) -> bool:
+        _log.error("a message of %r cannot be settled: %s; it goes back to the queue", delivery.queue, reason)
+        if how.failure is not None:
+            delivery.note(Noted(how.failure, is_final=not how.requeue))
+        self._withdraw_doubts(delivery)
+        self._hand_back(delivery)
+        return True
+
+    def _retry(self, delivery: Delivery, delay: float, failure: Failure | None, queue: str) -> None:
+        ours = failure.retry_headers() if failure is not None else copies.history(delivery.meta)
+        task_id = failure.task_id if failure is not None else ""
+        arrival: Arrival = delivery.tag
+        doubts = self._session.ledger.doubts
+        mark = doubts.mark_of(delivery) or headers.new_mark()
+        message = Outgoing("", queue, copies.copy(arrival.properties, ours, task_id, mark), arrival.body)
+        held = delay > 0 and self._breaker.allows(queue, monotonic())
+        try:
+            if not (held and self._send_held(message, delay, may_hurry=failure is not None)):
+                self._send_copy(message)
+        except PublishUnconfirmedError as exc:
+            doubts.add(delivery, mark)
+            if held and exc.__cause__ is None:  # in time; the loss of a connection says nothing of the queue
+                self._note_unconfirmed_delay(queue)
+            raise
+        doubts.settle(delivery)
+
+    def _send_held(self, message: Outgoing, delay: float, *, may_hurry: bool) -> bool:
+        """Publish with a delay; False when the broker refuses to hold it, and it may come at once."""
+        queue = message.routing_key
+        try:
+            self.send_later(message, delay)
+        except _REFUSALS as exc:
+            if not may_hurry:  # its task counts no attempts: it would run without end and without a pause
+                raise
+            if self._breaker.refused(queue, monotonic()):
+                _log.error(
+                    "the broker refuses delays of %r: %s; its tasks are retried without delay until it does not",
+                    queue, exc,
+                )  # fmt: skip
+            return False
+        self._breaker.worked(queue)
+        return True
+
+    def _note_unconfirmed_delay(self, queue: str) -> None:
+        if self._breaker.failed(queue, monotonic()):
+            _log.error(
+                "the broker does not confirm delays of %r; its tasks are retried without delay until it does. A queue "
+                "named %s* may be dead after a crash of the broker: look at it, and delete it if it is",
+                queue, delays.name(queue, 0)[:-1],
+            )  # fmt: skip
+
+    def _send_copy(self, message: Outgoing) -> None:
+        session, queue = self._session, message.routing_key
+        try:
+            session.send([message])
+        except UnroutableError:
+            # Deleted under us. Whoever declared it, the message must not be lost with it.
+            if session.existing_lane(queue) is not None:
+                time.sleep(DELETION_PAUSE)
+            check_room(queue)
+            session.request(f"queue {queue!r}", self._topology.declare(queue))
+            self._topology.remember(queue, None)
+            session.send([Outgoing("", queue, message.properties, message.body)])
+
+    def _dead_letter(self, delivery: Delivery, failure: Failure) -> bool:
+        session = self._session
+        arrival: Arrival = delivery.tag
+        target = self._topology.dead_letter_queue(delivery.queue)
+        ours, room = failure.dead_letter_headers(), session.publisher.room
+        properties = copies.letter(arrival.properties, ours, failure.task_id, room)
+        try:
+            session.send([Outgoing("", target, properties, arrival.body)])
+        except UnroutableError:
+            session.request(f"queue {target!r}", self._topology.declare_dead_letter_queue(target))
+            session.send([Outgoing("", target, properties, arrival.body)])
+        except MessageTooLargeError as exc:
+            if not self._topology.has_route(delivery.queue):
+                raise
+            self._dead_letter_by_broker(delivery, target, exc)
+            return False
+        return True
+
+    def _dead_letter_by_broker(self, delivery: Delivery, target: str, reason: QBridgeError) -> None:
+        """A body over the limit of today cannot be published again, but the broker moves what it has already."""
+        session = self._session
+        session.request(f"queue {target!r}", self._topology.declare_dead_letter_queue(target))
+        if not delivery.tag.life.give_back(delivery.tag.number, requeue=False):
+            raise BrokerUnavailableError("the connection was lost; the message comes again") from reason
+        session.io.wake()
+        _log.error("a dead letter of %r goes without an explanation: %s", delivery.queue, reason)

@@ -1,0 +1,62 @@
+"""Round trips on a channel: when one is back, the broker has seen all that was sent before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from qbridge_rabbitmq.connection.loop import IOThread
+from qbridge_rabbitmq.state.life import Life
+
+# What the broker has seen a crash may undo until it is on its disk, which takes a classic queue some seconds.
+_SETTLING: Final = 20.0
+
+
+class Barriers:
+    """Who waits for a round trip on the channel of one lane. One is under way at a time. For the I/O thread only."""
+
+    def __init__(self, io: IOThread) -> None:
+        self._io = io
+        self._waiting: list[Callable[[], None]] = []
+        self._sent: list[Callable[[], None]] = []
+        self._under_way = False
+
+    def add(self, done: Callable[[], None], life: Life | None) -> None:
+        """Call ``done`` after a round trip that begins now, or, without a life, when there is a channel for it."""
+        self._waiting.append(done)
+        if life is not None and not self._under_way:
+            self._send(life)
+
+    def opened(self, life: Life) -> None:
+        """There is a channel."""
+        if self._waiting:
+            self._send(life)
+
+    def confirm_acks(self, life: Life) -> None:
+        """Find out whether the broker has seen the acknowledgements, when that is not known."""
+        if life.has_unproven and life.channel.is_open and not self._under_way:
+            self._send(life)
+
+    def pass_all(self) -> None:
+        """The channel has ended: nothing is left to wait for."""
+        self._under_way = False
+        passed = self._sent + self._waiting
+        self._sent, self._waiting = [], []
+        for done in passed:
+            done()
+
+    def _send(self, life: Life) -> None:
+        self._sent, self._waiting = self._waiting, []
+        self._under_way = True
+        sent = life.sent
+        # The cheapest method that changes nothing and has an answer.
+        life.channel.flow(active=True, callback=lambda _: self._back(life, sent))
+
+    def _back(self, life: Life, sent: int) -> None:
+        self._under_way = False
+        self._io.later(_SETTLING, lambda: life.forget(sent))
+        passed, self._sent = self._sent, []
+        for done in passed:
+            done()
+        if self._waiting:
+            self._send(life)
