@@ -67,6 +67,15 @@ def test_the_page_of_hooks_has_every_hook() -> None:
             assert f"| `{name}` | {arguments} |" in table
 
 
+def test_the_readme_installs_what_its_programs_need() -> None:
+    """Who follows it from its top can run each of its programs."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (extras,) = re.findall(r'"qbridge-core\[([\w,]+)\]"', text)
+    schemes = set(re.findall(r'connect\("(\w+)://', text))
+    assert schemes
+    assert {{"amqp": "rabbitmq"}.get(scheme, scheme) for scheme in schemes} <= set(extras.split(","))
+
+
 def test_the_tests_that_show_a_guarantee_exist() -> None:
     """Every test that a page names is in the tree."""
     named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", page.read_text(encoding="utf-8"))}
