@@ -13,7 +13,7 @@ import pytest
 from qbridge_core import TaskManager, connect
 from qbridge_rabbitmq.amqp.wire import Connection
 from qbridge_rabbitmq.connection.loop import IOThread
-from qbridge_redis.connection.connection import Link
+from qbridge_redis.connection.connection import RedisConnection
 
 TASKS = 5_000
 
@@ -33,7 +33,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         monkeypatch.setattr(owner, name, counting)
 
-    count(Link, "send", len)
+    count(RedisConnection, "send", len)
     count(Connection, "_output_marshaled_frames", len)
     count(Connection, "_adapter_emit_data", len)
     count(IOThread, "_work")

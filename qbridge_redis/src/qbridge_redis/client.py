@@ -30,12 +30,12 @@ from qbridge_core.backend import (
     monotonic,
 )
 from qbridge_redis.connection.boundary import guarded
-from qbridge_redis.connection.options import Options, Topology
-from qbridge_redis.node import Engine
-from qbridge_redis.nodes import Fleet
+from qbridge_redis.connection.options import Deployment, Options
+from qbridge_redis.node import Node
+from qbridge_redis.nodes import Nodes
 from qbridge_redis.protocol.keys import Keys
-from qbridge_redis.state.declarations import Queues
-from qbridge_redis.state.in_flight import Ticket
+from qbridge_redis.state.declarations import Declarations
+from qbridge_redis.state.in_flight import EntryTag
 
 _DISCONNECT_TIME: Final = 5.0
 # Due times are scores: microseconds, exact in a double for the next centuries (redis.io/commands/zadd).
@@ -76,9 +76,9 @@ class RedisClient(QueueClient):
     def __init__(self, redis_url: str = "redis://localhost:6379/0", **options: object) -> None:
         self._options = Options.parse(redis_url, options)
         self.max_message_bytes = self._options.max_message_bytes
-        self._keys = Keys(self._options.prefix, cluster=self._options.topology is Topology.CLUSTER)
-        self._queues = Queues(self._keys, self._options.group)
-        self._fleet: Fleet | None = None
+        self._keys = Keys(self._options.prefix, cluster=self._options.deployment is Deployment.CLUSTER)
+        self._declarations = Declarations(self._keys, self._options.group)
+        self._nodes: Nodes | None = None
         self._switching = threading.Lock()
 
     def __repr__(self) -> str:
@@ -89,8 +89,8 @@ class RedisClient(QueueClient):
     @property
     def connected(self) -> bool:
         """True between ``connect`` and ``disconnect``, in the process that connected."""
-        fleet = self._fleet
-        return fleet is not None and fleet.pid == os.getpid() and not fleet.closing.is_set()
+        nodes = self._nodes
+        return nodes is not None and nodes.pid == os.getpid() and not nodes.closing.is_set()
 
     @guarded
     def connect(self) -> None:
@@ -104,14 +104,14 @@ class RedisClient(QueueClient):
             ConfigurationError: it is too old, evicts keys (``maxmemory-policy allkeys-*``), or is another kind of
                 server than the URL says.
         """
-        if self._fleet is not None and self._fleet.pid != os.getpid():
+        if self._nodes is not None and self._nodes.pid != os.getpid():
             self._switching = threading.Lock()  # the parent's may be held by a thread that does not exist here
-            self._fleet = None
+            self._nodes = None
         with self._switching:
-            if self._fleet is None:
-                fleet = Fleet(self._options, self._keys, self._queues)
-                fleet.start()
-                self._fleet = fleet
+            if self._nodes is None:
+                nodes = Nodes(self._options, self._keys, self._declarations)
+                nodes.start()
+                self._nodes = nodes
 
     @guarded
     def disconnect(self) -> None:
@@ -119,16 +119,16 @@ class RedisClient(QueueClient):
 
         Takes 5 seconds at most, and hardly more than one when the server does not answer.
         """
-        if self._fleet is not None and self._fleet.pid != os.getpid():
+        if self._nodes is not None and self._nodes.pid != os.getpid():
             return  # the connections and threads are the parent's
         with self._switching:
-            fleet = self._fleet
-            if fleet is None:
+            nodes = self._nodes
+            if nodes is None:
                 return
             try:
-                fleet.stop(_DISCONNECT_TIME)
+                nodes.stop(_DISCONNECT_TIME)
             finally:
-                self._fleet = None
+                self._nodes = None
 
     # ------------------------------------------------------------------ queues
 
@@ -141,12 +141,12 @@ class RedisClient(QueueClient):
     @guarded
     def stats(self, queue: str) -> QueueStats:
         """Count the messages of a queue, those of all clients, in one round trip."""
-        return self._running(queue).inspector.stats(queue)
+        return self._running(queue).admin.stats(queue)
 
     @guarded
     def purge(self, queue: str) -> int:
         """Delete the ready messages."""
-        return self._running(queue).inspector.purge(queue)
+        return self._running(queue).admin.purge(queue)
 
     # ------------------------------------------------------------------ publishing
 
@@ -165,13 +165,13 @@ class RedisClient(QueueClient):
 
         ``PublishUnconfirmedError`` also says that the master has it, but not enough replicas have.
         """
-        engine = self._running(queue)
+        node = self._running(queue)
         delay = check_delay(delay, _LONGEST_DELAY)
         timeout = check_publish_timeout(timeout)
         message = Message(body, NO_HEADERS if headers is None else headers, message_id)
-        engine.publisher.publish(queue, message, delay, timeout)
+        node.publisher.publish(queue, message, delay, timeout)
         if delay > 0:
-            engine.delayed(queue)
+            node.delayed(queue)
 
     @guarded
     def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
@@ -184,9 +184,9 @@ class RedisClient(QueueClient):
     @guarded
     def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
         """Take up to ``max_messages``; nothing more is read ahead."""
-        engine = self._running(queue)
-        batch = engine.reader(queue).receive(check_count("max_messages", max_messages, 1), check_wait(timeout))
-        if engine.session.closing.is_set():
+        node = self._running(queue)
+        batch = node.reader(queue).receive(check_count("max_messages", max_messages, 1), check_wait(timeout))
+        if node.context.closing.is_set():
             raise NotConnectedError("the client was disconnected")  # what came is handed back by disconnect
         return batch
 
@@ -199,9 +199,9 @@ class RedisClient(QueueClient):
     @guarded
     def unsubscribe(self, queue: str) -> None:
         """Wake a blocked ``receive``; nothing is read ahead, so there is nothing to give back."""
-        fleet = self._fleet
-        if fleet is not None and self.connected:
-            fleet.engine(queue).unsubscribe(queue)
+        nodes = self._nodes
+        if nodes is not None and self.connected:
+            nodes.node(queue).unsubscribe(queue)
 
     def ack(self, delivery: Delivery) -> None:
         """Note the acknowledgement; it is sent with the next read or a few milliseconds later.
@@ -210,10 +210,10 @@ class RedisClient(QueueClient):
         """
         if type(delivery) is not Delivery:
             check_delivery(delivery)
-        engine = self._running(delivery.queue)
-        ticket = self._ticket(engine, delivery)
-        if ticket.ledger.ack(ticket):
-            engine.flusher.wake()
+        node = self._running(delivery.queue)
+        tag = self._tag(node, delivery)
+        if tag.in_flight.ack(tag):
+            node.acknowledgements.wake()
 
     @guarded
     def reject(
@@ -231,15 +231,15 @@ class RedisClient(QueueClient):
         itself goes back, to be delivered again at once, or after a failure when about half a lease is over.
         """
         check_rejection(delivery, failure, queue)
-        engine = self._running(delivery.queue)
+        node = self._running(delivery.queue)
         delay = check_delay(delay, _LONGEST_DELAY)
-        self._ticket(engine, delivery)
+        self._tag(node, delivery)
         if not requeue:
-            engine.settler.dead_letter(delivery, failure)
+            node.rejections.dead_letter(delivery, failure)
         elif failure is None:
-            engine.settler.hand_back(delivery, delay)
+            node.rejections.hand_back(delivery, delay)
         else:
-            engine.settler.retry(delivery, failure, delay, queue)
+            node.rejections.retry(delivery, failure, delay, queue)
         if requeue and delay > 0:
             self._running(queue or delivery.queue).delayed(queue or delivery.queue)
 
@@ -247,13 +247,13 @@ class RedisClient(QueueClient):
     def flush(self, timeout: float = 5.0) -> bool:
         """Send the acknowledgements now; return True when none is left."""
         timeout = check_wait(timeout)
-        fleet = self._fleet
-        if fleet is None or not self.connected:
+        nodes = self._nodes
+        if nodes is None or not self.connected:
             return True
         deadline = monotonic() + timeout
         done = True
-        for engine in fleet.engines():
-            done = engine.flusher.flush(max(0.0, deadline - monotonic())) and done
+        for node in nodes.nodes():
+            done = node.acknowledgements.flush(max(0.0, deadline - monotonic())) and done
         return done
 
     # ------------------------------------------------------------------ dead letters
@@ -261,7 +261,7 @@ class RedisClient(QueueClient):
     @guarded
     def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
         """List a dead-letter queue, oldest first."""
-        return self._running(queue).inspector.dead_letters(queue, check_count("limit", limit))
+        return self._running(queue).dead_letters.first(queue, check_count("limit", limit))
 
     @guarded
     def replay(self, dead_letter_queue: str, *, target: str | None = None, limit: int | None = None) -> int:
@@ -279,27 +279,27 @@ class RedisClient(QueueClient):
                 (but for a cluster without common hash slots).
         """
         check_replay(dead_letter_queue, target, limit)
-        return self._running(dead_letter_queue).inspector.replay(dead_letter_queue, target, limit)
+        return self._running(dead_letter_queue).dead_letters.replay(dead_letter_queue, target, limit)
 
     # ------------------------------------------------------------------ helpers
 
-    def _connected(self) -> Fleet:
-        fleet = self._fleet
-        if fleet is None or fleet.closing.is_set():
+    def _connected(self) -> Nodes:
+        nodes = self._nodes
+        if nodes is None or nodes.closing.is_set():
             raise NotConnectedError("the Redis client is not connected; call connect() first")
-        if fleet.pid != os.getpid():
+        if nodes.pid != os.getpid():
             raise NotConnectedError(
-                f"the Redis client was connected in process {fleet.pid}; call connect() in this process too"
+                f"the Redis client was connected in process {nodes.pid}; call connect() in this process too"
             )
-        return fleet
+        return nodes
 
-    def _running(self, queue: str) -> Engine:
-        return self._connected().engine(queue)
+    def _running(self, queue: str) -> Node:
+        return self._connected().node(queue)
 
-    def _ticket(self, engine: Engine, delivery: Delivery) -> Ticket:
-        ticket = delivery.tag
-        if not isinstance(ticket, Ticket) or not engine.knows(ticket):
+    def _tag(self, node: Node, delivery: Delivery) -> EntryTag:
+        tag = delivery.tag
+        if not isinstance(tag, EntryTag) or not node.knows(tag):
             raise DeliveryLostError(
                 f"a delivery of {delivery.queue!r} belongs to another connection; it is delivered again"
             )
-        return ticket
+        return tag

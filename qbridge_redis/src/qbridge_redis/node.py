@@ -9,22 +9,23 @@ from typing import Final
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from qbridge_core.backend import BrokerUnavailableError, QBridgeError, monotonic
-from qbridge_redis.connection.connection import LOST, Link
+from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import unreachable
-from qbridge_redis.connection.options import Options, Topology
-from qbridge_redis.consume.reader import Reader, close_all
+from qbridge_redis.connection.options import Deployment, Options
+from qbridge_redis.consume.reader import StreamReader, close_all
 from qbridge_redis.protocol.keys import Keys
-from qbridge_redis.protocol.scripts import LEAVE
+from qbridge_redis.protocol.scripts import REMOVE_CONSUMER
 from qbridge_redis.publish.publisher import Publisher
-from qbridge_redis.queues.admin import Inspector
+from qbridge_redis.queues.admin import QueueAdmin
+from qbridge_redis.queues.dead_letters import DeadLetterQueues
 from qbridge_redis.recovery.maintenance import Maintenance
 from qbridge_redis.server.diagnosis import diagnose
 from qbridge_redis.server.requirements import inspect
-from qbridge_redis.settle.acknowledgements import Flusher
-from qbridge_redis.settle.rejections import Settler
-from qbridge_redis.state.context import Home, Session, log
-from qbridge_redis.state.declarations import Queues
-from qbridge_redis.state.in_flight import Ticket
+from qbridge_redis.settle.acknowledgements import Acknowledgements
+from qbridge_redis.settle.rejections import Rejections
+from qbridge_redis.state.context import ClientContext, NodeContext, log
+from qbridge_redis.state.declarations import Declarations
+from qbridge_redis.state.in_flight import EntryTag
 
 _READERS_TIME: Final = 1.5
 _FIRST_TLS: Final = 1.5
@@ -33,37 +34,38 @@ _THREAD_TIME: Final = 1.0
 _ABANDON_TIME: Final = 0.8
 
 
-class Engine:
+class Node:
     """A connected client of one server. Thread-safe."""
 
-    def __init__(self, options: Options, keys: Keys, queues: Queues, home: Home) -> None:
-        self.session: Final = Session(options, keys, queues, home)
-        self.publisher: Final = Publisher(self.session)
-        self.settler: Final = Settler(self.session)
-        self.inspector: Final = Inspector(self.session)
-        self.flusher: Final = Flusher(self.session)
-        self._maintenance: Final = Maintenance(self.session, self._with_delays)
-        self._readers: dict[str, Reader] = {}
+    def __init__(self, options: Options, keys: Keys, declarations: Declarations, client: ClientContext) -> None:
+        self.context: Final = NodeContext(options, keys, declarations, client)
+        self.publisher: Final = Publisher(self.context)
+        self.rejections: Final = Rejections(self.context)
+        self.admin: Final = QueueAdmin(self.context)
+        self.dead_letters: Final = DeadLetterQueues(self.context)
+        self.acknowledgements: Final = Acknowledgements(self.context)
+        self._maintenance: Final = Maintenance(self.context, self._with_delays)
+        self._readers: dict[str, StreamReader] = {}
         self._known: set[str] = set()
         self._lock = threading.Lock()
 
     def inspect(self) -> None:
         """Connect and look at the server; see ``RedisClient.connect`` for what it raises."""
-        session = self.session
-        link = Link(session.route, f"qbridge:{session.consumer}")
+        context = self.context
+        connection = RedisConnection(context.route, f"qbridge:{context.consumer}")
         try:
-            _open_first(link, session.options)
-            session.limits = inspect(link, session.options)
+            _open_first(connection, context.options)
+            context.limits = inspect(connection, context.options)
         except BaseException as exc:
-            link.close()
+            connection.close()
             if isinstance(exc, LOST):
-                raise unreachable(exc, session.options) from exc
+                raise unreachable(exc, context.options) from exc
             raise
-        session.links.give(link)
+        context.pool.give(connection)
 
     def start(self) -> None:
         """Start the threads. They connect when they have to."""
-        self.flusher.start()
+        self.acknowledgements.start()
         self._maintenance.start()
 
     def stop(self, timeout: float) -> None:
@@ -73,39 +75,39 @@ class Engine:
         does not answer.
         """
         deadline = monotonic() + timeout
-        session = self.session
+        context = self.context
         readers = self._all_readers()
         if self._answers():
             close_all(readers, min(_READERS_TIME, timeout))
-            self.flusher.stop(_THREAD_TIME)
+            self.acknowledgements.stop(_THREAD_TIME)
             self._maintenance.stop(_THREAD_TIME)
-            if self.flusher.flush(min(2.0, max(0.1, deadline - monotonic()))):
+            if self.acknowledgements.flush(min(2.0, max(0.1, deadline - monotonic()))):
                 self._hand_back(deadline)
             else:
                 log.warning("acknowledgements could not be sent before disconnecting; their messages come again")
         else:
             self._abandon(readers)
-        for ledger in session.ledgers():
-            ledger.lose_all()
-        session.links.close()
-        session.route.close()
+        for in_flight in context.all_in_flight():
+            in_flight.lose_all()
+        context.pool.close()
+        context.route.close()
 
     def create(self, queue: str) -> None:
         """Create a queue where it is missing, and look after its delayed messages."""
         try:
-            with self.session.links.lease() as link:
-                self.session.queues.ensure(link, queue, create=True)
+            with self.context.pool.connection() as connection:
+                self.context.declarations.ensure(connection, queue, create=True)
         except LOST as exc:
-            raise unreachable(exc, self.session.options) from exc
+            raise unreachable(exc, self.context.options) from exc
         self._known.add(queue)
 
-    def reader(self, queue: str) -> Reader:
+    def reader(self, queue: str) -> StreamReader:
         """The reader of a queue, made when it is first asked for."""
         reader = self._readers.get(queue)
         if reader is None:
             with self._lock:
                 if queue not in self._readers:
-                    self._readers[queue] = Reader(self.session, queue)
+                    self._readers[queue] = StreamReader(self.context, queue)
                 reader = self._readers[queue]
         return reader
 
@@ -120,28 +122,28 @@ class Engine:
         self._known.add(queue)
         self._maintenance.poke()
 
-    def knows(self, ticket: Ticket) -> bool:
+    def knows(self, tag: EntryTag) -> bool:
         """Whether a delivery came through this connection."""
-        return ticket.ledger.owner is self.session
+        return tag.in_flight.owner is self.context
 
-    def _abandon(self, readers: Sequence[Reader]) -> None:
+    def _abandon(self, readers: Sequence[StreamReader]) -> None:
         """End what waits for replies: nobody sends any."""
         until = monotonic() + _ABANDON_TIME
-        self.session.links.close()
+        self.context.pool.close()
         self._maintenance.abort()
         for reader in readers:
             reader.abort()
         close_all(readers, _LEAVE_TIME)
-        self.flusher.stop(max(0.0, until - monotonic()))
+        self.acknowledgements.stop(max(0.0, until - monotonic()))
         self._maintenance.stop(max(0.0, until - monotonic()) / 2)
-        if any(ledger.held() for ledger in self.session.ledgers()):
-            log.warning("%s does not answer; what was not settled or acknowledged comes again", self.session.options)
+        if any(in_flight.held() for in_flight in self.context.all_in_flight()):
+            log.warning("%s does not answer; what was not settled or acknowledged comes again", self.context.options)
 
     def _answers(self) -> bool:
         """Whether the server replies soon."""
         try:
-            with self.session.links.lease(_LEAVE_TIME) as link:
-                link.call(("PING",), _LEAVE_TIME)
+            with self.context.pool.connection(_LEAVE_TIME) as connection:
+                connection.call(("PING",), _LEAVE_TIME)
         except (QBridgeError, *LOST):
             return False
         return True
@@ -149,36 +151,38 @@ class Engine:
     def _with_delays(self) -> list[str]:
         return sorted(self._known.union(self._readers))
 
-    def _all_readers(self) -> list[Reader]:
+    def _all_readers(self) -> list[StreamReader]:
         with self._lock:
             return list(self._readers.values())
 
     def _hand_back(self, deadline: float) -> None:
-        session = self.session
-        for ledger in session.ledgers():
-            if not self.settler.hand_back_all(ledger.open_tickets(), deadline):
+        context = self.context
+        for in_flight in context.all_in_flight():
+            if not self.rejections.hand_back_all(in_flight.unsettled(), deadline):
                 return
             try:
-                with session.links.lease(_LEAVE_TIME) as link:
-                    leave = LEAVE([session.keys.stream(ledger.queue)], session.options.group, session.consumer)
-                    link.call(leave, _LEAVE_TIME)
+                with context.pool.connection(_LEAVE_TIME) as connection:
+                    leave = REMOVE_CONSUMER(
+                        [context.keys.stream(in_flight.queue)], context.options.group, context.consumer
+                    )
+                    connection.call(leave, _LEAVE_TIME)
             except (QBridgeError, *LOST):
                 return
 
 
-def _open_first(link: Link, options: Options) -> None:
+def _open_first(connection: RedisConnection, options: Options) -> None:
     """Connect for the first time; when it does not work, find out why."""
-    if options.topology is not Topology.SINGLE:
-        link.open()
+    if options.deployment is not Deployment.SINGLE:
+        connection.open()
         return
     # A server without TLS waits for the rest of what it takes for a command: look soon, and then try again.
     first = max(_FIRST_TLS, options.connect_timeout / 2) if options.tls else None
     deadline = monotonic() + options.connect_timeout
     try:
-        link.open(first)
+        connection.open(first)
     except BrokerUnavailableError as exc:
         if reason := diagnose(options, options.hosts[0]):
             raise BrokerUnavailableError(f"no connection to {options}: {reason}") from exc.__cause__
         if not options.tls or not isinstance(exc.__cause__, RedisTimeoutError):
             raise
-        link.open(deadline - monotonic())
+        connection.open(deadline - monotonic())

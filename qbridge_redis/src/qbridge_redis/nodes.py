@@ -1,6 +1,6 @@
-"""The engines of one connected client: one for a server, and on a cluster one for each hash slot that it uses.
+"""The nodes of one connected client: one for a server, and on a cluster one for each hash slot that it uses.
 
-What belongs to one queue is in one slot, so to an engine the master of the slot is a server like any other. A failing
+What belongs to one queue is in one slot, so to a node the master of the slot is a server like any other. A failing
 node then stops the queues that it holds and no others.
 """
 
@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from qbridge_core.backend import QBridgeError
-from qbridge_redis.connection.connection import LOST, Link
+from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import unreachable
-from qbridge_redis.connection.options import Address, Options, Topology
+from qbridge_redis.connection.options import Address, Deployment, Options
 from qbridge_redis.connection.outage import Outage
 from qbridge_redis.connection.route import OnMove, Route
-from qbridge_redis.node import Engine
+from qbridge_redis.node import Node
 from qbridge_redis.protocol.fields import Fields
 from qbridge_redis.protocol.keys import Keys
 from qbridge_redis.protocol.limits import Limits
@@ -25,13 +25,13 @@ from qbridge_redis.server.cluster import ClusterMap, ClusterRoute
 from qbridge_redis.server.diagnosis import check_files
 from qbridge_redis.server.requirements import inspect
 from qbridge_redis.server.sentinel import SentinelRoute
-from qbridge_redis.state.context import Home, log
-from qbridge_redis.state.declarations import Queues
+from qbridge_redis.state.context import ClientContext, log
+from qbridge_redis.state.declarations import Declarations
 
 _STOP_MARGIN: Final = 2.0
 
 
-class Fleet:
+class Nodes:
     """One connected client. Thread-safe.
 
     Attributes:
@@ -39,65 +39,65 @@ class Fleet:
         closing: set when ``stop`` begins.
     """
 
-    def __init__(self, options: Options, keys: Keys, queues: Queues) -> None:
+    def __init__(self, options: Options, keys: Keys, declarations: Declarations) -> None:
         self.pid: Final = os.getpid()
         self.closing: Final = threading.Event()
         self._options = options
         self._keys = keys
-        self._queues = queues
-        self._nodes = ClusterMap(options) if options.topology is Topology.CLUSTER else None
+        self._declarations = declarations
+        self._cluster = ClusterMap(options) if options.deployment is Deployment.CLUSTER else None
         self._limits = Limits()
         self._outage = Outage(options)
-        self._engines: dict[int, Engine] = {}
+        self._nodes: dict[int, Node] = {}
         self._lock = threading.Lock()
 
     def start(self) -> None:
         """Connect, look at what is there, and make the queues again that were declared before."""
         check_files(self._options)
         try:
-            if self._nodes is None:
-                self._engines[0] = self._make(0)
-                self._engines[0].inspect()
-                self._engines[0].start()
+            if self._cluster is None:
+                self._nodes[0] = self._make(0)
+                self._nodes[0].inspect()
+                self._nodes[0].start()
             else:
-                self._inspect_all(self._nodes)
-            for queue in self._queues.declared():
-                self.engine(queue).create(queue)
+                self._inspect_all(self._cluster)
+            for queue in self._declarations.declared():
+                self.node(queue).create(queue)
         except BaseException:
             self.stop(0.5)
             raise
 
     def stop(self, timeout: float) -> None:
-        """Stop the engines, all at the same time, within about ``timeout`` seconds."""
+        """Stop the nodes, all at the same time, within about ``timeout`` seconds."""
         self.closing.set()
         with self._lock:
-            engines = list(self._engines.values())
-        others = [threading.Thread(target=engine.stop, args=(timeout,), daemon=True) for engine in engines[1:]]
+            nodes = list(self._nodes.values())
+        others = [threading.Thread(target=node.stop, args=(timeout,), daemon=True) for node in nodes[1:]]
         for other in others:
             other.start()
-        for engine in engines[:1]:
-            engine.stop(timeout)
+        for node in nodes[:1]:
+            node.stop(timeout)
         for other in others:
             other.join(timeout + _STOP_MARGIN)
-        if self._nodes is not None:
-            self._nodes.close()
+        if self._cluster is not None:
+            self._cluster.close()
 
-    def engine(self, queue: str) -> Engine:
-        """The engine of a queue, made when it is first asked for."""
+    def node(self, queue: str) -> Node:
+        """The node of a queue, made when it is first asked for."""
         slot = self._keys.slot(queue)
-        engine = self._engines.get(slot)
-        if engine is None:
+        node = self._nodes.get(slot)
+        if node is None:
             with self._lock:
-                if slot not in self._engines:
-                    self._engines[slot] = self._make(slot)
-                    self._engines[slot].start()
-                engine = self._engines[slot]
-        return engine
+                if slot not in self._nodes:
+                    self._nodes[slot] = self._make(slot)
+                    self._nodes[slot].start()
+                node = self._nodes[slot]
+        return node
 
-    def engines(self) -> list[Engine]:
+    def nodes(self) -> list[Node]:
         """All that there are."""
         with self._lock:
-            return list(self._engines.values())
+            return list(self._nodes.values())
 
     def declare(self, queue: str, dead_letter_queue: str | None) -> None:
         """Create what is missing and remember it."""
@@ -105,38 +105,38 @@ class Fleet:
         for name in names:
             self._keys.slot(name)  # checks the names before anything is made
         for name in names:
-            self.engine(name).create(name)
-        self._queues.remember(queue, dead_letter_queue)
+            self.node(name).create(name)
+        self._declarations.remember(queue, dead_letter_queue)
 
-    def _make(self, slot: int) -> Engine:
-        home = Home(self._route(slot), self._carry, self.closing, self._outage, self._limits)
-        return Engine(self._options, self._keys, self._queues, home)
+    def _make(self, slot: int) -> Node:
+        client = ClientContext(self._route(slot), self._publish_copies, self.closing, self._outage, self._limits)
+        return Node(self._options, self._keys, self._declarations, client)
 
     def _route(self, slot: int) -> Callable[[OnMove], Route]:
-        options, nodes = self._options, self._nodes
-        if nodes is not None:
-            return lambda on_move: ClusterRoute(options, nodes, slot, on_move)
-        if options.topology is Topology.SENTINEL:
+        options, cluster = self._options, self._cluster
+        if cluster is not None:
+            return lambda on_move: ClusterRoute(options, cluster, slot, on_move)
+        if options.deployment is Deployment.SENTINEL:
             return lambda on_move: SentinelRoute(options, on_move)
         return lambda _: Route(options)
 
-    def _carry(self, queue: str, contents: Sequence[Fields], delay: float, create: bool) -> None:
-        engine = self.engine(queue)
-        engine.publisher.carry(queue, contents, delay, create)
+    def _publish_copies(self, queue: str, contents: Sequence[Fields], delay: float, create: bool) -> None:
+        node = self.node(queue)
+        node.publisher.publish_copies(queue, contents, delay, create)
         if delay > 0:
-            engine.delayed(queue)
+            node.delayed(queue)
 
-    def _inspect_all(self, nodes: ClusterMap) -> None:
+    def _inspect_all(self, cluster: ClusterMap) -> None:
         """Look at every master; one that is down now is not looked at."""
-        limits = [self._inspect(address) for address in nodes.masters(self._options.connect_timeout)]
+        limits = [self._inspect(address) for address in cluster.masters(self._options.connect_timeout)]
         told = [limit for limit in limits if limit is not None] or [Limits()]
         self._limits = Limits(min(limit.value for limit in told), min(limit.command for limit in told))
 
     def _inspect(self, address: Address) -> Limits | None:
-        link = Link(Route(self._options, address), "qbridge:inspect")
+        connection = RedisConnection(Route(self._options, address), "qbridge:inspect")
         try:
-            link.open()
-            return inspect(link, self._options)
+            connection.open()
+            return inspect(connection, self._options)
         except LOST as exc:
             log.warning("a node of the cluster does not answer: %s", unreachable(exc, address))
         except QBridgeError as exc:
@@ -144,5 +144,5 @@ class Fleet:
                 raise
             log.warning("a node of the cluster cannot be reached: %s", exc)
         finally:
-            link.close()
+            connection.close()
         return None

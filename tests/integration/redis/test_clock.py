@@ -15,7 +15,7 @@ import support.brokers
 from integration.redis.helpers import Background, Cli, MakeClient, take
 from qbridge_core import Message
 from qbridge_redis import RedisClient
-from qbridge_redis.recovery.abandoned import Overdue
+from qbridge_redis.recovery.abandoned import AbandonedEntries
 from support.brokers import RedisBroker, find_program
 from support.wait import wait_for
 
@@ -107,7 +107,7 @@ def test_g15_what_nobody_renews_is_taken_over_soon_after_its_lease(
 
 def test_an_entry_is_ripe_only_when_it_was_seen_unchanged_for_longer_than_a_renewal_takes() -> None:
     """One look is never enough, whatever age it shows; a renewal, another holder or another delivery begin anew."""
-    overdue = Overdue(30.0)
+    overdue = AbandonedEntries(30.0)
     overdue.look([(b"1-0", b"a", 90_000, 1), (b"2-0", b"b", 16_000, 1), (b"3-0", b"c", 90_000, 1)], 1_000_000, 0.0)
     assert overdue.ripe(10, 11.0, 5.0) == []
     assert overdue.ready_at() == 12.0
@@ -120,7 +120,7 @@ def test_an_entry_is_ripe_only_when_it_was_seen_unchanged_for_longer_than_a_rene
 
 def test_what_was_renewed_before_the_clock_was_put_back_is_watched_by_the_own_clock() -> None:
     """It seems to be renewed in the future, so that its age says nothing for as long as the step was."""
-    overdue = Overdue(30.0)
+    overdue = AbandonedEntries(30.0)
     overdue.look([], 1_000_000, 0.0)
     assert overdue.least_idle(1.0) == 15_000
     overdue.look([], 941_000, 1.0)

@@ -19,8 +19,8 @@ _PROGRAM = textwrap.dedent(
         client.send(queue, number)
     acked, failed, dead = client.receive(queue, 3, 5.0)
     killer = socket.create_connection((urlsplit(url).hostname, urlsplit(url).port))
-    session = client._fleet.engines()[0].session
-    name = session.consumer
+    context = client._nodes.nodes()[0].context
+    name = context.consumer
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
     taken = []
 
@@ -29,9 +29,9 @@ _PROGRAM = textwrap.dedent(
         for line in ask("CLIENT LIST").splitlines():
             if name in line:
                 ask("CLIENT KILL ID " + line.split()[0].removeprefix("id="))
-        while link := session.links.idle():  # the others it closes; a call would do it, and have a free descriptor
+        while link := context.pool.idle():  # the others it closes; a call would do it, and have a free descriptor
             link.close()
-            session.links.give(link)
+            context.pool.give(link)
         try:
             while True:
                 taken.append(os.open("/dev/null", os.O_RDONLY))

@@ -236,7 +236,7 @@ def test_a_failure_after_the_queue_was_flushed_is_not_lost(
     if seen_by == "reader":
         assert own_client.receive(queue, 1, 0.0) == []
     if seen_by == "renewal":
-        wait_for(lambda: retried.tag.uprooted, 5.0, "the renewal does not notice")
+        wait_for(lambda: retried.tag.deleted, 5.0, "the renewal does not notice")
     own_client.reject(retried, failure=failure(queue, attempts=2))
     own_client.reject(rejected, requeue=False, failure=failure(queue, attempts=4))
     delivery = take(own_client, queue)
@@ -251,7 +251,7 @@ def test_a_failure_of_a_deleted_entry_is_not_lost(client: RedisClient, cli: Cli,
     now, later = client.receive(queue, 2, 5.0)
     cli("XTRIM", queue, "MAXLEN", 0)
     client.reject(now, requeue=False, failure=failure(queue))
-    wait_for(lambda: later.tag.uprooted, 5.0, "the renewal does not notice")
+    wait_for(lambda: later.tag.deleted, 5.0, "the renewal does not notice")
     client.reject(later, requeue=False, failure=failure(queue))
     assert [letter.body for letter in client.dead_letters(dead)] == [b"now", b"later"]
     assert client.stats(queue) == QueueStats(0, 0, 0)

@@ -87,7 +87,7 @@ def test_g4_what_a_flush_was_refused_is_sent_when_it_is_allowed(
     limited.publish(queue, b"x")
     delivery = take(limited, queue)
     _allow(broker, "-xdel")
-    delivery.tag.ledger.ack(delivery.tag)  # as when the flush has taken it before that thread has seen it
+    delivery.tag.in_flight.ack(delivery.tag)  # as when the flush has taken it before that thread has seen it
     assert not limited.flush(0.05)
     _allow(broker, "+xdel")
     wait_for(lambda: limited.stats(queue) == QueueStats(0, 0, 0), 10.0, "it is not sent again")

@@ -1,4 +1,4 @@
-"""One connection to the server, and a pool of them.
+"""One connection to the server.
 
 These are redis-py's raw connections. Its client class would send a command again when a reply is lost, and that makes
 two messages of one publish and loses the batch of a read; here nothing is ever sent twice behind the caller's back.
@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from hiredis import pack_command
@@ -21,9 +20,9 @@ from redis.exceptions import MovedError, NoScriptError, ReadOnlyError, RedisErro
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from qbridge_core.backend import BrokerUnavailableError, monotonic
+from qbridge_core.backend import monotonic
 from qbridge_redis.connection import forks
-from qbridge_redis.connection.errors import REFUSED, not_connected, unreachable
+from qbridge_redis.connection.errors import not_connected
 from qbridge_redis.connection.options import Address, Options, is_socket
 from qbridge_redis.connection.route import Route
 from qbridge_redis.protocol.scripts import ACK, Command, with_text
@@ -34,17 +33,16 @@ LOST: Final = (RedisConnectionError, RedisTimeoutError)
 Not the same as Python's ``ConnectionError``, which the contract's ``BrokerUnavailableError`` is one of.
 """
 _PROTOCOL: Final = 2  # pinned, because redis-py's default differs between its versions and so do the shapes of replies
-_KEPT: Final = 16
 
 
-class Link:
+class RedisConnection:
     """One connection, for one thread at a time. Closes itself on any failure; ``open`` makes a new one."""
 
     def __init__(self, route: Route, name: str) -> None:
         self._route = route
         self._options = route.options
         self._name = name
-        self._connection: Any = None  # redis-py's annotations differ between its versions
+        self._driver: Any = None  # redis-py's annotations differ between its versions
         self._socket: socket.socket | None = None
         self._poll: select.poll | None = None
         self._timeout = 0.0
@@ -56,12 +54,12 @@ class Link:
     @property
     def is_open(self) -> bool:
         """Whether there is a connection, as far as is known."""
-        return self._connection is not None
+        return self._driver is not None
 
     @property
     def is_usable(self) -> bool:
         """Whether there is a connection, and it leads to the right server."""
-        return self._connection is not None and not self.is_demoted and self._moves == self._route.moves
+        return self._driver is not None and not self.is_demoted and self._moves == self._route.moves
 
     def open(self, timeout: float | None = None) -> None:
         """Connect within ``timeout`` seconds (and the connect timeout).
@@ -75,15 +73,15 @@ class Link:
         deadline = monotonic() + (limit if timeout is None else max(0.05, min(timeout, limit)))
         address, self._moves = self._route.locate(deadline - monotonic())
         self.is_demoted = False
-        connection: Any = None
+        driver: Any = None
         try:
-            connection = _connection(self._options, address, max(0.05, deadline - monotonic()))
-            forks.watch(connection)  # before the handshake, during which another thread may fork
-            connection.connect()
-            self._adopt(connection)
+            driver = _driver_connection(self._options, address, max(0.05, deadline - monotonic()))
+            forks.watch(driver)  # before the handshake, during which another thread may fork
+            driver.connect()
+            self._adopt(driver)
             self._introduce()
         except BaseException as exc:
-            self._connection = connection  # whatever it has opened by now
+            self._driver = driver  # whatever it has opened by now
             self.close()
             self._route.failed()
             if isinstance(exc, Exception):
@@ -92,11 +90,11 @@ class Link:
 
     def close(self) -> None:
         """Close the connection, if there is one. Never raises."""
-        connection, self._connection = self._connection, None
+        driver, self._driver = self._driver, None
         self._socket = None
-        if connection is not None:
+        if driver is not None:
             with contextlib.suppress(RedisError, OSError):
-                connection.disconnect()
+                driver.disconnect()
 
     def abort(self) -> None:
         """Make a command that another thread waits for fail now. Never raises."""
@@ -133,13 +131,13 @@ class Link:
 
     def send(self, commands: Sequence[Command], timeout: float | None = None) -> None:
         """Write commands; their replies must be read, one ``read`` each, before anything else."""
-        connection = self._required()
+        driver = self._required()
         try:
             if timeout is not None:
                 self._limit(timeout)
             # Straight to hiredis: redis-py's own pack_commands costs three times as much.
             packed = b"".join([pack_command(command) for command in commands])  # type: ignore[arg-type]
-            connection.send_packed_command([packed], check_health=False)
+            driver.send_packed_command([packed], check_health=False)
         except BaseException as exc:
             raise self._broken(exc) from exc
 
@@ -184,15 +182,15 @@ class Link:
         return exc
 
     def _required(self) -> Any:
-        if self._connection is None:
+        if self._driver is None:
             raise RedisConnectionError("the connection is closed")
-        return self._connection
+        return self._driver
 
-    def _adopt(self, connection: Any) -> None:
-        sock = connection._sock
+    def _adopt(self, driver: Any) -> None:
+        sock = driver._sock
         if sock is None:
             raise RedisConnectionError("the connection is closed")
-        self._connection, self._socket, self._timeout = connection, sock, 0.0
+        self._driver, self._socket, self._timeout = driver, sock, 0.0
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
 
@@ -211,82 +209,7 @@ class Link:
             raise RedisConnectionError("the server is a replica")
 
 
-class Links:
-    """A pool of connections for commands of any thread. It grows with the threads that use it at the same time."""
-
-    def __init__(self, route: Route, name: str) -> None:
-        self._route = route
-        self._options = route.options
-        self._name = name
-        self._idle: list[Link] = []
-        self._busy: set[Link] = set()
-        self._lock = threading.Lock()
-        self._closed = False
-
-    def take(self, deadline: float) -> Link:
-        """A connection that works as far as can be seen; give it back with ``give``.
-
-        Raises:
-            BrokerUnavailableError: none could be made before ``deadline`` (monotonic time).
-        """
-        if (link := self.idle()) is not None:
-            return link
-        if self._closed:
-            raise BrokerUnavailableError("the client was disconnected")
-        link = Link(self._route, self._name)
-        try:
-            link.open(deadline - monotonic())
-        except REFUSED as exc:
-            # It worked when the client connected; it is an outage for those who run, until somebody repairs it.
-            raise unreachable(exc, self._options) from exc
-        self._busy.add(link)
-        return link
-
-    def idle(self) -> Link | None:
-        """Take a connection that is there and works as far as can be seen; None when there is none."""
-        while True:
-            try:
-                link = self._idle.pop()
-            except IndexError:
-                return None
-            if link.is_usable and not link.is_stale():
-                self._busy.add(link)
-                return link
-            link.close()
-
-    def give(self, link: Link) -> None:
-        """Take a connection back; broken ones are forgotten."""
-        self._busy.discard(link)
-        if not link.is_open:
-            return
-        with self._lock:
-            if not self._closed and link.is_usable and len(self._idle) < _KEPT:
-                self._idle.append(link)
-                return
-        link.close()
-
-    @contextlib.contextmanager
-    def lease(self, timeout: float | None = None) -> Iterator[Link]:
-        """``take`` and ``give`` around a block."""
-        limit = self._options.connect_timeout if timeout is None else timeout
-        link = self.take(monotonic() + limit)
-        try:
-            yield link
-        finally:
-            self.give(link)
-
-    def close(self) -> None:
-        """Close all connections; commands that wait for a reply fail."""
-        with self._lock:
-            self._closed = True
-            idle, self._idle = self._idle, []
-        for link in idle:
-            link.close()
-        for link in list(self._busy):
-            link.abort()
-
-
-def _connection(options: Options, address: Address, connect_timeout: float) -> Any:
+def _driver_connection(options: Options, address: Address, connect_timeout: float) -> Any:
     settings: dict[str, Any] = {
         "db": options.db,
         "username": options.username,

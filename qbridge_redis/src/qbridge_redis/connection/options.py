@@ -22,7 +22,7 @@ from qbridge_redis.connection.hints import hints
 _TLS_ONLY: Final = {"cafile", "certfile", "keyfile"}
 _SENTINEL_ONLY: Final = {"sentinel_username", "sentinel_password"}
 _LOGIN: Final = {"db", "username", "password"}
-_FROM_URL: Final = {"topology", "hosts", "service", "tls"} | _LOGIN
+_FROM_URL: Final = {"deployment", "hosts", "service", "tls"} | _LOGIN
 _FORMS: Final = {
     "redis": "{0}://host:port/db",
     "redis+sentinel": "{0}://sentinel1:26379,sentinel2:26379/service/db",
@@ -37,7 +37,7 @@ Address = tuple[str, int]
 """Host and port, or the path of a Unix socket and 0."""
 
 
-class Topology(Enum):
+class Deployment(Enum):
     """What the hosts of the URL are."""
 
     SINGLE = "redis"
@@ -50,7 +50,7 @@ class Options:
     """The settings; durations are seconds.
 
     Attributes:
-        topology: what ``hosts`` are.
+        deployment: what ``hosts`` are.
         hosts: the server, or the sentinels that know it, or some nodes of the cluster.
         service: the name under which the sentinels know the server.
         prefix: put before every queue name to make its key.
@@ -70,7 +70,7 @@ class Options:
         keyfile: the key of ``certfile``.
     """
 
-    topology: Topology = Topology.SINGLE
+    deployment: Deployment = Deployment.SINGLE
     hosts: tuple[Address, ...] = (("localhost", 6379),)
     service: str = ""
     db: int = 0
@@ -105,22 +105,22 @@ class Options:
         if name not in _FORMS:
             raise InvalidURLError(f"{parsed} is no URL of Redis, like {_known_forms()}")
         local = name == "unix"
-        topology = Topology.SINGLE if local else Topology(name)
-        sentinel = topology is Topology.SENTINEL
+        deployment = Deployment.SINGLE if local else Deployment(name)
+        sentinel = deployment is Deployment.SENTINEL
         known = {f.name for f in fields(cls)} - (_FROM_URL - (_LOGIN if local else set()))
         known -= (set() if tls else _TLS_ONLY) | (set() if sentinel else _SENTINEL_ONLY)
-        given = {"wait_replicas": 0 if topology is Topology.SINGLE else 1, **_merged(parsed, options, known)}
+        given = {"wait_replicas": 0 if deployment is Deployment.SINGLE else 1, **_merged(parsed, options, known)}
         if local:
             hosts, service, database = _socket(parsed), "", 0
         else:
-            hosts = _hosts(parsed, topology)
-            service, database = _path(parsed, topology)
-        place = {"topology": topology, "hosts": hosts, "service": service, "tls": tls}
+            hosts = _hosts(parsed, deployment)
+            service, database = _path(parsed, deployment)
+        place = {"deployment": deployment, "hosts": hosts, "service": service, "tls": tls}
         login = {"db": database, "username": parsed.username or None, "password": parsed.password or None}
         return cls(**place, **login | {name: _READERS[name](name, value) for name, value in given.items()})  # type: ignore[arg-type]
 
     def __str__(self) -> str:
-        scheme = self.topology.value.replace("redis", "rediss", 1) if self.tls else self.topology.value
+        scheme = self.deployment.value.replace("redis", "rediss", 1) if self.tls else self.deployment.value
         hosts = ",".join(address_text(address) for address in self.hosts)
         service = f"/{self.service}" if self.service else ""
         if is_socket(self.hosts[0]):
@@ -160,23 +160,23 @@ def _known_forms() -> str:
     return " or ".join(form.format(name) for name, form in _FORMS.items())
 
 
-def _hosts(url: BrokerURL, topology: Topology) -> tuple[Address, ...]:
-    default = _SENTINEL_PORT if topology is Topology.SENTINEL else _PORT
-    if topology is Topology.SINGLE and len(url.hosts) > 1:
+def _hosts(url: BrokerURL, deployment: Deployment) -> tuple[Address, ...]:
+    default = _SENTINEL_PORT if deployment is Deployment.SENTINEL else _PORT
+    if deployment is Deployment.SINGLE and len(url.hosts) > 1:
         raise InvalidURLError(f"{url} names several servers; write redis+sentinel:// or redis+cluster:// for them")
     return tuple((host or "localhost", default if port is None else port) for host, port in url.hosts)
 
 
-def _path(url: BrokerURL, topology: Topology) -> tuple[str, int]:
+def _path(url: BrokerURL, deployment: Deployment) -> tuple[str, int]:
     """The service and the database that the path names."""
     service, database = "", url.path or "0"
-    if topology is Topology.SENTINEL:
+    if deployment is Deployment.SENTINEL:
         service, _, database = (url.path or "").partition("/")
         if not service:
             raise InvalidURLError(f"{url} must name the service that the sentinels watch, {_form(url)}")
     if not (database or "0").isascii() or not (database or "0").isdigit():
         raise InvalidURLError(f"{url} must end with the number of a database, {_form(url)}")
-    if topology is Topology.CLUSTER and int(database or "0"):
+    if deployment is Deployment.CLUSTER and int(database or "0"):
         raise InvalidURLError(f"{url} names a database, but a cluster has only 0, {_form(url)}")
     return service, int(database or "0")
 

@@ -12,13 +12,11 @@ from typing import Any, Final
 
 from qbridge_core.backend import (
     ATTEMPTS,
-    BESIDE,
     CRASHES,
     EXCEPTION_MESSAGE,
     FIRST_FAILED_AT,
     HEADER_PREFIX,
     NO_HEADERS,
-    SUSPICIONS,
     TASK_ID,
     DeadLetter,
     Delivery,
@@ -151,33 +149,11 @@ def delivery(queue: str, fields: Sequence[bytes], tag: object) -> Delivery:
     body, headers, message_id, meta = decode(fields)
     if meta is NO_HEADERS:
         return Delivery(body, queue, headers, message_id, 0, 0, None, False, meta, tag)
-    return _with_history(queue, (body, headers, message_id, meta), tag)
+    return with_history(queue, (body, headers, message_id, meta), tag)
 
 
-def delivery_again(queue: str, fields: Sequence[bytes], tag: object, deaths: int, *, alone: bool) -> Delivery:
-    """The delivery of an entry whose former holders have died, so many times.
-
-    They are counted where it ran ``alone``, and the one that has brought it there with them. Elsewhere, and when it ran
-    beside others, the holder may have died of another task, so it is only suspected.
-    """
-    delivery = _with_history(queue, decode(fields), tag)
-    delivery.redelivered = True
-    if deaths and BESIDE in delivery.meta:
-        delivery.suspected = True
-        delivery.meta = {**delivery.meta, SUSPICIONS: meta_int(delivery.meta, SUSPICIONS) + deaths}
-    elif deaths and alone:
-        delivery.crashes = (delivery.crashes or 1) + deaths
-    elif deaths:
-        delivery.suspected = True
-    return delivery
-
-
-def suspicions(delivery: Delivery) -> int:
-    """How many of its holders have died, of it or of what ran beside it; 0 for one that never ran beside others."""
-    return meta_int(delivery.meta, SUSPICIONS) if BESIDE in delivery.meta else 0
-
-
-def _with_history(queue: str, decoded: Decoded, tag: object) -> Delivery:
+def with_history(queue: str, decoded: Decoded, tag: object) -> Delivery:
+    """The delivery of a decoded entry that says what became of it before."""
     body, headers, message_id, meta = decoded
     return Delivery(
         body=body,

@@ -31,11 +31,11 @@ from qbridge_core.backend import (
 )
 from qbridge_redis.connection.backoff import Backoff
 from qbridge_redis.connection.boundary import callers
-from qbridge_redis.connection.connection import LOST, Link
+from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import code, is_redirect, is_transient, refused, unreachable
 from qbridge_redis.protocol.fields import Fields, encode
 from qbridge_redis.protocol.scripts import PUBLISH_LATER, Command
-from qbridge_redis.state.context import Session
+from qbridge_redis.state.context import NodeContext
 
 _CHUNK: Final = 200
 _STORED: Final = frozenset({bytes, int})  # types of the replies to what was published: an id, now or for later
@@ -46,8 +46,8 @@ _CHUNK_BYTES: Final = 256 * 1024  # more than the socket buffers of both sides h
 class Publisher:
     """The publishing part of a client. Thread-safe."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, context: NodeContext) -> None:
+        self._context = context
 
     def publish(self, queue: str, message: Message, delay: float, timeout: float | None) -> None:
         """Publish one message; see ``QueueClient.publish``."""
@@ -62,22 +62,22 @@ class Publisher:
         """
         limit = self._limit(timeout)
         left: list[Command] = []
-        link = self._session.links.take(monotonic() + limit)
+        connection = self._context.pool.take(monotonic() + limit)
         sent: Sequence[Command] = ()
         try:
             for chunk in self._chunks(queue, messages):
                 before, sent = sent, chunk
-                with _doubts(queue, limit):
-                    link.send(self._waited_for(chunk, limit), limit)
+                with _unconfirmed(queue, limit):
+                    connection.send(self._waited_for(chunk, limit), limit)
                 if before:
-                    left += self._confirm(link, queue, before, limit)
+                    left += self._confirm(connection, queue, before, limit)
             if sent:
-                left += self._confirm(link, queue, sent, limit)
+                left += self._confirm(connection, queue, sent, limit)
             sent = ()
         finally:
             if sent:
-                link.close()  # replies may be on their way, and the next user would take them for its own
-            self._session.links.give(link)
+                connection.close()  # replies may be on their way, and the next user would take them for its own
+            self._context.pool.give(connection)
         if left:
             self._publish(queue, left, limit)
 
@@ -86,10 +86,12 @@ class Publisher:
         while batch := list(islice(iterator, _CHUNK)):
             yield from _by_size([self._now(queue, check_message(message)) for message in batch])
 
-    def _confirm(self, link: Link, queue: str, commands: Sequence[Command], timeout: float) -> list[Command]:
+    def _confirm(
+        self, connection: RedisConnection, queue: str, commands: Sequence[Command], timeout: float
+    ) -> list[Command]:
         """Read the replies to what was sent; return what has to be published again."""
-        with _doubts(queue, timeout):
-            replies = link.read_many(len(self._waited_for(commands, timeout)), timeout)
+        with _unconfirmed(queue, timeout):
+            replies = connection.read_many(len(self._waited_for(commands, timeout)), timeout)
         replies = self._looked_through(queue, commands, replies)
         again = [
             command for command, reply in zip(commands, replies, strict=True) if reply is None or is_redirect(reply)
@@ -97,21 +99,21 @@ class Publisher:
         _raise_first(queue, [reply for reply in replies if not is_redirect(reply)])
         return again
 
-    def carry(self, queue: str, contents: Sequence[Fields], delay: float, create: bool) -> None:
+    def publish_copies(self, queue: str, contents: Sequence[Fields], delay: float, create: bool) -> None:
         """Publish copies of messages, whatever their fields; with ``create`` the queue is made where it is missing."""
         if create:
             try:
-                with self._session.links.lease() as link:
-                    self._session.queues.ensure(link, queue, create=True)
+                with self._context.pool.connection() as connection:
+                    self._context.declarations.ensure(connection, queue, create=True)
             except LOST as exc:
-                raise unreachable(exc, self._session.options) from exc
+                raise unreachable(exc, self._context.options) from exc
         commands = [
             self._held(queue, content, delay) if delay > 0 else self._added(queue, content) for content in contents
         ]
-        self._publish(queue, commands, self._session.options.publish_timeout)
+        self._publish(queue, commands, self._context.options.publish_timeout)
 
     def _limit(self, timeout: float | None) -> float:
-        return self._session.options.publish_timeout if timeout is None else max(0.001, timeout)
+        return self._context.options.publish_timeout if timeout is None else max(0.001, timeout)
 
     def _publish(self, queue: str, commands: Sequence[Command], timeout: float) -> None:
         deadline = monotonic() + timeout
@@ -121,9 +123,9 @@ class Publisher:
 
     def _publish_once(self, queue: str, commands: Sequence[Command], deadline: float) -> Sequence[Command]:
         """Publish; return what a node of a cluster has sent elsewhere, as long as there is time to go there."""
-        link = self._session.links.take(deadline)
+        connection = self._context.pool.take(deadline)
         try:
-            replies = self._exchange(link, queue, commands, deadline)
+            replies = self._exchange(connection, queue, commands, deadline)
             if _STORED.issuperset(map(type, replies)):
                 return ()
             has_time = monotonic() < deadline
@@ -131,40 +133,42 @@ class Publisher:
             again = [command for command, reply in zip(commands, replies, strict=True) if is_redirect(reply)]
             missing = [command for command, reply in zip(commands, replies, strict=True) if reply is None]
             if missing:
-                again += self._publish_missing(link, queue, missing, deadline)
+                again += self._publish_missing(connection, queue, missing, deadline)
         finally:
-            self._session.links.give(link)
+            self._context.pool.give(connection)
         return again
 
     def _publish_missing(
-        self, link: Link, queue: str, commands: Sequence[Command], deadline: float
+        self, connection: RedisConnection, queue: str, commands: Sequence[Command], deadline: float
     ) -> Sequence[Command]:
         """Nil is a sure answer: nothing was stored. A queue that was declared is made again, and then it can be."""
         try:
-            self._session.queues.ensure(link, queue)
+            self._context.declarations.ensure(connection, queue)
         except LOST as exc:
-            raise unreachable(exc, self._session.options) from exc
-        replies = self._exchange(link, queue, commands, deadline)
+            raise unreachable(exc, self._context.options) from exc
+        replies = self._exchange(connection, queue, commands, deadline)
         has_time = monotonic() < deadline
         _raise_first(queue, [reply for reply in replies if not (has_time and is_redirect(reply))])
         if None in replies:
             raise UnroutableError(f"the queue {queue!r} was deleted while publishing")
         return [command for command, reply in zip(commands, replies, strict=True) if is_redirect(reply)]
 
-    def _exchange(self, link: Link, queue: str, commands: Sequence[Command], deadline: float) -> list[Any]:
+    def _exchange(
+        self, connection: RedisConnection, queue: str, commands: Sequence[Command], deadline: float
+    ) -> list[Any]:
         timeout = max(0.001, deadline - monotonic())
-        with _doubts(queue, timeout):
-            replies = link.call_many(self._waited_for(commands, timeout), timeout)
+        with _unconfirmed(queue, timeout):
+            replies = connection.call_many(self._waited_for(commands, timeout), timeout)
         return self._looked_through(queue, commands, replies)
 
     def _waited_for(self, commands: Sequence[Command], timeout: float) -> Sequence[Command]:
         """The commands and, where replicas must have them, a wait for those."""
-        replicas = self._session.options.wait_replicas
+        replicas = self._context.options.wait_replicas
         return [*commands, ("WAIT", replicas, _wait_ms(timeout))] if replicas else commands
 
     def _looked_through(self, queue: str, commands: Sequence[Command], replies: list[Any]) -> list[Any]:
         """The replies to the commands alone, after a look at how many replicas have what they wrote."""
-        replicas = self._session.options.wait_replicas
+        replicas = self._context.options.wait_replicas
         if replicas and any(reply is not None and not isinstance(reply, ResponseError) for reply in replies[:-1]):
             _check_replicas(replies[-1], replicas, queue)
         return replies[: len(commands)]
@@ -176,21 +180,21 @@ class Publisher:
         return self._held(queue, self._fields(message), delay)
 
     def _added(self, queue: str, content: Fields) -> Command:
-        return ("XADD", self._session.keys.stream(queue), "NOMKSTREAM", "*", *content)
+        return ("XADD", self._context.keys.stream(queue), "NOMKSTREAM", "*", *content)
 
     def _held(self, queue: str, content: Fields, delay: float) -> Command:
-        keys = [self._session.keys.stream(queue), self._session.keys.delayed(queue)]
+        keys = [self._context.keys.stream(queue), self._context.keys.delayed(queue)]
         return PUBLISH_LATER(keys, uuid.uuid4().bytes, round(delay * 1_000_000), *content)
 
     def _fields(self, message: Message) -> list[bytes | str]:
-        body = check_body(message.body, self._session.options.max_message_bytes)
+        body = check_body(message.body, self._context.options.max_message_bytes)
         headers = check_headers(message.headers)
-        self._session.limits.check(body, headers)
+        self._context.limits.check(body, headers)
         return encode(body, headers, check_message_id(message.message_id))
 
 
 @contextlib.contextmanager
-def _doubts(queue: str, timeout: float) -> Iterator[None]:
+def _unconfirmed(queue: str, timeout: float) -> Iterator[None]:
     """Say what a lost connection means for what was published."""
     try:
         yield

@@ -1,1 +1,1 @@
-"""Looks at queues and dead letters, without consuming them, and at what a user may do with them."""
+"""Looks at queues and dead letters without consuming them, and delivers what was delayed."""

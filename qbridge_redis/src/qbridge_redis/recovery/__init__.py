@@ -1,1 +1,1 @@
-"""Keeps leases alive, and finds deliveries whose worker is gone."""
+"""Keeps leases alive, takes over what dead workers held, and decides which deaths count against a message."""

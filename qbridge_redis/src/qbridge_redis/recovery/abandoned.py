@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from qbridge_redis.protocol.scripts import Argument
-from qbridge_redis.state.handbacks import NOBODY
+from qbridge_redis.recovery.leases import RENEWALS
+from qbridge_redis.state.handbacks import HANDBACK
 
-RENEWALS: Final = 3
-"""So often a lease is renewed before it runs out."""
 _NOTICED: Final = 0.5  # of a lease; one that was renewed in time is never so old
 _WATCHED: Final = 0.4  # of a lease; more than a third, after which a living worker renews
 _STEP: Final = 1.0  # smaller steps of the server's clock do not matter
@@ -33,7 +32,7 @@ class _Sighting:
     least_idle: int
 
 
-class Overdue:
+class AbandonedEntries:
     """The entries of one queue that look abandoned. For one thread at a time.
 
     Args:
@@ -86,7 +85,7 @@ class Overdue:
             self._seen.pop(entry_id, None)
 
     def _first_sighting(self, consumer: bytes, idle: int, deliveries: int, renewed: int, now: float) -> _Sighting:
-        if consumer.startswith(NOBODY.encode()):
+        if consumer.startswith(HANDBACK.encode()):
             return _Sighting(consumer, deliveries, renewed, now, 0)
         if renewed == _IN_FUTURE:
             return _Sighting(consumer, deliveries, renewed, now + self._lease, 0)

@@ -19,7 +19,7 @@ from qbridge_core.backend import (
     QBridgeError,
     monotonic,
 )
-from qbridge_redis.connection.connection import LOST, Link
+from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import refused
 from qbridge_redis.connection.options import Address, Options
 from qbridge_redis.connection.route import OnMove, Route
@@ -33,7 +33,7 @@ class ClusterMap:
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._guides = {address: Link(Route(options, address), _NAME) for address in options.hosts}
+        self._guides = {address: RedisConnection(Route(options, address), _NAME) for address in options.hosts}
         self._lock = threading.Lock()
         self._distrusted = False
 
@@ -60,13 +60,13 @@ class ClusterMap:
 
     def close(self) -> None:
         """Close the connections to the nodes."""
-        for link in list(self._guides.values()):
-            link.abort()
+        for connection in list(self._guides.values()):
+            connection.abort()
         if not self._lock.acquire(timeout=_CLOSE_TIME):
             return  # somebody is about to connect; what was opened is closed with its last user
         try:
-            for link in self._guides.values():
-                link.close()
+            for connection in self._guides.values():
+                connection.close()
         finally:
             self._lock.release()
 
@@ -99,10 +99,10 @@ class ClusterMap:
         self._guides[address] = self._guides.pop(address)
 
     def _ask(self, asked: Address, timeout: float) -> list[tuple[int, int, Address]]:
-        link = self._guides[asked]
-        if not link.is_open:
-            link.open(timeout)
-        rows = link.call(("CLUSTER", "SLOTS"), timeout)
+        connection = self._guides[asked]
+        if not connection.is_open:
+            connection.open(timeout)
+        rows = connection.call(("CLUSTER", "SLOTS"), timeout)
         if isinstance(rows, ResponseError):
             if "cluster support disabled" in str(rows):
                 raise ConfigurationError(f"{self._options} is no Redis Cluster; write redis:// for a single server")
@@ -113,7 +113,7 @@ class ClusterMap:
     def _learn(self, nodes: set[Address]) -> None:
         """Ask these nodes too, for the day when those of the URL are gone, and forget what has left the cluster."""
         for address in nodes.difference(self._guides):
-            self._guides[address] = Link(Route(self._options, address), _NAME)
+            self._guides[address] = RedisConnection(Route(self._options, address), _NAME)
         for address in set(self._guides).difference(nodes, self._options.hosts):
             self._guides.pop(address).close()
 

@@ -7,8 +7,8 @@ from typing import Final
 from redis.exceptions import ResponseError
 
 from qbridge_core.backend import ConfigurationError
-from qbridge_redis.connection.connection import Link
-from qbridge_redis.connection.options import Options, Topology
+from qbridge_redis.connection.connection import RedisConnection
+from qbridge_redis.connection.options import Deployment, Options
 from qbridge_redis.connection.outage import log
 from qbridge_redis.protocol.limits import Limits
 
@@ -16,7 +16,7 @@ _OLDEST: Final = 7
 Facts = dict[str, str]
 
 
-def inspect(link: Link, options: Options) -> Limits:
+def inspect(connection: RedisConnection, options: Options) -> Limits:
     """Refuse a server that cannot keep the guarantees; return how large a message may be.
 
     A user without permission for INFO or CONFIG is not an error: then nothing is known, and nothing is refused.
@@ -26,7 +26,7 @@ def inspect(link: Link, options: Options) -> Limits:
     """
     sections = ("server", "memory", "persistence", "replication")
     limits = ("CONFIG", "GET", "proto-max-bulk-len", "client-query-buffer-limit")
-    replies = link.call_many([*(("INFO", name) for name in sections), limits])
+    replies = connection.call_many([*(("INFO", name) for name in sections), limits])
     facts: Facts = {}
     for reply in replies[:-1]:
         facts |= _parse(reply)
@@ -54,7 +54,7 @@ def _check(facts: Facts, where: Options) -> None:
             "set it to noeviction (CONFIG SET maxmemory-policy noeviction, and the same in redis.conf)"
         )
     mode = facts.get("server_mode") or facts.get("redis_mode")  # the first is Valkey's name
-    if mode == "cluster" and where.topology is not Topology.CLUSTER:
+    if mode == "cluster" and where.deployment is not Deployment.CLUSTER:
         raise ConfigurationError(f"{where} is a node of a Redis Cluster; write redis+cluster://, and rediss+… for TLS")
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 from redis.exceptions import ResponseError
 
 from qbridge_core.backend import AuthenticationError, BrokerUnavailableError, QBridgeError, monotonic
-from qbridge_redis.connection.connection import LOST, Link
+from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.options import Address, Options
 from qbridge_redis.connection.route import OnMove, Route
 
@@ -34,7 +34,7 @@ class SentinelRoute(Route):
         super().__init__(options)
         self._on_move = on_move
         own = replace(options, db=0, username=options.sentinel_username, password=options.sentinel_password)
-        self._links = deque(Link(Route(own, address), "qbridge:sentinel") for address in options.hosts)
+        self._connections = deque(RedisConnection(Route(own, address), "qbridge:sentinel") for address in options.hosts)
         self._lock = threading.Lock()
         self._epoch = 0
         self._found = False
@@ -59,36 +59,36 @@ class SentinelRoute(Route):
 
     def close(self) -> None:
         """Close the connections to the sentinels."""
-        for link in self._links:
-            link.abort()
+        for connection in self._connections:
+            connection.abort()
         if not self._lock.acquire(timeout=_CLOSE_TIME):
             return  # somebody is about to connect; what was opened is closed with its last user
         try:
-            for link in self._links:
-                link.close()
+            for connection in self._connections:
+                connection.close()
         finally:
             self._lock.release()
 
     def _ask_all(self, deadline: float) -> tuple[Address, int]:
         problems: list[Exception] = []
-        for left in range(len(self._links), 0, -1):
+        for left in range(len(self._connections), 0, -1):
             try:
-                return self._ask(self._links[0], (deadline - monotonic()) / left)
+                return self._ask(self._connections[0], (deadline - monotonic()) / left)
             except (QBridgeError, *LOST) as exc:
                 problems.append(exc)
-            self._links.rotate(-1)
+            self._connections.rotate(-1)
         told = "; ".join(dict.fromkeys(map(str, problems)))
         for problem in problems:
             if isinstance(problem, AuthenticationError):
                 raise AuthenticationError(f"no sentinel names the master of {self.options}: {told}") from problem
         raise BrokerUnavailableError(f"no sentinel names the master of {self.options}: {told}") from problems[-1]
 
-    def _ask(self, link: Link, timeout: float) -> tuple[Address, int]:
-        if not link.is_open:
-            link.open(timeout)
+    def _ask(self, connection: RedisConnection, timeout: float) -> tuple[Address, int]:
+        if not connection.is_open:
+            connection.open(timeout)
         service = self.options.service
         questions = [("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service), ("SENTINEL", "MASTER", service)]
-        address, facts = link.call_many(questions, max(0.05, timeout))
+        address, facts = connection.call_many(questions, max(0.05, timeout))
         for reply in (address, facts):
             if isinstance(reply, ResponseError) and "No such master" not in str(reply):
                 raise AuthenticationError(f"a sentinel answers {reply}")

@@ -16,44 +16,44 @@ from redis.exceptions import ResponseError
 
 from qbridge_core.backend import QBridgeError, monotonic
 from qbridge_redis.connection.backoff import Backoff
-from qbridge_redis.connection.connection import LOST, Link
+from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import code, is_transient, refused, unreachable
 from qbridge_redis.protocol.scripts import ACK, Command
 from qbridge_redis.queues.permissions import ask_missing_rights
-from qbridge_redis.state.context import Session, log
-from qbridge_redis.state.in_flight import Ledger
+from qbridge_redis.state.context import NodeContext, log
+from qbridge_redis.state.in_flight import InFlight
 
 _GATHER: Final = 0.003
 
 
-def acks_command(session: Session, stream: bytes, acks: list[bytes]) -> Command:
+def acks_command(context: NodeContext, stream: bytes, acks: list[bytes]) -> Command:
     """The command that removes these entries."""
-    return ACK([stream], session.options.group, *acks)
+    return ACK([stream], context.options.group, *acks)
 
 
-def finish_acks(ledger: Ledger, acks: list[bytes], reply: Any) -> bool:
+def finish_acks(in_flight: InFlight, acks: list[bytes], reply: Any) -> bool:
     """Book the reply (None: there was none); return whether they are done.
 
     What is not done is sent again: until then its entries are held, so that nobody runs what is finished.
     """
     if isinstance(reply, int):
-        if ledger.confirm(acks):
-            log.info("finished tasks of %s are removed again", ledger.queue)
+        if in_flight.confirm(acks):
+            log.info("finished tasks of %s are removed again", in_flight.queue)
         return True
     if isinstance(reply, ResponseError) and not is_transient(reply) and code(reply) != "NOSCRIPT":
-        ledger.refuse_acks(acks, refused(reply, "acknowledge"))
+        in_flight.refuse_acks(acks, refused(reply, "acknowledge"))
     else:
-        ledger.give_back_acks(acks)
+        in_flight.give_back_acks(acks)
     return False
 
 
-class Flusher:
+class Acknowledgements:
     """The thread, and ``flush`` for any thread."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._wanted = session.acks_waiting
-        self._thread = threading.Thread(target=self._run, name="qbridge-redis-flusher", daemon=True)
+    def __init__(self, context: NodeContext) -> None:
+        self._context = context
+        self._wanted = context.acks_waiting
+        self._thread = threading.Thread(target=self._run, name="qbridge-redis-acknowledgements", daemon=True)
 
     def start(self) -> None:
         """Begin."""
@@ -65,7 +65,7 @@ class Flusher:
             self._wanted.set()
 
     def stop(self, timeout: float) -> None:
-        """End the thread; ``session.closing`` must be set."""
+        """End the thread; ``context.closing`` must be set."""
         self._wanted.set()
         if self._thread.is_alive():
             self._thread.join(timeout)
@@ -74,85 +74,85 @@ class Flusher:
         """Send all that wait; return whether none is left."""
         deadline = monotonic() + timeout
         backoff = Backoff()
-        for ledger in self._session.ledgers():
-            ledger.retry_acks()
+        for in_flight in self._context.all_in_flight():
+            in_flight.retry_acks()
         while True:
             with contextlib.suppress(QBridgeError, *LOST):
-                waiting = [ledger for ledger in self._session.ledgers() if ledger.has_acks]
+                waiting = [in_flight for in_flight in self._context.all_in_flight() if in_flight.has_acks]
                 self._send(waiting, max(0.05, deadline - monotonic()))
-            if all(ledger.wait_confirmed(deadline) for ledger in self._session.ledgers()):
+            if all(in_flight.wait_confirmed(deadline) for in_flight in self._context.all_in_flight()):
                 return True
-            if monotonic() >= deadline or any(ledger.refused_for() for ledger in self._session.ledgers()):
+            if monotonic() >= deadline or any(in_flight.refused_for() for in_flight in self._context.all_in_flight()):
                 return False
             time.sleep(min(backoff.next(), max(0.0, deadline - monotonic())))
 
     def _run(self) -> None:
         backoff = Backoff()
-        closing = self._session.closing
+        closing = self._context.closing
         while not closing.is_set():
             self._wanted.wait(self._pause())
-            before = {ledger.queue: ledger.batches for ledger in self._session.ledgers()}
+            before = {in_flight.queue: in_flight.batches for in_flight in self._context.all_in_flight()}
             closing.wait(_GATHER)
             self._wanted.clear()
             try:
                 self._complain()
                 self._send_idle(before)
-                self._session.outage.back(self)
+                self._context.outage.back(self)
                 backoff.reset()
             except (QBridgeError, *LOST) as exc:
-                error = unreachable(exc, self._session.options) if isinstance(exc, LOST) else exc
-                self._session.lost(self, error)
+                error = unreachable(exc, self._context.options) if isinstance(exc, LOST) else exc
+                self._context.lost(self, error)
                 self._wanted.set()
                 closing.wait(backoff.next())
             except Exception:  # noqa: BLE001 - a dead thread would be worse than any error
-                log.exception("the flusher goes on after an unexpected error")
+                log.exception("the thread that acknowledges goes on after an unexpected error")
                 closing.wait(backoff.next())
 
     def _pause(self) -> float | None:
         """How long to wait when nobody calls: until what the server refused is to be tried again."""
-        waits = [wait for ledger in self._session.ledgers() if (wait := ledger.refused_for()) is not None]
+        waits = [wait for in_flight in self._context.all_in_flight() if (wait := in_flight.refused_for()) is not None]
         return min(waits) if waits else None
 
     def _complain(self) -> None:
         """Say once what the server refuses. Not where it was refused: a reader has no time for questions."""
-        for ledger in self._session.ledgers():
-            if error := ledger.new_refusal():
+        for in_flight in self._context.all_in_flight():
+            if error := in_flight.new_refusal():
                 log.error(
                     "finished tasks of %s cannot be removed: %s; they are kept and tried again, and would run again if "
                     "this process ended",
-                    ledger.queue,
-                    ask_missing_rights(self._session, ledger.queue) or error,
+                    in_flight.queue,
+                    ask_missing_rights(self._context, in_flight.queue) or error,
                 )
 
     def _send_idle(self, before: Mapping[str, int]) -> None:
         """Send what no read has taken along meanwhile; where reads come, competing with them costs half the speed."""
-        waiting = [ledger for ledger in self._session.ledgers() if ledger.has_acks]
-        idle = [ledger for ledger in waiting if before.get(ledger.queue) == ledger.batches]
+        waiting = [in_flight for in_flight in self._context.all_in_flight() if in_flight.has_acks]
+        idle = [in_flight for in_flight in waiting if before.get(in_flight.queue) == in_flight.batches]
         if len(idle) < len(waiting):
             self._wanted.set()
-        self._send(idle, self._session.options.connect_timeout)
+        self._send(idle, self._context.options.connect_timeout)
 
-    def _send(self, ledgers: Sequence[Ledger], timeout: float) -> None:
-        if not ledgers:
+    def _send(self, queues: Sequence[InFlight], timeout: float) -> None:
+        if not queues:
             return
-        with self._session.links.lease(timeout) as link:
-            for ledger in ledgers:
-                while self._send_batch(link, ledger):
+        with self._context.pool.connection(timeout) as connection:
+            for in_flight in queues:
+                while self._send_batch(connection, in_flight):
                     pass
 
-    def _send_batch(self, link: Link, ledger: Ledger) -> bool:
+    def _send_batch(self, connection: RedisConnection, in_flight: InFlight) -> bool:
         """Send one batch; return whether to go on."""
-        acks = ledger.take_acks()
+        acks = in_flight.take_acks()
         if not acks:
             return False
         reply: Any = None
         try:
-            reply = link.call(acks_command(self._session, self._session.keys.stream(ledger.queue), acks))
+            reply = connection.call(acks_command(self._context, self._context.keys.stream(in_flight.queue), acks))
         finally:
-            done = finish_acks(ledger, acks, reply)
+            done = finish_acks(in_flight, acks, reply)
             if not done:  # a flush of another thread may be over before they can be sent again
                 self._wanted.set()
-        if not done and ledger.refused_for() is None:
+        if not done and in_flight.refused_for() is None:
             raise QBridgeError(f"Redis answered {reply}")
         if not done:
             self._complain()

@@ -32,15 +32,15 @@ from qbridge_redis.protocol import fields
 from qbridge_redis.protocol.fields import REDELIVERED, SUSPECTED, Fields, encode, encode_meta
 from qbridge_redis.protocol.scripts import RELEASE, RESTORE, SETTLE, Command
 from qbridge_redis.queues.permissions import ask_missing_rights
-from qbridge_redis.state.context import Session, log
-from qbridge_redis.state.handbacks import LONG_AGO, NOBODY, name_of_nobody
-from qbridge_redis.state.in_flight import Ticket
+from qbridge_redis.state.context import NodeContext, log
+from qbridge_redis.state.handbacks import HANDBACK, LONG_AGO, handback_consumer
+from qbridge_redis.state.in_flight import EntryTag
 
 _DONE: Final = 1
 _NOT_HELD: Final = 0
 _DELETED: Final = -1
 _TOO_MANY: Final = -2
-_CARRIED: Final = 2
+_COPIED: Final = 2
 _TRIES: Final = 2
 _PATIENCE: Final = 10.0  # seconds for which an outage elsewhere may hold a slot
 _BATCH: Final = 100
@@ -57,11 +57,11 @@ class _State:
     target: str | None = None
 
 
-class Settler:
+class Rejections:
     """The rejecting part of a client. Thread-safe."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, context: NodeContext) -> None:
+        self._context = context
 
     def hand_back(self, delivery: Delivery, delay: float) -> None:
         """Return it to the queue, nothing counted but what was noted of it."""
@@ -69,16 +69,16 @@ class Settler:
         if noted is None or delay:
             self._settle(delivery, _handed_back(delivery.tag, delay))
             return
-        ticket: Ticket = delivery.tag
-        if not ticket.ledger.begin(ticket):
+        tag: EntryTag = delivery.tag
+        if not tag.in_flight.begin(tag):
             return
         failure = noted.failure
         meta = failure.dead_letter_headers() if noted.is_final else failure.retry_headers()
         # Not as a copy: that would come back at once, and what refuses it does so for longer.
-        if self._release(ticket, name_of_nobody(meta), 0):
-            ticket.ledger.returned.remember(ticket.entry_id, noted)
+        if self._release(tag, handback_consumer(meta), 0):
+            tag.in_flight.handbacks.remember(tag.entry_id, noted)
             return
-        ticket.ledger.reopen(ticket)
+        tag.in_flight.reopen(tag)
         self._settle(delivery, _State("back", {**failure.retry_headers(), REDELIVERED: 1}))
 
     def retry(self, delivery: Delivery, failure: Failure, delay: float, queue: str | None) -> None:
@@ -94,151 +94,155 @@ class Settler:
         failure = failure or rejection(delivery)
         self._settle(delivery, _State("dead", failure.dead_letter_headers(), 0.0, failure.task_id))
 
-    def hand_back_all(self, tickets: Sequence[Ticket], deadline: float) -> bool:
+    def hand_back_all(self, tags: Sequence[EntryTag], deadline: float) -> bool:
         """Return what is left at the end; False when the server is gone or ``deadline`` comes first."""
-        for start in range(0, len(tickets), _BATCH):
-            batch = tickets[start : start + _BATCH]
+        for start in range(0, len(tags), _BATCH):
+            batch = tags[start : start + _BATCH]
             remaining = max(0.05, deadline - monotonic())
             try:
-                with self._session.links.lease(remaining) as link:
-                    replies = link.call_many([self._command(t, _handed_back(t)) for t in batch], remaining)
+                with self._context.pool.connection(remaining) as connection:
+                    replies = connection.call_many([self._command(t, _handed_back(t)) for t in batch], remaining)
                     left = [t for t, reply in zip(batch, replies, strict=True) if reply not in (_DONE, _NOT_HELD)]
                     if left:
-                        link.call_many([self._release_command(ticket, NOBODY, LONG_AGO) for ticket in left], remaining)
+                        connection.call_many(
+                            [self._release_command(tag, HANDBACK, LONG_AGO) for tag in left], remaining
+                        )
             except (QBridgeError, *LOST) as exc:
-                log.warning("%d deliveries come back only after the lease: %s", len(tickets) - start, exc)
+                log.warning("%d deliveries come back only after the lease: %s", len(tags) - start, exc)
                 return False
         return True
 
     def _settle(self, delivery: Delivery, state: _State) -> None:
-        ticket: Ticket = delivery.tag
-        if not ticket.ledger.begin(ticket):
+        tag: EntryTag = delivery.tag
+        if not tag.in_flight.begin(tag):
             return
         try:
             reply = self._carried_out(delivery, state)
             if isinstance(reply, ResponseError):
                 raise refused(reply, f"settle a delivery of {delivery.queue!r}") from reply
         except QBridgeError as exc:
-            if not self._is_given_up(ticket, state, exc) or not self._give_up(ticket, state):
-                ticket.ledger.reopen(ticket)
+            if not self._is_given_up(tag, state, exc) or not self._give_up(tag, state):
+                tag.in_flight.reopen(tag)
                 raise
             self._explain_release(delivery, state, exc)
         except BaseException:
-            ticket.ledger.reopen(ticket)
+            tag.in_flight.reopen(tag)
             raise
         else:
-            self._book(ticket, reply)
+            self._book(tag, reply)
 
     def _carried_out(self, delivery: Delivery, state: _State) -> Any:
         """Do it the way that it can be done; return the reply."""
-        ticket: Ticket = delivery.tag
+        tag: EntryTag = delivery.tag
         away = self._away(delivery.queue, state)
-        if not self._session.keys.together(delivery.queue, away):
-            return self._carry(delivery, state, away)
-        reply = self._run(self._command(ticket, state), ticket)
-        if reply == _DELETED or (reply == _NOT_HELD and ticket.uprooted and not ticket.unsure):
+        if not self._context.keys.together(delivery.queue, away):
+            return self._copy_across(delivery, state, away)
+        reply = self._run(self._command(tag, state), tag)
+        if reply == _DELETED or (reply == _NOT_HELD and tag.deleted and not tag.reply_lost):
             log.warning("a delivery of %s was deleted while it ran; writing it anew", delivery.queue)
-            reply = self._run(self._restore_command(delivery, state), ticket)
+            reply = self._run(self._restore_command(delivery, state), tag)
         if reply == _TOO_MANY:
             # Nor could a script take it out of the delayed ones.
-            return self._carry(delivery, replace(state, delay=0.0), away)
+            return self._copy_across(delivery, replace(state, delay=0.0), away)
         return reply
 
-    def _carry(self, delivery: Delivery, state: _State, away: str) -> int:
+    def _copy_across(self, delivery: Delivery, state: _State, away: str) -> int:
         """Where no script can do it: the copy is confirmed, and then the original acknowledged."""
-        ticket: Ticket = delivery.tag
+        tag: EntryTag = delivery.tag
         try:
             content = self._held_content(delivery, state)
             if content is None:
                 return _NOT_HELD
-            self._session.carry(away, [self._fitting(content)], state.delay, True)
+            self._context.publish_copies(away, [self._fitting(content)], state.delay, True)
         except LOST as exc:
-            raise unreachable(exc, self._session.options) from exc
-        ticket.ledger.reopen(ticket)
-        ticket.ledger.ack(ticket)
-        self._session.acks_waiting.set()
-        return _CARRIED
+            raise unreachable(exc, self._context.options) from exc
+        tag.in_flight.reopen(tag)
+        tag.in_flight.ack(tag)
+        self._context.acks_waiting.set()
+        return _COPIED
 
     def _fitting(self, content: Fields) -> Fields:
         """The content, or of one that no command may carry what fits."""
-        limit = self._session.limits.command
+        limit = self._context.limits.command
         return content if fields.size_of(content) <= limit else fields.shortened(content, limit)
 
     # ------------------------------------------------------------------ when the server refuses
 
-    def _is_given_up(self, ticket: Ticket, state: _State, error: QBridgeError) -> bool:
+    def _is_given_up(self, tag: EntryTag, state: _State, error: QBridgeError) -> bool:
         """Whether the slot of a delivery should be free rather than wait for somebody to put things right."""
-        trouble, now = ticket.trouble, monotonic()
-        assert trouble is not None  # noqa: S101 - begin has set it
-        trouble.refused_at = trouble.refused_at or now
+        settlement, now = tag.settlement, monotonic()
+        assert settlement is not None  # noqa: S101 - begin has set it
+        settlement.refused_at = settlement.refused_at or now
         if isinstance(error, PermanentError):
             return state.mode == "back"  # what to do about other refusals the caller decides
         # Where this queue's own server is away, there is nothing to release either, and the release says so.
-        return now - trouble.refused_at > _PATIENCE
+        return now - settlement.refused_at > _PATIENCE
 
-    def _give_up(self, ticket: Ticket, state: _State) -> bool:
+    def _give_up(self, tag: EntryTag, state: _State) -> bool:
         idle = LONG_AGO if state.mode == "back" and not state.delay else 0
-        return self._release(ticket, name_of_nobody(state.meta), idle)
+        return self._release(tag, handback_consumer(state.meta), idle)
 
-    def _release(self, ticket: Ticket, nobody: str, idle: int) -> bool:
+    def _release(self, tag: EntryTag, consumer: str, idle: int) -> bool:
         """Give it back without a copy; False when that is impossible too."""
         try:
-            with self._session.links.lease() as link:
-                done = bool(link.call(self._release_command(ticket, nobody, idle)) == 1)
+            with self._context.pool.connection() as connection:
+                done = bool(connection.call(self._release_command(tag, consumer, idle)) == 1)
         except (QBridgeError, *LOST):
             return False
         if done:
-            ticket.ledger.finish(ticket)
+            tag.in_flight.finish(tag)
         return done
 
-    def _release_command(self, ticket: Ticket, nobody: str, idle: int) -> Command:
-        who = (self._session.options.group, self._session.consumer)
-        return RELEASE([self._session.keys.stream(ticket.ledger.queue)], *who, nobody, idle, ticket.entry_id)
+    def _release_command(self, tag: EntryTag, consumer: str, idle: int) -> Command:
+        who = (self._context.options.group, self._context.consumer)
+        return RELEASE([self._context.keys.stream(tag.in_flight.queue)], *who, consumer, idle, tag.entry_id)
 
     def _explain_release(self, delivery: Delivery, state: _State, error: QBridgeError) -> None:
         """Say it loudly once, and let the caller know that a failure is not where it should be."""
         queue = delivery.queue
-        if self._session.is_new_complaint(queue, str(error)):
-            why = ask_missing_rights(self._session, queue) or error
+        if self._context.is_new_complaint(queue, str(error)):
+            why = ask_missing_rights(self._context, queue) or error
             log.error("%s; what cannot be settled goes back to %s and is tried again later", why, queue)
         if state.mode != "back":
             raise DeliveryLostError(f"{error}; it went back to {queue!r} with its failed attempts") from error
 
     def _held_content(self, delivery: Delivery, state: _State) -> Fields | None:
         """The fields of the copy; None when this client does not hold the original any more."""
-        ticket: Ticket = delivery.tag
-        stream, entry_id = self._session.keys.stream(delivery.queue), ticket.entry_id
-        who = (self._session.options.group, entry_id, entry_id, 1, self._session.consumer)
-        with self._session.links.lease() as link:
-            pending, entries = link.call_many([("XPENDING", stream, *who), ("XRANGE", stream, entry_id, entry_id)])
+        tag: EntryTag = delivery.tag
+        stream, entry_id = self._context.keys.stream(delivery.queue), tag.entry_id
+        who = (self._context.options.group, entry_id, entry_id, 1, self._context.consumer)
+        with self._context.pool.connection() as connection:
+            pending, entries = connection.call_many(
+                [("XPENDING", stream, *who), ("XRANGE", stream, entry_id, entry_id)]
+            )
         groupless = isinstance(pending, ResponseError) and is_missing_group(pending)
         held = groupless or bool(checked(pending, f"settle a delivery of {delivery.queue!r}"))
         found = checked(entries, f"settle a delivery of {delivery.queue!r}")
         if found and held:
             copied = fields.handed_back if state.mode == "back" else fields.moved
             return copied(found[0][1], state.message_id, state.meta)
-        if held or (ticket.uprooted and not found):
+        if held or (tag.deleted and not found):
             return self._content(delivery, state)
         return None
 
     def _away(self, queue: str, state: _State) -> str:
         """The queue that the message goes to."""
         if state.mode == "dead":
-            return self._session.queues.dead_letter_queue(queue)
+            return self._context.declarations.dead_letter_queue(queue)
         return state.target or queue
 
     def _keys(self, queue: str, state: _State) -> list[bytes]:
-        keys, away = self._session.keys, self._away(queue, state)
+        keys, away = self._context.keys, self._away(queue, state)
         return [keys.stream(queue), keys.delayed(away), keys.stream(away)]
 
-    def _command(self, ticket: Ticket, state: _State) -> Command:
-        who = (self._session.options.group, self._session.consumer, ticket.entry_id)
+    def _command(self, tag: EntryTag, state: _State) -> Command:
+        who = (self._context.options.group, self._context.consumer, tag.entry_id)
         what = (state.mode, round(state.delay * 1_000_000), state.message_id)
-        return SETTLE(self._keys(ticket.ledger.queue, state), *who, *what, *encode_meta(state.meta))
+        return SETTLE(self._keys(tag.in_flight.queue, state), *who, *what, *encode_meta(state.meta))
 
     def _restore_command(self, delivery: Delivery, state: _State) -> Command:
         what = (delivery.tag.entry_id, state.mode, round(state.delay * 1_000_000))
-        keys, group = self._keys(delivery.queue, state), self._session.options.group
+        keys, group = self._keys(delivery.queue, state), self._context.options.group
         return RESTORE(keys, group, *what, *self._content(delivery, state))
 
     @staticmethod
@@ -248,22 +252,22 @@ class Settler:
         meta = {**delivery.meta, **state.meta} if state.mode == "back" else state.meta
         return content + encode_meta(meta)
 
-    def _run(self, command: Command, ticket: Ticket) -> Any:
+    def _run(self, command: Command, tag: EntryTag) -> Any:
         """Call the script, again when the reply is lost: what it has settled, it does not settle again.
 
         A node of a cluster that sends the command elsewhere has done nothing; that may take a while.
         """
         backoff, losses = Backoff(), 0
-        deadline = monotonic() + self._session.options.publish_timeout
+        deadline = monotonic() + self._context.options.publish_timeout
         while True:
             try:
-                with self._session.links.lease() as link:
-                    reply = link.call(command)
+                with self._context.pool.connection() as connection:
+                    reply = connection.call(command)
             except LOST as exc:
-                ticket.unsure = True
+                tag.reply_lost = True
                 losses += 1
                 if losses == _TRIES:
-                    queue = ticket.ledger.queue
+                    queue = tag.in_flight.queue
                     raise PublishUnconfirmedError(f"no reply to a settlement of {queue!r}: {exc}") from exc
             else:
                 if not is_redirect(reply) or monotonic() >= deadline:
@@ -271,24 +275,24 @@ class Settler:
                 time.sleep(backoff.next())
 
     @staticmethod
-    def _book(ticket: Ticket, reply: Any) -> None:
-        if reply == _CARRIED:
+    def _book(tag: EntryTag, reply: Any) -> None:
+        if reply == _COPIED:
             return  # its acknowledgement is on its way
-        ticket.ledger.finish(ticket)
-        if reply != _DONE and not ticket.unsure:
-            queue = ticket.ledger.queue
+        tag.in_flight.finish(tag)
+        if reply != _DONE and not tag.reply_lost:
+            queue = tag.in_flight.queue
             raise DeliveryLostError(f"a delivery of {queue!r} was taken back by the broker; it is delivered again")
 
 
-def _handed_back(ticket: Ticket, delay: float = 0.0) -> _State:
+def _handed_back(tag: EntryTag, delay: float = 0.0) -> _State:
     meta: dict[str, str | int] = {REDELIVERED: 1}
-    if past := ticket.past:
-        if past.crashes:
-            meta[CRASHES] = past.crashes
-        if past.suspected:
+    if history := tag.history:
+        if history.crashes:
+            meta[CRASHES] = history.crashes
+        if history.suspected:
             meta[SUSPECTED] = 1
-        if past.attempts:
-            meta[ATTEMPTS] = past.attempts
-        if past.suspicions:
-            meta[SUSPICIONS] = past.suspicions
+        if history.attempts:
+            meta[ATTEMPTS] = history.attempts
+        if history.suspicions:
+            meta[SUSPICIONS] = history.suspicions
     return _State("back", meta, delay)

@@ -10,85 +10,85 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from qbridge_core.backend import QBridgeError, monotonic, worker_identity
-from qbridge_redis.connection.connection import Links
 from qbridge_redis.connection.options import Options
 from qbridge_redis.connection.outage import Outage, log
+from qbridge_redis.connection.pool import ConnectionPool
 from qbridge_redis.connection.route import OnMove, Route
 from qbridge_redis.protocol.fields import Fields
 from qbridge_redis.protocol.keys import Keys
 from qbridge_redis.protocol.limits import Limits
-from qbridge_redis.state.declarations import Queues
-from qbridge_redis.state.in_flight import Ledger
+from qbridge_redis.state.declarations import Declarations
+from qbridge_redis.state.in_flight import InFlight
 
 _COMPLAINTS: Final = 100
-__all__ = ["Carry", "Home", "Session", "log"]
+__all__ = ["PublishCopies", "ClientContext", "NodeContext", "log"]
 
-Carry = Callable[[str, Sequence[Fields], float, bool], None]
-"""``carry(queue, contents, delay, create)``; returns when all are confirmed."""
+PublishCopies = Callable[[str, Sequence[Fields], float, bool], None]
+"""``publish_copies(queue, contents, delay, create)``; returns when all are confirmed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Home:
-    """What a session gets from the client that it belongs to.
+class ClientContext:
+    """What the parts for one server get from the client that they belong to.
 
     Attributes:
         route: makes the way to its server; the argument is called when that one is replaced.
-        carry: see ``Session``.
-        closing: see ``Session``.
-        outage: see ``Session``.
-        limits: see ``Session``.
+        publish_copies: see ``NodeContext``.
+        closing: see ``NodeContext``.
+        outage: see ``NodeContext``.
+        limits: see ``NodeContext``.
     """
 
     route: Callable[[OnMove], Route]
-    carry: Carry
+    publish_copies: PublishCopies
     closing: threading.Event
     outage: Outage
     limits: Limits = field(default_factory=Limits)
 
 
-class Session:
+class NodeContext:
     """The time between one ``connect`` and one ``disconnect``, in one process, with one server.
 
     Attributes:
         pid: the process that may use it: connections must not be shared with a child.
         route: how its connections find the server.
         consumer: the name of this client in the consumer groups; never used twice.
-        carry: publishes copies to a queue that no script of this session can write to.
+        publish_copies: publishes copies to a queue that no script of this context can write to.
         closing: set when ``disconnect`` begins.
-        acks_waiting: set when acknowledgements wait for the flusher.
+        acks_waiting: set when acknowledgements wait for the thread that sends them.
         limits: how large a message may be.
         outage: tells the log when the server cannot be used.
     """
 
-    def __init__(self, options: Options, keys: Keys, queues: Queues, home: Home) -> None:
+    def __init__(self, options: Options, keys: Keys, declarations: Declarations, client: ClientContext) -> None:
         self.options: Final = options
         self.keys: Final = keys
-        self.queues: Final = queues
+        self.declarations: Final = declarations
         self.pid: Final = os.getpid()
         self.consumer: Final = f"{worker_identity()}:{uuid.uuid4().hex[:8]}"
-        self.route: Final = home.route(self.moved)
-        self.links: Final = Links(self.route, f"qbridge:{self.consumer}")
-        self.carry: Final = home.carry
-        self.closing: Final = home.closing
+        self.route: Final = client.route(self.moved)
+        self.pool: Final = ConnectionPool(self.route, f"qbridge:{self.consumer}")
+        self.publish_copies: Final = client.publish_copies
+        self.closing: Final = client.closing
         self.acks_waiting: Final = threading.Event()
-        self.limits = home.limits
-        self.outage: Final = home.outage
+        self.limits = client.limits
+        self.outage: Final = client.outage
         self._complaints: dict[str, str] = {}
-        self._ledgers: dict[str, Ledger] = {}
-        self._ledgers_lock = threading.Lock()
+        self._in_flight: dict[str, InFlight] = {}
+        self._in_flight_lock = threading.Lock()
         self._last_reconnect = monotonic()
 
-    def ledger(self, queue: str) -> Ledger:
-        """The books of one queue."""
-        with self._ledgers_lock:
-            if queue not in self._ledgers:
-                self._ledgers[queue] = Ledger(queue, self)
-            return self._ledgers[queue]
+    def in_flight(self, queue: str) -> InFlight:
+        """What is in flight of one queue."""
+        with self._in_flight_lock:
+            if queue not in self._in_flight:
+                self._in_flight[queue] = InFlight(queue, self)
+            return self._in_flight[queue]
 
-    def ledgers(self) -> list[Ledger]:
-        """The books of all queues that were received from."""
-        with self._ledgers_lock:
-            return list(self._ledgers.values())
+    def all_in_flight(self) -> list[InFlight]:
+        """The same of all queues that were received from."""
+        with self._in_flight_lock:
+            return list(self._in_flight.values())
 
     def is_new_complaint(self, queue: str, text: str) -> bool:
         """Whether this is to be said, because it is not what was said of the queue last."""
@@ -113,8 +113,8 @@ class Session:
     def moved(self) -> None:
         """Another server took over, which may lack the last writes: what is held here may be the only copy."""
         self.reconnected()
-        for ledger in self.ledgers():
-            ledger.uproot()
+        for in_flight in self.all_in_flight():
+            in_flight.mark_deleted()
 
     @property
     def may_reclaim_at(self) -> float:

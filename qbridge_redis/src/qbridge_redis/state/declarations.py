@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from qbridge_core.backend import UnroutableError, default_dead_letter_queue, suspects_queue
-from qbridge_redis.connection.connection import Link
+from qbridge_redis.connection.connection import RedisConnection
 from qbridge_redis.connection.errors import checked
 from qbridge_redis.protocol.keys import Keys
 from qbridge_redis.protocol.scripts import ENSURE
@@ -13,7 +13,7 @@ from qbridge_redis.protocol.scripts import ENSURE
 _MISSING: Final = -1
 
 
-class Queues:
+class Declarations:
     """The declared queues of one client: those are made again when somebody deletes them. Thread-safe."""
 
     def __init__(self, keys: Keys, group: str) -> None:
@@ -37,7 +37,7 @@ class Queues:
         """Where rejected messages of a queue go."""
         return self._dead_letter_queues.get(queue) or default_dead_letter_queue(queue)
 
-    def is_side_queue(self, queue: str) -> bool:
+    def holds_suspects(self, queue: str) -> bool:
         """Whether it holds the suspects of a queue that this client declared."""
         return any(queue == suspects_queue(declared) for declared in self.declared())
 
@@ -45,7 +45,7 @@ class Queues:
         """All of them."""
         return list(self._declared)
 
-    def ensure(self, link: Link, queue: str, *, create: bool = False) -> None:
+    def ensure(self, connection: RedisConnection, queue: str, *, create: bool = False) -> None:
         """Make the group of a queue where it is missing; the queue too with ``create`` or if it was declared.
 
         Raises:
@@ -53,6 +53,6 @@ class Queues:
             QueueMismatchError: the key is no stream.
         """
         may_create = 1 if create or self.is_declared(queue) else 0
-        reply = link.call(ENSURE([self._keys.stream(queue)], self._group, may_create))
+        reply = connection.call(ENSURE([self._keys.stream(queue)], self._group, may_create))
         if checked(reply, f"make the queue {queue!r}") == _MISSING:
             raise UnroutableError(f"the queue {queue!r} does not exist; declare it first")

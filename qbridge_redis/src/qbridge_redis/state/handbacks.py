@@ -1,7 +1,7 @@
 """Deliveries that were given back without a copy, and what their entries cannot say.
 
-Such an entry stays pending in the name of nobody, and this name says how many attempts have failed, how many processes
-have died, and, when it is to be dead-lettered, why. The process that gave it back remembers the rest.
+Such an entry stays pending, and the name of the consumer that seems to hold it says how many attempts have failed, how
+many processes have died, and, when it is to be dead-lettered, why. The process that gave it back remembers the rest.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from qbridge_core.backend import (
     worker_identity,
 )
 
-NOBODY: Final = "qbridge:returned"
-"""How the names of nobody begin."""
+HANDBACK: Final = "qbridge:returned"
+"""How the names of consumers begin that stand for nobody: what they hold was given back."""
 LONG_AGO: Final = 10 * 365 * 86_400_000
 """Milliseconds; an entry that nobody has renewed for so long is taken over at once."""
 _REMEMBERED: Final = 1_000
 _FORGOTTEN: Final = "the broker refused this dead letter at first; the process that knew more has ended"
 
 
-def name_of_nobody(meta: Mapping[str, str | int]) -> str:
+def handback_consumer(meta: Mapping[str, str | int]) -> str:
     """The name for an entry of which this should be written beside it."""
     counts = f"{meta_int(meta, ATTEMPTS)}:{meta_int(meta, CRASHES)}"
-    return f"{NOBODY}:{counts}:{meta_text(meta, REASON)}".rstrip(":").removesuffix(":0:0")
+    return f"{HANDBACK}:{counts}:{meta_text(meta, REASON)}".rstrip(":").removesuffix(":0:0")
 
 
-class Returned:
+class Handbacks:
     """What this process has given back of one queue without a copy. Thread-safe."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Returned:
         self._lock = threading.Lock()
 
     def remember(self, entry_id: bytes, noted: Noted) -> None:
-        """Keep what the name of nobody has no room for."""
+        """Keep what such a name has no room for."""
         with self._lock:
             self._noted[entry_id] = noted
             if len(self._noted) > _REMEMBERED:
@@ -59,12 +59,12 @@ class Returned:
         with self._lock:
             noted = self._noted.pop(entry_id, None)
         name = former.decode("utf-8", "replace")
-        if not name.startswith(f"{NOBODY}:"):
+        if not name.startswith(f"{HANDBACK}:"):
             return
         if noted is not None:
             delivery.note(noted)
             return
-        attempts, crashes, reason = (name.removeprefix(f"{NOBODY}:").split(":") + [""] * 2)[:3]
+        attempts, crashes, reason = (name.removeprefix(f"{HANDBACK}:").split(":") + [""] * 2)[:3]
         counts: dict[str, Any] = {ATTEMPTS: attempts, CRASHES: crashes}
         delivery.attempts = max(delivery.attempts, meta_int(counts, ATTEMPTS))
         delivery.crashes = max(delivery.crashes, meta_int(counts, CRASHES))

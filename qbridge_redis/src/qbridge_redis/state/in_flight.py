@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Final
 
 from qbridge_core.backend import DeliveryLostError, QBridgeError, monotonic
-from qbridge_redis.state.handbacks import Returned
+from qbridge_redis.state.handbacks import Handbacks
 
 MAX_ACKS: Final = 500  # ids of one ack script: Lua cannot unpack more than about 7,000
 _MAX_REFUSED: Final = 100
@@ -22,7 +22,7 @@ _REFUSED_PAUSE: Final = 2.0
 _LONGEST_SETTLEMENT: Final = 120.0  # seconds; each of its steps has a shorter limit
 
 
-class State(Enum):
+class SettlementState(Enum):
     """Where a delivery is between its receipt and its end."""
 
     OPEN = "open"
@@ -33,7 +33,7 @@ class State(Enum):
 
 
 @dataclass(slots=True)
-class Past:
+class History:
     """What is known of a message beyond what its entry says, so that a copy of it must say so.
 
     Attributes:
@@ -50,7 +50,7 @@ class Past:
 
 
 @dataclass(slots=True)
-class Trouble:
+class Settlement:
     """What became of attempts to settle a delivery.
 
     Attributes:
@@ -62,53 +62,53 @@ class Trouble:
     refused_at: float = 0.0
 
 
-class Ticket:
+class EntryTag:
     """The ``tag`` of a delivery."""
 
-    __slots__ = ("entry_id", "ledger", "past", "state", "trouble", "unsure", "uprooted")
+    __slots__ = ("deleted", "entry_id", "history", "in_flight", "reply_lost", "settlement", "state")
 
-    def __init__(self, ledger: Ledger, entry_id: bytes) -> None:
-        self.ledger = ledger
+    def __init__(self, in_flight: InFlight, entry_id: bytes) -> None:
+        self.in_flight = in_flight
         self.entry_id = entry_id
-        self.state = State.OPEN
-        self.past: Past | None = None
-        self.trouble: Trouble | None = None
-        self.unsure = False
+        self.state = SettlementState.OPEN
+        self.history: History | None = None
+        self.settlement: Settlement | None = None
+        self.reply_lost = False
         """A settlement was sent and its reply was lost, so an entry that is gone was settled by it."""
-        self.uprooted = False
+        self.deleted = False
         """The queue was deleted while this was held, so an entry that is gone was settled by nobody."""
 
 
-class Ledger:
-    """The books of one queue for one session, its ``owner``. Thread-safe."""
+class InFlight:
+    """The deliveries in flight of one queue, for one connected client and server, its ``owner``. Thread-safe."""
 
     def __init__(self, queue: str, owner: object) -> None:
         self.queue = queue
         self.owner = owner
-        self._held: dict[bytes, Ticket] = {}
+        self._held: dict[bytes, EntryTag] = {}
         self._acks: deque[bytes] = deque()
         self._sending = 0
         self.batches = 0
         """How many batches of acknowledgements have been taken."""
-        self.returned = Returned()
+        self.handbacks = Handbacks()
         """What went back without a copy."""
         self._refused_until = 0.0
         self._refusal: QBridgeError | None = None
         self._lock = threading.Lock()
         self._confirmed = threading.Condition(self._lock)
 
-    def hold(self, entry_ids: Iterable[bytes]) -> list[Ticket | None]:
+    def hold(self, entry_ids: Iterable[bytes]) -> list[EntryTag | None]:
         """Note entries that were read; None for each one that is held already and must not be handed out again."""
         held = self._held
-        tickets: list[Ticket | None] = []
+        tags: list[EntryTag | None] = []
         with self._lock:
             for entry_id in entry_ids:
                 if entry_id in held:
-                    tickets.append(None)
+                    tags.append(None)
                 else:
-                    ticket = held[entry_id] = Ticket(self, entry_id)
-                    tickets.append(ticket)
-        return tickets
+                    tag = held[entry_id] = EntryTag(self, entry_id)
+                    tags.append(tag)
+        return tags
 
     def is_held(self, entry_id: bytes) -> bool:
         """Whether an entry was handed out and is not confirmed as settled."""
@@ -121,25 +121,25 @@ class Ledger:
         """
         stuck = monotonic() - _LONGEST_SETTLEMENT
         with self._lock:
-            return [entry_id for entry_id, ticket in self._held.items() if not _is_stuck(ticket, stuck)]
+            return [entry_id for entry_id, tag in self._held.items() if not _is_stuck(tag, stuck)]
 
-    def open_tickets(self) -> list[Ticket]:
+    def unsettled(self) -> list[EntryTag]:
         """The deliveries that nobody has begun to settle."""
         with self._lock:
-            return [ticket for ticket in self._held.values() if ticket.state is State.OPEN]
+            return [tag for tag in self._held.values() if tag.state is SettlementState.OPEN]
 
     # ------------------------------------------------------------------ acknowledgements
 
-    def ack(self, ticket: Ticket) -> bool:
+    def ack(self, tag: EntryTag) -> bool:
         """Note an acknowledgement to send; False when the delivery was settled before.
 
         A lost one is noted too: the work is done, and if nobody else has finished it, nobody has to do it again.
         """
         with self._lock:
-            if ticket.state is not State.OPEN and ticket.state is not State.LOST:
+            if tag.state is not SettlementState.OPEN and tag.state is not SettlementState.LOST:
                 return False
-            ticket.state = State.ACKED
-            self._acks.append(ticket.entry_id)
+            tag.state = SettlementState.ACKED
+            self._acks.append(tag.entry_id)
             return True
 
     @property
@@ -211,70 +211,70 @@ class Ledger:
 
     # ------------------------------------------------------------------ other settlements
 
-    def begin(self, ticket: Ticket) -> bool:
+    def begin(self, tag: EntryTag) -> bool:
         """Begin a settlement; False when there is nothing left to settle.
 
         Raises:
             DeliveryLostError: another worker holds the entry now.
         """
         with self._lock:
-            if ticket.state is State.LOST:
-                ticket.state = State.SETTLED
+            if tag.state is SettlementState.LOST:
+                tag.state = SettlementState.SETTLED
                 raise DeliveryLostError(f"the lease of a delivery of {self.queue!r} ran out; it is delivered again")
-            if ticket.state is not State.OPEN:
+            if tag.state is not SettlementState.OPEN:
                 return False
-            ticket.state = State.SETTLING
+            tag.state = SettlementState.SETTLING
             now = monotonic()
-            if ticket.trouble is None:
-                ticket.trouble = Trouble(now)
-            ticket.trouble.since = now
+            if tag.settlement is None:
+                tag.settlement = Settlement(now)
+            tag.settlement.since = now
             return True
 
-    def finish(self, ticket: Ticket) -> None:
+    def finish(self, tag: EntryTag) -> None:
         """The settlement is done, or there is nothing left to do."""
         with self._lock:
-            ticket.state = State.SETTLED
-            self._forget(ticket)
+            tag.state = SettlementState.SETTLED
+            self._forget(tag)
 
-    def reopen(self, ticket: Ticket) -> None:
+    def reopen(self, tag: EntryTag) -> None:
         """The settlement failed and may be tried again."""
         with self._lock:
-            if ticket.state is State.SETTLING:
-                ticket.state = State.OPEN
+            if tag.state is SettlementState.SETTLING:
+                tag.state = SettlementState.OPEN
 
     def lose(self, entry_ids: Iterable[bytes]) -> int:
         """Note that these are not this client's any more; return how many of them were still open."""
         lost = 0
         with self._lock:
             for entry_id in entry_ids:
-                ticket = self._held.get(entry_id)
-                if ticket is None or ticket.unsure or ticket.uprooted:
+                tag = self._held.get(entry_id)
+                if tag is None or tag.reply_lost or tag.deleted:
                     continue  # that it is gone does not mean that somebody else has it
-                if ticket.state is State.OPEN:
-                    ticket.state = State.LOST
+                if tag.state is SettlementState.OPEN:
+                    tag.state = SettlementState.LOST
                     del self._held[entry_id]
                     lost += 1
         return lost
 
-    def uproot(self, entry_ids: Iterable[bytes] | None = None) -> None:
+    def mark_deleted(self, entry_ids: Iterable[bytes] | None = None) -> None:
         """Note that these entries were deleted while they were held; None means all, with the queue or its group."""
         with self._lock:
             for entry_id in list(self._held) if entry_ids is None else entry_ids:
-                if (ticket := self._held.get(entry_id)) is not None:
-                    ticket.uprooted = True
+                if (tag := self._held.get(entry_id)) is not None:
+                    tag.deleted = True
 
     def lose_all(self) -> None:
         """The client disconnects: whatever is still open belongs to the broker again."""
         with self._lock:
-            for ticket in self._held.values():
-                if ticket.state is not State.ACKED:
-                    ticket.state = State.LOST
+            for tag in self._held.values():
+                if tag.state is not SettlementState.ACKED:
+                    tag.state = SettlementState.LOST
             self._held.clear()
 
-    def _forget(self, ticket: Ticket) -> None:
-        if self._held.get(ticket.entry_id) is ticket:
-            del self._held[ticket.entry_id]
+    def _forget(self, tag: EntryTag) -> None:
+        if self._held.get(tag.entry_id) is tag:
+            del self._held[tag.entry_id]
 
 
-def _is_stuck(ticket: Ticket, since: float) -> bool:
-    return ticket.state is State.SETTLING and ticket.trouble is not None and ticket.trouble.since < since
+def _is_stuck(tag: EntryTag, since: float) -> bool:
+    return tag.state is SettlementState.SETTLING and tag.settlement is not None and tag.settlement.since < since

@@ -1,0 +1,57 @@
+"""Delivers delayed messages when they are due."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from redis.exceptions import ResponseError
+
+from qbridge_core.backend import monotonic
+from qbridge_redis.connection.connection import RedisConnection
+from qbridge_redis.connection.errors import is_missing_group
+from qbridge_redis.protocol.scripts import PROMOTE, Command
+from qbridge_redis.state.context import NodeContext, log
+
+_POLL: Final = 0.25
+_BATCH: Final = 100
+
+
+class Delays:
+    """The delayed messages of some queues. ``deliver_due`` is for one thread, the rest for any.
+
+    Attributes:
+        due_at: when to call ``deliver_due`` again (monotonic time).
+    """
+
+    def __init__(self, context: NodeContext) -> None:
+        self._context = context
+        self.due_at = 0.0
+
+    def deliver_due(self, connection: RedisConnection, queues: Sequence[str]) -> None:
+        """Move what is due to its queue, a batch of each one."""
+        keys = self._context.keys
+        # Set first: what another thread sets while the replies are on their way must not be overwritten.
+        self.due_at = monotonic() + _POLL
+        commands: list[Command] = [PROMOTE([keys.stream(q), keys.delayed(q)], _BATCH) for q in queues]
+        if not commands:
+            return
+        for queue, reply in zip(queues, connection.call_many(commands), strict=True):
+            self._plan(queue, reply)
+
+    def _plan(self, queue: str, reply: Any) -> None:
+        if isinstance(reply, ResponseError):
+            if not is_missing_group(reply):  # the reader makes it again
+                log.warning("delayed messages of %s have to wait: %s", queue, reply)
+            return
+        moved, wait, stuck = reply
+        if stuck:
+            log.error(
+                "a delayed message of %s cannot be delivered, it is tried again in a minute: %s",
+                queue,
+                stuck.decode("utf-8", "replace"),
+            )
+        if moved >= _BATCH:
+            wait = 0
+        if wait >= 0:
+            self.due_at = min(self.due_at, monotonic() + wait / 1_000_000)
