@@ -221,8 +221,8 @@ def test_g16_a_third_signal_ends_everybody_at_once(
     for pid in children:
         os.kill(pid, signal.SIGSTOP)  # they do not obey
     for _ in range(3):
-        supervisor.send_signal(signal.SIGTERM)
         assert supervisor.poll() is None
+        supervisor.send_signal(signal.SIGTERM)
         time.sleep(0.2)  # signals that wait together count as one
     assert supervisor.wait(10) == 128 + signal.SIGTERM
     wait_for(lambda: not any(map(alive, children)), 10, "nobody is left")
@@ -279,7 +279,10 @@ def test_workers_that_cannot_be_built_end_the_supervisor(start: Start, tmp_path:
     assert supervisor.wait(90) == 1
     log = (tmp_path / "log").read_text()
     assert "OSError: no configuration" in log
-    assert log.splitlines()[-1].startswith("qbridge_core.errors.WorkerStartError: ")
+    assert log.splitlines()[-1] == (
+        "qbridge_core.errors.WorkerStartError: 5 worker processes in a row ended before they were ready: "
+        "OSError: no configuration"
+    )
 
 
 @pytest.mark.parametrize(
@@ -288,7 +291,7 @@ def test_workers_that_cannot_be_built_end_the_supervisor(start: Start, tmp_path:
         (
             "classic",
             "refused",
-            "the worker ends: on RabbitMQ the name of a queue must have at most",
+            "on RabbitMQ the name of a queue must have at most",
         ),
         ("redis", "without_handler", "no child process can run the handler"),
     ],
@@ -299,9 +302,10 @@ def test_workers_that_cannot_start_end_the_supervisor(start: Start, tmp_path: Pa
     supervisor = start(build=build, processes_=1)
     assert supervisor.wait(90) == 1
     log = (tmp_path / "log").read_text()
-    assert re.search(why, log)
+    assert f"the worker ends: {why}" in log
     assert log.count("another one starts") == 4
-    assert log.splitlines()[-1].startswith("qbridge_core.errors.WorkerStartError: ")
+    last = log.splitlines()[-1]
+    assert re.fullmatch(f"qbridge_core.errors.WorkerStartError: .* before they were ready: {why}.*", last)
 
 
 def test_g16_a_build_that_hangs_does_not_delay_the_stop(start: Start, journal: Path) -> None:

@@ -15,7 +15,8 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing import spawn
 from multiprocessing.connection import Connection
 from types import FrameType
@@ -27,6 +28,8 @@ from qbridge_core.errors import ConfigurationError, QBridgeError, TransientError
 from qbridge_core.executor import loading
 from qbridge_core.logs import flush, logger
 from qbridge_core.manager import TaskManager
+from qbridge_core.message import Reason
+from qbridge_core.problem import Problem
 from qbridge_core.signals import Insistence
 from qbridge_core.witness import call_witness
 
@@ -36,7 +39,7 @@ BEGAN: Final = "began"
 ENDED: Final = "ended"
 ASK: Final = "ask"
 ANSWER: Final = "answer"
-WAITS: Final = "waits"
+COMPLAINT: Final = "complaint"
 REFUSED: Final = "refused"
 STOP: Final = "stop"
 NOW: Final = "now"
@@ -56,14 +59,26 @@ def main(descriptor: int) -> None:
     link = Link(Connection(descriptor))
     preparation, build = pickle.loads(link.receive_bytes())  # noqa: S301 - from the supervisor
     orders = Orders(link)
-    loading.set()
-    spawn.prepare(preparation)
-    make = find(pickle.loads(build))  # noqa: S301 - as above
-    loading.clear()
-    call_witness(link)
-    manager = _made(make, link)
+    with _telling(link):
+        loading.set()
+        spawn.prepare(preparation)
+        make = find(pickle.loads(build))  # noqa: S301 - as above
+        loading.clear()
+        call_witness(link)
+        manager = _made(make, link)
     orders.can_be_obeyed()
     sys.exit(_Worker(manager, orders, link).run())
+
+
+@contextmanager
+def _telling(link: Link) -> Iterator[None]:
+    """Tell the supervisor what ends this process before it works; the traceback is in the output."""
+    try:
+        yield
+    except Exception as exc:
+        problem = Problem.from_exception(Reason.FAILED, exc)
+        link.say(COMPLAINT, f"{problem.exception_type}: {problem.message}")
+        raise
 
 
 def _made(make: Callable[[], object], link: Link) -> TaskManager:
@@ -72,7 +87,7 @@ def _made(make: Callable[[], object], link: Link) -> TaskManager:
         manager = make()
     except TransientError as exc:
         _log.error("the worker cannot start: %s", exc)
-        link.say(WAITS, str(exc))
+        link.say(COMPLAINT, str(exc))
         sys.exit(PASSING)
     if not isinstance(manager, TaskManager):
         raise ConfigurationError(f"the build function must return a TaskManager, not a {type(manager).__name__}")
@@ -227,7 +242,7 @@ class _Worker:
         except QBridgeError as exc:
             _log.error("the worker ends: %s", exc)
             self._status = PASSING if isinstance(exc, TransientError) else 1
-            self._link.say(WAITS, str(exc))
+            self._link.say(COMPLAINT, str(exc))
         except BaseException:  # noqa: BLE001 - whatever it is, the process ends with it
             _log.exception("the worker ends")
             self._status = 1

@@ -27,7 +27,7 @@ from qbridge_core.interpreter import main_program, start_interpreter
 from qbridge_core.logs import flush, logger
 from qbridge_core.retry import ExponentialBackoff
 from qbridge_core.signals import Insistence
-from qbridge_core.supervised import ANSWER, ASK, BEGAN, ENDED, NOW, PASSING, READY, REFUSED, STOP, WAITS
+from qbridge_core.supervised import ANSWER, ASK, BEGAN, COMPLAINT, ENDED, NOW, PASSING, READY, REFUSED, STOP
 from qbridge_core.system import require_posix
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ _FALSE_STARTS: Final = 5
 _LAST_WORDS: Final = 5.0
 _REMEMBERED_DEATHS: Final = 10_000
 _SAY_EVERY: Final = 10.0
+_SEE_OUTPUT: Final = "their output says why"
 # A manager takes its own grace period (25 s), and then up to 3 s to give back what it holds and to disconnect.
 DEFAULT_GRACE_PERIOD: Final = 28.5
 DEFAULT_START_TIMEOUT: Final = 60.0
@@ -92,6 +93,7 @@ class Supervisor:
         self._stop_requests = 0
         self._false_starts = 0
         self._reason = ""  # why going on is useless
+        self._complaint = _SEE_OUTPUT
         self._started_at = self._say_at = 0.0
         self._running = threading.Lock()
 
@@ -130,7 +132,7 @@ class Supervisor:
         if self._gives_up:
             raise WorkerStartError(
                 self._reason
-                or f"{self._false_starts} worker processes in a row ended before they were ready; their output says why"
+                or f"{self._false_starts} worker processes in a row ended before they were ready: {self._complaint}"
             )
 
     def stop(self) -> None:
@@ -211,8 +213,8 @@ class Supervisor:
                 worker.alone_with = (queue, task_id)
             case [str(word), str(text)] if word == REFUSED:
                 self._reason = text
-            case [str(word), str(text)] if word == WAITS:
-                worker.waits_for = text
+            case [str(word), str(text)] if word == COMPLAINT:
+                worker.complaint = text
             case [str(word)] if word == ENDED:
                 worker.alone_with = None
             case [str(word), int(number), str(queue), str(task_id)] if word == ASK:
@@ -231,6 +233,7 @@ class Supervisor:
         waits = not stopping and self._waits_for_broker(worker)
         if not stopping and not waits and self._is_false_start(slot, worker):
             self._false_starts += 1
+            self._complaint = worker.complaint or _SEE_OUTPUT
         pause = slot.bury()
         if stopping or waits:
             _log.log(logging.INFO if stopping else logging.DEBUG, "%s %s", name, how)
@@ -245,7 +248,7 @@ class Supervisor:
             return False
         now = monotonic()
         left = self._started_at + self._start_timeout - now
-        why = worker.waits_for or "their output says why"
+        why = worker.complaint or _SEE_OUTPUT
         if left <= 0:
             self._reason = f"no worker process could reach the broker within {self._start_timeout:g} s: {why}"
         elif now >= self._say_at:
@@ -301,7 +304,7 @@ class _Worker:
         self.ready = False
         self.deaf = False
         self.alone_with: _Task | None = None
-        self.waits_for = ""
+        self.complaint = ""
         self.started_at = monotonic()
         with contextlib.suppress(OSError):  # its end will be seen
             self.link.send_bytes(setup)
