@@ -211,6 +211,43 @@ def test_a_misspelled_hook_is_refused(client: MemoryClient) -> None:
         TaskManager(client, print, "q", "d", plugins=[Plugin()])
 
 
+def test_a_hook_without_its_mark_is_refused(client: MemoryClient) -> None:
+    """It would never be called; the error says what to write."""
+
+    class Plugin:
+        @hookimpl
+        def qbridge_task_started(self) -> None: ...
+
+        def qbridge_task_succeeded(self) -> None: ...
+
+    with pytest.raises(ConfigurationError, match=r"qbridge_task_succeeded .* write @hookimpl"):
+        TaskManager(client, print, "q", "d", plugins=[Plugin()])
+
+
+@pytest.mark.parametrize("plugin", [object(), "announcer", Recorder.__init__])
+def test_a_plugin_without_hooks_is_refused(client: MemoryClient, plugin: object) -> None:
+    """Nothing of it would ever be called."""
+    with pytest.raises(ConfigurationError, match="has no hooks: methods marked with @hookimpl"):
+        TaskManager(client, print, "q", "d", plugins=[plugin])
+
+
+def test_a_class_instead_of_a_plugin_is_refused(client: MemoryClient) -> None:
+    """Its hooks would lack their self in each call."""
+    with pytest.raises(ConfigurationError, match=r"is a class: give an object of it, Recorder\(\)"):
+        TaskManager(client, print, "q", "d", plugins=[Recorder])
+
+
+def test_a_class_of_static_hooks_can_be_a_plugin(client: MemoryClient) -> None:
+    """It needs no object."""
+
+    class Plugin:
+        @staticmethod
+        @hookimpl
+        def qbridge_task_succeeded(task_id: str) -> None: ...
+
+    TaskManager(client, print, "q", "d", plugins=[Plugin])
+
+
 def test_a_hook_with_a_wrong_argument_is_refused(client: MemoryClient) -> None:
     """The error names the argument that the hook does not have."""
 

@@ -6,6 +6,8 @@ at all.
 
 from __future__ import annotations
 
+import inspect
+import reprlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -21,6 +23,7 @@ from qbridge_core.logs import logger
 
 _log: Final = logger("qbridge.plugins")
 _LONGEST_WAIT: Final = 5.0
+_HOOK_PREFIX: Final = "qbridge_"
 
 
 def _nothing(**_: object) -> None:
@@ -107,7 +110,8 @@ class Lifecycle:
         order: keeps the hooks about a task in order; None when nobody listens to any.
 
     Raises:
-        ConfigurationError: a plugin implements a hook that does not exist, or with other arguments.
+        ConfigurationError: a plugin implements a hook that does not exist, or with other arguments; or it has none,
+            or one that is not marked as such, or is a class instead of an object: its hooks would never be called.
     """
 
     order: HookOrder | None = None
@@ -123,6 +127,9 @@ class Lifecycle:
             self._manager.check_pending()
         except (pluggy.PluginValidationError, ValueError) as exc:
             raise ConfigurationError(f"a plugin cannot be used: {exc}") from exc
+        for plugin in plugins:
+            if problem := self._why_not_called(plugin):
+                raise ConfigurationError(f"plugin {reprlib.repr(plugin)} {problem}")
         self.worker_started = self._caller("qbridge_worker_started")
         self.worker_stopping = self._caller("qbridge_worker_stopping")
         self.task_started = self._caller("qbridge_task_started")
@@ -137,6 +144,20 @@ class Lifecycle:
         )  # fmt: skip
         if any(call is not _nothing for call in about_tasks):
             self._keep_order(_ORDER)
+
+    def _why_not_called(self, plugin: object) -> str | None:
+        """Why hooks of a plugin would not be called, or not as somebody thinks, if that is so."""
+        marked = {hook.name for hook in self._manager.get_hookcallers(plugin) or ()}
+        for name in dir(plugin):
+            if name not in marked and name in vars(hookspecs) and name.startswith(_HOOK_PREFIX):
+                return f"has a {name} that is not marked as a hook: write @hookimpl above it (from qbridge_core)"
+        if not marked:
+            return f"has no hooks: methods marked with @hookimpl whose names begin with {_HOOK_PREFIX}"
+        if isinstance(plugin, type) and any(
+            inspect.isfunction(inspect.getattr_static(plugin, name)) for name in marked
+        ):
+            return f"is a class: give an object of it, {plugin.__name__}()"
+        return None
 
     def _keep_order(self, order: HookOrder) -> None:
         self.order = order
