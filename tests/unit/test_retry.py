@@ -174,6 +174,13 @@ def test_the_backoffs_fulfil_their_protocol(backoff: object) -> None:
     assert isinstance(backoff, Backoff)
 
 
+@pytest.mark.parametrize("seconds", [5, 0.5])
+def test_a_delay_in_the_place_of_a_reason_is_refused(seconds: Any) -> None:
+    """``Retry(5)`` would be retried at once, in silence."""
+    with pytest.raises(ConfigurationError, match=r"reason must be text, not .*Retry\(after="):
+        Retry(seconds)
+
+
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), 10**400, True, "1"])
 def test_a_request_for_an_impossible_delay_says_so(seconds: float) -> None:
     """What no broker can wait for is an error where it is written."""

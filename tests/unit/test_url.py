@@ -65,7 +65,7 @@ def test_a_url_may_name_several_hosts(url: str, hosts: tuple[tuple[str, int | No
     assert str(parsed) == text
 
 
-@pytest.mark.parametrize("hosts", ["h1,,h2", "h1,", ",h2:1", "h1:1,h2:port", "h1:1,h2:99999", "[::1,h2"])
+@pytest.mark.parametrize("hosts", ["h1,,h2", "h1,", ",h2:1", "h1:1,h2:port", "h1:1,h2:99999", "h1:0", "[::1,h2"])
 def test_a_list_with_a_host_that_cannot_be_read_is_an_error(hosts: str) -> None:
     """One bad host spoils the URL, and the password is not shown."""
     with pytest.raises(InvalidURLError, match="check its host") as info:
@@ -84,6 +84,17 @@ def test_a_url_must_be_a_string(value: object) -> None:
 def test_a_url_without_a_scheme_is_explained(url: str) -> None:
     """The message shows what a URL looks like, and not what was given: it may be a password."""
     with pytest.raises(InvalidURLError, match="redis://localhost:6379/0") as info:
+        BrokerURL.parse(url)
+    assert SECRET not in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [("", "is empty"), (" ", "is empty"), (f" amqp://u:{SECRET}@h", "a space"), (f"'amqp://u:{SECRET}@h'", "a quote")],
+)
+def test_a_url_from_a_setting_gone_wrong_is_explained(url: str, why: str) -> None:
+    """A variable that is not set, or was set with its quotes; nothing of it is shown."""
+    with pytest.raises(InvalidURLError, match=f"this one .*{why}") as info:
         BrokerURL.parse(url)
     assert SECRET not in str(info.value)
 

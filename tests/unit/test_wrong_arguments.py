@@ -11,6 +11,7 @@ import pytest
 from qbridge_core import (
     ConfigurationError,
     InvalidURLError,
+    PayloadError,
     Supervisor,
     TaskManager,
     UnknownOptionError,
@@ -52,8 +53,9 @@ def test_g18_an_unknown_scheme_names_the_known_ones() -> None:
     ("name", "value"),
     [
         ("queue_client", "memory://"), ("handler", None), ("input_queue", None), ("input_queue", "d"),
-        ("dead_letter_queue", 5), ("max_retries", "3"), ("task_timeout", 0), ("max_workers", 2.5), ("backoff", 3),
-        ("executor", "threads"), ("redact", "x"), ("plugins", 5), ("max_crashes", 1), ("grace_period", None),
+        ("dead_letter_queue", 5), ("dead_letter_queue", "q.suspects"), ("max_retries", "3"), ("task_timeout", 0),
+        ("max_workers", 2.5), ("backoff", 3), ("executor", "threads"),
+        ("redact", "x"), ("plugins", 5), ("max_crashes", 1), ("grace_period", None),
     ],
 )  # fmt: skip
 def test_g18_a_wrong_argument_of_a_manager_is_named(client: MemoryClient, name: str, value: Any) -> None:
@@ -111,3 +113,17 @@ def test_g18_what_is_no_list_of_payloads_is_named(client: MemoryClient, payloads
         with pytest.raises(ConfigurationError, match=r"use publish\(\) for"):
             client.publish_many("q", payloads)
     assert client.stats("q").ready == 0
+
+
+def test_g18_the_payload_that_is_no_json_is_named(client: MemoryClient) -> None:
+    """By its position, since its task has no id that anybody knows; none of them is sent."""
+    client.declare("q")
+    with pytest.raises(PayloadError, match="payload 1 of send_many, of which nothing was sent"):
+        client.send_many("q", ["good", object()])
+    assert client.stats("q").ready == 0
+
+
+def test_g18_the_order_of_send_is_no_advice_elsewhere(client: MemoryClient) -> None:
+    """Who gave a manager no name of a queue does not call ``send``."""
+    with pytest.raises(ConfigurationError, match=r"dead_letter_queue must be a string, not None$"):
+        TaskManager(client, print, "q", None)  # type: ignore[arg-type]

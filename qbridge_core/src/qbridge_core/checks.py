@@ -25,7 +25,10 @@ NO_HEADERS: Final[Mapping[str, Any]] = MappingProxyType({})
 """One shared empty mapping: a new one per message would cost on the hot path."""
 
 
-def check_queue_name(name: object, max_bytes: int = MAX_ID_CHARS, *, what: str = "a queue name") -> str:
+_A_QUEUE_NAME: Final = "a queue name"
+
+
+def check_queue_name(name: object, max_bytes: int = MAX_ID_CHARS, *, what: str = _A_QUEUE_NAME) -> str:
     """Return the name of a queue, refusing what not every broker can carry.
 
     RabbitMQ, for one, drops line ends from a name in silence: the queue would be another one.
@@ -39,9 +42,8 @@ def check_queue_name(name: object, max_bytes: int = MAX_ID_CHARS, *, what: str =
         ConfigurationError: it is not such a string.
     """
     if not isinstance(name, str):  # not shown: it may well be a payload
-        raise ConfigurationError(
-            f"{what} must be a string, not {_type(name)}; the queue comes first, as in send(queue, payload)"
-        )
+        order = "; the queue comes first, as in send(queue, payload)" if what == _A_QUEUE_NAME else ""
+        raise ConfigurationError(f"{what} must be a string, not {_type(name)}{order}")
     if not _can_be_a_queue(name, max_bytes):
         raise ConfigurationError(
             f"{what} must be a string of 1 to {max_bytes} bytes in UTF-8 without control characters, "

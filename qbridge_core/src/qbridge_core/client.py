@@ -35,7 +35,7 @@ import os
 import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -265,7 +265,7 @@ class QueueClient(ABC):
             raise PayloadError(
                 f"send_many takes payloads to go through, not {type(payloads).__name__}; use send() for one"
             )
-        tasks = [Message.for_task(payload) for payload in payloads]
+        tasks = list(_as_tasks(payloads))
         self.publish_many(queue, [message for message, _ in tasks])
         return [task_id for _, task_id in tasks]
 
@@ -488,6 +488,14 @@ def _is_same(one: Delivery, other: Delivery) -> bool:
 def default_dead_letter_queue(queue: str) -> str:
     """The dead-letter queue of a queue that was declared without one."""
     return f"{queue}.dead"
+
+
+def _as_tasks(payloads: Iterable[object]) -> Iterator[tuple[Message, str]]:
+    for position, payload in enumerate(payloads):
+        try:
+            yield Message.for_task(payload)
+        except PayloadError as exc:
+            raise PayloadError(f"payload {position} of send_many, of which nothing was sent: {exc}") from exc
 
 
 def suspects_queue(queue: str) -> str:

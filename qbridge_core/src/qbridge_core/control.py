@@ -6,6 +6,7 @@ Any other exception is a failure and follows the retry policy.
 from __future__ import annotations
 
 from qbridge_core.checks import require_seconds
+from qbridge_core.errors import ConfigurationError
 
 
 class TaskControl(Exception):
@@ -23,10 +24,14 @@ class Retry(TaskControl):
         after: seconds; ``None`` means the policy's own delay.
 
     Raises:
-        ConfigurationError: ``after`` is negative or not a number.
+        ConfigurationError: ``after`` is negative or not a number, or ``reason`` is a number, which means a delay.
     """
 
     def __init__(self, reason: str = "", *, after: float | None = None) -> None:
+        if isinstance(reason, int | float):
+            raise ConfigurationError(
+                f"reason must be text, not {reason!r}; the seconds until the next attempt are Retry(after=…)"
+            )
         super().__init__(reason)
         self.after = None if after is None else require_seconds("after", after)
 

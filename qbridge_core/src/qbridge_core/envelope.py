@@ -56,7 +56,7 @@ def read_task(body: bytes, max_bytes: int = DEFAULT_MAX_MESSAGE_BYTES) -> Task:
         twice = "; was it encoded twice?" if isinstance(document, str) and document[:1] in ("{", "[") else ""
         raise MalformedTaskError(f"the body is a JSON {_json_type(document)}, not an object{twice}")
     if "payload" not in document:
-        raise MalformedTaskError('the JSON object has no "payload"')
+        raise MalformedTaskError('the JSON object has no "payload"; what the handler gets goes there: {"payload": …}')
     return Task(document["payload"], _task_id(document.get("task_id")))
 
 
@@ -77,6 +77,8 @@ _PICKLE: Final = re.compile(rb"\x80[\x02-\x05]")
 
 def _guess(body: bytes) -> str:
     """What a body that cannot be read seems to be, as the end of a sentence; "" when nothing is recognised."""
+    if not body:
+        return "; it is empty (on Redis a body is the field 'body' of an entry)"
     for start, name in _COMPRESSED.items():
         if body.startswith(start) and not body.isascii():
             return f"; it is compressed with {name}, which workers do not undo: send it as it is"

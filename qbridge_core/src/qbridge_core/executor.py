@@ -102,7 +102,10 @@ def checked_handler(handler: object) -> Callable[[Any], object]:
     if not callable(handler):
         raise ConfigurationError(f"handler must be callable as handler(payload), not {handler!r}")
     if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
-        raise ConfigurationError("handler is a generator function (it has a yield): calling it would run nothing")
+        raise ConfigurationError(
+            "handler is a generator function (it has a yield): calling it would run nothing. Give a function that does "
+            "the work and returns, for example one that goes through what this one yields"
+        )
     try:
         shown, own = inspect.signature(handler), inspect.signature(handler, follow_wrapped=False)
     except (TypeError, ValueError):

@@ -141,6 +141,11 @@ class TaskManager:
         self._dead_letter_queue = check_queue_name(dead_letter_queue, what="dead_letter_queue")
         if input_queue == dead_letter_queue:
             raise ConfigurationError(f"input_queue and dead_letter_queue are both {input_queue!r}; they must differ")
+        if dead_letter_queue == suspects_queue(input_queue):
+            raise ConfigurationError(
+                f"dead_letter_queue cannot be {dead_letter_queue!r}: tasks of {input_queue!r} that may have killed "
+                "their worker wait there to run again; choose another name"
+            )
         policy = RetryPolicy(max_retries, backoff, checked_exceptions(dead_letter_on), checked_rules(retry_rules))
         backoffs = [backoff, *(rule.backoff for rule in policy.rules if rule.backoff is not None)]
         if not queue_client.capabilities.delay and any(each != IMMEDIATELY for each in backoffs):

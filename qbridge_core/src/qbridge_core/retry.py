@@ -202,7 +202,9 @@ def _require_retries(value: object) -> None:
 
 def _require_backoff(value: object) -> None:
     if isinstance(value, type) or not isinstance(value, Backoff):
-        raise ConfigurationError(f"backoff must be an object with a delay(attempt) method, not {value!r}")
+        raise ConfigurationError(
+            f"backoff must be an object with a delay(attempt) method, for example ConstantBackoff(5), not {value!r}"
+        )
 
 
 def _are_exceptions(value: object) -> bool:

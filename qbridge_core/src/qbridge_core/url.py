@@ -49,6 +49,7 @@ class BrokerURL:
         if not separator or not _SCHEME.fullmatch(scheme):
             raise InvalidURLError(
                 "a broker URL looks like scheme://host:port/path, for example redis://localhost:6379/0"
+                f"{_what_is_no_scheme(url)}"
             )
         if not is_utf8(rest):
             raise InvalidURLError(
@@ -96,6 +97,13 @@ def is_utf8(text: str) -> bool:
     return text.encode("utf-8", "ignore").decode("utf-8") == text
 
 
+def _what_is_no_scheme(url: str) -> str:
+    """How a URL without a scheme begins, as the end of a sentence, without showing any of it."""
+    if not url.strip():
+        return "; this one is empty"
+    return "; this one begins with a space or a quote" if url[0].isspace() or url[0] in "'\"" else ""
+
+
 def _why_unreadable(scheme: str, authority: str, tail: str, exc: ValueError) -> str:
     """Guess what is wrong without repeating any of it."""
     if isinstance(exc, UnicodeDecodeError):
@@ -103,7 +111,7 @@ def _why_unreadable(scheme: str, authority: str, tail: str, exc: ValueError) -> 
     login, _, addresses = authority.rpartition("@")
     if "@" in tail or (login and _can_be_hosts(addresses) and not _can_be_hosts(f"{login}@")):
         return f"the {scheme}:// URL cannot be read: {_ENCODE}"
-    return f"the {scheme}:// URL cannot be read: check its host, its port and its query"
+    return f"the {scheme}:// URL cannot be read: check its host, its port (1 to 65535) and its query"
 
 
 def _can_be_hosts(authority: str) -> bool:
@@ -126,6 +134,8 @@ def _split_authority(authority: str) -> tuple[SplitResult, tuple[tuple[str, int 
     hosts = tuple((unquote(part.hostname or ""), part.port) for part in parts)
     if len(hosts) > 1 and not all(host for host, _ in hosts):
         raise ValueError("an empty host in a list of hosts")
+    if any(port == 0 for _, port in hosts):
+        raise ValueError("nothing can listen on port 0")
     return urlsplit(f"//{login}{at}"), hosts
 
 
