@@ -20,7 +20,7 @@ from typing import NoReturn
 
 import pytest
 
-from qbridge_core.logs import flush, logger
+from qbridge_core.runtime.logs import flush, logger
 from support.brokers import Broker, RabbitMQBroker, RedisBroker, amqp_answers, redis_answers
 from support.proxy import TCPProxy
 from support.versions import amqp_version, redis_version

@@ -47,7 +47,7 @@ def without_handler():
 def late(payload):
     pass
 
-if "qbridge_core.child" in sys.orig_argv[-1]:
+if "qbridge_core.execute.processes.program" in sys.orig_argv[-1]:
     del late  # the handler's own process cannot find it
 
 def hanging():

@@ -31,8 +31,8 @@ from qbridge_core import (
     merge_options,
     rejection,
 )
+from qbridge_core.contract.url import BrokerURL
 from qbridge_core.message import ATTEMPTS, FIRST_FAILED_AT, meta_int, meta_time
-from qbridge_core.url import BrokerURL
 
 
 class ListClient(QueueClient):

@@ -15,8 +15,8 @@ import pytest
 import time_machine
 
 from qbridge_core import ConstantBackoff, IdleTimeoutError, Outcome, TaskManager
-from qbridge_core.clock import monotonic
-from qbridge_core.logs import flush
+from qbridge_core.runtime.clock import monotonic
+from qbridge_core.runtime.logs import flush
 from qbridge_memory import MemoryClient
 
 FROZEN = datetime(2001, 2, 3, tzinfo=UTC)

@@ -14,7 +14,7 @@ import pytest
 
 from qbridge_core import Delivery, TaskManager
 from qbridge_core.hookspecs import hookimpl
-from qbridge_core.run import Run
+from qbridge_core.task.run import Run
 from qbridge_memory import MemoryClient
 from support.handlers import note_and_set_tenant, notes
 from support.wait import wait_for

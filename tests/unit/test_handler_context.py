@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 
 from qbridge_core import TaskContext, TaskManager
-from qbridge_core.executor import checked_handler
+from qbridge_core.execute.executor import checked_handler
 from qbridge_memory import MemoryClient
 from support.handlers import note_with_context, note_with_context_later, notes
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from qbridge_core import Reason, TaskManager, TooManyStuckTasksError, foreign, hookimpl
-from qbridge_core.clock import monotonic
-from qbridge_core.executor import Executor
-from qbridge_core.run import Run
-from qbridge_core.worker import WorkerPool
+from qbridge_core import Reason, TaskManager, TooManyStuckTasksError, hookimpl
+from qbridge_core.execute.executor import Executor
+from qbridge_core.runtime.clock import monotonic
+from qbridge_core.task import foreign
+from qbridge_core.task.run import Run
+from qbridge_core.work.worker import WorkerPool
 from qbridge_memory import MemoryClient
 from support.handlers import notes, work
 from support.wait import wait_for
@@ -38,7 +39,7 @@ class Gate:
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     """Closed during the test."""
     monkeypatch.setattr(foreign, "SHORTEST", 0.2)
-    monkeypatch.setattr("qbridge_core.lifecycle._LONGEST_WAIT", 0.2)
+    monkeypatch.setattr("qbridge_core.task.lifecycle._LONGEST_WAIT", 0.2)
     gate = Gate()
     yield gate
     gate.released.set()
@@ -298,7 +299,7 @@ def test_a_worker_that_ends_before_it_is_counted_as_abandoned_is_not_counted(
         return pools[0]
 
     monkeypatch.setattr(Run, "cancel", cancel_and_let_it_end)
-    monkeypatch.setattr("qbridge_core.session.WorkerPool", made)
+    monkeypatch.setattr("qbridge_core.work.session.WorkerPool", made)
     client.send("q", "slow")
     manager = TaskManager(
         client, lambda _: gate.wait(), "q", "d", max_workers=1, max_retries=0, task_timeout=0.1, interrupt=False

@@ -19,7 +19,7 @@ from qbridge_core import (
     TooManyStuckTasksError,
     hookimpl,
 )
-from qbridge_core.session import Session
+from qbridge_core.work.session import Session
 from qbridge_memory import MemoryClient
 from support.wait import wait_for
 

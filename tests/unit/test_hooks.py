@@ -19,7 +19,7 @@ from qbridge_core import (
     hookimpl,
     worker_identity,
 )
-from qbridge_core.lifecycle import Lifecycle, _nothing
+from qbridge_core.task.lifecycle import Lifecycle, _nothing
 from qbridge_memory import MemoryClient
 
 NAMES = [

@@ -34,9 +34,9 @@ from qbridge_core import (
     connect,
     hookimpl,
 )
-from qbridge_core.executor import NotStartedError
+from qbridge_core.contract.url import BrokerURL
+from qbridge_core.execute.executor import NotStartedError
 from qbridge_core.message import ATTEMPTS, FIRST_FAILED_AT, SOURCE_QUEUE, meta_int, meta_text, meta_time
-from qbridge_core.url import BrokerURL
 from qbridge_memory import MemoryClient, reset
 from support.wait import wait_for
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from qbridge_core import TaskManager, connect
-from qbridge_core.coroutines import _LoopThread
-from qbridge_core.lifecycle import Lifecycle
+from qbridge_core.execute.coroutines import _LoopThread
+from qbridge_core.task.lifecycle import Lifecycle
 
 TASKS = 2_000
 
@@ -66,7 +66,7 @@ def test_a_hook_that_nobody_implements_is_not_called() -> None:
     lifecycle = Lifecycle([])
     hooks = [value for name, value in vars(lifecycle).items() if not name.startswith("_")]
     assert len(hooks) == 8
-    assert {hook.__module__ for hook in hooks} == {"qbridge_core.lifecycle"}
+    assert {hook.__module__ for hook in hooks} == {"qbridge_core.task.lifecycle"}
     assert {hook.__name__ for hook in hooks} == {"_nothing"}
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from qbridge_core import BrokerUnavailableError, Delivery, NotConnectedError, Outcome, TaskManager
-from qbridge_core.intake import Intake
-from qbridge_core.readahead import MOST, ReadAhead
+from qbridge_core.work.intake import Intake
+from qbridge_core.work.readahead import MOST, ReadAhead
 from qbridge_memory import MemoryClient
 from support.wait import wait_for
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from qbridge_core import ConfigurationError, HandlerTimeout, TaskManager, connect
-from qbridge_core.owncode import OwnCode
+from qbridge_core.execute.interrupt.owncode import OwnCode
 from support.wait import wait_for
 
 monitored = pytest.mark.skipif(sys.version_info < (3, 12), reason="Python 3.11 has no sys.monitoring")
@@ -322,7 +322,14 @@ def test_own_code_is_that_of_the_top_level_package(handler: object) -> None:
     own = OwnCode(handler)
     for module in ("shop", "shop.tasks", "shop.deep.inside"):
         assert own.includes(frame_of(module))
-    for module in ("shopping", "framework.base", "library.decorators", "logging", "qbridge_core.worker", "functools"):
+    for module in (
+        "shopping",
+        "framework.base",
+        "library.decorators",
+        "logging",
+        "qbridge_core.work.worker",
+        "functools",
+    ):
         assert not own.includes(frame_of(module))
 
 

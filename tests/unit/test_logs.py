@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from qbridge_core import TaskManager, current_task
-from qbridge_core.child import _await
 from qbridge_core.errors import ConfigurationError
-from qbridge_core.logs import escaped, flush, logger
-from qbridge_core.threadpool import ThreadPool
+from qbridge_core.execute.processes.program import _await
+from qbridge_core.execute.threadpool import ThreadPool
+from qbridge_core.runtime.logs import escaped, flush, logger
 from qbridge_memory import MemoryClient
 from support.wait import wait_for
 
@@ -252,7 +252,7 @@ def test_a_record_names_the_place_and_time_that_logged(records: Records) -> None
 
 def test_what_does_not_fit_is_counted(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a handler blocks the queue stays bounded; once it goes on, a record says how many were dropped."""
-    monkeypatch.setattr("qbridge_core.logs._CAPACITY", 200)
+    monkeypatch.setattr("qbridge_core.runtime.logs._CAPACITY", 200)
     records.free.clear()
     log = logger("qbridge.test")
     for number in range(1_000):
@@ -334,7 +334,7 @@ def test_a_forked_process_logs_with_a_thread_of_its_own(tmp_path: Any) -> None:
     """After a fork the child writes its records; what waited in the parent is written once. Nothing is lost at exit."""
     program = """
 import logging, os, sys, warnings
-from qbridge_core.logs import flush, logger
+from qbridge_core.runtime.logs import flush, logger
 warnings.simplefilter("ignore")
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 log = logger("qbridge.test")
@@ -360,7 +360,7 @@ def test_without_a_thread_records_are_written_in_place(records: Records, monkeyp
     def no_thread(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr("qbridge_core.logs._writer", type(sys.modules["qbridge_core.logs"]._writer)())
+    monkeypatch.setattr("qbridge_core.runtime.logs._writer", type(sys.modules["qbridge_core.runtime.logs"]._writer)())
     monkeypatch.setattr(threading.Thread, "start", no_thread)
     logger("qbridge.test").warning("written at once")
     assert [record.getMessage() for record in records.records] == ["written at once"]
@@ -373,7 +373,7 @@ def test_a_blocked_handler_does_not_keep_a_program_from_ending(tmp_path: Any) ->
     """The last records are waited for, but not for longer than half a second, and then for no lock of a handler."""
     program = """
 import logging, threading
-from qbridge_core.logs import logger
+from qbridge_core.runtime.logs import logger
 class Blocked(logging.Handler):
     def emit(self, record):
         threading.Event().wait()

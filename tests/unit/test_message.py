@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from qbridge_core import DeadLetter, Delivery, Failure, Message, PayloadError, Reason, check_headers
-from qbridge_core.envelope import read_task
+from qbridge_core.contract.message import new_id
 from qbridge_core.message import (
     ATTEMPTS,
     CRASHES,
@@ -27,8 +27,8 @@ from qbridge_core.message import (
     meta_int,
     meta_text,
     meta_time,
-    new_id,
 )
+from qbridge_core.task.envelope import read_task
 
 FULL = Failure(
     reason=Reason.TIMED_OUT,

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from qbridge_core import BrokerUnavailableError, Delivery, QueueFullError, TaskManager
-from qbridge_core.outage import Outage
+from qbridge_core.runtime.outage import Outage
 from qbridge_memory import MemoryClient
 from support.wait import wait_for
 
@@ -88,7 +88,7 @@ def test_a_client_that_reports_its_outages_is_not_echoed(caplog: pytest.LogCaptu
 def test_an_outage_is_news_again_after_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each kind of error once, each again after a minute, and all of them in the next outage."""
     now = 1000.0
-    monkeypatch.setattr("qbridge_core.outage.monotonic", lambda: now)
+    monkeypatch.setattr("qbridge_core.runtime.outage.monotonic", lambda: now)
     trouble = Outage()
     trouble.began()
     assert [trouble.is_news(exc) for exc in (ValueError(1), ValueError(2), KeyError(1), ValueError(3))] == [

@@ -25,7 +25,7 @@ from qbridge_core import (
     TaskManager,
     hookimpl,
 )
-from qbridge_core.exits import describe_exit
+from qbridge_core.runtime.exits import describe_exit
 from qbridge_memory import MemoryClient
 from support.handlers import Gone, Service, forget_to_await, notes, work, work_later
 from support.wait import wait_for
@@ -204,7 +204,7 @@ def test_g13_an_exception_is_described_as_in_a_thread(client: MemoryClient, make
     [
         ({"do": "raise unpicklable"}, "support.handlers.Unpicklable"),
         ({"do": "raise", "what": "SystemExit"}, "SystemExit"),
-        ({"do": "raise", "what": "HandlerTimeout"}, "qbridge_core.context.HandlerTimeout"),
+        ({"do": "raise", "what": "HandlerTimeout"}, "qbridge_core.HandlerTimeout"),
         ({"do": "unheard of"}, "KeyError"),
         (3, "TypeError"),
     ],

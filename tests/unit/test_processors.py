@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from qbridge_core.processors import usable_processors
+from qbridge_core.runtime.processors import usable_processors
 
 MACHINE = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 PROGRAM = """
 import os
 os.sched_setaffinity(0, {0})
 from qbridge_core import TaskManager
-from qbridge_core.processors import usable_processors
+from qbridge_core.runtime.processors import usable_processors
 from qbridge_memory import MemoryClient
 client = MemoryClient()
 client.connect()
-from qbridge_core.threadpool import ThreadPool
+from qbridge_core.execute.threadpool import ThreadPool
 print(usable_processors(), ThreadPool()._size, TaskManager(client, print, "q", "d")._max_workers)
 """
 

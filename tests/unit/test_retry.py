@@ -18,8 +18,8 @@ from qbridge_core import (
     RetryPolicy,
     Snooze,
 )
-from qbridge_core.checks import require_seconds
-from qbridge_core.retry import IMMEDIATELY
+from qbridge_core.contract.checks import require_seconds
+from qbridge_core.task.retry import IMMEDIATELY
 
 NOT_SECONDS: list[Any] = [-1, -0.001, math.nan, math.inf, -math.inf, "1", None, True, [1], 1j]
 

@@ -27,8 +27,8 @@ from qbridge_core import (
     TaskManager,
     UnroutableError,
 )
-from qbridge_core.logs import flush
 from qbridge_core.message import Noted
+from qbridge_core.runtime.logs import flush
 from qbridge_memory import MemoryClient
 from support.wait import wait_for
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from qbridge_core import AuthenticationError, BrokerUnavailableError, ConfigurationError, QueueClient, connect
-from qbridge_core import registry as registry_module
-from qbridge_core.registry import register_backend
+from qbridge_core.contract import registry as registry_module
+from qbridge_core.contract.registry import register_backend
 from qbridge_memory import MemoryClient
 
 seen: list[tuple[str, Mapping[str, object]]] = []

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from qbridge_core import BrokerUnavailableError, ConfigurationError, Outcome, QueueStats, Reason, TaskManager
-from qbridge_core.suspects import Suspects
+from qbridge_core.work.poison.suspects import Suspects
 from support.suspects import CountingClient, suspected
 from support.wait import wait_for
 

@@ -1,8 +1,8 @@
 """QBridge: a reliability layer between any message broker and a Python function.
 
 The public names are those in ``__all__``, and for authors of backends those of :mod:`qbridge_core.backend`. Modules are
-an implementation detail, except these two, :mod:`qbridge_core.errors`, :mod:`qbridge_core.hookspecs`,
-:mod:`qbridge_core.message` and :mod:`qbridge_core.testing`.
+an implementation detail, except these two, :mod:`qbridge_core.errors`, :mod:`qbridge_core.contract.hookspecs`,
+:mod:`qbridge_core.contract.message` and :mod:`qbridge_core.testing`.
 """
 
 from typing import TYPE_CHECKING
@@ -24,9 +24,10 @@ from qbridge_core.backend import option_count as option_count
 from qbridge_core.backend import option_seconds as option_seconds
 from qbridge_core.backend import rejection as rejection
 from qbridge_core.backend import worker_identity as worker_identity
-from qbridge_core.client import Capabilities, QueueClient, default_dead_letter_queue
-from qbridge_core.context import HandlerTimeout, TaskContext, current_task
-from qbridge_core.control import Reject, Retry, Snooze, TaskControl
+from qbridge_core.contract.client import Capabilities, QueueClient, default_dead_letter_queue
+from qbridge_core.contract.hookspecs import hookimpl
+from qbridge_core.contract.message import DeadLetter, Delivery, Failure, Message, QueueStats, Reason
+from qbridge_core.contract.registry import backends, connect, register_backend
 from qbridge_core.errors import (
     AuthenticationError,
     BackendLoadError,
@@ -55,15 +56,21 @@ from qbridge_core.errors import (
     UnsupportedError,
     WorkerStartError,
 )
-from qbridge_core.hookspecs import hookimpl
-from qbridge_core.manager import TaskManager
-from qbridge_core.message import DeadLetter, Delivery, Failure, Message, QueueStats, Reason
-from qbridge_core.outcome import Outcome, RunReport
-from qbridge_core.registry import backends, connect, register_backend
-from qbridge_core.retry import Backoff, ConstantBackoff, ExceptionRule, ExponentialBackoff, LinearBackoff, RetryPolicy
+from qbridge_core.task.context import HandlerTimeout, TaskContext, current_task
+from qbridge_core.task.control import Reject, Retry, Snooze, TaskControl
+from qbridge_core.task.outcome import Outcome, RunReport
+from qbridge_core.task.retry import (
+    Backoff,
+    ConstantBackoff,
+    ExceptionRule,
+    ExponentialBackoff,
+    LinearBackoff,
+    RetryPolicy,
+)
+from qbridge_core.work.manager import TaskManager
 
 if TYPE_CHECKING:
-    from qbridge_core.supervisor import Supervisor
+    from qbridge_core.supervise.supervisor import Supervisor
 
 __version__ = "0.1.0"
 
@@ -132,7 +139,7 @@ def __getattr__(name: str) -> object:
     """Import the `Supervisor` only when somebody asks for it: a worker would hold its modules for nothing."""
     if name != "Supervisor":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from qbridge_core.supervisor import Supervisor
+    from qbridge_core.supervise.supervisor import Supervisor
 
     globals()[name] = Supervisor
     return Supervisor

@@ -15,7 +15,7 @@
 The tests are in :mod:`qbridge_core.testing`; a backend's package never imports those.
 """
 
-from qbridge_core.checks import (
+from qbridge_core.contract.checks import (
     HEADER_PREFIX,
     MAX_ID_CHARS,
     NO_HEADERS,
@@ -31,7 +31,7 @@ from qbridge_core.checks import (
     check_replay,
     check_wait,
 )
-from qbridge_core.client import (
+from qbridge_core.contract.client import (
     Capabilities,
     QueueClient,
     default_dead_letter_queue,
@@ -39,30 +39,8 @@ from qbridge_core.client import (
     suspects_queue,
     worker_identity,
 )
-from qbridge_core.clock import monotonic
-from qbridge_core.errors import (
-    AuthenticationError,
-    BrokerBlockedError,
-    BrokerUnavailableError,
-    ConfigurationError,
-    DeliveryLostError,
-    InvalidURLError,
-    MessageTooLargeError,
-    NotConnectedError,
-    PayloadError,
-    PermanentError,
-    PublishUnconfirmedError,
-    QBridgeError,
-    QueueFullError,
-    QueueMismatchError,
-    TransientError,
-    UnknownOptionError,
-    UnroutableError,
-    UnsupportedError,
-)
-from qbridge_core.hookspecs import BackendFactory, hookimpl
-from qbridge_core.logs import QueuedLogger, logger
-from qbridge_core.message import (
+from qbridge_core.contract.hookspecs import BackendFactory, hookimpl
+from qbridge_core.contract.message import (
     ATTEMPTS,
     BESIDE,
     CRASHES,
@@ -93,8 +71,30 @@ from qbridge_core.message import (
     meta_text,
     meta_time,
 )
-from qbridge_core.options import OptionReader, merge_options, option_count, option_seconds, read_options
-from qbridge_core.url import BrokerURL
+from qbridge_core.contract.options import OptionReader, merge_options, option_count, option_seconds, read_options
+from qbridge_core.contract.url import BrokerURL
+from qbridge_core.errors import (
+    AuthenticationError,
+    BrokerBlockedError,
+    BrokerUnavailableError,
+    ConfigurationError,
+    DeliveryLostError,
+    InvalidURLError,
+    MessageTooLargeError,
+    NotConnectedError,
+    PayloadError,
+    PermanentError,
+    PublishUnconfirmedError,
+    QBridgeError,
+    QueueFullError,
+    QueueMismatchError,
+    TransientError,
+    UnknownOptionError,
+    UnroutableError,
+    UnsupportedError,
+)
+from qbridge_core.runtime.clock import monotonic
+from qbridge_core.runtime.logs import QueuedLogger, logger
 
 __all__ = [
     "ATTEMPTS",

@@ -1,76 +1,33 @@
-"""The hooks that plugins implement (pluggy project name ``qbridge``).
+"""The hooks that plugins implement; :mod:`qbridge_core.contract.hookspecs` says what each one tells."""
 
-A backend implements :func:`qbridge_backends` in the module that its entry points name. Anybody can implement the
-lifecycle hooks and pass the object as ``TaskManager(plugins=[...])``; a misspelled or misdeclared hook is refused
-when it is registered. Lifecycle hooks run in the worker's threads, so they must be quick and thread-safe; an
-exception that one raises is logged and changes nothing for the task. One that does not return for as long as a task may
-take, at least a second, is left out: another thread takes the place of the one that it holds.
-"""
+from qbridge_core.contract.hookspecs import (
+    PROJECT,
+    BackendFactory,
+    hookimpl,
+    hookspec,
+    qbridge_backends,
+    qbridge_task_dead_lettered,
+    qbridge_task_failed,
+    qbridge_task_retried,
+    qbridge_task_started,
+    qbridge_task_succeeded,
+    qbridge_task_timed_out,
+    qbridge_worker_started,
+    qbridge_worker_stopping,
+)
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
-
-import pluggy
-
-from qbridge_core.client import QueueClient
-
-if TYPE_CHECKING:
-    from qbridge_core.message import Failure
-
-PROJECT = "qbridge"
-hookspec = pluggy.HookspecMarker(PROJECT)
-hookimpl = pluggy.HookimplMarker(PROJECT)
-"""Marks a function as an implementation of one of these hooks."""
-
-BackendFactory = Callable[[str, Mapping[str, object]], QueueClient]
-"""Builds an unconnected client from a URL and the keyword options given to ``connect``."""
-
-
-@hookspec
-def qbridge_backends() -> Mapping[str, BackendFactory]:  # type: ignore[empty-body]
-    """Return the client factory for each URL scheme that this backend serves."""
-
-
-@hookspec
-def qbridge_worker_started(queue: str, worker: str) -> None:
-    """A TaskManager began to consume. ``worker`` is ``host:pid``."""
-
-
-@hookspec
-def qbridge_worker_stopping(queue: str, worker: str) -> None:
-    """A TaskManager was asked to stop; running tasks still get their grace period."""
-
-
-@hookspec
-def qbridge_task_started(queue: str, task_id: str, attempt: int) -> None:
-    """A handler is about to run. ``attempt`` counts from 1."""
-
-
-@hookspec
-def qbridge_task_succeeded(queue: str, task_id: str, attempt: int, duration: float) -> None:
-    """A handler returned after ``duration`` seconds and its message was acknowledged."""
-
-
-@hookspec
-def qbridge_task_failed(queue: str, task_id: str, attempt: int, exception: BaseException) -> None:
-    """A handler raised. What becomes of the task is told by ``retried`` or ``dead_lettered``.
-
-    A child process sends texts only: then ``exception`` is a :class:`~qbridge_core.RemoteError`.
-    """
-
-
-@hookspec
-def qbridge_task_timed_out(queue: str, task_id: str, attempt: int, timeout: float) -> None:
-    """A handler ran longer than ``timeout`` seconds. ``retried`` or ``dead_lettered`` follows."""
-
-
-@hookspec
-def qbridge_task_retried(queue: str, task_id: str, attempt: int, delay: float) -> None:
-    """The failed attempt will be followed by another one after ``delay`` seconds."""
-
-
-@hookspec
-def qbridge_task_dead_lettered(queue: str, task_id: str, failure: Failure) -> None:
-    """The message is in the dead-letter queue."""
+__all__ = [
+    "BackendFactory",
+    "PROJECT",
+    "hookimpl",
+    "hookspec",
+    "qbridge_backends",
+    "qbridge_task_dead_lettered",
+    "qbridge_task_failed",
+    "qbridge_task_retried",
+    "qbridge_task_started",
+    "qbridge_task_succeeded",
+    "qbridge_task_timed_out",
+    "qbridge_worker_started",
+    "qbridge_worker_stopping",
+]

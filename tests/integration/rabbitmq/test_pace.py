@@ -12,7 +12,7 @@ from pika.channel import Channel
 
 from integration.rabbitmq.conftest import MakeClient
 from qbridge_core import Message
-from qbridge_core.readahead import ReadAhead
+from qbridge_core.work.readahead import ReadAhead
 from qbridge_rabbitmq import RabbitMQClient
 from qbridge_rabbitmq.amqp.wire import Connection
 from qbridge_rabbitmq.connection.loop import IOThread

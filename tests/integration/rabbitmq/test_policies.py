@@ -14,7 +14,7 @@ import pytest
 from integration.rabbitmq.conftest import MakeClient
 from integration.rabbitmq.managed import ManagedRabbitMQ
 from qbridge_core import ConfigurationError
-from qbridge_core.logs import flush
+from qbridge_core.runtime.logs import flush
 from qbridge_rabbitmq import RabbitMQClient
 from qbridge_rabbitmq.queues import policies
 from support.brokers import RabbitMQBroker, free_port

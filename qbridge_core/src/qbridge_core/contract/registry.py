@@ -1,0 +1,234 @@
+"""From a URL's scheme to a backend.
+
+Backends are found through the entry-point group ``qbridge``, one entry point a scheme, and imported when their
+scheme is first used: one that is broken or missing never touches another.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from types import ModuleType
+from typing import Final
+
+import pluggy
+
+from qbridge_core.contract import hookspecs
+from qbridge_core.contract.checks import require_seconds
+from qbridge_core.contract.client import QueueClient
+from qbridge_core.contract.hookspecs import PROJECT, BackendFactory
+from qbridge_core.contract.url import BrokerURL
+from qbridge_core.errors import (
+    BackendLoadError,
+    BackendNotInstalledError,
+    BrokerUnavailableError,
+    ConfigurationError,
+    DuplicateBackendError,
+    QBridgeError,
+    UnknownSchemeError,
+)
+from qbridge_core.runtime.clock import monotonic
+from qbridge_core.runtime.logs import logger
+
+ENTRY_POINT_GROUP: Final = "qbridge"
+_log: Final = logger("qbridge.connect")
+_START_TIMEOUT: Final = "start_timeout"
+_IN_QUERY: Final = re.compile(rf"([?&]){_START_TIMEOUT}=[^&#]*&?")
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 2.0
+_SAY_EVERY: Final = 10.0
+_EXTRAS: Final = {
+    "amqp": "rabbitmq",
+    "amqps": "rabbitmq",
+    "redis": "redis",
+    "rediss": "redis",
+    "redis+sentinel": "redis",
+    "rediss+sentinel": "redis",
+    "redis+cluster": "redis",
+    "rediss+cluster": "redis",
+    "unix": "redis",
+    "memory": "memory",
+}
+
+_lock = threading.Lock()
+_registered: dict[str, BackendFactory] = {}
+_loaded: dict[str, BackendFactory] = {}
+
+
+def connect(url: str, *, start_timeout: float = 0.0, **options: object) -> QueueClient:
+    """Return a connected client for the broker at ``url``.
+
+    Args:
+        url: ``amqp://``, ``amqps://``, ``redis://``, ``rediss://``, ``redis+sentinel://``, ``redis+cluster://``,
+            ``memory://`` or any installed backend's.
+        start_timeout: seconds to keep trying while the broker is not up yet; the log says so. May stand in the URL's
+            query too.
+        options: the backend's options; they win over the same names in the URL's query.
+
+    Raises:
+        ConfigurationError: the URL or an option is wrong, or the backend is not installed (the message says what
+            to do).
+        BrokerUnavailableError: the broker cannot be reached, nor could it for ``start_timeout`` seconds.
+        AuthenticationError: it refused the credentials.
+    """
+    parsed = BrokerURL.parse(url)
+    if _START_TIMEOUT in parsed.query:
+        start_timeout = start_timeout or _seconds(parsed.query[_START_TIMEOUT])
+        url = _IN_QUERY.sub(r"\1", url).rstrip("?&")
+    patience = require_seconds(_START_TIMEOUT, start_timeout)
+    client = _made(_factory(parsed.scheme), url, options, parsed)
+    _connect(client, patience, parsed)
+    return client
+
+
+def _made(factory: BackendFactory, url: str, options: Mapping[str, object], parsed: BrokerURL) -> QueueClient:
+    try:
+        return factory(url, options)
+    except QBridgeError:
+        raise
+    except OSError as exc:  # for example no descriptor is left
+        raise BrokerUnavailableError(f"no client can be made for {parsed}: {exc}") from exc
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigurationError(f"{_START_TIMEOUT} must be a number of seconds, not {text!r}") from None
+
+
+def _connect(client: QueueClient, patience: float, url: BrokerURL) -> None:
+    """Connect; for so many seconds a broker that cannot be reached is one that is about to come."""
+    deadline = monotonic() + patience
+    pause, say_at = _FIRST_PAUSE, 0.0
+    while True:
+        try:
+            client.connect()
+        except BrokerUnavailableError as exc:
+            now = monotonic()
+            if now >= deadline:
+                raise
+            if now >= say_at:
+                say_at = now + _SAY_EVERY
+                _log.warning("waiting for %s, for %.0f s more: %s", url, deadline - now, exc)
+            time.sleep(min(pause, deadline - now))
+            pause = min(pause * 2, _LONGEST_PAUSE)
+        else:
+            return
+
+
+def register_backend(scheme: str, factory: BackendFactory) -> None:
+    """Use ``factory(url, options)`` for a scheme in this process, before any installed backend. Thread-safe.
+
+    Raises:
+        ConfigurationError: the scheme is no URL scheme, or the factory is not callable.
+    """
+    if not isinstance(scheme, str) or not scheme.replace("+", "").replace("-", "").isalnum():
+        raise ConfigurationError(f"{scheme!r} is not a URL scheme: use letters and digits, without '://'")
+    if not callable(factory):
+        raise ConfigurationError(f"the factory for {scheme!r} must be callable as factory(url, options)")
+    with _lock:
+        _registered[scheme.lower()] = factory
+
+
+def backends() -> dict[str, str]:
+    """The schemes that can be used and the distribution that serves each; nothing is imported for it."""
+    found = {entry.name: _distribution(entry) for entry in _entry_points()}
+    with _lock:
+        found.update(dict.fromkeys(_registered, "registered in this process"))
+    return dict(sorted(found.items()))
+
+
+def _factory(scheme: str) -> BackendFactory:
+    with _lock:
+        found = _registered.get(scheme) or _loaded.get(scheme)
+    if found is None:
+        found = _load(scheme)  # without the lock: what is imported may ask the registry something itself
+        with _lock:
+            found = _loaded.setdefault(scheme, found)
+    return found
+
+
+def _load(scheme: str) -> BackendFactory:
+    entry = _entry_point(scheme)
+    try:
+        plugin = entry.load()
+    except Exception as exc:
+        raise BackendLoadError(
+            f"the backend for {scheme}:// ({_distribution(entry)}) is installed but cannot be imported: {exc}"
+        ) from exc
+    factories = _factories(plugin, entry)
+    if scheme not in factories:
+        raise BackendLoadError(
+            f"{_distribution(entry)} announces {scheme}:// but its qbridge_backends hook does not have it"
+        )
+    return factories[scheme]
+
+
+def _entry_point(scheme: str) -> metadata.EntryPoint:
+    found = {(_distribution(e), e.value): e for e in _entry_points(scheme)}
+    if len(found) > 1:
+        owners = " and ".join(sorted(owner for owner, _ in found))
+        raise DuplicateBackendError(f"{owners} both serve {scheme}://; uninstall one of them")
+    if found:
+        return next(iter(found.values()))
+    if scheme in _EXTRAS:
+        raise BackendNotInstalledError(
+            f"the backend for {scheme}:// is not installed; run: pip install qbridge-core[{_EXTRAS[scheme]}] "
+            f"(from a checkout of QBridge: pip install ./qbridge_{_EXTRAS[scheme]})"
+        )
+    known = ", ".join(f"{name}://" for name in sorted({*_schemes(), *_EXTRAS}))
+    raise UnknownSchemeError(f"no backend serves {scheme}://; known schemes: {known}")
+
+
+def _entry_points(scheme: str | None = None) -> list[metadata.EntryPoint]:
+    """The backends that are installed, as far as that can be read.
+
+    Without a free descriptor ``importlib`` finds nothing, says nothing, and goes on to do so for as long as no
+    directory changes: what it remembers is thrown away before its word is taken.
+    """
+    try:
+        found = _found(scheme)
+        if not found:
+            metadata.MetadataPathFinder().invalidate_caches()  # of an instance: no class method before Python 3.13
+            found = _found(scheme)
+            os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as exc:
+        raise BackendLoadError(f"the installed packages cannot be searched for a backend: {exc}") from exc
+    return found
+
+
+def _found(scheme: str | None) -> list[metadata.EntryPoint]:
+    entries = metadata.entry_points(group=ENTRY_POINT_GROUP)
+    return [entry for entry in entries if scheme is None or entry.name == scheme]
+
+
+def _schemes() -> set[str]:
+    """Names of all schemes, for a caller that holds the lock."""
+    return {entry.name for entry in _entry_points()} | set(_registered)
+
+
+def _factories(plugin: ModuleType, entry: metadata.EntryPoint) -> dict[str, BackendFactory]:
+    """Ask one plugin for its factories; a plugin manager of its own keeps other plugins out of it."""
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(hookspecs)
+    try:
+        manager.register(plugin, entry.value)
+        manager.check_pending()
+        answers = manager.hook.qbridge_backends()
+    except Exception as exc:
+        raise BackendLoadError(f"{_distribution(entry)} is not a working QBridge backend: {exc}") from exc
+    if len(answers) != 1 or not isinstance(answers[0], Mapping) or not all(map(callable, answers[0].values())):
+        raise BackendLoadError(f"the qbridge_backends hook of {_distribution(entry)} must return scheme -> factory")
+    return dict(answers[0])
+
+
+def _distribution(entry: metadata.EntryPoint) -> str:
+    try:
+        return entry.dist.name if entry.dist is not None else entry.value
+    except OSError:  # no descriptor is left
+        return entry.value

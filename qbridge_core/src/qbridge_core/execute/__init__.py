@@ -1,0 +1,1 @@
+"""Runs handlers: in a worker's thread, on an event loop, or in child processes."""

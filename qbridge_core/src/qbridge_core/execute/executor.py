@@ -1,0 +1,157 @@
+"""What stands between a worker's thread and the handler. Here: nothing, the thread calls it.
+
+:mod:`qbridge_core.execute.coroutines` and :mod:`qbridge_core.execute.processes` have the other ways to run one.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeGuard
+
+from qbridge_core.errors import ConfigurationError
+from qbridge_core.execute.interrupt.owncode import OwnCode
+from qbridge_core.task.context import TaskContext, current_task
+from qbridge_core.task.run import Run
+
+Handler = Callable[[Any], object] | Callable[[Any, TaskContext], object]
+
+loading: Final = threading.Event()
+"""Set in a child process while it imports the program that it was started for."""
+
+
+class NotStartedError(Exception):
+    """There was no run that counts, for a reason that is none of the task's doing."""
+
+
+class Executor:
+    """Runs the handler in the worker's own thread; the base of the other executors. Thread-safe.
+
+    Attributes:
+        execute: called by a worker's thread as ``execute(payload)``; raises what the handler raises, one of
+            ``not_started``, or :class:`~qbridge_core.task.verdict.Judged`. An attribute and not a method, so that
+            nothing stands on the stack between the worker and the handler.
+        not_started: the exceptions that mean :class:`NotStartedError`; none where the handler could raise them itself.
+        in_thread: True when the handler stands on the worker's own stack.
+        own: the code in which HandlerTimeout may be raised when a run is late; None to leave late runs alone.
+
+    Args:
+        handler: what to call.
+        interrupt: whether to raise HandlerTimeout in it.
+    """
+
+    in_thread = True
+    not_started: tuple[type[NotStartedError], ...] = ()
+    own: OwnCode | None = None
+
+    def __init__(self, handler: Callable[[Any], object], interrupt: bool = False) -> None:
+        self.execute = handler
+        if interrupt:
+            self.own = OwnCode(handler.func if isinstance(handler, _WithContext) else handler)
+
+    def prepare(self) -> bool:
+        """Get ready for a task, before the calling worker takes one. May block; False when it should take none.
+
+        Raises:
+            ConfigurationError: handlers can never be run.
+        """
+        return True
+
+    def cancel(self, run: Run) -> None:
+        """End a run whose result no longer counts; not here, where it runs in the worker's own thread."""
+
+    def release(self, ident: int | None = None) -> None:
+        """The calling worker's thread ends, or the one of this identifier will run no more handler."""
+
+    def stuck(self, abandoned: int) -> int:
+        """How many handlers hold something that cannot be taken from them, when so many worker threads do not end."""
+        return abandoned
+
+    def owns_current_thread(self) -> bool:
+        """True in a thread of its own, in which a handler runs or may run."""
+        return False
+
+    def close(self) -> None:
+        """End what still runs, in bounded time."""
+
+
+class _WithContext:
+    """Calls a handler with its payload and its context. Can be pickled when the handler can."""
+
+    __slots__ = ("func",)
+
+    def __init__(self, func: Callable[[Any, TaskContext], object]) -> None:
+        self.func = func
+
+    def __call__(self, payload: Any) -> object:
+        return self.func(payload, current_task())
+
+
+def checked_handler(handler: object) -> Callable[[Any], object]:
+    """The handler as a function of the payload alone.
+
+    It gets its :class:`~qbridge_core.TaskContext` as well when it cannot be called without a second argument; a second
+    parameter that has a default, or ``*args``, may mean anything and is left alone. A handler without a second argument
+    is returned as it is, so that calling it costs nothing more.
+
+    Raises:
+        ConfigurationError: it cannot be a handler.
+    """
+    if not callable(handler):
+        raise ConfigurationError(f"handler must be callable as handler(payload), not {handler!r}")
+    if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
+        raise ConfigurationError(
+            "handler is a generator function (it has a yield): calling it would run nothing. Give a function that does "
+            "the work and returns, for example one that goes through what this one yields"
+        )
+    try:
+        shown, own = inspect.signature(handler), inspect.signature(handler, follow_wrapped=False)
+    except (TypeError, ValueError):
+        return handler  # some builtins have no signature to look at
+    problem = _cannot_bind(shown, 1)
+    # A decorator may supply the second argument itself, and still show the signature of what it decorates.
+    if problem is None or (_cannot_bind(own, 1) is None and _cannot_bind(own, 2) is not None):
+        return handler
+    if _cannot_bind(shown, 2) is None:
+        return _WithContext(handler)
+    raise ConfigurationError(
+        f"handler must accept one argument, the payload, or two, the payload and its context: {problem}"
+    )
+
+
+def _cannot_bind(signature: inspect.Signature, count: int) -> TypeError | None:
+    try:
+        signature.bind(*[None] * count)
+    except TypeError as exc:
+        return exc
+    return None
+
+
+def unwrapped(handler: Callable[..., object]) -> Callable[..., object]:
+    """What a handler calls in the end: without partials, and without what gives it its context."""
+    while isinstance(handler, functools.partial | _WithContext):
+        handler = handler.func
+    return handler
+
+
+def is_coroutine_function(handler: Callable[..., object]) -> TypeGuard[Callable[..., Coroutine[Any, Any, object]]]:
+    """True when a call of the handler makes a coroutine."""
+    handler = unwrapped(handler)
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
+
+
+def refuse_unstarted(result: object) -> None:
+    """A coroutine or generator that nobody runs would look like a success without any work done.
+
+    Raises:
+        TypeError: the handler returned one.
+    """
+    if result is None:
+        return
+    if inspect.iscoroutine(result) or inspect.isgenerator(result):
+        result.close()
+    elif not inspect.isawaitable(result) and not inspect.isasyncgen(result):
+        return
+    raise TypeError(f"the handler returned a {type(result).__name__} that would never run; return the result itself")

@@ -1,0 +1,269 @@
+"""One child process, as its worker sees it: how it is told, heard, interrupted and killed.
+
+:mod:`qbridge_core.execute.processes.program` is the program at the other end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import Any, Final
+
+from qbridge_core.contract.message import Reason
+from qbridge_core.execute.executor import NotStartedError
+from qbridge_core.execute.processes.program import BROKEN, CANCEL, DONE, NUMBER_BYTES, RAISED, STARTED, STOP, Assignment
+from qbridge_core.runtime.clock import monotonic
+from qbridge_core.runtime.exits import describe_exit
+from qbridge_core.runtime.interpreter import start_interpreter
+from qbridge_core.runtime.logs import logger
+from qbridge_core.task.problem import Problem
+from qbridge_core.task.run import Run
+from qbridge_core.task.verdict import Action, Judged, Verdict
+
+_log: Final = logger("qbridge.worker")
+_TERM_TIME: Final = 1.0
+EXIT_TIME: Final = 5.0
+"""Seconds that a process gets to end by itself."""
+_KILL_TIME: Final = 5.0
+_SURVIVAL_TIME: Final = 2.0  # a process takes a moment to die, on a busy machine a long one
+_LOOK_EVERY: Final = 0.5
+_LONG_START: Final = 30.0
+_LONGEST_REPORT: Final = 1 << 26
+
+
+class ChildStartError(Exception):
+    """A child process did not get as far as its first task."""
+
+
+class Child:
+    """One child process, used by one worker thread; ``cancel``, ``kill`` and ``end`` may be called by any.
+
+    Raises:
+        ChildStartError: there is no room for another process.
+    """
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        inherited, self._lifeline = os.pipe()
+        try:
+            self._process = start_interpreter("qbridge_core.execute.processes.program", (theirs.fileno(), inherited))
+        except OSError as exc:
+            ours.close()
+            os.close(self._lifeline)
+            raise ChildStartError(f"no process could be started: {exc}") from exc
+        finally:
+            theirs.close()
+            os.close(inherited)
+        self._link = Connection(ours.detach())
+        self._sending = threading.Lock()
+        self._signalling = threading.Lock()
+        self._using = threading.RLock()
+        self._busy = False
+        self._cancelled = False
+        self._killed = False
+        self._killed_at = 0.0
+        self._number = 0
+        self.tasks = 0
+        self.memory = 0
+        self.end_in_words = ""
+
+    # ------------------------------------------------------------------ for the worker's thread
+
+    def load(self, setup: bytes) -> None:
+        """Have it load the program, and wait until it has.
+
+        Raises:
+            ChildStartError: it cannot.
+        """
+        with self._using:
+            try:
+                self._link.send_bytes(setup)
+                while not self._link.poll(_LONG_START):
+                    _log.warning("a child process still imports the handler's module after %g s", _LONG_START)
+                answer, *details = self._receive()
+            except (EOFError, OSError) as exc:
+                raise ChildStartError(f"it {self._outcome()} before it had loaded the handler") from exc
+        if answer == BROKEN:
+            raise ChildStartError(f"it could not load the handler: {details[0]}")
+
+    def run(self, run: Run) -> None:
+        """Run a task and wait for its end.
+
+        Raises:
+            NotStartedError: the process was gone before the task began, or speaks of another task.
+            Judged: the handler raised, or the process died.
+        """
+        self._number += 1
+        with self._using, self._at_work():
+            try:
+                self._send(self._number.to_bytes(NUMBER_BYTES) + pickle.dumps(Assignment.of(run)))
+                self._report(STARTED)
+            except (EOFError, OSError) as exc:
+                raise NotStartedError(f"the child process {self._outcome()} while it was idle") from exc
+            try:
+                answer, self.memory, *details = self._report(DONE, RAISED)
+            except (EOFError, OSError):
+                self.end_in_words = self._outcome()
+                text = f"the process that ran it {self.end_in_words}"
+                raise Judged(Verdict(Action.CRASH, Problem(Reason.CRASHED, "", text))) from None
+        self.tasks += 1
+        if answer == RAISED:
+            raise Judged(Verdict.from_json(details[0]))
+
+    @property
+    def identity(self) -> str:
+        """``host:pid`` of the process."""
+        return f"{socket.gethostname()}:{self._process.pid}"
+
+    @property
+    def is_alive(self) -> bool:
+        """False when the process has ended."""
+        with self._signalling:
+            return self._process.poll() is None
+
+    @property
+    def is_usable(self) -> bool:
+        """False when the process has ended, or soon will have."""
+        return not self._killed and self.is_alive
+
+    # ------------------------------------------------------------------ for any thread
+
+    def cancel(self) -> None:
+        """Interrupt the handler, and kill the process soon, whatever the handler does about it."""
+        self._interrupt()
+        killer = threading.Timer(_TERM_TIME, self.kill)
+        killer.daemon = True
+        try:
+            killer.start()
+        except RuntimeError:  # the system has no thread left
+            self.kill()
+
+    def ask_to_end(self) -> None:
+        """Interrupt the handler if one runs, else let the process end by itself."""
+        if self._busy:
+            self._interrupt()
+        else:
+            self._tell(STOP)
+
+    def kill(self) -> None:
+        """Kill the process, and what it started, if it has not ended."""
+        with self._signalling:  # between the look and the signal nobody else may reap it and free its number
+            if self._process.poll() is None:
+                self._killed, self._killed_at = True, monotonic()
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+
+    @property
+    def survives(self) -> bool:
+        """True when it was killed and is still there, which the kernel allows to a process that waits in a driver."""
+        return self._killed and monotonic() - self._killed_at > _SURVIVAL_TIME and self.is_alive
+
+    def end(self, patience: float = EXIT_TIME) -> None:
+        """Let the process end, kill it when it has not after ``patience`` seconds, and release what belongs to it.
+
+        After a cancelled run it is killed at once, because a signal to its group still finds what the handler started.
+        """
+        if not self._cancelled:
+            self._tell(STOP)
+        elif not self._busy:
+            self.kill()
+        try:
+            self._wait(patience)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._wait(_KILL_TIME)
+        with self._using:  # its user sees the end of the process and leaves
+            self._link.close()
+            if self._lifeline >= 0:
+                os.close(self._lifeline)
+                self._lifeline = -1
+
+    # ------------------------------------------------------------------ parts
+
+    @contextlib.contextmanager
+    def _at_work(self) -> Iterator[None]:
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._busy = False
+
+    def _interrupt(self) -> None:
+        self._cancelled = True
+        self._tell(CANCEL)
+
+    def _outcome(self) -> str:
+        """How the process ended."""
+        try:
+            return describe_exit(self._wait(_TERM_TIME))
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return "closed its connection to the worker"
+
+    def _wait(self, seconds: float) -> int:
+        deadline = monotonic() + seconds
+        while True:
+            with self._signalling:
+                status = self._process.poll()
+            if status is not None:
+                return status
+            if monotonic() > deadline:
+                raise subprocess.TimeoutExpired("a child process", seconds)
+            time.sleep(0.005)
+
+    def _send(self, message: bytes) -> None:
+        with self._sending:
+            self._link.send_bytes(message)
+
+    def _tell(self, message: bytes) -> None:
+        """Send a word, if the process is there and not in the middle of a long message."""
+        if self._sending.acquire(timeout=0.1):
+            try:
+                with contextlib.suppress(OSError):
+                    self._link.send_bytes(message)
+            finally:
+                self._sending.release()
+
+    def _report(self, *expected: str) -> list[Any]:
+        """The next report, which has to be about the task at hand.
+
+        Raises:
+            EOFError, OSError: the process has ended.
+            NotStartedError: it is about another task. Then nothing that comes can be relied on, and nothing that the
+                process still does can be known: it is killed, and the task need not be the culprit.
+        """
+        match self._receive():
+            case [str(word), int(number), *details] if word in expected and number == self._number:
+                return [word, *details]
+        self.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._wait(_KILL_TIME)
+        raise NotStartedError("the child process confused its tasks and was killed")
+
+    def _receive(self) -> list[Any]:
+        """The next message.
+
+        The end of the process is looked for as well: what it started may have inherited its end of the connection.
+
+        Raises:
+            EOFError, OSError: the process has ended, or writes nonsense.
+        """
+        while not self._link.poll(_LOOK_EVERY):
+            if not self.is_alive and not self._link.poll(0):
+                raise EOFError
+        message = self._link.recv_bytes(_LONGEST_REPORT)
+        try:
+            report: list[Any] = json.loads(message)
+        except ValueError as exc:
+            raise OSError("no report") from exc
+        return report

@@ -1,0 +1,195 @@
+"""Runs handlers in child processes, which can be killed: at a timeout, and by themselves, without harm to other tasks.
+
+Each worker thread has a child of its own (``child``), made by starting a new interpreter: a fork of a process with
+threads can deadlock. The broker's connection stays here, so the death of a child is seen at once and
+charged to the one task that it ran.
+"""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from qbridge_core.errors import ConfigurationError
+from qbridge_core.execute.executor import Executor, NotStartedError
+from qbridge_core.execute.processes.child import EXIT_TIME, Child, ChildStartError
+from qbridge_core.runtime.clock import monotonic
+from qbridge_core.runtime.interpreter import main_program
+from qbridge_core.runtime.logs import logger
+from qbridge_core.task.context import current_run
+from qbridge_core.task.retry import ExceptionRule, RetryPolicy
+from qbridge_core.task.run import Run
+
+_log: Final = logger("qbridge.worker")
+_CLOSE_TIME: Final = 0.5
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What a child process loads, and when it is replaced.
+
+    Attributes:
+        pickled: the handler, and the policy without its backoffs, which stay in the worker.
+        max_tasks: so many runs are enough for one process.
+        max_memory: a process that holds more bytes after a run is replaced.
+    """
+
+    pickled: bytes
+    max_tasks: int | None = None
+    max_memory: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        handler: Callable[[Any], object],
+        policy: RetryPolicy,
+        max_tasks: int | None = None,
+        max_memory: int | None = None,
+    ) -> Program:
+        """Pack a handler.
+
+        Raises:
+            ConfigurationError: another process cannot import it.
+        """
+        rules = tuple(ExceptionRule(rule.exceptions) for rule in policy.rules)
+        exceptions = RetryPolicy(dead_letter_on=policy.dead_letter_on, rules=rules)
+        try:
+            return cls(pickle.dumps((handler, exceptions)), max_tasks, max_memory)
+        except Exception as exc:
+            raise ConfigurationError(
+                f"with executor='process' another process must be able to import the handler and the exception classes "
+                f"({exc}); define them at the top level of a module, not as a lambda or inside a function"
+            ) from exc
+
+    def setup(self) -> bytes:
+        """The first message to a child: how to find the main program, and the handler."""
+        return pickle.dumps((main_program(), self.pickled, self.max_memory is not None))
+
+
+class ProcessExecutor(Executor):
+    """Gives each worker thread a child process.
+
+    Args:
+        program: what the children load.
+    """
+
+    in_thread = False
+    not_started = (NotStartedError,)
+
+    def __init__(self, program: Program) -> None:
+        super().__init__(self._execute)
+        self._program = program
+        self._setup = program.setup()
+        self._lock = threading.Lock()
+        self._children: set[Child] = set()
+        self._by_thread: dict[int, Child] = {}
+        self._running: dict[Run, Child] = {}
+        self._closed = threading.Event()
+        self._proven = False
+
+    def prepare(self) -> bool:
+        """Have a child process ready for the calling thread."""
+        child = self._child()
+        if child is not None and not child.is_usable:
+            _log.warning("a child process ended while it was idle; another one takes its place")
+            self.release()
+            child = None
+        return (child is not None or self._start()) and not self._closed.is_set()
+
+    def cancel(self, run: Run) -> None:
+        """Interrupt the handler and kill its process soon afterwards."""
+        child = self._running.get(run)
+        if child is not None:
+            child.cancel()
+
+    def release(self, ident: int | None = None) -> None:
+        """The calling thread, or another one, needs its child no more; somebody else waits for its end."""
+        child = self._by_thread.pop(threading.get_ident() if ident is None else ident, None)
+        if child is not None:
+            reaper = threading.Thread(target=self._end, args=(child,), name="qbridge-reaper", daemon=True)
+            try:
+                reaper.start()
+            except RuntimeError:  # the system has no thread left
+                self._end(child)
+
+    def stuck(self, abandoned: int) -> int:
+        """How many processes survive a SIGKILL."""
+        del abandoned  # each of those threads ends with its process
+        with self._lock:  # what is being killed because all end has not survived yet
+            return 0 if self._closed.is_set() else sum(child.survives for child in self._children)
+
+    def close(self) -> None:
+        """End all children: with a word, then with SIGKILL."""
+        with self._lock:
+            self._closed.set()
+            children = list(self._children)
+        for child in children:
+            child.ask_to_end()
+        deadline = monotonic() + _CLOSE_TIME
+        for child in children:
+            self._end(child, max(0.0, deadline - monotonic()))
+
+    def _execute(self, payload: Any) -> None:
+        del payload  # the child reads the message itself
+        run, child = current_run.get(), self._child()
+        assert run is not None  # noqa: S101 - a worker calls this, after prepare
+        assert child is not None  # noqa: S101
+        self._running[run] = child
+        try:
+            if run.cancelled:
+                raise NotStartedError("cancelled before it began")
+            child.run(run)
+        finally:
+            del self._running[run]
+            if self._is_spent(child) or not child.is_usable:
+                self.release()
+
+    def _is_spent(self, child: Child) -> bool:
+        program = self._program
+        if program.max_tasks is not None and child.tasks >= program.max_tasks:
+            return True
+        return program.max_memory is not None and child.memory > program.max_memory
+
+    def _child(self) -> Child | None:
+        return self._by_thread.get(threading.get_ident())
+
+    def _start(self) -> bool:
+        """Start a child for this thread. After one has worked, others can fail only for passing reasons."""
+        pause = _FIRST_PAUSE
+        while not self._closed.is_set():
+            try:
+                self._by_thread[threading.get_ident()] = self._started()
+            except ChildStartError as exc:
+                if not self._proven:
+                    raise ConfigurationError(f"no child process can run the handler: {exc}") from exc
+                if not self._closed.is_set():
+                    _log.error("cannot start a child process: %s; next try in %g s", exc, pause)
+                self._closed.wait(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE)
+            else:
+                self._proven = True
+                return True
+        return False
+
+    def _started(self) -> Child:
+        child = Child()
+        with self._lock:
+            self._children.add(child)
+        try:
+            if self._closed.is_set():  # close may have looked before this one was there
+                raise ChildStartError("the worker stops")
+            child.load(self._setup)
+        except BaseException:
+            self._end(child, 0.0)
+            raise
+        return child
+
+    def _end(self, child: Child, patience: float = EXIT_TIME) -> None:
+        child.end(patience)
+        with self._lock:
+            self._children.discard(child)

@@ -1,0 +1,232 @@
+"""The program of a child process that runs handlers: one task at a time, until its worker says stop or is gone.
+
+It hears of tasks, cancellations and the stop over a socket, in a thread, while the main thread runs the handler. What
+it reports are texts and numbers in JSON: nothing that a handler made is ever unpickled by the worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import functools
+import json
+import os
+import pickle
+import queue
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from multiprocessing import spawn
+from multiprocessing.connection import Connection
+from types import FrameType
+from typing import Any, Final
+
+from qbridge_core.contract.message import Delivery
+from qbridge_core.execute.executor import is_coroutine_function, loading, refuse_unstarted
+from qbridge_core.execute.threadpool import ThreadPool
+from qbridge_core.runtime.clock import monotonic
+from qbridge_core.runtime.forks import OneProcess, flush_output
+from qbridge_core.runtime.logs import log_errors_of
+from qbridge_core.task.context import HandlerTimeout, current_run
+from qbridge_core.task.envelope import read_task
+from qbridge_core.task.retry import RetryPolicy
+from qbridge_core.task.run import Run
+from qbridge_core.task.verdict import Verdict, judge
+
+READY: Final = "ready"
+BROKEN: Final = "broken"
+STARTED: Final = "started"
+DONE: Final = "done"
+RAISED: Final = "raised"
+CANCEL: Final = b"cancel"
+STOP: Final = b"stop"
+_MOST_STUCK: Final = 10
+NUMBER_BYTES: Final = 8
+"""A task is sent as its number, which the reports on it repeat, and a pickled :class:`Assignment`."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A task on its way into a child process.
+
+    Attributes:
+        body: the message as the producer wrote it.
+        delivery: what else ``current_task`` shows.
+        remaining: seconds until the deadline. The clocks of two processes need not agree on a point in time.
+    """
+
+    body: bytes = field(repr=False)
+    queue: str
+    headers: Mapping[str, Any]
+    attempts: int
+    task_id: str
+    remaining: float
+
+    @classmethod
+    def of(cls, run: Run) -> Assignment:
+        """The task of a run."""
+        delivery = run.delivery
+        remaining = run.deadline - monotonic()
+        headers = dict(delivery.headers)
+        return cls(delivery.body, delivery.queue, headers, delivery.attempts, run.task_id, remaining)
+
+    def run(self) -> Run:
+        """The run, as the child process sees it."""
+        delivery = Delivery(self.body, self.queue, self.headers, attempts=self.attempts)
+        return Run(delivery, self.task_id, self.remaining)
+
+
+def main(link: int, lifeline: int) -> None:
+    """Load what must be run and work, until told to stop. The arguments are inherited descriptors."""
+    _end_with_parent(lifeline)
+    connection = Connection(link)
+    os.register_at_fork(after_in_child=connection.close)  # what a handler forks must not speak in our name
+    try:
+        server = _load(connection)
+    except BaseException as exc:
+        connection.send_bytes(json.dumps([BROKEN, f"{type(exc).__name__}: {exc}"]).encode())
+        raise SystemExit(1) from exc
+    with contextlib.suppress(HandlerTimeout):  # it came when the handler had just ended
+        server.serve()
+
+
+def _end_with_parent(lifeline: int) -> None:
+    """Have the kernel end this process group when the worker is gone, even while C code holds the interpreter.
+
+    The worker holds the other end of this pipe. When the worker dies, the kernel signals SIGIO, which ends a process.
+    Other systems than Linux ignore it by default, or do not send it; there the thread that listens must do.
+    """
+    with contextlib.suppress(OSError):
+        signal.signal(signal.SIGIO, signal.SIG_DFL)
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgid(0))
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def _load(connection: Connection) -> _Server:
+    """Import the main program as ``multiprocessing`` does, then the handler."""
+    preparation, program, watch_memory = pickle.loads(connection.recv_bytes())  # noqa: S301 - from the worker
+    loading.set()
+    spawn.prepare(preparation)
+    handler, policy = pickle.loads(program)  # noqa: S301 - as above
+    loading.clear()
+    return _Server(connection, handler, policy, watch_memory)
+
+
+class _Server:
+    """Runs the tasks that come."""
+
+    def __init__(
+        self, connection: Connection, handler: Callable[[Any], Any], policy: RetryPolicy, watch_memory: bool
+    ) -> None:
+        self._connection = connection
+        self._threads = ThreadPool()
+        self._handler = functools.partial(_await, handler, self._threads) if is_coroutine_function(handler) else handler
+        self._policy = policy
+        self._watch_memory = watch_memory
+        self._tasks: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._run: Run | None = None
+        self._cancelled = False
+
+    def serve(self) -> None:
+        """Work until told to stop."""
+        previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        os.register_at_fork(after_in_child=functools.partial(_restore, previous))
+        threading.Thread(target=self._listen, name="qbridge-listener", daemon=True).start()
+        self._say(READY)
+        while (task := self._tasks.get()) is not None:
+            number = int.from_bytes(task[:NUMBER_BYTES])
+            self._say(STARTED, number)  # before anything that the task could break
+            # In a context of its own: what one task sets there is nothing to the next one.
+            verdict = copy_context().run(self._handle, memoryview(task)[NUMBER_BYTES:])
+            flush_output()
+            memory = memory_in_use() if self._watch_memory else 0
+            self._say(*((DONE, number, memory) if verdict is None else (RAISED, number, memory, verdict.as_json())))
+            del task, verdict  # an idle process holds nothing of its last task
+            if self._threads.stuck() > _MOST_STUCK:
+                return  # another process, without them, takes its place
+
+    def _handle(self, task: memoryview) -> Verdict | None:
+        try:
+            assignment: Assignment = pickle.loads(task)  # noqa: S301 - from the worker
+            self._run = assignment.run()
+            current_run.set(self._run)
+            payload = read_task(assignment.body, len(assignment.body)).payload
+            if not self._cancelled:
+                with OneProcess():
+                    refuse_unstarted(self._handler(payload))
+        except BaseException as exc:  # noqa: BLE001 - whatever a handler raises is its failure
+            self._run = None
+            return judge(exc, self._policy)
+        finally:
+            self._run = None
+        return None
+
+    def _listen(self) -> None:
+        """Hear what the worker says, in a thread."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # it shall interrupt the main thread
+        while True:
+            try:
+                message = self._connection.recv_bytes()
+            except (EOFError, OSError):
+                os._exit(1)  # the worker is gone, and the broker gives the task to another one
+            if message == CANCEL:
+                self._cancel()
+            else:
+                self._tasks.put(None if message == STOP else message)
+            del message  # the next one may be long in coming
+
+    def _cancel(self) -> None:
+        self._cancelled = True
+        run = self._run
+        if run is not None:
+            run.cancelled = True
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Interrupt the handler if the worker wants it to. Other senders, systemd for one, mean the worker.
+
+        Unlike in a worker's thread the exception may come anywhere, in a library too: this process runs nothing else
+        afterwards and is killed within a second, so that a lock that is left held harms nobody.
+        """
+        del number, frame
+        if self._cancelled and self._run is not None:
+            raise HandlerTimeout
+
+    def _say(self, *words: object) -> None:
+        self._connection.send_bytes(json.dumps(words).encode())
+
+
+def _await(handler: Callable[[Any], Any], threads: ThreadPool, payload: Any) -> object:
+    """Run a coroutine function, its blocking calls in these threads."""
+
+    async def call() -> object:
+        with OneProcess():  # here too: a copy that ended the loop would disturb the original's
+            return await handler(payload)
+
+    with asyncio.Runner() as runner:
+        threads.serve(runner.get_loop())
+        log_errors_of(runner.get_loop())
+        result = runner.run(call())
+    threads.wait()  # asyncio would too, but also for those that hang and that nobody waits for any more
+    return result
+
+
+def _restore(handlers: Mapping[signal.Signals, Any]) -> None:
+    """Let signals end a process that a handler has forked."""
+    for number, handler in handlers.items():
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def memory_in_use() -> int:
+    """Bytes of this process that are in memory (its highest value so far where the system does not tell)."""
+    try:
+        with open("/proc/self/statm", "rb") as statm:
+            return int(statm.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return highest if sys.platform == "darwin" else highest * 1024

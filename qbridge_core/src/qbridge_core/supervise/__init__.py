@@ -1,0 +1,1 @@
+"""Several worker processes under one that starts them, watches them and starts them again."""

@@ -1,0 +1,267 @@
+"""The program of a worker process below a :class:`~qbridge_core.Supervisor`: builds a manager and runs it.
+
+The manager runs in a thread, so that the main thread is free for signals and for what the supervisor says: a service
+manager may signal supervisor and workers at once, and two requests to stop must not become a demand to stop now.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import os
+import pickle
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import spawn
+from multiprocessing.connection import Connection
+from types import FrameType
+from typing import Final
+
+from qbridge_core.contract.message import Reason
+from qbridge_core.errors import ConfigurationError, QBridgeError, TransientError
+from qbridge_core.execute.executor import loading
+from qbridge_core.runtime.aside import aside
+from qbridge_core.runtime.clock import monotonic
+from qbridge_core.runtime.logs import flush, logger
+from qbridge_core.runtime.signals import Insistence
+from qbridge_core.task.problem import Problem
+from qbridge_core.work.manager import TaskManager
+from qbridge_core.work.poison.witness import call_witness
+
+_log: Final = logger("qbridge.worker")
+READY: Final = "ready"
+BEGAN: Final = "began"
+ENDED: Final = "ended"
+ASK: Final = "ask"
+ANSWER: Final = "answer"
+COMPLAINT: Final = "complaint"
+REFUSED: Final = "refused"
+STOP: Final = "stop"
+NOW: Final = "now"
+PASSING: Final = os.EX_TEMPFAIL
+"""The exit status of a worker that a later one may do better than."""
+_DISCONNECT_TIME: Final = 2.0
+_NOT_SHARED: Final = (
+    "the queues of {} are in the memory of one process, so each worker process of a Supervisor would have queues of "
+    "its own, and nobody could send to them: run one TaskManager without a Supervisor, or use a broker"
+)
+_ANSWER_TIME: Final = 1.0
+_REPEAT: Final = 0.1
+
+
+def main(descriptor: int) -> None:
+    """Build the manager and run it until the supervisor says stop or is gone. The argument is an inherited socket."""
+    link = Link(Connection(descriptor))
+    preparation, build = pickle.loads(link.receive_bytes())  # noqa: S301 - from the supervisor
+    orders = Orders(link)
+    with _telling(link):
+        loading.set()
+        spawn.prepare(preparation)
+        make = find(pickle.loads(build))  # noqa: S301 - as above
+        loading.clear()
+        call_witness(link)
+        manager = _made(make, link)
+    orders.can_be_obeyed()
+    sys.exit(_Worker(manager, orders, link).run())
+
+
+@contextmanager
+def _telling(link: Link) -> Iterator[None]:
+    """Tell the supervisor what ends this process before it works; the traceback is in the output."""
+    try:
+        yield
+    except Exception as exc:
+        problem = Problem.from_exception(Reason.FAILED, exc)
+        link.say(COMPLAINT, f"{problem.exception_type}: {problem.message}")
+        raise
+
+
+def _made(make: Callable[[], object], link: Link) -> TaskManager:
+    """The manager that the build function makes."""
+    try:
+        manager = make()
+    except TransientError as exc:
+        _log.error("the worker cannot start: %s", exc)
+        link.say(COMPLAINT, str(exc))
+        sys.exit(PASSING)
+    if not isinstance(manager, TaskManager):
+        raise ConfigurationError(f"the build function must return a TaskManager, not a {type(manager).__name__}")
+    client = manager.queue_client
+    if not client.capabilities.shared:
+        text = _NOT_SHARED.format(type(client).__name__)
+        link.say(REFUSED, text)  # another start would change nothing
+        raise ConfigurationError(text)
+    return manager
+
+
+def find(build: Callable[[], object] | str) -> Callable[[], object]:
+    """The build function, also from its name ``module:function``."""
+    if not isinstance(build, str):
+        return build
+    module, _, name = build.partition(":")
+    function: Callable[[], object] = getattr(importlib.import_module(module), name)
+    return function
+
+
+class Link:
+    """The connection to the supervisor; also the witness of this process. Thread-safe."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._sending = threading.Lock()
+        self._asking = threading.Lock()
+        self._answers: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
+        self._questions = 0
+        self._is_ready = False
+
+    def receive_bytes(self) -> bytes:
+        """The first message, which is not JSON."""
+        return self._connection.recv_bytes()
+
+    def say(self, *words: object) -> None:
+        """Tell the supervisor; one that is gone does not matter here."""
+        with self._sending:
+            try:
+                self._connection.send_bytes(json.dumps(words).encode())
+            except OSError as exc:
+                _log.debug("the supervisor does not listen: %s", exc)
+
+    def hear(self) -> str | None:
+        """Wait for the next command; ``None`` when the supervisor is gone."""
+        while True:
+            try:
+                word, *details = json.loads(self._connection.recv_bytes())
+            except (EOFError, OSError):
+                return None
+            except (ValueError, TypeError):
+                _log.exception("the supervisor says what nobody understands; the worker stops")
+                return None
+            if word != ANSWER:
+                return str(word)
+            self._answers.put((details[0], details[1]))
+
+    def ready(self) -> None:
+        """This process is about to work. Each of its threads says so."""
+        if not self._is_ready:
+            self._is_ready = True
+            self.say(READY)
+
+    def began(self, queue: str, task_id: str) -> None:
+        """This process runs this task and no other."""
+        self.say(BEGAN, queue, task_id)
+
+    def ended(self) -> None:
+        """This process has survived it."""
+        self.say(ENDED)
+
+    def last_death(self, queue: str, task_id: str) -> str:
+        """How the last process that ran this task alone ended; "" when the supervisor does not know or answer."""
+        with self._asking:
+            self._questions += 1
+            self.say(ASK, self._questions, queue, task_id)
+            return self._answer(self._questions)
+
+    def _answer(self, number: int) -> str:
+        try:
+            while True:
+                answered, text = self._answers.get(timeout=_ANSWER_TIME)
+                if answered == number:  # another one is late
+                    return text
+        except queue.Empty:
+            return ""
+
+
+class Orders:
+    """What the supervisor wants, heard in a thread.
+
+    Attributes:
+        wanted: STOP, then perhaps NOW; signal handlers append to it as well.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self.wanted: Final[list[str]] = []
+        self._link = link
+        self._obeyed = False
+        self._deciding = threading.Lock()
+        threading.Thread(target=self._listen, name="qbridge-supervisor", daemon=True).start()
+
+    def can_be_obeyed(self) -> None:
+        """From now on somebody looks at ``wanted``. Until then, while user code builds the manager, orders end all."""
+        with self._deciding:
+            self._obeyed = True
+
+    def _listen(self) -> None:
+        while (word := self._link.hear()) is not None:
+            self._note(word)
+        self._note(STOP)  # the supervisor is gone
+
+    def _note(self, word: str) -> None:
+        with self._deciding:
+            if not self._obeyed:
+                os._exit(0)  # no message has been taken, and nobody knows how long the user's code may take
+            self.wanted.append(word)
+
+
+class _Worker:
+    """Runs the manager in a thread, and stops it on demand."""
+
+    def __init__(self, manager: TaskManager, orders: Orders, link: Link) -> None:
+        self._manager = manager
+        self._wanted = orders.wanted
+        self._link = link
+        self._insistence = Insistence()
+        self._ended_at: float | None = None
+        self._thread = threading.Thread(target=self._work, name="qbridge-manager", daemon=True)
+        self._status = 0
+
+    def run(self) -> int:
+        """Work until told to stop; return the exit status."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        self._thread.start()
+        obeyed: set[str] = set()
+        while self._thread.is_alive():
+            for word in set(self._wanted) - obeyed:
+                aside("qbridge-stop", functools.partial(self._end, word == NOW))
+                obeyed.add(word)
+            self._thread.join(_REPEAT)
+            if self._ended_at is not None and monotonic() > self._ended_at + _DISCONNECT_TIME:
+                _log.error("the client does not disconnect; the process ends without it")
+                flush()
+                os._exit(self._status)  # a lock may be leaked, and the end of the interpreter may need it too
+        return self._status
+
+    def _work(self) -> None:
+        try:
+            self._manager.start()
+        except QBridgeError as exc:
+            _log.error("the worker ends: %s", exc)
+            self._status = PASSING if isinstance(exc, TransientError) else 1
+            self._link.say(COMPLAINT, str(exc))
+        except BaseException:  # noqa: BLE001 - whatever it is, the process ends with it
+            _log.exception("the worker ends")
+            self._status = 1
+        finally:
+            self._ended_at = monotonic()
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        try:
+            self._manager.queue_client.disconnect()
+        except BaseException:  # noqa: BLE001 - the process ends, and the broker notices
+            _log.exception("the client could not disconnect")
+
+    def _end(self, now: bool) -> None:
+        while self._ended_at is None:
+            self._manager.stop(now=now)  # does nothing when the manager is only about to start
+            self._thread.join(_REPEAT)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self._wanted.append(STOP)
+        self._insistence.count(number)

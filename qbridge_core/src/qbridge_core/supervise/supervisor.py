@@ -1,0 +1,392 @@
+"""Runs several worker processes, starts those anew that die, and remembers how they died."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import pickle
+import signal
+import socket
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, wait
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final
+
+from qbridge_core.contract.checks import require_seconds
+from qbridge_core.errors import ConfigurationError, WorkerStartError
+from qbridge_core.execute.executor import loading
+from qbridge_core.runtime.clock import monotonic
+from qbridge_core.runtime.exits import describe_exit
+from qbridge_core.runtime.interpreter import main_program, start_interpreter
+from qbridge_core.runtime.logs import flush, logger
+from qbridge_core.runtime.signals import Insistence
+from qbridge_core.runtime.system import require_posix
+from qbridge_core.supervise.supervised import ANSWER, ASK, BEGAN, COMPLAINT, ENDED, NOW, PASSING, READY, REFUSED, STOP
+from qbridge_core.task.retry import ExponentialBackoff
+
+if TYPE_CHECKING:
+    from qbridge_core.work.manager import TaskManager
+
+_log: Final = logger("qbridge.supervisor")
+_LOOK_EVERY: Final = 0.1
+_RESTART: Final = ExponentialBackoff(base=0.2, factor=2.0, cap=30.0, jitter=False)
+_LONGEST_WAIT_FOR_BROKER: Final = 3.0
+_LONG_LIFE: Final = 30.0
+_FALSE_STARTS: Final = 5
+_LAST_WORDS: Final = 5.0
+_REMEMBERED_DEATHS: Final = 10_000
+_SAY_EVERY: Final = 10.0
+_SEE_OUTPUT: Final = "their output says why"
+# A manager takes its own grace period (25 s), and then up to 3 s to give back what it holds and to disconnect.
+DEFAULT_GRACE_PERIOD: Final = 28.5
+DEFAULT_START_TIMEOUT: Final = 60.0
+_Task = tuple[str, str]
+
+
+class Supervisor:
+    """Keeps a number of worker processes running, each with a TaskManager of its own.
+
+    A process that ends is replaced: after 0.2 s, then after twice as long each time up to 30 s (3 s when the broker
+    cannot be reached), until one has lived for 30 s. That goes on for ever, unless no worker ever gets as far as its
+    first message. The supervisor handles no messages itself. On backends that count crashes it lets a dead letter with
+    reason ``crashed`` say how the worker died.
+
+    Args:
+        build: called in each process to make the connected client and return the TaskManager, which is then started;
+            its client is disconnected at the end. Another process must be able to import the function; its name
+            as ``"module:function"`` does as well.
+        processes: how many workers.
+        grace_period: seconds that the workers get to stop. Give it 3.5 more than the managers' own.
+        start_timeout: seconds to wait for a broker that is not up yet, before any worker could reach it. The log says
+            what is waited for.
+
+    Raises:
+        ConfigurationError: an argument is wrong; the text says which and why.
+
+    As for ``multiprocessing``, the main program must be guarded by ``if __name__ == "__main__":``. Not on Windows.
+    ``stop`` may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[], TaskManager] | str,
+        processes: int,
+        *,
+        grace_period: float = DEFAULT_GRACE_PERIOD,
+        start_timeout: float = DEFAULT_START_TIMEOUT,
+    ) -> None:
+        self._build = _checked_build(build)
+        self._what = build if isinstance(build, str) else f"{build.__module__}:{getattr(build, '__qualname__', build)}"
+        if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
+            raise ConfigurationError(f"processes must be an integer of at least 1, not {processes!r}")
+        require_posix("Supervisor")
+        self._grace_period = require_seconds("grace_period", grace_period)
+        self._start_timeout = require_seconds("start_timeout", start_timeout)
+        self._slots = [_Slot() for _ in range(processes)]
+        self._deaths: OrderedDict[_Task, str] = OrderedDict()
+        self._stop_requests = 0
+        self._false_starts = 0
+        self._reason = ""  # why going on is useless
+        self._complaint = _SEE_OUTPUT
+        self._started_at = self._say_at = 0.0
+        self._running = threading.Lock()
+
+    def run(self) -> None:
+        """Run the workers until ``stop`` is called or, in the main thread, SIGINT or SIGTERM arrives.
+
+        The workers then stop gracefully; a second signal ends their grace period, a third one kills them and ends this
+        process at once (exit status 128 + signal).
+
+        Raises:
+            ConfigurationError: it runs already.
+            WorkerStartError: worker processes ended again and again before they could take messages, where none could
+                before; the broker was not there within ``start_timeout``; or its queues are in the memory of one
+                process. Once a worker could, an unreachable broker (``TransientError``) is no reason any more.
+        """
+        if loading.is_set():
+            raise ConfigurationError(
+                "the main program starts its Supervisor again in each worker process, which imports it: "
+                "put the start below `if __name__ == '__main__':`"
+            )
+        if not self._running.acquire(blocking=False):
+            raise ConfigurationError("this Supervisor is running already")
+        try:
+            self._stop_requests = self._false_starts = 0
+            self._reason = ""
+            self._started_at = self._say_at = monotonic()
+            self._slots = [_Slot() for _ in self._slots]
+            _log.info("the supervisor starts %d worker processes of %s", len(self._slots), self._what)
+            with self._signals():
+                self._supervise()
+        finally:
+            for slot in self._slots:  # left over only when something unforeseen was raised
+                slot.clear()
+            self._running.release()
+            flush()
+        if self._gives_up:
+            raise WorkerStartError(
+                self._reason
+                or f"{self._false_starts} worker processes in a row ended before they were ready: {self._complaint}"
+            )
+
+    def stop(self) -> None:
+        """Ask the workers to stop gracefully; ``run`` returns when they have."""
+        self._stop_requests = max(1, self._stop_requests)
+
+    # ------------------------------------------------------------------ the loop
+
+    @property
+    def _gives_up(self) -> bool:
+        return bool(self._reason) or self._false_starts >= _FALSE_STARTS
+
+    def _supervise(self) -> None:
+        setup = pickle.dumps((main_program(), self._build))
+        while not self._stop_requests and not self._gives_up:
+            self._guarded(lambda: self._look_after(setup))
+        self._drain()
+
+    def _look_after(self, setup: bytes) -> None:
+        for slot in self._slots:
+            if slot.worker is None and monotonic() >= slot.start_at:
+                slot.start(setup)
+        self._attend()
+
+    @staticmethod
+    def _guarded(step: Callable[[], None]) -> None:
+        """The workers need somebody who looks after them, whatever goes wrong here."""
+        try:
+            step()
+        except Exception:  # noqa: BLE001 - as the docstring says
+            _log.exception("the supervisor goes on after an unexpected error")
+            time.sleep(_LOOK_EVERY)
+
+    def _drain(self) -> None:
+        """Have all workers stop; kill those that do not in time."""
+        deadline = monotonic() + self._grace_period
+        self._tell(STOP)
+        hurried = False
+        while any(slot.worker is not None for slot in self._slots):
+            if self._stop_requests > 1 and not hurried:
+                hurried = True
+                self._tell(NOW)
+                deadline = min(deadline, monotonic() + _LAST_WORDS)
+            if self._stop_requests > 2 or monotonic() > deadline:
+                for slot in self._slots:
+                    slot.kill()
+            self._guarded(self._attend)
+
+    def _tell(self, word: str) -> None:
+        for slot in self._slots:
+            if slot.worker is not None:
+                slot.worker.tell(word)
+
+    def _attend(self) -> None:
+        """Wait a moment, hear what the workers say, and see who has died."""
+        links = {slot.worker.link: slot for slot in self._slots if slot.worker is not None and not slot.worker.deaf}
+        if not links:
+            time.sleep(_LOOK_EVERY)
+        for link in wait(list(links), _LOOK_EVERY) if links else ():
+            worker = links[link].worker  # type: ignore[index]
+            if worker is not None:
+                self._listen(links[link], worker)  # type: ignore[index]
+        for slot in self._slots:
+            if slot.worker is not None and slot.worker.process.poll() is not None:
+                self._bury(slot, slot.worker)
+
+    def _listen(self, slot: _Slot, worker: _Worker) -> None:
+        for words in worker.hear():
+            if words == [READY]:
+                slot.proven = worker.ready = True
+                self._false_starts = 0
+            else:
+                self._heed(worker, words)
+
+    def _heed(self, worker: _Worker, words: list[Any]) -> None:
+        match words:
+            case [str(word), str(queue), str(task_id)] if word == BEGAN:
+                worker.alone_with = (queue, task_id)
+            case [str(word), str(text)] if word == REFUSED:
+                self._reason = text
+            case [str(word), str(text)] if word == COMPLAINT:
+                worker.complaint = text
+            case [str(word)] if word == ENDED:
+                worker.alone_with = None
+            case [str(word), int(number), str(queue), str(task_id)] if word == ASK:
+                worker.tell(ANSWER, number, self._deaths.get((queue, task_id), ""))
+
+    def _bury(self, slot: _Slot, worker: _Worker) -> None:
+        self._listen(slot, worker)  # to what it said before it died
+        how = describe_exit(worker.process.returncode)
+        name = f"worker {socket.gethostname()}:{worker.process.pid}"
+        if worker.alone_with is not None and worker.process.returncode != 0:
+            self._deaths[worker.alone_with] = f"{name}, {how}"
+            self._deaths.move_to_end(worker.alone_with)
+            if len(self._deaths) > _REMEMBERED_DEATHS:
+                self._deaths.popitem(last=False)
+        stopping = self._stop_requests or self._gives_up
+        waits = not stopping and self._waits_for_broker(worker)
+        if not stopping and not waits and self._is_false_start(slot, worker):
+            self._false_starts += 1
+            self._complaint = worker.complaint or _SEE_OUTPUT
+        pause = slot.bury()
+        if stopping or waits:
+            _log.log(logging.INFO if stopping else logging.DEBUG, "%s %s", name, how)
+        elif self._gives_up:
+            _log.error("%s %s before it was ready, like others before it; all workers are stopped", name, how)
+        else:
+            _log.error("%s %s; another one starts in %g s", name, how, pause)
+
+    def _waits_for_broker(self, worker: _Worker) -> bool:
+        """True when the broker is not up yet, and there is time left to wait for it."""
+        if worker.process.returncode != PASSING or any(slot.proven for slot in self._slots):
+            return False
+        now = monotonic()
+        left = self._started_at + self._start_timeout - now
+        why = worker.complaint or _SEE_OUTPUT
+        if left <= 0:
+            self._reason = f"no worker process could reach the broker within {self._start_timeout:g} s: {why}"
+        elif now >= self._say_at:
+            self._say_at = now + _SAY_EVERY
+            _log.warning("the workers wait for their broker, for %.0f s more: %s", left, why)
+        return True
+
+    def _is_false_start(self, slot: _Slot, worker: _Worker) -> bool:
+        """True for a death that hints at a mistake which restarts cannot mend."""
+        if worker.ready or slot.proven:
+            return False
+        passing = worker.process.returncode == PASSING and any(each.proven for each in self._slots)
+        return not passing
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM stop the workers, if this is the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        insistence = Insistence()
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            del frame
+            self._stop_requests += 1
+            if self._stop_requests > 2:
+                for slot in self._slots:
+                    slot.strike()
+            insistence.count(number)
+
+        previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+class _Worker:
+    """One worker process, seen from outside."""
+
+    def __init__(self, setup: bytes) -> None:
+        ours, theirs = socket.socketpair()
+        try:
+            self.process = start_interpreter("qbridge_core.supervise.supervised", (theirs.fileno(),))
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self.link = Connection(ours.detach())
+        self.ready = False
+        self.deaf = False
+        self.alone_with: _Task | None = None
+        self.complaint = ""
+        self.started_at = monotonic()
+        with contextlib.suppress(OSError):  # its end will be seen
+            self.link.send_bytes(setup)
+
+    def tell(self, *words: object) -> None:
+        """Send a command or an answer."""
+        with contextlib.suppress(OSError):
+            self.link.send_bytes(json.dumps(words).encode())
+
+    def hear(self) -> Iterator[list[Any]]:
+        """What it has said."""
+        try:
+            while not self.deaf and self.link.poll(0):
+                yield json.loads(self.link.recv_bytes())
+        except (EOFError, OSError):
+            self.deaf = True
+        except ValueError:  # a process that a handler started may have written there
+            _log.error("worker %d says what nobody understands; it is not listened to any more", self.process.pid)
+            self.deaf = True
+
+
+class _Slot:
+    """The place of one worker process after the other."""
+
+    def __init__(self) -> None:
+        self.worker: _Worker | None = None
+        self.start_at = 0.0
+        self.proven = False  # a worker here was ready once
+        self._deaths = 0
+
+    def start(self, setup: bytes) -> None:
+        """Start a process."""
+        try:
+            self.worker = _Worker(setup)
+        except OSError as exc:
+            self._deaths += 1
+            pause = _RESTART.delay(self._deaths)
+            self.start_at = monotonic() + pause
+            _log.error("no worker process could be started: %s; next try in %g s", exc, pause)
+
+    def bury(self) -> float:
+        """Free the place of a process that has ended; return the seconds until the next one."""
+        assert self.worker is not None  # noqa: S101 - the caller has looked
+        now = monotonic()
+        self._deaths = 1 if now - self.worker.started_at >= _LONG_LIFE else self._deaths + 1
+        pause = _RESTART.delay(self._deaths)
+        if self.worker.process.returncode == PASSING:  # work shall go on soon after the broker is back
+            pause = min(pause, _LONGEST_WAIT_FOR_BROKER)
+        self.worker.link.close()
+        self.worker = None
+        self.start_at = now + pause
+        return pause
+
+    def clear(self) -> None:
+        """Kill the process, if there is one, and wait for its end."""
+        if self.worker is not None:
+            self.kill()
+            self.worker.process.wait()
+            self.bury()
+
+    def strike(self) -> None:
+        """Kill the process without a look whether it has ended; takes no lock, for a signal handler."""
+        if self.worker is not None:
+            with contextlib.suppress(OSError):
+                os.kill(self.worker.process.pid, signal.SIGKILL)
+
+    def kill(self) -> None:
+        """Kill the process, if there is one."""
+        if self.worker is not None and self.worker.process.poll() is None:
+            self.worker.process.kill()
+
+
+def _checked_build(build: object) -> bytes:
+    if isinstance(build, str):
+        module, separator, name = build.partition(":")
+        if not (module and separator and name.isidentifier()):
+            raise ConfigurationError(f"build must look like 'module:function', not {build!r}")
+    elif not callable(build):
+        raise ConfigurationError(f"build must be a function that returns a TaskManager, not {build!r}")
+    try:
+        return pickle.dumps(build)
+    except Exception as exc:
+        raise ConfigurationError(
+            f"another process must be able to import the build function ({exc}); define it at the top level of a module"
+        ) from exc

@@ -1,0 +1,61 @@
+"""One execution of a handler."""
+
+from __future__ import annotations
+
+import threading
+
+from qbridge_core.contract.message import Delivery
+from qbridge_core.runtime.clock import monotonic
+
+
+class Run:
+    """One execution of a handler. Whoever claims it first (the worker's thread or the watchdog) settles it.
+
+    Attributes:
+        delivery: the message.
+        task_id: the task's id.
+        attempt: 1 for the first run.
+        started_at: ``monotonic()`` at the start.
+        deadline: ``monotonic()`` at which the run times out.
+        cancelled: True when somebody else than the worker's thread has claimed it.
+        in_handler: True while the handler is being called.
+        raised: the name of the type that the handler raised, as long as that is being read; "" otherwise.
+    """
+
+    __slots__ = (
+        "_right_to_settle",
+        "attempt",
+        "cancelled",
+        "deadline",
+        "delivery",
+        "in_handler",
+        "raised",
+        "started_at",
+        "task_id",
+    )
+
+    def __init__(self, delivery: Delivery, task_id: str, timeout: float) -> None:
+        self.delivery = delivery
+        self.task_id = task_id
+        self.attempt = delivery.attempts + 1
+        self.started_at = monotonic()
+        self.deadline = self.started_at + timeout
+        self.cancelled = False
+        self.in_handler = False
+        self.raised = ""
+        self._right_to_settle = threading.Lock()
+
+    def claim(self) -> bool:
+        """Take the right to settle; True for the first caller only."""
+        return self._right_to_settle.acquire(blocking=False)
+
+    def cancel(self) -> bool:
+        """Take the right to settle away from the worker's thread; False when that was quicker."""
+        if not self.claim():
+            return False
+        self.cancelled = True
+        return True
+
+    def log_fields(self) -> dict[str, object]:
+        """What every log record about this run carries."""
+        return {"qbridge_task_id": self.task_id, "qbridge_queue": self.delivery.queue, "qbridge_attempt": self.attempt}

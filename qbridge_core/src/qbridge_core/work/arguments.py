@@ -1,0 +1,100 @@
+"""Checks the arguments of a ``TaskManager``: a wrong one is a clear error at once.
+
+They return what they were given, or raise ``ConfigurationError``; ``checked_client`` also ``NotConnectedError``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from qbridge_core.contract.client import QueueClient
+from qbridge_core.errors import ConfigurationError, NotConnectedError
+from qbridge_core.runtime.system import require_posix
+from qbridge_core.task.retry import ExceptionRule, RetryPolicy
+
+if TYPE_CHECKING:
+    from qbridge_core.execute.processes.children import Program
+
+
+def checked_client(client: object) -> QueueClient:
+    """A client that is connected."""
+    if not isinstance(client, QueueClient):
+        raise ConfigurationError(
+            f"queue_client must be a QueueClient (see qbridge_core.connect), not a {type(client).__name__}"
+        )
+    if not client.connected:
+        raise NotConnectedError("the queue client is not connected; call its connect() before creating a TaskManager")
+    return client
+
+
+def checked_redact(redact: object) -> Callable[[str], str] | None:
+    """A function, or None."""
+    if redact is not None and not callable(redact):
+        raise ConfigurationError(f"redact must be a function from text to text, not {redact!r}")
+    return redact
+
+
+def checked_flag(name: str, value: object) -> bool:
+    """The argument, when it is True or False.
+
+    Raises:
+        ConfigurationError: it is something else.
+    """
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name} must be True or False, not {value!r}")
+    return value
+
+
+def checked_program(
+    executor: object,
+    handler: Callable[..., object],
+    policy: RetryPolicy,
+    max_tasks_per_child: object,
+    max_memory_per_child: object,
+) -> Program | None:
+    """What child processes load; None when handlers run in threads."""
+    max_tasks = checked_count("max_tasks_per_child", max_tasks_per_child)
+    max_memory = checked_count("max_memory_per_child", max_memory_per_child)
+    if executor == "process":
+        require_posix("executor='process'")
+        from qbridge_core.execute.processes.children import Program
+
+        return Program.of(handler, policy, max_tasks, max_memory)
+    if executor != "thread":
+        raise ConfigurationError(f"executor must be 'thread' or 'process', not {executor!r}")
+    if max_tasks is not None or max_memory is not None:
+        raise ConfigurationError("max_tasks_per_child and max_memory_per_child need executor='process'")
+    return None
+
+
+def checked_crashes(value: object) -> int:
+    """How many deaths are enough: the suspicion and one that confirms it at least."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 2:
+        raise ConfigurationError(f"max_crashes must be an integer of at least 2, not {value!r}")
+    return value
+
+
+def checked_exceptions(value: object) -> tuple[type[BaseException], ...]:
+    """A sequence; the policy checks what is in it."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ConfigurationError(f"dead_letter_on must be a sequence of exception classes, not {value!r}")
+    return tuple(value)
+
+
+def checked_rules(value: object) -> tuple[ExceptionRule, ...]:
+    """A sequence of rules."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ConfigurationError(f"retry_rules must be a sequence of ExceptionRule objects, not {value!r}")
+    if not all(isinstance(rule, ExceptionRule) for rule in value):
+        raise ConfigurationError(f"retry_rules must hold ExceptionRule objects only, not {value!r}")
+    return tuple(value)
+
+
+def checked_count(name: str, value: object) -> int | None:
+    """A positive integer, or None."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigurationError(f"{name} must be an integer of at least 1, not {value!r}")
+    return value

@@ -1,0 +1,196 @@
+"""The end of a session: what runs may finish, the rest goes back, and what was settled reaches the broker.
+
+Each step has its time, so that the whole fits into the grace period and 2.5 s more: with the client's ``disconnect`` it
+must be over before Kubernetes' 30 s are. A broker that answers gets longer than one that is silent.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from qbridge_core.contract.client import QueueClient
+from qbridge_core.contract.message import Delivery
+from qbridge_core.errors import QBridgeError
+from qbridge_core.runtime.aside import aside
+from qbridge_core.runtime.clock import monotonic
+from qbridge_core.runtime.logs import logger
+from qbridge_core.runtime.wakeup import Wakeup
+from qbridge_core.task.run import Run
+from qbridge_core.work.isolation import Isolation
+from qbridge_core.work.worker import Job, WorkerPool
+
+_log: Final = logger("qbridge.manager")
+LONGEST: Final = 2.5
+"""Seconds that ``finish`` takes at most when the grace period is over."""
+_HAND_BACK_TIME: Final = 2.0
+_SILENCE: Final = 0.7
+_CLOSING: Final = 1.0
+_FLUSH_TIME: Final = 1.0
+_LAST_FLUSH: Final = 0.25
+_HURRY: Final = 0.5
+_POLL: Final = 0.2
+_JOIN_POLL: Final = 0.02
+
+
+class Ending:
+    """Ends the work of a pool.
+
+    Args:
+        client: the broker.
+        job: what the pool works on.
+        pool: the workers.
+        isolation: what runs suspects, if anything does.
+        give_up: set when the workers must end now.
+        requests: tells how often somebody has asked to stop.
+    """
+
+    def __init__(
+        self,
+        client: QueueClient,
+        job: Job,
+        pool: WorkerPool,
+        isolation: Isolation | None,
+        give_up: threading.Event,
+        requests: Callable[[], int],
+    ) -> None:
+        self._client = client
+        self._job = job
+        self._pool = pool
+        self._isolation = isolation
+        self._give_up = give_up
+        self._requests = requests
+        self._over = threading.Event()
+        self._steps = 0
+        self._helpers: set[int] = set()
+
+    def owns_current_thread(self) -> bool:
+        """True in a thread that this one waits for."""
+        return threading.get_ident() in self._helpers
+
+    def drain(self, grace_period: float, notice: Callable[[], None], wakeup: Wakeup) -> None:
+        """Let the running tasks finish within the grace period.
+
+        Args:
+            grace_period: seconds; a second request to stop ends them.
+            notice: tells plugins; it may take as long.
+            wakeup: rung whenever something has happened.
+        """
+        deadline = monotonic() + grace_period
+        intake = self._job.intake
+        intake.shut()
+        if self._isolation is not None:
+            self._isolation.stop()
+
+        begun = threading.Event()
+
+        def begin() -> None:
+            try:
+                intake.close()
+                notice()
+            finally:
+                begun.set()
+                wakeup.notify()  # often the last thing that is waited for
+
+        beginning = closing = self.call("qbridge-stopping", begin)
+        while True:
+            left = deadline - monotonic()
+            if (begun.is_set() and not self._is_busy) or left <= 0 or self._requests() > 1:
+                return
+            wakeup.wait(min(self._pool.expire(), left, _POLL))
+            if self._pool.alive and (closing is beginning or not closing.is_alive()):
+                # Once more: a reader may have passed its check just before.
+                closing = self.call("qbridge-unsubscribe", intake.close)
+
+    def finish(self) -> None:
+        """Hand back what did not finish, as far as the broker answers in time, and flush.
+
+        The rest it delivers again when the client disconnects or its process ends.
+        """
+        self._give_up.set()
+        begin = monotonic()
+        answers = self._give_back()
+        left = _HAND_BACK_TIME - (monotonic() - begin)
+        self._flush(max(_LAST_FLUSH, min(_FLUSH_TIME, left)) if answers else _LAST_FLUSH)
+        self._over.set()
+
+    def give_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Return what no worker has begun, in a thread of its own: the broker may be slow."""
+        self.call("qbridge-return", lambda: self._return(deliveries))
+
+    @property
+    def _is_busy(self) -> bool:
+        return self._pool.alive or (self._isolation is not None and self._isolation.busy)
+
+    def call(self, name: str, call: Callable[[], None]) -> threading.Thread:
+        """Call something in a thread of its own, which counts as one that the session waits for."""
+
+        def registered() -> None:
+            self._helpers.add(threading.get_ident())
+            try:
+                call()
+            finally:
+                self._helpers.discard(threading.get_ident())
+
+        return aside(name, registered)
+
+    def _give_back(self) -> bool:
+        """False when it was not done in time, or somebody could not wait."""
+        runs = self._pool.claim_running()
+        if self._isolation is not None:
+            runs += self._isolation.claim_running()
+        # In a thread of its own: with a broker that does not answer each one may take seconds.
+        helper = self.call("qbridge-hand-back", lambda: self._hand_back(runs))
+        begin = heard = monotonic()
+        steps, requests = self._steps, self._requests()  # one more request, and there is no time for this either
+        while helper.is_alive():
+            helper.join(_JOIN_POLL)
+            now = monotonic()
+            if self._steps != steps:
+                steps, heard = self._steps, now
+            silence = _SILENCE if steps else _CLOSING  # the executor comes first, and ends what it runs in its own time
+            if now - heard > self._patience(silence) or now - begin > self._patience(_HAND_BACK_TIME):
+                return False
+            if self._requests() != requests:
+                return False
+        return True
+
+    def _patience(self, seconds: float) -> float:
+        """How long to wait for the broker: hardly, when somebody has asked twice to stop."""
+        return seconds if self._requests() < 2 else min(seconds, _HURRY)
+
+    def _hand_back(self, runs: Sequence[Run]) -> None:
+        self._job.executor.close()  # what goes back must not go on here
+        if self._isolation is not None:
+            self._isolation.close()
+        self._steps += 1
+        for run in runs:
+            if self._over.is_set():
+                return  # the time was over
+            _log.warning(
+                "task %s did not finish in time; it goes back to the queue", run.task_id, extra=run.log_fields()
+            )
+            self._job.settler.hand_back(run.delivery)
+            self._steps += 1
+        self._return(self._job.intake.left_over()[::-1])  # each goes to the front: this keeps their order
+
+    def _return(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            self._job.settler.hand_back(delivery)
+            self._steps += 1
+
+    def _flush(self, seconds: float) -> None:
+        flushed: list[bool] = []
+
+        def flush() -> None:
+            try:
+                flushed.append(self._client.flush(self._patience(seconds)))
+            except QBridgeError as exc:
+                _log.warning("the last settlements did not reach the broker: %s", exc)
+                flushed.append(True)
+
+        # In a thread of its own: a lock of the client may be held by a handler that hangs.
+        self.call("qbridge-flush", flush).join(self._patience(seconds) + _JOIN_POLL)
+        if not any(flushed):
+            _log.warning("some settlements did not reach the broker; those tasks will be delivered again")

@@ -1,0 +1,16 @@
+"""Tells whether a queue has no work left."""
+
+from __future__ import annotations
+
+from qbridge_core.contract.client import QueueClient, suspects_queue
+from qbridge_core.errors import TransientError
+
+
+def is_empty(client: QueueClient, queue: str) -> bool:
+    """True when nothing is ready, in flight or delayed, neither in the queue nor beside it; False when nobody knows."""
+    queues = [queue, suspects_queue(queue)] if client.capabilities.crashes else [queue]
+    try:
+        counts = [client.stats(each) for each in queues]
+    except TransientError:
+        return False
+    return all(stats.ready == stats.in_flight == stats.delayed == 0 for stats in counts)

@@ -1,0 +1,218 @@
+"""Hands deliveries from the client to the worker threads.
+
+An idle worker that finds nothing ready becomes the reader: it alone calls ``receive``, asks for as many messages as
+there are idle workers (for some more when tasks are quick, see ``readahead``), keeps one and leaves the
+rest to the others. So next to nothing is held that no worker is free for, no thread stands between the broker and the
+workers, and a backend's ``receive`` needs to serve one thread only.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from typing import Final
+
+from qbridge_core.contract.client import QueueClient
+from qbridge_core.contract.message import Delivery
+from qbridge_core.errors import BrokerUnavailableError, NotConnectedError, QBridgeError
+from qbridge_core.runtime.clock import monotonic
+from qbridge_core.runtime.logs import logger
+from qbridge_core.runtime.outage import Outage
+from qbridge_core.work.poison.suspects import Suspects
+from qbridge_core.work.readahead import LARGE, ReadAhead
+
+_log: Final = logger("qbridge.worker")
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 2.0
+_STALE_AFTER: Final = 1.0
+
+
+class Intake:
+    """The deliveries of one queue for the workers of one process. Thread-safe.
+
+    Args:
+        client: the broker.
+        queue: the input queue.
+        workers: how many workers there are.
+        poll_timeout: seconds that one ``receive`` may wait.
+        suspects: messages that must run apart, if the backend can tell which those are.
+    """
+
+    def __init__(
+        self, client: QueueClient, queue: str, workers: int, poll_timeout: float, suspects: Suspects | None = None
+    ) -> None:
+        self._client = client
+        self._queue = queue
+        self._poll_timeout = poll_timeout
+        self._ready: deque[Delivery] = deque()
+        self._reading = threading.Lock()
+        self._idle = _Gauge()
+        self._workers = workers
+        self._read_ahead = ReadAhead(workers)
+        self._received = 0
+        self._received_at = 0.0
+        self._closed = threading.Event()
+        self._pause = 0.0
+        self._outage = Outage()
+        self._suspects = suspects
+        self._alone: Delivery | None = None
+        self._ending_alone = threading.Lock()
+        self.ending = False
+        """Set it to let nothing more out, before ``close``; a plain attribute, so that a signal handler can."""
+
+    @property
+    def closed(self) -> bool:
+        """True after ``close``."""
+        return self._closed.is_set()
+
+    def open(self) -> None:
+        """Start the consumer."""
+        self._client.subscribe(self._queue, self._workers)
+
+    def shut(self) -> None:
+        """Let no more deliveries out. Waits for nothing."""
+        self.ending = True
+        self._closed.set()
+
+    def close(self) -> None:
+        """Let no more deliveries out and wake the reader. May be called again, to wake a reader that was late."""
+        self.shut()
+        try:
+            self._client.unsubscribe(self._queue)
+        except QBridgeError as exc:
+            _log.debug("unsubscribe while closing: %s", exc)
+
+    def take(self) -> Delivery | None:
+        """Wait for the next delivery; None when the intake is closed.
+
+        Raises:
+            NotConnectedError: somebody disconnected the client.
+        """
+        if self._ready and not self.ending:
+            try:
+                return self._ready.popleft()
+            except IndexError:
+                pass  # another worker was quicker
+        self._idle.add(1)
+        self._reading.acquire()
+        delivery = None
+        try:
+            delivery = self._take_or_read()
+            return delivery
+        finally:
+            self._idle.add(-1)  # before the lock is free: the next reader must not count this worker
+            if delivery is None or not self._runs_alone(delivery):
+                self._reading.release()  # otherwise ``done`` or ``stale`` does
+
+    def done(self, delivery: Delivery) -> None:
+        """A delivery has been dealt with; when it ran alone, the others may go on."""
+        if delivery.queue != self._queue and self._suspects is not None:
+            self._suspects.ended(delivery)
+            self._go_on(delivery)
+
+    def _take_or_read(self) -> Delivery | None:
+        while not self.ending:
+            if not self._ready:
+                if self._suspects is not None and (suspect := self._suspects.take(self._is_quiet, self._closed)):
+                    if self._runs_alone(suspect):
+                        self._alone = suspect  # whoever takes it keeps the right to read
+                    return suspect
+                self._ready.extend(self._read())
+            try:
+                return self._ready.popleft()
+            except IndexError:
+                pass  # nothing came, or another worker was quicker
+        return None
+
+    def left_over(self) -> list[Delivery]:
+        """Remove and return what was received and no worker took. Call it when the workers have ended."""
+        left = list(self._ready)
+        self._ready.clear()
+        return left
+
+    def stale(self) -> list[Delivery]:
+        """Remove and return what has waited for a second, because tasks take longer than those before them.
+
+        Other worker processes may be idle: it belongs back into the queue. Also lets the others go on when they have
+        waited long enough for a suspect that runs alone.
+        """
+        alone = self._alone
+        if alone is not None and self._suspects is not None and self._suspects.is_over():
+            self._go_on(alone)
+        waiting: list[Delivery] = []
+        if self._ready and monotonic() - self._received_at > _STALE_AFTER:
+            try:
+                while True:
+                    waiting.append(self._ready.pop())
+            except IndexError:
+                pass  # that was the last one, or a worker has come for it
+        return waiting
+
+    def _runs_alone(self, delivery: Delivery) -> bool:
+        return delivery.queue != self._queue and self._suspects is not None and self._suspects.is_alone(delivery)
+
+    def _go_on(self, delivery: Delivery) -> None:
+        """Let others read, if they wait for this suspect."""
+        with self._ending_alone:
+            if delivery is not self._alone:
+                return
+            self._alone = None
+        self._reading.release()
+
+    def _is_quiet(self) -> bool:
+        """True when every worker waits here, so that nothing runs."""
+        return self._idle.value >= self._workers
+
+    def _read(self) -> list[Delivery]:
+        idle = max(1, self._idle.value)
+        done = self._received - (self._workers - idle)
+        more = self._read_ahead.more(done, monotonic())
+        try:
+            batch = self._client.receive(self._queue, idle + more, self._poll_timeout)
+        except NotConnectedError:
+            raise
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the worker must go on asking
+            self._wait_after(exc)
+            return []
+        self._received += len(batch)
+        if batch and (len(batch[-1].body) > LARGE or self._read_ahead.size > LARGE):
+            self._read_ahead.seen(len(batch[-1].body))
+        self._received_at = monotonic()
+        if self._pause:
+            self._pause = 0.0
+            self._say_that_it_works()
+        return batch
+
+    def _wait_after(self, exc: Exception) -> None:
+        """The client reconnects by itself: keep asking, with pauses, and say so once and then each minute."""
+        if not self._pause:
+            self._outage.began()
+        self._pause = min(max(_FIRST_PAUSE, self._pause * 2), _LONGEST_PAUSE)
+        said_by_client = self._client.logs_outages and isinstance(exc, BrokerUnavailableError)
+        loud = not said_by_client and self._outage.is_news(exc)
+        _log.log(
+            logging.ERROR if loud else logging.DEBUG,
+            "cannot receive from %s: %s; it is tried again until it works", self._queue, exc,
+            extra={"qbridge_queue": self._queue}, exc_info=None if isinstance(exc, QBridgeError) else exc,
+        )  # fmt: skip
+        self._closed.wait(self._pause)
+
+    def _say_that_it_works(self) -> None:
+        seconds = self._outage.ended()
+        _log.log(
+            logging.INFO if self._outage.was_reported else logging.DEBUG,
+            "receiving from %s again after %.1f s", self._queue, seconds or 0.0, extra={"qbridge_queue": self._queue},
+        )  # fmt: skip
+
+
+class _Gauge:
+    """A number that many threads change."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.value = 0
+
+    def add(self, change: int) -> None:
+        with self._lock:
+            self.value += change

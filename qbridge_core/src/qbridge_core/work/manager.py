@@ -1,0 +1,419 @@
+"""``TaskManager``: a handler, a queue and a dead-letter queue, run by worker threads until told to stop."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Final, Literal, Self
+
+from qbridge_core.contract.checks import MAX_ID_CHARS, check_queue_name, require_seconds
+from qbridge_core.contract.client import QueueClient, suspects_queue
+from qbridge_core.errors import (
+    ConfigurationError,
+    IdleTimeoutError,
+    NotConnectedError,
+    QBridgeError,
+)
+from qbridge_core.execute.coroutines import AsyncHandler
+from qbridge_core.execute.executor import Executor, Handler, checked_handler, is_coroutine_function, loading
+from qbridge_core.runtime.clock import monotonic
+from qbridge_core.runtime.logs import flush, logger
+from qbridge_core.runtime.processors import usable_processors
+from qbridge_core.runtime.signals import stop_signals
+from qbridge_core.task.lifecycle import Lifecycle
+from qbridge_core.task.outcome import RunReport, Tally
+from qbridge_core.task.retry import IMMEDIATELY, Backoff, ExceptionRule, RetryPolicy
+from qbridge_core.work.arguments import (
+    checked_client,
+    checked_count,
+    checked_crashes,
+    checked_exceptions,
+    checked_flag,
+    checked_program,
+    checked_redact,
+    checked_rules,
+)
+from qbridge_core.work.idle import is_empty
+from qbridge_core.work.intake import Intake
+from qbridge_core.work.isolation import Isolation, can_be_isolated
+from qbridge_core.work.poison.suspects import Suspects
+from qbridge_core.work.session import Session
+from qbridge_core.work.settle import Rules, Settler
+from qbridge_core.work.worker import Job
+
+_log: Final = logger("qbridge.manager")
+_IDLE_POLL: Final = 0.02
+_LAST_MOMENT: Final = 0.5
+DEFAULT_GRACE_PERIOD: Final = 25.0
+DEFAULT_MAX_ABANDONED: Final = 100
+
+
+class TaskManager:
+    """Consumes tasks from a queue and runs a handler on each, at least once.
+
+    A message is acknowledged after its handler returned. When the handler raises or runs too long, the message is
+    retried up to ``max_retries`` times and then moved to the dead-letter queue with an explanation. Anything
+    that is not a task goes there at once. The counting travels with the message, so it survives restarts and goes on in
+    other workers.
+
+    Args:
+        queue_client: a connected client; the manager never disconnects it.
+        handler: called as ``handler(payload)`` in one of the worker threads; it must be thread-safe if
+            ``max_workers`` is not 1, and raise an exception when the task failed. What it returns is ignored. An
+            ``async def`` handler runs on an event loop that all workers share, and is cancelled at its timeout. One
+            that needs a second argument gets its :class:`~qbridge_core.TaskContext`, as from
+            :func:`~qbridge_core.current_task`; a second parameter with a default keeps its default.
+        input_queue: where the tasks come from; created when missing.
+        dead_letter_queue: where failed tasks go; created when missing.
+        max_retries: how often to retry after the first failed run.
+        task_timeout: seconds that a run may take, counted from its start. A handler that runs longer has failed; its
+            thread is replaced, and what it still does is ignored; its process is killed.
+        max_workers: how many tasks run at once; ``None`` means ``min(32, processors + 4)``, and ``processors`` for
+            processes: those that an affinity and a container's limit leave to this process.
+        backoff: delays between attempts, held by the broker; none by default.
+        dead_letter_on: exception types that are dead-lettered at once, without a retry. A handler can also raise
+            :class:`~qbridge_core.Retry`, :class:`~qbridge_core.Reject` or :class:`~qbridge_core.Snooze`.
+        retry_rules: :class:`~qbridge_core.ExceptionRule` objects that give some exception types a backoff or a limit of
+            their own; the first that matches counts.
+        grace_period: seconds that running tasks get to finish when the manager stops.
+        max_crashes: how many processes a task may kill before it is dead-lettered as ``crashed``, at least 2: at the
+            first death another task may be the cause, so a suspect runs the next time in a child process of its own,
+            which imports the handler's module only; where that cannot be, alone in a worker. Needs a backend that sees
+            such deaths (``capabilities.crashes``).
+        max_abandoned: how many handlers, hooks and the like may hang past their timeout, each holding a thread, before
+            the manager stops and raises :class:`~qbridge_core.TooManyStuckTasksError`.
+        max_message_bytes: a longer message is malformed; ``None`` means what the client publishes at most.
+        plugins: objects or modules that implement lifecycle hooks (:mod:`qbridge_core.hookspecs`). A hook that does not
+            return for ``task_timeout``, at least a second, is left out and its thread replaced, as are a backoff, whose
+            delay then counts as 0, and ``redact``.
+        executor: ``"thread"``, or ``"process"`` to run each handler in one of ``max_workers`` child processes: then a
+            handler can be killed when its time is over, may crash its process, and does not share the interpreter
+            with the others. Another process must be able to import it, and the main program must be guarded by
+            ``if __name__ == "__main__":``, as for ``multiprocessing``. Not on Windows.
+        interrupt: whether :class:`~qbridge_core.HandlerTimeout` is raised in a handler whose time is over, as soon as
+            control is in code of the handler's own top-level package. ``False`` lets it run on; it is fenced and its
+            thread replaced all the same. Of no effect on ``async def`` handlers, which are cancelled, and processes.
+        max_tasks_per_child: a child process is replaced after so many runs; ``None`` means never.
+        max_memory_per_child: a child process that holds more bytes of memory after a run is replaced; ``None`` means
+            never.
+        redact: called with the text of a handler's exception and with its traceback, before they are logged or written
+            into a dead letter; returns what may be shown. When it raises or hangs, the text is left out. Hooks see the
+            exception itself. It should be quick, and is called by several threads.
+
+    Raises:
+        ConfigurationError: an argument is wrong; the text says which and why.
+        NotConnectedError: the client is not connected.
+
+    ``start`` is for a worker program. In tests use ``run_until_idle``, or ``with manager:`` to have it run in the
+    background. ``stop``, ``wait``, ``report``, ``running`` and ``error`` may be used in any thread; the rest in one
+    thread at a time.
+    """
+
+    def __init__(
+        self,
+        queue_client: QueueClient,
+        handler: Handler,
+        input_queue: str,
+        dead_letter_queue: str,
+        max_retries: int = 3,
+        task_timeout: float = 10.0,
+        max_workers: int | None = None,
+        *,
+        backoff: Backoff = IMMEDIATELY,
+        dead_letter_on: Sequence[type[BaseException]] = (),
+        retry_rules: Sequence[ExceptionRule] = (),
+        grace_period: float = DEFAULT_GRACE_PERIOD,
+        max_crashes: int = 3,
+        max_abandoned: int = DEFAULT_MAX_ABANDONED,
+        max_message_bytes: int | None = None,
+        plugins: Sequence[object] = (),
+        executor: Literal["thread", "process"] = "thread",
+        interrupt: bool = True,
+        max_tasks_per_child: int | None = None,
+        max_memory_per_child: int | None = None,
+        redact: Callable[[str], str] | None = None,
+    ) -> None:
+        self._client = checked_client(queue_client)
+        self._handler = checked_handler(handler)
+        self._input_queue = check_queue_name(input_queue, MAX_ID_CHARS - len(suspects_queue("")), what="input_queue")
+        self._dead_letter_queue = check_queue_name(dead_letter_queue, what="dead_letter_queue")
+        if input_queue == dead_letter_queue:
+            raise ConfigurationError(f"input_queue and dead_letter_queue are both {input_queue!r}; they must differ")
+        if dead_letter_queue == suspects_queue(input_queue):
+            raise ConfigurationError(
+                f"dead_letter_queue cannot be {dead_letter_queue!r}: tasks of {input_queue!r} that may have killed "
+                "their worker wait there to run again; choose another name"
+            )
+        policy = RetryPolicy(max_retries, backoff, checked_exceptions(dead_letter_on), checked_rules(retry_rules))
+        backoffs = [backoff, *(rule.backoff for rule in policy.rules if rule.backoff is not None)]
+        if not queue_client.capabilities.delay and any(each != IMMEDIATELY for each in backoffs):
+            raise ConfigurationError(f"{type(queue_client).__name__} has no delays, so backoff cannot be used with it")
+        self._task_timeout = require_seconds("task_timeout", task_timeout, positive=True)
+        self._program = checked_program(executor, self._handler, policy, max_tasks_per_child, max_memory_per_child)
+        self._rules = Rules(
+            queue=input_queue,
+            policy=policy,
+            task_timeout=self._task_timeout,
+            max_crashes=checked_crashes(max_crashes),
+            processes=self._program is not None,
+            redact=checked_redact(redact),
+        )
+        processors = usable_processors()
+        usual = min(32, processors + 4) if self._program is None else processors
+        self._max_workers = checked_count("max_workers", max_workers) or usual
+        self._grace_period = require_seconds("grace_period", grace_period)
+        self._max_abandoned = checked_count("max_abandoned", max_abandoned) or DEFAULT_MAX_ABANDONED
+        self._max_message_bytes = (
+            checked_count("max_message_bytes", max_message_bytes) or queue_client.max_message_bytes
+        )
+        self._interrupt = checked_flag("interrupt", interrupt)
+        self._lifecycle = Lifecycle(plugins)
+        self._tally = Tally()
+        self._session: Session | None = None
+        self._background: threading.Thread | None = None
+        self._last_error: BaseException | None = None
+
+    # ------------------------------------------------------------------ running
+
+    def start(self, poll_timeout: float = 5.0) -> None:
+        """Process tasks until ``stop`` is called or, in the main thread, SIGINT or SIGTERM arrives.
+
+        Stopping is graceful: no new tasks, running ones get ``grace_period`` seconds, the rest goes back to the queue.
+        A second signal ends the grace period at once, a third one ends the process (exit status 128 + signal). Returns
+        at most 2.5 s after the grace period, whatever hangs; the previous signal handlers are back then.
+
+        Args:
+            poll_timeout: seconds that one request for messages may wait at the broker.
+
+        Raises:
+            ConfigurationError: ``poll_timeout`` is not a positive number, or the manager runs already.
+            NotConnectedError: the client is not connected, or was disconnected meanwhile.
+            QBridgeError: the queues could not be created.
+        """
+        session = self._open_session(require_seconds("poll_timeout", poll_timeout, positive=True))
+        session.starter = threading.get_ident()
+        try:
+            with stop_signals(session.request_stop_by_signal):
+                self._launch(session)
+                try:
+                    session.wait()
+                finally:  # something else interrupted the wait
+                    if not session.stopped.is_set():
+                        session.request_stop()
+                        session.wait()
+        finally:
+            if self._session is session:  # since ``stop`` returned, another thread may have begun the next one
+                self._session, self._last_error = None, session.error
+            flush()
+        if session.error is not None:
+            raise session.error
+
+    @property
+    def running(self) -> bool:
+        """True from the start until it has stopped; a worker that ended because of an error is not running."""
+        session = self._session
+        return session is not None and session.pid == os.getpid() and not session.stopped.is_set()
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why it ended, or is about to end, without being asked to; None when it runs well, and after a ``stop``.
+
+        Also set when it could not start. The next start forgets it.
+        """
+        session = self._session
+        return self._last_error if session is None else session.error
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it does not run any more, because of a ``stop`` or of an ``error``; may be called in any thread.
+
+        Returns True when it does not run, False when ``timeout`` was over first.
+
+        Args:
+            timeout: seconds; ``None`` means without end.
+
+        Raises:
+            ConfigurationError: ``timeout`` is no number of at least 0, or a handler or a hook would wait for itself.
+        """
+        seconds = None if timeout is None else require_seconds("timeout", timeout)
+        self._refuse_in_handler("wait()")
+        session = self._session
+        return session is None or session.pid != os.getpid() or session.stopped.wait(seconds)
+
+    @property
+    def queue_client(self) -> QueueClient:
+        """The client that this manager was made with."""
+        return self._client
+
+    def stop(self, *, now: bool = False) -> None:
+        """Ask a running manager to stop gracefully, and wait until it has. Does nothing when it does not run.
+
+        Called by a handler or a hook it only asks, since waiting for itself would never end. So it does in a coroutine,
+        in ``asyncio.to_thread``, in a callback on the handlers' loop, and in a thread that the handler started with a
+        copy of its context. Any other thread waits: a handler that waits for such a one in turn is a task that runs
+        until ``grace_period`` is over. In a process that was forked from the manager's one it does nothing.
+
+        Args:
+            now: end the grace period of the running tasks, as a second signal does.
+        """
+        session = self._session
+        if session is None or session.pid != os.getpid():
+            return
+        session.request_stop(2 if now else 1)
+        if not session.waits_for_caller():
+            session.wait()
+
+    def run_until_idle(self, timeout: float = 30.0) -> RunReport:
+        """Process tasks until the queue is empty: nothing ready, in flight or delayed.
+
+        Returns what happened since the manager was created. RabbitMQ tells a client only of its own deliveries in
+        flight, so there the work of other processes on the same queue is not waited for.
+
+        Args:
+            timeout: seconds after which to give up.
+
+        Raises:
+            IdleTimeoutError: there was work left after ``timeout`` seconds; its ``report`` says what was done.
+            ConfigurationError: ``timeout`` is not a positive number, or a handler or hook of this manager asks, whose
+                own task would never be done.
+            QBridgeError: the manager could not start or had to stop.
+        """
+        deadline = monotonic() + require_seconds("timeout", timeout, positive=True)
+        self._refuse_in_handler("run_until_idle()")
+        if self._is_running():
+            return self._wait_until_idle(deadline, timeout)
+        with self:
+            self._wait_until_idle(deadline, timeout)
+        return self.report()
+
+    def report(self) -> RunReport:
+        """What happened since the manager was created."""
+        return self._tally.report()
+
+    def __enter__(self) -> Self:
+        """Start processing in a background thread."""
+        session = self._open_session(poll_timeout=1.0)
+        self._background = self._launch(session)
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop gracefully; raise what ended the background thread early, unless the block raised itself."""
+        self.stop()
+        self._refuse_in_handler("leaving its `with` block")
+        session, self._session = self._session, None
+        if session is not None:
+            self._last_error = session.error
+        if self._background is not None:
+            self._background.join(_LAST_MOMENT)
+            self._background = None
+        flush()
+        if self._last_error is not None and exc is None:
+            raise self._last_error
+
+    def _launch(self, session: Session) -> threading.Thread:
+        """Run the session in a thread of its own, so that nothing in it can keep this one from stopping."""
+        thread = threading.Thread(target=session.run, name="qbridge-manager", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as exc:
+            session.stopped.set()
+            session.wakeup.close()
+            self._session, self._last_error = None, exc
+            raise
+        return thread
+
+    def _refuse_in_handler(self, what: str) -> None:
+        session = self._session
+        if session is None or session.stopped.is_set() or session.pid != os.getpid():
+            return
+        if session.waits_for_caller():
+            raise ConfigurationError(
+                f"{what} waits for the handlers of this TaskManager, and one of them or a hook asks for it: "
+                "it would wait for itself; stop() only asks there"
+            )
+
+    def _is_running(self) -> bool:
+        session = self._session
+        return self._background is not None or (session is not None and not session.stopped.is_set())
+
+    def _open_session(self, poll_timeout: float) -> Session:
+        if self._is_running():
+            raise ConfigurationError("this TaskManager is running already; create a second one")
+        self._last_error = None
+        try:
+            self._session = self._prepared(poll_timeout)
+        except BaseException as exc:
+            self._last_error = exc
+            raise
+        return self._session
+
+    def _prepared(self, poll_timeout: float) -> Session:
+        if not self._client.connected:
+            raise NotConnectedError("the queue client is not connected; call its connect() first")
+        if loading.is_set():
+            raise ConfigurationError(
+                "the main program starts its TaskManager again in each child process, which imports it: "
+                "put the start below `if __name__ == '__main__':`"
+            )
+        self._client.declare(self._input_queue, self._dead_letter_queue)
+        self._client.check_task_timeout(self._input_queue, self._task_timeout, self._max_workers)
+        suspects = self._declare_suspects()
+        give_up = threading.Event()
+        settler = Settler(self._client, self._rules, self._lifecycle, self._tally, give_up, suspects)
+        intake = Intake(self._client, self._input_queue, self._max_workers, poll_timeout, suspects)
+        job = Job(self._executor(), intake, settler, self._lifecycle, self._task_timeout, self._max_message_bytes)
+        isolation = self._isolation(suspects, settler)
+        return Session(
+            self._client, job, self._input_queue, self._max_workers, self._max_abandoned, self._grace_period, give_up,
+            isolation,
+        )  # fmt: skip
+
+    def _executor(self) -> Executor:
+        if self._program is not None:
+            from qbridge_core.execute.processes.children import ProcessExecutor
+
+            return ProcessExecutor(self._program)
+        if is_coroutine_function(self._handler):
+            return AsyncHandler(self._handler, self._max_workers)
+        return Executor(self._handler, self._interrupt)
+
+    def _declare_suspects(self) -> Suspects | None:
+        if not self._client.capabilities.crashes:
+            return None
+        suspects = Suspects(
+            self._client,
+            suspects_queue(self._input_queue),
+            self._rules.max_crashes,
+            in_children=self._rules.processes,
+        )
+        self._client.declare(suspects.queue, self._dead_letter_queue)
+        return suspects
+
+    def _isolation(self, suspects: Suspects | None, settler: Settler) -> Isolation | None:
+        """What runs suspects in a child process, where that may be possible."""
+        if suspects is None or self._rules.processes or not can_be_isolated(self._handler):
+            return None
+        return Isolation(
+            suspects, settler, self._lifecycle, self._handler, self._task_timeout, self._max_message_bytes,
+            self._max_workers,
+        )  # fmt: skip
+
+    def _wait_until_idle(self, deadline: float, timeout: float) -> RunReport:
+        session = self._session
+        # Twice in a row: a delivery can be on its way between the broker's count and the client's.
+        quiet = 0
+        while quiet < 2:
+            if session is None or session.error is not None or session.stopped.is_set():
+                raise self.error or QBridgeError("the manager stopped before the queue was empty")
+            quiet = quiet + 1 if is_empty(self._client, self._input_queue) else 0
+            if monotonic() > deadline:
+                raise IdleTimeoutError(
+                    f"{self._input_queue!r} still has work after {timeout:g} s ({self._tally.report()})",
+                    self.report(),
+                )
+            session.stopped.wait(_IDLE_POLL)
+        flush()
+        return self.report()

@@ -1,0 +1,337 @@
+"""The side queue for messages that may be killing their workers.
+
+When a worker process dies, every task that it held is a suspect, and only one of them may be guilty. A suspect is moved
+to the queue ``<queue>.suspects``, and its next run tells more:
+
+* in a child process of its own (``isolation``) wherever one can be had. A child that dies leaves no
+  doubt, and nobody waits for it. Such a message is marked as running *beside* others: when a whole worker dies while it
+  holds one, that is a suspicion and no more, because the worker ran other tasks too.
+* alone in a worker, where no child can be had, or when ``max_crashes`` workers have died with it although it ran in a
+  child (a container's limit may kill both). Nothing is read meanwhile, for a few seconds at most. When the other tasks
+  do not end by then, a suspect runs beside them, marked; one with so many suspicions waits for another chance.
+
+Which of the two it is stands on the message before the run, so that whoever gets it after a death can tell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from qbridge_core.contract.client import QueueClient, worker_identity
+from qbridge_core.contract.message import (
+    BESIDE,
+    CRASHES,
+    SUSPICIONS,
+    TASK_ID,
+    Delivery,
+    Failure,
+    Reason,
+    SuspectFailure,
+    meta_int,
+    meta_text,
+)
+from qbridge_core.errors import BrokerUnavailableError, QBridgeError
+from qbridge_core.runtime.clock import monotonic
+from qbridge_core.runtime.logs import logger
+from qbridge_core.work.poison.witness import current_witness
+
+_log: Final = logger("qbridge.worker")
+LOOK_EVERY: Final = 5.0
+_QUIET_POLL: Final = 0.01
+# With what it takes to find a suspect, and the watch that ends a stop and looks once a second, this stays below 5 s.
+_LONGEST_STOP: Final = 3.0
+_LONGEST_LOOK: Final = 0.9
+_BUSY: Final = 0.5
+_FEW: Final = 5
+# Others get so many times as long as they were stopped.
+_WORK_SHARE: Final = 5.0
+# One failure is no news: a connection is lost now and then, and the client reports that itself.
+_BEAR: Final = 3
+_WARN_EVERY: Final = 60.0
+
+
+def suspicions(delivery: Delivery) -> int:
+    """How many workers have died with a message, for none of which it could be charged."""
+    told = meta_int(delivery.meta, SUSPICIONS)
+    # A backend that does not know the mark counts the deaths as crashes.
+    return told + max(0, delivery.crashes - charged(delivery)) if BESIDE in delivery.meta else told
+
+
+def charged(delivery: Delivery) -> int:
+    """How many deaths are known to be this message's doing."""
+    return meta_int(delivery.meta, CRASHES) if BESIDE in delivery.meta else delivery.crashes
+
+
+class Suspects:
+    """Takes suspects from the side queue. Thread-safe, but for ``take``, which is for one thread at a time.
+
+    Args:
+        client: the broker.
+        queue: the side queue.
+        max_crashes: so many deaths that it is charged with convict a message, and so many suspicions have it run alone.
+        in_children: workers run all tasks in child processes, so a suspect need not wait for anything.
+
+    Attributes:
+        isolated: other threads (``isolation``) take the suspects and run them in child processes; what
+            is left to the workers are those that must run alone.
+        wanted: set when there may be something for those threads to do.
+    """
+
+    def __init__(self, client: QueueClient, queue: str, max_crashes: int = 3, *, in_children: bool = False) -> None:
+        self._client = client
+        self._witness = current_witness()
+        self._max_crashes = max_crashes
+        self._in_children = in_children
+        self.queue = queue
+        self.isolated = False
+        self.wanted = threading.Event()
+        self._turn = threading.Lock()
+        self._counting = threading.Lock()
+        self._apart = 0
+        self._stops = _Stops()
+        self._look_at = 0.0
+        self._look_again = False
+        self._must_run_alone = False
+        self._alone: Delivery | None = None
+        self._alone_since = self._alone_until = 0.0
+        self._failures = 0
+        self._warn_at = 0.0
+
+    @property
+    def may_run_beside(self) -> bool:
+        """Whether a suspect that is moved now will run in a child process, so that its worker need run nothing else."""
+        return self.isolated or self._in_children
+
+    def moved(self) -> None:
+        """A suspect was put into the side queue: look soon."""
+        self._look_at = 0.0
+        self.wanted.set()
+
+    def is_convicted(self, delivery: Delivery) -> bool:
+        """Whether a message has killed so many processes that it must not run again."""
+        return charged(delivery) >= self._max_crashes
+
+    # ------------------------------------------------------------------ for the threads with a child process
+
+    def take_isolated(self) -> Delivery | None:
+        """The next suspect to run in a child process, or one that is convicted; None when there is none.
+
+        Call ``release`` when it has been dealt with.
+        """
+        if not self._turn.acquire(timeout=LOOK_EVERY):  # one runs alone in a worker
+            return None
+        try:
+            delivery = self._look(self._next_isolated)
+            if delivery is not None:
+                with self._counting:
+                    self._apart += 1
+        finally:
+            self._turn.release()
+        return delivery
+
+    def release(self) -> None:
+        """A suspect that ``take_isolated`` returned has been dealt with."""
+        with self._counting:
+            self._apart -= 1
+
+    def leave(self, delivery: Delivery) -> None:
+        """No child process can be had for it: leave it and those behind it to the workers."""
+        self.isolated = False
+        if not self._write_anew(delivery, beside=True):
+            with contextlib.suppress(QBridgeError):  # what is not settled the broker delivers again at the end
+                self._client.reject(delivery, requeue=True)
+        self.moved()
+
+    def _next_isolated(self, waiting: int) -> Delivery | None:
+        for _ in range(2 * waiting):
+            delivery = self._receive()
+            if delivery is None or self.is_convicted(delivery):
+                return delivery
+            exhausted = self._is_exhausted(delivery)
+            if exhausted:
+                self._must_run_alone = True
+            elif BESIDE in delivery.meta:
+                return delivery
+            if not self._write_anew(delivery, beside=True):
+                return delivery
+        return None
+
+    # ------------------------------------------------------------------ for the workers
+
+    def take(self, is_quiet: Callable[[], bool], closed: threading.Event) -> Delivery | None:
+        """The next suspect for a worker's thread, while that keeps the others from reading; None when there is none.
+
+        When ``is_alone`` says so, they must not read before ``is_over`` or ``ended``.
+        """
+        began = monotonic()
+        if began < self._look_at or (self.isolated and not self._must_run_alone):
+            return None
+        if self._apart or not self._turn.acquire(blocking=False):  # suspects run in child processes
+            self._look_at = began + _BUSY
+            return None
+        self._look_at = began + LOOK_EVERY  # before the look, so that ``moved`` meanwhile is not forgotten
+        try:
+            delivery = self._look(lambda waiting: self._next(waiting, lambda: is_quiet() and not self._apart, closed))
+        finally:
+            if self._alone is None:
+                self._turn.release()
+        if delivery is not None or self._look_again:
+            self._look_at = 0.0  # at once when it is done
+            self._look_again = False
+        return delivery
+
+    def is_alone(self, delivery: Delivery) -> bool:
+        """Whether a suspect that ``take`` returned runs with nothing beside it."""
+        return delivery is self._alone
+
+    def is_over(self) -> bool:
+        """Whether others have waited long enough for a suspect that runs alone."""
+        return self._alone is not None and monotonic() >= self._alone_until
+
+    def began(self, task_id: str) -> None:
+        """A suspect is about to run in a worker's thread."""
+        self._witness.began(self.queue, task_id)
+
+    def ended(self, delivery: Delivery) -> None:
+        """The suspect has been dealt with, and this process lives."""
+        self._witness.ended()
+        if delivery is self._alone:
+            self._alone = None
+            self._stops.spend(monotonic() - self._alone_since)
+            self._turn.release()
+
+    def last_death(self, task_id: str) -> str:
+        """How the last process that ran this suspect in a worker's thread ended; "" when nobody saw it."""
+        return self._witness.last_death(self.queue, task_id)
+
+    def _next(self, waiting: int, is_quiet: Callable[[], bool], closed: threading.Event) -> Delivery | None:
+        self._must_run_alone = False
+        # With many suspects each process finds one. With few, whoever holds one waits, and other processes need not.
+        quiet = is_quiet() or (waiting > _FEW and not self.may_run_beside and self._wait_until(is_quiet, closed))
+        until = monotonic() + _LONGEST_LOOK
+        while monotonic() < until:
+            delivery = self._receive()
+            if delivery is None or self.is_convicted(delivery):
+                return delivery
+            exhausted = self._is_exhausted(delivery)
+            if self.may_run_beside and not exhausted:
+                if self._in_children and BESIDE in delivery.meta:
+                    return delivery
+                if self._write_anew(delivery, beside=True):  # for the thread that is there for it
+                    continue
+                return delivery
+            if not quiet:
+                # Marked first: what waits for others to end would be charged when one of them kills us.
+                if BESIDE not in delivery.meta and self._write_anew(delivery, beside=True):
+                    continue
+                quiet = self._wait_until(is_quiet, closed)
+            if not quiet:
+                return self._not_alone(delivery, exhausted, closed)
+            if BESIDE in delivery.meta and self._write_anew(delivery, beside=False):
+                continue
+            self._alone_since = monotonic()
+            self._alone_until = self._alone_since + self._stops.left()
+            self._alone = delivery
+            return delivery
+        self._look_again = not self.isolated  # the others have waited for this long enough
+        return None
+
+    def _not_alone(self, delivery: Delivery, exhausted: bool, closed: threading.Event) -> Delivery | None:
+        """The others do not end: run a suspect beside them, but for one that has had enough of that."""
+        if closed.is_set():
+            self._client.reject(delivery, requeue=True)
+            return None
+        self._must_run_alone = exhausted
+        return None if exhausted and self._write_anew(delivery, beside=True) else delivery
+
+    def _wait_until(self, is_quiet: Callable[[], bool], closed: threading.Event) -> bool:
+        began = monotonic()
+        until = began + self._stops.left()
+        while not (quiet := is_quiet()) and monotonic() < until and not closed.wait(_QUIET_POLL):
+            pass
+        self._stops.spend(monotonic() - began)
+        return quiet
+
+    # ------------------------------------------------------------------ for both
+
+    def _is_exhausted(self, delivery: Delivery) -> bool:
+        return suspicions(delivery) >= self._max_crashes
+
+    def _look(self, take: Callable[[int], Delivery | None]) -> Delivery | None:
+        """Call it with the number of messages there are, if any."""
+        try:
+            stats = self._client.stats(self.queue)
+            # One that is held may have a dead holder, which only ``receive`` finds out.
+            delivery = take(stats.ready + stats.in_flight) if stats.ready + stats.in_flight else None
+        except QBridgeError as exc:
+            self._report(exc)
+            return None
+        self._failures = 0
+        return delivery
+
+    def _receive(self) -> Delivery | None:
+        for delivery in self._client.receive(self.queue, 1, 0.0):
+            delivery.suspected = True
+            return delivery
+        return None
+
+    def _write_anew(self, delivery: Delivery, *, beside: bool) -> bool:
+        """Put a copy at the end of the queue that says how it will run; False when the message has to run as it is."""
+        crashes = charged(delivery)
+        if not beside and self._is_exhausted(delivery):
+            crashes = self._max_crashes - 1  # it has had its chances: a death alone decides
+        now = time.time()
+        failure = Failure(
+            reason=Reason.CRASHED,
+            attempts=delivery.attempts,
+            crashes=crashes,
+            first_failed_at=delivery.first_failed_at or now,
+            last_failed_at=now,
+            source_queue=self.queue,
+            task_id=meta_text(delivery.meta, TASK_ID) or delivery.message_id or "",
+            worker=worker_identity(),
+        )
+        copy = SuspectFailure.of(failure, suspicions(delivery), beside=beside)
+        try:
+            self._client.reject(delivery, requeue=True, failure=copy)
+        except QBridgeError as exc:
+            _log.debug("a suspect of %s cannot be written anew: %s", self.queue, exc)
+            return False
+        return True
+
+    def _report(self, exc: QBridgeError) -> None:
+        self._failures += 1
+        now = monotonic()
+        said_by_client = self._client.logs_outages and isinstance(exc, BrokerUnavailableError)
+        if said_by_client or self._failures < _BEAR or now < self._warn_at:
+            _log.debug("cannot look for suspects: %s", exc)
+            return
+        self._warn_at = now + _WARN_EVERY
+        _log.warning(
+            "cannot look for suspects in %s, %d times in a row: %s", self.queue, self._failures, exc,
+            extra={"qbridge_queue": self.queue},
+        )  # fmt: skip
+
+
+class _Stops:
+    """For how long nothing may be read: a few seconds, which come back while work goes on. For one thread at a time."""
+
+    def __init__(self) -> None:
+        self._left = _LONGEST_STOP
+        self._since = monotonic()
+
+    def left(self) -> float:
+        """How many seconds a stop that begins now may last."""
+        now = monotonic()
+        self._left = min(_LONGEST_STOP, self._left + (now - self._since) / _WORK_SHARE)
+        self._since = now
+        return self._left
+
+    def spend(self, seconds: float) -> None:
+        """A stop of so many seconds is over."""
+        self._left = max(0.0, self._left - seconds)
+        self._since = monotonic()

@@ -1,0 +1,202 @@
+"""One run of a ``TaskManager``, from its start to the end of its graceful stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from typing import Final
+
+from qbridge_core.contract.client import QueueClient, worker_identity
+from qbridge_core.errors import QBridgeError
+from qbridge_core.runtime.clock import monotonic
+from qbridge_core.runtime.logs import logger
+from qbridge_core.runtime.wakeup import Wakeup
+from qbridge_core.task import foreign
+from qbridge_core.task.context import current_run
+from qbridge_core.work.ending import LONGEST, Ending
+from qbridge_core.work.isolation import Isolation
+from qbridge_core.work.worker import Job, WorkerPool
+
+_log: Final = logger("qbridge.manager")
+_STALE_POLL: Final = 1.0
+_LOOK_EVERY: Final = 0.25
+_JOIN_POLL: Final = 0.05
+_LONGEST_HURRY: Final = 1.3
+_LEFT_BEHIND: Final = (
+    "the stop was not done in time, because a hook does not return or a lock is never released; "
+    "what this process holds is delivered again"
+)
+_LONGEST_SLEEP: Final = 3600.0  # the platform's own limit on waiting is far away, but finite
+
+
+class Session:
+    """One run of a TaskManager from start to stop.
+
+    Attributes:
+        stopped: set at the end.
+        error: what ended it, unless it was asked to stop; set as soon as it is known.
+        pid: the process that it belongs to.
+        starter: the thread that waits for it in ``start``, if one does.
+    """
+
+    def __init__(
+        self,
+        client: QueueClient,
+        job: Job,
+        input_queue: str,
+        workers: int,
+        max_abandoned: int,
+        grace_period: float,
+        give_up: threading.Event,
+        isolation: Isolation | None = None,
+    ) -> None:
+        self.stopped = threading.Event()
+        self.error: BaseException | None = None
+        self.starter: int | None = None
+        self.pid = os.getpid()
+        self._job = job
+        self._queue = input_queue
+        self._isolation = isolation
+        self._grace_period = grace_period
+        self.wakeup = Wakeup()
+        self._stop_requests = 0
+        self._pool = WorkerPool(job, workers, max_abandoned, self.wakeup, isolation)
+        self._ending = Ending(client, job, self._pool, isolation, give_up, lambda: self._stop_requests)
+        self._thread: int | None = None
+        self._has_begun = False
+        self._started: tuple[threading.Thread, float] | None = None
+        self._must_end_at: float | None = None
+
+    def request_stop(self, times: int = 1) -> None:
+        """Begin to stop, the second time at once; may be called from any thread and from a signal handler."""
+        self._ask(max(times, self._stop_requests))
+
+    def request_stop_by_signal(self) -> None:
+        """Begin to stop, or end the grace period when already stopping."""
+        self._ask(self._stop_requests + 1)
+
+    def _ask(self, requests: int) -> None:
+        # Takes no lock: a signal handler may have interrupted whoever holds it.
+        self._job.intake.ending = True
+        self._stop_requests = requests
+        self._hurry()
+        self.wakeup.notify()
+
+    def waits_for_caller(self) -> bool:
+        """True where waiting for the end would be waiting for oneself.
+
+        That is in the threads of the supervisor, the workers and the executor, and in each other one that runs in a
+        copy of a running handler's context.
+        """
+        return (
+            threading.get_ident() in (self._thread, self.starter)
+            or self._ending.owns_current_thread()
+            or self._pool.owns_current_thread()
+            or self._job.executor.owns_current_thread()
+            or self._pool.runs(current_run.get())
+        )
+
+    def run(self) -> None:
+        """Process tasks until a stop is requested; then drain. Never raises: what goes wrong becomes the ``error``."""
+        self._thread = threading.get_ident()
+        try:
+            self._work()
+        except BaseException as exc:  # noqa: BLE001 - whatever it is, the worker ends with it
+            self._fail(exc)
+        try:
+            self._end()
+        except BaseException as exc:  # noqa: BLE001 - as above
+            self._fail(exc)
+        finally:
+            self._say_the_end()
+            self.stopped.set()
+            self.wakeup.close()
+
+    def wait(self) -> None:
+        """Wait for the end, which a request to stop brings about: in bounded time, whatever hangs."""
+        while not self.stopped.wait(_LOOK_EVERY):
+            if self._must_end_at is not None and monotonic() > self._must_end_at:
+                self._fail(QBridgeError(_LEFT_BEHIND))
+                self.stopped.set()
+
+    def _work(self) -> None:
+        worker = worker_identity()
+        _log.info("worker %s consumes %s", worker, self._queue, extra={"qbridge_queue": self._queue})
+        self._job.intake.open()
+        self._has_begun = True
+        self._tell_start(worker)
+        self._pool.start()
+        if self._isolation is not None:
+            self._isolation.start()
+        while not self._stop_requests and self._pool.error is None:
+            self._sleep(min(self._pool.expire(), _STALE_POLL))
+            if stale := self._job.intake.stale():  # read ahead behind tasks that turned out to be long
+                self._ending.give_back(stale)
+        if self._pool.error is not None:
+            self._fail(self._pool.error)
+
+    def _tell_start(self, worker: str) -> None:
+        """Call the hooks of the start. They come before all others, unless they hang."""
+        if not self._job.lifecycle.hears_start:
+            return
+        raised: list[BaseException] = []
+
+        def tell() -> None:
+            try:
+                self._job.lifecycle.worker_started(queue=self._queue, worker=worker)
+            except BaseException as exc:  # noqa: BLE001 - raised again below
+                raised.append(exc)
+
+        deadline = monotonic() + foreign.patience(self._job.task_timeout)
+        helper = self._ending.call("qbridge-started", tell)
+        while helper.is_alive():
+            if self._stop_requests:
+                self._started = helper, deadline
+                return
+            if monotonic() > deadline:
+                _log.error("a plugin's qbridge_worker_started has not returned; the worker begins without it")
+                return
+            helper.join(_JOIN_POLL)
+        if raised:
+            raise raised[0]
+
+    def _end(self) -> None:
+        self._ending.drain(self._grace_period, self._notice, self.wakeup)
+        self._ending.finish()
+        if self._started is not None and self._started[0].is_alive():
+            self._fail(QBridgeError(_LEFT_BEHIND))
+        self._pool.count_stuck()  # also those that came last
+        if self._pool.error is not None:
+            self._fail(self._pool.error)
+
+    def _notice(self) -> None:
+        if self._has_begun:
+            if self._started is not None:  # the hooks of the end come after those of the start
+                thread, deadline = self._started
+                thread.join(max(0.0, deadline - monotonic()))
+            self._job.lifecycle.worker_stopping(queue=self._queue, worker=worker_identity())
+
+    def _fail(self, exc: BaseException) -> None:
+        """Keep the first error, and say at once that the worker ends with it."""
+        if self.error is not None:
+            return
+        self.error = exc
+        _log.error(
+            "the worker of %s stops: %s: %s", self._queue, type(exc).__name__, exc,
+            extra={"qbridge_queue": self._queue}, exc_info=None if isinstance(exc, QBridgeError) else exc,
+        )  # fmt: skip
+
+    def _say_the_end(self) -> None:
+        how = "stopped" if self.error is None else "has stopped because of an error; its queue waits for another worker"
+        level = logging.INFO if self.error is None else logging.ERROR
+        _log.log(level, "worker %s %s", worker_identity(), how, extra={"qbridge_queue": self._queue})
+
+    def _hurry(self) -> None:
+        """Have ``wait`` give up in time: a lock may be leaked, or a hook may hang."""
+        patience = self._grace_period + LONGEST if self._stop_requests < 2 else _LONGEST_HURRY
+        must_end_at = monotonic() + patience
+        self._must_end_at = must_end_at if self._must_end_at is None else min(self._must_end_at, must_end_at)
+
+    def _sleep(self, seconds: float) -> None:
+        self.wakeup.wait(min(seconds, _LONGEST_SLEEP))
