@@ -90,7 +90,7 @@ def test_an_outage_is_news_again_after_a_minute(monkeypatch: pytest.MonkeyPatch)
     now = 1000.0
     monkeypatch.setattr("qbridge_core.runtime.outage.monotonic", lambda: now)
     trouble = Outage()
-    trouble.began()
+    assert trouble.lost("one")
     assert [trouble.is_news(exc) for exc in (ValueError(1), ValueError(2), KeyError(1), ValueError(3))] == [
         True, False, True, False,
     ]  # fmt: skip
@@ -98,8 +98,23 @@ def test_an_outage_is_news_again_after_a_minute(monkeypatch: pytest.MonkeyPatch)
     assert not trouble.is_news(ValueError(1))
     now += 2
     assert trouble.is_news(ValueError(1))
-    trouble.began()
-    assert trouble.ended() is None
-    assert trouble.ended() == 61
-    trouble.began()
+    assert not trouble.lost("another")
+    assert trouble.back("one") is None
+    assert trouble.back("another") == 61
+    assert trouble.back("another") is None
+    assert trouble.lost("one")
     assert trouble.is_news(ValueError(1))
+
+
+def test_who_does_not_complain_again_does_not_keep_an_outage_going(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that nobody needs any more is forgotten, so that the end is told when the others are back."""
+    now = 1000.0
+    monkeypatch.setattr("qbridge_core.runtime.outage.monotonic", lambda: now)
+    trouble = Outage(forget_after=15.0)
+    trouble.lost("gone for good")
+    now += 10
+    assert not trouble.lost("still asking")
+    assert trouble.seconds == 10
+    now += 10
+    assert trouble.back("still asking") == 20
+    assert trouble.seconds == 0

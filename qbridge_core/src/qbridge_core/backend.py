@@ -9,7 +9,9 @@
 * **Checks of arguments** (``check_…``), so that the same call means the same on every broker.
 * **QBridge's headers:** their names, what reads them (:func:`meta_int`, :func:`meta_text`, :func:`meta_time`,
   :meth:`Delivery.from_headers`, :meth:`DeadLetter.from_headers`) and how long what they hold may be.
-* **Tools:** :func:`monotonic`, which no frozen clock of a test stops, and :func:`logger`, which never raises or waits.
+* **Tools:** :func:`monotonic`, which no frozen clock of a test stops, :func:`logger`, which never raises or waits,
+  :class:`GrowingPause` between tries, :class:`Outage`, which makes one story of many complaints, and :class:`Mailbox`,
+  through which many threads hand work to one.
 * **The errors** that may cross the border; :mod:`qbridge_core.errors` draws their tree.
 
 The tests are in :mod:`qbridge_core.testing`; a backend's package never imports those.
@@ -95,6 +97,9 @@ from qbridge_core.errors import (
 )
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import QueuedLogger, logger
+from qbridge_core.runtime.mailbox import Mailbox
+from qbridge_core.runtime.outage import Outage
+from qbridge_core.runtime.pause import GrowingPause
 
 __all__ = [
     "ATTEMPTS",
@@ -114,18 +119,21 @@ __all__ = [
     "EXCEPTION_TYPE",
     "FIRST_FAILED_AT",
     "Failure",
+    "GrowingPause",
     "HEADER_PREFIX",
     "InvalidURLError",
     "LAST_FAILED_AT",
     "MAX_EXCEPTION_MESSAGE_CHARS",
     "MAX_ID_CHARS",
     "MAX_TRACEBACK_CHARS",
+    "Mailbox",
     "Message",
     "MessageTooLargeError",
     "NO_HEADERS",
     "NotConnectedError",
     "Noted",
     "OptionReader",
+    "Outage",
     "PREFETCH_BYTES",
     "PayloadError",
     "PermanentError",

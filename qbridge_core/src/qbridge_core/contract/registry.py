@@ -33,13 +33,12 @@ from qbridge_core.errors import (
 )
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
+from qbridge_core.runtime.pause import GrowingPause
 
 ENTRY_POINT_GROUP: Final = "qbridge"
 _log: Final = logger("qbridge.connect")
 _START_TIMEOUT: Final = "start_timeout"
 _IN_QUERY: Final = re.compile(rf"([?&]){_START_TIMEOUT}=[^&#]*&?")
-_FIRST_PAUSE: Final = 0.1
-_LONGEST_PAUSE: Final = 2.0
 _SAY_EVERY: Final = 10.0
 _EXTRAS: Final = {
     "amqp": "rabbitmq",
@@ -104,7 +103,7 @@ def _seconds(text: str) -> float:
 def _connect(client: QueueClient, patience: float, url: BrokerURL) -> None:
     """Connect; for so many seconds a broker that cannot be reached is one that is about to come."""
     deadline = monotonic() + patience
-    pause, say_at = _FIRST_PAUSE, 0.0
+    pause, say_at = GrowingPause(0.1, 2.0), 0.0
     while True:
         try:
             client.connect()
@@ -115,8 +114,7 @@ def _connect(client: QueueClient, patience: float, url: BrokerURL) -> None:
             if now >= say_at:
                 say_at = now + _SAY_EVERY
                 _log.warning("waiting for %s, for %.0f s more: %s", url, deadline - now, exc)
-            time.sleep(min(pause, deadline - now))
-            pause = min(pause * 2, _LONGEST_PAUSE)
+            time.sleep(min(pause.next(), deadline - now))
         else:
             return
 

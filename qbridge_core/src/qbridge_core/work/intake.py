@@ -19,12 +19,11 @@ from qbridge_core.errors import BrokerUnavailableError, NotConnectedError, QBrid
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
 from qbridge_core.runtime.outage import Outage
+from qbridge_core.runtime.pause import GrowingPause
 from qbridge_core.work.poison.suspects import Suspects
 from qbridge_core.work.readahead import LARGE, ReadAhead
 
 _log: Final = logger("qbridge.worker")
-_FIRST_PAUSE: Final = 0.1
-_LONGEST_PAUSE: Final = 2.0
 _STALE_AFTER: Final = 1.0
 
 
@@ -53,7 +52,7 @@ class Intake:
         self._received = 0
         self._received_at = 0.0
         self._closed = threading.Event()
-        self._pause = 0.0
+        self._pause = GrowingPause(0.1, 2.0)
         self._outage = Outage()
         self._suspects = suspects
         self._alone: Delivery | None = None
@@ -179,16 +178,14 @@ class Intake:
         if batch and (len(batch[-1].body) > LARGE or self._read_ahead.size > LARGE):
             self._read_ahead.seen(len(batch[-1].body))
         self._received_at = monotonic()
-        if self._pause:
-            self._pause = 0.0
+        if self._pause.count:
+            self._pause.reset()
             self._say_that_it_works()
         return batch
 
     def _wait_after(self, exc: Exception) -> None:
         """The client reconnects by itself: keep asking, with pauses, and say so once and then each minute."""
-        if not self._pause:
-            self._outage.began()
-        self._pause = min(max(_FIRST_PAUSE, self._pause * 2), _LONGEST_PAUSE)
+        self._outage.lost(self)
         said_by_client = self._client.logs_outages and isinstance(exc, BrokerUnavailableError)
         loud = not said_by_client and self._outage.is_news(exc)
         _log.log(
@@ -196,10 +193,10 @@ class Intake:
             "cannot receive from %s: %s; it is tried again until it works", self._queue, exc,
             extra={"qbridge_queue": self._queue}, exc_info=None if isinstance(exc, QBridgeError) else exc,
         )  # fmt: skip
-        self._closed.wait(self._pause)
+        self._closed.wait(self._pause.next())
 
     def _say_that_it_works(self) -> None:
-        seconds = self._outage.ended()
+        seconds = self._outage.back(self)
         _log.log(
             logging.INFO if self._outage.was_reported else logging.DEBUG,
             "receiving from %s again after %.1f s", self._queue, seconds or 0.0, extra={"qbridge_queue": self._queue},

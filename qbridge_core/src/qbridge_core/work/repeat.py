@@ -24,10 +24,9 @@ from qbridge_core.errors import (
 )
 from qbridge_core.runtime.logs import logger
 from qbridge_core.runtime.outage import Outage
+from qbridge_core.runtime.pause import GrowingPause
 
 _log: Final = logger("qbridge.worker")
-_FIRST_PAUSE: Final = 0.1
-_LONGEST_PAUSE: Final = 5.0
 # With the pauses between them these take one and a half seconds: short enough for the others, and long enough for what
 # goes back to the queue and comes again at once not to become a hot loop.
 _TRIES: Final = 5
@@ -77,9 +76,9 @@ class Repeater:
         self, exc: Exception, action: Callable[[], None], fields: dict[str, object], *, may_refuse: bool
     ) -> bool:
         """Go on after a first failure."""
-        pause = _FIRST_PAUSE
+        pause, who = GrowingPause(0.1, 5.0), object()
         refusals = 0
-        self._outage.began()
+        self._outage.lost(who)
         try:
             while True:
                 if isinstance(exc, DeliveryLostError | NotConnectedError):
@@ -91,9 +90,8 @@ class Repeater:
                 # A permanent error is repeated too: somebody may put right the queue or the permission that it
                 # complains of. And a bug: what is left alone here would be neither settled nor delivered again.
                 self._complain(exc, fields, quietly=may_refuse and refusals > 0)
-                if self._give_up.wait(pause):
+                if self._give_up.wait(pause.next()):
                     return False
-                pause = min(pause * 2, _LONGEST_PAUSE)
                 try:
                     action()
                 except Exception as again:  # noqa: BLE001 - as above
@@ -101,7 +99,7 @@ class Repeater:
                 else:
                     return True
         finally:
-            self._say_that_it_is_over(self._outage.ended())
+            self._say_that_it_is_over(self._outage.back(who))
 
     def _complain(self, exc: Exception, fields: dict[str, object], *, quietly: bool) -> None:
         """Once for all tasks that wait for the same, and then each minute; the client may do so itself."""

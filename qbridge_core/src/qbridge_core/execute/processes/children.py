@@ -19,14 +19,13 @@ from qbridge_core.execute.processes.child import EXIT_TIME, Child, ChildStartErr
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.interpreter import main_program
 from qbridge_core.runtime.logs import logger
+from qbridge_core.runtime.pause import GrowingPause
 from qbridge_core.task.context import current_run
 from qbridge_core.task.retry import ExceptionRule, RetryPolicy
 from qbridge_core.task.run import Run
 
 _log: Final = logger("qbridge.worker")
 _CLOSE_TIME: Final = 0.5
-_FIRST_PAUSE: Final = 0.1
-_LONGEST_PAUSE: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,17 +159,17 @@ class ProcessExecutor(Executor):
 
     def _start(self) -> bool:
         """Start a child for this thread. After one has worked, others can fail only for passing reasons."""
-        pause = _FIRST_PAUSE
+        pauses = GrowingPause(0.1, 5.0)
         while not self._closed.is_set():
             try:
                 self._by_thread[threading.get_ident()] = self._started()
             except ChildStartError as exc:
                 if not self._proven:
                     raise ConfigurationError(f"no child process can run the handler: {exc}") from exc
+                pause = pauses.next()
                 if not self._closed.is_set():
                     _log.error("cannot start a child process: %s; next try in %g s", exc, pause)
                 self._closed.wait(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
             else:
                 self._proven = True
                 return True
