@@ -103,7 +103,7 @@ class Nodes:
         """Create what is missing and remember it."""
         names = [queue] if dead_letter_queue is None else [queue, dead_letter_queue]
         for name in names:
-            self._keys.slot(name)  # checks the names before anything is made
+            self._keys.check_new(name)  # before anything is made
         for name in names:
             self.node(name).create(name)
         self._declarations.remember(queue, dead_letter_queue)

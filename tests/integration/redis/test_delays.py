@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 
+import pytest
+
 from integration.redis.helpers import Cli, MakeClient, failure, take
+from qbridge_core import ConfigurationError, QueueMismatchError
 from qbridge_redis import RedisClient
 from support.brokers import RedisBroker
 
@@ -73,3 +77,37 @@ def test_many_due_at_once_all_come(client: RedisClient, queue: str) -> None:
     while received < 250:
         received += len(client.receive(queue, 300, 5.0))
     assert time.monotonic() - begin < 3.0
+
+
+def test_a_foreign_key_in_the_place_of_delayed_messages_is_refused(client: RedisClient, cli: Cli, queue: str) -> None:
+    """When the queue is declared, and not when the first message is delayed; the error says which key it is."""
+    cli("SET", f"{queue}:delayed", "mine")
+    with pytest.raises(QueueMismatchError, match=r":delayed.* give the queue another name, or delete that key"):
+        client.declare(queue)
+    cli("DEL", f"{queue}:delayed")
+    client.declare(queue)
+
+
+def test_a_queue_cannot_be_named_like_the_delayed_messages_of_another(
+    client: RedisClient, cli: Cli, queue: str
+) -> None:
+    """The two would share a key. Nothing is made."""
+    with pytest.raises(ConfigurationError, match="must not end in ':delayed'"):
+        client.declare(f"{queue}.other", f"{queue}.other:delayed")
+    assert cli("EXISTS", f"{queue}.other", f"{queue}.other:delayed") == 0
+
+
+def test_delayed_messages_that_have_to_wait_are_one_warning(
+    client: RedisClient, cli: Cli, queue: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are tried four times a second; the log says it once a minute, in words, and they come when they can."""
+    with caplog.at_level(logging.WARNING, "qbridge.redis"):
+        cli("SET", f"{queue}:delayed", "foreign")
+        assert client.receive(queue, 1, 1.5) == []
+        cli("DEL", f"{queue}:delayed")
+        client.publish(queue, b"late", delay=0.1)
+        assert take(client, queue).body == b"late"
+    (text,) = {record.getMessage() for record in caplog.records}
+    assert len(caplog.records) == 1
+    assert "have to wait" in text
+    assert "@user_script" not in text

@@ -176,6 +176,12 @@ def test_wrong_logins_databases_and_servers_are_said(broker: RedisBroker, tmp_pa
     assert "mistaken-word" not in str(error)
 
 
+def test_nobody_at_an_address_is_said() -> None:
+    """In words that say where to look: at the port, or at the name."""
+    assert "nothing listens there" in str(_refusal(f"redis://localhost:{free_port()}/0"))
+    assert "the host name cannot be resolved" in str(_refusal("redis://no-such-host.invalid/0"))
+
+
 @pytest.mark.parametrize(
     ("option", "sentence"),
     [

@@ -30,6 +30,12 @@ _NOISE: Final = (
     re.compile(r"^Error -?\d+ while writing to \S+\. (.*?)\.?$"),
     re.compile(r"^(.*) \(_ssl\.c:\d+\)"),
 )
+_NO_SUCH_NAME: Final = (
+    "Name or service not known",
+    "No address associated with hostname",
+    "Temporary failure in name resolution",
+    "nodename nor servname provided, or not known",
+)
 _CLASSES: Final[tuple[tuple[type[Exception], str], ...]] = (
     (redis_errors.NoScriptError, "NOSCRIPT"),
     (redis_errors.OutOfMemoryError, "OOM"),
@@ -82,7 +88,10 @@ def refused(error: Exception, action: str) -> QBridgeError:
         why = _READONLY if name == "READONLY" else f"Redis is not ready ({name}: {error})"
         return BrokerUnavailableError(f"cannot {action}: {why}")
     if name == "WRONGTYPE":
-        return QueueMismatchError(f"cannot {action}: the key of the queue holds something that is no stream")
+        return QueueMismatchError(
+            f"cannot {action}: a key with the queue's name, or with its name and ':delayed', holds something that is "
+            "no stream, or no sorted set, of QBridge; give the queue another name, or delete that key"
+        )
     if name == "NOPERM" or any(hint in str(error) for hint in _DENIED):
         return AuthenticationError(
             f"cannot {action}: the Redis user lacks a permission ({error}); the ones needed are in docs/redis.md"
@@ -119,6 +128,10 @@ def in_words(error: BaseException) -> str:
         if match := pattern.search(text):
             text = match[1]
     text = text.strip(". ") or type(error).__name__
+    if text == "Connection refused":
+        return "nothing listens there (connection refused)"
+    if text in _NO_SUCH_NAME:
+        return f"the host name cannot be resolved ({text})"
     if text.startswith("Timeout "):
         return "no answer in time"
     if "CERTIFICATE_VERIFY_FAILED" in text:

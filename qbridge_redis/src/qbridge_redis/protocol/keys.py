@@ -42,6 +42,19 @@ class Keys:
             key = self._streams[queue] = (self._prefix + check_queue_name(queue)).encode()
         return key
 
+    def check_new(self, queue: str) -> None:
+        """Refuse the name of a queue that would be that of another one's delayed messages.
+
+        Raises:
+            ConfigurationError: it is one, or the name is unusable.
+        """
+        self.slot(queue)
+        if self.stream(queue).endswith(_DELAYED):
+            raise ConfigurationError(
+                f"on Redis the name of a queue must not end in ':delayed', as {queue!r} does: the key holds the "
+                "delayed messages of the queue without it"
+            )
+
     def delayed(self, queue: str) -> bytes:
         """The key of the sorted set that holds a queue's delayed messages."""
         stream = self.stream(queue)

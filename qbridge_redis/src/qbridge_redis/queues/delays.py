@@ -9,12 +9,13 @@ from redis.exceptions import ResponseError
 
 from qbridge_core.backend import monotonic
 from qbridge_redis.connection.connection import RedisConnection
-from qbridge_redis.connection.errors import is_missing_group
+from qbridge_redis.connection.errors import is_missing_group, refused
 from qbridge_redis.protocol.scripts import PROMOTE, Command
 from qbridge_redis.state.context import NodeContext, log
 
 _POLL: Final = 0.25
 _BATCH: Final = 100
+_WARN_EVERY: Final = 60.0
 
 
 class Delays:
@@ -27,6 +28,7 @@ class Delays:
     def __init__(self, context: NodeContext) -> None:
         self._context = context
         self.due_at = 0.0
+        self._warn_at: dict[str, float] = {}
 
     def deliver_due(self, connection: RedisConnection, queues: Sequence[str]) -> None:
         """Move what is due to its queue, a batch of each one."""
@@ -42,8 +44,9 @@ class Delays:
     def _plan(self, queue: str, reply: Any) -> None:
         if isinstance(reply, ResponseError):
             if not is_missing_group(reply):  # the reader makes it again
-                log.warning("delayed messages of %s have to wait: %s", queue, reply)
+                self._warn(queue, reply)
             return
+        self._warn_at.pop(queue, None)
         moved, wait, stuck = reply
         if stuck:
             log.error(
@@ -55,3 +58,10 @@ class Delays:
             wait = 0
         if wait >= 0:
             self.due_at = min(self.due_at, monotonic() + wait / 1_000_000)
+
+    def _warn(self, queue: str, reply: ResponseError) -> None:
+        """It is tried four times a second until it works; the log need not say so each time."""
+        now = monotonic()
+        if now >= self._warn_at.get(queue, now):
+            self._warn_at[queue] = now + _WARN_EVERY
+            log.warning("delayed messages of %s have to wait: %s", queue, refused(reply, "deliver them"))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from redis.exceptions import ResponseError
+
 from qbridge_core.backend import UnroutableError, default_dead_letter_queue, suspects_queue
 from qbridge_redis.connection.connection import RedisConnection
-from qbridge_redis.connection.errors import checked
+from qbridge_redis.connection.errors import checked, code, refused
 from qbridge_redis.protocol.keys import Keys
 from qbridge_redis.protocol.scripts import ENSURE
 
@@ -56,3 +58,13 @@ class Declarations:
         reply = connection.call(ENSURE([self._keys.stream(queue)], self._group, may_create))
         if checked(reply, f"make the queue {queue!r}") == _MISSING:
             raise UnroutableError(f"the queue {queue!r} does not exist; declare it first")
+
+    def check_delayed(self, connection: RedisConnection, queue: str) -> None:
+        """Look at the key of a queue's delayed messages before the first one is there.
+
+        Raises:
+            QueueMismatchError: it is no sorted set.
+        """
+        reply = connection.call(("ZCARD", self._keys.delayed(queue)))
+        if isinstance(reply, ResponseError) and code(reply) == "WRONGTYPE":
+            raise refused(reply, f"make the queue {queue!r}") from reply
