@@ -225,6 +225,19 @@ def test_only_a_callable_can_be_registered() -> None:
         register_backend("good", None)  # type: ignore[arg-type]
 
 
+def test_a_factory_that_makes_no_client_is_refused(run: Run) -> None:
+    """The error names the scheme and what came instead; the first call of a method would say nothing of both."""
+    printed = run("""
+        import qbridge_core
+        qbridge_core.register_backend("walled", lambda url, options: None)
+        try:
+            qbridge_core.connect("walled://h")
+        except qbridge_core.BackendLoadError as exc:
+            print(exc)
+    """)
+    assert printed.strip() == "the backend of walled:// is broken: its factory returned a NoneType and no QueueClient"
+
+
 EXHAUSTED = """
     import contextlib, os, resource
     from qbridge_core import BackendLoadError, BrokerUnavailableError, backends, connect

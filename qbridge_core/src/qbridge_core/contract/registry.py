@@ -86,11 +86,17 @@ def connect(url: str, *, start_timeout: float = 0.0, **options: object) -> Queue
 
 def _made(factory: BackendFactory, url: str, options: Mapping[str, object], parsed: BrokerURL) -> QueueClient:
     try:
-        return factory(url, options)
+        client = factory(url, options)
     except QBridgeError:
         raise
     except OSError as exc:  # for example no descriptor is left
         raise BrokerUnavailableError(f"no client can be made for {parsed}: {exc}") from exc
+    if not isinstance(client, QueueClient):
+        raise BackendLoadError(
+            f"the backend of {parsed.scheme}:// is broken: its factory returned a {type(client).__name__} and no "
+            "QueueClient"
+        )
+    return client
 
 
 def _seconds(text: str) -> float:
