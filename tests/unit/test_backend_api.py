@@ -17,6 +17,7 @@ from qbridge_core.backend import (
     option_seconds,
     read_options,
 )
+from qbridge_core.logs import flush
 
 READERS = {"lease": option_seconds, "most": option_count}
 
@@ -56,3 +57,14 @@ def test_a_delivery_without_headers_has_not_failed() -> None:
     delivery = Delivery.from_headers(b"{}", "jobs", NO_HEADERS, NO_HEADERS, suspected=True)
     assert (delivery.attempts, delivery.crashes, delivery.first_failed_at) == (0, 0, None)
     assert delivery.suspected
+
+
+def test_seconds_that_look_like_milliseconds_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is refused, for somebody may mean it; another limit can be given for what is usually long."""
+    assert option_seconds("lease", "3600") == 3600
+    assert option_seconds("limit", 7200, usual=7200) == 7200
+    flush()
+    assert not caplog.records
+    assert option_seconds("lease", "30000") == 30000
+    flush()
+    assert "option lease is 30000 seconds, that is 8.3 hours: was it meant in ms?" in caplog.text

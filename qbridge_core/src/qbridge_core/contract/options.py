@@ -8,12 +8,15 @@ from typing import Any, Final
 from qbridge_core.contract.checks import NO_HEADERS, is_number
 from qbridge_core.contract.url import BrokerURL, is_utf8
 from qbridge_core.errors import ConfigurationError, UnknownOptionError
+from qbridge_core.runtime.logs import logger
 
 OptionReader = Callable[[str, object], Any]
 """Checks one option: takes its name and what was given, a string where a URL says it, and returns the value."""
 
 # What poll and epoll can wait: they take milliseconds in a signed int of 32 bits, and sockets rely on them.
 _LONGEST_POLL: Final = 2_147_483.0
+_USUAL: Final = 3600.0
+_log: Final = logger("qbridge.options")
 
 
 def read_options(
@@ -64,13 +67,14 @@ def merge_options(url: BrokerURL, options: Mapping[str, object], known: Collecti
     return merged
 
 
-def option_seconds(name: str, value: object, longest: float = _LONGEST_POLL) -> float:
+def option_seconds(name: str, value: object, longest: float = _LONGEST_POLL, usual: float = _USUAL) -> float:
     """Read an option that is a duration above 0, from a keyword or, as text, from a URL.
 
     Args:
         name: the option.
         value: what was given, in seconds.
         longest: what is possible. The default is what the system can wait for on a socket.
+        usual: above this the log warns that it may have been meant in milliseconds.
 
     Raises:
         ConfigurationError: it is no finite number, not above 0, or too long.
@@ -85,6 +89,8 @@ def option_seconds(name: str, value: object, longest: float = _LONGEST_POLL) -> 
         raise ConfigurationError(
             f"option {name} must be at most {longest:.0f} seconds, what the system can wait for, not {value!r}"
         )
+    if number > usual:
+        _log.warning("option %s is %g seconds, that is %.1f hours: was it meant in ms?", name, number, number / 3600)
     return float(number)
 
 

@@ -269,8 +269,12 @@ def _prefetch(name: str, value: object) -> int | None:
 
 
 def _of_the_server(name: str, value: object) -> float:
-    """A duration for which nobody waits here."""
-    return option_seconds(name, value, 1e9)
+    """A duration for which nobody waits here; many servers allow days, and have it in milliseconds."""
+    return option_seconds(name, value, 1e9, usual=1e6)
+
+
+def _heartbeat(name: str, value: object) -> int:
+    return int(option_seconds(name, _whole(name, value)))
 
 
 def _number(name: str, value: object) -> float:
@@ -303,6 +307,8 @@ def _management_url(name: str, value: object) -> BrokerURL | None:
     try:
         url = BrokerURL.parse(value)
     except InvalidURLError as exc:
+        if "://" not in value:
+            raise ConfigurationError(f"{wanted}; this one has no http:// or https://") from None
         raise ConfigurationError(f"{wanted}: {exc}") from None
     if url.scheme not in {"http", "https"} or url.query or len(url.hosts) > 1:
         raise ConfigurationError(f"{wanted}, with one host and no query, not {url}")
@@ -311,7 +317,7 @@ def _management_url(name: str, value: object) -> BrokerURL | None:
 
 _READERS: Final[dict[str, Callable[[str, object], Any]]] = {
     "prefetch": _prefetch,
-    "heartbeat": _whole,
+    "heartbeat": _heartbeat,
     "connect_timeout": option_seconds,
     "publish_timeout": option_seconds,
     "request_timeout": option_seconds,
