@@ -122,13 +122,18 @@ def test_what_a_foreign_queue_means_is_told_once(
     arguments = {"x-message-ttl": 5_000, "x-max-length": 7, "x-expires": 600_000, "x-max-priority": 5}
     channel.queue_declare(unique_name, durable=False, arguments=arguments)
     channel.queue_declare(f"{unique_name}-2", durable=True, auto_delete=True)
+    routed = {"x-dead-letter-exchange": "theirs", "x-dead-letter-routing-key": "letters"}
+    channel.queue_declare(f"{unique_name}-3", durable=True, arguments=routed)
     client = make_client(amqp_url)
     for _ in range(2):
-        client.declare(unique_name)
-        client.declare(f"{unique_name}-2")
-    first, second = warnings_about(caplog, "declared by somebody else")
+        for name in (unique_name, f"{unique_name}-2", f"{unique_name}-3"):
+            client.declare(name)
+    first, second, third = warnings_about(caplog, "declared by somebody else")
     for says in ("durable is False (its messages are lost", "x-message-ttl is 5000 (", "x-max-length is 7 ("):
         assert says in first
     assert "x-expires is 600000 (" in first
     assert "auto_delete is True (it is deleted" in second
+    assert "x-dead-letter-exchange is theirs (what the broker itself takes out of it goes there" in third
+    assert "x-dead-letter-routing-key is letters (" in third
+    assert "delete it when it is empty, and declare it again" in third
     channel.queue_declare(unique_name, durable=False, arguments=arguments)

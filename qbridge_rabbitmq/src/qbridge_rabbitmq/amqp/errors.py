@@ -127,7 +127,7 @@ def _meaning(error: BaseException, needs: str) -> tuple[type[QBridgeError], str]
     code, text = reply_code(error), reply_text(error)
     kind: type[QBridgeError] = QueueMismatchError if code in _MISMATCHES else BrokerUnavailableError
     if is_missing(error):
-        kind = UnroutableError
+        kind, text = UnroutableError, f"it does not exist; declare it first ({text})" if "no queue" in text else text
     elif is_at_limit(error):
         kind, text = ConfigurationError, _at_limit(text)
     elif code == RESOURCE_LOCKED or "exclusive use" in text:

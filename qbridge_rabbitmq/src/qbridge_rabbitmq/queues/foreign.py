@@ -8,14 +8,18 @@ from typing import Any, Final
 
 _DIFFERENCE: Final = re.compile(
     r"inequivalent arg '(?P<name>[^']+)' for queue .*: received .* but current is "
-    r"(?:none|(?P<none>undefined)|'(?P<flag>true|false)'|the value '(?P<value>.*)' of type '(?P<type>\w+)')"
+    r"(?:none|(?P<none>undefined)|'(?P<flag>true|false)'|the value '(?P<value>.*)' of type '(?P<type>\w+)'"
+    r"|'(?P<route>.*)')"  # of x-dead-letter-exchange and x-dead-letter-routing-key
 )
 _FLAGS: Final = ("durable", "auto_delete")
 _SHOWN: Final = 200
+_ROUTE: Final = "what the broker itself takes out of it goes there, and not to this program's dead-letter queue"
 _CONSEQUENCES: Final[Mapping[tuple[str, str], str]] = {
     ("durable", "False"): "its messages are lost when the broker restarts",
     ("auto_delete", "True"): "it is deleted, with its messages, when its last consumer goes",
     ("x-dead-letter-exchange", "None"): "what the broker itself takes out of it is lost",
+    ("x-dead-letter-exchange", ""): _ROUTE,
+    ("x-dead-letter-routing-key", ""): _ROUTE,
     ("x-single-active-consumer", "True"): "one worker at a time gets tasks",
     ("x-message-ttl", ""): "a task that waits longer, in ms, is taken out without having run",
     ("x-expires", ""): "unused for so many ms it is deleted with its messages",
@@ -32,6 +36,8 @@ def difference(text: str) -> tuple[str, Any] | None:
         return None
     if found["flag"]:
         return found["name"], found["flag"] == "true"
+    if found["route"] is not None:
+        return found["name"], found["route"]
     if found["value"] is None:
         return found["name"], None
     value = found["value"]

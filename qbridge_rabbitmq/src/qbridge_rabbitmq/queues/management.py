@@ -67,7 +67,9 @@ class Management:
                 rows = json.loads(answer.read(_LARGEST))
         except urllib.error.HTTPError as exc:
             exc.close()
-            hint = " (the user needs the tag policymaker)" if exc.code in {401, 403} else ""
+            hint = (
+                " (a wrong user or password, or a user without the tag policymaker)" if exc.code in {401, 403} else ""
+            )
             raise ManagementError(f"it answers {exc.code}{hint}") from None
         except Exception as exc:  # noqa: BLE001 - whatever another server says must hurt nobody
             raise ManagementError(str(getattr(exc, "reason", exc)) or type(exc).__name__) from None

@@ -272,7 +272,8 @@ class Topology:
             self._reported.add(queue)
             found = yield from self._differences(queue, alternatives[0])
             _log.warning(
-                "queue %r was declared by somebody else and is used as it is: %s",
+                "queue %r was declared by somebody else, or with other settings, and is used as it is: %s. To have it "
+                "as this program wants it, delete it when it is empty, and declare it again",
                 queue, foreign.describe(found) if found else refusal,
             )  # fmt: skip
         return None
