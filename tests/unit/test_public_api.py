@@ -147,6 +147,27 @@ print(sorted(set(optional) & set(sys.modules)))
     assert result.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(
+    ("statement", "unwanted"),
+    [
+        ("import qbridge_core", {"ctypes", "hashlib", "pathlib", "qbridge_core.work", "qbridge_core.execute"}),
+        ("import qbridge_core.backend", {"ctypes", "hashlib", "pathlib", "qbridge_core.work", "qbridge_core.execute"}),
+        ("from qbridge_core import TaskManager", {"qbridge_core.execute.coroutines", "qbridge_core.supervise"}),
+    ],
+)
+def test_an_import_loads_nothing_that_is_not_needed_yet(statement: str, unwanted: set[str]) -> None:
+    """An event loop, TLS, mail, metadata of packages and processes cost most of an import, and most never need them."""
+    always = {"asyncio", "concurrent", "email", "importlib.metadata", "multiprocessing", "ssl", "subprocess", "zipfile"}
+    code = f"""
+import sys
+before = set(sys.modules)
+{statement}
+print(sorted(set({sorted(always | unwanted)!r}) & (set(sys.modules) - before)))
+"""
+    result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
 def test_a_worker_holds_nothing_that_only_a_supervisor_needs() -> None:
     """`Supervisor` is imported when it is asked for: its modules are memory of each worker process otherwise."""
     code = """

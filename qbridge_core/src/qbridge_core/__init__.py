@@ -67,10 +67,10 @@ from qbridge_core.task.retry import (
     LinearBackoff,
     RetryPolicy,
 )
-from qbridge_core.work.manager import TaskManager
 
 if TYPE_CHECKING:
     from qbridge_core.supervise.supervisor import Supervisor
+    from qbridge_core.work.manager import TaskManager
 
 __version__ = "0.1.0"
 
@@ -136,13 +136,16 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import the `Supervisor` only when somebody asks for it: a worker would hold its modules for nothing."""
-    if name != "Supervisor":
+    """Import what works and watches only when somebody asks for it: a process that only sends needs neither."""
+    found: object
+    if name == "TaskManager":
+        from qbridge_core.work.manager import TaskManager as found
+    elif name == "Supervisor":
+        from qbridge_core.supervise.supervisor import Supervisor as found
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from qbridge_core.supervise.supervisor import Supervisor
-
-    globals()[name] = Supervisor
-    return Supervisor
+    globals()[name] = found
+    return found
 
 
 def __dir__() -> list[str]:

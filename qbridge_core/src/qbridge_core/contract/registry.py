@@ -11,9 +11,8 @@ import re
 import threading
 import time
 from collections.abc import Mapping
-from importlib import metadata
 from types import ModuleType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pluggy
 
@@ -34,6 +33,9 @@ from qbridge_core.errors import (
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
 from qbridge_core.runtime.pause import GrowingPause
+
+if TYPE_CHECKING:
+    from importlib import metadata
 
 ENTRY_POINT_GROUP: Final = "qbridge"
 _log: Final = logger("qbridge.connect")
@@ -196,17 +198,21 @@ def _entry_points(scheme: str | None = None) -> list[metadata.EntryPoint]:
     directory changes: what it remembers is thrown away before its word is taken.
     """
     try:
+        from importlib import metadata  # loads a lot that who sends and receives needs only once, or never
+
         found = _found(scheme)
         if not found:
             metadata.MetadataPathFinder().invalidate_caches()  # of an instance: no class method before Python 3.13
             found = _found(scheme)
             os.close(os.open(os.devnull, os.O_RDONLY))
-    except OSError as exc:
+    except (OSError, ImportError) as exc:
         raise BackendLoadError(f"the installed packages cannot be searched for a backend: {exc}") from exc
     return found
 
 
 def _found(scheme: str | None) -> list[metadata.EntryPoint]:
+    from importlib import metadata
+
     entries = metadata.entry_points(group=ENTRY_POINT_GROUP)
     return [entry for entry in entries if scheme is None or entry.name == scheme]
 

@@ -11,7 +11,6 @@ and the lines of a traceback are indented.
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import contextlib
 import contextvars
@@ -25,9 +24,12 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import CodeType, TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from qbridge_core.runtime.clock import monotonic
+
+if TYPE_CHECKING:
+    import asyncio
 
 _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 _Extra = Mapping[str, Any] | None
@@ -65,7 +67,7 @@ def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     del loop
     message = context.get("message") or "Unhandled exception in event loop"
     task = context.get("task", context.get("future"))
-    if isinstance(task, asyncio.Task):
+    if task is not None and hasattr(task, "get_name"):
         _asyncio.error("%s (task %s)", message, task.get_name(), exc_info=context.get("exception"))
     else:
         _asyncio.error("%s", message, exc_info=context.get("exception"))
@@ -351,8 +353,10 @@ def _exc_info(given: object) -> _ExcInfo | None:
 
 def _task_name() -> str | None:
     """The name of the asyncio task that is running here."""
-    loop = asyncio._get_running_loop()
-    task = None if loop is None else asyncio.current_task(loop)
+    asyncio = sys.modules.get("asyncio")  # where nobody has imported it, or somebody is about to, no task runs
+    running = getattr(asyncio, "_get_running_loop", None)
+    loop = None if running is None else running()
+    task = None if loop is None or asyncio is None else asyncio.current_task(loop)
     return None if task is None else task.get_name()
 
 

@@ -16,7 +16,6 @@ from qbridge_core.errors import (
     NotConnectedError,
     QBridgeError,
 )
-from qbridge_core.execute.coroutines import AsyncHandler
 from qbridge_core.execute.executor import Executor, Handler, checked_handler, is_coroutine_function, loading
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import flush, logger
@@ -377,6 +376,8 @@ class TaskManager:
 
             return ProcessExecutor(self._program)
         if is_coroutine_function(self._handler):
+            from qbridge_core.execute.coroutines import AsyncHandler
+
             return AsyncHandler(self._handler, self._max_workers)
         return Executor(self._handler, self._interrupt)
 
