@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import time
 from collections.abc import Mapping
@@ -48,14 +49,15 @@ class ListClient(QueueClient):
         self._mine: dict[int, Delivery] = {}
         self._dead: dict[str, str] = {}
         self._connected = False
+        self._pid = 0
         self._wakeups = 0
 
     @property
     def connected(self) -> bool:
-        return self._connected
+        return self._connected and self._pid == os.getpid()
 
     def connect(self) -> None:
-        self._connected = True
+        self._connected, self._pid = True, os.getpid()
 
     def disconnect(self) -> None:
         with self._lock:
@@ -163,7 +165,7 @@ class ListClient(QueueClient):
 
     def _check(self, queue: str, delay: float = 0.0) -> None:
         check_queue_name(queue)
-        if not self._connected:
+        if not self.connected:
             raise NotConnectedError("not connected")
         if delay > 0:
             raise UnsupportedError("no delays here")

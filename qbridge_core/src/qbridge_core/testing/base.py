@@ -84,6 +84,18 @@ class Backend:
         """The options without those that shorten leases."""
         return {name: value for name, value in self.options.items() if name not in self.lease_options}
 
+    @property
+    def lease_seconds(self) -> float | None:
+        """How long the broker lends a message to a client that does not renew it; None when nothing says so."""
+        lease = self.lease
+        if lease is None:
+            given = self.options.get("lease")
+            lease = float(given) if isinstance(given, int | float) else None
+        if lease is None or lease <= 0:
+            return None
+        assert lease <= 30, "set a short lease in options: the suite holds a delivery for longer than that"
+        return lease
+
     def create_hasty_client(self, url: str) -> QueueClient:
         """A client with short timeouts."""
         return self.with_options({**self.options, **self.outage_options}).create_client(url)

@@ -81,6 +81,14 @@ def hold(client: QueueClient, queue: str) -> None:
     time.sleep(_FOR_EVER)
 
 
+def leave(client: QueueClient, queue: str) -> None:
+    """Publish one message, say so, and wait to be killed."""
+    client.declare(queue)
+    client.publish(queue, b"left")
+    print("left", flush=True)  # noqa: T201 - the parent reads it
+    time.sleep(_FOR_EVER)
+
+
 def look(client: QueueClient, queue: str) -> None:
     """Say how many messages are ready."""
     print(client.stats(queue).ready, flush=True)  # noqa: T201 - the parent reads it

@@ -27,6 +27,8 @@ from qbridge_core.testing.workers import WorkerTests
 
 T = TypeVar("T")
 _DELAY = 0.5
+_LATER = 3.0
+"""Seconds: longer than a broker takes to come back, so that it has to keep what is delayed."""
 
 
 class BackendConformance(
@@ -99,19 +101,22 @@ class FaultConformance(Backend):
     ) -> None:
         """What was confirmed, in whatever state, is there after a SIGKILL of the broker."""
         if not client.capabilities.durable:
-            pytest.skip("durable is not claimed")
+            self._lose(faulty_broker, client, queue)
+            return
         client.publish_many(queue, [Message(b"retried"), Message(b"dead"), Message(b"late"), Message(b"held")])
-        retried, buried, late, _ = self.receive_all(client, queue, 4)
+        retried, buried, late, held = self.receive_all(client, queue, 4)
         client.reject(retried, requeue=True, failure=a_failure(queue, attempts=2))
         client.reject(buried, requeue=False, failure=a_failure(queue, attempts=4))
-        delay = _DELAY if client.capabilities.delay else 0.0
+        delay = _LATER if client.capabilities.delay else 0.0
         client.reject(late, requeue=True, delay=delay, failure=a_failure(queue, attempts=3))
+        client.publish(queue, b"published", headers={"h": "1"}, message_id="m-published", delay=delay)
         bodies = {json.dumps(number).encode() for number in range(50)}
         client.publish_many(queue, [Message(body, {"h": "1"}, f"m-{body!r}") for body in sorted(bodies)])
         client.flush()
         faulty_broker.kill()
         faulty_broker.start()
         wanted = {(body, 0, f"m-{body!r}") for body in bodies} | {(b"retried", 2, None), (b"late", 3, None)}
+        wanted.add((b"published", 0, "m-published"))
         seen: set[tuple[bytes, int, str | None]] = set()
 
         def all_seen() -> bool:
@@ -120,11 +125,28 @@ class FaultConformance(Backend):
                 seen.add((delivery.body, delivery.attempts, delivery.message_id))
                 if delivery.body in (b"retried", b"late"):
                     seen.add((delivery.body, delivery.attempts, None))  # a retry may give an id
+                elif delivery.body != b"held":
+                    assert dict(delivery.headers) == {"h": "1"}
             return seen >= wanted
 
         self.eventually(all_seen, self.recovery_timeout, "messages are missing after the crash")
+        if (held.body, 0, None) not in seen:  # its client has it still, or will have it again
+            client.disconnect()
+            client.connect()
+            again = self.receive_one(client, queue, self.redelivery_timeout)
+            assert (again.body, again.attempts, again.crashes) == (b"held", 0, 0), "the end of a broker is no crash"
         letter = self.receive_one(client, dead)
         assert (letter.body, meta_text(letter.meta, SOURCE_QUEUE)) == (b"dead", queue)
+
+    def _lose(self, faulty_broker: FaultyBroker, client: QueueClient, queue: str) -> None:
+        """What is not claimed does not hold: else it is to be claimed."""
+        client.publish(queue, b"x")
+        faulty_broker.kill()
+        faulty_broker.start()
+        found = self.eventually(
+            _quiet(lambda: [client.stats(queue)]), self.recovery_timeout, "counting does not recover"
+        )
+        assert found[0].ready == 0, "a message survives a crash of the broker: claim durable"
 
     def test_g15_a_subscribed_worker_goes_on_after_a_broker_crash(
         self, faulty_broker: FaultyBroker, make_client: MakeClient, client: QueueClient, queue: str, dead: str
@@ -150,7 +172,7 @@ class FaultConformance(Backend):
         assert make_client().stats(dead).ready == 0
 
     def test_g1_publishing_while_the_broker_is_down_raises_and_recovers(
-        self, faulty_broker: FaultyBroker, client: QueueClient, queue: str, dead: str
+        self, faulty_broker: FaultyBroker, make_client: MakeClient, client: QueueClient, queue: str, dead: str
     ) -> None:
         """A publish without a broker raises a TransientError in bounded time, and works again later.
 
@@ -168,7 +190,16 @@ class FaultConformance(Backend):
         self.eventually(_quiet(lambda: client.stats(queue).ready > 0), 30.0, "counting does not recover")
         self.eventually(lambda: b"y" in {delivery.body for delivery in _receive(client, queue)}, 30.0, "y is missing")
         if forget := getattr(faulty_broker, "forget", None):
+            consumer, quiet = make_client(), f"{queue}-quiet"
+            consumer.declare(quiet)
             self._find_lost_queues(forget, client, queue, dead)
+            self.eventually(
+                _quiet(lambda: consumer.receive(quiet, 1, 0.1) == [], QBridgeError),
+                self.recovery_timeout,
+                "a client that only receives does not declare again what it had declared",
+            )
+            client.publish(quiet, b"x")
+            assert self.receive_one(consumer, quiet).body == b"x"
 
     def _find_lost_queues(self, forget: Callable[[], object], client: QueueClient, queue: str, dead: str) -> None:
         """A broker that comes back without its queues gets them again from the client that had declared them."""
@@ -178,8 +209,9 @@ class FaultConformance(Backend):
         )
         found = self.eventually(lambda: _receive(client, queue), self.recovery_timeout, "nothing comes")
         assert [delivery.body for delivery in found] == [b"x"]
+        client.publish(dead, b"letter")  # it is there too, before a rejection needs it
         client.reject(found[0], requeue=False)
-        assert self.receive_one(client, dead).body == b"x"
+        assert {letter.body for letter in self.receive_all(client, dead, 2)} == {b"letter", b"x"}
 
 
 def _receive(client: QueueClient, queue: str) -> list[Delivery]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import traceback
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import cast
@@ -38,6 +41,17 @@ class ConnectionTests(Backend):
         client.disconnect()
         client.connect()
         assert client.connected
+
+    def test_connecting_twice_leaves_deliveries_alone(self, client: QueueClient, queue: str) -> None:
+        """A second ``connect`` changes nothing; ``with`` disconnects at its end and swallows no error."""
+        delivery = self.get_one(client, queue)
+        client.connect()
+        client.ack(delivery)
+        assert client.flush()
+        assert is_empty(client, queue)
+        with pytest.raises(KeyError), client:
+            raise KeyError
+        assert not client.connected
 
     def test_g18_calls_on_a_disconnected_client_say_so(self, client: QueueClient, queue: str) -> None:
         """After ``disconnect`` every call raises NotConnectedError instead of waiting or doing nothing."""
@@ -118,6 +132,14 @@ class ConnectionTests(Backend):
         with pytest.raises(UnknownOptionError, match=r"no_such_option.*known options"):
             call.result()
 
+    def test_g18_an_unknown_option_in_the_url_is_an_error_too(self, broker_url: str) -> None:
+        """Nobody is to believe that a setting works which is misspelled in a URL."""
+        url = f"{broker_url}{'&' if '?' in broker_url else '?'}no_such_option=1"
+        call = Call(lambda: self.create_client(url).disconnect())
+        assert call.ended(self.wait), "an unknown option hangs"
+        with pytest.raises(UnknownOptionError, match="no_such_option"):
+            call.result()
+
     def test_calls_before_connect_say_so(self, broker_url: str, client: QueueClient, queue: str) -> None:
         """A client that was never connected, or no longer is, refuses each call that needs the broker, at once."""
         delivery = self.get_one(client, queue)
@@ -166,11 +188,24 @@ class ConnectionTests(Backend):
 
     def test_a_client_works_while_it_receives(self, client: QueueClient, queue: str) -> None:
         """All other calls work, and two queues can be waited for, while a ``receive`` of the same client blocks."""
-        other = f"{queue}-2"
+        other, third = f"{queue}-2", f"{queue}-3"
         client.declare(other)
+        client.publish_many(queue, [Message(b"acked"), Message(b"rejected")])
+        acked, rejected = self.receive_all(client, queue, 2)
         here, there = Call(lambda: client.receive(queue, 1, 300.0)), Call(lambda: client.receive(other, 1, 300.0))
         assert not here.ended(0.2)
-        call = Call(lambda: (client.stats(queue), client.publish(other, b"there"), client.publish(queue, b"here")))
+        calls: list[Callable[[], object]] = [
+            lambda: client.stats(queue),
+            lambda: client.ack(acked),
+            lambda: client.reject(rejected, requeue=False),
+            lambda: client.declare(third),
+            lambda: client.purge(third),
+            lambda: client.replay(f"{third}-dead"),
+            client.flush,
+            lambda: client.publish(other, b"there"),
+            lambda: client.publish_many(queue, [Message(b"here")]),
+        ]
+        call = Call(lambda: [each() for each in calls])
         assert call.ended(self.wait), "a call waits for the receive of another thread"
         call.result()
         for waiting, body in ((there, b"there"), (here, b"here")):
@@ -193,6 +228,32 @@ class ConnectionTests(Backend):
         else:
             self.eventually(lambda: client.flush() and is_empty(client, queue))
 
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+    def test_a_forked_child_leaves_its_parents_connection_alone(self, client: QueueClient, queue: str) -> None:
+        """There the client is not connected; whatever the child does with it, its parent goes on as before."""
+        delivery = self.get_one(client, queue)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # it is what this test is about
+            child = os.fork()
+        if child == 0:
+            os._exit(_use_in_a_child(client, queue))
+        try:
+            _, status = self.eventually(lambda: _ended(child), message="a client hangs in a forked child")
+        except BaseException:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            raise
+        assert os.waitstatus_to_exitcode(status) == 0, "in a forked child the client still counts as connected"
+        assert client.connected
+        client.publish(queue, b"after")
+        client.ack(delivery)
+        assert client.flush()
+        after = self.receive_one(client, queue)
+        assert after.body == b"after"
+        client.ack(after)
+        assert client.flush()
+        assert is_empty(client, queue)
+
     def test_g17_no_password_shows(
         self, broker_url: str, client: QueueClient, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -213,6 +274,29 @@ class ConnectionTests(Backend):
         """Publish a message and receive it."""
         client.publish(queue, b"x")
         return self.receive_one(client, queue)
+
+
+def _use_in_a_child(client: QueueClient, queue: str) -> int:
+    """What a forked child does: 0 when each call says that the client is not connected."""
+    try:
+        if client.connected:
+            return 1
+        for call in (lambda: client.stats(queue), lambda: client.publish(queue, b"x"), lambda: client.receive(queue)):
+            try:
+                call()
+            except NotConnectedError:
+                continue
+            return 1
+        client.disconnect()
+    except BaseException:
+        return 1
+    return 0
+
+
+def _ended(child: int) -> tuple[int, int] | None:
+    """What became of a child process, None while it lives."""
+    done, status = os.waitpid(child, os.WNOHANG)
+    return (done, status) if done else None
 
 
 class _Watched(Mapping[str, object]):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, MutableMapping
 
 import pytest
 
@@ -107,11 +108,18 @@ class DataTests(Backend):
         assert [delivery.body for delivery in self.receive_all(client, queue, 4)] == [b"1", b"2", b"3", b"4"]
 
     def test_what_was_published_is_a_copy(self, client: QueueClient, queue: str) -> None:
-        """A producer may go on to change the headers that it gave."""
+        """A producer may go on to change the headers that it gave, and a consumer those that it got."""
         headers = {"h": "before"}
         client.publish(queue, b"x", headers=headers)
+        client.publish_many(queue, [Message(b"x", headers)])
         headers["h"] = "after"
-        assert dict(self.receive_one(client, queue).headers) == {"h": "before"}
+        for _ in range(2):
+            delivery = self.receive_one(client, queue)
+            assert dict(delivery.headers) == {"h": "before"}
+            if isinstance(delivery.headers, MutableMapping):
+                delivery.headers["h"] = "after"
+            client.reject(delivery, requeue=True, failure=a_failure(queue))
+        assert [dict(delivery.headers) for delivery in self.receive_all(client, queue, 2)] == [{"h": "before"}] * 2
 
     def test_publish_many_takes_any_iterable_and_refuses_a_bad_message(self, client: QueueClient, queue: str) -> None:
         """None, one from a generator, and one that cannot be kept, with their own ids and headers."""
@@ -130,6 +138,30 @@ class DataTests(Backend):
         size = _largest(lambda count: client.publish(queue, b"x" * count), self.largest_message)
         self._settle_largest(client, queue, dead, b"x" * size, {})
 
+    def test_g19_a_body_over_the_limit_is_refused(self, client: QueueClient, queue: str) -> None:
+        """One byte over ``max_message_bytes`` is an error for its sender, alone and among others; nothing is cut."""
+        body = bytes(client.max_message_bytes + 1)
+        with pytest.raises(MessageTooLargeError):
+            client.publish(queue, body)
+        with pytest.raises(MessageTooLargeError):
+            client.publish_many(queue, [Message(body)])
+        assert client.stats(queue).ready == 0
+
+    def test_g17_bodies_and_headers_are_not_logged(
+        self, client: QueueClient, queue: str, dead: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """What a producer sends is its own: no log shows it, but for one at DEBUG."""
+        caplog.set_level(logging.INFO)
+        client.publish(queue, b"confidential", headers={"h": "confidential"})
+        client.reject(self.receive_one(client, queue), requeue=True, failure=a_failure(queue))
+        delivery = self.receive_one(client, queue)
+        assert "confidential" not in repr(delivery).replace(repr(delivery.headers), "")
+        client.reject(delivery, requeue=False, failure=a_failure(queue))
+        assert client.replay(dead) == 1
+        client.ack(self.receive_one(client, queue))
+        assert client.flush()
+        assert "confidential" not in caplog.text
+
     def test_g19_the_largest_header_can_be_settled_in_every_way(
         self, client: QueueClient, queue: str, dead: str
     ) -> None:
@@ -147,7 +179,10 @@ class DataTests(Backend):
         client.reject(self.receive_one(client, queue), requeue=False, failure=the_longest_failure(queue))
         if client.capabilities.browse:
             (letter,) = client.dead_letters(dead)
-            assert (letter.body, letter.exception_message) == (body, the_longest_failure(queue).exception_message)
+            failure = the_longest_failure(queue)
+            assert letter.body == body
+            assert letter.exception_message == failure.exception_message
+            assert letter.traceback == failure.traceback
         assert client.replay(dead) == 1
         again = self.receive_one(client, queue)
         assert (again.body, dict(again.headers)) == (body, headers)

@@ -56,6 +56,10 @@ class DeadLetterTests(Backend):
             pytest.skip("no listing claimed")
         (letter,) = client.dead_letters(dead)
         assert (letter.reason, letter.source_queue, letter.attempts) == (Reason.REJECTED, queue, 2)
+        assert letter.first_failed_at == 1_700_000_000.25, "when it failed first is known from the delivery"
+        assert letter.last_failed_at is not None
+        assert letter.last_failed_at > letter.first_failed_at
+        assert letter.worker
 
     def test_g12_without_a_dead_letter_queue_nothing_is_lost(self, client: QueueClient, queue_name: str) -> None:
         """A queue that was declared alone dead-letters into ``<queue>.dead``."""
@@ -68,7 +72,7 @@ class DeadLetterTests(Backend):
         """The listing shows the oldest first, as often as one likes, and the letters stay."""
         if not client.capabilities.browse:
             pytest.skip("no listing claimed")
-        bodies = [b"%d" % n for n in range(7)]
+        bodies = [b"\x00\xff%d" % n for n in range(7)]
         self.bury(client, queue, *bodies)
         for _ in range(3):
             assert [letter.body for letter in client.dead_letters(dead)] == bodies
@@ -82,6 +86,8 @@ class DeadLetterTests(Backend):
             pytest.skip("no listing claimed")
         assert client.dead_letters(dead) == []
         assert client.dead_letters(f"{queue}-missing") == []
+        with pytest.raises(UnroutableError):
+            client.publish(f"{queue}-missing", b"listing a queue has created it")
 
     def test_g18_a_limit_that_makes_no_sense_is_refused(self, client: QueueClient, queue: str, dead: str) -> None:
         """A listing takes a whole number of letters; none is a number too."""
@@ -104,6 +110,7 @@ class DeadLetterTests(Backend):
         assert {delivery.body for delivery in back} == {b"1", b"2", b"3"}
         assert {delivery.attempts for delivery in back} == {0}
         assert {delivery.first_failed_at for delivery in back} == {None}
+        assert {delivery.redelivered for delivery in back} == {False}
         assert {tuple(delivery.headers.items()) for delivery in back} == {(("h", "ü"),)}
         assert is_empty(client, dead)
 
@@ -140,9 +147,18 @@ class DeadLetterTests(Backend):
         assert self.receive_one(client, dead).body == b"x"
 
     def test_replay_of_nothing_is_zero(self, client: QueueClient, queue: str, dead: str) -> None:
-        """An empty dead-letter queue replays nothing."""
-        assert queue
+        """A dead-letter queue that is empty or missing replays nothing, and is not created."""
         assert client.replay(dead) == 0
+        assert client.replay(f"{queue}-missing") == 0
+        with pytest.raises(UnroutableError):
+            client.publish(f"{queue}-missing", b"x")
+
+    def test_g13_all_letters_are_replayed(self, client: QueueClient, queue: str, dead: str) -> None:
+        """However many there are, in their order."""
+        client.publish_many(dead, [Message(b"%d" % number) for number in range(205)])
+        assert client.replay(dead, target=queue) == 205
+        assert [delivery.body for delivery in self.receive_all(client, queue, 205)] == [b"%d" % n for n in range(205)]
+        assert is_empty(client, dead)
 
     def test_g13_letters_that_somebody_holds_are_left_alone(
         self, make_client: MakeClient, client: QueueClient, queue: str, dead: str

@@ -6,9 +6,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from qbridge_core import QueueClient
+from qbridge_core import Delivery, QueueClient
 from qbridge_core.testing.base import Backend, MakeClient, a_failure
-from qbridge_core.testing.children import Child, hold, look
+from qbridge_core.testing.children import Child, hold, leave, look
 
 
 class LendingTests(Backend):
@@ -38,25 +38,49 @@ class LendingTests(Backend):
                 assert claimed or (again.crashes, again.suspected) == (0, False), "deaths are seen: claim crashes"
                 assert not claimed or again.suspected or again.crashes == deaths, "a death is not counted"
                 if deaths < len(children):
-                    other.reject(again, requeue=True)
-                    other.unsubscribe(queue)
+                    self._pass_on(make_client, other, again)
         # The dead client took its message after this one did: where leases end, this one's would have ended by now.
+        self._count_once(other, again, 2)
         client.ack(mine)
         assert client.flush()
         assert other.receive(queue, 1, 0.2) == []
+
+    def _pass_on(self, make_client: MakeClient, other: QueueClient, delivery: Delivery) -> None:
+        """Neither a hand-back nor a disconnect forgets the deaths that were seen before."""
+        known = (delivery.crashes, delivery.suspected)
+        other.reject(delivery, requeue=True)
+        other.unsubscribe(delivery.queue)
+        third = make_client()
+        again = self.receive_one(third, delivery.queue)
+        assert (again.crashes, again.suspected) == known, "a hand-back changes what was counted"
+        third.disconnect()
+
+    def _count_once(self, client: QueueClient, delivery: Delivery, crashes: int) -> None:
+        """What a failure writes beside a message has been counted in it: the broker does not count it again."""
+        failure = a_failure(delivery.queue, attempts=1, crashes=crashes)
+        client.reject(delivery, requeue=True, failure=failure)
+        again = self.receive_one(client, delivery.queue)
+        if client.capabilities.crashes:
+            assert (again.crashes, again.suspected) == (crashes, False), "a crash is counted twice"
+        client.ack(again)
+        assert client.flush()
 
     def test_g11_a_delivery_that_is_held_longer_than_a_lease_stays(
         self, make_client: MakeClient, client: QueueClient, queue: str, dead: str
     ) -> None:
         """While its client lives nobody else gets it, whatever else happens; then it can be settled either way."""
-        lease = self._lease()
-        client.send_many(queue, range(3))
-        done, rejected, handed_back = self.receive_all(client, queue, 3)
+        lease = self.lease_seconds
+        if lease is None:
+            pytest.skip("no lease is set")
+        client.send_many(queue, range(30))
+        done, rejected, handed_back, *more = self.receive_all(client, queue, 30)
         other = make_client()
         assert other.receive(queue, 1, lease * 2.5) == []
         client.ack(done)
         client.reject(rejected, requeue=False, failure=a_failure(queue))
         client.reject(handed_back, requeue=True)
+        for delivery in more:
+            client.ack(delivery)
         again = self.receive_one(other, queue)
         assert (again.body, again.attempts, again.crashes) == (handed_back.body, 0, 0)
         assert not again.suspected
@@ -81,9 +105,15 @@ class LendingTests(Backend):
         assert {delivery.crashes for delivery in again.values()} == {0}
 
     def test_what_is_claimed_of_sharing_holds(self, client: QueueClient, queue: str, broker_url: str) -> None:
-        """Without the claim ``shared`` another process sees other queues or none; with it, see the killed process."""
+        """Without the claim ``shared`` another process sees other queues or none; with it, see the killed process.
+
+        A broker inside one process ends with it, so that nobody can claim to see its death, or what was kept.
+        """
         if client.capabilities.shared:
             pytest.skip("shared is claimed")
+        assert not client.capabilities.crashes, "crashes is claimed, and no other process would see one"
+        if client.capabilities.durable:
+            self._outlive_a_process(broker_url, f"{queue}-kept")
         client.publish(queue, b"x")
         client.publish(queue, b"y")
         with Child(self, broker_url, look, queue) as child:
@@ -91,12 +121,8 @@ class LendingTests(Backend):
             seen = child.line()
         assert seen != "2", "another process sees the messages: claim shared"
 
-    def _lease(self) -> float:
-        lease = self.lease
-        if lease is None:
-            given = self.options.get("lease")
-            lease = float(given) if isinstance(given, int | float) else None
-        if lease is None or lease <= 0:
-            pytest.skip("no lease is set")
-        assert lease <= 30, "set a short lease in options: the suite holds a delivery for longer than that"
-        return lease
+    def _outlive_a_process(self, broker_url: str, queue: str) -> None:
+        for action, line in ((leave, "left"), (look, "1")):
+            with Child(self, broker_url, action, queue) as child:
+                child.tell()
+                assert child.line() == line, "durable is claimed, and a message ends with the process of its producer"

@@ -27,6 +27,7 @@ class Link:
         self._target = (host, port)
         self._is_cut = False
         self._budget: int | None = None
+        self._cuts = True
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -62,7 +63,16 @@ class Link:
 
         The broker gets those bytes and an orderly end, as from a process that was killed.
         """
-        self._budget = count
+        self._budget, self._cuts = count, True
+
+    def drop_after(self, count: int) -> None:
+        """The same, but new connections work: a client can go on as if nothing had happened."""
+        self._budget, self._cuts = count, False
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._tasks)
 
     def restore(self) -> None:
         """Forward again; what a frozen link held arrives now."""
@@ -142,7 +152,8 @@ class Link:
             self.sent += len(data)
             sink.write(data)
             if self._budget == 0:
-                self._is_cut = True
+                self._is_cut = self._cuts
+                self._budget = 0 if self._cuts else None
                 await self._end_orderly(sink)
                 return
             await sink.drain()

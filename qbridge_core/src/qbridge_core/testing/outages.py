@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
+from functools import partial
 
 import pytest
 
 from qbridge_core import (
+    BrokerUnavailableError,
     BrokerURL,
     Delivery,
     DeliveryLostError,
     Message,
+    NotConnectedError,
     QBridgeError,
     QueueClient,
     TransientError,
@@ -45,6 +48,7 @@ class OutageTests(Backend):
     ) -> None:
         """Nothing hangs, claims a success or leaks a foreign error or a password; settlements have one outcome."""
         client, leaving, direct = make_linked_client(leases=False), make_linked_client(), make_client()
+        unhurried = self.create_client(link.through(broker_url))
         for each in (client, direct):
             each.declare(queue, dead)
         client.send_many(queue, range(3))
@@ -57,7 +61,8 @@ class OutageTests(Backend):
 
         must_fail: dict[str, Callable[[], object]] = {
             "connect": lambda: self.create_hasty_client(link.through(broker_url)).disconnect(),
-            "publish": lambda: client.publish(queue, b"p", timeout=_SHORT),
+            "publish": lambda: unhurried.publish(queue, b"p0", timeout=_SHORT),
+            "publish without a timeout": lambda: client.publish(queue, b"p1"),
             "publish_many": lambda: client.publish_many(queue, [Message(b"p")] * 20, timeout=_SHORT),
             "receive": lambda: client.receive(queue, 1, _SHORT),
             "stats": lambda: client.stats(queue),
@@ -80,10 +85,20 @@ class OutageTests(Backend):
         for name, call in calls.items():
             self._check_error(name, call.error, may_succeed=name in may_wait, broker_url=broker_url)
         assert client.connected, "a client whose connection is lost is still connected: it tries again"
+        assert calls["publish"].seconds < 4 * _SHORT, "publish does not keep to its timeout"
+        assert calls["receive"].seconds > 0.9 * _SHORT, "receive does not wait for its timeout, so its caller does not"
         link.restore()
+        unhurried.disconnect()
+        if calls["declare"].error is None:
+            self.eventually(lambda: _done(lambda: client.publish(f"{queue}-3", b"x")), self.outage_timeout)
         self._settle_all(client, queue, {done: calls["ack"], rejected: calls["reject"], retried: calls["retry"]})
         once = not calls["reject"].error and not calls["retry"].error
-        self._check_outcomes(direct, queue, dead, rejected, retried, most=1 if once else 2)
+        refused = {
+            body
+            for body, name in ((b"p0", "publish"), (b"p1", "publish without a timeout"))
+            if isinstance(calls[name].error, BrokerUnavailableError)
+        }
+        self._check_outcomes(direct, queue, dead, rejected, retried, most=1 if once else 2, refused=refused)
         self._check_password(caplog.text, broker_url)
         left = self.receive_one(direct, f"{queue}-2", self.redelivery_timeout + self.outage_timeout)
         assert left.body == b"left"
@@ -132,17 +147,19 @@ class OutageTests(Backend):
         rejected: Delivery,
         retried: Delivery,
         most: int,
+        refused: Collection[bytes],
     ) -> None:
         """One letter, one retry (two at ``most``, when nobody knows whether the first got through).
 
-        What was lost instead comes again, and is settled now.
+        What was lost instead comes again, and is settled now. What was ``refused`` does not come.
         """
         outcomes: list[tuple[bytes, int]] = []
         patience = time.monotonic() + self.redelivery_timeout
 
         def settled() -> bool:
             for delivery in direct.receive(queue, 10, 0.1):
-                if delivery.body == b"p":
+                assert delivery.body not in refused, "publish said that the broker does not have a message that it has"
+                if delivery.body.startswith(b"p"):
                     direct.ack(delivery)  # published, though nobody could confirm it
                 elif delivery.body == rejected.body and delivery.attempts == 0:
                     direct.reject(delivery, requeue=False, failure=a_failure(queue))
@@ -177,11 +194,51 @@ class OutageTests(Backend):
         assert [delivery.body for delivery in seen] == [b"after"]
         self.eventually(lambda: _done(lambda: client.reject(seen[0], requeue=False)), self.outage_timeout)
         self.eventually(lambda: _done(lambda: client.publish(queue, b"own")), self.outage_timeout)
-        assert self.receive_one(client, queue).body == b"own"
+        held = self.receive_one(client, queue)
+        assert held.body == b"own"
         assert self.receive_one(direct, dead).body == b"after"
+        if self.lease_seconds is not None:
+            assert direct.receive(queue, 1, self.lease_seconds * 2.5) == [], "after a cut leases are not renewed"
+        client.ack(held)
+        assert client.flush()
+        client.disconnect()
+        assert is_empty(direct, queue)
+        self.eventually(lambda: link.connections == 0, message="connections stay open after disconnect")
 
+    def test_g15_a_client_survives_outages_again_and_again(
+        self, link: Link, make_linked_client: MakeClient, queue: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Not the first one only; a ``connect`` that fails leaves the client as it was.
+
+        Who claims ``logs_outages`` says when one begins and when it is over.
+        """
+        caplog.set_level(logging.INFO)
+        client = make_linked_client()
+        for _ in range(3):
+            link.cut()
+            for _ in range(5):
+                with pytest.raises(TransientError):
+                    client.stats(queue)
+            link.restore()
+            self.eventually(lambda: _done(lambda: client.stats(queue)), self.outage_timeout, "it does not come back")
+        if client.logs_outages:
+            for level, what in ((logging.WARNING, "beginning"), (logging.INFO, "end")):
+                self.eventually(partial(_logged, caplog, level), message=f"the {what} of an outage is not logged")
+        client.disconnect()
+        link.cut()
+        with pytest.raises(BrokerUnavailableError):
+            client.connect()
+        assert not client.connected
+        with pytest.raises(NotConnectedError):
+            client.stats(queue)
+        link.restore()
+        client.connect()
+        client.publish(queue, b"x")
+        assert self.receive_one(client, queue).body == b"x"
+
+    @pytest.mark.parametrize("where", ["half", "last", "for a moment"])
     def test_g1_what_publish_many_confirmed_is_there_whatever_happens_to_the_connection(
-        self, link: Link, make_client: MakeClient, make_linked_client: MakeClient, queue: str
+        self, where: str, link: Link, make_client: MakeClient, make_linked_client: MakeClient, queue: str
     ) -> None:
         """The connection is lost in the middle: the call raises, or all of its messages are there."""
         client, direct = make_linked_client(), make_client()
@@ -190,29 +247,34 @@ class OutageTests(Backend):
         client.publish_many(queue, messages)
         size = link.sent - began
         assert direct.purge(queue) == len(messages)
-        link.cut_after(size // 2)
+        lose = link.drop_after if where == "for a moment" else link.cut_after
+        lose(size - len(_LARGE) // 2 if where == "last" else size // 2)
         call = Call(lambda: client.publish_many(queue, messages, timeout=_SHORT))
         assert call.ended(self.outage_timeout), "publish_many hangs when the connection is lost"
-        assert isinstance(call.error, TransientError), f"half was sent, and publish_many ends with {call.error!r}"
+        if where != "for a moment" or call.error is not None:
+            assert isinstance(call.error, TransientError), f"a part was sent, and publish_many ends with {call.error!r}"
+        else:
+            found = {delivery.body for delivery in self.receive_all(direct, queue, len(messages))}
+            assert found == {message.body for message in messages}, "publish_many confirms what is not there"
         link.restore()
         self.eventually(lambda: _done(lambda: client.publish(queue, b"x")), self.outage_timeout)
 
-    @pytest.mark.parametrize("outcome", ["dead letter", "retry"])
+    @pytest.mark.parametrize("outcome", ["dead letter", "retry", "hand-back", "replay"])
     def test_g2_whenever_a_client_dies_its_message_is_somewhere(
         self, outcome: str, broker_url: str, make_client: MakeClient, queue: str, dead: str
     ) -> None:
-        """A client ends at many points while it rejects: a crash can double the message and never lose it."""
+        """A client ends at many points while it settles: a crash can double the message and never lose it."""
         direct = make_client()
-        victims = [Victim(self, broker_url, queue, dead, number) for number in range(_VICTIMS + 1)]
+        victims = [Victim(self, broker_url, queue, dead, number, outcome) for number in range(_VICTIMS + 1)]
         try:
-            size = victims[0].reject(outcome)
+            size = victims[0].settle()
             for number, victim in enumerate(victims[1:], 1):
-                victim.reject(outcome, cut_after=number * size // _VICTIMS)
+                victim.settle(cut_after=number * size // _VICTIMS)
             missing = {victim.body for victim in victims}
             deadline = time.monotonic() + self.redelivery_timeout
 
             def all_found() -> bool:
-                for name in (queue, dead):
+                for name in (queue, *(victim.dead for victim in victims)):
                     for delivery in direct.receive(name, 10, 0.05):
                         missing.discard(delivery.body)
                         direct.ack(delivery)
@@ -230,7 +292,7 @@ class OutageTests(Backend):
 class Victim:
     """A client with a connection of its own that ends in the middle of a call."""
 
-    def __init__(self, suite: Backend, broker_url: str, queue: str, dead: str, number: int) -> None:
+    def __init__(self, suite: Backend, broker_url: str, queue: str, dead: str, number: int, outcome: str) -> None:
         url = BrokerURL.parse(broker_url)
         if not suite.proxied or not url.host or url.port is None or len(url.hosts) != 1:
             pytest.skip("the URL does not name one host and port, so there is no connection to break")
@@ -238,20 +300,36 @@ class Victim:
         self.client = suite.create_hasty_client(self.link.through(broker_url))
         self._queue = queue
         self.body = b"%d" % number + _LARGE
-        self.client.declare(queue, dead)
+        self.dead = f"{dead}-{number}"
+        self.client.declare(queue, self.dead)
         self.client.publish(queue, self.body)
         self._delivery = suite.receive_one(self.client, queue)
         self._suite = suite
+        self._outcome = outcome
+        if outcome == "replay":
+            self._reject(requeue=False)
+            assert self.client.flush()
 
-    def reject(self, outcome: str, cut_after: int | None = None) -> int:
-        """Reject the message; the link is cut after so many bytes. Return how many it took."""
+    def settle(self, cut_after: int | None = None) -> int:
+        """Settle the message; the link is cut after so many bytes. Return how many it took."""
         began = self.link.sent
         if cut_after is not None:
             self.link.cut_after(max(1, cut_after))
-        call = Call(lambda: self.client.reject(self._delivery, outcome == "retry", failure=a_failure(self._queue)))
+        call = Call(self._settle)
         call.ended(self._suite.outage_timeout if cut_after is None else _SHORT)
         self.link.cut()
         return self.link.sent - began
+
+    def _settle(self) -> None:
+        if self._outcome == "replay":
+            self.client.replay(self.dead)
+        elif self._outcome == "hand-back":
+            self.client.reject(self._delivery, requeue=True)
+        else:
+            self._reject(requeue=self._outcome == "retry")
+
+    def _reject(self, *, requeue: bool) -> None:
+        self.client.reject(self._delivery, requeue, failure=a_failure(self._queue))
 
 
 def _done(call: Callable[[], object]) -> bool:
@@ -262,6 +340,10 @@ def _done(call: Callable[[], object]) -> bool:
         raise
     except TransientError:
         return False
+
+
+def _logged(caplog: pytest.LogCaptureFixture, level: int) -> bool:
+    return any(record.levelno == level for record in list(caplog.records))
 
 
 def _received(client: QueueClient, queue: str) -> list[Delivery]:

@@ -159,9 +159,11 @@ class PublishingTests(Backend):
         assert [d.body for d in self.receive_all(client, queue, 51)] == [b"%d" % n for n in range(51)]
 
     def test_g1_all_messages_of_publish_many_are_there_on_return(self, client: QueueClient, queue: str) -> None:
-        """``publish_many`` returns when the broker holds every message."""
-        client.publish_many(queue, [Message(b"%d" % n) for n in range(500)])
-        assert client.stats(queue).ready == 500
+        """``publish_many`` returns when the broker holds every message, and ``purge`` deletes every one."""
+        client.publish_many(queue, [Message(b"%d" % n) for n in range(1_200)])
+        assert client.stats(queue).ready == 1_200
+        assert client.purge(queue) == 1_200
+        assert client.stats(queue).ready == 0
 
     def test_publishing_from_many_threads(self, client: QueueClient, queue: str) -> None:
         """``publish`` may be called from many threads at once."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -12,6 +12,9 @@ from qbridge_core import ConfigurationError, Delivery, Message, QueueClient, Unr
 from qbridge_core.testing.base import Backend, Call, MakeClient
 
 _NO_COUNTS: list[Any] = [0, -1, 1.5, "1", None, True]
+_PROMPT = 0.5
+"""Seconds; of a few tries one must be quicker, however busy the machine is."""
+_TRIES = 5
 
 
 class ReceivingTests(Backend):
@@ -19,8 +22,14 @@ class ReceivingTests(Backend):
 
     def test_an_empty_queue_gives_nothing(self, client: QueueClient, queue: str) -> None:
         """``receive`` returns an empty list when its time is over."""
-        assert client.receive(queue, 10, 0.0) == []
         assert client.receive(queue, 10, 0.1) == []
+        seconds: list[float] = []
+        while len(seconds) < _TRIES and min(seconds, default=_PROMPT) >= _PROMPT:
+            call = Call(lambda: client.receive(queue, 10, 0.0))
+            assert call.ended(self.wait), "receive waits though its timeout is zero"
+            assert call.result() == []
+            seconds.append(call.seconds)
+        assert min(seconds) < _PROMPT, f"with a timeout of zero an empty queue takes {min(seconds):.1f} s"
 
     def test_a_missing_queue_is_an_error(self, client: QueueClient, queue_name: str) -> None:
         """Receiving from a queue that does not exist says so instead of waiting for ever."""
@@ -58,12 +67,18 @@ class ReceivingTests(Backend):
         self, make_client: MakeClient, client: QueueClient, queue: str
     ) -> None:
         """A message wakes a ``receive`` that is waiting for it, long before its timeout."""
-        received: list[Delivery] = []
-        thread = threading.Thread(target=lambda: received.extend(client.receive(queue, 1, 300.0)), daemon=True)
-        thread.start()
-        make_client().send(queue, 1)
-        thread.join(self.wait)
-        assert len(received) == 1
+        sender = make_client()
+        seconds: list[float] = []
+        while len(seconds) < _TRIES and min(seconds, default=_PROMPT) >= _PROMPT:
+            call = Call(lambda: client.receive(queue, 1, 300.0))
+            assert not call.ended(0.1), "receive does not wait for a message"
+            sent = time.monotonic()
+            sender.send(queue, 1)
+            assert call.ended(self.wait), "receive does not see a new message"
+            seconds.append(time.monotonic() - sent)
+            (delivery,) = cast(list[Delivery], call.result())
+            client.ack(delivery)
+        assert min(seconds) < _PROMPT, f"a waiting receive sees a new message after {min(seconds):.1f} s"
 
     def test_no_message_goes_to_two_consumers(self, make_client: MakeClient, client: QueueClient, queue: str) -> None:
         """Two consumers share a queue: each message goes to one of them."""
@@ -121,6 +136,27 @@ class ReceivingTests(Backend):
         client.ack(mine)
         assert client.flush()
 
+    def test_a_subscribed_client_reads_ahead_within_its_prefetch(
+        self, make_client: MakeClient, client: QueueClient, queue: str
+    ) -> None:
+        """What it holds beyond that is there for others; a later ``subscribe`` begins again, with its own prefetch."""
+        client.send_many(queue, range(20))
+        client.subscribe(queue, 3)
+        mine = self.receive_one(client, queue)
+        other = make_client()
+        others = self.receive_all(other, queue, 16)
+        for _ in range(2):
+            client.unsubscribe(queue)
+            client.subscribe(queue, 2)
+        client.subscribe(queue, 4)
+        for delivery in (mine, *self.receive_all(client, queue, 3)):
+            client.ack(delivery)
+        for delivery in others:
+            other.ack(delivery)
+        client.unsubscribe(queue)
+        client.send(queue, "last")
+        client.ack(self.receive_one(client, queue))
+
     def test_g2_an_unsettled_delivery_comes_back_after_disconnect(
         self, make_client: MakeClient, client: QueueClient, queue: str
     ) -> None:
@@ -136,6 +172,8 @@ class ReceivingTests(Backend):
         """A queue that does not exist holds nothing."""
         stats = client.stats(queue_name)
         assert (stats.ready, stats.in_flight, stats.delayed) == (0, 0, 0)
+        with pytest.raises(UnroutableError):
+            client.publish(queue_name, b"looking at a queue has created it")
 
     def test_declare_is_idempotent_and_keeps_messages(self, client: QueueClient, queue: str, dead: str) -> None:
         """Declaring again changes nothing."""
@@ -153,6 +191,8 @@ class ReceivingTests(Backend):
         assert (stats.ready, stats.in_flight) == (0, 1)
         client.reject(delivery, requeue=True)
         assert self.receive_one(client, queue).body == delivery.body
+        client.publish(queue, b"the queue itself stays")
+        assert self.receive_one(client, queue).body == b"the queue itself stays"
 
     def test_receive_returns_with_the_first_message(self, client: QueueClient, queue: str) -> None:
         """It does not wait until it has as many as were asked for."""
@@ -184,6 +224,8 @@ class ReceivingTests(Backend):
         again = self.receive_one(client, queue)
         assert again.redelivered
         assert again.attempts == 0
+        assert client.capabilities.crashes or (again.crashes, again.suspected) == (0, False)
+        assert type(again.body) is bytes
 
     def test_purging_a_missing_or_empty_queue_deletes_nothing(self, client: QueueClient, queue: str) -> None:
         """There is nothing to delete, and nothing is created."""

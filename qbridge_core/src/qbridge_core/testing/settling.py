@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
+from functools import partial
 
 import pytest
 
-from qbridge_core import ConfigurationError, QueueClient, UnsupportedError
-from qbridge_core.message import meta_text
-from qbridge_core.testing.base import Backend, MakeClient, a_failure, is_empty
+from qbridge_core import ConfigurationError, Delivery, DeliveryLostError, Message, QueueClient, UnsupportedError
+from qbridge_core.message import SuspectFailure, meta_text
+from qbridge_core.testing.base import Backend, Call, MakeClient, a_failure, is_empty
 
 
 class SettlingTests(Backend):
@@ -59,6 +61,26 @@ class SettlingTests(Backend):
         assert client.flush()
         assert is_empty(client, queue)
         assert client.stats(dead).ready == 1
+
+    def test_g2_deliveries_are_rejected_from_many_threads_and_once(
+        self, client: QueueClient, queue: str, dead: str
+    ) -> None:
+        """Each thread settles its own delivery; two that settle the same one have one outcome."""
+        client.publish_many(queue, [Message(b"%d" % number) for number in range(20)])
+        deliveries = self.receive_all(client, queue, 20)
+
+        def reject(delivery: Delivery) -> None:
+            with suppress(DeliveryLostError):  # the other thread was quicker
+                client.reject(delivery, requeue=False, failure=a_failure(queue))
+
+        calls = [Call(partial(reject, delivery)) for delivery in deliveries for _ in range(2)]
+        for call in calls:
+            assert call.ended(self.wait), "reject hangs"
+            call.result()
+        assert client.flush()
+        assert is_empty(client, queue)
+        assert {letter.body for letter in self.receive_all(client, dead, 20)} == {b"%d" % n for n in range(20)}
+        assert client.receive(dead, 1, 0.0) == [], "a delivery that two threads settled is there twice"
 
     def test_g8_handing_back_is_free(self, make_client: MakeClient, client: QueueClient, queue: str) -> None:
         """``reject(requeue=True)`` makes the message ready again at once, and counts nothing."""
@@ -144,9 +166,9 @@ class SettlingTests(Backend):
     def test_g8_a_hand_back_keeps_what_was_counted(
         self, make_client: MakeClient, client: QueueClient, queue: str
     ) -> None:
-        """Attempts, crashes, the first failure and the task's id are as before, and the message is in its queue."""
+        """Attempts, crashes and whatever else the failure wrote are as before, and the message is in its queue."""
         client.publish(queue, b"x")
-        failure = a_failure(queue, attempts=2, crashes=1)
+        failure = SuspectFailure.of(a_failure(queue, attempts=2, crashes=1), 1, beside=True)
         client.reject(self.receive_one(client, queue), requeue=True, failure=failure)
         for _ in range(3):
             delivery = self.receive_one(client, queue)
@@ -168,6 +190,20 @@ class SettlingTests(Backend):
             client.reject(delivery, requeue=True)
         found = client.receive(queue, 1, 0.5) or client.receive(f"{queue}-other", 1, 0.5)
         assert [(again.body, again.attempts, again.crashes) for again in found] == [(b"x", 0, 0)]
+
+    def test_g12_a_dead_letter_goes_to_its_queue_at_once_whatever_it_is_given(
+        self, client: QueueClient, queue: str, dead: str
+    ) -> None:
+        """``queue`` and ``delay`` are for another attempt; with ``requeue=False`` they are refused or mean nothing."""
+        delays = [0.0, 30.0] if client.capabilities.delay else [0.0]
+        for delay in delays:
+            client.publish(queue, b"x")
+            delivery = self.receive_one(client, queue)
+            try:
+                client.reject(delivery, requeue=False, queue=f"{queue}-other", delay=delay)
+            except ConfigurationError:
+                client.reject(delivery, requeue=False)
+        assert [letter.body for letter in self.receive_all(client, dead, len(delays))] == [b"x"] * len(delays)
 
     def test_settling_touches_one_message_only(self, client: QueueClient, queue: str, dead: str) -> None:
         """Of messages that are alike each is settled by itself, and the others stay as they are."""
