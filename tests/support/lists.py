@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import ClassVar
 
 from qbridge_core import (
@@ -96,7 +97,9 @@ class ListClient(QueueClient):
             check_publish_timeout(timeout)
             body = check_body(body, self.max_message_bytes)
             message_id = check_message_id(message_id)
-            self._existing(queue).append(Delivery(body, queue, dict(check_headers(headers)), message_id))
+            self._existing(queue).append(
+                Delivery(body, queue, MappingProxyType(dict(check_headers(headers))), message_id)
+            )
 
     def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
         check_count("max_messages", max_messages, 1)

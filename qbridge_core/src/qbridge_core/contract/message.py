@@ -247,7 +247,7 @@ class Delivery:
     first_failed_at: float | None = None
     redelivered: bool = False
     meta: Mapping[str, Any] = field(default_factory=_no_headers)
-    tag: Any = None
+    tag: Any = field(default=None, repr=False)  # a driver's may hold the payload
     suspected: bool = False
     noted: Noted | None = None
 

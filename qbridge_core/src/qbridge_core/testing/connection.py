@@ -293,10 +293,10 @@ def _use_in_a_child(client: QueueClient, queue: str) -> int:
     return 0
 
 
-def _ended(child: int) -> tuple[int, int] | None:
-    """What became of a child process, None while it lives."""
+def _ended(child: int) -> tuple[int, ...]:
+    """Its id and what became of a child process; nothing while it lives."""
     done, status = os.waitpid(child, os.WNOHANG)
-    return (done, status) if done else None
+    return (done, status) if done else ()
 
 
 class _Watched(Mapping[str, object]):

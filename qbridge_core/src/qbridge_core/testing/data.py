@@ -147,15 +147,15 @@ class DataTests(Backend):
             client.publish_many(queue, [Message(body)])
         assert client.stats(queue).ready == 0
 
-    def test_g17_bodies_and_headers_are_not_logged(
+    def test_g17_bodies_are_not_logged(
         self, client: QueueClient, queue: str, dead: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """What a producer sends is its own: no log shows it, but for one at DEBUG."""
+        """What a producer sends is its own: no log shows it, but for one at DEBUG, nor the ``repr`` of a delivery."""
         caplog.set_level(logging.INFO)
-        client.publish(queue, b"confidential", headers={"h": "confidential"})
+        client.publish(queue, b"confidential")
         client.reject(self.receive_one(client, queue), requeue=True, failure=a_failure(queue))
         delivery = self.receive_one(client, queue)
-        assert "confidential" not in repr(delivery).replace(repr(delivery.headers), "")
+        assert "confidential" not in repr(delivery)
         client.reject(delivery, requeue=False, failure=a_failure(queue))
         assert client.replay(dead) == 1
         client.ack(self.receive_one(client, queue))

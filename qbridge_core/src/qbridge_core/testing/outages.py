@@ -265,8 +265,10 @@ class OutageTests(Backend):
     ) -> None:
         """A client ends at many points while it settles: a crash can double the message and never lose it."""
         direct = make_client()
-        victims = [Victim(self, broker_url, queue, dead, number, outcome) for number in range(_VICTIMS + 1)]
+        victims: list[Victim] = []
         try:
+            for number in range(_VICTIMS + 1):
+                victims.append(Victim(self, broker_url, queue, dead, number, outcome))
             size = victims[0].settle()
             for number, victim in enumerate(victims[1:], 1):
                 victim.settle(cut_after=number * size // _VICTIMS)

@@ -190,7 +190,11 @@ class ReceivingTests(Backend):
         stats = client.stats(queue)
         assert (stats.ready, stats.in_flight) == (0, 1)
         client.reject(delivery, requeue=True)
-        assert self.receive_one(client, queue).body == delivery.body
+        again = self.receive_one(client, queue)
+        assert again.body == delivery.body
+        client.ack(again)
+        assert client.flush()
+        assert client.purge(queue) == 0
         client.publish(queue, b"the queue itself stays")
         assert self.receive_one(client, queue).body == b"the queue itself stays"
 
