@@ -15,7 +15,8 @@ connected, a delivery stays its own, however long its task takes: a lease is ren
 :class:`~qbridge_core.errors.NotConnectedError` at once; ``unsubscribe``, ``subscribe`` and ``flush`` may do nothing
 instead. A delivery from before a ``disconnect`` is not the client's any more: settling it raises
 :class:`~qbridge_core.errors.DeliveryLostError` or, where the backend can, is carried out. What was declared is
-remembered over ``disconnect`` and ``connect``.
+remembered over ``disconnect`` and ``connect``. A client belongs to the process that connected it: in a forked child it
+is not connected, and nothing that the child does with it reaches its parent's connection.
 
 **Connection loss.** A connected client finds its connection again by itself, with backoff and for ever, until
 ``disconnect``. Meanwhile calls raise :class:`~qbridge_core.errors.BrokerUnavailableError` (``receive`` after
@@ -75,7 +76,8 @@ class Capabilities:
         max_delay: the longest delay in seconds that the broker can hold; a longer one is a ``ConfigurationError``.
         browse: ``dead_letters`` lists a dead-letter queue without consuming it.
         crashes: ``Delivery.crashes`` counts the worker processes that died with the message, or ``Delivery.suspected``
-            says that one may have, and ``crashes`` counts those that die with it when it runs alone; see there.
+            says that one may have, and ``crashes`` counts those that die with it when it runs alone; see there. It
+            needs ``shared``: else a broker dies with the only process that knows it.
         durable: confirmed messages survive a restart of the broker, as do retries, delayed messages and letters.
         shared: other processes see the same queues. Without it a broker lives in its clients' process.
     """
@@ -153,7 +155,9 @@ class QueueClient(ABC):
 
     @abstractmethod
     def stats(self, queue: str) -> QueueStats:
-        """Count the messages of a queue; a queue that does not exist has none.
+        """Count the messages of a queue; one that does not exist has none, and is not created.
+
+        What is due counts as ready, whether somebody receives it or not.
 
         Raises:
             BrokerUnavailableError: no connection.
@@ -295,7 +299,8 @@ class QueueClient(ABC):
         """Announce that ``receive`` will be called again and again, with ``prefetch`` messages wanted at once.
 
         A backend with server push starts its consumer here and may hold up to its prefetch limit of messages that
-        ``receive`` has not returned yet. The default only checks the arguments.
+        ``receive`` has not returned yet. Called again it sets the prefetch anew; it may be called after ``unsubscribe``
+        too, after which ``receive`` works as it did before. The default only checks the arguments.
 
         Raises:
             ConfigurationError: no queue can have this name, or ``prefetch`` is no whole number of at least 1.
@@ -357,7 +362,7 @@ class QueueClient(ABC):
           travel with it, and the next delivery shows ``attempts == failure.attempts``. With ``queue`` it goes to that
           queue instead of its own; the queue is created when missing.
         * ``requeue=False``: move it to the dead-letter queue with ``failure.dead_letter_headers()`` (without a
-          failure: reason ``rejected`` and what the delivery knows).
+          failure: reason ``rejected`` and what the delivery knows). ``delay`` and ``queue`` mean nothing here.
 
         A hand-back without ``delay`` needs neither room nor a right that the broker may refuse: where it takes no
         copy, the delivery itself goes back. With ``delivery.noted`` it follows a failure whose copy was refused; a
@@ -405,6 +410,7 @@ class QueueClient(ABC):
     def replay(self, dead_letter_queue: str, *, target: str | None = None, limit: int | None = None) -> int:
         """Send dead letters back to the queue they came from, counters reset; return how many went back.
 
+        A queue that does not exist has none.
         At most as many as were there at the start, so that letters which fail again at once do not go round. A letter
         is removed only after its copy is confirmed. Letters that a consumer holds stay with it and use up no limit.
         When one cannot be sent back, it and those behind it stay in their order, whether hand-backs go to the front or
