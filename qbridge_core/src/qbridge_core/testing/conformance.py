@@ -128,7 +128,11 @@ class FaultConformance(Backend):
                     assert dict(delivery.headers) == {"h": "1"}
             return seen >= wanted
 
-        self.eventually(all_seen, self.recovery_timeout, "messages are missing after the crash")
+        try:
+            self.eventually(all_seen, self.recovery_timeout, "messages are missing after the crash")
+        except BaseException as exc:
+            exc.add_note(f"these: {wanted - seen}")
+            raise
         if (held.body, 0, None) not in seen:  # its client has it still, or will have it again
             client.disconnect()
             client.connect()
