@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -24,6 +25,17 @@ def drain(client: RabbitMQClient, queue: str, count: int, timeout: float = 10.0)
         received += client.receive(queue, count - len(received), 0.5)
     assert len(received) == count
     return received
+
+
+def test_threads_that_wait_for_the_broker_at_the_same_time_all_have_their_answer(
+    client: RabbitMQClient, unique_name: str
+) -> None:
+    """A round trip that is asked for during another one is made too, also when it is the last."""
+    client.declare(unique_name)
+    client.subscribe(unique_name, 1)
+    with ThreadPoolExecutor(4) as pool:
+        flushed = list(pool.map(lambda _: client.flush(10.0), range(40)))
+    assert all(flushed)
 
 
 def test_concurrent_acks_in_any_order_settle_exactly_their_messages(

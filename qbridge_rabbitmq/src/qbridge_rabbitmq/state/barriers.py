@@ -19,12 +19,12 @@ class Barriers:
         self._io = io
         self._waiting: list[Callable[[], None]] = []
         self._sent: list[Callable[[], None]] = []
-        self._under_way = False
+        self._under_way: Life | None = None
 
     def add(self, done: Callable[[], None], life: Life | None) -> None:
         """Call ``done`` after a round trip that begins now, or, without a life, when there is a channel for it."""
         self._waiting.append(done)
-        if life is not None and not self._under_way:
+        if life is not None and self._under_way is None:
             self._send(life)
 
     def opened(self, life: Life) -> None:
@@ -34,12 +34,12 @@ class Barriers:
 
     def confirm_acks(self, life: Life) -> None:
         """Find out whether the broker has seen the acknowledgements, when that is not known."""
-        if life.has_unproven and life.channel.is_open and not self._under_way:
+        if life.has_unproven and life.channel.is_open and self._under_way is None:
             self._send(life)
 
     def pass_all(self) -> None:
         """The channel has ended: nothing is left to wait for."""
-        self._under_way = False
+        self._under_way = None
         passed = self._sent + self._waiting
         self._sent, self._waiting = [], []
         for done in passed:
@@ -47,16 +47,22 @@ class Barriers:
 
     def _send(self, life: Life) -> None:
         self._sent, self._waiting = self._waiting, []
-        self._under_way = True
+        self._under_way = life
         sent = life.sent
         # The cheapest method that changes nothing and has an answer.
         life.channel.flow(active=True, callback=lambda _: self._back(life, sent))
 
     def _back(self, life: Life, sent: int) -> None:
-        self._under_way = False
         self._io.later(_SETTLING, lambda: life.forget(sent))
         passed, self._sent = self._sent, []
         for done in passed:
             done()
-        if self._waiting:
+        # Not from in here: pika forgets the callback of a flow that begins during the callback of another one.
+        self._io.later(0.0, lambda: self._end(life))
+
+    def _end(self, life: Life) -> None:
+        if self._under_way is not life:  # the channel has ended since
+            return
+        self._under_way = None
+        if self._waiting and life.channel.is_open:
             self._send(life)
