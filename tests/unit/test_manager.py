@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -33,7 +34,12 @@ from support.wait import wait_for
 
 
 async def coroutine_function(payload: object) -> None:
-    """A handler that QBridge does not support."""
+    """What somebody has to await."""
+
+
+async def asynchronous_generator(payload: object) -> AsyncIterator[object]:
+    """What somebody has to go through."""
+    yield payload
 
 
 class AsyncCallable:
@@ -90,8 +96,8 @@ def test_a_client_that_is_not_connected_is_refused() -> None:
 
 @pytest.mark.parametrize("handler", [lambda: None, lambda a, b, c: None, lambda *, a: None, lambda a, *, b: None])
 def test_a_handler_that_cannot_take_a_payload_is_refused(client: MemoryClient, handler: Any) -> None:
-    """It would fail for every task."""
-    with pytest.raises(ConfigurationError, match="must accept one argument"):
+    """It would fail for every task; the error shows what it takes instead."""
+    with pytest.raises(ConfigurationError, match=r"must accept one argument.*<lambda>\(.*\) does not: "):
         TaskManager(client, handler, "q", "d")
 
 
@@ -101,17 +107,26 @@ def test_any_callable_with_one_argument_is_a_handler(client: MemoryClient, handl
     TaskManager(client, handler, "q", "d")
 
 
-def test_a_hidden_coroutine_is_a_failure(client: MemoryClient) -> None:
-    """A handler that returns something to await has not done its work: the task is not acknowledged."""
+@pytest.mark.parametrize(
+    ("make", "advice"),
+    [
+        (coroutine_function, "async def` and await it"),
+        (lambda payload: (each for each in payload), "go through it, and return"),
+        (asynchronous_generator, "async def` and go through it"),
+    ],
+    ids=["coroutine", "generator", "asynchronous generator"],
+)
+def test_a_hidden_coroutine_is_a_failure(client: MemoryClient, make: Callable[[Any], object], advice: str) -> None:
+    """A handler that returns what somebody would have to run has not done its work: the task is not acknowledged."""
 
     def handler(payload: object) -> object:
-        return coroutine_function(payload)
+        return make([payload])
 
     client.send("q", 1)
     manager = TaskManager(client, handler, "q", "d", max_retries=0, max_workers=1)
     report = manager.run_until_idle(10.0)
     assert (report.succeeded, report[Outcome.FAILED]) == (0, 1)
-    assert "never run" in client.dead_letters("d")[0].exception_message
+    assert re.search(f"would never run; .*{advice}", client.dead_letters("d")[0].exception_message)
 
 
 class Unprintable(Exception):

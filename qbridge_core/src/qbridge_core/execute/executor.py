@@ -116,8 +116,10 @@ def checked_handler(handler: object) -> Callable[[Any], object]:
         return handler
     if _cannot_bind(shown, 2) is None:
         return _WithContext(handler)
+    name = getattr(handler, "__qualname__", type(handler).__qualname__)
     raise ConfigurationError(
-        f"handler must accept one argument, the payload, or two, the payload and its context: {problem}"
+        "handler must accept one argument, the payload, or two, the payload and its context; "
+        f"{name}({', '.join(shown.parameters)}) does not: {problem}"
     )
 
 
@@ -150,8 +152,14 @@ def refuse_unstarted(result: object) -> None:
     """
     if result is None:
         return
-    if inspect.iscoroutine(result) or inspect.isgenerator(result):
+    advice = "let the handler be `async def` and await it"
+    if inspect.iscoroutine(result):
         result.close()
-    elif not inspect.isawaitable(result) and not inspect.isasyncgen(result):
+    elif inspect.isgenerator(result):
+        result.close()
+        advice = "let the handler go through it, and return"
+    elif inspect.isasyncgen(result):
+        advice = "let the handler be `async def` and go through it"
+    elif not inspect.isawaitable(result):
         return
-    raise TypeError(f"the handler returned a {type(result).__name__} that would never run; return the result itself")
+    raise TypeError(f"the handler returned a {type(result).__name__} that would never run; {advice}")
