@@ -35,6 +35,7 @@ from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import code, is_redirect, is_transient, refused, unreachable
 from qbridge_redis.protocol.fields import Fields, encode
 from qbridge_redis.protocol.scripts import PUBLISH_LATER, Command
+from qbridge_redis.publish.flights import Flights
 from qbridge_redis.state.context import NodeContext
 
 _CHUNK: Final = 200
@@ -48,11 +49,22 @@ class Publisher:
 
     def __init__(self, context: NodeContext) -> None:
         self._context = context
+        self._flights = Flights(self._fly)
 
     def publish(self, queue: str, message: Message, delay: float, timeout: float | None) -> None:
         """Publish one message; see ``QueueClient.publish``."""
         command = self._later(queue, message, delay) if delay > 0 else self._now(queue, message)
-        self._publish(queue, [command], self._limit(timeout))
+        limit = self._limit(timeout)
+        deadline = monotonic() + limit
+        with _unconfirmed(queue, limit):
+            reply, replicas = self._flights.reply(command, len(message.body), deadline)
+        if type(reply) in _STORED:
+            if replicas is not None:
+                _check_replicas(replicas, self._context.options.wait_replicas, queue)
+            return
+        has_time = monotonic() < deadline
+        _raise_first(queue, [] if has_time and is_redirect(reply) else [reply])
+        self._publish(queue, [command], deadline - monotonic())  # which nil and a redirection say is not there yet
 
     def publish_many(self, queue: str, messages: Iterable[Message], timeout: float | None) -> None:
         """Publish in order; each chunk has the whole timeout, so that a long sequence is no reason to fail.
@@ -137,6 +149,17 @@ class Publisher:
         finally:
             self._context.pool.give(connection)
         return again
+
+    def _fly(self, commands: Sequence[Command], deadline: float) -> list[tuple[Any, Any]]:
+        """The reply to each command, and what the replicas say of it where they are waited for."""
+        connection = self._context.pool.take(deadline)
+        try:
+            timeout = max(0.001, deadline - monotonic())
+            replies = connection.call_many(self._waited_for(commands, timeout), timeout)
+        finally:
+            self._context.pool.give(connection)
+        replicas = replies[-1] if self._context.options.wait_replicas else None
+        return [(reply, replicas) for reply in replies[: len(commands)]]
 
     def _publish_missing(
         self, connection: RedisConnection, queue: str, commands: Sequence[Command], deadline: float
