@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qbridge_core import DeadLetter, Failure, Message, Outcome, PayloadError, Reason, TaskManager
+from qbridge_core.contract.envelope import MalformedTaskError, Task, read_task
 from qbridge_core.message import MAX_EXCEPTION_MESSAGE_CHARS, MAX_ID_CHARS, MAX_TRACEBACK_CHARS
-from qbridge_core.task.envelope import MalformedTaskError, Task, read_task
 from qbridge_memory import MemoryClient
 from support.properties import BODIES, JSON, examples, is_malformed
 

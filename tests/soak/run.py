@@ -15,7 +15,7 @@ from typing import Final
 from chaos.cell import broker_of
 from chaos.plan import Backend
 from qbridge_core import QueueClient, connect
-from qbridge_core.contract.client import suspects_queue
+from qbridge_core.contract.names import suspects_queue
 from soak import publisher_program, worker_program
 from soak.journal import JournalWriter, Tally, ended_runs
 from soak.judge import Letter, Remains, Sample, growth_problems, remains_problems, run_problems

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from qbridge_core import DeadLetter, QueueClient, QueueStats, TaskManager
+from qbridge_core.contract.envelope import MalformedTaskError, read_task
 from qbridge_core.message import (
     ATTEMPTS,
     CRASHES,
@@ -26,7 +27,6 @@ from qbridge_core.message import (
     TRACEBACK,
     WORKER,
 )
-from qbridge_core.task.envelope import MalformedTaskError, read_task
 from support.wait import wait_for
 
 MORE: Final = max(1, int(os.environ.get("QBRIDGE_PROPERTY_EXAMPLES", "1")))

@@ -12,7 +12,7 @@ import zlib
 import pytest
 
 from qbridge_core import Message, PayloadError
-from qbridge_core.task.envelope import MalformedTaskError, Task, read_task
+from qbridge_core.contract.envelope import MalformedTaskError, Task, read_task
 
 
 @pytest.mark.parametrize(

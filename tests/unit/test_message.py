@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from qbridge_core import DeadLetter, Delivery, Failure, Message, PayloadError, Reason, check_headers
+from qbridge_core.contract.envelope import read_task
 from qbridge_core.contract.message import new_id
 from qbridge_core.message import (
     ATTEMPTS,
@@ -28,7 +29,6 @@ from qbridge_core.message import (
     meta_text,
     meta_time,
 )
-from qbridge_core.task.envelope import read_task
 
 FULL = Failure(
     reason=Reason.TIMED_OUT,

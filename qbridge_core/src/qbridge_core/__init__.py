@@ -24,9 +24,12 @@ from qbridge_core.backend import option_count as option_count
 from qbridge_core.backend import option_seconds as option_seconds
 from qbridge_core.backend import rejection as rejection
 from qbridge_core.backend import worker_identity as worker_identity
-from qbridge_core.contract.client import Capabilities, QueueClient, default_dead_letter_queue
+from qbridge_core.contract.capabilities import Capabilities
+from qbridge_core.contract.client import QueueClient
+from qbridge_core.contract.dead_letter import DeadLetter, Failure, Reason
 from qbridge_core.contract.hookspecs import hookimpl
-from qbridge_core.contract.message import DeadLetter, Delivery, Failure, Message, QueueStats, Reason
+from qbridge_core.contract.message import Delivery, Message, QueueStats
+from qbridge_core.contract.names import default_dead_letter_queue
 from qbridge_core.contract.registry import backends, connect, register_backend
 from qbridge_core.errors import (
     AuthenticationError,

@@ -17,10 +17,9 @@
 The tests are in :mod:`qbridge_core.testing`; a backend's package never imports those.
 """
 
+from qbridge_core.contract.capabilities import Capabilities
 from qbridge_core.contract.checks import (
-    HEADER_PREFIX,
     MAX_ID_CHARS,
-    NO_HEADERS,
     PREFETCH_BYTES,
     check_body,
     check_count,
@@ -33,46 +32,42 @@ from qbridge_core.contract.checks import (
     check_replay,
     check_wait,
 )
-from qbridge_core.contract.client import (
-    Capabilities,
-    QueueClient,
-    default_dead_letter_queue,
-    rejection,
-    suspects_queue,
-    worker_identity,
-)
-from qbridge_core.contract.hookspecs import BackendFactory, hookimpl
-from qbridge_core.contract.message import (
+from qbridge_core.contract.client import QueueClient
+from qbridge_core.contract.dead_letter import DeadLetter, Failure, Noted, Reason
+from qbridge_core.contract.headers import (
     ATTEMPTS,
     BESIDE,
     CRASHES,
     EXCEPTION_MESSAGE,
     EXCEPTION_TYPE,
     FIRST_FAILED_AT,
+    HEADER_PREFIX,
     LAST_FAILED_AT,
     MAX_EXCEPTION_MESSAGE_CHARS,
     MAX_TRACEBACK_CHARS,
+    NO_HEADERS,
     REASON,
     SOURCE_QUEUE,
     SUSPICIONS,
     TASK_ID,
     TRACEBACK,
     WORKER,
-    DeadLetter,
-    Delivery,
-    Failure,
-    Message,
-    Noted,
-    QueueStats,
-    Reason,
-    check_delivery,
-    check_message,
-    check_messages,
-    check_rejection,
     meta_int,
     meta_text,
     meta_time,
 )
+from qbridge_core.contract.hookspecs import BackendFactory, hookimpl
+from qbridge_core.contract.message import (
+    Delivery,
+    Message,
+    QueueStats,
+    check_delivery,
+    check_message,
+    check_messages,
+    check_rejection,
+    rejection,
+)
+from qbridge_core.contract.names import default_dead_letter_queue, suspects_queue, worker_identity
 from qbridge_core.contract.options import OptionReader, merge_options, option_count, option_seconds, read_options
 from qbridge_core.contract.url import BrokerURL
 from qbridge_core.errors import (

@@ -1,6 +1,8 @@
 """Messages, deliveries and dead letters, with the names of QBridge's headers and what reads them."""
 
-from qbridge_core.contract.message import (
+from qbridge_core.contract.checks import MAX_ID_CHARS
+from qbridge_core.contract.dead_letter import DeadLetter, Failure, Noted, Reason, SuspectFailure
+from qbridge_core.contract.headers import (
     ATTEMPTS,
     BESIDE,
     CRASHES,
@@ -10,7 +12,6 @@ from qbridge_core.contract.message import (
     HEADER_PREFIX,
     LAST_FAILED_AT,
     MAX_EXCEPTION_MESSAGE_CHARS,
-    MAX_ID_CHARS,
     MAX_TRACEBACK_CHARS,
     NO_HEADERS,
     REASON,
@@ -19,21 +20,18 @@ from qbridge_core.contract.message import (
     TASK_ID,
     TRACEBACK,
     WORKER,
-    DeadLetter,
+    meta_int,
+    meta_text,
+    meta_time,
+)
+from qbridge_core.contract.message import (
     Delivery,
-    Failure,
     Message,
-    Noted,
     QueueStats,
-    Reason,
-    SuspectFailure,
     check_delivery,
     check_message,
     check_messages,
     check_rejection,
-    meta_int,
-    meta_text,
-    meta_time,
 )
 
 __all__ = [

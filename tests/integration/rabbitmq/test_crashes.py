@@ -13,7 +13,7 @@ import pytest
 
 from integration.rabbitmq.conftest import MakeClient
 from qbridge_core import Delivery, Failure, Message, Reason, TaskManager, TransientError
-from qbridge_core.contract.client import suspects_queue
+from qbridge_core.contract.names import suspects_queue
 from qbridge_core.message import BESIDE, SUSPICIONS, SuspectFailure, meta_int
 from qbridge_rabbitmq import RabbitMQClient
 from qbridge_rabbitmq.recovery.suspicion import Suspicion

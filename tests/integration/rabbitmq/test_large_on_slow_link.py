@@ -11,7 +11,7 @@ import pytest
 from integration.rabbitmq.conftest import MakeClient
 from integration.rabbitmq.test_crashes import take, with_suspect
 from qbridge_core import BrokerUnavailableError, TransientError
-from qbridge_core.contract.client import suspects_queue
+from qbridge_core.contract.names import suspects_queue
 from qbridge_rabbitmq import RabbitMQClient
 from support.proxy import TCPProxy
 from support.wait import wait_for

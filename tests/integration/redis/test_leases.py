@@ -12,7 +12,7 @@ import pytest
 
 from integration.redis.helpers import Background, Cli, MakeClient, failure, take
 from qbridge_core import DeliveryLostError, Message, Reason
-from qbridge_core.contract.client import suspects_queue
+from qbridge_core.contract.names import suspects_queue
 from qbridge_core.message import BESIDE, SUSPICIONS, SuspectFailure, meta_int
 from qbridge_redis import RedisClient
 from support.wait import wait_for

@@ -7,12 +7,11 @@ import math
 import re
 import reprlib
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any, Final, TypeGuard
+from typing import Final, TypeGuard
 
+from qbridge_core.contract.headers import HEADER_PREFIX, NO_HEADERS
 from qbridge_core.errors import ConfigurationError, MessageTooLargeError, PayloadError
 
-HEADER_PREFIX: Final = "x-qbridge-"
 MAX_ID_CHARS: Final = 255
 DEFAULT_MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
 PREFETCH_BYTES: Final = 64 * 1024 * 1024
@@ -20,9 +19,6 @@ PREFETCH_BYTES: Final = 64 * 1024 * 1024
 # Longer ones do not fit into what the system calls take.
 _LONGEST_WAIT: Final = 365 * 86_400.0
 _CONTROL_CHARACTER: Final = re.compile(r"[\x00-\x1f\x7f]")
-
-NO_HEADERS: Final[Mapping[str, Any]] = MappingProxyType({})
-"""One shared empty mapping: a new one per message would cost on the hot path."""
 
 
 _A_QUEUE_NAME: Final = "a queue name"

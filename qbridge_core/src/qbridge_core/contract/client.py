@@ -32,16 +32,13 @@ password is in any of them, in their causes, in a log or in a ``repr``.
 
 from __future__ import annotations
 
-import os
-import socket
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from types import TracebackType
 from typing import ClassVar, Self
 
+from qbridge_core.contract.capabilities import Capabilities
 from qbridge_core.contract.checks import (
     DEFAULT_MAX_MESSAGE_BYTES,
     check_count,
@@ -49,47 +46,13 @@ from qbridge_core.contract.checks import (
     check_replay,
     check_wait,
 )
-from qbridge_core.contract.message import (
-    SOURCE_QUEUE,
-    DeadLetter,
-    Delivery,
-    Failure,
-    Message,
-    QueueStats,
-    Reason,
-    check_message,
-    meta_text,
-)
-from qbridge_core.errors import PayloadError, QBridgeError, UnroutableError, UnsupportedError
+from qbridge_core.contract.dead_letter import DeadLetter, Failure
+from qbridge_core.contract.headers import SOURCE_QUEUE, meta_text
+from qbridge_core.contract.message import Delivery, Message, QueueStats, check_message
+from qbridge_core.contract.replay import replay_letters
+from qbridge_core.errors import PayloadError, UnroutableError, UnsupportedError
 
 _PAGE = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """What a backend can do beyond the abstract methods. What is not claimed raises ``UnsupportedError``.
-
-    Claim what holds, no more and no less: the suite looks at both.
-
-    Attributes:
-        delay: ``publish``, ``send`` and ``reject`` accept ``delay > 0``; the broker holds the message.
-        max_delay: the longest delay in seconds that the broker can hold; a longer one is a ``ConfigurationError``.
-        browse: ``dead_letters`` lists a dead-letter queue without consuming it.
-        crashes: ``Delivery.crashes`` counts the worker processes that died with the message, or ``Delivery.suspected``
-            says that one may have, and ``crashes`` counts those that die with it when it runs alone; see there. It
-            needs ``shared``: else a broker dies with the only process that knows it.
-        durable: confirmed messages survive a restart of the broker, as do retries, delayed messages and letters.
-        shared: other processes see the same queues. Without it a broker lives in its clients' process.
-    """
-
-    delay: bool = False
-    max_delay: float = float("inf")
-    browse: bool = False
-    crashes: bool = False
-    durable: bool = False
-    shared: bool = False
-
-
 _NO_CAPABILITIES = Capabilities()
 
 
@@ -428,19 +391,7 @@ class QueueClient(ABC):
             The errors of ``publish``.
         """
         check_replay(dead_letter_queue, target, limit)
-        waiting = self.stats(dead_letter_queue).ready
-        remaining = waiting if limit is None else min(limit, waiting)
-        replayed = 0
-        while replayed < remaining and (batch := self._take_letters(dead_letter_queue, 1)):
-            for delivery in batch:  # one: what is not taken keeps its place
-                try:
-                    self._replay_one(delivery, target)
-                except BaseException as exc:
-                    self._put_back(delivery, waiting - replayed - 1, exc)
-                    raise
-                replayed += 1
-        self.flush()
-        return replayed
+        return replay_letters(self, dead_letter_queue, target, limit)
 
     def _take_letters(self, queue: str, count: int) -> list[Delivery]:
         """Up to ``count`` letters; none when there are no more."""
@@ -459,22 +410,6 @@ class QueueClient(ABC):
         """Publish the copy; a backend that can do so without asking for ``max_message_bytes`` does."""
         self.publish(queue, delivery.body, headers=delivery.headers, message_id=delivery.message_id)
 
-    def _put_back(self, letter: Delivery, others: int, reason: BaseException) -> None:
-        """Return a letter to its place before the others; what prevents that does not hide why it could not go."""
-        try:
-            self.reject(letter, requeue=True)
-            self._bring_to_front(letter, others)
-        except QBridgeError as exc:
-            reason.add_note(f"and it could not be put back into its place: {exc}")
-
-    def _bring_to_front(self, letter: Delivery, others: int) -> None:
-        """Where hand-backs go to the end, hand back what is before the letter, too."""
-        for _ in range(others):
-            for first in self._take_letters(letter.queue, 1):
-                self.reject(first, requeue=True)
-                if _is_same(first, letter):
-                    return
-
     # ------------------------------------------------------------------ context manager
 
     def __enter__(self) -> Self:
@@ -487,49 +422,9 @@ class QueueClient(ABC):
         self.disconnect()
 
 
-def _is_same(one: Delivery, other: Delivery) -> bool:
-    """Whether two deliveries are of one message, or of two that nobody can tell apart."""
-    return (one.body, one.message_id, dict(one.headers), dict(one.meta)) == (
-        other.body,
-        other.message_id,
-        dict(other.headers),
-        dict(other.meta),
-    )
-
-
-def default_dead_letter_queue(queue: str) -> str:
-    """The dead-letter queue of a queue that was declared without one."""
-    return f"{queue}.dead"
-
-
 def _as_tasks(payloads: Iterable[object]) -> Iterator[tuple[Message, str]]:
     for position, payload in enumerate(payloads):
         try:
             yield Message.for_task(payload)
         except PayloadError as exc:
             raise PayloadError(f"payload {position} of send_many, of which nothing was sent: {exc}") from exc
-
-
-def suspects_queue(queue: str) -> str:
-    """The side queue of a queue, for messages that may be killing their workers."""
-    return f"{queue}.suspects"
-
-
-def worker_identity() -> str:
-    """``host:pid`` of this process, as dead letters name it (asked anew each time: a fork changes the pid)."""
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
-def rejection(delivery: Delivery) -> Failure:
-    """The failure to write for a plain ``reject(requeue=False)``."""
-    now = time.time()
-    return Failure(
-        reason=Reason.REJECTED,
-        attempts=delivery.attempts,
-        crashes=delivery.crashes,
-        first_failed_at=delivery.first_failed_at or now,
-        last_failed_at=now,
-        source_queue=delivery.queue,
-        task_id=delivery.message_id or "",
-        worker=worker_identity(),
-    )

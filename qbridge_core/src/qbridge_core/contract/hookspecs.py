@@ -17,7 +17,7 @@ import pluggy
 from qbridge_core.contract.client import QueueClient
 
 if TYPE_CHECKING:
-    from qbridge_core.contract.message import Failure
+    from qbridge_core.contract.dead_letter import Failure
 
 PROJECT = "qbridge"
 hookspec = pluggy.HookspecMarker(PROJECT)

@@ -1,61 +1,25 @@
-"""What travels between a broker and a worker: messages, deliveries, failures, dead letters.
+"""What travels between a broker and a worker: messages that are published, and deliveries of them.
 
-Everything QBridge itself has to say about a message travels beside the body in headers (fields on Redis)
-that start with :data:`HEADER_PREFIX`; the body and the producer's own headers are never changed.
+The body and the producer's own headers are never changed; what QBridge has to say is in headers of its own.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import reprlib
+import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from enum import StrEnum
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Final
 
-from qbridge_core.contract.checks import HEADER_PREFIX as HEADER_PREFIX  # noqa: PLC0414 - for backends
-from qbridge_core.contract.checks import MAX_ID_CHARS as MAX_ID_CHARS  # noqa: PLC0414 - for backends
-from qbridge_core.contract.checks import NO_HEADERS as NO_HEADERS  # noqa: PLC0414 - for backends
-from qbridge_core.contract.checks import check_headers, check_queue_name
+from qbridge_core.contract.checks import MAX_ID_CHARS, check_headers, check_queue_name
+from qbridge_core.contract.dead_letter import Failure, Noted, Reason
+from qbridge_core.contract.envelope import write_task
+from qbridge_core.contract.headers import ATTEMPTS, CRASHES, FIRST_FAILED_AT, NO_HEADERS, TASK_ID, meta_int, meta_time
+from qbridge_core.contract.names import worker_identity
 from qbridge_core.errors import ConfigurationError, PayloadError
-
-ATTEMPTS: Final = HEADER_PREFIX + "attempts"
-CRASHES: Final = HEADER_PREFIX + "crashes"
-FIRST_FAILED_AT: Final = HEADER_PREFIX + "first-failed-at-ms"
-LAST_FAILED_AT: Final = HEADER_PREFIX + "last-failed-at-ms"
-REASON: Final = HEADER_PREFIX + "reason"
-EXCEPTION_TYPE: Final = HEADER_PREFIX + "exception-type"
-EXCEPTION_MESSAGE: Final = HEADER_PREFIX + "exception-message"
-TRACEBACK: Final = HEADER_PREFIX + "traceback"
-SOURCE_QUEUE: Final = HEADER_PREFIX + "source-queue"
-TASK_ID: Final = HEADER_PREFIX + "task-id"
-WORKER: Final = HEADER_PREFIX + "worker"
-SUSPICIONS: Final = HEADER_PREFIX + "suspicions"
-"""On what may have killed a worker: how many have died with it since then for which it is not charged."""
-BESIDE: Final = HEADER_PREFIX + "beside"
-"""On a suspect that may run beside others: when its holder dies, ``SUSPICIONS`` goes up and not ``CRASHES``."""
-
-# Bounds of what a failure may add to a message: AMQP 0-9-1 puts all headers into one frame (131,072 bytes by
-# default in RabbitMQ), and a dead letter that the broker refuses for its headers would be stuck for ever.
-MAX_EXCEPTION_MESSAGE_CHARS: Final = 1_000
-MAX_TRACEBACK_CHARS: Final = 8_000
-# A count that anybody may have written must still fit into a signed 64-bit header when one is added to it.
-_MAX_COUNT: Final = 2**62
-_END_OF_TIME: Final = 253_402_300_800_000  # year 10,000 in milliseconds: no real clock wrote more
 
 _RANDOM_BITS: Final = ~(0xF << 76 | 0b11 << 62)
 _VERSION_4: Final = 4 << 76 | 0b10 << 62
-
-# Half of what a Python 3.11 can read by default. Python 3.13 writes ten times as much.
-MAX_DEPTH: Final = 500
-_SCALARS: Final = frozenset({str, int, float, bool, type(None)})
-# The encoder turns keys that are numbers, booleans or None into strings, and says nothing. In its text they look like
-# this. A string may look so too: then the keys themselves are looked at.
-_suspicious_key = re.compile(r"""":(?<=[0-9el]":)(?:(?<=[0-9]":)|(?<="true":)|(?<="false":)|(?<="null":))""").search
-
-_encode_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
 def _no_headers() -> Mapping[str, Any]:
@@ -66,16 +30,6 @@ def new_id() -> str:
     """A random UUID (RFC 9562, version 4) as text, in a third of the time that ``uuid.uuid4`` takes."""
     digits = f"{int.from_bytes(os.urandom(16), 'big') & _RANDOM_BITS | _VERSION_4:032x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
-
-
-class Reason(StrEnum):
-    """Why a message is in a dead-letter queue."""
-
-    FAILED = "failed"
-    TIMED_OUT = "timed out"
-    CRASHED = "crashed"
-    MALFORMED = "malformed"
-    REJECTED = "rejected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,59 +63,7 @@ class Message:
             task_id = message_id
         elif not isinstance(task_id, str) or not 0 < len(task_id) <= MAX_ID_CHARS:
             raise PayloadError(f"task_id must be a string of 1 to {MAX_ID_CHARS} characters")
-        try:
-            text = _encode_json({"payload": payload, "task_id": task_id, "retry": 0})
-            body = text.encode("utf-8")
-        except (TypeError, ValueError, RecursionError) as exc:
-            raise PayloadError(f"the payload of task {task_id!r} {_why_not_json(payload, exc)}") from exc
-        problem = _wrong_key(payload) if _suspicious_key(text) else None
-        if text.count("[") + text.count("{") > MAX_DEPTH:
-            problem = problem or _too_deep(payload)
-        if problem:
-            raise PayloadError(f"the payload of task {task_id!r} {problem}")
-        return cls(body, check_headers(headers), message_id), task_id
-
-
-def _why_not_json(payload: object, exc: Exception) -> str:
-    return _wrong_key(payload) or (
-        f"cannot be written as JSON ({exc}); send plain dicts, lists, strings, finite numbers, booleans and None"
-    )
-
-
-def _wrong_key(payload: object) -> str | None:
-    """Say which key of a payload is no string, if one is."""
-    seen: set[int] = set()  # a payload that holds itself is refused, but this must end all the same
-    waiting: list[tuple[str, object]] = [("payload", payload)]
-    while waiting:
-        path, value = waiting.pop()
-        if not isinstance(value, dict | list | tuple) or id(value) in seen:
-            continue
-        seen.add(id(value))
-        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-            if isinstance(value, dict) and not isinstance(key, str):
-                return (
-                    f"has the key {reprlib.repr(key)} ({type(key).__name__}) in {path}, which cannot be written as "
-                    "JSON: keys are strings there, so it would arrive as another one, or replace another one"
-                )
-            if isinstance(item, dict | list | tuple):
-                waiting.append((f"{path}[{reprlib.repr(key)}]", item))
-    return None
-
-
-def _too_deep(payload: object) -> str | None:
-    """Say that a payload is nested too deep, if it is: another Python may be able to read less than this one writes."""
-    level = [payload]
-    for _ in range(MAX_DEPTH + 1):
-        level = [
-            item
-            for value in level
-            if isinstance(value, dict | list | tuple)
-            for item in (value.values() if isinstance(value, dict) else value)
-            if item.__class__ not in _SCALARS
-        ]
-        if not level:
-            return None
-    return f"is nested deeper than {MAX_DEPTH} levels, which not every worker could read"
+        return cls(write_task(payload, task_id), check_headers(headers), message_id), task_id
 
 
 def check_message(message: object) -> Message:
@@ -286,112 +188,6 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a run of a message failed, as it is written beside the message.
-
-    Texts are bounded and made safe for any broker on construction: the exception message keeps its beginning,
-    the traceback its end.
-
-    Attributes:
-        reason: what kind of failure.
-        attempts: failed runs including this one.
-        crashes: runs that ended with their process, including this one.
-        exception_type: the class of the exception as ``module.Class``, without the module for a built-in one;
-            "TimeoutError" for a run that took too long, "MalformedTaskError" for what is no task, else "".
-        exception_message: its text, or "".
-        traceback: the tail of the formatted traceback, or "".
-        first_failed_at: Unix time in seconds of the first failure.
-        last_failed_at: Unix time in seconds of this failure.
-        source_queue: the queue that the message was received from.
-        task_id: the task's id, or "" for a message without a readable one.
-        worker: ``host:pid`` of the process.
-    """
-
-    reason: Reason
-    attempts: int = 0
-    crashes: int = 0
-    exception_type: str = ""
-    exception_message: str = ""
-    traceback: str = ""
-    first_failed_at: float = 0.0
-    last_failed_at: float = 0.0
-    source_queue: str = ""
-    task_id: str = ""
-    worker: str = ""
-
-    def __post_init__(self) -> None:
-        set_field = object.__setattr__
-        set_field(self, "exception_type", _clean(self.exception_type)[:MAX_ID_CHARS])
-        set_field(self, "exception_message", _clean(self.exception_message)[:MAX_EXCEPTION_MESSAGE_CHARS])
-        set_field(self, "traceback", _clean(self.traceback)[-MAX_TRACEBACK_CHARS:])
-        set_field(self, "task_id", _clean(self.task_id)[:MAX_ID_CHARS])
-
-    def retry_headers(self) -> dict[str, str | int]:
-        """The headers that a copy for another attempt must carry so that any worker can go on counting."""
-        headers: dict[str, str | int] = {
-            ATTEMPTS: self.attempts,
-            FIRST_FAILED_AT: round(self.first_failed_at * 1000),
-            TASK_ID: self.task_id,
-        }
-        if self.crashes:
-            headers[CRASHES] = self.crashes
-        return headers
-
-    def dead_letter_headers(self) -> dict[str, str | int]:
-        """All headers of a dead letter; :meth:`DeadLetter.from_headers` reads them back."""
-        return {
-            REASON: self.reason.value,
-            ATTEMPTS: self.attempts,
-            CRASHES: self.crashes,
-            EXCEPTION_TYPE: self.exception_type,
-            EXCEPTION_MESSAGE: self.exception_message,
-            TRACEBACK: self.traceback,
-            FIRST_FAILED_AT: round(self.first_failed_at * 1000),
-            LAST_FAILED_AT: round(self.last_failed_at * 1000),
-            SOURCE_QUEUE: self.source_queue,
-            TASK_ID: self.task_id,
-            WORKER: self.worker,
-        }
-
-
-class Noted(NamedTuple):
-    """A failure that the broker refused to have written beside its message.
-
-    Attributes:
-        failure: what the copy would have carried.
-        is_final: the message is to be dead-lettered without another run.
-    """
-
-    failure: Failure
-    is_final: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class SuspectFailure(Failure):
-    """What is known of a message that may have killed a worker, for a copy that will show whether it has.
-
-    Attributes:
-        suspicions: processes that died while they held it and for which it is not charged.
-        beside: the copy may run beside other tasks, so a death of its holder is a suspicion and no crash.
-    """
-
-    suspicions: int = 0
-    beside: bool = False
-
-    @classmethod
-    def of(cls, failure: Failure, suspicions: int, *, beside: bool = False) -> SuspectFailure:
-        """The same with what is suspected."""
-        known = {each.name: getattr(failure, each.name) for each in fields(Failure)}
-        return cls(**known, suspicions=suspicions, beside=beside)
-
-    def retry_headers(self) -> dict[str, str | int]:
-        """The headers of the copy."""
-        # Not super(): with slots it would be another class than the one that the call is in.
-        headers = {**Failure.retry_headers(self), SUSPICIONS: self.suspicions}
-        return {**headers, BESIDE: 1} if self.beside else headers
-
-
-@dataclass(frozen=True, slots=True)
 class QueueStats:
     """How many messages a queue holds.
 
@@ -406,82 +202,16 @@ class QueueStats:
     delayed: int
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A message in a dead-letter queue with its explanation; see :class:`Failure` for the fields.
-
-    Attributes:
-        body: the producer's bytes.
-        headers: the producer's own headers.
-        reason: why it is here. A message that the broker or another program put here has what could be
-            learned from the broker, else ``Reason.REJECTED``.
-        first_failed_at: Unix time in seconds, ``None`` when unknown.
-        last_failed_at: Unix time in seconds, ``None`` when unknown.
-    """
-
-    body: bytes = field(repr=False)
-    headers: Mapping[str, Any]
-    reason: Reason
-    exception_type: str
-    exception_message: str
-    traceback: str
-    attempts: int
-    crashes: int
-    first_failed_at: float | None
-    last_failed_at: float | None
-    source_queue: str
-    task_id: str
-    worker: str
-
-    @classmethod
-    def from_headers(cls, body: bytes, headers: Mapping[str, Any], meta: Mapping[str, Any]) -> DeadLetter:
-        """Read a dead letter from its body, the producer's headers and QBridge's own (values: str, bytes or int)."""
-        return cls(
-            body=body,
-            headers=dict(headers),
-            reason=_reason(meta),
-            exception_type=meta_text(meta, EXCEPTION_TYPE),
-            exception_message=meta_text(meta, EXCEPTION_MESSAGE),
-            traceback=meta_text(meta, TRACEBACK),
-            attempts=meta_int(meta, ATTEMPTS),
-            crashes=meta_int(meta, CRASHES),
-            first_failed_at=meta_time(meta, FIRST_FAILED_AT),
-            last_failed_at=meta_time(meta, LAST_FAILED_AT),
-            source_queue=meta_text(meta, SOURCE_QUEUE),
-            task_id=meta_text(meta, TASK_ID),
-            worker=meta_text(meta, WORKER),
-        )
-
-
-def meta_text(meta: Mapping[str, Any], name: str) -> str:
-    """A QBridge header as text; "" when it is missing. Foreign bytes never raise."""
-    value = meta.get(name)
-    if value is None:
-        return ""
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-def meta_int(meta: Mapping[str, Any], name: str) -> int:
-    """A QBridge header as a count; 0 when it is missing, negative or no number (anybody can write headers)."""
-    try:
-        return min(max(0, int(meta.get(name, 0))), _MAX_COUNT)
-    except (TypeError, ValueError, OverflowError):
-        return 0
-
-
-def meta_time(meta: Mapping[str, Any], name: str) -> float | None:
-    """A QBridge time header (milliseconds) as Unix time in seconds; None when it is missing or no number."""
-    milliseconds = meta_int(meta, name)
-    return milliseconds / 1000 if 0 < milliseconds < _END_OF_TIME else None
-
-
-def _reason(meta: Mapping[str, Any]) -> Reason:
-    try:
-        return Reason(meta_text(meta, REASON))
-    except ValueError:
-        return Reason.REJECTED
-
-
-def _clean(text: str) -> str:
-    """Text that every broker can store: no lone surrogates, no NUL."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")
+def rejection(delivery: Delivery) -> Failure:
+    """The failure to write for a plain ``reject(requeue=False)``."""
+    now = time.time()
+    return Failure(
+        reason=Reason.REJECTED,
+        attempts=delivery.attempts,
+        crashes=delivery.crashes,
+        first_failed_at=delivery.first_failed_at or now,
+        last_failed_at=now,
+        source_queue=delivery.queue,
+        task_id=delivery.message_id or "",
+        worker=worker_identity(),
+    )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
-from qbridge_core.contract.checks import NO_HEADERS, is_number
+from qbridge_core.contract.checks import is_number
+from qbridge_core.contract.headers import NO_HEADERS
 from qbridge_core.contract.url import BrokerURL, is_utf8
 from qbridge_core.errors import ConfigurationError, UnknownOptionError
 from qbridge_core.runtime.logs import logger

@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Final
 
-from qbridge_core.contract.message import Reason
+from qbridge_core.contract.dead_letter import Reason
 from qbridge_core.errors import ConfigurationError, QBridgeError, TransientError
 from qbridge_core.execute.executor import loading
 from qbridge_core.runtime.aside import aside

@@ -10,7 +10,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-from qbridge_core.contract.message import Reason
+from qbridge_core.contract.dead_letter import Reason
 
 
 class Outcome(StrEnum):

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from types import FrameType, TracebackType
 from typing import Final
 
-from qbridge_core.contract.message import MAX_EXCEPTION_MESSAGE_CHARS, MAX_TRACEBACK_CHARS, Reason
+from qbridge_core.contract.dead_letter import Reason
+from qbridge_core.contract.headers import MAX_EXCEPTION_MESSAGE_CHARS, MAX_TRACEBACK_CHARS
 from qbridge_core.runtime.logs import logger
 from qbridge_core.task import foreign
 

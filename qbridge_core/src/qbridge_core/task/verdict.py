@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, Final, Self, cast
 
 from qbridge_core.contract.checks import require_seconds
-from qbridge_core.contract.message import Reason
+from qbridge_core.contract.dead_letter import Reason
 from qbridge_core.runtime.logs import logger
 from qbridge_core.task.control import Reject, Retry, Snooze
 from qbridge_core.task.problem import Problem

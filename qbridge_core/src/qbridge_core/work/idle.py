@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from qbridge_core.contract.client import QueueClient, suspects_queue
+from qbridge_core.contract.client import QueueClient
+from qbridge_core.contract.names import suspects_queue
 from qbridge_core.errors import TransientError
 
 

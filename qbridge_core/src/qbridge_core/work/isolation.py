@@ -23,11 +23,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from qbridge_core.contract.message import TASK_ID, Delivery, meta_text, new_id
+from qbridge_core.contract.envelope import MalformedTaskError, read_task
+from qbridge_core.contract.headers import TASK_ID, meta_text
+from qbridge_core.contract.message import Delivery, new_id
 from qbridge_core.execute.executor import NotStartedError, unwrapped
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
-from qbridge_core.task.envelope import MalformedTaskError, read_task
 from qbridge_core.task.foreign import GivenUp, Step, Watched, patience
 from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.problem import Problem

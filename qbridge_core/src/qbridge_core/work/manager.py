@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import Final, Literal, Self
 
 from qbridge_core.contract.checks import MAX_ID_CHARS, check_queue_name, require_seconds
-from qbridge_core.contract.client import QueueClient, suspects_queue
+from qbridge_core.contract.client import QueueClient
+from qbridge_core.contract.names import suspects_queue
 from qbridge_core.errors import (
     ConfigurationError,
     IdleTimeoutError,

@@ -7,7 +7,8 @@ import os
 import threading
 from typing import Final
 
-from qbridge_core.contract.client import QueueClient, worker_identity
+from qbridge_core.contract.client import QueueClient
+from qbridge_core.contract.names import worker_identity
 from qbridge_core.errors import QBridgeError
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger

@@ -17,23 +17,16 @@ from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Final
 
-from qbridge_core.contract.client import QueueClient, worker_identity
-from qbridge_core.contract.message import (
-    CRASHES,
-    MAX_EXCEPTION_MESSAGE_CHARS,
-    SUSPICIONS,
-    Delivery,
-    Failure,
-    Noted,
-    Reason,
-    SuspectFailure,
-    meta_int,
-)
+from qbridge_core.contract.client import QueueClient
+from qbridge_core.contract.dead_letter import Failure, Noted, Reason, SuspectFailure
+from qbridge_core.contract.envelope import MalformedTaskError
+from qbridge_core.contract.headers import CRASHES, MAX_EXCEPTION_MESSAGE_CHARS, SUSPICIONS, meta_int
+from qbridge_core.contract.message import Delivery
+from qbridge_core.contract.names import worker_identity
 from qbridge_core.errors import MessageTooLargeError, QBridgeError, RemoteError
 from qbridge_core.runtime.logs import logger
 from qbridge_core.runtime.outage import Outage
 from qbridge_core.task import foreign
-from qbridge_core.task.envelope import MalformedTaskError
 from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.outcome import Outcome, Tally, dead_lettered
 from qbridge_core.task.problem import Problem

@@ -15,7 +15,9 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import Final
 
-from qbridge_core.contract.message import REASON, TASK_ID, Delivery, meta_text, new_id
+from qbridge_core.contract.envelope import MalformedTaskError, read_task
+from qbridge_core.contract.headers import REASON, TASK_ID, meta_text
+from qbridge_core.contract.message import Delivery, new_id
 from qbridge_core.errors import NotConnectedError, TooManyStuckTasksError
 from qbridge_core.execute.executor import Executor, refuse_unstarted
 from qbridge_core.execute.interrupt.interrupter import interrupter
@@ -25,7 +27,6 @@ from qbridge_core.runtime.forks import end_copy, process
 from qbridge_core.runtime.logs import logger
 from qbridge_core.runtime.wakeup import Wakeup
 from qbridge_core.task.context import current_run
-from qbridge_core.task.envelope import MalformedTaskError, read_task
 from qbridge_core.task.foreign import GivenUp, Step, Watched, patience
 from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.run import Run

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
-from qbridge_core.contract.message import Reason
+from qbridge_core.contract.dead_letter import Reason
 from qbridge_core.execute.executor import NotStartedError
 from qbridge_core.execute.processes.program import BROKEN, CANCEL, DONE, NUMBER_BYTES, RAISED, STARTED, STOP, Assignment
 from qbridge_core.runtime.clock import monotonic

@@ -26,6 +26,7 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any, Final
 
+from qbridge_core.contract.envelope import read_task
 from qbridge_core.contract.message import Delivery
 from qbridge_core.execute.executor import is_coroutine_function, loading, refuse_unstarted
 from qbridge_core.execute.threadpool import ThreadPool
@@ -33,7 +34,6 @@ from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.forks import OneProcess, flush_output
 from qbridge_core.runtime.logs import log_errors_of
 from qbridge_core.task.context import HandlerTimeout, current_run
-from qbridge_core.task.envelope import read_task
 from qbridge_core.task.retry import RetryPolicy
 from qbridge_core.task.run import Run
 from qbridge_core.task.verdict import Verdict, judge

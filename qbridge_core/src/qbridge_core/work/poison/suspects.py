@@ -21,19 +21,11 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from qbridge_core.contract.client import QueueClient, worker_identity
-from qbridge_core.contract.message import (
-    BESIDE,
-    CRASHES,
-    SUSPICIONS,
-    TASK_ID,
-    Delivery,
-    Failure,
-    Reason,
-    SuspectFailure,
-    meta_int,
-    meta_text,
-)
+from qbridge_core.contract.client import QueueClient
+from qbridge_core.contract.dead_letter import Failure, Reason, SuspectFailure
+from qbridge_core.contract.headers import BESIDE, CRASHES, SUSPICIONS, TASK_ID, meta_int, meta_text
+from qbridge_core.contract.message import Delivery
+from qbridge_core.contract.names import worker_identity
 from qbridge_core.errors import BrokerUnavailableError, QBridgeError
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger

@@ -1,14 +1,15 @@
-"""Reading the JSON envelope of a task."""
+"""The JSON envelope of a task: written by who sends, read by who works."""
 
 from __future__ import annotations
 
 import json
 import re
+import reprlib
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
-from qbridge_core.contract.checks import DEFAULT_MAX_MESSAGE_BYTES as DEFAULT_MAX_MESSAGE_BYTES  # noqa: PLC0414 - one name
-from qbridge_core.contract.checks import MAX_ID_CHARS
+from qbridge_core.contract.checks import DEFAULT_MAX_MESSAGE_BYTES, MAX_ID_CHARS
+from qbridge_core.errors import PayloadError
 
 
 class MalformedTaskError(Exception):
@@ -26,6 +27,77 @@ class Task:
 
     payload: Any = field(repr=False)
     task_id: str | None
+
+
+# Half of what a Python 3.11 can read by default. Python 3.13 writes ten times as much.
+MAX_DEPTH: Final = 500
+_SCALARS: Final = frozenset({str, int, float, bool, type(None)})
+# The encoder turns keys that are numbers, booleans or None into strings, and says nothing. In its text they look like
+# this. A string may look so too: then the keys themselves are looked at.
+_suspicious_key = re.compile(r"""":(?<=[0-9el]":)(?:(?<=[0-9]":)|(?<="true":)|(?<="false":)|(?<="null":))""").search
+
+_encode_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+
+
+def write_task(payload: object, task_id: str) -> bytes:
+    """The body of a task.
+
+    Raises:
+        PayloadError: the payload cannot be written as JSON, or would not be what it was.
+    """
+    try:
+        text = _encode_json({"payload": payload, "task_id": task_id, "retry": 0})
+        body = text.encode("utf-8")
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise PayloadError(f"the payload of task {task_id!r} {_why_not_json(payload, exc)}") from exc
+    problem = _wrong_key(payload) if _suspicious_key(text) else None
+    if text.count("[") + text.count("{") > MAX_DEPTH:
+        problem = problem or _too_deep(payload)
+    if problem:
+        raise PayloadError(f"the payload of task {task_id!r} {problem}")
+    return body
+
+
+def _why_not_json(payload: object, exc: Exception) -> str:
+    return _wrong_key(payload) or (
+        f"cannot be written as JSON ({exc}); send plain dicts, lists, strings, finite numbers, booleans and None"
+    )
+
+
+def _wrong_key(payload: object) -> str | None:
+    """Say which key of a payload is no string, if one is."""
+    seen: set[int] = set()  # a payload that holds itself is refused, but this must end all the same
+    waiting: list[tuple[str, object]] = [("payload", payload)]
+    while waiting:
+        path, value = waiting.pop()
+        if not isinstance(value, dict | list | tuple) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            if isinstance(value, dict) and not isinstance(key, str):
+                return (
+                    f"has the key {reprlib.repr(key)} ({type(key).__name__}) in {path}, which cannot be written as "
+                    "JSON: keys are strings there, so it would arrive as another one, or replace another one"
+                )
+            if isinstance(item, dict | list | tuple):
+                waiting.append((f"{path}[{reprlib.repr(key)}]", item))
+    return None
+
+
+def _too_deep(payload: object) -> str | None:
+    """Say that a payload is nested too deep, if it is: another Python may be able to read less than this one writes."""
+    level = [payload]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            item
+            for value in level
+            if isinstance(value, dict | list | tuple)
+            for item in (value.values() if isinstance(value, dict) else value)
+            if item.__class__ not in _SCALARS
+        ]
+        if not level:
+            return None
+    return f"is nested deeper than {MAX_DEPTH} levels, which not every worker could read"
 
 
 def _refuse_constant(name: str) -> NoReturn:

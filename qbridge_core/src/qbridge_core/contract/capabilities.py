@@ -1,0 +1,30 @@
+"""What a backend says that it can do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend can do beyond the abstract methods. What is not claimed raises ``UnsupportedError``.
+
+    Claim what holds, no more and no less: the suite looks at both.
+
+    Attributes:
+        delay: ``publish``, ``send`` and ``reject`` accept ``delay > 0``; the broker holds the message.
+        max_delay: the longest delay in seconds that the broker can hold; a longer one is a ``ConfigurationError``.
+        browse: ``dead_letters`` lists a dead-letter queue without consuming it.
+        crashes: ``Delivery.crashes`` counts the worker processes that died with the message, or ``Delivery.suspected``
+            says that one may have, and ``crashes`` counts those that die with it when it runs alone; see there. It
+            needs ``shared``: else a broker dies with the only process that knows it.
+        durable: confirmed messages survive a restart of the broker, as do retries, delayed messages and letters.
+        shared: other processes see the same queues. Without it a broker lives in its clients' process.
+    """
+
+    delay: bool = False
+    max_delay: float = float("inf")
+    browse: bool = False
+    crashes: bool = False
+    durable: bool = False
+    shared: bool = False

@@ -1,0 +1,205 @@
+"""Why a message failed, as it is written beside it, and as a dead letter shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from qbridge_core.contract.checks import MAX_ID_CHARS
+from qbridge_core.contract.headers import (
+    ATTEMPTS,
+    BESIDE,
+    CRASHES,
+    EXCEPTION_MESSAGE,
+    EXCEPTION_TYPE,
+    FIRST_FAILED_AT,
+    LAST_FAILED_AT,
+    MAX_EXCEPTION_MESSAGE_CHARS,
+    MAX_TRACEBACK_CHARS,
+    REASON,
+    SOURCE_QUEUE,
+    SUSPICIONS,
+    TASK_ID,
+    TRACEBACK,
+    WORKER,
+    meta_int,
+    meta_text,
+    meta_time,
+)
+
+
+class Reason(StrEnum):
+    """Why a message is in a dead-letter queue."""
+
+    FAILED = "failed"
+    TIMED_OUT = "timed out"
+    CRASHED = "crashed"
+    MALFORMED = "malformed"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a run of a message failed, as it is written beside the message.
+
+    Texts are bounded and made safe for any broker on construction: the exception message keeps its beginning,
+    the traceback its end.
+
+    Attributes:
+        reason: what kind of failure.
+        attempts: failed runs including this one.
+        crashes: runs that ended with their process, including this one.
+        exception_type: the class of the exception as ``module.Class``, without the module for a built-in one;
+            "TimeoutError" for a run that took too long, "MalformedTaskError" for what is no task, else "".
+        exception_message: its text, or "".
+        traceback: the tail of the formatted traceback, or "".
+        first_failed_at: Unix time in seconds of the first failure.
+        last_failed_at: Unix time in seconds of this failure.
+        source_queue: the queue that the message was received from.
+        task_id: the task's id, or "" for a message without a readable one.
+        worker: ``host:pid`` of the process.
+    """
+
+    reason: Reason
+    attempts: int = 0
+    crashes: int = 0
+    exception_type: str = ""
+    exception_message: str = ""
+    traceback: str = ""
+    first_failed_at: float = 0.0
+    last_failed_at: float = 0.0
+    source_queue: str = ""
+    task_id: str = ""
+    worker: str = ""
+
+    def __post_init__(self) -> None:
+        set_field = object.__setattr__
+        set_field(self, "exception_type", _clean(self.exception_type)[:MAX_ID_CHARS])
+        set_field(self, "exception_message", _clean(self.exception_message)[:MAX_EXCEPTION_MESSAGE_CHARS])
+        set_field(self, "traceback", _clean(self.traceback)[-MAX_TRACEBACK_CHARS:])
+        set_field(self, "task_id", _clean(self.task_id)[:MAX_ID_CHARS])
+
+    def retry_headers(self) -> dict[str, str | int]:
+        """The headers that a copy for another attempt must carry so that any worker can go on counting."""
+        headers: dict[str, str | int] = {
+            ATTEMPTS: self.attempts,
+            FIRST_FAILED_AT: round(self.first_failed_at * 1000),
+            TASK_ID: self.task_id,
+        }
+        if self.crashes:
+            headers[CRASHES] = self.crashes
+        return headers
+
+    def dead_letter_headers(self) -> dict[str, str | int]:
+        """All headers of a dead letter; :meth:`DeadLetter.from_headers` reads them back."""
+        return {
+            REASON: self.reason.value,
+            ATTEMPTS: self.attempts,
+            CRASHES: self.crashes,
+            EXCEPTION_TYPE: self.exception_type,
+            EXCEPTION_MESSAGE: self.exception_message,
+            TRACEBACK: self.traceback,
+            FIRST_FAILED_AT: round(self.first_failed_at * 1000),
+            LAST_FAILED_AT: round(self.last_failed_at * 1000),
+            SOURCE_QUEUE: self.source_queue,
+            TASK_ID: self.task_id,
+            WORKER: self.worker,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message in a dead-letter queue with its explanation; see :class:`Failure` for the fields.
+
+    Attributes:
+        body: the producer's bytes.
+        headers: the producer's own headers.
+        reason: why it is here. A message that the broker or another program put here has what could be
+            learned from the broker, else ``Reason.REJECTED``.
+        first_failed_at: Unix time in seconds, ``None`` when unknown.
+        last_failed_at: Unix time in seconds, ``None`` when unknown.
+    """
+
+    body: bytes = field(repr=False)
+    headers: Mapping[str, Any]
+    reason: Reason
+    exception_type: str
+    exception_message: str
+    traceback: str
+    attempts: int
+    crashes: int
+    first_failed_at: float | None
+    last_failed_at: float | None
+    source_queue: str
+    task_id: str
+    worker: str
+
+    @classmethod
+    def from_headers(cls, body: bytes, headers: Mapping[str, Any], meta: Mapping[str, Any]) -> DeadLetter:
+        """Read a dead letter from its body, the producer's headers and QBridge's own (values: str, bytes or int)."""
+        return cls(
+            body=body,
+            headers=dict(headers),
+            reason=_reason(meta),
+            exception_type=meta_text(meta, EXCEPTION_TYPE),
+            exception_message=meta_text(meta, EXCEPTION_MESSAGE),
+            traceback=meta_text(meta, TRACEBACK),
+            attempts=meta_int(meta, ATTEMPTS),
+            crashes=meta_int(meta, CRASHES),
+            first_failed_at=meta_time(meta, FIRST_FAILED_AT),
+            last_failed_at=meta_time(meta, LAST_FAILED_AT),
+            source_queue=meta_text(meta, SOURCE_QUEUE),
+            task_id=meta_text(meta, TASK_ID),
+            worker=meta_text(meta, WORKER),
+        )
+
+
+class Noted(NamedTuple):
+    """A failure that the broker refused to have written beside its message.
+
+    Attributes:
+        failure: what the copy would have carried.
+        is_final: the message is to be dead-lettered without another run.
+    """
+
+    failure: Failure
+    is_final: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SuspectFailure(Failure):
+    """What is known of a message that may have killed a worker, for a copy that will show whether it has.
+
+    Attributes:
+        suspicions: processes that died while they held it and for which it is not charged.
+        beside: the copy may run beside other tasks, so a death of its holder is a suspicion and no crash.
+    """
+
+    suspicions: int = 0
+    beside: bool = False
+
+    @classmethod
+    def of(cls, failure: Failure, suspicions: int, *, beside: bool = False) -> SuspectFailure:
+        """The same with what is suspected."""
+        known = {each.name: getattr(failure, each.name) for each in fields(Failure)}
+        return cls(**known, suspicions=suspicions, beside=beside)
+
+    def retry_headers(self) -> dict[str, str | int]:
+        """The headers of the copy."""
+        # Not super(): with slots it would be another class than the one that the call is in.
+        headers = {**Failure.retry_headers(self), SUSPICIONS: self.suspicions}
+        return {**headers, BESIDE: 1} if self.beside else headers
+
+
+def _reason(meta: Mapping[str, Any]) -> Reason:
+    try:
+        return Reason(meta_text(meta, REASON))
+    except ValueError:
+        return Reason.REJECTED
+
+
+def _clean(text: str) -> str:
+    """Text that every broker can store: no lone surrogates, no NUL."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")

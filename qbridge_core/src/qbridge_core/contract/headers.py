@@ -1,0 +1,60 @@
+"""QBridge's headers on a message: their names, how much may be in them, and what reads them.
+
+Everything that QBridge has to say about a message travels beside the body in these headers (fields on Redis).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+HEADER_PREFIX: Final = "x-qbridge-"
+ATTEMPTS: Final = HEADER_PREFIX + "attempts"
+CRASHES: Final = HEADER_PREFIX + "crashes"
+FIRST_FAILED_AT: Final = HEADER_PREFIX + "first-failed-at-ms"
+LAST_FAILED_AT: Final = HEADER_PREFIX + "last-failed-at-ms"
+REASON: Final = HEADER_PREFIX + "reason"
+EXCEPTION_TYPE: Final = HEADER_PREFIX + "exception-type"
+EXCEPTION_MESSAGE: Final = HEADER_PREFIX + "exception-message"
+TRACEBACK: Final = HEADER_PREFIX + "traceback"
+SOURCE_QUEUE: Final = HEADER_PREFIX + "source-queue"
+TASK_ID: Final = HEADER_PREFIX + "task-id"
+WORKER: Final = HEADER_PREFIX + "worker"
+SUSPICIONS: Final = HEADER_PREFIX + "suspicions"
+"""On what may have killed a worker: how many have died with it since then for which it is not charged."""
+BESIDE: Final = HEADER_PREFIX + "beside"
+"""On a suspect that may run beside others: when its holder dies, ``SUSPICIONS`` goes up and not ``CRASHES``."""
+
+# Bounds of what a failure may add to a message: AMQP 0-9-1 puts all headers into one frame (131,072 bytes by
+# default in RabbitMQ), and a dead letter that the broker refuses for its headers would be stuck for ever.
+MAX_EXCEPTION_MESSAGE_CHARS: Final = 1_000
+MAX_TRACEBACK_CHARS: Final = 8_000
+# A count that anybody may have written must still fit into a signed 64-bit header when one is added to it.
+_MAX_COUNT: Final = 2**62
+_END_OF_TIME: Final = 253_402_300_800_000  # year 10,000 in milliseconds: no real clock wrote more
+
+NO_HEADERS: Final[Mapping[str, Any]] = MappingProxyType({})
+"""One shared empty mapping: a new one per message would cost on the hot path."""
+
+
+def meta_text(meta: Mapping[str, Any], name: str) -> str:
+    """A QBridge header as text; "" when it is missing. Foreign bytes never raise."""
+    value = meta.get(name)
+    if value is None:
+        return ""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def meta_int(meta: Mapping[str, Any], name: str) -> int:
+    """A QBridge header as a count; 0 when it is missing, negative or no number (anybody can write headers)."""
+    try:
+        return min(max(0, int(meta.get(name, 0))), _MAX_COUNT)
+    except (TypeError, ValueError, OverflowError):
+        return 0
+
+
+def meta_time(meta: Mapping[str, Any], name: str) -> float | None:
+    """A QBridge time header (milliseconds) as Unix time in seconds; None when it is missing or no number."""
+    milliseconds = meta_int(meta, name)
+    return milliseconds / 1000 if 0 < milliseconds < _END_OF_TIME else None
