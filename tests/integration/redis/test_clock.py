@@ -69,7 +69,7 @@ def test_g11_a_step_of_the_servers_clock_takes_no_living_workers_tasks(
     held = take(holder, queue)
     stepped.cli("XREADGROUP", "GROUP", "qbridge", "dead", "STREAMS", queue, ">")
     waiting = Background(lambda: other.receive(queue, 2, 20.0))
-    time.sleep(LEASE * 0.3)
+    time.sleep(LEASE * 0.3)  # the step comes in the middle of a lease
     stepped.step(seconds)
     assert [d.body for d in waiting.result()] == [b"abandoned"]
     assert other.receive(queue, 2, LEASE * 2) == []

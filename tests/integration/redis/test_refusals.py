@@ -39,6 +39,13 @@ def _allow(broker: RedisBroker, *rules: str) -> None:
     broker.cli("ACL", "SETUSER", USER, *rules)
 
 
+def _has_refused(broker: RedisBroker, command: str) -> bool:
+    """Whether the server has refused the command to somebody (redis.io/docs/latest/commands/acl-log)."""
+    entries = broker.cli("ACL", "LOG")
+    assert isinstance(entries, list)
+    return any(command in entry for entry in entries if isinstance(entry, list))
+
+
 @pytest.mark.parametrize("right", ["xack", "xdel"])
 def test_g3_what_is_finished_runs_once_though_acknowledging_is_forbidden(
     limited: RedisClient, broker: RedisBroker, queue: str, dead: str, right: str, caplog: pytest.LogCaptureFixture
@@ -124,7 +131,7 @@ def test_g2_delayed_and_replayed_messages_are_not_multiplied(
     limited.publish(queue, b"later", delay=0.01)
     with pytest.raises(AuthenticationError):
         limited.replay(dead, target=queue)
-    time.sleep(0.6)  # two rounds of what delivers delayed messages
+    wait_for(lambda: _has_refused(broker, "zrem"), 10.0, "nothing tries to deliver what is delayed")
     assert broker.cli("XLEN", queue) == 0
     _allow(broker, "+zrem", "+xdel")
     assert limited.replay(dead, target=queue) == 1
@@ -198,6 +205,6 @@ def test_g19_one_delayed_message_that_is_refused_stops_no_settlement(
     """The loss of a right ends no thread: what was delayed comes when it is granted again."""
     limited.publish(queue, b"later", delay=0.05)
     _allow(broker, "-xadd")
-    time.sleep(0.4)
+    wait_for(lambda: _has_refused(broker, "xadd"), 10.0, "nothing tries to deliver what is delayed")
     _allow(broker, "+xadd")
     assert take(limited, queue).body == b"later"
