@@ -224,12 +224,10 @@ class PurgesAPage(MemoryClient):
     """Purges no more than it can in one go."""
 
     def purge(self, queue: str) -> int:
-        ready = super().stats(queue).ready
-        rest = [d for d in self.receive(queue, ready, 0.0)[100:] if ready > 100] if ready > 100 else []
-        purged = super().purge(queue)
-        for delivery in reversed(rest):
-            self.reject(delivery)
-        return min(100, ready) if ready > 100 else purged
+        page = self.receive(queue, 100, 0.0) if self.stats(queue).ready else []
+        for delivery in page:
+            self.ack(delivery)
+        return len(page)
 
 
 class DeletesToPurge(MemoryClient):
@@ -307,7 +305,7 @@ class CountsCrashesOnReturn(MemoryClient):
 class RefusesToReplayNothing(MemoryClient):
     """Takes a missing dead-letter queue for an error."""
 
-    def replay(self, dead_letter_queue: str, *, target: str | None = None, limit: int | None = None) -> int:
+    def replay(self, dead_letter_queue: str, **options: Any) -> int:
         if self.connected and dead_letter_queue not in self._broker._queues:
             raise UnroutableError(dead_letter_queue)
-        return super().replay(dead_letter_queue, target=target, limit=limit)
+        return super().replay(dead_letter_queue, **options)

@@ -192,8 +192,10 @@ class CreatesToList(MemoryClient):
 class ReplaysAPage(MemoryClient):
     """Replays no more than a page."""
 
-    def replay(self, dead_letter_queue: str, *, target: str | None = None, limit: int | None = None) -> int:
-        return super().replay(dead_letter_queue, target=target, limit=100 if limit is None else limit)
+    def replay(self, dead_letter_queue: str, **options: Any) -> int:
+        if options.get("limit") is None:
+            options["limit"] = 100
+        return super().replay(dead_letter_queue, **options)
 
 
 class ReplaysAsRedelivered(MemoryClient):

@@ -14,7 +14,6 @@ from qbridge_core.backend import (
     BrokerUnavailableError,
     Capabilities,
     Delivery,
-    Failure,
     Message,
     MessageTooLargeError,
     PublishUnconfirmedError,
@@ -22,7 +21,6 @@ from qbridge_core.backend import (
     QueueStats,
     TransientError,
     default_dead_letter_queue,
-    rejection,
 )
 from support.leases import client as module
 from support.leases.broker import LeaseBroker
@@ -342,29 +340,22 @@ class DeclaresOnce(LeaseClient):
 class RemovesFirst(LeaseClient):
     """Removes a message and then writes its next state."""
 
-    def reject(
-        self,
-        delivery: Delivery,
-        requeue: bool = True,
-        *,
-        delay: float = 0.0,
-        failure: Failure | None = None,
-        queue: str | None = None,
-    ) -> None:
+    def reject(self, delivery: Delivery, requeue: bool = True, **options: Any) -> None:
         link = self._live()
-        if delivery.tag is None or (requeue and failure is None):
-            super().reject(delivery, requeue, delay=delay, failure=failure, queue=queue)
+        if delivery.tag is None or (requeue and options.get("failure") is None):
+            super().reject(delivery, requeue, **options)
             return
         link.check(delivery)
-        failure = failure or rejection(delivery)
-        target = queue or delivery.queue
+        target = options.get("queue") or delivery.queue
         if not requeue:
             target = self._pairs.get(target, default_dead_letter_queue(target))
         self._call(link, "declare", names=[target])
         self._call(link, "remove", tokens=[delivery.tag])
         link.forget(delivery)
         delivery.tag = None
-        self._publish(target, [Message(delivery.body, delivery.headers, delivery.message_id)], delay, None)
+        self._publish(
+            target, [Message(delivery.body, delivery.headers, delivery.message_id)], options.get("delay", 0.0), None
+        )
 
 
 class FillsTheLimit(LeaseClient):

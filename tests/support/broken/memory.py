@@ -37,17 +37,9 @@ from qbridge_memory import MemoryClient
 class LosesOnReject(MemoryClient):
     """Drops the message instead of dead-lettering it."""
 
-    def reject(
-        self,
-        delivery: Delivery,
-        requeue: bool = True,
-        *,
-        delay: float = 0.0,
-        failure: Failure | None = None,
-        queue: str | None = None,
-    ) -> None:
+    def reject(self, delivery: Delivery, requeue: bool = True, **options: Any) -> None:
         if requeue:
-            super().reject(delivery, requeue, delay=delay, failure=failure, queue=queue)
+            super().reject(delivery, requeue, **options)
         else:
             super().ack(delivery)
 
@@ -63,51 +55,28 @@ class RedeliversAfterAck(MemoryClient):
 class CountsHandBacks(MemoryClient):
     """Charges an attempt for a hand-back."""
 
-    def reject(
-        self,
-        delivery: Delivery,
-        requeue: bool = True,
-        *,
-        delay: float = 0.0,
-        failure: Failure | None = None,
-        queue: str | None = None,
-    ) -> None:
-        if requeue and failure is None:
-            failure = replace(rejection(delivery), attempts=delivery.attempts + 1)
-        super().reject(delivery, requeue, delay=delay, failure=failure, queue=queue)
+    def reject(self, delivery: Delivery, requeue: bool = True, **options: Any) -> None:
+        if requeue and options.get("failure") is None:
+            options["failure"] = replace(rejection(delivery), attempts=delivery.attempts + 1)
+        super().reject(delivery, requeue, **options)
 
 
 class ForgetsAttempts(MemoryClient):
     """Retries without the count."""
 
-    def reject(
-        self,
-        delivery: Delivery,
-        requeue: bool = True,
-        *,
-        delay: float = 0.0,
-        failure: Failure | None = None,
-        queue: str | None = None,
-    ) -> None:
-        if requeue:
-            failure = failure and replace(failure, attempts=0)
-        super().reject(delivery, requeue, delay=delay, failure=failure, queue=queue)
+    def reject(self, delivery: Delivery, requeue: bool = True, **options: Any) -> None:
+        failure = options.get("failure")
+        if requeue and failure is not None:
+            options["failure"] = replace(failure, attempts=0)
+        super().reject(delivery, requeue, **options)
 
 
 class RewritesBodyOnRetry(MemoryClient):
     """Publishes a changed body for the next attempt, as a counter inside the envelope would."""
 
-    def reject(
-        self,
-        delivery: Delivery,
-        requeue: bool = True,
-        *,
-        delay: float = 0.0,
-        failure: Failure | None = None,
-        queue: str | None = None,
-    ) -> None:
-        super().reject(delivery, requeue, delay=delay, failure=failure, queue=queue)
-        if requeue and failure is not None:
+    def reject(self, delivery: Delivery, requeue: bool = True, **options: Any) -> None:
+        super().reject(delivery, requeue, **options)
+        if requeue and options.get("failure") is not None:
             broker: Any = self._broker
             ready: deque[Any] = broker._queues[delivery.queue].ready
             for position, message in enumerate(ready):
@@ -168,16 +137,8 @@ class IgnoresDelay(MemoryClient):
 class IgnoresRetryDelay(MemoryClient):
     """Claims delays and retries at once."""
 
-    def reject(
-        self,
-        delivery: Delivery,
-        requeue: bool = True,
-        *,
-        delay: float = 0.0,
-        failure: Failure | None = None,
-        queue: str | None = None,
-    ) -> None:
-        super().reject(delivery, requeue, failure=failure, queue=queue)
+    def reject(self, delivery: Delivery, requeue: bool = True, **options: Any) -> None:
+        super().reject(delivery, requeue, **{**options, "delay": 0.0})
 
 
 class AcceptsUnclaimedDelay(MemoryClient):
@@ -263,19 +224,11 @@ class LeavesThread(MemoryClient):
 class SettlesTwice(MemoryClient):
     """Dead-letters a delivery that was acknowledged before."""
 
-    def reject(
-        self,
-        delivery: Delivery,
-        requeue: bool = True,
-        *,
-        delay: float = 0.0,
-        failure: Failure | None = None,
-        queue: str | None = None,
-    ) -> None:
+    def reject(self, delivery: Delivery, requeue: bool = True, **options: Any) -> None:
         if self.connected and delivery.tag is None and not requeue:
             target = self._dead_letter_queues[delivery.queue]
             self.publish(target, delivery.body)
-        super().reject(delivery, requeue, delay=delay, failure=failure, queue=queue)
+        super().reject(delivery, requeue, **options)
 
 
 class WorksAfterDisconnect(MemoryClient):
@@ -636,9 +589,9 @@ class PurgesWhatIsHeld(MemoryClient):
 class ReplaysToTheEnd(MemoryClient):
     """Puts a letter that it cannot send back to the end."""
 
-    def replay(self, dead_letter_queue: str, *, target: str | None = None, limit: int | None = None) -> int:
+    def replay(self, dead_letter_queue: str, **options: Any) -> int:
         try:
-            return super().replay(dead_letter_queue, target=target, limit=limit)
+            return super().replay(dead_letter_queue, **options)
         except UnroutableError:
             self._broker._queues[dead_letter_queue].ready.rotate(-1)
             raise
@@ -647,31 +600,34 @@ class ReplaysToTheEnd(MemoryClient):
 class ReplaysForEver(MemoryClient):
     """Replays until the queue is empty."""
 
-    def replay(self, dead_letter_queue: str, *, target: str | None = None, limit: int | None = None) -> int:
-        done = super().replay(dead_letter_queue, target=target, limit=limit)
-        time.sleep(0.3 if done and limit is None else 0.0)
-        return done + (super().replay(dead_letter_queue, target=target) if limit is None else 0)
+    def replay(self, dead_letter_queue: str, **options: Any) -> int:
+        done = super().replay(dead_letter_queue, **options)
+        if options.get("limit") is not None:
+            return done
+        time.sleep(0.3 if done else 0.0)
+        return done + super().replay(dead_letter_queue, **options)
 
 
 class ReplaysWhatIsHeld(MemoryClient):
     """Takes letters away from a consumer."""
 
-    def replay(self, dead_letter_queue: str, *, target: str | None = None, limit: int | None = None) -> int:
+    def replay(self, dead_letter_queue: str, **options: Any) -> int:
         broker: Any = self._broker
-        if self.connected and limit is None and dead_letter_queue in broker._queues:
+        if self.connected and options.get("limit") is None and dead_letter_queue in broker._queues:
             queue = broker._queues[dead_letter_queue]
             for token in list(queue.in_flight):
                 broker.give_back(dead_letter_queue, token)
-        return super().replay(dead_letter_queue, target=target, limit=limit)
+        return super().replay(dead_letter_queue, **options)
 
 
 class CountsWhatIsHeld(MemoryClient):
     """Has letters that a consumer holds use up the limit of a replay."""
 
-    def replay(self, dead_letter_queue: str, *, target: str | None = None, limit: int | None = None) -> int:
-        held = self.stats(dead_letter_queue).in_flight if self.connected and limit else 0
-        most = limit if limit is None or not held else max(0, limit - held)
-        return super().replay(dead_letter_queue, target=target, limit=most)
+    def replay(self, dead_letter_queue: str, **options: Any) -> int:
+        limit = options.get("limit")
+        if limit and self.connected:
+            options["limit"] = max(0, limit - self.stats(dead_letter_queue).in_flight)
+        return super().replay(dead_letter_queue, **options)
 
 
 class ReplaysWithHistory(MemoryClient):
@@ -714,11 +670,11 @@ class SeesCrashesUnclaimed(MemoryClient):
 class WaitsForAConnection(MemoryClient):
     """Waits for ``connect`` where it should say that it was not called."""
 
-    def replay(self, dead_letter_queue: str, *, target: str | None = None, limit: int | None = None) -> int:
+    def replay(self, dead_letter_queue: str, **options: Any) -> int:
         if not self.connected:
             time.sleep(0.1)
             return 0
-        return super().replay(dead_letter_queue, target=target, limit=limit)
+        return super().replay(dead_letter_queue, **options)
 
 
 def clean(name: str) -> str:
