@@ -192,13 +192,16 @@ class RedisClient(QueueClient):
 
     @guarded
     def subscribe(self, queue: str, prefetch: int) -> None:
-        """Keep a connection for the queue; nothing is read ahead. Other queues share theirs."""
+        """Have the queue read with a connection of its own, or, when it is idle and there are many, with the others.
+
+        What comes while nobody receives goes back after a second.
+        """
         super().subscribe(queue, prefetch)
         self._running(queue).reader(queue).subscribe()
 
     @guarded
     def unsubscribe(self, queue: str) -> None:
-        """Wake a blocked ``receive``; nothing is read ahead, so there is nothing to give back."""
+        """Wake a blocked ``receive``, and give back what it has not returned."""
         nodes = self._nodes
         if nodes is not None and self.connected:
             nodes.node(queue).unsubscribe(queue)

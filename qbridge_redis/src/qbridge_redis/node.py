@@ -13,6 +13,7 @@ from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import unreachable
 from qbridge_redis.connection.options import Deployment, Options
 from qbridge_redis.consume.reader import StreamReader, close_all
+from qbridge_redis.consume.shared import SharedReader
 from qbridge_redis.protocol.keys import Keys
 from qbridge_redis.protocol.scripts import REMOVE_CONSUMER
 from qbridge_redis.publish.publisher import Publisher
@@ -45,6 +46,7 @@ class Node:
         self.dead_letters: Final = DeadLetterQueues(self.context)
         self.acknowledgements: Final = Acknowledgements(self.context)
         self._maintenance: Final = Maintenance(self.context, self._with_delays)
+        self.shared_reader: Final = SharedReader(self.context)
         self._readers: dict[str, StreamReader] = {}
         self._known: set[str] = set()
         self._lock = threading.Lock()
@@ -79,6 +81,7 @@ class Node:
         readers = self._all_readers()
         if self._answers():
             close_all(readers, min(_READERS_TIME, timeout))
+            self.shared_reader.stop(_THREAD_TIME)
             self.acknowledgements.stop(_THREAD_TIME)
             self._maintenance.stop(_THREAD_TIME)
             if self.acknowledgements.flush(min(2.0, max(0.1, deadline - monotonic()))):
@@ -108,7 +111,7 @@ class Node:
         if reader is None:
             with self._lock:
                 if queue not in self._readers:
-                    self._readers[queue] = StreamReader(self.context, queue)
+                    self._readers[queue] = StreamReader(self.context, queue, self.shared_reader)
                 reader = self._readers[queue]
         return reader
 
@@ -132,9 +135,11 @@ class Node:
         until = monotonic() + _ABANDON_TIME
         self.context.pool.close()
         self._maintenance.abort()
+        self.shared_reader.abort()
         for reader in readers:
             reader.abort()
         close_all(readers, _LEAVE_TIME)
+        self.shared_reader.stop(max(0.0, until - monotonic()) / 2)
         self.acknowledgements.stop(max(0.0, until - monotonic()))
         self._maintenance.stop(max(0.0, until - monotonic()) / 2)
         if any(in_flight.held() for in_flight in self.context.all_in_flight()):

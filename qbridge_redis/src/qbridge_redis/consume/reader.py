@@ -19,27 +19,30 @@ from qbridge_core.backend import BrokerUnavailableError, Delivery, QBridgeError,
 from qbridge_redis.connection.backoff import Backoff
 from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import REFUSED, is_missing_group, unreachable
-from qbridge_redis.protocol import fields
+from qbridge_redis.consume.reading import SLICE, deliveries, read_command, unblock
+from qbridge_redis.consume.shared import SharedReader
+from qbridge_redis.consume.subscription import Subscription
 from qbridge_redis.protocol.scripts import Command
-from qbridge_redis.queues.permissions import missing_rights
+from qbridge_redis.queues.permissions import warn_of_missing_rights
 from qbridge_redis.recovery.takeover import Takeover, refuse
 from qbridge_redis.settle.acknowledgements import acks_command, finish_acks
 from qbridge_redis.state.context import NodeContext, log
 from qbridge_redis.state.in_flight import InFlight
 
-_SLICE: Final = 1.0  # of one blocking read: bounds how long a dead connection goes unnoticed
 _FIRST_CONNECT: Final = 1.0  # what a receive without timeout grants a connection attempt
 _HEALS: Final = 3
-_CANCEL_TIME: Final = 0.5
 _ABORT_TIME: Final = 0.2
 _CLOGGED: Final = 0.2
+_IDLE: Final = 100  # milliseconds without anything
 
 
 class StreamReader:
     """The receiving end of one queue; ``receive`` is for one thread at a time, the rest for any."""
 
-    def __init__(self, context: NodeContext, queue: str) -> None:
+    def __init__(self, context: NodeContext, queue: str, shared: SharedReader) -> None:
         self._context = context
+        self._shared = shared
+        self._own = shared.own_connections
         self._queue = queue
         self._stream = context.keys.stream(queue)
         self._in_flight: InFlight = context.in_flight(queue)
@@ -52,34 +55,33 @@ class StreamReader:
         self._subscribed = False
         self._backoff = Backoff()
         self._takeover = Takeover(context, queue)
+        self._subscription = Subscription(context, queue, self._takeover)
+        self._is_idle = False
 
     # ------------------------------------------------------------------ for any thread
 
     def cancel(self) -> None:
         """Wake a blocked ``receive``."""
         self._cancels += 1
-        deadline = monotonic() + _SLICE
+        self._subscription.wake()
+        deadline = monotonic() + SLICE
         while self._reading.is_set() and monotonic() < deadline:
             # The reader may be just before its read, where unblocking does nothing yet: hence again and again.
-            if not self._unblock():
+            if not unblock(self._context, self._connection):
                 return  # the read ends by itself at the end of its slice
             time.sleep(0.002)
 
-    def _unblock(self) -> bool:
-        try:
-            with self._context.pool.connection(_CANCEL_TIME) as connection:
-                return connection.call(("CLIENT", "UNBLOCK", self._connection.client_id), _CANCEL_TIME) in (0, 1)
-        except (QBridgeError, *LOST):
-            return False
-
     def subscribe(self) -> None:
-        """Keep a connection from now on: receive will be called again and again."""
-        self._subscribed = True
+        """``receive`` will be called again and again: keep a connection, as long as there are enough for all queues."""
+        self._subscribed, self._is_idle = True, False
+        self._own.enter(self)
 
     def unsubscribe(self) -> None:
         """Wake a blocked ``receive``, and keep no connection."""
         self._subscribed = False
+        self._own.leave(self)
         self.cancel()
+        self._shared.remove(self._subscription)
         if self._turn.acquire(blocking=False):  # otherwise whoever receives does it
             self._share()
             self._turn.release()
@@ -131,7 +133,8 @@ class StreamReader:
 
     def _share(self) -> None:
         """Let others use the connection, so that queues that are asked now and then have not one each."""
-        if self._subscribed or not self._connection.is_usable or self._context.closing.is_set():
+        keeps = self._subscribed and not self._is_idle
+        if keeps or not self._connection.is_usable or self._context.closing.is_set():
             return
         self._context.pool.give(self._connection)
         self._connection = RedisConnection(self._context.route, f"qbridge:{self._context.consumer}")
@@ -150,13 +153,14 @@ class StreamReader:
     def _opened(self) -> None:
         """Note the first connection, and look what it may do."""
         self._opened_before = True
-        if lacking := missing_rights(self._context, self._connection, self._queue):
-            log.warning("reading %s, though %s", self._queue, lacking)
+        warn_of_missing_rights(self._context, self._connection, self._queue)
 
     def _is_cancelled(self, cancels: int) -> bool:
         return self._cancels != cancels or self._context.closing.is_set()
 
     def _step(self, count: int, deadline: float, cancels: int) -> list[Delivery]:
+        if self._subscription.has_come or (self._subscribed and (self._is_idle or not self._own.grant(self))):
+            return self._receive_shared(count, deadline, cancels)
         self._connect(deadline)
         if self._is_cancelled(cancels):
             return []
@@ -166,6 +170,12 @@ class StreamReader:
             self._context.closing.wait(max(0.0, min(_CLOGGED, deadline - monotonic())))
             return []
         return self._read(count, deadline, cancels)
+
+    def _receive_shared(self, count: int, deadline: float, cancels: int) -> list[Delivery]:
+        """Wait with the other idle queues. One that gets something may have a connection of its own again."""
+        batch = self._shared.receive(self._subscription, count, deadline, lambda: self._is_cancelled(cancels))
+        self._is_idle = not batch and not self._own.is_lifted
+        return batch
 
     def _connect(self, deadline: float) -> None:
         if self._connection.is_usable or self._borrow():
@@ -203,9 +213,13 @@ class StreamReader:
 
     def _read(self, count: int, deadline: float, cancels: int) -> list[Delivery]:
         for _ in range(_HEALS):
-            reply = self._read_once(count, self._block(deadline), cancels)
+            block = self._block(deadline)
+            reply = self._read_once(count, block, cancels)
             if not isinstance(reply, ResponseError):
-                return self._hand_out(reply[0][1]) if reply else []
+                if reply:
+                    return deliveries(self._in_flight, reply[0][1])
+                self._is_idle = block >= _IDLE and self._subscribed and self._own.give_up(self)
+                return []
             if is_missing_group(reply):
                 log.warning("the queue %s or its group is gone (%s); making it again", self._queue, reply)
                 self._in_flight.mark_deleted()
@@ -217,7 +231,7 @@ class StreamReader:
     def _block(self, deadline: float) -> int:
         """Milliseconds for which the read may block; 0 for not at all (to Redis it would mean for ever)."""
         now = monotonic()
-        end = min(deadline, now + _SLICE, self._takeover.next_at())
+        end = min(deadline, now + SLICE, self._takeover.next_at())
         if now >= deadline:
             return 0
         return max(1, round((end - now) * 1000))
@@ -227,7 +241,7 @@ class StreamReader:
         try:
             if self._is_cancelled(cancels):
                 return None
-            return self._exchange(self._read_command(count, block), block / 1000)
+            return self._exchange(read_command(self._context, (self._stream,), count, block), block / 1000)
         except BaseException:
             self._takeover.reply_lost()
             raise
@@ -247,18 +261,6 @@ class StreamReader:
             if acks and not finish_acks(self._in_flight, acks, reply if done else None):
                 self._context.acks_waiting.set()
         return self._connection.read(limit)
-
-    def _read_command(self, count: int, block: int) -> Command:
-        group, consumer = self._context.options.group, self._context.consumer
-        wait: Command = ("BLOCK", block) if block else ()
-        return ("XREADGROUP", "GROUP", group, consumer, "COUNT", count, *wait, "STREAMS", self._stream, ">")
-
-    def _hand_out(self, entries: Sequence[Sequence[Any]]) -> list[Delivery]:
-        tags = self._in_flight.hold([entry[0] for entry in entries])
-        queue, deliver = self._queue, fields.delivery
-        return [
-            deliver(queue, entry[1] or (), tag) for entry, tag in zip(entries, tags, strict=True) if tag is not None
-        ]
 
 
 def close_all(readers: Sequence[StreamReader], timeout: float) -> None:

@@ -10,12 +10,14 @@ from redis.exceptions import ResponseError
 from qbridge_core.backend import monotonic
 from qbridge_redis.connection.connection import RedisConnection
 from qbridge_redis.connection.errors import is_missing_group, refused
-from qbridge_redis.protocol.scripts import PROMOTE, Command
+from qbridge_redis.protocol.scripts import NEXT_DUE, PROMOTE, Command
 from qbridge_redis.state.context import NodeContext, log
 
 _POLL: Final = 0.25
 _BATCH: Final = 100
 _WARN_EVERY: Final = 60.0
+_FEW: Final = 8  # queues that are looked at one by one
+_PAGE: Final = 500  # queues of one look, which the server does nothing beside
 
 
 class Delays:
@@ -35,11 +37,27 @@ class Delays:
         keys = self._context.keys
         # Set first: what another thread sets while the replies are on their way must not be overwritten.
         self.due_at = monotonic() + _POLL
-        commands: list[Command] = [PROMOTE([keys.stream(q), keys.delayed(q)], _BATCH) for q in queues]
+        due = queues if len(queues) <= _FEW else self._due(connection, queues)
+        commands: list[Command] = [PROMOTE([keys.stream(q), keys.delayed(q)], _BATCH) for q in due]
         if not commands:
             return
-        for queue, reply in zip(queues, connection.call_many(commands), strict=True):
+        for queue, reply in zip(due, connection.call_many(commands), strict=True):
             self._plan(queue, reply)
+
+    def _due(self, connection: RedisConnection, queues: Sequence[str]) -> list[str]:
+        """Those of many queues that have a message which is due, or that nobody can tell it of."""
+        due: list[str] = []
+        pages = [queues[start : start + _PAGE] for start in range(0, len(queues), _PAGE)]
+        replies = connection.call_many([NEXT_DUE([self._context.keys.delayed(q) for q in page]) for page in pages])
+        for page, reply in zip(pages, replies, strict=True):
+            if isinstance(reply, ResponseError):
+                due += page
+                continue
+            positions, wait = reply
+            due += [page[position - 1] for position in positions]
+            if wait >= 0:
+                self.due_at = min(self.due_at, monotonic() + wait / 1_000_000)
+        return due
 
     def _plan(self, queue: str, reply: Any) -> None:
         if isinstance(reply, ResponseError):

@@ -7,7 +7,7 @@ from typing import Final
 from qbridge_core.backend import QBridgeError
 from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.protocol.scripts import PROBE_PERMISSIONS
-from qbridge_redis.state.context import NodeContext
+from qbridge_redis.state.context import NodeContext, log
 
 _TIME: Final = 2.0
 
@@ -25,6 +25,13 @@ def missing_rights(context: NodeContext, connection: RedisConnection, queue: str
     user = context.options.username or "default"
     wanted = " ".join(f"+{name}" for name in dict.fromkeys(name.partition(" ")[0] for name in names))
     return f"the Redis user {user!r} may not use {', '.join(names)} (ACL SETUSER {user} {wanted})"
+
+
+def warn_of_missing_rights(context: NodeContext, connection: RedisConnection, queue: str) -> None:
+    """Say once what a worker that reads a queue will not be able to do."""
+    lacking = missing_rights(context, connection, queue)
+    if lacking and context.is_new_complaint(queue, lacking):
+        log.warning("reading %s, though %s", queue, lacking)
 
 
 def ask_missing_rights(context: NodeContext, queue: str) -> str:

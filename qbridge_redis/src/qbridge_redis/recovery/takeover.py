@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 from qbridge_core.backend import Delivery, monotonic
 from qbridge_redis.connection.connection import RedisConnection
 from qbridge_redis.connection.errors import checked, is_missing_group, is_transient, refused
-from qbridge_redis.protocol.scripts import FIND_ABANDONED, TAKE_OVER
+from qbridge_redis.protocol.scripts import FIND_ABANDONED, TAKE_OVER, Command
 from qbridge_redis.recovery.abandoned import AbandonedEntries
 from qbridge_redis.recovery.poison import delivery_again, history_of
 from qbridge_redis.state.context import NodeContext, log
@@ -46,10 +46,19 @@ class Takeover:
         """The connection is back: after an outage everything looks abandoned."""
         self._abandoned.clear()
 
+    @property
+    def look_at(self) -> float:
+        """When to look for entries that nobody renews (monotonic time)."""
+        return self._look_at
+
+    def comes_back_at(self) -> float:
+        """When there may be something to hand out, as far as is known (monotonic time)."""
+        take_over_at = self._take_over_at()
+        return take_over_at if self._take_back_at is None else min(take_over_at, self._take_back_at)
+
     def next_at(self) -> float:
         """When to call ``receive`` again (monotonic time)."""
-        next_at = min(self._look_at, self._take_over_at())
-        return next_at if self._take_back_at is None else min(next_at, self._take_back_at)
+        return min(self._look_at, self.comes_back_at())
 
     def receive(self, connection: RedisConnection, count: int) -> list[Delivery]:
         """Up to ``count`` deliveries that come back now."""
@@ -58,7 +67,7 @@ class Takeover:
         if take_back and (batch := self._take_back(connection, count)):
             return batch
         if now >= self._look_at:
-            self._look(connection)
+            self.looked(connection, connection.call(self.look_command()))
         if now >= self._take_over_at():
             return self._take_over(connection, count)
         return []
@@ -73,13 +82,16 @@ class Takeover:
                 batch.append(delivery)
         return batch
 
-    def _look(self, connection: RedisConnection) -> None:
-        """Look for entries that nobody renews."""
+    def look_command(self) -> Command:
+        """What to ask the server for entries that nobody renews; give its reply to ``looked``."""
         context, now = self._context, monotonic()
         self._look_at = now + self._look_every
         lease = round(context.options.lease * 1000)
         ages = (self._abandoned.least_idle(now), lease, _LOOKED_AT)
-        reply = connection.call(FIND_ABANDONED([self._stream], context.options.group, context.consumer, *ages))
+        return FIND_ABANDONED([self._stream], context.options.group, context.consumer, *ages)
+
+    def looked(self, connection: RedisConnection, reply: Any) -> None:
+        """Note what the server has answered."""
         if isinstance(reply, ResponseError) and is_missing_group(reply):
             return
         if isinstance(reply, ResponseError) and is_transient(reply):

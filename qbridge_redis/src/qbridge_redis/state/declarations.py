@@ -47,8 +47,10 @@ class Declarations:
         """All of them."""
         return list(self._declared)
 
-    def ensure(self, connection: RedisConnection, queue: str, *, create: bool = False) -> None:
+    def ensure(self, connection: RedisConnection, queue: str, *, create: bool = False) -> bool:
         """Make the group of a queue where it is missing; the queue too with ``create`` or if it was declared.
+
+        Returns whether it was missing.
 
         Raises:
             UnroutableError: there is no such queue, and it was not declared.
@@ -56,8 +58,10 @@ class Declarations:
         """
         may_create = 1 if create or self.is_declared(queue) else 0
         reply = connection.call(ENSURE([self._keys.stream(queue)], self._group, may_create))
-        if checked(reply, f"make the queue {queue!r}") == _MISSING:
+        made = checked(reply, f"make the queue {queue!r}")
+        if made == _MISSING:
             raise UnroutableError(f"the queue {queue!r} does not exist; declare it first")
+        return bool(made)
 
     def check_delayed(self, connection: RedisConnection, queue: str) -> None:
         """Look at the key of a queue's delayed messages before the first one is there.

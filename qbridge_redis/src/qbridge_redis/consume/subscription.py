@@ -1,0 +1,91 @@
+"""A queue that is read together with others, and what has come for it."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable
+from typing import Final
+
+from qbridge_core.backend import Delivery, QBridgeError, monotonic
+from qbridge_redis.recovery.takeover import Takeover
+from qbridge_redis.state.context import NodeContext
+from qbridge_redis.state.in_flight import InFlight
+
+PATIENCE: Final = 1.0
+"""Seconds for which nobody may ask for a queue, or for what has come for it, before it is given up."""
+TOGETHER: Final = 0.5
+"""Seconds by which looks for abandoned entries come too early or too late, so that those of many queues go together."""
+
+
+class Subscription:
+    """A queue that may be read together with others. ``put`` and ``fail`` are for the shared reader."""
+
+    def __init__(self, context: NodeContext, queue: str, takeover: Takeover) -> None:
+        self.stream: Final = context.keys.stream(queue)
+        self.queue: Final = queue
+        self.takeover: Final = takeover
+        self.in_flight: Final[InFlight] = context.in_flight(queue)
+        self.count = 1
+        self.until = 0.0
+        """When nobody asks for it any more (monotonic time)."""
+        self.is_new = True
+        """Nobody has looked yet whether the queue may be read."""
+        self.collect_by = 0.0
+        """When what has come and was not collected goes back (monotonic time)."""
+        self._came: deque[Delivery] = deque()
+        self._error: QBridgeError | None = None
+        self._news = threading.Event()
+
+    def recovers_at(self, now: float) -> float:
+        """When to see what comes back to the queue (monotonic time)."""
+        return min(self.takeover.comes_back_at(), max(self.takeover.look_at, now + TOGETHER))
+
+    def wake(self) -> None:
+        """Let a ``wait`` end."""
+        self._news.set()
+
+    def wait(self, timeout: float) -> None:
+        """Wait until something has come, or somebody calls ``wake``."""
+        self._news.wait(timeout)
+        self._news.clear()
+
+    def put(self, batch: Iterable[Delivery]) -> None:
+        """Something has come."""
+        self.collect_by = monotonic() + PATIENCE
+        self._came.extend(batch)
+        self._news.set()
+
+    def fail(self, error: QBridgeError) -> None:
+        """The queue cannot be read."""
+        self._error = error
+        self._news.set()
+
+    @property
+    def has_come(self) -> bool:
+        """Whether something waits to be collected."""
+        return bool(self._came)
+
+    def collect(self, count: int) -> list[Delivery]:
+        """Up to ``count`` of what has come.
+
+        Raises:
+            QBridgeError: what ``fail`` was told.
+        """
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+        return self._take(count)
+
+    def clear(self) -> list[Delivery]:
+        """All that has come; nobody collects it any more."""
+        return self._take(len(self._came))
+
+    def _take(self, count: int) -> list[Delivery]:
+        batch: list[Delivery] = []
+        while self._came and len(batch) < count:
+            try:
+                batch.append(self._came.popleft())
+            except IndexError:
+                break  # another thread was quicker
+        return batch
