@@ -131,10 +131,14 @@ def test_what_was_renewed_before_the_clock_was_put_back_is_watched_by_the_own_cl
 
 
 def _age(cli: Cli, queue: str, seconds: int) -> None:
-    """Let all that is pending be so much older, as a step of the server's clock does."""
-    now, _ = cli("TIME")  # type: ignore[misc]
-    for entry_id, consumer, idle, count in cli("XPENDING", queue, "qbridge", "-", "+", 100):  # type: ignore[misc,union-attr]
-        then = (int(now) - seconds) * 1000 - int(idle)  # type: ignore[arg-type]
-        cli("XCLAIM", queue, "qbridge", consumer, 0, entry_id, "TIME", then, "RETRYCOUNT", count, "JUSTID")
-    rows = cli("XPENDING", queue, "qbridge", "-", "+", 100)
-    wait_for(lambda: all(row[2] >= seconds * 1000 for row in rows), 1.0)  # type: ignore[union-attr,index,operator]
+    """Let all that is pending be so much older, as a step of the server's clock does, also when it is just renewed."""
+
+    def aged() -> bool:
+        now, _ = cli("TIME")  # type: ignore[misc]
+        for entry_id, consumer, idle, count in cli("XPENDING", queue, "qbridge", "-", "+", 100):  # type: ignore[misc,union-attr]
+            then = (int(now) - seconds) * 1000 - int(idle)  # type: ignore[arg-type]
+            cli("XCLAIM", queue, "qbridge", consumer, 0, entry_id, "TIME", then, "RETRYCOUNT", count, "JUSTID")
+        rows = cli("XPENDING", queue, "qbridge", "-", "+", 100)
+        return all(row[2] >= seconds * 1000 for row in rows)  # type: ignore[union-attr,index,operator]
+
+    wait_for(aged, 5.0)
