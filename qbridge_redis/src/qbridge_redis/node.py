@@ -100,7 +100,7 @@ class Node:
         try:
             with self.context.pool.connection() as connection:
                 self.context.declarations.ensure(connection, queue, create=True)
-                self.context.declarations.check_delayed(connection, queue)
+                self.context.declarations.check_surroundings(connection, queue)
         except LOST as exc:
             raise unreachable(exc, self.context.options) from exc
         self._known.add(queue)

@@ -309,3 +309,19 @@ def _connections(broker: RedisBroker) -> int:
     """How many clients the server has."""
     listed = broker.cli("CLIENT", "LIST")
     return len(str(listed).splitlines())
+
+
+def test_another_consumer_group_of_a_queue_is_warned_of_once(
+    make_client: MakeClient, client: RedisClient, queue: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two programs with other settings would each run every task, and nothing else would say so."""
+    other = make_client(group="other")
+    with caplog.at_level(logging.WARNING, "qbridge.redis"):
+        client.declare(queue)
+        assert not caplog.records
+        other.declare(queue)
+        other.declare(queue)
+    (text,) = [record.getMessage() for record in caplog.records]
+    assert f"queue {queue!r} has other consumer groups, 'qbridge'" in text
+    assert "tasks run twice" in text
+    assert "this one has 'other'" in text

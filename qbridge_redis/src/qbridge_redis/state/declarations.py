@@ -9,6 +9,7 @@ from redis.exceptions import ResponseError
 from qbridge_core.backend import UnroutableError, default_dead_letter_queue, suspects_queue
 from qbridge_redis.connection.connection import RedisConnection
 from qbridge_redis.connection.errors import checked, code, refused
+from qbridge_redis.connection.outage import log
 from qbridge_redis.protocol.keys import Keys
 from qbridge_redis.protocol.scripts import ENSURE
 
@@ -23,6 +24,7 @@ class Declarations:
         self._group = group
         self._declared: dict[str, str | None] = {}
         self._dead_letter_queues: dict[str, str] = {}
+        self._warned: set[str] = set()
 
     def remember(self, queue: str, dead_letter_queue: str | None) -> None:
         """Note a declaration."""
@@ -63,12 +65,26 @@ class Declarations:
             raise UnroutableError(f"the queue {queue!r} does not exist; declare it first")
         return bool(made)
 
-    def check_delayed(self, connection: RedisConnection, queue: str) -> None:
-        """Look at the key of a queue's delayed messages before the first one is there.
+    def check_surroundings(self, connection: RedisConnection, queue: str) -> None:
+        """Look at the key of a queue's delayed messages before the first one is there, and for other consumer groups.
 
         Raises:
-            QueueMismatchError: it is no sorted set.
+            QueueMismatchError: the key is no sorted set.
         """
-        reply = connection.call(("ZCARD", self._keys.delayed(queue)))
+        stream, delayed = self._keys.stream(queue), self._keys.delayed(queue)
+        reply, groups = connection.call_many([("ZCARD", delayed), ("XINFO", "GROUPS", stream)])
         if isinstance(reply, ResponseError) and code(reply) == "WRONGTYPE":
             raise refused(reply, f"make the queue {queue!r}") from reply
+        if not isinstance(groups, ResponseError):  # a user may lack the right to ask
+            self._warn_of_others(queue, {row[row.index(b"name") + 1].decode("utf-8", "replace") for row in groups})
+
+    def _warn_of_others(self, queue: str, groups: set[str]) -> None:
+        others = sorted(groups - {self._group})
+        if others and queue not in self._warned:
+            self._warned.add(queue)
+            log.warning(
+                "queue %r has other consumer groups, %s: each group gets every message, so if workers read as one of "
+                "them, tasks run twice. Give all programs the same option group (this one has %r), and remove a group "
+                "that is left over: XGROUP DESTROY",
+                queue, ", ".join(map(repr, others)), self._group,
+            )  # fmt: skip
