@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from qbridge_core import TaskManager, connect
-from qbridge_rabbitmq.amqp.wire import Connection
-from qbridge_rabbitmq.connection.loop import IOThread
+from qbridge_rabbitmq.amqp.connection import Connection
+from qbridge_rabbitmq.connection.io_thread import IOThread
 from qbridge_redis.connection.connection import RedisConnection
 
 TASKS = 5_000

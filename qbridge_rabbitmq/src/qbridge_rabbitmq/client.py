@@ -36,20 +36,18 @@ from qbridge_core.backend import (
     logger,
 )
 from qbridge_rabbitmq.amqp import headers
+from qbridge_rabbitmq.broker import Session
 from qbridge_rabbitmq.connection.boundary import bounded, translated
 from qbridge_rabbitmq.connection.options import Endpoint, Options
-from qbridge_rabbitmq.consume.pace import MOST
-from qbridge_rabbitmq.dead_letters import browse, replaying
-from qbridge_rabbitmq.dead_letters.deaths import dead_letter
+from qbridge_rabbitmq.consume.prefetch import MOST
+from qbridge_rabbitmq.dead_letters import browse, replay
+from qbridge_rabbitmq.dead_letters.broker_deaths import dead_letter
 from qbridge_rabbitmq.publish.publisher import LARGE, Batch
 from qbridge_rabbitmq.queues import delays
+from qbridge_rabbitmq.queues.declarations import TO_DECLARE, Topology
 from qbridge_rabbitmq.queues.policies import Policies
-from qbridge_rabbitmq.queues.topology import TO_DECLARE, Topology
-from qbridge_rabbitmq.session import Session
-from qbridge_rabbitmq.settle.docket import Docket
-from qbridge_rabbitmq.settle.handout import acknowledge, hand_out
-from qbridge_rabbitmq.settle.moving import Mover, check_room
-from qbridge_rabbitmq.settle.outgoing import (
+from qbridge_rabbitmq.settle.acknowledgements import acknowledge, hand_out
+from qbridge_rabbitmq.settle.handbacks import (
     CHUNK,
     HAND_BACK_TIMEOUT,
     chunks,
@@ -58,7 +56,9 @@ from qbridge_rabbitmq.settle.outgoing import (
     outgoing,
     replace,
 )
-from qbridge_rabbitmq.state.life import Arrival
+from qbridge_rabbitmq.settle.poison_queue import Docket
+from qbridge_rabbitmq.settle.rejections import Mover, check_room
+from qbridge_rabbitmq.state.in_flight import Arrival
 
 _log: Final = logger("qbridge.rabbitmq")
 # While the broker writes some chunks the next one is made.
@@ -395,7 +395,7 @@ class RabbitMQClient(QueueClient):
         session = self._live()
         check_replay(dead_letter_queue, target, limit)
         with self._browsing:
-            return replaying.replay(session, self._topology, dead_letter_queue, target, limit)
+            return replay.replay(session, self._topology, dead_letter_queue, target, limit)
 
     # ------------------------------------------------------------------ details
 

@@ -16,7 +16,7 @@ from qbridge_core import Delivery, Failure, Message, Reason, TaskManager, Transi
 from qbridge_core.contract.names import suspects_queue
 from qbridge_core.message import BESIDE, SUSPICIONS, SuspectFailure, meta_int
 from qbridge_rabbitmq import RabbitMQClient
-from qbridge_rabbitmq.recovery.suspicion import Suspicion
+from qbridge_rabbitmq.recovery.poison import Suspicion
 from support.brokers import RabbitMQBroker
 from support.proxy import TCPProxy
 from support.wait import wait_for

@@ -14,7 +14,7 @@ from pika import frame, spec
 
 from qbridge_rabbitmq import RabbitMQClient
 from qbridge_rabbitmq.amqp import frames, headers, internals
-from qbridge_rabbitmq.amqp.wire import Connection, RawProperties
+from qbridge_rabbitmq.amqp.connection import Connection, RawProperties
 
 _FRAME_MAX = 131_072
 _TAG = "qbridge-1"

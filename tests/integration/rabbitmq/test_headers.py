@@ -14,7 +14,7 @@ from pika import spec
 
 from qbridge_core import Failure, Reason
 from qbridge_rabbitmq.amqp import copies, headers
-from qbridge_rabbitmq.dead_letters import deaths
+from qbridge_rabbitmq.dead_letters import broker_deaths
 
 MILLISECONDS = 1_764_000_000_000
 EVERY_TYPE = {
@@ -214,7 +214,7 @@ def test_damaged_properties_never_raise(raw: bytes) -> None:
     """What cannot be read is left out; nobody may stop a worker with a header."""
     content = headers.read(raw)
     assert content.message_id is None
-    assert deaths.explain(raw) == {}
+    assert broker_deaths.explain(raw) == {}
     assert headers.delivery_count(raw) == 0
 
 

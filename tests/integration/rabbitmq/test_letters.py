@@ -14,7 +14,7 @@ from integration.rabbitmq.test_headers import EVERY_TYPE, MILLISECONDS, entry, p
 from qbridge_core import Failure, Message, QBridgeError, Reason, UnroutableError
 from qbridge_rabbitmq import RabbitMQClient
 from qbridge_rabbitmq.amqp import headers
-from qbridge_rabbitmq.amqp.wire import RawProperties
+from qbridge_rabbitmq.amqp.connection import RawProperties
 from support.wait import wait_for
 
 

@@ -12,8 +12,8 @@ import pytest
 from integration.rabbitmq.conftest import MakeClient
 from qbridge_core import ConfigurationError, QueueStats, TaskManager, TransientError
 from qbridge_rabbitmq import RabbitMQClient
-from qbridge_rabbitmq.consume.pace import Pace
-from qbridge_rabbitmq.queues.topology import Topology
+from qbridge_rabbitmq.consume.prefetch import Pace
+from qbridge_rabbitmq.queues.declarations import Topology
 from support.brokers import RabbitMQBroker
 from support.wait import wait_for
 

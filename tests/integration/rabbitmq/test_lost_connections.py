@@ -24,9 +24,9 @@ from qbridge_core import (
 from qbridge_rabbitmq import RabbitMQClient
 from qbridge_rabbitmq.amqp import headers
 from qbridge_rabbitmq.queues import delays
-from qbridge_rabbitmq.recovery.ledger import Ledger
-from qbridge_rabbitmq.state import barriers
-from qbridge_rabbitmq.state.life import Arrival, Life
+from qbridge_rabbitmq.recovery.lost_deliveries import Ledger
+from qbridge_rabbitmq.state import round_trips
+from qbridge_rabbitmq.state.in_flight import Arrival, Life
 from support.brokers import RabbitMQBroker
 from support.proxy import TCPProxy
 from support.wait import wait_for
@@ -331,7 +331,7 @@ def test_g3_what_is_published_again_after_it_was_done_is_not_swallowed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An acknowledgement that the broker has seen is forgotten: an equal message that somebody gave back is another."""
-    monkeypatch.setattr(barriers, "_SETTLING", 0.5)
+    monkeypatch.setattr(round_trips, "_SETTLING", 0.5)
     cut_off.declare(unique_name)
     cut_off.publish(unique_name, b"x", message_id="same")
     method, properties, body = channel.basic_get(unique_name)

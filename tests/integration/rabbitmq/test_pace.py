@@ -14,13 +14,13 @@ from integration.rabbitmq.conftest import MakeClient
 from qbridge_core import Message
 from qbridge_core.work.readahead import ReadAhead
 from qbridge_rabbitmq import RabbitMQClient
-from qbridge_rabbitmq.amqp.wire import Connection
-from qbridge_rabbitmq.connection.loop import IOThread
+from qbridge_rabbitmq.amqp.connection import Connection
+from qbridge_rabbitmq.connection.io_thread import IOThread
 from qbridge_rabbitmq.consume import getting
-from qbridge_rabbitmq.consume.consumers import Consumers
-from qbridge_rabbitmq.consume.lane import Lane, Restore
-from qbridge_rabbitmq.consume.pace import Pace
-from qbridge_rabbitmq.state.life import Life
+from qbridge_rabbitmq.consume.consumer import Lane, Restore
+from qbridge_rabbitmq.consume.consumer_tags import Consumers
+from qbridge_rabbitmq.consume.prefetch import Pace
+from qbridge_rabbitmq.state.in_flight import Life
 from support.wait import wait_for
 
 

@@ -10,7 +10,7 @@ import pytest
 from integration.rabbitmq.conftest import MakeClient
 from qbridge_core import Delivery, QueueStats
 from qbridge_rabbitmq import RabbitMQClient
-from qbridge_rabbitmq.queues.topology import Topology
+from qbridge_rabbitmq.queues.declarations import Topology
 from support.wait import wait_for
 
 RETURNS = 25

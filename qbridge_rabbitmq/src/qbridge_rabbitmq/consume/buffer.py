@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue as queues
 from collections import deque
 
-from qbridge_rabbitmq.state.life import Arrival
+from qbridge_rabbitmq.state.in_flight import Arrival
 
 
 class Buffer:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from qbridge_core.backend import PREFETCH_BYTES
-from qbridge_rabbitmq.state.life import Arrival
+from qbridge_rabbitmq.state.in_flight import Arrival
 
 _LAST_WAIT: Final = 1.0
 

@@ -20,11 +20,11 @@ from typing import Final
 
 from qbridge_core.backend import BrokerUnavailableError, QBridgeError, TransientError, logger, monotonic
 from qbridge_rabbitmq.amqp import headers
-from qbridge_rabbitmq.consume.lane import Lane
-from qbridge_rabbitmq.queues.topology import Topology
-from qbridge_rabbitmq.session import Session
-from qbridge_rabbitmq.settle.outgoing import copy_back
-from qbridge_rabbitmq.state.life import Arrival
+from qbridge_rabbitmq.broker import Session
+from qbridge_rabbitmq.consume.consumer import Lane
+from qbridge_rabbitmq.queues.declarations import Topology
+from qbridge_rabbitmq.settle.handbacks import copy_back
+from qbridge_rabbitmq.state.in_flight import Arrival
 
 _log: Final = logger("qbridge.rabbitmq")
 _PATIENCE: Final = 1.0

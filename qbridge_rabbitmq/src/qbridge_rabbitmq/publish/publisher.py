@@ -26,8 +26,8 @@ from qbridge_core.backend import (
     monotonic,
 )
 from qbridge_rabbitmq.amqp import errors
+from qbridge_rabbitmq.amqp.connection import Connection, raw_properties
 from qbridge_rabbitmq.amqp.frames import HEADER_OVERHEAD, UnwritableError
-from qbridge_rabbitmq.amqp.wire import Connection, raw_properties
 from qbridge_rabbitmq.connection.options import FRAME_MAX
 
 _log: Final = logger("qbridge.rabbitmq")

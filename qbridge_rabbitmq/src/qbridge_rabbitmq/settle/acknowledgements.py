@@ -14,10 +14,10 @@ from qbridge_core.backend import (
     meta_time,
 )
 from qbridge_rabbitmq.amqp import headers
+from qbridge_rabbitmq.broker import Session
 from qbridge_rabbitmq.queues import delays
-from qbridge_rabbitmq.session import Session
-from qbridge_rabbitmq.state.life import Arrival, Life
-from qbridge_rabbitmq.state.recognition import likeness
+from qbridge_rabbitmq.state.identity import likeness
+from qbridge_rabbitmq.state.in_flight import Arrival, Life
 
 
 def hand_out(session: Session, queue: str, arrivals: Sequence[Arrival]) -> list[Delivery]:

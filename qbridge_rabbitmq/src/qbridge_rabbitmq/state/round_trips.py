@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from qbridge_rabbitmq.connection.loop import IOThread
-from qbridge_rabbitmq.state.life import Life
+from qbridge_rabbitmq.connection.io_thread import IOThread
+from qbridge_rabbitmq.state.in_flight import Life
 
 # What the broker has seen a crash may undo until it is on its disk, which takes a classic queue some seconds.
 _SETTLING: Final = 20.0

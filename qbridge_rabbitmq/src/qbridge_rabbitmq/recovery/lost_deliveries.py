@@ -22,9 +22,9 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from qbridge_core.backend import Delivery, logger, monotonic
-from qbridge_rabbitmq.recovery.doubts import Doubts
-from qbridge_rabbitmq.state.life import Arrival, Life, Returned
-from qbridge_rabbitmq.state.recognition import Key
+from qbridge_rabbitmq.recovery.duplicates import Doubts
+from qbridge_rabbitmq.state.identity import Key
+from qbridge_rabbitmq.state.in_flight import Arrival, Life, Returned
 
 _log: Final = logger("qbridge.rabbitmq")
 MAX_ENTRIES: Final = 10_000

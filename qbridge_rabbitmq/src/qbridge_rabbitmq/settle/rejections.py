@@ -32,15 +32,15 @@ from qbridge_core.backend import (
     suspects_queue,
 )
 from qbridge_rabbitmq.amqp import copies, headers
-from qbridge_rabbitmq.consume.lane import DELETION_PAUSE
+from qbridge_rabbitmq.broker import Session
+from qbridge_rabbitmq.consume.consumer import DELETION_PAUSE
 from qbridge_rabbitmq.publish.publisher import Outgoing
 from qbridge_rabbitmq.queues import delays
-from qbridge_rabbitmq.queues.topology import Topology
-from qbridge_rabbitmq.session import Session
-from qbridge_rabbitmq.settle.handout import claim, finish
-from qbridge_rabbitmq.settle.outgoing import HAND_BACK_TIMEOUT, MANY_RETURNS, copy_back
-from qbridge_rabbitmq.state.life import Arrival, Returned
-from qbridge_rabbitmq.state.recognition import exact
+from qbridge_rabbitmq.queues.declarations import Topology
+from qbridge_rabbitmq.settle.acknowledgements import claim, finish
+from qbridge_rabbitmq.settle.handbacks import HAND_BACK_TIMEOUT, MANY_RETURNS, copy_back
+from qbridge_rabbitmq.state.identity import exact
+from qbridge_rabbitmq.state.in_flight import Arrival, Returned
 
 _log: Final = logger("qbridge.rabbitmq")
 _REFUSALS: Final = (AuthenticationError, ConfigurationError, QueueFullError, QueueMismatchError, UnroutableError)

@@ -12,12 +12,12 @@ from pika import exceptions
 
 from qbridge_core.backend import QBridgeError, TransientError, monotonic
 from qbridge_rabbitmq.amqp import errors, protocols
-from qbridge_rabbitmq.amqp.wire import Connection
+from qbridge_rabbitmq.amqp.connection import Connection
 from qbridge_rabbitmq.connection.diagnosis import explain
 from qbridge_rabbitmq.connection.hosts import Address, Hosts
-from qbridge_rabbitmq.connection.loop import IOThread
+from qbridge_rabbitmq.connection.io_thread import IOThread
 from qbridge_rabbitmq.connection.options import Endpoint
-from qbridge_rabbitmq.connection.outages import Outages
+from qbridge_rabbitmq.connection.outage import Outages
 
 _REFUSED_PAUSE: Final = 5.0
 # A connection that is lost sooner than this was no success: pauses go on growing.

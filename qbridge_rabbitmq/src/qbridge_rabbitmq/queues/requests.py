@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from pika import exceptions
 from pika.channel import Channel
 
-from qbridge_rabbitmq.amqp.wire import Connection
+from qbridge_rabbitmq.amqp.connection import Connection
 
 T = TypeVar("T")
 Step = Callable[[Channel, Callable[[Any], None]], object]

@@ -14,8 +14,8 @@ from typing import Final, NamedTuple
 from pika.channel import Channel
 
 from qbridge_core.backend import Delivery, DeliveryLostError, Noted
-from qbridge_rabbitmq.amqp.wire import Connection
-from qbridge_rabbitmq.state.recognition import Key, Trace, key_of, trace
+from qbridge_rabbitmq.amqp.connection import Connection
+from qbridge_rabbitmq.state.identity import Key, Trace, key_of, trace
 
 Held = tuple[Key, Delivery]
 # Many more acknowledgements than can be on their way when the broker answers every few seconds.

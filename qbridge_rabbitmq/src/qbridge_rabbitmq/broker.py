@@ -18,22 +18,22 @@ from typing import Any, Final, TypeVar
 
 from qbridge_core.backend import BrokerUnavailableError, NotConnectedError, QBridgeError, UnroutableError, monotonic
 from qbridge_rabbitmq.amqp import errors
-from qbridge_rabbitmq.amqp.wire import Connection
+from qbridge_rabbitmq.amqp.connection import Connection
 from qbridge_rabbitmq.connection.diagnosis import explain
 from qbridge_rabbitmq.connection.hosts import Hosts
-from qbridge_rabbitmq.connection.link import Link
-from qbridge_rabbitmq.connection.loop import IOThread
+from qbridge_rabbitmq.connection.io_thread import IOThread
 from qbridge_rabbitmq.connection.options import Endpoint
-from qbridge_rabbitmq.connection.outages import Outages
+from qbridge_rabbitmq.connection.outage import Outages
+from qbridge_rabbitmq.connection.reconnecting import Link
+from qbridge_rabbitmq.consume.consumer import Lane
 from qbridge_rabbitmq.consume.getting import GetRequest
-from qbridge_rabbitmq.consume.lane import Lane
-from qbridge_rabbitmq.consume.pace import TICK
+from qbridge_rabbitmq.consume.prefetch import TICK
 from qbridge_rabbitmq.publish.publisher import Batch, Outgoing, Publisher
-from qbridge_rabbitmq.queues.admin import Admin, Steps
+from qbridge_rabbitmq.queues.declarations import Topology
 from qbridge_rabbitmq.queues.policies import Policies
-from qbridge_rabbitmq.queues.topology import Topology
-from qbridge_rabbitmq.recovery.ledger import Ledger
-from qbridge_rabbitmq.state.life import Arrival
+from qbridge_rabbitmq.queues.requests import Admin, Steps
+from qbridge_rabbitmq.recovery.lost_deliveries import Ledger
+from qbridge_rabbitmq.state.in_flight import Arrival
 
 T = TypeVar("T")
 # Together with what a worker waits for before, a stop takes at most three seconds more than its grace period.

@@ -8,11 +8,11 @@ from typing import Final
 
 from qbridge_core.backend import SOURCE_QUEUE, UnroutableError, meta_text
 from qbridge_rabbitmq.amqp import copies, headers
-from qbridge_rabbitmq.dead_letters import browse, deaths
+from qbridge_rabbitmq.broker import Session
+from qbridge_rabbitmq.dead_letters import broker_deaths, browse
 from qbridge_rabbitmq.publish.publisher import LARGE, Outgoing
-from qbridge_rabbitmq.queues.topology import Topology
-from qbridge_rabbitmq.session import Session
-from qbridge_rabbitmq.state.life import Arrival
+from qbridge_rabbitmq.queues.declarations import Topology
+from qbridge_rabbitmq.state.in_flight import Arrival
 
 _PAGE: Final = 500
 _TOGETHER: Final = 100
@@ -58,7 +58,7 @@ def _send(session: Session, queue: str, target: str, letters: Sequence[Arrival])
 
 def _source(arrival: Arrival) -> str:
     meta = headers.read(arrival.properties).meta
-    return meta_text(meta, SOURCE_QUEUE) or meta_text(deaths.explain(arrival.properties), SOURCE_QUEUE)
+    return meta_text(meta, SOURCE_QUEUE) or meta_text(broker_deaths.explain(arrival.properties), SOURCE_QUEUE)
 
 
 def _parts(letters: list[Arrival]) -> Iterator[list[Arrival]]:

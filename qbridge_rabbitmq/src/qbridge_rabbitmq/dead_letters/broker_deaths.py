@@ -16,7 +16,7 @@ from qbridge_core.backend import (
     Reason,
 )
 from qbridge_rabbitmq.amqp import headers
-from qbridge_rabbitmq.state.life import Arrival
+from qbridge_rabbitmq.state.in_flight import Arrival
 
 _IN_WORDS: Final = {
     "rejected": "a consumer rejected it without requeue",

@@ -3,7 +3,8 @@
 The broker says that a message was delivered before, and not why it came back. Its worker may have died, so it is a
 suspect; running it alone costs time, so those that came back for a reason that can be told are spared:
 
-* what this client had read ahead, or held, when its channel ended (:mod:`qbridge_rabbitmq.recovery.ledger` knows that);
+* what this client had read ahead, or held, when its channel ended (:mod:`qbridge_rabbitmq.recovery.lost_deliveries`
+  knows that);
 * what comes after this client has lost its connection, for some seconds and then until the first message that is new:
   the broker was restarted, or the network failed, and others have lost theirs too;
 * what comes soon after this client has retired a consumer: what was on its way there comes back;

@@ -1,4 +1,4 @@
-"""The queues and exchanges that QBridge declares, as requests for :class:`qbridge_rabbitmq.queues.admin.Admin`."""
+"""The queues and exchanges that QBridge declares, as requests for :class:`qbridge_rabbitmq.queues.requests.Admin`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from qbridge_core.backend import (
 )
 from qbridge_rabbitmq.amqp import errors
 from qbridge_rabbitmq.queues import delays, foreign
-from qbridge_rabbitmq.queues.admin import Step, Steps
+from qbridge_rabbitmq.queues.requests import Step, Steps
 
 _log: Final = logger("qbridge.rabbitmq")
 TO_DECLARE: Final = "configure (and, for its dead letters, read on it and write on amq.default)"

@@ -19,10 +19,10 @@ from qbridge_core.backend import (
     logger,
 )
 from qbridge_rabbitmq.amqp import copies, headers
+from qbridge_rabbitmq.broker import Session
 from qbridge_rabbitmq.publish.publisher import LARGE, Outgoing
-from qbridge_rabbitmq.session import Session
-from qbridge_rabbitmq.state.life import Arrival
-from qbridge_rabbitmq.state.recognition import exact, key_of
+from qbridge_rabbitmq.state.identity import exact, key_of
+from qbridge_rabbitmq.state.in_flight import Arrival
 
 _log: Final = logger("qbridge.rabbitmq")
 CHUNK: Final = 200

@@ -25,12 +25,12 @@ from qbridge_core.backend import (
     monotonic,
 )
 from qbridge_rabbitmq.amqp import copies, headers
+from qbridge_rabbitmq.broker import Session
 from qbridge_rabbitmq.publish.publisher import Outgoing
-from qbridge_rabbitmq.queues.topology import Topology
-from qbridge_rabbitmq.session import Session
-from qbridge_rabbitmq.settle.outgoing import replace
-from qbridge_rabbitmq.state.life import Arrival
-from qbridge_rabbitmq.state.recognition import likeness
+from qbridge_rabbitmq.queues.declarations import Topology
+from qbridge_rabbitmq.settle.handbacks import replace
+from qbridge_rabbitmq.state.identity import likeness
+from qbridge_rabbitmq.state.in_flight import Arrival
 
 _MAX_NAME: Final = 255
 _MOST_DOUBTFUL: Final = 1_000

@@ -9,8 +9,8 @@ from typing import Any, Final
 from pika import spec
 from pika.channel import Channel
 
+from qbridge_rabbitmq.amqp.connection import Connection, forget_consumers, raw_properties, retire_consumer
 from qbridge_rabbitmq.amqp.frames import Sink
-from qbridge_rabbitmq.amqp.wire import Connection, forget_consumers, raw_properties, retire_consumer
 
 _numbers: Final = itertools.count(1)
 

@@ -11,17 +11,17 @@ from pika.channel import Channel
 
 from qbridge_core.backend import TransientError, logger, monotonic
 from qbridge_rabbitmq.amqp import errors
-from qbridge_rabbitmq.amqp.wire import Connection, raw_properties
-from qbridge_rabbitmq.connection.loop import IOThread
+from qbridge_rabbitmq.amqp.connection import Connection, raw_properties
+from qbridge_rabbitmq.connection.io_thread import IOThread
 from qbridge_rabbitmq.consume.buffer import Buffer
-from qbridge_rabbitmq.consume.consumers import Consumers
+from qbridge_rabbitmq.consume.consumer_tags import Consumers
 from qbridge_rabbitmq.consume.getting import GetRequest
-from qbridge_rabbitmq.consume.pace import MOST, Pace
-from qbridge_rabbitmq.recovery.ledger import Ledger
-from qbridge_rabbitmq.recovery.suspicion import Suspicion
-from qbridge_rabbitmq.state.barriers import Barriers
-from qbridge_rabbitmq.state.life import Arrival, Life
-from qbridge_rabbitmq.state.recognition import Key, exact, key_of, likeness
+from qbridge_rabbitmq.consume.prefetch import MOST, Pace
+from qbridge_rabbitmq.recovery.lost_deliveries import Ledger
+from qbridge_rabbitmq.recovery.poison import Suspicion
+from qbridge_rabbitmq.state.identity import Key, exact, key_of, likeness
+from qbridge_rabbitmq.state.in_flight import Arrival, Life
+from qbridge_rabbitmq.state.round_trips import Barriers
 
 _log: Final = logger("qbridge.rabbitmq")
 _FIRST_PAUSE: Final = 0.2
