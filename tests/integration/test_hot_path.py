@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from qbridge_core import TaskManager, connect
-from qbridge_rabbitmq.amqp.connection import Connection
+from qbridge_rabbitmq.amqp.connection import AmqpConnection
 from qbridge_rabbitmq.connection.io_thread import IOThread
 from qbridge_redis.connection.connection import RedisConnection
 
@@ -34,8 +34,8 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         monkeypatch.setattr(owner, name, counting)
 
     count(RedisConnection, "send", len)
-    count(Connection, "_output_marshaled_frames", len)
-    count(Connection, "_adapter_emit_data", len)
+    count(AmqpConnection, "_output_marshaled_frames", len)
+    count(AmqpConnection, "_adapter_emit_data", len)
     count(IOThread, "_work")
     return counted
 

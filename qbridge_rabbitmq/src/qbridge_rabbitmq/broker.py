@@ -18,21 +18,21 @@ from typing import Any, Final, TypeVar
 
 from qbridge_core.backend import BrokerUnavailableError, NotConnectedError, QBridgeError, UnroutableError, monotonic
 from qbridge_rabbitmq.amqp import errors
-from qbridge_rabbitmq.amqp.connection import Connection
+from qbridge_rabbitmq.amqp.connection import AmqpConnection
 from qbridge_rabbitmq.connection.diagnosis import explain
 from qbridge_rabbitmq.connection.hosts import Hosts
 from qbridge_rabbitmq.connection.io_thread import IOThread
 from qbridge_rabbitmq.connection.options import Endpoint
-from qbridge_rabbitmq.connection.outage import Outages
-from qbridge_rabbitmq.connection.reconnecting import Link
-from qbridge_rabbitmq.consume.consumer import Lane
+from qbridge_rabbitmq.connection.outage import Outage
+from qbridge_rabbitmq.connection.reconnecting import ReconnectingConnection
+from qbridge_rabbitmq.consume.consumer import Consumer
 from qbridge_rabbitmq.consume.getting import GetRequest
 from qbridge_rabbitmq.consume.prefetch import TICK
-from qbridge_rabbitmq.publish.publisher import Batch, Outgoing, Publisher
-from qbridge_rabbitmq.queues.declarations import Topology
+from qbridge_rabbitmq.publish.publisher import Batch, Publication, Publisher
+from qbridge_rabbitmq.queues.declarations import Declarations
 from qbridge_rabbitmq.queues.policies import Policies
-from qbridge_rabbitmq.queues.requests import Admin, Steps
-from qbridge_rabbitmq.recovery.lost_deliveries import Ledger
+from qbridge_rabbitmq.queues.requests import Requests, Steps
+from qbridge_rabbitmq.recovery.lost_deliveries import LostDeliveries
 from qbridge_rabbitmq.state.in_flight import Arrival
 
 T = TypeVar("T")
@@ -49,7 +49,7 @@ _WATCH_EVERY: Final = 3.0
 _SLICE: Final = 0.1
 
 
-_sessions: Final[weakref.WeakSet[Session]] = weakref.WeakSet()
+_connected: Final[weakref.WeakSet[ConnectedBroker]] = weakref.WeakSet()
 
 
 def _leave_to_the_parent() -> None:
@@ -58,16 +58,16 @@ def _leave_to_the_parent() -> None:
     With a copy open, a connection would live on when its parent is dead, and the broker would wait for it. Closing a
     copy sends nothing, and takes nothing out of the parent's epoll set (epoll(7), questions and answers).
     """
-    for session in list(_sessions):
-        session.let_go()
-    _sessions.clear()
+    for broker in list(_connected):
+        broker.let_go()
+    _connected.clear()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_to_the_parent)
 
 
-class Session:
+class ConnectedBroker:
     """One connected span of a client. Methods without a remark are for any thread but the I/O thread.
 
     Attributes:
@@ -75,29 +75,29 @@ class Session:
         locks: what has to be locked again on a new connection.
     """
 
-    def __init__(self, endpoint: Endpoint, topology: Topology, policies: Policies | None = None) -> None:
+    def __init__(self, endpoint: Endpoint, declarations: Declarations, policies: Policies | None = None) -> None:
         self.closing = False
         self.connections = 0
         self.locks: set[str] = set()
         self.pid: Final = os.getpid()
-        self.admin = Admin()
+        self.requests = Requests()
         self.publisher = Publisher()
-        self.ledger = Ledger()
-        self.io = IOThread(self._flush_lanes, self._begin_anew)
-        self._outages = Outages()
+        self.lost_deliveries = LostDeliveries()
+        self.io = IOThread(self._flush_consumers, self._begin_anew)
+        self._outage = Outage()
         self._endpoint = endpoint
         self._options = endpoint.options
-        self._topology = topology
+        self._declarations = declarations
         self._policies = policies
-        self._lanes: dict[str, Lane] = {}
-        self._lanes_lock = threading.Lock()
+        self._consumers: dict[str, Consumer] = {}
+        self._consumers_lock = threading.Lock()
         hosts = Hosts(endpoint.addresses)
-        parts = self.io, endpoint, hosts, self._outages
-        self._consuming = Link(*parts, "consume", self._on_consuming_up, self._on_consuming_down)
-        self._publishing = Link(*parts, "publish", self._on_publishing_up, self._on_publishing_down)
+        parts = self.io, endpoint, hosts, self._outage
+        self._consuming = ReconnectingConnection(*parts, "consume", self._on_consuming_up, self._on_consuming_down)
+        self._publishing = ReconnectingConnection(*parts, "publish", self._on_publishing_up, self._on_publishing_down)
         self._opened: Future[None] = Future()
         self._failed_at = endpoint.addresses[0]
-        _sessions.add(self)
+        _connected.add(self)
         self._examine_at = 0.0
         self._served_at = 0.0
 
@@ -131,17 +131,17 @@ class Session:
     def close(self, patience: float = _CLOSE_TIMEOUT) -> None:
         """Send what is left, close, and end the thread; a broker that is silent for ``patience`` has no more time."""
         self.closing = True
-        for lane in self._all_lanes():
-            lane.interrupt()
+        for consumer in self._all_consumers():
+            consumer.interrupt()
         self.io.post(lambda: self._begin_close(patience))
         self.io.join(_LONGEST_CLOSE + _JOIN_TIMEOUT)
-        self.ledger.close()
+        self.lost_deliveries.close()
 
     def _begin_close(self, patience: float) -> None:
-        self._flush_lanes()
+        self._flush_consumers()
         still_open = [self._consuming, self._publishing]
 
-        def closed(link: Link) -> None:
+        def closed(link: ReconnectingConnection) -> None:
             if link in still_open:
                 still_open.remove(link)
                 if not still_open:
@@ -183,27 +183,27 @@ class Session:
 
     # ------------------------------------------------------------------ connections come and go (I/O thread)
 
-    def _on_consuming_up(self, connection: Connection) -> None:
-        self._topology.connected(_version(connection))
+    def _on_consuming_up(self, connection: AmqpConnection) -> None:
+        self._declarations.connected(_version(connection))
         if self._policies is not None:
             self._policies.check()  # it may be another server
         self.connections += 1
-        self.admin.up(connection)
-        self._submit(self._topology.resume(list(self.locks)), lambda _: self._lanes_up(connection))
+        self.requests.up(connection)
+        self._submit(self._declarations.resume(list(self.locks)), lambda _: self._consumers_up(connection))
         self._check_opened()
 
-    def _lanes_up(self, connection: Connection) -> None:
+    def _consumers_up(self, connection: AmqpConnection) -> None:
         if connection is self._consuming.connection:
-            for lane in self._all_lanes():
-                lane.up(connection)
+            for consumer in self._all_consumers():
+                consumer.up(connection)
 
     def _on_consuming_down(self, reason: BaseException) -> None:
-        self.admin.down(reason)
-        for lane in self._all_lanes():
-            lane.down(reason)
+        self.requests.down(reason)
+        for consumer in self._all_consumers():
+            consumer.down(reason)
         self._fail_opening(self._consuming, reason)
 
-    def _on_publishing_up(self, connection: Connection) -> None:
+    def _on_publishing_up(self, connection: AmqpConnection) -> None:
         self.publisher.up(connection)
         self._check_opened()
 
@@ -215,18 +215,18 @@ class Session:
         if self._consuming.connection and self._publishing.connection and not self._opened.done():
             self._opened.set_result(None)
 
-    def _fail_opening(self, link: Link, reason: BaseException) -> None:
+    def _fail_opening(self, link: ReconnectingConnection, reason: BaseException) -> None:
         if not self._opened.done() and (link.exhausted or errors.is_refusal(reason)):
             self._failed_at = link.address
             self._opened.set_exception(reason)
 
-    def _flush_lanes(self) -> bool:
+    def _flush_consumers(self) -> bool:
         """Send what was settled; whether there was anything."""
         settled = False
-        for lane in self._all_lanes():
-            if lane.life is not None and lane.life.flush():
+        for consumer in self._all_consumers():
+            if consumer.channel is not None and consumer.channel.flush():
                 settled = True
-                lane.hurry()
+                consumer.hurry()
         return settled
 
     # ------------------------------------------------------------------ requests
@@ -238,20 +238,20 @@ class Session:
             QBridgeError: it refused, did not answer in time, or is not connected.
         """
         future: Future[T] = Future()
-        self.io.post(lambda: self.admin.submit(steps, future))
+        self.io.post(lambda: self.requests.submit(steps, future))
         try:
             return future.result(self._options.request_timeout)
         except QBridgeError:
             raise
         except TimeoutError as exc:
-            self.io.post(lambda: self.admin.give_up(future))
+            self.io.post(lambda: self.requests.give_up(future))
             self.require_open()
             raise BrokerUnavailableError(f"{what}: no answer within {self._options.request_timeout:g} s") from exc
         except Exception as exc:
             self.require_open()
             raise errors.from_channel(exc, what, needs) from exc
 
-    def send(self, messages: list[Outgoing], timeout: float | None = None) -> None:
+    def send(self, messages: list[Publication], timeout: float | None = None) -> None:
         """Publish messages and wait for their confirmations.
 
         Raises:
@@ -259,7 +259,7 @@ class Session:
         """
         self.wait_for(self.begin_to_send(messages), timeout)
 
-    def send_each(self, messages: list[Outgoing], timeout: float | None = None) -> dict[int, QBridgeError]:
+    def send_each(self, messages: list[Publication], timeout: float | None = None) -> dict[int, QBridgeError]:
         """Publish messages and wait for their confirmations; the errors of those that failed, by their position.
 
         Raises:
@@ -269,7 +269,7 @@ class Session:
         self._await(batch, timeout)
         return batch.errors
 
-    def begin_to_send(self, messages: list[Outgoing]) -> Batch:
+    def begin_to_send(self, messages: list[Publication]) -> Batch:
         """Publish messages; ``wait_for`` then waits for their confirmations."""
         batch = Batch(messages)
         self.io.post(lambda: self.publisher.submit(batch))
@@ -300,29 +300,31 @@ class Session:
         """Send all settlements and wait until the broker has seen them; False when it did not."""
         deadline = monotonic() + timeout
         return self._consuming.connection is not None and all(
-            self.barrier(lane, deadline - monotonic()) for lane in self._all_lanes() if lane.life is not None
+            self.barrier(consumer, deadline - monotonic())
+            for consumer in self._all_consumers()
+            if consumer.channel is not None
         )
 
-    def barrier(self, lane: Lane, timeout: float) -> bool:
-        """Wait for a round trip on the lane's channel, after its settlements."""
+    def barrier(self, consumer: Consumer, timeout: float) -> bool:
+        """Wait for a round trip on the consumer's channel, after its settlements."""
         passed = threading.Event()
 
         def send() -> None:
-            if lane.life is not None:
-                lane.life.flush()
-            lane.barrier(passed.set)
+            if consumer.channel is not None:
+                consumer.channel.flush()
+            consumer.barrier(passed.set)
 
         self.io.post(send)
         return passed.wait(max(0.0, timeout))
 
-    def round_trip(self, lane: Lane) -> None:
-        """Wait until all that the broker had sent on the lane's channel is here, for as long as anything comes.
+    def round_trip(self, consumer: Consumer) -> None:
+        """Wait until all that the broker had sent on the consumer's channel is here, for as long as anything comes.
 
         Raises:
             BrokerUnavailableError: the connection was lost, or the broker has become silent.
         """
         passed, progress = threading.Event(), _Progress(self._consuming)
-        self.io.post(lambda: lane.barrier(passed.set))
+        self.io.post(lambda: consumer.barrier(passed.set))
         patience = self._options.request_timeout
         deadline = monotonic() + patience
         while not passed.wait(_SLICE):
@@ -330,7 +332,7 @@ class Session:
             if progress.moved():
                 deadline = monotonic() + patience
             elif monotonic() > deadline:
-                raise BrokerUnavailableError(f"queue {lane.queue!r}: nothing came for {patience:g} s")
+                raise BrokerUnavailableError(f"queue {consumer.queue!r}: nothing came for {patience:g} s")
 
     @property
     def _because(self) -> str:
@@ -355,28 +357,32 @@ class Session:
 
     # ------------------------------------------------------------------ receiving
 
-    def lane(self, queue: str) -> Lane:
-        """The lane of a queue, made when it is first needed."""
-        with self._lanes_lock:
-            lane = self._lanes.get(queue)
-            if lane is None:
-                lane = self._lanes[queue] = self.new_lane(queue, self.ledger)
-        return lane
+    def consumer(self, queue: str) -> Consumer:
+        """The consumer of a queue, made when it is first needed."""
+        with self._consumers_lock:
+            consumer = self._consumers.get(queue)
+            if consumer is None:
+                consumer = self._consumers[queue] = self.new_consumer(queue, self.lost_deliveries)
+        return consumer
 
-    def existing_lane(self, queue: str) -> Lane | None:
-        """The lane of a queue that something was received from, if it was."""
-        return self._lanes.get(queue)
+    def existing_consumer(self, queue: str) -> Consumer | None:
+        """The consumer of a queue that something was received from, if it was."""
+        return self._consumers.get(queue)
 
     def take_unread(self, wanted: Callable[[str], bool]) -> dict[str, list[Arrival]]:
         """What has come from the wanted queues and nobody has taken; nothing that is lost already."""
-        unread = {lane.queue: lane.take_unread() for lane in self._all_lanes() if wanted(lane.queue)}
-        return {queue: left for queue, items in unread.items() if (left := [one for one in items if not one.life.lost])}
+        unread = {
+            consumer.queue: consumer.take_unread() for consumer in self._all_consumers() if wanted(consumer.queue)
+        }
+        return {
+            queue: left for queue, items in unread.items() if (left := [one for one in items if not one.channel.lost])
+        }
 
-    def new_lane(self, queue: str, ledger: Ledger | None = None) -> Lane:
-        """A lane with a channel of its own that nobody else uses."""
-        lane = Lane(queue, self.io, self._restore, ledger)
-        self.io.post(lambda: self._join(lane))
-        return lane
+    def new_consumer(self, queue: str, lost_deliveries: LostDeliveries | None = None) -> Consumer:
+        """A consumer with a channel of its own that nobody else uses."""
+        consumer = Consumer(queue, self.io, self._restore, lost_deliveries)
+        self.io.post(lambda: self._join(consumer))
+        return consumer
 
     def receive(self, queue: str, limit: int, timeout: float, accept: Callable[[list[Arrival]], list[T]]) -> list[T]:
         """Take up to ``limit`` messages; see ``QueueClient.receive``.
@@ -388,67 +394,69 @@ class Session:
             accept: what the caller gets for those that have come. When that is nothing, because the broker has them
                 again or a copy took their place, the wait goes on.
         """
-        lane = self.lane(queue)
-        epoch = lane.epoch
+        consumer = self.consumer(queue)
+        epoch = consumer.epoch
         deadline = monotonic() + timeout
-        reached = self._consuming.connection is not None and lane.prefetch > 0
+        reached = self._consuming.connection is not None and consumer.prefetch > 0
         pause = _FIRST_PAUSE
         while True:
             left = max(0.0, deadline - monotonic())
-            if lane.prefetch:
-                self._flush_before_waiting(lane)
-                items = lane.buffer.take(limit, left)
+            if consumer.prefetch:
+                self._flush_before_waiting(consumer)
+                items = consumer.buffer.take(limit, left)
                 reached = reached or self._consuming.connection is not None
             else:
-                items, answered = self._poll(lane, epoch, limit, left, min(pause, left))
+                items, answered = self._poll(consumer, epoch, limit, left, min(pause, left))
                 reached = reached or answered
                 pause = min(pause * 2, _LONGEST_PAUSE)
             if items and (accepted := accept(items)):
                 return accepted
             self.require_open()
-            if lane.epoch != epoch:
+            if consumer.epoch != epoch:
                 return []
             if items:  # what took their place may be there, also for a caller who does not want to wait
                 reached = True
                 continue
-            if lane.missing is not None:
-                raise _no_consumer(queue, lane.missing) from lane.missing
+            if consumer.missing is not None:
+                raise _no_consumer(queue, consumer.missing) from consumer.missing
             if monotonic() >= deadline:
                 if not reached:
                     raise BrokerUnavailableError(f"no answer from {self._endpoint}{self._because}")
                 return []
 
-    def _flush_before_waiting(self, lane: Lane) -> None:
+    def _flush_before_waiting(self, consumer: Consumer) -> None:
         """Have the broker send more at once, when nothing is left to take."""
-        life = lane.life
-        if life is not None and life.has_finished and lane.buffer.is_empty:
+        channel = consumer.channel
+        if channel is not None and channel.has_finished and consumer.buffer.is_empty:
             self.io.wake()
 
-    def _poll(self, lane: Lane, epoch: int, limit: int, left: float, pause: float) -> tuple[list[Arrival], bool]:
+    def _poll(
+        self, consumer: Consumer, epoch: int, limit: int, left: float, pause: float
+    ) -> tuple[list[Arrival], bool]:
         """Ask for what is ready, else wait for a moment; the messages, and whether the broker answered.
 
         While bytes come, the answer is among them or behind them. It is awaited longer than the caller wants to wait
         for a new message: what is on its way is ready, and nobody else can have it.
         """
-        items = lane.buffer.take(limit, 0.0)
+        items = consumer.buffer.take(limit, 0.0)
         if items:
             return items, True
         request, progress = GetRequest(limit), _Progress(self._consuming)
-        self.io.post(lambda: lane.get(request))
+        self.io.post(lambda: consumer.get(request))
         patience = max(left, _PATIENCE)
         longest = monotonic() + max(patience, self._options.request_timeout)
 
         def is_coming() -> bool:
-            return progress.moved() and lane.epoch == epoch and monotonic() < longest
+            return progress.moved() and consumer.epoch == epoch and monotonic() < longest
 
         if not request.wait(patience, is_coming):
             return [], progress.has_moved
         if request.items:
             return request.items, True
         answered = request.error is None
-        if request.error is not None and not self._recover(lane.queue, request.error):
+        if request.error is not None and not self._recover(consumer.queue, request.error):
             answered = False
-        return (lane.buffer.take(limit, pause) if pause else []), answered
+        return (consumer.buffer.take(limit, pause) if pause else []), answered
 
     def _recover(self, queue: str, error: BaseException) -> bool:
         """Create a queue of ours that is missing; True when the next get may succeed.
@@ -457,9 +465,9 @@ class Session:
             PermanentError: it will not.
         """
         self.require_open()
-        if errors.is_missing(error) and self._topology.knows(queue):
+        if errors.is_missing(error) and self._declarations.knows(queue):
             try:
-                self.request(f"queue {queue!r}", self._topology.restore(queue))
+                self.request(f"queue {queue!r}", self._declarations.restore(queue))
             except BrokerUnavailableError:
                 return False
             return True
@@ -470,28 +478,27 @@ class Session:
 
     def _restore(self, queue: str, done: Callable[[BaseException | None], None]) -> None:
         """In the I/O thread: see that the queue exists."""
-        self._submit(self._topology.restore(queue), lambda future: done(future.exception()))
+        self._submit(self._declarations.restore(queue), lambda future: done(future.exception()))
 
     def _watch(self) -> None:
         """In the I/O thread, now and then: look after silent connections, and consumers that bring nothing."""
         self.io.later(min(_WATCH_EVERY, self._options.heartbeat / 4), self._watch)
         self._consuming.check()
         self._publishing.check()
-        self._outages.remind()
+        self._outage.remind()
         if self._policies is not None:
             self._policies.check_if_due()
         self._leave_useless()
         if monotonic() < self._examine_at:
             return
         self._examine_at = monotonic() + _WATCH_EVERY
-        self.ledger.expire()
+        self.lost_deliveries.expire()
         if self._consuming.connection is None or self.closing:
             return
-        for lane in self._all_lanes():
-            lane.confirm_acks()
-            consumer = lane.idle_consumer()
-            if consumer:
-                self._examine(lane, consumer)
+        for consumer in self._all_consumers():
+            consumer.confirm_acks()
+            if tag := consumer.idle_tag():
+                self._examine(consumer, tag)
 
     def _leave_useless(self) -> None:
         """Go to another server when no consumer is served here, as by one that is cut off from its cluster.
@@ -499,8 +506,8 @@ class Session:
         As long as one is served all stay: the tasks that run here would be given to other workers.
         """
         now = monotonic()
-        lanes = [lane for lane in self._all_lanes() if lane.prefetch]
-        if self._consuming.connection is None or not lanes or any(lane.serves for lane in lanes):
+        consumers = [consumer for consumer in self._all_consumers() if consumer.prefetch]
+        if self._consuming.connection is None or not consumers or any(consumer.serves for consumer in consumers):
             self._served_at = now
         elif now - self._served_at > self._options.request_timeout:
             self._served_at = now
@@ -512,36 +519,36 @@ class Session:
 
     def _adapt(self) -> None:
         self.io.later(TICK, self._adapt)
-        for lane in self._all_lanes():
-            if lane.adapt():
-                self._submit(self._topology.count(lane.queue), functools.partial(_report_count, lane))
+        for consumer in self._all_consumers():
+            if consumer.adapt():
+                self._submit(self._declarations.count(consumer.queue), functools.partial(_report_count, consumer))
 
-    def _examine(self, lane: Lane, consumer: str) -> None:
+    def _examine(self, consumer: Consumer, tag: str) -> None:
         def answered(future: Future[int]) -> None:
             error = future.exception()
-            lane.examined(consumer, future.result() if error is None else 0, error)
+            consumer.examined(tag, future.result() if error is None else 0, error)
 
-        self._submit(self._topology.consumers(lane.queue), answered)
+        self._submit(self._declarations.consumers(consumer.queue), answered)
 
     def _submit(self, steps: Steps[T], done: Callable[[Future[T]], None]) -> None:
         """In the I/O thread: a request that nobody waits for; it must not block those of others for ever."""
         future: Future[T] = Future()
         future.add_done_callback(done)
-        self.io.later(self._options.request_timeout, lambda: self.admin.give_up(future))
-        self.admin.submit(steps, future)
+        self.io.later(self._options.request_timeout, lambda: self.requests.give_up(future))
+        self.requests.submit(steps, future)
 
-    def _join(self, lane: Lane) -> None:
+    def _join(self, consumer: Consumer) -> None:
         if self._consuming.connection is not None:
-            lane.up(self._consuming.connection)
+            consumer.up(self._consuming.connection)
 
-    def _all_lanes(self) -> list[Lane]:
-        return list(self._lanes.values())
+    def _all_consumers(self) -> list[Consumer]:
+        return list(self._consumers.values())
 
 
 class _Progress:
     """Whether anything comes on a connection."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: ReconnectingConnection) -> None:
         self._link = link
         self._last = link.received
         self.has_moved = False
@@ -560,9 +567,9 @@ def _no_consumer(queue: str, reason: BaseException) -> QBridgeError:
     return errors.from_channel(reason, f"queue {queue!r}", "read")
 
 
-def _report_count(lane: Lane, counted: Future[int]) -> None:
+def _report_count(consumer: Consumer, counted: Future[int]) -> None:
     if counted.exception() is None:
-        lane.drained(counted.result())
+        consumer.drained(counted.result())
 
 
 def _version(connection: Any) -> tuple[int, ...]:

@@ -36,7 +36,7 @@ from qbridge_core.backend import (
     logger,
 )
 from qbridge_rabbitmq.amqp import headers
-from qbridge_rabbitmq.broker import Session
+from qbridge_rabbitmq.broker import ConnectedBroker
 from qbridge_rabbitmq.connection.boundary import bounded, translated
 from qbridge_rabbitmq.connection.options import Endpoint, Options
 from qbridge_rabbitmq.consume.prefetch import MOST
@@ -44,7 +44,7 @@ from qbridge_rabbitmq.dead_letters import browse, replay
 from qbridge_rabbitmq.dead_letters.broker_deaths import dead_letter
 from qbridge_rabbitmq.publish.publisher import LARGE, Batch
 from qbridge_rabbitmq.queues import delays
-from qbridge_rabbitmq.queues.declarations import TO_DECLARE, Topology
+from qbridge_rabbitmq.queues.declarations import TO_DECLARE, Declarations
 from qbridge_rabbitmq.queues.policies import Policies
 from qbridge_rabbitmq.settle.acknowledgements import acknowledge, hand_out
 from qbridge_rabbitmq.settle.handbacks import (
@@ -53,11 +53,11 @@ from qbridge_rabbitmq.settle.handbacks import (
     chunks,
     copy_back,
     give_back,
-    outgoing,
+    publication,
     replace,
 )
-from qbridge_rabbitmq.settle.poison_queue import Docket
-from qbridge_rabbitmq.settle.rejections import Mover, check_room
+from qbridge_rabbitmq.settle.poison_queue import PoisonQueue
+from qbridge_rabbitmq.settle.rejections import Rejections, check_room
 from qbridge_rabbitmq.state.in_flight import Arrival
 
 _log: Final = logger("qbridge.rabbitmq")
@@ -108,10 +108,10 @@ class RabbitMQClient(QueueClient):
         self.max_message_bytes = self._options.max_message_bytes
         self._endpoint = Endpoint.create(url, self._options)
         self._policies = Policies.of(self._endpoint)
-        self._topology = Topology(self._options.queue_type)
-        self._session: Session | None = None
-        self._docket: Docket
-        self._mover: Mover
+        self._declarations = Declarations(self._options.queue_type)
+        self._broker: ConnectedBroker | None = None
+        self._poison_queue: PoisonQueue
+        self._rejections: Rejections
         self._lifecycle = threading.Lock()
         self._browsing = threading.Lock()
 
@@ -123,12 +123,12 @@ class RabbitMQClient(QueueClient):
     @property
     def connected(self) -> bool:
         """True between ``connect`` and ``disconnect`` in the process that connected, also while it reconnects."""
-        return self._session is not None and not self._is_parents and self._session.io.alive
+        return self._broker is not None and not self._is_parents and self._broker.io.alive
 
     @property
     def _is_parents(self) -> bool:
         """Whether a parent process has connected: its thread does not exist here, and its sockets are its own."""
-        return self._session is not None and self._session.pid != os.getpid()
+        return self._broker is not None and self._broker.pid != os.getpid()
 
     @bounded
     def connect(self) -> None:
@@ -136,17 +136,17 @@ class RabbitMQClient(QueueClient):
         if self._is_parents:
             # The parent's locks may be held by threads that do not exist here.
             self._lifecycle, self._browsing = threading.Lock(), threading.Lock()
-            self._session = None
+            self._broker = None
         with self._lifecycle:
-            if self._session is not None and not self._session.io.alive:
-                self._session.let_go()
-                self._session = None
-            if self._session is None:
-                session = Session(self._endpoint, self._topology, self._policies)
-                session.open()
-                self._docket = Docket(session, self._topology, _GRACE * self._options.reconnect_delay_max)
-                self._mover = Mover(session, self._topology)
-                self._session = session
+            if self._broker is not None and not self._broker.io.alive:
+                self._broker.let_go()
+                self._broker = None
+            if self._broker is None:
+                broker = ConnectedBroker(self._endpoint, self._declarations, self._policies)
+                broker.open()
+                self._poison_queue = PoisonQueue(broker, self._declarations, _GRACE * self._options.reconnect_delay_max)
+                self._rejections = Rejections(broker, self._declarations)
+                self._broker = broker
 
     @bounded
     def disconnect(self) -> None:
@@ -154,48 +154,48 @@ class RabbitMQClient(QueueClient):
         if self._is_parents:
             return
         with self._lifecycle:
-            session, self._session = self._session, None
-            if session is not None:
-                self._return_suspects(session)
-                session.close()
+            broker, self._broker = self._broker, None
+            if broker is not None:
+                self._return_suspects(broker)
+                broker.close()
 
-    def _return_suspects(self, session: Session) -> None:
+    def _return_suspects(self, broker: ConnectedBroker) -> None:
         """Give back, as copies, what nobody has run; the originals would come back as if we had died of them."""
-        for queue, arrivals in session.take_unread(self._topology.is_side_queue).items():
-            give_back(session, queue, arrivals)
+        for queue, arrivals in broker.take_unread(self._declarations.is_side_queue).items():
+            give_back(broker, queue, arrivals)
 
     # ------------------------------------------------------------------ queues
 
     @bounded
     def declare(self, queue: str, dead_letter_queue: str | None = None) -> None:
         """Create the queue and its dead-letter queue where missing (rabbitmq.com/docs/dlx, quorum-queues)."""
-        session = self._live()
+        broker = self._live()
         check_declaration(queue, dead_letter_queue)
         check_room(queue)
-        session.request(f"queue {queue!r}", self._topology.declare(queue, dead_letter_queue), TO_DECLARE)
-        self._topology.remember(queue, dead_letter_queue)
+        broker.request(f"queue {queue!r}", self._declarations.declare(queue, dead_letter_queue), TO_DECLARE)
+        self._declarations.remember(queue, dead_letter_queue)
         self._watch_policies(queue)
 
     @bounded
     def stats(self, queue: str) -> QueueStats:
         """Count the messages of a queue; ``in_flight`` are those of this client, what it has read ahead included."""
-        session = self._live()
+        broker = self._live()
         what = f"queue {check_queue_name(queue)!r}"
-        lane = session.existing_lane(queue)
-        before = lane.in_flight if lane is not None else 0
+        consumer = broker.existing_consumer(queue)
+        before = consumer.in_flight if consumer is not None else 0
         # In the order in which messages move, so that one that moves meanwhile is counted twice and never missed.
-        delayed = session.request(what, self._topology.count_delayed(queue))
-        ready = session.request(what, self._topology.count(queue))
-        if lane is None:
+        delayed = broker.request(what, self._declarations.count_delayed(queue))
+        ready = broker.request(what, self._declarations.count(queue))
+        if consumer is None:
             return QueueStats(ready, 0, delayed)
-        session.barrier(lane, _BARRIER_TIMEOUT)
-        return QueueStats(ready, max(before, lane.in_flight) + session.ledger.held(queue), delayed)
+        broker.barrier(consumer, _BARRIER_TIMEOUT)
+        return QueueStats(ready, max(before, consumer.in_flight) + broker.lost_deliveries.held(queue), delayed)
 
     @bounded
     def purge(self, queue: str) -> int:
         """Delete the ready messages of a queue; return how many."""
-        session = self._live()
-        return session.request(f"queue {check_queue_name(queue)!r}", self._topology.purge(queue), "read")
+        broker = self._live()
+        return broker.request(f"queue {check_queue_name(queue)!r}", self._declarations.purge(queue), "read")
 
     # ------------------------------------------------------------------ publishing
 
@@ -211,32 +211,32 @@ class RabbitMQClient(QueueClient):
         timeout: float | None = None,
     ) -> None:
         """Publish one persistent message; return once the broker has confirmed it (rabbitmq.com/docs/confirms)."""
-        session = self._live()
+        broker = self._live()
         given = Message(body, NO_HEADERS if headers is None else headers, message_id)
-        message = outgoing(queue, given, session.publisher.room, self.max_message_bytes)
+        message = publication(queue, given, broker.publisher.room, self.max_message_bytes)
         timeout = check_publish_timeout(timeout)
         if check_delay(delay, delays.MAX_SECONDS) > 0:
-            self._mover.send_later(message, delay, timeout)
+            self._rejections.send_later(message, delay, timeout)
         else:
-            session.send([message], timeout)
+            broker.send([message], timeout)
 
     # Not bounded: what is raised where the messages come from is the caller's.
     def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
         """Publish messages in order, many under way at once; ``timeout`` counts anew for each few hundred of them."""
-        session = self._live()
+        broker = self._live()
         check_queue_name(queue)  # before the messages: they may be in the wrong order
         timeout = check_publish_timeout(timeout)
         under_way: deque[Batch] = deque()
         large = False
-        for chunk in chunks(queue, messages, session.publisher.room, self.max_message_bytes):
+        for chunk in chunks(queue, messages, broker.publisher.room, self.max_message_bytes):
             # Large ones go through a channel of their own, and two channels do not keep the order between them.
             before, large = large, len(chunk[0].body) > LARGE
             most = _CHUNKS_UNDER_WAY if large == before else 1
             while len(under_way) >= most:
-                session.wait_for(under_way.popleft(), timeout)
-            under_way.append(session.begin_to_send(chunk))
+                broker.wait_for(under_way.popleft(), timeout)
+            under_way.append(broker.begin_to_send(chunk))
         while under_way:
-            session.wait_for(under_way.popleft(), timeout)
+            broker.wait_for(under_way.popleft(), timeout)
 
     # ------------------------------------------------------------------ consuming
 
@@ -247,37 +247,37 @@ class RabbitMQClient(QueueClient):
         For a subscribed queue they come from what its consumer has brought; otherwise each is asked for, and the broker
         again and again until the timeout.
         """
-        session = self._live()
+        broker = self._live()
         max_messages, timeout = check_count("max_messages", max_messages, 1), check_wait(timeout)
-        if self._topology.is_side_queue(check_queue_name(queue)):
-            return self._receive_suspect(session, queue, timeout)
+        if self._declarations.is_side_queue(check_queue_name(queue)):
+            return self._receive_suspect(broker, queue, timeout)
 
         def accept(arrivals: list[Arrival]) -> list[Delivery]:
-            kept = [one for one in arrivals if not (one.redelivered and self._renew(session, queue, one))]
-            return hand_out(session, queue, kept)
+            kept = [one for one in arrivals if not (one.redelivered and self._renew(broker, queue, one))]
+            return hand_out(broker, queue, kept)
 
-        return session.receive(queue, max_messages, timeout, accept)
+        return broker.receive(queue, max_messages, timeout, accept)
 
-    def _renew(self, session: Session, queue: str, arrival: Arrival) -> bool:
+    def _renew(self, broker: ConnectedBroker, queue: str, arrival: Arrival) -> bool:
         """Put a copy, which the broker counts anew, in the place of a message that it may soon drop."""
-        if self._topology.is_unlimited(queue) or headers.delivery_count(arrival.properties) < _FEW_RETURNS:
+        if self._declarations.is_unlimited(queue) or headers.delivery_count(arrival.properties) < _FEW_RETURNS:
             return False
-        if arrival.suspected and session.lane(queue).works:
+        if arrival.suspected and broker.consumer(queue).works:
             return False  # the worker moves it to the suspects, as a copy too
         try:
-            session.send([copy_back(session, queue, arrival)], HAND_BACK_TIMEOUT)
+            broker.send([copy_back(broker, queue, arrival)], HAND_BACK_TIMEOUT)
         except QBridgeError as exc:
             _log.debug("a message of %r is close to its delivery limit: %s", queue, exc)
             return False
-        replace(session, queue, arrival)
-        session.io.wake()
+        replace(broker, queue, arrival)
+        broker.io.wake()
         return True
 
-    def _receive_suspect(self, session: Session, queue: str, timeout: float) -> list[Delivery]:
-        arrival = self._docket.take(queue, timeout)
-        deliveries = hand_out(session, queue, [arrival]) if arrival is not None else []
+    def _receive_suspect(self, broker: ConnectedBroker, queue: str, timeout: float) -> list[Delivery]:
+        arrival = self._poison_queue.take(queue, timeout)
+        deliveries = hand_out(broker, queue, [arrival]) if arrival is not None else []
         for delivery in deliveries:
-            self._docket.hold(queue, delivery)
+            self._poison_queue.hold(queue, delivery)
         return deliveries
 
     @bounded
@@ -286,8 +286,8 @@ class RabbitMQClient(QueueClient):
 
         The time counts from the delivery, so a message that waits here behind long tasks must not wait for too many.
         """
-        session = self._live()
-        if self._topology.lets_hold(queue):
+        broker = self._live()
+        if self._declarations.lets_hold(queue):
             return
         limit = self._options.consumer_timeout
         if seconds > limit:
@@ -303,33 +303,33 @@ class RabbitMQClient(QueueClient):
                 "it to another worker; leave prefetch out, or lower it, if tasks may take long",
                 self._options.prefetch, turns - 1, seconds, limit,
             )  # fmt: skip
-        session.lane(queue).most = min(MOST, workers * int(limit / seconds))
+        broker.consumer(queue).most = min(MOST, workers * int(limit / seconds))
 
     @bounded
     def subscribe(self, queue: str, prefetch: int) -> None:
         """Start a consumer (rabbitmq.com/docs/consumers, consumer-prefetch); it is renewed whenever it is lost."""
-        session = self._live()
+        broker = self._live()
         super().subscribe(queue, prefetch)
-        self._refuse_stream(session, queue)
-        lane = session.lane(queue)
+        self._refuse_stream(broker, queue)
+        consumer = broker.consumer(queue)
         fixed = self._options.prefetch is not None
-        lane.prefetch = limit = self._options.prefetch or min(prefetch, 65_535)
-        session.io.post(lambda: lane.subscribe(limit, fixed))
+        consumer.prefetch = limit = self._options.prefetch or min(prefetch, 65_535)
+        broker.io.post(lambda: consumer.subscribe(limit, fixed))
         self._watch_policies(queue)
 
     @bounded
     def unsubscribe(self, queue: str) -> None:
         """End the consumer; give back what ``receive`` has not returned, as copies: see ``reject``."""
-        session = self._live()
-        lane = session.lane(check_queue_name(queue))
+        broker = self._live()
+        consumer = broker.consumer(check_queue_name(queue))
         ended = threading.Event()
-        session.io.post(lambda: lane.unsubscribe(ended.set))
-        lane.interrupt()
+        broker.io.post(lambda: consumer.unsubscribe(ended.set))
+        consumer.interrupt()
         if not ended.wait(_UNSUBSCRIBE_TIMEOUT):
             return  # a silent broker: it takes all of them back with the connection
-        left = [arrival for arrival in lane.take_left() if not arrival.life.lost]
+        left = [arrival for arrival in consumer.take_left() if not arrival.channel.lost]
         for start in range(0, len(left), CHUNK):
-            give_back(session, queue, left[start : start + CHUNK])
+            give_back(broker, queue, left[start : start + CHUNK])
 
     def ack(self, delivery: Delivery) -> None:
         """Acknowledge, with the next of the acknowledgements that the I/O thread sends together.
@@ -365,7 +365,7 @@ class RabbitMQClient(QueueClient):
         check_rejection(delivery, failure, queue)
         _refuse_strange(delivery)
         self._live()
-        self._mover.reject(delivery, requeue, check_delay(delay, delays.MAX_SECONDS), failure, queue)
+        self._rejections.reject(delivery, requeue, check_delay(delay, delays.MAX_SECONDS), failure, queue)
 
     @bounded
     def flush(self, timeout: float = 5.0) -> bool:
@@ -381,45 +381,45 @@ class RabbitMQClient(QueueClient):
         The letters are taken without an acknowledgement and given back by closing the channel, which keeps their order.
         While this runs, other consumers do not see them.
         """
-        session = self._live()
+        broker = self._live()
         check_queue_name(queue)
         if check_count("limit", limit) == 0:
             return []
         with self._browsing:
-            arrivals = browse.look(session, self._topology, queue, limit)
+            arrivals = browse.look(broker, self._declarations, queue, limit)
         return [dead_letter(arrival) for arrival in arrivals]
 
     @bounded
     def replay(self, dead_letter_queue: str, *, target: str | None = None, limit: int | None = None) -> int:
         """Send dead letters back, in order; while this runs, other consumers do not see those of a page."""
-        session = self._live()
+        broker = self._live()
         check_replay(dead_letter_queue, target, limit)
         with self._browsing:
-            return replay.replay(session, self._topology, dead_letter_queue, target, limit)
+            return replay.replay(broker, self._declarations, dead_letter_queue, target, limit)
 
     # ------------------------------------------------------------------ details
 
     def _watch_policies(self, queue: str) -> None:
         if self._policies is not None:
-            self._policies.watch(queue, self._topology.dead_letter_queue(queue))
+            self._policies.watch(queue, self._declarations.dead_letter_queue(queue))
 
-    def _live(self) -> Session:
-        session = self._session
-        if session is None:
+    def _live(self) -> ConnectedBroker:
+        broker = self._broker
+        if broker is None:
             raise NotConnectedError("the RabbitMQ client is not connected; call connect() first")
-        if session.pid != os.getpid():
+        if broker.pid != os.getpid():
             raise NotConnectedError(
-                f"the RabbitMQ client was connected in process {session.pid}; call connect() in this process too"
+                f"the RabbitMQ client was connected in process {broker.pid}; call connect() in this process too"
             )
-        if not session.io.alive and not session.closing:
+        if not broker.io.alive and not broker.closing:
             raise NotConnectedError("the thread of the RabbitMQ client has ended; call connect() to start another one")
-        return session
+        return broker
 
-    def _refuse_stream(self, session: Session, queue: str) -> None:
-        if self._topology.knows(queue):
+    def _refuse_stream(self, broker: ConnectedBroker, queue: str) -> None:
+        if self._declarations.knows(queue):
             return  # declaring it has told
         try:
-            session.request(f"queue {queue!r}", self._topology.refuse_stream(queue))
+            broker.request(f"queue {queue!r}", self._declarations.refuse_stream(queue))
         except QueueMismatchError:
             raise
         except QBridgeError as exc:  # not connected just now, or not permitted to declare: it may well be a queue

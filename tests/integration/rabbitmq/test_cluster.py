@@ -123,9 +123,9 @@ def queue(cluster: Cluster, make_client: MakeClient, unique_name: str) -> str:
 
 def node_of(cluster: Cluster, client: RabbitMQClient) -> RabbitMQBroker:
     """The node to which a client is connected."""
-    session = client._session
-    assert session is not None
-    port = session._consuming.address[1]
+    broker = client._broker
+    assert broker is not None
+    port = broker._consuming.address[1]
     return next(node for node in cluster.nodes if node.port == port)
 
 

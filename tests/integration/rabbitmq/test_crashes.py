@@ -16,7 +16,7 @@ from qbridge_core import Delivery, Failure, Message, Reason, TaskManager, Transi
 from qbridge_core.contract.names import suspects_queue
 from qbridge_core.message import BESIDE, SUSPICIONS, SuspectFailure, meta_int
 from qbridge_rabbitmq import RabbitMQClient
-from qbridge_rabbitmq.recovery.poison import Suspicion
+from qbridge_rabbitmq.recovery.poison import PoisonRule
 from support.brokers import RabbitMQBroker
 from support.proxy import TCPProxy
 from support.wait import wait_for
@@ -161,7 +161,7 @@ def test_g6_a_settled_suspect_leaves_no_lock(make_client: MakeClient, url: str, 
     side = with_suspect(client, unique_name)
     client.ack(take(client, side))
     assert client.receive(side, 1, 0.0) == []
-    session = client._session
+    session = client._broker
     assert session is not None
     assert session.locks == set()
 
@@ -196,14 +196,14 @@ def test_g6_what_was_only_read_ahead_when_a_channel_ended_is_not_suspected(
     client.send_many(unique_name, range(10))
     client.publish(unique_name, b"without an id")
     client.subscribe(unique_name, 20)
-    session = client._session
+    session = client._broker
     assert session is not None
-    lane = session.lane(unique_name)
-    wait_for(lambda: lane.in_flight >= 11, 10.0, "they are read ahead")
-    life = lane.life
-    assert life is not None
-    session.io.post(lambda: life.channel.basic_ack(4711))  # the broker closes a channel for an unknown tag
-    wait_for(lambda: life.lost, 10.0)
+    consumer = session.consumer(unique_name)
+    wait_for(lambda: consumer.in_flight >= 11, 10.0, "they are read ahead")
+    channel = consumer.channel
+    assert channel is not None
+    session.io.post(lambda: channel.amqp.basic_ack(4711))  # the broker closes a channel for an unknown tag
+    wait_for(lambda: channel.lost, 10.0)
     back: list[Delivery] = []
     wait_for(lambda: back.extend(client.receive(unique_name, 20, 0.5)) or len(back) == 11, 20.0)
     assert all(delivery.redelivered and not delivery.suspected for delivery in back)
@@ -253,38 +253,38 @@ def test_g6_a_crash_of_the_broker_makes_no_suspects(
 
 def test_g6_redelivered_messages_are_blamed_unless_there_is_a_better_reason() -> None:
     """After a loss of one's own connection nobody is suspected for a while, and until a new message comes."""
-    suspicion = Suspicion()
-    suspicion.resumed(0.0)
-    assert suspicion.blames(b"", 1.0)
-    suspicion.connection_lost()
-    suspicion.resumed(100.0)
-    assert not any(suspicion.blames(b"", now) for now in (101.0, 109.0, 118.0))
-    assert suspicion.blames(b"", 130.0), "long after the others must have been delivered again"
-    suspicion.connection_lost()
-    suspicion.resumed(200.0)
-    suspicion.calm(200.1)
-    assert not suspicion.blames(b"", 200.2), "a queue that comes back may deliver new messages first"
-    suspicion.calm(205.1)
-    assert suspicion.blames(b"", 205.2)
+    rule = PoisonRule()
+    rule.resumed(0.0)
+    assert rule.blames(b"", 1.0)
+    rule.connection_lost()
+    rule.resumed(100.0)
+    assert not any(rule.blames(b"", now) for now in (101.0, 109.0, 118.0))
+    assert rule.blames(b"", 130.0), "long after the others must have been delivered again"
+    rule.connection_lost()
+    rule.resumed(200.0)
+    rule.calm(200.1)
+    assert not rule.blames(b"", 200.2), "a queue that comes back may deliver new messages first"
+    rule.calm(205.1)
+    assert rule.blames(b"", 205.2)
 
 
 def test_g6_what_was_on_its_way_to_a_retired_consumer_is_not_suspected() -> None:
     """Holding less than before makes nobody a suspect, for as long as it may take such messages to come back."""
-    suspicion = Suspicion()
-    suspicion.spare(100.0)
-    suspicion.calm(100.0)
-    assert not suspicion.blames(b"", 105.0)
-    assert suspicion.blames(b"", 115.0)
+    rule = PoisonRule()
+    rule.spare(100.0)
+    rule.calm(100.0)
+    assert not rule.blames(b"", 105.0)
+    assert rule.blames(b"", 115.0)
 
 
 def test_g6_a_whole_backlog_is_not_suspected() -> None:
     """A classic queue that survived a crash calls all its messages delivered; a quorum queue is always right."""
-    suspicion = Suspicion()
-    assert sum(suspicion.blames(b"", 0.0) for _ in range(1_000)) == 300
-    suspicion.calm(0.0)
-    assert suspicion.blames(b"", 0.0)
+    rule = PoisonRule()
+    assert sum(rule.blames(b"", 0.0) for _ in range(1_000)) == 300
+    rule.calm(0.0)
+    assert rule.blames(b"", 0.0)
     for count in (b"...x-delivery-count...", b"...x-acquired-count..."):
-        assert all(suspicion.blames(count, 0.0) for _ in range(1_000))
+        assert all(rule.blames(count, 0.0) for _ in range(1_000))
 
 
 def test_messages_keep_their_order_and_headers_when_handed_back(

@@ -174,7 +174,7 @@ def test_g14_a_dead_queue_of_delays_does_not_stop_the_work(
     """A delay that the broker never confirms costs a retry its delay, and no other task anything."""
     client = make_client(amqp_url, publish_timeout=1.0)
     client.declare(unique_name, f"{unique_name}-dead")
-    session = client._session
+    session = client._broker
     assert session is not None
     submit = session.publisher.submit
 

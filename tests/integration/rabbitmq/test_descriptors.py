@@ -57,9 +57,9 @@ def handler(payload):
 with TaskManager(client, handler, queue, queue + ".dead", max_retries=0, max_workers=6) as manager:
     for _ in range(6):
         started.acquire(timeout=20)
-    session = client._session
-    for link in (session._consuming, session._publishing):
-        session.io.post(link.abandon)  # both connections are lost
+    broker = client._broker
+    for link in (broker._consuming, broker._publishing):
+        broker.io.post(link.abandon)  # both connections are lost
     until = time.monotonic() + 2.0
     while time.monotonic() < until:
         exhaust()

@@ -14,7 +14,7 @@ from pika import frame, spec
 
 from qbridge_rabbitmq import RabbitMQClient
 from qbridge_rabbitmq.amqp import frames, headers, internals
-from qbridge_rabbitmq.amqp.connection import Connection, RawProperties
+from qbridge_rabbitmq.amqp.connection import AmqpConnection, RawProperties
 
 _FRAME_MAX = 131_072
 _TAG = "qbridge-1"
@@ -146,7 +146,7 @@ def test_bodies_of_any_size_come_through_a_consumer(
 def unconnected(sock: socket.socket, *, waiting: int = 0, state: int = 1) -> tuple[Any, list[bytes]]:
     """A connection on this socket with so many bytes in pika's buffer; and what it leaves to pika."""
     left: list[bytes] = []
-    connection: Any = Connection.__new__(Connection)
+    connection: Any = AmqpConnection.__new__(AmqpConnection)
     connection.bytes_sent = connection.frames_sent = 0
     connection._transport = SimpleNamespace(
         _sock=sock, _state=state, _STATE_ACTIVE=1, get_write_buffer_size=lambda: waiting

@@ -61,7 +61,7 @@ def test_g13_letters_that_are_ready_and_do_not_come_are_no_empty_list(
 ) -> None:
     """When the line falls silent in the middle of a letter, that is an error and not the end of the list."""
     mute = make_client(proxy.through(amqp_url), request_timeout=1.0, heartbeat=60)
-    session = mute._session
+    session = mute._broker
     assert session is not None
 
     def silence() -> None:

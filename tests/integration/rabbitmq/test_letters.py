@@ -122,7 +122,7 @@ def test_listing_keeps_the_order_on_a_server_that_counts_failures_only(
     client.declare(unique_name, dead)
     bodies = [b"%d" % n for n in range(6)]
     client.publish_many(dead, [Message(body) for body in bodies])
-    client._topology.server_version = (4, 3)
+    client._declarations.server_version = (4, 3)
     for limit in (3, 6, 2, 6):
         assert [letter.body for letter in client.dead_letters(dead, limit)] == bodies[:limit]
 
@@ -232,10 +232,10 @@ def test_g12_a_dead_letter_queue_refuses_rather_than_drops(
 ) -> None:
     """Ours are declared so that a length limit refuses; one of an older release is used as it is."""
     new, old = f"{unique_name}.new", f"{unique_name}.old"
-    limit = {"x-delivery-limit": -1} if client._topology.server_version >= (4,) else {}
+    limit = {"x-delivery-limit": -1} if client._declarations.server_version >= (4,) else {}
     channel.queue_declare(old, durable=True, arguments={"x-queue-type": "quorum"} | limit)
     for dead in (new, old):
         client.declare(unique_name, dead)
-        assert client._topology.is_unlimited(dead)
+        assert client._declarations.is_unlimited(dead)
     expected = {"x-queue-type": "quorum", "x-overflow": "reject-publish"} | limit
     channel.queue_declare(new, durable=True, arguments=expected)  # others would be refused

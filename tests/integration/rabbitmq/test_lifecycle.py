@@ -282,7 +282,7 @@ def test_g20_the_clients_thread_survives_whatever_happens_in_it(
         client.subscribe(unique_name, 5)
         client.publish(unique_name, b"1")
         client.ack(client.receive(unique_name, 1, 10.0)[0])
-        session = client._session
+        session = client._broker
         assert session is not None
         broken = threading.Event()
         if how == "record factory":
@@ -320,7 +320,7 @@ def test_g20_a_client_whose_thread_has_ended_says_so(make_client: MakeClient, am
     """It is not connected any more, each call says what to do, and it can be connected anew."""
     client = make_client(amqp_url)
     client.declare(unique_name)
-    session = client._session
+    session = client._broker
     assert session is not None
     session.io.post(session.io.stop)
     wait_for(lambda: not client.connected, 10.0, "it is noticed")
@@ -361,7 +361,7 @@ def test_a_forked_child_keeps_nothing_of_the_parents_connections(
     if pid == 0:
         os._exit(1 if open_descriptors() - before else 0)
     assert os.waitpid(pid, 0)[1] == 0
-    session = client._session
+    session = client._broker
     assert session is not None
     client.publish(unique_name, b"x")
     client.ack(client.receive(unique_name, 1, 10.0)[0])

@@ -12,8 +12,8 @@ import pytest
 from integration.rabbitmq.conftest import MakeClient
 from qbridge_core import ConfigurationError, QueueStats, TaskManager, TransientError
 from qbridge_rabbitmq import RabbitMQClient
-from qbridge_rabbitmq.consume.prefetch import Pace
-from qbridge_rabbitmq.queues.declarations import Topology
+from qbridge_rabbitmq.consume.prefetch import AdaptivePrefetch
+from qbridge_rabbitmq.queues.declarations import Declarations
 from support.brokers import RabbitMQBroker
 from support.wait import wait_for
 
@@ -70,23 +70,23 @@ def test_g11_a_prefetch_that_follows_the_speed_stays_small_for_long_tasks(
     client = make_client(amqp_url)
     client.declare(unique_name)
     client.check_task_timeout(unique_name, 600.0, 4)
-    session = client._session
+    session = client._broker
     assert session is not None
-    assert session.lane(unique_name).most == 12
+    assert session.consumer(unique_name).most == 12
     client.check_task_timeout(unique_name, 10.0, 4)
-    assert session.lane(unique_name).most == 300
-    pace = Pace(4, most=12)
-    pace.look(0, 100.0)
-    pace.look(100_000, 101.0)
-    assert pace.prefetch == 12
+    assert session.consumer(unique_name).most == 300
+    adaptive = AdaptivePrefetch(4, most=12)
+    adaptive.look(0, 100.0)
+    adaptive.look(100_000, 101.0)
+    assert adaptive.prefetch == 12
 
 
 def test_g11_a_server_that_can_is_asked_to_wait() -> None:
     """From RabbitMQ 3.12 on the queues that QBridge declares lift the limit; an older server is not asked."""
-    topology = Topology("quorum")
+    declarations = Declarations("quorum")
     for version, asked in (((3, 10), False), ((3, 12), True), ((4, 1), True)):
-        topology.connected(version)
-        assert all(("x-consumer-timeout" in way) is asked for way in topology._work_arguments("q", "dead"))
+        declarations.connected(version)
+        assert all(("x-consumer-timeout" in way) is asked for way in declarations._work_arguments("q", "dead"))
 
 
 @pytest.mark.faults
@@ -109,12 +109,12 @@ def test_g11_g3_a_worker_survives_the_timeout_of_the_broker(
     dead = f"{unique_name}-dead"
     with TaskManager(client, handler, unique_name, dead, max_workers=2, task_timeout=100.0) as manager:
         client.send(unique_name, "long")
-        session = client._session
+        session = client._broker
         assert session is not None
-        lane = session.lane(unique_name)
+        consumer = session.consumer(unique_name)
         for number in range(3):
-            life = wait_for(lambda: lane.life, 20.0)
-            wait_for(lambda life=life: life.lost, 30.0, "the broker closes the channel")
+            channel = wait_for(lambda: consumer.channel, 20.0)
+            wait_for(lambda channel=channel: channel.lost, 30.0, "the broker closes the channel")
             client.send(unique_name, f"short-{number}")
             wait_for(lambda number=number: started[f"short-{number}"] == 1, 20.0, "the others go on")
         release.set()
@@ -138,7 +138,7 @@ def test_g11_the_timeout_of_the_broker_spares_the_queues_of_qbridge(
     make_client: MakeClient, amqp_url: str, private_rabbitmq: RabbitMQBroker, unique_name: str, queue_type: str
 ) -> None:
     """From RabbitMQ 3.12 on a message of such a queue may be held for longer than one of another queue."""
-    if make_client(amqp_url)._topology.server_version < (3, 12):
+    if make_client(amqp_url)._declarations.server_version < (3, 12):
         pytest.skip("older servers have one timeout for all queues")
     hurry(private_rabbitmq)
     foreign = f"{unique_name}-foreign"
@@ -150,9 +150,9 @@ def test_g11_the_timeout_of_the_broker_spares_the_queues_of_qbridge(
         client.publish(queue, b"long")
         client.subscribe(queue, 1)
         (held[queue],) = client.receive(queue, 1, 10.0)
-    lost = held[foreign].tag.life
+    lost = held[foreign].tag.channel
     wait_for(lambda: lost.lost, 60.0, "the broker takes the message of the other queue back")
-    assert not held[unique_name].tag.life.lost
+    assert not held[unique_name].tag.channel.lost
     client.ack(held[unique_name])
     assert client.flush()
     wait_for(lambda: client.stats(unique_name) == QueueStats(0, 0, 0), 10.0, "the message is done")

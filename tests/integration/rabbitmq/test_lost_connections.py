@@ -24,9 +24,9 @@ from qbridge_core import (
 from qbridge_rabbitmq import RabbitMQClient
 from qbridge_rabbitmq.amqp import headers
 from qbridge_rabbitmq.queues import delays
-from qbridge_rabbitmq.recovery.lost_deliveries import Ledger
+from qbridge_rabbitmq.recovery.lost_deliveries import LostDeliveries
 from qbridge_rabbitmq.state import round_trips
-from qbridge_rabbitmq.state.in_flight import Arrival, Life
+from qbridge_rabbitmq.state.in_flight import Arrival, DeliveryChannel
 from support.brokers import RabbitMQBroker
 from support.proxy import TCPProxy
 from support.wait import wait_for
@@ -66,16 +66,16 @@ class Held:
             self.ended[payload] += 1
 
 
-def life(client: RabbitMQClient, queue: str) -> Life | None:
+def channel(client: RabbitMQClient, queue: str) -> DeliveryChannel | None:
     """What the broker's current channel for the queue has delivered."""
-    session = client._session
+    session = client._broker
     assert session is not None
-    return session.lane(queue).life
+    return session.consumer(queue).channel
 
 
 def lose(client: RabbitMQClient, queue: str, how: Callable[[], object]) -> None:
     """Do what ends the connection, and wait until the client knows."""
-    before = life(client, queue)
+    before = channel(client, queue)
     assert before is not None
     how()
     wait_for(lambda: before.lost, 20.0, "the loss is noticed")
@@ -107,7 +107,9 @@ def test_g3_running_handlers_survive_a_cut_connection(
         wait_for(lambda: len(handler.started) == WORKERS, 10.0)
         for _ in range(2):
             lose(cut_off, unique_name, proxy.reset)
-            wait_for(lambda: (now := life(cut_off, unique_name)) and len(now.unsettled) >= WORKERS, 10.0, "they come")
+            wait_for(
+                lambda: (now := channel(cut_off, unique_name)) and len(now.unsettled) >= WORKERS, 10.0, "they come"
+            )
         handler.release.set()
         wait_for(lambda: len(handler.ended) == TASKS, 20.0, "every task is done")
         wait_for(lambda: is_empty(cut_off, unique_name), 20.0, "the queue is empty at the end")
@@ -193,7 +195,7 @@ def test_g3_a_task_that_fails_over_a_cut_runs_exactly_as_often_as_it_may(
 
     dead = f"{unique_name}-dead"
     with TaskManager(cut_off, handler, unique_name, dead, max_retries=3, max_workers=1, task_timeout=60.0):
-        wait_for(lambda: life(cut_off, unique_name), 10.0)
+        wait_for(lambda: channel(cut_off, unique_name), 10.0)
         cut_off.send(unique_name, 1)
 
         def buried() -> bool:
@@ -266,7 +268,7 @@ def test_g3_two_messages_with_one_id_are_both_run(proxy: TCPProxy, cut_off: Rabb
             cut_off.publish(unique_name, b'{"payload": %s}' % payload, message_id="same")
         wait_for(lambda: handler.started.total() == 3, 10.0)
         lose(cut_off, unique_name, proxy.reset)
-        wait_for(lambda: (now := life(cut_off, unique_name)) and len(now.unsettled) >= 3, 10.0, "they come back")
+        wait_for(lambda: (now := channel(cut_off, unique_name)) and len(now.unsettled) >= 3, 10.0, "they come back")
         handler.release.set()
         wait_for(lambda: handler.ended.total() == 4, 10.0)
         wait_for(lambda: is_empty(cut_off, unique_name), 10.0)
@@ -341,7 +343,7 @@ def test_g3_what_is_published_again_after_it_was_done_is_not_swallowed(
     cut_off.ack(first)
     if how == "flush":
         assert cut_off.flush()
-    known = life(cut_off, unique_name)
+    known = channel(cut_off, unique_name)
     assert known is not None
     wait_for(lambda: not known.has_unproven, 20.0, "the broker has seen it")
     lose(cut_off, unique_name, lambda: refuse_and_reset(proxy))
@@ -365,16 +367,16 @@ def test_g3_another_consumer_gets_what_does_not_come_back(
     other = make_client(amqp_url)
     (elsewhere,) = other.receive(unique_name, 1, 10.0)
     proxy.pass_through()
-    wait_for(lambda: life(cut_off, unique_name), 10.0)
+    wait_for(lambda: channel(cut_off, unique_name), 10.0)
     assert elsewhere.body == b"x"
     other.ack(elsewhere)
     wait_for(lambda: is_empty(other, unique_name), 10.0)
     assert other.stats(f"{unique_name}-dead").ready == 0
 
 
-def _in_flight(ledger: Ledger, count: int) -> list[Delivery]:
+def _in_flight(lost_deliveries: LostDeliveries, count: int) -> list[Delivery]:
     """Lose a channel on which so many deliveries are held and as many acknowledgements are on their way."""
-    channel = Life(cast(Any, None), cast(Any, None), "q")
+    channel = DeliveryChannel(cast(Any, None), cast(Any, None), "q")
     deliveries = []
     for number in range(2 * count):
         arrival = Arrival(channel, number, False, headers.fresh({}, str(number)), b"%d" % number)
@@ -383,32 +385,32 @@ def _in_flight(ledger: Ledger, count: int) -> list[Delivery]:
     assert channel.hand_out(deliveries)
     for delivery in deliveries[count:]:
         assert channel.claim_and_finish(delivery.tag.number)
-    ledger.adopt(channel)
+    lost_deliveries.adopt(channel)
     return deliveries[:count]
 
 
 def test_g3_the_memory_is_bounded_in_size() -> None:
     """Beyond the bound the oldest are forgotten, and settling one of those is an error again."""
-    ledger = Ledger(max_entries=100)
-    deliveries = _in_flight(ledger, 150)
-    assert len(ledger) == 200
+    lost_deliveries = LostDeliveries(max_entries=100)
+    deliveries = _in_flight(lost_deliveries, 150)
+    assert len(lost_deliveries) == 200
     with pytest.raises(DeliveryLostError):
-        deliveries[0].tag.life.claim(deliveries[0].tag.number)
-    assert deliveries[-1].tag.life.claim(deliveries[-1].tag.number) is None
+        deliveries[0].tag.channel.claim(deliveries[0].tag.number)
+    assert deliveries[-1].tag.channel.claim(deliveries[-1].tag.number) is None
     for _ in range(5):
-        _in_flight(ledger, 150)
-    assert len(ledger) == 200
+        _in_flight(lost_deliveries, 150)
+    assert len(lost_deliveries) == 200
 
 
 def test_g3_the_memory_is_bounded_in_age() -> None:
     """After a while everything is forgotten."""
-    ledger = Ledger(max_age=0.0)
-    (delivery,) = _in_flight(ledger, 1)
-    ledger.expire()
-    assert len(ledger) == 0
-    assert ledger.is_empty
+    lost_deliveries = LostDeliveries(max_age=0.0)
+    (delivery,) = _in_flight(lost_deliveries, 1)
+    lost_deliveries.expire()
+    assert len(lost_deliveries) == 0
+    assert lost_deliveries.is_empty
     with pytest.raises(DeliveryLostError):
-        delivery.tag.life.claim_and_finish(delivery.tag.number)
+        delivery.tag.channel.claim_and_finish(delivery.tag.number)
 
 
 def twins(client: RabbitMQClient, proxy: TCPProxy, queue: str) -> None:

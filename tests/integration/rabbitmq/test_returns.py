@@ -10,7 +10,7 @@ import pytest
 from integration.rabbitmq.conftest import MakeClient
 from qbridge_core import Delivery, QueueStats
 from qbridge_rabbitmq import RabbitMQClient
-from qbridge_rabbitmq.queues.declarations import Topology
+from qbridge_rabbitmq.queues.declarations import Declarations
 from support.wait import wait_for
 
 RETURNS = 25
@@ -86,29 +86,29 @@ def test_g3_a_task_outlasts_many_lost_connections(
     client.publish(unique_name, b"long", message_id="m")
     worker.subscribe(unique_name, 1)
     delivery = take(worker, unique_name)
-    session = worker._session
-    assert session is not None
+    broker = worker._broker
+    assert broker is not None
     for _ in range(RETURNS):
-        life = delivery.tag.life
-        session.io.post(life.channel.close)
-        wait_for(_moved(delivery, life), 20.0, "the delivery is bound to the new channel")
+        channel = delivery.tag.channel
+        broker.io.post(channel.amqp.close)
+        wait_for(_moved(delivery, channel), 20.0, "the delivery is bound to the new channel")
     worker.reject(delivery, requeue=False)
     wait_for(lambda: client.stats(f"{unique_name}.dead").ready == 1, 10.0, "it became a dead letter, once")
     assert client.dead_letters(f"{unique_name}.dead")[0].reason == "rejected"
     assert client.stats(unique_name).ready == 0
 
 
-def _moved(delivery: Delivery, life: object) -> Callable[[], bool]:
-    return lambda: delivery.tag.life is not life
+def _moved(delivery: Delivery, channel: object) -> Callable[[], bool]:
+    return lambda: delivery.tag.channel is not channel
 
 
 def test_g11_a_queue_from_before_an_upgrade_keeps_its_lifted_timeout(
     make_client: MakeClient, amqp_url: str, client: RabbitMQClient, channel: Any, unique_name: str
 ) -> None:
     """On RabbitMQ 4 a queue that QBridge declared on a server of 3.12 or later is still known as its own."""
-    if client._topology.server_version < (4,):
+    if client._declarations.server_version < (4,):
         pytest.skip("the queues of older servers are declared in one way only")
-    older = Topology("quorum")
+    older = Declarations("quorum")
     older.connected((3, 13))
     (arguments,) = older._work_arguments(unique_name, None)
     channel.queue_declare(unique_name, durable=True, arguments=arguments)

@@ -20,7 +20,7 @@ from qbridge_core import (
 )
 from qbridge_rabbitmq import RabbitMQClient
 from qbridge_rabbitmq.amqp import headers
-from qbridge_rabbitmq.publish.publisher import Outgoing
+from qbridge_rabbitmq.publish.publisher import Publication
 from support.brokers import RabbitMQBroker
 from support.wait import wait_for
 
@@ -42,8 +42,8 @@ def foreign(channel: Any) -> Foreign:
 
 def publishing_connection(client: RabbitMQClient) -> object:
     """The connection that the client publishes on."""
-    assert client._session is not None
-    return client._session.publisher._connection
+    assert client._broker is not None
+    return client._broker.publisher._connection
 
 
 def test_g19_headers_that_fill_a_frame_end_in_a_letter_and_no_connection(
@@ -137,16 +137,16 @@ def test_g19_the_negotiated_size_of_a_frame_counts(
 def test_g19_one_message_that_cannot_be_sent_fails_alone(client: RabbitMQClient, unique_name: str) -> None:
     """Of a batch, what is over the size of a frame or has a name that is too long is an error, the others are sent."""
     client.declare(unique_name)
-    session = client._session
-    assert session is not None
+    broker = client._broker
+    assert broker is not None
     good = headers.fresh({}, None)
     batch = [
-        Outgoing("", unique_name, good, b"1"),
-        Outgoing("", unique_name, headers.fresh({"h": "x" * 131_072}, None), b"2"),
-        Outgoing("", "q" * 256, good, b"3"),
-        Outgoing("", unique_name, good, b"4"),
+        Publication("", unique_name, good, b"1"),
+        Publication("", unique_name, headers.fresh({"h": "x" * 131_072}, None), b"2"),
+        Publication("", "q" * 256, good, b"3"),
+        Publication("", unique_name, good, b"4"),
     ]
-    failed = session.send_each(batch, 10.0)
+    failed = broker.send_each(batch, 10.0)
     assert {position: type(error) for position, error in failed.items()} == {
         1: MessageTooLargeError,
         2: MessageTooLargeError,

@@ -68,7 +68,7 @@ def forget_consumers(channel: Channel, others_than: Collection[str]) -> None:
         del consumers[consumer_tag]
 
 
-class Connection(pika.SelectConnection):
+class AmqpConnection(pika.SelectConnection):
     """A ``SelectConnection`` whose messages carry :class:`RawProperties`. For the I/O thread only.
 
     Attributes:

@@ -14,7 +14,7 @@ _log: Final = logger("qbridge.rabbitmq")
 REMIND_EVERY: Final = 60.0
 
 
-class Outages:
+class Outage:
     """Tells of the outages of one client. For the I/O thread."""
 
     def __init__(self) -> None:

@@ -12,12 +12,12 @@ from pika import exceptions
 
 from qbridge_core.backend import QBridgeError, TransientError, monotonic
 from qbridge_rabbitmq.amqp import errors, protocols
-from qbridge_rabbitmq.amqp.connection import Connection
+from qbridge_rabbitmq.amqp.connection import AmqpConnection
 from qbridge_rabbitmq.connection.diagnosis import explain
 from qbridge_rabbitmq.connection.hosts import Address, Hosts
 from qbridge_rabbitmq.connection.io_thread import IOThread
 from qbridge_rabbitmq.connection.options import Endpoint
-from qbridge_rabbitmq.connection.outage import Outages
+from qbridge_rabbitmq.connection.outage import Outage
 
 _REFUSED_PAUSE: Final = 5.0
 # A connection that is lost sooner than this was no success: pauses go on growing.
@@ -30,14 +30,14 @@ _SILENCE: Final = 1.0
 _random: Final = random.Random()  # noqa: S311 - it spreads load and hides nothing
 
 
-class Link:
+class ReconnectingConnection:
     """One connection of a client, renewed whenever it is lost. All methods run in the I/O thread.
 
     Args:
         io: the I/O thread.
         endpoint: how to connect.
         hosts: where to, shared with the other connections of the client.
-        outages: tells of losses and returns.
+        outage: tells of losses and returns.
         role: what the connection is for, in the broker's list.
         on_up: called with each new connection.
         on_down: called with the reason when it is lost, and when an attempt failed.
@@ -53,22 +53,22 @@ class Link:
         io: IOThread,
         endpoint: Endpoint,
         hosts: Hosts,
-        outages: Outages,
+        outage: Outage,
         role: str,
-        on_up: Callable[[Connection], None],
+        on_up: Callable[[AmqpConnection], None],
         on_down: Callable[[BaseException], None],
     ) -> None:
-        self.connection: Connection | None = None
+        self.connection: AmqpConnection | None = None
         self.problem: QBridgeError | None = None
         self._io = io
         self._endpoint = endpoint
         self._hosts = hosts
-        self._outages = outages
+        self._outage = outage
         self.address = hosts.current
         self._role = role
         self._on_up = on_up
         self._on_down = on_down
-        self._attempt: Connection | None = None
+        self._attempt: AmqpConnection | None = None
         self._failures = 0
         self._opened_at = 0.0
         self._heard = -1, 0.0  # bytes received, and since when there were no more
@@ -94,7 +94,7 @@ class Link:
             return
         self.address = self._hosts.current
         try:
-            self._attempt = attempt = Connection(
+            self._attempt = attempt = AmqpConnection(
                 self._endpoint.parameters(self.address, self._role),
                 on_open_callback=self._opened,
                 on_open_error_callback=self._failed,
@@ -172,17 +172,17 @@ class Link:
         elif now - self._heard[1] > 1.5 * self._endpoint.options.heartbeat:
             connection.abandon(exceptions.AMQPHeartbeatTimeout("the broker has been silent for too long"))
 
-    def _expire(self, attempt: Connection, reason: Exception) -> None:
+    def _expire(self, attempt: AmqpConnection, reason: Exception) -> None:
         if self._attempt is attempt:
             attempt.abandon(reason)
 
-    def _suspect(self, attempt: Connection) -> None:
+    def _suspect(self, attempt: AmqpConnection) -> None:
         """Find out why a server is silent. It must not be asked in this thread, since it may go on being so."""
         if self._attempt is attempt and not attempt.bytes_received:
             address = self.address
             threading.Thread(target=self._probe, args=(attempt, address), name="qbridge-probe", daemon=True).start()
 
-    def _probe(self, attempt: Connection, address: Address) -> None:
+    def _probe(self, attempt: AmqpConnection, address: Address) -> None:
         if other := protocols.probe(address):
             self._io.post(lambda: self._expire(attempt, protocols.OtherProtocol(other)))
 
@@ -195,7 +195,7 @@ class Link:
             connection.abandon(exceptions.StreamLostError("nobody waits for it any more"))
             return
         self._hosts.opened(self.address)
-        self._outages.up(self._role, self._where)
+        self._outage.up(self._role, self._where)
         self._opened_at = monotonic()
         self._heard = -1, self._opened_at
         self._attempt = None
@@ -234,9 +234,9 @@ class Link:
     def _tell(self, problem: QBridgeError) -> None:
         if self._opened_at:
             needs_help = not isinstance(problem, TransientError)
-            self._outages.down(self._role, self._where, str(problem), needs_help)
+            self._outage.down(self._role, self._where, str(problem), needs_help)
         elif not self.exhausted:  # else connect() is about to raise it
-            self._outages.skipped(self._where, str(problem))
+            self._outage.skipped(self._where, str(problem))
 
     @property
     def _where(self) -> str:

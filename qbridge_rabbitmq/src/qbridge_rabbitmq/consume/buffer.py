@@ -61,7 +61,7 @@ class Buffer:
         try:
             while len(items) < limit:
                 arrival = rest.popleft()
-                if not arrival.life.lost:
+                if not arrival.channel.lost:
                     items.append(arrival)
         except IndexError:
             pass

@@ -11,17 +11,17 @@ from pika.channel import Channel
 
 from qbridge_core.backend import TransientError, logger, monotonic
 from qbridge_rabbitmq.amqp import errors
-from qbridge_rabbitmq.amqp.connection import Connection, raw_properties
+from qbridge_rabbitmq.amqp.connection import AmqpConnection, raw_properties
 from qbridge_rabbitmq.connection.io_thread import IOThread
 from qbridge_rabbitmq.consume.buffer import Buffer
-from qbridge_rabbitmq.consume.consumer_tags import Consumers
+from qbridge_rabbitmq.consume.consumer_tags import ConsumerTags
 from qbridge_rabbitmq.consume.getting import GetRequest
-from qbridge_rabbitmq.consume.prefetch import MOST, Pace
-from qbridge_rabbitmq.recovery.lost_deliveries import Ledger
-from qbridge_rabbitmq.recovery.poison import Suspicion
+from qbridge_rabbitmq.consume.prefetch import MOST, AdaptivePrefetch
+from qbridge_rabbitmq.recovery.lost_deliveries import LostDeliveries
+from qbridge_rabbitmq.recovery.poison import PoisonRule
 from qbridge_rabbitmq.state.identity import Key, exact, key_of, likeness
-from qbridge_rabbitmq.state.in_flight import Arrival, Life
-from qbridge_rabbitmq.state.round_trips import Barriers
+from qbridge_rabbitmq.state.in_flight import Arrival, DeliveryChannel
+from qbridge_rabbitmq.state.round_trips import RoundTrips
 
 _log: Final = logger("qbridge.rabbitmq")
 _FIRST_PAUSE: Final = 0.2
@@ -35,14 +35,14 @@ Restore = Callable[[str, Callable[[BaseException | None], None]], None]
 """Creates a queue again if it is one of ours, else looks whether it is there; calls back with what is wrong."""
 
 
-class Lane:
+class Consumer:
     """One queue's way into this client.
 
     Args:
         queue: its name.
         io: the I/O thread.
         restore: see there.
-        ledger: recognizes what was in flight when a channel ended; without one nothing is.
+        lost: recognizes what was in flight when a channel ended; without it nothing is.
 
     ``buffer``, ``epoch``, ``missing`` and ``in_flight`` may be used by any thread; the methods run in the I/O thread.
 
@@ -54,24 +54,24 @@ class Lane:
         works: whether a worker takes its tasks here.
     """
 
-    def __init__(self, queue: str, io: IOThread, restore: Restore, ledger: Ledger | None = None) -> None:
+    def __init__(self, queue: str, io: IOThread, restore: Restore, lost: LostDeliveries | None = None) -> None:
         self.queue = queue
         self.buffer = Buffer()
         self.epoch = 0
         self.missing: BaseException | None = None
-        self.life: Life | None = None
+        self.channel: DeliveryChannel | None = None
         self.prefetch = 0
-        self._pace: Pace | None = None
+        self._adaptive: AdaptivePrefetch | None = None
         self._io = io
         self._restore = restore
-        self._ledger = ledger
+        self._lost = lost
         self.works = False
         self.most = MOST
-        self._suspicion = Suspicion()
+        self._poison_rule = PoisonRule()
         self._left: list[Arrival] = []
-        self._connection: Connection | None = None
+        self._connection: AmqpConnection | None = None
         self._ready = False
-        self._consumers: Consumers | None = None
+        self._tags: ConsumerTags | None = None
         self._paused = False  # the queue may be missing: no consumer before that is known
         self._cancelled: list[Callable[[], None]] = []
         self._gets: deque[GetRequest] = deque()
@@ -79,15 +79,15 @@ class Lane:
         self._failures = 0
         self._arrived = False
         self._idle = 0
-        self._barriers = Barriers(io)
+        self._round_trips = RoundTrips(io)
         self._said = ""
         self._said_at = 0.0
 
     @property
     def in_flight(self) -> int:
         """Deliveries here that the broker waits for, whether somebody has taken them or not."""
-        life = self.life
-        return life.in_flight if life is not None else 0
+        channel = self.channel
+        return channel.in_flight if channel is not None else 0
 
     @property
     def serves(self) -> bool:
@@ -96,13 +96,13 @@ class Lane:
 
     @property
     def _consumes(self) -> bool:
-        consumers, life = self._consumers, self.life
-        return consumers is not None and consumers.ready and life is not None and life.channel.is_open
+        tags, channel = self._tags, self.channel
+        return tags is not None and tags.ready and channel is not None and channel.amqp.is_open
 
     @property
-    def _steady(self) -> Consumers | None:
-        """The consumers, while they consume and nobody ends them."""
-        return self._consumers if self._consumes and not self._cancelled else None
+    def _steady(self) -> ConsumerTags | None:
+        """The consumer tags, while they consume and nobody ends them."""
+        return self._tags if self._consumes and not self._cancelled else None
 
     @property
     def is_getting(self) -> bool:
@@ -116,7 +116,7 @@ class Lane:
 
     # ------------------------------------------------------------------ connection
 
-    def up(self, connection: Connection) -> None:
+    def up(self, connection: AmqpConnection) -> None:
         """The connection is there, and the known queues have been declared."""
         self._connection = connection
         self._failures = 0
@@ -126,77 +126,77 @@ class Lane:
     def down(self, reason: BaseException) -> None:
         """The connection is lost. The channel's end has been handled, unless all was lost in an unforeseen way."""
         self._connection = None
-        if self.life is not None:
-            self._on_close(self.life.channel, reason)
+        if self.channel is not None:
+            self._on_close(self.channel.amqp, reason)
 
     def _pursue(self) -> None:
         """Take the next step towards what is wanted: a channel, a consumer, the messages of a get."""
         if self._connection is None or not self._connection.is_open:
             self._fail_gets(ConnectionError("the connection to the broker is down"))
-        elif self.life is None:
+        elif self.channel is None:
             if self.prefetch or self._gets:
                 self._open_channel(self._connection)
         elif self._ready:
-            if self.prefetch and self._consumers is None and not self._cancelled and not self._paused:
-                self._consume(self.life)
+            if self.prefetch and self._tags is None and not self._cancelled and not self._paused:
+                self._consume(self.channel)
             if not self._getting:
                 self._drop_forsaken()
                 if self._gets:
-                    self._get(self.life)
+                    self._get(self.channel)
 
-    def _open_channel(self, connection: Connection) -> None:
+    def _open_channel(self, connection: AmqpConnection) -> None:
         channel = connection.channel(on_open_callback=self._on_open)
         channel.add_on_close_callback(self._on_close)
         channel.add_on_cancel_callback(self._on_cancelled_by_broker)
         connection.after_reading.append(self.buffer.release)
-        self.life = Life(connection, channel, self.queue)
+        self.channel = DeliveryChannel(connection, channel, self.queue)
 
     def _on_open(self, channel: Channel) -> None:
-        self._suspicion.resumed(monotonic())
+        self._poison_rule.resumed(monotonic())
         channel.add_callback(self._on_get_empty, [spec.Basic.GetEmpty], one_shot=False)
         self._ready = True
         self._pursue()
-        if self.life is not None:
-            self._barriers.opened(self.life)
+        if self.channel is not None:
+            self._round_trips.opened(self.channel)
 
-    def _on_close(self, channel: Channel, reason: BaseException) -> None:
-        life = self.life
-        if life is not None and life.channel is not channel:
+    def _on_close(self, amqp: Channel, reason: BaseException) -> None:
+        channel = self.channel
+        if channel is not None and channel.amqp is not amqp:
             return
-        self.life = None
-        self._leave(life)
+        self.channel = None
+        self._leave(channel)
         self._ready = self._getting = False
-        refused = self._consumers is not None and not self._consumers.ready
-        if self._consumers is not None:
-            self._consumers.end()
-        self._consumers = None
+        refused = self._tags is not None and not self._tags.ready
+        if self._tags is not None:
+            self._tags.end()
+        self._tags = None
         self._fail_gets(reason)
         self._run_cancelled()
-        self._barriers.pass_all()
+        self._round_trips.pass_all()
         self.buffer.wake()
-        if self._connection is None or not channel.connection.is_open:
-            self._suspicion.connection_lost()
+        if self._connection is None or not amqp.connection.is_open:
+            self._poison_rule.connection_lost()
             return
         if isinstance(reason, exceptions.ChannelClosedByClient):
             self._io.later(0.0, self._pursue)
         elif self.prefetch:
             self._consumer_ended(reason, refused)
 
-    def _leave(self, life: Life | None) -> None:
+    def _leave(self, channel: DeliveryChannel | None) -> None:
         """Note what was in flight on a channel that has ended, and what nobody has taken."""
         self.buffer.release()
         unread = self.buffer.drain()
-        if life is None:
+        if channel is None:
             return
-        life.connection.after_reading.remove(self.buffer.release)
-        if self._ledger is None:
-            life.lose()
+        channel.connection.after_reading.remove(self.buffer.release)
+        if self._lost is None:
+            channel.lose()
             return
-        self._ledger.adopt(life)
-        self._ledger.note_unstarted(map(self._likeness, unread))
+        self._lost.adopt(channel)
+        self._lost.note_unstarted(map(self._likeness, unread))
         for arrival in unread:
-            if arrival.returned is not None:
-                self._ledger.note_returned(self._exact(arrival), arrival.returned)
+            if arrival.handback is not None:
+                self._lost.note_handback(self._exact(arrival), arrival.handback)
 
     def _consumer_ended(self, reason: BaseException, refused: bool) -> None:
         """The broker has closed the channel: it may do so again at once, for as long as something is wrong.
@@ -220,7 +220,7 @@ class Lane:
         """Start a consumer, now or when the connection is there; unless fixed the prefetch follows the speed."""
         self.prefetch = prefetch
         self.works = True
-        self._pace = None if fixed else Pace(prefetch, self.most)
+        self._adaptive = None if fixed else AdaptivePrefetch(prefetch, self.most)
         self._pursue()
 
     def adapt(self) -> bool:
@@ -230,99 +230,99 @@ class Lane:
         until all that may be held is here, or the queue has nothing to send. (When a broker that is too busy sends
         nothing, the tasks only seem to be slow.)
         """
-        pace, life, consumers = self._pace, self.life, self._steady
-        if pace is None or life is None or consumers is None:
+        adaptive, channel, tags = self._adaptive, self.channel, self._steady
+        if adaptive is None or channel is None or tags is None:
             return False
-        pace.look(life.settled, monotonic(), self.buffer.size)
-        if pace.prefetch > consumers.held:
-            consumers.hold(pace.prefetch)
-        elif pace.prefetch < consumers.held:
-            if len(life.unsettled) < consumers.held:
+        adaptive.look(channel.settled, monotonic(), self.buffer.size)
+        if adaptive.prefetch > tags.held:
+            tags.hold(adaptive.prefetch)
+        elif adaptive.prefetch < tags.held:
+            if len(channel.unsettled) < tags.held:
                 return True
-            self._hold_less(pace, consumers)
+            self._hold_less(adaptive, tags)
         return False
 
     def hurry(self) -> None:
         """After each flush: hold more as soon as it is plain that tasks are quick."""
-        pace, life, consumers = self._pace, self.life, self._steady
-        if pace is None or life is None or consumers is None:
+        adaptive, channel, tags = self._adaptive, self.channel, self._steady
+        if adaptive is None or channel is None or tags is None:
             return
-        pace.hurry(life.settled, monotonic(), self.buffer.size)
-        if pace.prefetch > consumers.held:
-            consumers.hold(pace.prefetch)
+        adaptive.hurry(channel.settled, monotonic(), self.buffer.size)
+        if adaptive.prefetch > tags.held:
+            tags.hold(adaptive.prefetch)
 
     def drained(self, ready: int) -> None:
         """The queue holds so many messages."""
-        pace, consumers = self._pace, self._steady
-        if pace is not None and consumers is not None and not ready and pace.prefetch < consumers.held:
-            self._hold_less(pace, consumers)
+        adaptive, tags = self._adaptive, self._steady
+        if adaptive is not None and tags is not None and not ready and adaptive.prefetch < tags.held:
+            self._hold_less(adaptive, tags)
 
-    def _hold_less(self, pace: Pace, consumers: Consumers) -> None:
-        self._suspicion.spare(monotonic())
-        consumers.hold(pace.prefetch)
+    def _hold_less(self, adaptive: AdaptivePrefetch, tags: ConsumerTags) -> None:
+        self._poison_rule.spare(monotonic())
+        tags.hold(adaptive.prefetch)
 
     def unsubscribe(self, done: Callable[[], None]) -> None:
         """End the consumer; ``done`` is called at the end, and ``take_left`` then returns what nobody has taken."""
         self.prefetch = 0
-        self._pace = None
+        self._adaptive = None
         self.missing = None
-        if self._consumers is None:
+        if self._tags is None:
             self._leave_buffer()
             done()
             return
         self._cancelled.append(done)
         if len(self._cancelled) == 1:
-            self._consumers.cancel(self._on_cancel_ok)
+            self._tags.cancel(self._on_cancel_ok)
 
-    def _consume(self, life: Life) -> None:
-        gather, unsettled, examine = self.buffer.gather, life.unsettled, self._examine
+    def _consume(self, channel: DeliveryChannel) -> None:
+        gather, unsettled, examine = self.buffer.gather, channel.unsettled, self._examine
 
         def deliver(number: int, redelivered: bool, properties: bytes, body: bytes) -> None:
             self._arrived = True
             unsettled[number] = None
-            arrival = examine(Arrival(life, number, redelivered, properties, body))
+            arrival = examine(Arrival(channel, number, redelivered, properties, body))
             if arrival is not None:
                 gather(arrival)
 
-        self._consumers = Consumers(
-            life.connection, life.channel, self.queue, deliver, self.prefetch, self._on_consuming
+        self._tags = ConsumerTags(
+            channel.connection, channel.amqp, self.queue, deliver, self.prefetch, self._on_consuming
         )
 
     def _examine(self, arrival: Arrival) -> Arrival | None:
         """What there is to hand out; None when it was in flight here and has been dealt with."""
         if arrival.redelivered:
             return self._investigate(arrival)
-        ledger = self._ledger
-        if ledger is not None and not ledger.is_empty:
-            if self._replaces_a_lost_one(ledger, arrival):
+        lost = self._lost
+        if lost is not None and not lost.is_empty:
+            if self._replaces_a_lost_one(lost, arrival):
                 return None
-            if ledger.has_returned and (key := self._likeness(arrival))[2]:  # a copy that could not say everything
-                arrival = arrival._replace(returned=ledger.take_returned(key))
-        if self._suspicion.roused:
-            self._suspicion.calm(monotonic())
+            if lost.has_handbacks and (key := self._likeness(arrival))[2]:  # a copy that could not say everything
+                arrival = arrival._replace(handback=lost.take_handback(key))
+        if self._poison_rule.roused:
+            self._poison_rule.calm(monotonic())
         return arrival
 
     def _investigate(self, arrival: Arrival) -> Arrival | None:
         """The same for a redelivered message."""
-        ledger = self._ledger
-        if ledger is None:
+        lost = self._lost
+        if lost is None:
             return arrival
-        if not ledger.is_empty:
+        if not lost.is_empty:
             key = key_of(self.queue, arrival.trace)
-            if key is not None and ledger.recognize(key, arrival):
+            if key is not None and lost.recognize(key, arrival):
                 self._io.wake()
                 return None
-            if ledger.has_returned and (returned := ledger.take_returned(self._exact(arrival))) is not None:
-                return arrival._replace(suspected=returned.suspected, unstarted=True, returned=returned)
-            if ledger.was_unstarted(self._likeness(arrival)):
+            if lost.has_handbacks and (handback := lost.take_handback(self._exact(arrival))) is not None:
+                return arrival._replace(suspected=handback.suspected, unstarted=True, handback=handback)
+            if lost.was_unstarted(self._likeness(arrival)):
                 return arrival._replace(unstarted=True)
-        suspected = self._suspicion.blames(arrival.properties, monotonic())
+        suspected = self._poison_rule.blames(arrival.properties, monotonic())
         return arrival._replace(suspected=True) if suspected else arrival
 
-    def _replaces_a_lost_one(self, ledger: Ledger, arrival: Arrival) -> bool:
+    def _replaces_a_lost_one(self, lost: LostDeliveries, arrival: Arrival) -> bool:
         """Whether its twin was in flight here, and may be gone from the broker: then it takes the place of that one."""
         key = key_of(self.queue, arrival.trace)
-        if key is None or not ledger.doubts.is_out(key[2]) or not ledger.recognize(key, arrival):
+        if key is None or not lost.duplicates.is_out(key[2]) or not lost.recognize(key, arrival):
             return False
         self._io.wake()
         return True
@@ -340,48 +340,48 @@ class Lane:
 
     def _on_cancel_ok(self, frame: Any) -> None:
         del frame
-        self._consumers = None
+        self._tags = None
         self._leave_buffer()
         self._run_cancelled()
         self._pursue()
 
     def _on_cancelled_by_broker(self, frame: Any) -> None:
         """The queue was deleted, or its node is gone."""
-        if self._consumers is None or not self._consumers.removed(frame.method.consumer_tag):
+        if self._tags is None or not self._tags.removed(frame.method.consumer_tag):
             return
         if self._cancelled:
             self._on_cancel_ok(frame)
         elif self.prefetch:
             _log.warning("the broker cancelled the consumer of %r; trying to consume again", self.queue)
-            self._consumers = None
+            self._tags = None
             self._paused = True
             self._io.later(DELETION_PAUSE, self._restore_queue)
 
-    def idle_consumer(self) -> str:
+    def idle_tag(self) -> str:
         """The consumer, if it has brought nothing since the last call; "" otherwise."""
         arrived, self._arrived = self._arrived, False
         if arrived:
             self._idle = 0
-        consumers = self._steady
-        return "" if arrived or consumers is None else consumers.first
+        tags = self._steady
+        return "" if arrived or tags is None else tags.first
 
     def examined(self, consumer: str, count: int, error: BaseException | None) -> None:
-        """The broker was asked how many consumers the queue of an idle consumer has."""
-        consumers, life = self._steady, self.life
-        if life is None or consumers is None or consumers.first != consumer:
+        """The broker was asked how many consumers the queue of an idle one has."""
+        tags, channel = self._steady, self.channel
+        if channel is None or tags is None or tags.first != consumer:
             return
         self._idle += 1
         if errors.is_missing(error) or (error is None and count == 0):
             _log.warning("the broker has lost the consumer of %r; consuming again", self.queue)
-            consumers.drop()
-            self._consumers = None
+            tags.drop()
+            self._tags = None
             self._paused = True
             self._restore_queue()
-        elif self._idle >= _RENEW_AFTER and not life.unsettled:
+        elif self._idle >= _RENEW_AFTER and not channel.unsettled:
             # A broker may have lost a consumer that it counts (see DELETION_PAUSE). A new channel heals that, and for
             # one that has had nothing to do for long it costs nothing.
             self._idle = 0
-            life.channel.close()
+            channel.amqp.close()
 
     def _try_again(self) -> None:
         """After a pause, look whether the queue is there and consume again."""
@@ -435,24 +435,24 @@ class Lane:
         self._gets.append(request)
         self._pursue()
 
-    def _get(self, life: Life) -> None:
+    def _get(self, channel: DeliveryChannel) -> None:
         self._getting = True
-        life.channel.basic_get(self.queue, self._on_get_ok)
+        channel.amqp.basic_get(self.queue, self._on_get_ok)
 
-    def _on_get_ok(self, channel: Channel, method: Any, properties: spec.BasicProperties, body: bytes) -> None:
-        del channel
-        life = self.life
-        if life is None:
+    def _on_get_ok(self, amqp: Channel, method: Any, properties: spec.BasicProperties, body: bytes) -> None:
+        del amqp
+        channel = self.channel
+        if channel is None:
             return
         raw = raw_properties(properties)
-        life.unsettled[method.delivery_tag] = None
-        arrival = Arrival(life, method.delivery_tag, method.redelivered, raw, body)
+        channel.unsettled[method.delivery_tag] = None
+        arrival = Arrival(channel, method.delivery_tag, method.redelivered, raw, body)
         examined = self._examine(arrival)
         if examined is not None:
             self._pass_on(examined)
         self._drop_forsaken()
         if self._gets and self._gets[0].wants_more:
-            self._get(life)
+            self._get(channel)
         else:
             self._finish_get()
 
@@ -486,28 +486,28 @@ class Lane:
         gets, self._gets = self._gets, deque()
         for request in gets:
             lost = request.fail(reason)
-            if lost and self._ledger is not None:
-                self._ledger.note_unstarted(map(self._likeness, lost))
+            if lost and self._lost is not None:
+                self._lost.note_unstarted(map(self._likeness, lost))
 
     # ------------------------------------------------------------------ round trips
 
     def barrier(self, done: Callable[[], None]) -> None:
         """Call ``done`` when the broker has seen all that was sent, and we all that it had sent before."""
-        if self.life is None:
+        if self.channel is None:
             done()
             return
-        self._barriers.add(done, self.life if self._ready else None)
+        self._round_trips.add(done, self.channel if self._ready else None)
 
     def confirm_acks(self) -> None:
         """Now and then: find out whether the broker has seen the acknowledgements."""
-        if self.life is not None:
-            self._barriers.confirm_acks(self.life)
+        if self.channel is not None:
+            self._round_trips.confirm_acks(self.channel)
 
     def close(self, done: Callable[[], None]) -> None:
         """Close the channel: the broker takes back what is unsettled."""
-        if self.life is None or not self.life.channel.is_open:
+        if self.channel is None or not self.channel.amqp.is_open:
             done()
             return
         self.prefetch = 0
         self._cancelled.append(done)
-        self.life.channel.close()
+        self.channel.amqp.close()

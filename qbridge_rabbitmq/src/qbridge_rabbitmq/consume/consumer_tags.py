@@ -9,13 +9,13 @@ from typing import Any, Final
 from pika import spec
 from pika.channel import Channel
 
-from qbridge_rabbitmq.amqp.connection import Connection, forget_consumers, raw_properties, retire_consumer
+from qbridge_rabbitmq.amqp.connection import AmqpConnection, forget_consumers, raw_properties, retire_consumer
 from qbridge_rabbitmq.amqp.frames import Sink
 
 _numbers: Final = itertools.count(1)
 
 
-class Consumers:
+class ConsumerTags:
     """Consumes. All methods run in the I/O thread.
 
     The prefetch of a consumer cannot be changed, and a quorum queue delivers again what is on its way to one that is
@@ -36,7 +36,7 @@ class Consumers:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: AmqpConnection,
         channel: Channel,
         queue: str,
         deliver: Sink,

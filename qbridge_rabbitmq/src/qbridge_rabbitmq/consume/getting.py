@@ -35,7 +35,7 @@ class GetRequest:
 
         On a slow link a page takes long, since each message is asked for, and a large message takes long by itself.
         What has come by then is taken, and the one that is on its way is awaited for as long as ``is_coming``, which is
-        asked now and then. One that is later still is for the next request (see ``Lane``).
+        asked now and then. One that is later still is for the next request (see ``Consumer``).
         """
         if self._done.wait(timeout):
             return True

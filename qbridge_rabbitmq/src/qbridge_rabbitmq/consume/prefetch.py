@@ -20,7 +20,7 @@ _SURE: Final = 3
 MOST: Final = 300
 
 
-class Pace:
+class AdaptivePrefetch:
     """Follows the speed of one consumer.
 
     Args:

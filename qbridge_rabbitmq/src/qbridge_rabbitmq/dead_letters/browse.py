@@ -20,9 +20,9 @@ from typing import Final
 
 from qbridge_core.backend import BrokerUnavailableError, QBridgeError, TransientError, logger, monotonic
 from qbridge_rabbitmq.amqp import headers
-from qbridge_rabbitmq.broker import Session
-from qbridge_rabbitmq.consume.consumer import Lane
-from qbridge_rabbitmq.queues.declarations import Topology
+from qbridge_rabbitmq.broker import ConnectedBroker
+from qbridge_rabbitmq.consume.consumer import Consumer
+from qbridge_rabbitmq.queues.declarations import Declarations
 from qbridge_rabbitmq.settle.handbacks import copy_back
 from qbridge_rabbitmq.state.in_flight import Arrival
 
@@ -41,20 +41,20 @@ _MANY_RETURNS: Final = 2
 _MOST_EXTRA: Final = 2_000
 
 
-def look(session: Session, topology: Topology, queue: str, limit: int) -> list[Arrival]:
+def look(broker: ConnectedBroker, declared: Declarations, queue: str, limit: int) -> list[Arrival]:
     """Up to ``limit`` messages from the front of a queue; none when it does not exist.
 
     Raises:
         BrokerUnavailableError: no connection, or it was lost meanwhile, or the broker does not deliver what is ready.
     """
-    with held(session, topology, queue, limit) as arrivals:
-        if not topology.is_unlimited(queue):
-            _renew(session, queue, arrivals)
+    with held(broker, declared, queue, limit) as arrivals:
+        if not declared.is_unlimited(queue):
+            _renew(broker, queue, arrivals)
         return arrivals[:limit]
 
 
 @contextmanager
-def held(session: Session, topology: Topology, queue: str, limit: int) -> Iterator[list[Arrival]]:
+def held(broker: ConnectedBroker, declared: Declarations, queue: str, limit: int) -> Iterator[list[Arrival]]:
     """Hold messages from the front of a queue; what was not acknowledged goes back to its place.
 
     It may be more than ``limit``, so that the order can be kept.
@@ -62,106 +62,112 @@ def held(session: Session, topology: Topology, queue: str, limit: int) -> Iterat
     Raises:
         BrokerUnavailableError: as :func:`look`.
     """
-    ready = session.request(f"queue {queue!r}", topology.count(queue))
-    unlimited = ready > 0 and session.request(f"queue {queue!r}", topology.check_unlimited(queue))
-    pages: list[tuple[Lane, list[Arrival]]] = []
+    ready = broker.request(f"queue {queue!r}", declared.count(queue))
+    unlimited = ready > 0 and broker.request(f"queue {queue!r}", declared.check_unlimited(queue))
+    pages: list[tuple[Consumer, list[Arrival]]] = []
     arrivals: list[Arrival] = []
     most = min(ready, limit + _MOST_EXTRA)
     try:
         while len(arrivals) < most and (len(arrivals) < limit or arrivals[-1].redelivered):
             missing = limit - len(arrivals)
-            lane = session.new_lane(queue)
+            consumer = broker.new_consumer(queue)
             page: list[Arrival] = []
-            pages.append((lane, page))
-            lane.prefetch = min(most - len(arrivals), missing if missing > 0 else _PAGE, _LARGEST_PAGE)
-            _take(session, topology, lane, page, consumers=len(pages))
+            pages.append((consumer, page))
+            consumer.prefetch = min(most - len(arrivals), missing if missing > 0 else _PAGE, _LARGEST_PAGE)
+            _take(broker, declared, consumer, page, consumers=len(pages))
             if not page:
                 break  # somebody else took them
             arrivals += page
         yield arrivals
     finally:
-        for lane, page in pages:
+        for consumer, page in pages:
             # From 4.3 on a closed channel counts as a failed delivery, and a negative acknowledgement does not; but
             # in a queue without a limit the latter moves the message to the end.
-            _give_back(session, topology, lane, page, closing=unlimited or topology.server_version < (4, 3))
+            _give_back(broker, declared, consumer, page, closing=unlimited or declared.server_version < (4, 3))
 
 
-def _take(session: Session, topology: Topology, lane: Lane, page: list[Arrival], consumers: int) -> None:
+def _take(
+    broker: ConnectedBroker, declared: Declarations, consumer: Consumer, page: list[Arrival], consumers: int
+) -> None:
     """Fill the page; it stays shorter when somebody else took the rest."""
-    count = lane.prefetch
-    session.io.post(lambda: lane.subscribe(count))
+    count = consumer.prefetch
+    broker.io.post(lambda: consumer.subscribe(count))
     since = monotonic()
-    while len(page) < count and lane.missing is None:
-        more = _next(session, lane, count - len(page))
+    while len(page) < count and consumer.missing is None:
+        more = _next(broker, consumer, count - len(page))
         if more:
             page += more
             since = monotonic()
-        elif not _may_come(session, topology, lane, consumers, monotonic() - since):
+        elif not _may_come(broker, declared, consumer, consumers, monotonic() - since):
             return
 
 
-def _next(session: Session, lane: Lane, count: int) -> list[Arrival]:
+def _next(broker: ConnectedBroker, consumer: Consumer, count: int) -> list[Arrival]:
     """What comes next; nothing when nothing was on its way for some time."""
     deadline = monotonic() + _PATIENCE
-    while monotonic() < deadline and lane.missing is None:
-        more = lane.buffer.take(count, 0.1)
-        session.require_connection()
+    while monotonic() < deadline and consumer.missing is None:
+        more = consumer.buffer.take(count, 0.1)
+        broker.require_connection()
         if more:
             return more
-    session.round_trip(lane)
-    return lane.buffer.take(count, 0.0)
+    broker.round_trip(consumer)
+    return consumer.buffer.take(count, 0.0)
 
 
-def _may_come(session: Session, topology: Topology, lane: Lane, consumers: int, waited: float) -> bool:
+def _may_come(
+    broker: ConnectedBroker, declared: Declarations, consumer: Consumer, consumers: int, waited: float
+) -> bool:
     """Whether to wait on, after nothing has come for so many seconds; ``consumers`` are our own.
 
     Raises:
         BrokerUnavailableError: the broker does not deliver what it has ready.
     """
-    ready, all_consumers = session.request(f"queue {lane.queue!r}", topology.look_at(lane.queue))
-    if all_consumers > consumers or lane.missing is not None:
+    ready, all_consumers = broker.request(f"queue {consumer.queue!r}", declared.look_at(consumer.queue))
+    if all_consumers > consumers or consumer.missing is not None:
         return False
     if not ready:
         return waited < _UNDER_WAY  # somebody took them without a consumer, or the broker is about to send them
     if waited >= _HESITATION and consumers == 1:  # later pages are there for the order alone
-        raise BrokerUnavailableError(f"{ready} messages of {lane.queue!r} are ready, but the broker delivers none")
+        raise BrokerUnavailableError(f"{ready} messages of {consumer.queue!r} are ready, but the broker delivers none")
     return waited < _HESITATION
 
 
-def _give_back(session: Session, topology: Topology, lane: Lane, arrivals: list[Arrival], *, closing: bool) -> None:
-    before = session.request(f"queue {lane.queue!r}", topology.count(lane.queue))
+def _give_back(
+    broker: ConnectedBroker, declared: Declarations, consumer: Consumer, arrivals: list[Arrival], *, closing: bool
+) -> None:
+    before = broker.request(f"queue {consumer.queue!r}", declared.count(consumer.queue))
     closed = threading.Event()
     returning = 0
 
     def close() -> None:
         nonlocal returning
-        if lane.life is not None:
-            lane.life.flush()
-            returning = len(lane.life.unsettled)  # without those that were replaced
+        if consumer.channel is not None:
+            consumer.channel.flush()
+            returning = len(consumer.channel.unsettled)  # without those that were replaced
         if not closing:
             for arrival in arrivals:
-                arrival.life.nack(arrival.number)
-        lane.close(closed.set)
+                arrival.channel.nack(arrival.number)
+        consumer.close(closed.set)
 
-    session.io.post(close)
+    broker.io.post(close)
     closed.wait(_RETURN_TIMEOUT)
     # The queue takes the messages back a moment later; the next page, and the next look, must come after that.
     deadline = monotonic() + _RETURN_TIMEOUT
-    while session.request(f"queue {lane.queue!r}", topology.count(lane.queue)) < before + returning:
+    while broker.request(f"queue {consumer.queue!r}", declared.count(consumer.queue)) < before + returning:
         if monotonic() > deadline:
             break  # somebody else consumes them
         time.sleep(0.002)
 
 
-def _renew(session: Session, queue: str, arrivals: list[Arrival]) -> None:
+def _renew(broker: ConnectedBroker, queue: str, arrivals: list[Arrival]) -> None:
     """Replace messages that came back many times by copies, which the broker counts anew."""
     for arrival in arrivals:
         if headers.delivery_count(arrival.properties) >= _MANY_RETURNS:
             try:
-                session.send([copy_back(session, queue, arrival)])
+                broker.send([copy_back(broker, queue, arrival)])
             except QBridgeError as exc:
                 _log.warning("a message of %r is close to its delivery limit: %s", queue, exc)
                 if isinstance(exc, TransientError):
                     return
                 continue  # something is wrong with this one
-            arrival.life.acknowledge(arrival)
+            arrival.channel.acknowledge(arrival)

@@ -8,17 +8,17 @@ from typing import Final
 
 from qbridge_core.backend import SOURCE_QUEUE, UnroutableError, meta_text
 from qbridge_rabbitmq.amqp import copies, headers
-from qbridge_rabbitmq.broker import Session
+from qbridge_rabbitmq.broker import ConnectedBroker
 from qbridge_rabbitmq.dead_letters import broker_deaths, browse
-from qbridge_rabbitmq.publish.publisher import LARGE, Outgoing
-from qbridge_rabbitmq.queues.declarations import Topology
+from qbridge_rabbitmq.publish.publisher import LARGE, Publication
+from qbridge_rabbitmq.queues.declarations import Declarations
 from qbridge_rabbitmq.state.in_flight import Arrival
 
 _PAGE: Final = 500
 _TOGETHER: Final = 100
 
 
-def replay(session: Session, topology: Topology, queue: str, target: str | None, limit: int | None) -> int:
+def replay(broker: ConnectedBroker, declared: Declarations, queue: str, target: str | None, limit: int | None) -> int:
     """Replay up to ``limit`` letters, a page at a time; how many went back.
 
     The letters of a page are taken without an acknowledgement, as for a listing, and each is acknowledged when its copy
@@ -27,31 +27,31 @@ def replay(session: Session, topology: Topology, queue: str, target: str | None,
     Raises:
         QBridgeError: the first letter that could not be sent.
     """
-    waiting = session.request(f"queue {queue!r}", topology.count(queue))
+    waiting = broker.request(f"queue {queue!r}", declared.count(queue))
     remaining = waiting if limit is None else min(limit, waiting)
     replayed = 0
     while replayed < remaining:
-        with browse.held(session, topology, queue, min(_PAGE, remaining - replayed)) as arrivals:
+        with browse.held(broker, declared, queue, min(_PAGE, remaining - replayed)) as arrivals:
             if not arrivals:
                 break
             page = arrivals[: remaining - replayed]
             for name, letters in groupby(page, key=lambda arrival: target or _source(arrival)):
                 for part in _parts(list(letters)):
-                    _send(session, queue, name, part)
+                    _send(broker, queue, name, part)
                     replayed += len(part)
     return replayed
 
 
-def _send(session: Session, queue: str, target: str, letters: Sequence[Arrival]) -> None:
+def _send(broker: ConnectedBroker, queue: str, target: str, letters: Sequence[Arrival]) -> None:
     if not target:
         raise UnroutableError(f"a dead letter in {queue!r} does not say which queue it came from; give replay a target")
-    room = session.publisher.room
-    failed = session.send_each(
-        [Outgoing("", target, copies.copy(one.properties, {}, most=room), one.body) for one in letters]
+    room = broker.publisher.room
+    failed = broker.send_each(
+        [Publication("", target, copies.copy(one.properties, {}, most=room), one.body) for one in letters]
     )
     for position, letter in enumerate(letters):
         if position not in failed:
-            letter.life.acknowledge(letter)
+            letter.channel.acknowledge(letter)
     if failed:
         raise failed[min(failed)]
 

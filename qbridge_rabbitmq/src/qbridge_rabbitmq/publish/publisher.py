@@ -26,7 +26,7 @@ from qbridge_core.backend import (
     monotonic,
 )
 from qbridge_rabbitmq.amqp import errors
-from qbridge_rabbitmq.amqp.connection import Connection, raw_properties
+from qbridge_rabbitmq.amqp.connection import AmqpConnection, raw_properties
 from qbridge_rabbitmq.amqp.frames import HEADER_OVERHEAD, UnwritableError
 from qbridge_rabbitmq.connection.options import FRAME_MAX
 
@@ -38,7 +38,7 @@ LARGE: Final = 4 * 1024 * 1024
 _RENEW_AFTER: Final = 0.5
 
 
-class Outgoing:
+class Publication:
     """One message to publish: where to, its properties as bytes, its body."""
 
     __slots__ = ("batch", "body", "exchange", "properties", "returned", "routing_key")
@@ -59,7 +59,7 @@ class Batch:
         errors: of those that failed, by their position.
     """
 
-    def __init__(self, messages: Sequence[Outgoing]) -> None:
+    def __init__(self, messages: Sequence[Publication]) -> None:
         self.messages = messages
         self.sent = False
         self.heard = -1
@@ -79,7 +79,7 @@ class Batch:
         if self.errors:
             raise self.errors[min(self.errors)]
 
-    def settle(self, message: Outgoing, error: QBridgeError | None = None) -> None:
+    def settle(self, message: Publication, error: QBridgeError | None = None) -> None:
         """In the I/O thread: one message has its outcome."""
         if error is not None:
             self.errors[self.messages.index(message)] = error
@@ -96,7 +96,7 @@ class Batch:
 class ConfirmChannel:
     """A channel in confirm mode. All methods run in the I/O thread."""
 
-    def __init__(self, connection: Connection, purpose: str, heard: Callable[[], None]) -> None:
+    def __init__(self, connection: AmqpConnection, purpose: str, heard: Callable[[], None]) -> None:
         self.closed: BaseException | None = None
         self._connection = connection
         self._purpose = purpose
@@ -105,7 +105,7 @@ class ConfirmChannel:
         self._refused = self._retired = False
         self._ready = False
         self._waiting: list[Batch] = []
-        self._unconfirmed: dict[int, Outgoing] = {}
+        self._unconfirmed: dict[int, Publication] = {}
         self._last_tag = 0
         self._channel: Channel = connection.channel(on_open_callback=self._opened)
         self._channel.add_on_close_callback(self._on_close)
@@ -136,13 +136,13 @@ class ConfirmChannel:
             for message in messages:
                 batch.settle(message, errors.from_channel(exc, repr(message.routing_key)))
 
-    def _send(self, messages: Sequence[Outgoing]) -> None:
+    def _send(self, messages: Sequence[Publication]) -> None:
         self._connection.send_messages(self._channel.channel_number, messages)
         for message in messages:
             self._last_tag += 1
             self._unconfirmed[self._last_tag] = message
 
-    def _send_each(self, messages: Sequence[Outgoing]) -> None:
+    def _send_each(self, messages: Sequence[Publication]) -> None:
         """One of them cannot be sent: it must not keep the others from it."""
         for message in messages:
             try:
@@ -152,7 +152,7 @@ class ConfirmChannel:
                 error.__cause__ = exc
                 message.batch.settle(message, error)
 
-    def _without_too_large(self, batch: Batch) -> list[Outgoing]:
+    def _without_too_large(self, batch: Batch) -> list[Publication]:
         """What the broker takes; it would close the channel for the others, and nobody would know of those on it."""
         most = self._connection.largest_body
         for message in batch.messages:
@@ -253,7 +253,7 @@ class ConfirmChannel:
         self._waiting.clear()
 
 
-def _over_limit(message: Outgoing, reason: str) -> QBridgeError:
+def _over_limit(message: Publication, reason: str) -> QBridgeError:
     return MessageTooLargeError(f"a message of {len(message.body)} bytes for {message.routing_key!r}: {reason}")
 
 
@@ -268,11 +268,11 @@ class Publisher:
     def __init__(self) -> None:
         self.room = FRAME_MAX - HEADER_OVERHEAD
         self.blocked = ""
-        self._connection: Connection | None = None
+        self._connection: AmqpConnection | None = None
         self._channels: dict[str, ConfirmChannel] = {}
         self._confirms = 0  # frames, which may confirm several messages
 
-    def up(self, connection: Connection) -> None:
+    def up(self, connection: AmqpConnection) -> None:
         """The connection is there."""
         self._connection = connection
         self.room = connection.largest_properties
@@ -314,7 +314,7 @@ class Publisher:
         reason = f"; it blocks publishers: {self.blocked}" if self.blocked else ""
         return PublishUnconfirmedError(f"no confirmation within {timeout:g} s{reason}")
 
-    def _channel(self, connection: Connection, purpose: str) -> ConfirmChannel:
+    def _channel(self, connection: AmqpConnection, purpose: str) -> ConfirmChannel:
         channel = self._channels.get(purpose)
         if channel is None or not channel.is_usable:
             if channel is not None:

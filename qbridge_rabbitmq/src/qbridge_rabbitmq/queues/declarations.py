@@ -1,4 +1,4 @@
-"""The queues and exchanges that QBridge declares, as requests for :class:`qbridge_rabbitmq.queues.requests.Admin`."""
+"""The queues and exchanges that QBridge declares, as steps for :class:`qbridge_rabbitmq.queues.requests.Requests`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LONGEST_HOLD_MS: Final = 365 * 24 * 3600 * 1000
 _SIDE_LEVELS_VALID: Final = 60.0
 
 
-class Topology:
+class Declarations:
     """What this client has declared, kept over reconnects. The generators run in the I/O thread.
 
     Args:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from pika import exceptions
 from pika.channel import Channel
 
-from qbridge_rabbitmq.amqp.connection import Connection
+from qbridge_rabbitmq.amqp.connection import AmqpConnection
 
 T = TypeVar("T")
 Step = Callable[[Channel, Callable[[Any], None]], object]
@@ -23,18 +23,18 @@ Step = Callable[[Channel, Callable[[Any], None]], object]
 Steps = Generator[Step, Any, T]
 
 
-class Admin:
+class Requests:
     """The channel for requests on the consuming connection. All methods run in the I/O thread."""
 
     def __init__(self) -> None:
-        self._connection: Connection | None = None
+        self._connection: AmqpConnection | None = None
         self._channel: Channel | None = None
         self._waiting: deque[tuple[Steps[Any], Future[Any]]] = deque()
         self._running: tuple[Steps[Any], Future[Any]] | None = None
         self._step: Step | None = None
         self._serial = 0
 
-    def up(self, connection: Connection) -> None:
+    def up(self, connection: AmqpConnection) -> None:
         """The connection is there."""
         self._connection = connection
         self._next()
@@ -107,7 +107,7 @@ class Admin:
             except Exception as exc:  # noqa: BLE001 - for example a name that cannot be encoded
                 self._resume(error=exc)
 
-    def _open(self, connection: Connection) -> None:
+    def _open(self, connection: AmqpConnection) -> None:
         def opened(channel: Channel) -> None:
             if channel is self._channel and self._running is not None:
                 self._perform()

@@ -19,7 +19,7 @@ from qbridge_core.backend import Delivery
 MAX_MARKS: Final = 10_000
 
 
-class Doubts:
+class Duplicates:
     """The doubtful copies of one client. Thread-safe.
 
     Args:

@@ -22,16 +22,16 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from qbridge_core.backend import Delivery, logger, monotonic
-from qbridge_rabbitmq.recovery.duplicates import Doubts
+from qbridge_rabbitmq.recovery.duplicates import Duplicates
 from qbridge_rabbitmq.state.identity import Key
-from qbridge_rabbitmq.state.in_flight import Arrival, Life, Returned
+from qbridge_rabbitmq.state.in_flight import Arrival, DeliveryChannel, Handback
 
 _log: Final = logger("qbridge.rabbitmq")
 MAX_ENTRIES: Final = 10_000
 MAX_AGE: Final = 600.0
 # Each may hold a traceback. They come back one after the other, so these are those of the last minutes.
-MAX_RETURNED: Final = 1_000
-MAX_RETURNED_AGE: Final = 3_600.0
+MAX_HANDBACKS: Final = 1_000
+MAX_HANDBACK_AGE: Final = 3_600.0
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
 Settlement = Callable[[], bool]
@@ -51,8 +51,8 @@ class _Entry:
         self.lost_at = lost_at
 
 
-class Ledger:
-    """The lost deliveries of one client. Thread-safe; takes its own lock before that of a :class:`Life`.
+class LostDeliveries:
+    """The lost deliveries of one client. Thread-safe; takes its own lock before that of a :class:`DeliveryChannel`.
 
     Args:
         max_entries: how many are remembered, of those that are open and of those that are done.
@@ -67,10 +67,10 @@ class Ledger:
         self._waiting: dict[Key, deque[_Entry]] = {}
         self._done: dict[Key, tuple[int, float]] = {}  # how many with this key, and since when
         self._unstarted: dict[Key, tuple[int, float]] = {}  # likewise
-        self._returned: dict[Key, tuple[Returned, float]] = {}  # and since when
+        self._handbacks: dict[Key, tuple[Handback, float]] = {}  # and since when
         self._open: dict[int, _Entry] = {}  # by the identity of the delivery: not settled by the application yet
         self._chores = _Chores()
-        self.doubts: Final = Doubts()
+        self.duplicates: Final = Duplicates()
 
     def __len__(self) -> int:
         return len(self._entries) + len(self._done)
@@ -78,7 +78,7 @@ class Ledger:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to recognize; cheap."""
-        return not self._waiting and not self._done and not self._unstarted and not self._returned
+        return not self._waiting and not self._done and not self._unstarted and not self._handbacks
 
     def held(self, queue: str) -> int:
         """How many deliveries of a queue the application still holds, though the broker has taken them back."""
@@ -87,11 +87,11 @@ class Ledger:
 
     # ------------------------------------------------------------------ I/O thread
 
-    def adopt(self, life: Life) -> None:
+    def adopt(self, channel: DeliveryChannel) -> None:
         """A channel has ended: take over what was in flight on it."""
         now = monotonic()
         with self._lock:  # whoever finds the channel ended then waits here until its delivery is known
-            loss = life.lose()
+            loss = channel.lose()
             for settling, items in ((False, loss.held), (True, loss.settling)):
                 for key, delivery in items:
                     entry = _Entry(key, delivery, settling, now)
@@ -112,7 +112,7 @@ class Ledger:
                 return True
             if not _take_one(self._done, key):
                 return False
-            arrival.life.acknowledge(arrival)
+            arrival.channel.acknowledge(arrival)
         _log.info("message %s of %r came back after its work was done; it is acknowledged again", key[1], key[0])
         return True
 
@@ -130,24 +130,24 @@ class Ledger:
             with self._lock:
                 _add_one(self._done, key, monotonic())
 
-    def note_returned(self, key: Key, returned: Returned) -> None:
+    def note_handback(self, key: Key, handback: Handback) -> None:
         """A message goes back to its queue (in any thread)."""
         with self._lock:
-            self._returned.pop(key, None)
-            self._returned[key] = returned, monotonic()
-            if len(self._returned) > MAX_RETURNED:
-                del self._returned[next(iter(self._returned))]
+            self._handbacks.pop(key, None)
+            self._handbacks[key] = handback, monotonic()
+            if len(self._handbacks) > MAX_HANDBACKS:
+                del self._handbacks[next(iter(self._handbacks))]
 
-    def take_returned(self, key: Key) -> Returned | None:
+    def take_handback(self, key: Key) -> Handback | None:
         """What is remembered of a message that may be one of those (in any thread)."""
         with self._lock:
-            returned, _ = self._returned.pop(key, (None, 0.0))
-            return returned
+            handback, _ = self._handbacks.pop(key, (None, 0.0))
+            return handback
 
     @property
-    def has_returned(self) -> bool:
+    def has_handbacks(self) -> bool:
         """Whether there are any; cheap."""
-        return bool(self._returned)
+        return bool(self._handbacks)
 
     def was_unstarted(self, key: Key) -> bool:
         """Whether a redelivered message is one of those."""
@@ -164,9 +164,9 @@ class Ledger:
                 if entry.lost_at > oldest and len(self._entries) <= self._max_entries:
                     break
                 self._forget(entry)
-            gone = monotonic() - MAX_RETURNED_AGE
-            while self._returned and next(iter(self._returned.values()))[1] < gone:
-                del self._returned[next(iter(self._returned))]
+            gone = monotonic() - MAX_HANDBACK_AGE
+            while self._handbacks and next(iter(self._handbacks.values()))[1] < gone:
+                del self._handbacks[next(iter(self._handbacks))]
             for memory in (self._done, self._unstarted):
                 while memory:
                     key, (_, since) = next(iter(memory.items()))
@@ -179,7 +179,7 @@ class Ledger:
     def acknowledge(self, delivery: Delivery) -> bool:
         """The work is done. False when the delivery has been bound again: settle it there."""
         with self._lock:
-            if not delivery.tag.life.lost:
+            if not delivery.tag.channel.lost:
                 return False
             entry = self._open.get(id(delivery))
             if entry is not None and not entry.settling:
@@ -189,7 +189,7 @@ class Ledger:
     def finish(self, delivery: Delivery) -> bool:
         """A settlement that began before the loss has succeeded. False when the delivery has been bound again."""
         with self._lock:
-            if not delivery.tag.life.lost:
+            if not delivery.tag.channel.lost:
                 return False
             entry = self._open.get(id(delivery))
             if entry is not None:
@@ -199,7 +199,7 @@ class Ledger:
     def unclaim(self, delivery: Delivery) -> bool:
         """A settlement that began before the loss has failed. False when the delivery has been bound again."""
         with self._lock:
-            if not delivery.tag.life.lost:
+            if not delivery.tag.channel.lost:
                 return False
             entry = self._open.get(id(delivery))
             if entry is not None:
@@ -212,7 +212,7 @@ class Ledger:
         False when the delivery has been bound again: settle it there.
         """
         with self._lock:
-            if not delivery.tag.life.lost:
+            if not delivery.tag.channel.lost:
                 return False
             entry = self._open.get(id(delivery))
             if entry is None or entry.settling:
@@ -231,7 +231,7 @@ class Ledger:
                 self._forget(entry)
             self._done.clear()
             self._unstarted.clear()
-            self._returned.clear()
+            self._handbacks.clear()
         self._chores.close()
 
     # ------------------------------------------------------------------ with the lock
@@ -241,7 +241,7 @@ class Ledger:
         delivery = entry.delivery
         settlement = entry.settlement
         delivery.tag = arrival
-        arrival.life.resume(arrival.number, delivery, entry.settling or settlement is not None)
+        arrival.channel.resume(arrival.number, delivery, entry.settling or settlement is not None)
         if settlement is not None:
             self._chores.add(settlement)
 
@@ -251,9 +251,9 @@ class Ledger:
 
     def _forget(self, entry: _Entry) -> None:
         self._remove(entry)
-        self.doubts.withdraw(entry.key[2])
+        self.duplicates.withdraw(entry.key[2])
         if entry.settlement is None and not entry.settling:
-            entry.delivery.tag.life.disown(entry.delivery.tag.number, entry.delivery)
+            entry.delivery.tag.channel.disown(entry.delivery.tag.number, entry.delivery)
 
     def _remove(self, entry: _Entry) -> None:
         self._entries.pop(entry, None)

@@ -25,7 +25,7 @@ _LONGEST_ROW: Final = 300
 _COUNTED: Final = (b"x-delivery-count", b"x-acquired-count")
 
 
-class Suspicion:
+class PoisonRule:
     """Judges the redelivered messages of one queue, for the I/O thread.
 
     Attributes:

@@ -14,40 +14,40 @@ from qbridge_core.backend import (
     meta_time,
 )
 from qbridge_rabbitmq.amqp import headers
-from qbridge_rabbitmq.broker import Session
+from qbridge_rabbitmq.broker import ConnectedBroker
 from qbridge_rabbitmq.queues import delays
 from qbridge_rabbitmq.state.identity import likeness
-from qbridge_rabbitmq.state.in_flight import Arrival, Life
+from qbridge_rabbitmq.state.in_flight import Arrival, DeliveryChannel
 
 
-def hand_out(session: Session, queue: str, arrivals: Sequence[Arrival]) -> list[Delivery]:
+def hand_out(broker: ConnectedBroker, queue: str, arrivals: Sequence[Arrival]) -> list[Delivery]:
     """The deliveries for arrivals, but for twins of earlier ones, and for those whose channel has ended."""
     handed: list[Delivery] = []
-    for life, group in itertools.groupby(arrivals, _life_of):
+    for channel, group in itertools.groupby(arrivals, _channel_of):
         deliveries = [_delivery(queue, arrival) for arrival in group]
-        if life.hand_out(deliveries):
+        if channel.hand_out(deliveries):
             handed += deliveries
         else:
-            session.ledger.note_unstarted([likeness(queue, delivery.tag.trace) for delivery in deliveries])
-    return [delivery for delivery in handed if _is_first(session, delivery)]
+            broker.lost_deliveries.note_unstarted([likeness(queue, delivery.tag.trace) for delivery in deliveries])
+    return [delivery for delivery in handed if _is_first(broker, delivery)]
 
 
-def _life_of(arrival: Arrival) -> Life:
-    return arrival.life
+def _channel_of(arrival: Arrival) -> DeliveryChannel:
+    return arrival.channel
 
 
-def _is_first(session: Session, delivery: Delivery) -> bool:
+def _is_first(broker: ConnectedBroker, delivery: Delivery) -> bool:
     """Whether no twin of it was handed out; otherwise it is acknowledged."""
-    doubts, properties = session.ledger.doubts, delivery.tag.properties
+    duplicates, properties = broker.lost_deliveries.duplicates, delivery.tag.properties
     delayed = delays.passed(delivery.queue, properties)
-    if not delayed and not doubts.marks:
+    if not delayed and not duplicates.marks:
         return True
     content = headers.read(properties)
     # One without an id could not be recognized after a loss of the connection, and its twin may be all that is left.
     delayed = delayed and bool(content.mark and content.message_id)
-    if not (delayed or doubts.marks) or doubts.admit(content.mark, delayed):
+    if not (delayed or duplicates.marks) or duplicates.admit(content.mark, delayed):
         return True
-    acknowledge(session, delivery)
+    acknowledge(broker, delivery)
     return False
 
 
@@ -55,7 +55,7 @@ def _delivery(queue: str, arrival: Arrival) -> Delivery:
     _, _, redelivered, properties, body, suspected, _, returned = arrival
     message_id, producers, meta, _ = headers.read(properties)
     if returned is not None and returned.noted is not None:
-        delivery = _delivery(queue, arrival._replace(returned=None))
+        delivery = _delivery(queue, arrival._replace(handback=None))
         delivery.note(returned.noted)
         return delivery
     if not meta:
@@ -75,29 +75,29 @@ def _delivery(queue: str, arrival: Arrival) -> Delivery:
     )
 
 
-def acknowledge(session: Session, delivery: Delivery) -> None:
+def acknowledge(broker: ConnectedBroker, delivery: Delivery) -> None:
     """Have a delivery acknowledged, on the channel that it is bound to by now; nothing when it is settled already."""
     while True:
         arrival: Arrival = delivery.tag
-        claimed = arrival.life.claim_and_finish(arrival.number)
+        claimed = arrival.channel.claim_and_finish(arrival.number)
         if claimed:
-            session.io.wake_soon()
-        if claimed is not None or session.ledger.acknowledge(delivery):
+            broker.io.wake_soon()
+        if claimed is not None or broker.lost_deliveries.acknowledge(delivery):
             return
 
 
 def claim(delivery: Delivery) -> bool | None:
-    """Take the right to settle a delivery; see :meth:`Life.claim`."""
+    """Take the right to settle a delivery; see :meth:`DeliveryChannel.claim`."""
     arrival: Arrival = delivery.tag
-    return arrival.life.claim(arrival.number)
+    return arrival.channel.claim(arrival.number)
 
 
-def finish(session: Session, delivery: Delivery) -> None:
+def finish(broker: ConnectedBroker, delivery: Delivery) -> None:
     """The copy exists: acknowledge the original, here or, if its connection was lost meanwhile, when it comes back."""
     while True:
         arrival: Arrival = delivery.tag
-        if arrival.life.finish(arrival.number):
-            session.io.wake()
+        if arrival.channel.finish(arrival.number):
+            broker.io.wake()
             return
-        if session.ledger.finish(delivery):
+        if broker.lost_deliveries.finish(delivery):
             return

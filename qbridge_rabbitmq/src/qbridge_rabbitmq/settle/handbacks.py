@@ -19,8 +19,8 @@ from qbridge_core.backend import (
     logger,
 )
 from qbridge_rabbitmq.amqp import copies, headers
-from qbridge_rabbitmq.broker import Session
-from qbridge_rabbitmq.publish.publisher import LARGE, Outgoing
+from qbridge_rabbitmq.broker import ConnectedBroker
+from qbridge_rabbitmq.publish.publisher import LARGE, Publication
 from qbridge_rabbitmq.state.identity import exact, key_of
 from qbridge_rabbitmq.state.in_flight import Arrival
 
@@ -32,7 +32,7 @@ HAND_BACK_TIMEOUT: Final = 1.0
 MANY_RETURNS: Final = 10
 
 
-def outgoing(queue: str, message: Message, room: int, most: int) -> Outgoing:
+def publication(queue: str, message: Message, room: int, most: int) -> Publication:
     """A message of a caller, checked.
 
     Args:
@@ -58,15 +58,15 @@ def outgoing(queue: str, message: Message, room: int, most: int) -> Outgoing:
             f"the headers of a message for {queue!r} take {len(properties)} bytes: they do not fit into one frame "
             f"together with the explanation of a dead letter ({room} bytes in all); put large data into the body"
         )
-    return Outgoing("", queue, properties, body)
+    return Publication("", queue, properties, body)
 
 
-def chunks(queue: str, messages: Iterable[Message], room: int, most: int) -> Iterator[list[Outgoing]]:
+def chunks(queue: str, messages: Iterable[Message], room: int, most: int) -> Iterator[list[Publication]]:
     """Some hundred messages each, less of long ones, and each very large message by itself."""
-    chunk: list[Outgoing] = []
+    chunk: list[Publication] = []
     size = 0
     for message in check_messages(messages):
-        made = outgoing(queue, check_message(message), room, most)
+        made = publication(queue, check_message(message), room, most)
         length = len(made.body)
         if chunk and (len(chunk) >= CHUNK or size + length > LARGE):
             yield chunk
@@ -77,32 +77,32 @@ def chunks(queue: str, messages: Iterable[Message], room: int, most: int) -> Ite
         yield chunk
 
 
-def copy_back(session: Session, queue: str, arrival: Arrival) -> Outgoing:
+def copy_back(broker: ConnectedBroker, queue: str, arrival: Arrival) -> Publication:
     """The copy of a message that goes back to its queue, nothing counted."""
-    properties = copies.handed_back(arrival.properties, session.publisher.room)
-    if arrival.returned is not None:
-        session.ledger.note_returned(exact(queue, properties, arrival.body), arrival.returned)
-    return Outgoing("", queue, properties, arrival.body)
+    properties = copies.handed_back(arrival.properties, broker.publisher.room)
+    if arrival.handback is not None:
+        broker.lost_deliveries.note_handback(exact(queue, properties, arrival.body), arrival.handback)
+    return Publication("", queue, properties, arrival.body)
 
 
-def replace(session: Session, queue: str, arrival: Arrival) -> None:
+def replace(broker: ConnectedBroker, queue: str, arrival: Arrival) -> None:
     """A copy of it exists: acknowledge it, or when its connection was lost meanwhile, as soon as it comes back."""
-    if not arrival.life.acknowledge(arrival):
-        session.ledger.note_done(key_of(queue, arrival.trace))
+    if not arrival.channel.acknowledge(arrival):
+        broker.lost_deliveries.note_done(key_of(queue, arrival.trace))
 
 
-def give_back(session: Session, queue: str, arrivals: list[Arrival]) -> None:
+def give_back(broker: ConnectedBroker, queue: str, arrivals: list[Arrival]) -> None:
     """Return what nobody has taken: copies that the broker has not delivered yet, or else the messages themselves."""
     try:
-        failed = session.send_each([copy_back(session, queue, arrival) for arrival in arrivals], HAND_BACK_TIMEOUT)
+        failed = broker.send_each([copy_back(broker, queue, arrival) for arrival in arrivals], HAND_BACK_TIMEOUT)
     except QBridgeError as exc:
         _log.debug("messages of %r go back without copies: %s", queue, exc)
         for arrival in arrivals:
-            arrival.life.give_back(arrival.number)
+            arrival.channel.give_back(arrival.number)
     else:
         for position, arrival in enumerate(arrivals):
             if position in failed:
-                arrival.life.give_back(arrival.number)
+                arrival.channel.give_back(arrival.number)
             else:
-                replace(session, queue, arrival)
-    session.io.wake()
+                replace(broker, queue, arrival)
+    broker.io.wake()

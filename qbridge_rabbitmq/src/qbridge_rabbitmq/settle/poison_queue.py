@@ -25,9 +25,9 @@ from qbridge_core.backend import (
     monotonic,
 )
 from qbridge_rabbitmq.amqp import copies, headers
-from qbridge_rabbitmq.broker import Session
-from qbridge_rabbitmq.publish.publisher import Outgoing
-from qbridge_rabbitmq.queues.declarations import Topology
+from qbridge_rabbitmq.broker import ConnectedBroker
+from qbridge_rabbitmq.publish.publisher import Publication
+from qbridge_rabbitmq.queues.declarations import Declarations
 from qbridge_rabbitmq.settle.handbacks import replace
 from qbridge_rabbitmq.state.identity import likeness
 from qbridge_rabbitmq.state.in_flight import Arrival
@@ -36,18 +36,18 @@ _MAX_NAME: Final = 255
 _MOST_DOUBTFUL: Final = 1_000
 
 
-class Docket:
+class PoisonQueue:
     """The suspects of one client. ``take`` is called by one thread at a time for a queue.
 
     Args:
-        session: the connection.
-        topology: knows the locks.
+        broker: the connection.
+        declarations: knows the locks.
         grace: seconds after which a lock that is missing will not come back.
     """
 
-    def __init__(self, session: Session, topology: Topology, grace: float) -> None:
-        self._session = session
-        self._topology = topology
+    def __init__(self, broker: ConnectedBroker, declarations: Declarations, grace: float) -> None:
+        self._broker = broker
+        self._declarations = declarations
         self._grace = grace
         self._held: dict[str, Delivery] = {}
         self._missing: dict[str, tuple[int, float]] = {}  # in which connection, and since when, a lock was missing
@@ -57,7 +57,7 @@ class Docket:
         self._release()
         doubtful: dict[str, Arrival] = {}
         try:
-            while arrivals := self._session.receive(queue, 1, 0.0 if doubtful else timeout, list):
+            while arrivals := self._broker.receive(queue, 1, 0.0 if doubtful else timeout, list):
                 (arrival,) = arrivals
                 mark = headers.read(arrival.properties).mark
                 try:
@@ -73,7 +73,7 @@ class Docket:
         finally:
             for arrival in doubtful.values():
                 self._put_back(queue, arrival)
-            self._session.io.wake()
+            self._broker.io.wake()
 
     def hold(self, queue: str, delivery: Delivery) -> None:
         """A suspect that ``take`` returned is now the caller's; its lock lasts until it is settled."""
@@ -81,11 +81,11 @@ class Docket:
 
     def _put_back(self, queue: str, arrival: Arrival) -> None:
         if _may_have_run(arrival):
-            arrival.life.give_back(arrival.number)
-        elif arrival.life.lost:
-            self._session.ledger.note_unstarted([likeness(queue, arrival.trace)])
+            arrival.channel.give_back(arrival.number)
+        elif arrival.channel.lost:
+            self._broker.lost_deliveries.note_unstarted([likeness(queue, arrival.trace)])
         else:
-            self._session.lane(queue).buffer.put(arrival)
+            self._broker.consumer(queue).buffer.put(arrival)
 
     def _may_run(self, queue: str, arrival: Arrival, mark: str, doubtful: dict[str, Arrival]) -> bool:
         if not mark:
@@ -106,7 +106,7 @@ class Docket:
         if not self._request(name, lock=False):
             self._missing.pop(name, None)
             return False
-        now, connection = monotonic(), self._session.connections
+        now, connection = monotonic(), self._broker.connections
         since = self._missing.get(name)
         if since is None or since[0] != connection:  # after a loss of ours the others too need time to come back
             if len(self._missing) >= _MOST_DOUBTFUL:
@@ -121,16 +121,16 @@ class Docket:
     def _request(self, name: str, *, lock: bool) -> bool:
         """Take a lock, or look whether nobody has it."""
         if lock:
-            self._session.locks.add(name)
-            steps = self._topology.lock(name)
+            self._broker.locks.add(name)
+            steps = self._declarations.lock(name)
         else:
-            steps = self._topology.is_free(name)
+            steps = self._declarations.is_free(name)
         done = False
         try:
-            done = self._session.request(f"lock {name!r}", steps)
+            done = self._broker.request(f"lock {name!r}", steps)
         finally:
             if lock and not done:
-                self._session.locks.discard(name)
+                self._broker.locks.discard(name)
         return done
 
     def _replace(self, queue: str, arrival: Arrival, deaths: int) -> None:
@@ -142,21 +142,21 @@ class Docket:
         elif deaths:
             # Once a suspect has killed a worker alone, the death that made it a suspect was its doing as well.
             ours[CRASHES] = (meta_int(content.meta, CRASHES) or 1) + deaths
-        most = self._session.publisher.room
-        self._session.send([Outgoing("", queue, copies.copy(arrival.properties, ours, most=most), arrival.body)])
-        replace(self._session, queue, arrival)
-        self._session.io.wake()
+        most = self._broker.publisher.room
+        self._broker.send([Publication("", queue, copies.copy(arrival.properties, ours, most=most), arrival.body)])
+        replace(self._broker, queue, arrival)
+        self._broker.io.wake()
 
     def _release(self) -> None:
         for name, delivery in list(self._held.items()):
             arrival: Arrival = delivery.tag
             # One whose connection was lost comes back; until then nobody else must take it for a killer.
-            if arrival.life.lost or arrival.life.is_open(arrival.number):
+            if arrival.channel.lost or arrival.channel.is_open(arrival.number):
                 continue
             del self._held[name]
-            self._session.locks.discard(name)
+            self._broker.locks.discard(name)
             try:
-                self._session.request(f"lock {name!r}", self._topology.unlock(name))
+                self._broker.request(f"lock {name!r}", self._declarations.unlock(name))
             except BrokerUnavailableError:
                 raise
             except QBridgeError:

@@ -32,15 +32,15 @@ from qbridge_core.backend import (
     suspects_queue,
 )
 from qbridge_rabbitmq.amqp import copies, headers
-from qbridge_rabbitmq.broker import Session
+from qbridge_rabbitmq.broker import ConnectedBroker
 from qbridge_rabbitmq.consume.consumer import DELETION_PAUSE
-from qbridge_rabbitmq.publish.publisher import Outgoing
+from qbridge_rabbitmq.publish.publisher import Publication
 from qbridge_rabbitmq.queues import delays
-from qbridge_rabbitmq.queues.declarations import Topology
+from qbridge_rabbitmq.queues.declarations import Declarations
 from qbridge_rabbitmq.settle.acknowledgements import claim, finish
 from qbridge_rabbitmq.settle.handbacks import HAND_BACK_TIMEOUT, MANY_RETURNS, copy_back
 from qbridge_rabbitmq.state.identity import exact
-from qbridge_rabbitmq.state.in_flight import Arrival, Returned
+from qbridge_rabbitmq.state.in_flight import Arrival, Handback
 
 _log: Final = logger("qbridge.rabbitmq")
 _REFUSALS: Final = (AuthenticationError, ConfigurationError, QueueFullError, QueueMismatchError, UnroutableError)
@@ -69,121 +69,121 @@ class _Move(NamedTuple):
     queue: str | None
 
 
-class Mover:
-    """Moves the messages of one session. Thread-safe.
+class Rejections:
+    """Rejects deliveries of one client. Thread-safe.
 
     Args:
-        session: the connections.
-        topology: what is known of the queues.
+        broker: the connections.
+        declarations: what is known of the queues.
     """
 
-    def __init__(self, session: Session, topology: Topology) -> None:
-        self._session = session
-        self._topology = topology
+    def __init__(self, broker: ConnectedBroker, declarations: Declarations) -> None:
+        self._broker = broker
+        self._declarations = declarations
         self._breaker = delays.Breaker()
 
     def reject(
         self, delivery: Delivery, requeue: bool, delay: float, failure: Failure | None, queue: str | None
     ) -> None:
         """Carry out ``RabbitMQClient.reject``."""
-        ledger = self._session.ledger
+        lost_deliveries = self._broker.lost_deliveries
         hand_back = requeue and failure is None and delay <= 0
         move = _Move(requeue, delay, failure, queue)
         later = None if hand_back else functools.partial(self._move_later, delivery, move)
         while (claimed := claim(delivery)) is None:
             if hand_back:
-                self._withdraw_doubts(delivery)
+                self._withdraw_duplicates(delivery)
                 self._remember(delivery)
-            if ledger.record(delivery, later):
+            if lost_deliveries.record(delivery, later):
                 return
         if not claimed:
             return
         try:
             if hand_back:
-                self._withdraw_doubts(delivery)
+                self._withdraw_duplicates(delivery)
                 self._hand_back(delivery)
                 return
             done = self._move(delivery, move)
         except BaseException:
-            while not delivery.tag.life.unclaim(delivery.tag.number) and not ledger.unclaim(delivery):
+            while not delivery.tag.channel.unclaim(delivery.tag.number) and not lost_deliveries.unclaim(delivery):
                 pass
             raise
         if done:
-            finish(self._session, delivery)
+            finish(self._broker, delivery)
 
-    def send_later(self, message: Outgoing, delay: float, timeout: float | None = None) -> None:
+    def send_later(self, message: Publication, delay: float, timeout: float | None = None) -> None:
         """Publish a message for a queue into the delay level that the highest bit of the delay names."""
-        session, queue = self._session, message.routing_key
+        broker, queue = self._broker, message.routing_key
         units = delays.units(delay)
         top = delays.top_level(units)
         check_room(check_queue_name(queue))
         for attempt in (1, 2):
-            if not self._topology.has_levels(queue, top):
-                session.request(f"queue {queue!r}", self._topology.declare_levels(queue, top))
-            delayed = Outgoing(delays.name(queue, top), delays.routing_key(units), message.properties, message.body)
+            if not self._declarations.has_levels(queue, top):
+                broker.request(f"queue {queue!r}", self._declarations.declare_levels(queue, top))
+            delayed = Publication(delays.name(queue, top), delays.routing_key(units), message.properties, message.body)
             try:
-                session.send([delayed], timeout)
+                broker.send([delayed], timeout)
             except UnroutableError:
                 if attempt == 2:
                     raise
-                self._topology.forget_levels(queue)  # somebody deleted them
+                self._declarations.forget_levels(queue)  # somebody deleted them
             else:
                 return
 
     # ------------------------------------------------------------------ back to the queue
 
-    def _withdraw_doubts(self, delivery: Delivery) -> None:
-        self._session.ledger.doubts.withdraw(headers.read(delivery.tag.properties).mark)
+    def _withdraw_duplicates(self, delivery: Delivery) -> None:
+        self._broker.lost_deliveries.duplicates.withdraw(headers.read(delivery.tag.properties).mark)
 
     def _hand_back(self, delivery: Delivery) -> None:
-        session = self._session
-        lane = session.existing_lane(delivery.queue)
-        if lane is not None and (lane.works or self._topology.is_side_queue(delivery.queue)):
+        broker = self._broker
+        consumer = broker.existing_consumer(delivery.queue)
+        if consumer is not None and (consumer.works or self._declarations.is_side_queue(delivery.queue)):
             refusal = self._copy_back(delivery)
             if refusal is None:
-                finish(session, delivery)
+                finish(broker, delivery)
                 return
             self._require_room_for_return(delivery, refusal)
             self._remember(delivery, came_back=True)
-        while not delivery.tag.life.give_back(delivery.tag.number):  # its connection was lost meanwhile
-            if session.ledger.unclaim(delivery) and session.ledger.record(delivery, None):
+        while not delivery.tag.channel.give_back(delivery.tag.number):  # its connection was lost meanwhile
+            if broker.lost_deliveries.unclaim(delivery) and broker.lost_deliveries.record(delivery, None):
                 return
-        session.io.wake()
+        broker.io.wake()
 
     def _remember(self, delivery: Delivery, *, came_back: bool = False) -> None:
         """Recognize the message when it comes again, if there is something to know about it."""
         if came_back or delivery.noted is not None:
             arrival: Arrival = delivery.tag
             key = exact(delivery.queue, arrival.properties, arrival.body)
-            self._session.ledger.note_returned(key, Returned(delivery.noted, delivery.suspected))
+            self._broker.lost_deliveries.note_handback(key, Handback(delivery.noted, delivery.suspected))
 
     def _copy_back(self, delivery: Delivery) -> QBridgeError | None:
         """Publish a copy to the message's own queue; why that was not possible, if it was not."""
-        session, ledger, queue = self._session, self._session.ledger, delivery.queue
+        broker, lost_deliveries, queue = self._broker, self._broker.lost_deliveries, delivery.queue
         arrival: Arrival = delivery.tag
         noted = delivery.noted
         if noted is None:
-            message = copy_back(session, queue, arrival)
+            message = copy_back(broker, queue, arrival)
         else:
             ours = copies.history(delivery.meta) | noted.failure.retry_headers()
             properties = copies.copy(arrival.properties, ours, noted.failure.task_id, headers.new_mark())
-            message = Outgoing("", queue, properties, arrival.body)
+            message = Publication("", queue, properties, arrival.body)
         key = exact(queue, message.properties, message.body)
         if noted is not None:
-            ledger.note_returned(key, Returned(noted, suspected=False))
+            lost_deliveries.note_handback(key, Handback(noted, suspected=False))
         try:
-            session.send([message], HAND_BACK_TIMEOUT)
+            broker.send([message], HAND_BACK_TIMEOUT)
         except QBridgeError as exc:
             _log.debug("a message of %r goes back without a copy: %s", queue, exc)
             if not isinstance(exc, PublishUnconfirmedError):
-                ledger.take_returned(key)
+                lost_deliveries.take_handback(key)
             return exc
         return None
 
     def _require_room_for_return(self, delivery: Delivery, refusal: QBridgeError) -> None:
         """Keep what the broker may drop when it comes back once more: a quorum queue can have a limit of returns."""
         queue = delivery.queue
-        if self._topology.is_unlimited(queue) or self._topology.has_route(queue):
+        if self._declarations.is_unlimited(queue) or self._declarations.has_route(queue):
             return
         if headers.delivery_count(delivery.tag.properties) >= MANY_RETURNS:
             raise refusal
@@ -201,7 +201,7 @@ class Mover:
         """Do what ``reject`` was asked for while there was no connection, now that the message is here again."""
         try:
             if self._move(delivery, how):
-                finish(self._session, delivery)
+                finish(self._broker, delivery)
         except NotConnectedError:
             return True
         except MessageTooLargeError as exc:
@@ -219,7 +219,7 @@ class Mover:
         _log.error("a message of %r cannot be settled: %s; it goes back to the queue", delivery.queue, reason)
         if how.failure is not None:
             delivery.note(Noted(how.failure, is_final=not how.requeue))
-        self._withdraw_doubts(delivery)
+        self._withdraw_duplicates(delivery)
         self._hand_back(delivery)
         return True
 
@@ -227,21 +227,21 @@ class Mover:
         ours = failure.retry_headers() if failure is not None else copies.history(delivery.meta)
         task_id = failure.task_id if failure is not None else ""
         arrival: Arrival = delivery.tag
-        doubts = self._session.ledger.doubts
-        mark = doubts.mark_of(delivery) or headers.new_mark()
-        message = Outgoing("", queue, copies.copy(arrival.properties, ours, task_id, mark), arrival.body)
+        duplicates = self._broker.lost_deliveries.duplicates
+        mark = duplicates.mark_of(delivery) or headers.new_mark()
+        message = Publication("", queue, copies.copy(arrival.properties, ours, task_id, mark), arrival.body)
         held = delay > 0 and self._breaker.allows(queue, monotonic())
         try:
             if not (held and self._send_held(message, delay, may_hurry=failure is not None)):
                 self._send_copy(message)
         except PublishUnconfirmedError as exc:
-            doubts.add(delivery, mark)
+            duplicates.add(delivery, mark)
             if held and exc.__cause__ is None:  # in time; the loss of a connection says nothing of the queue
                 self._note_unconfirmed_delay(queue)
             raise
-        doubts.settle(delivery)
+        duplicates.settle(delivery)
 
-    def _send_held(self, message: Outgoing, delay: float, *, may_hurry: bool) -> bool:
+    def _send_held(self, message: Publication, delay: float, *, may_hurry: bool) -> bool:
         """Publish with a delay; False when the broker refuses to hold it, and it may come at once."""
         queue = message.routing_key
         try:
@@ -266,32 +266,32 @@ class Mover:
                 queue, delays.name(queue, 0)[:-1],
             )  # fmt: skip
 
-    def _send_copy(self, message: Outgoing) -> None:
-        session, queue = self._session, message.routing_key
+    def _send_copy(self, message: Publication) -> None:
+        broker, queue = self._broker, message.routing_key
         try:
-            session.send([message])
+            broker.send([message])
         except UnroutableError:
             # Deleted under us. Whoever declared it, the message must not be lost with it.
-            if session.existing_lane(queue) is not None:
+            if broker.existing_consumer(queue) is not None:
                 time.sleep(DELETION_PAUSE)
             check_room(queue)
-            session.request(f"queue {queue!r}", self._topology.declare(queue))
-            self._topology.remember(queue, None)
-            session.send([Outgoing("", queue, message.properties, message.body)])
+            broker.request(f"queue {queue!r}", self._declarations.declare(queue))
+            self._declarations.remember(queue, None)
+            broker.send([Publication("", queue, message.properties, message.body)])
 
     def _dead_letter(self, delivery: Delivery, failure: Failure) -> bool:
-        session = self._session
+        broker = self._broker
         arrival: Arrival = delivery.tag
-        target = self._topology.dead_letter_queue(delivery.queue)
-        ours, room = failure.dead_letter_headers(), session.publisher.room
+        target = self._declarations.dead_letter_queue(delivery.queue)
+        ours, room = failure.dead_letter_headers(), broker.publisher.room
         properties = copies.letter(arrival.properties, ours, failure.task_id, room)
         try:
-            session.send([Outgoing("", target, properties, arrival.body)])
+            broker.send([Publication("", target, properties, arrival.body)])
         except UnroutableError:
-            session.request(f"queue {target!r}", self._topology.declare_dead_letter_queue(target))
-            session.send([Outgoing("", target, properties, arrival.body)])
+            broker.request(f"queue {target!r}", self._declarations.declare_dead_letter_queue(target))
+            broker.send([Publication("", target, properties, arrival.body)])
         except MessageTooLargeError as exc:
-            if not self._topology.has_route(delivery.queue):
+            if not self._declarations.has_route(delivery.queue):
                 raise
             self._dead_letter_by_broker(delivery, target, exc)
             return False
@@ -299,9 +299,9 @@ class Mover:
 
     def _dead_letter_by_broker(self, delivery: Delivery, target: str, reason: QBridgeError) -> None:
         """A body over the limit of today cannot be published again, but the broker moves what it has already."""
-        session = self._session
-        session.request(f"queue {target!r}", self._topology.declare_dead_letter_queue(target))
-        if not delivery.tag.life.give_back(delivery.tag.number, requeue=False):
+        broker = self._broker
+        broker.request(f"queue {target!r}", self._declarations.declare_dead_letter_queue(target))
+        if not delivery.tag.channel.give_back(delivery.tag.number, requeue=False):
             raise BrokerUnavailableError("the connection was lost; the message comes again") from reason
-        session.io.wake()
+        broker.io.wake()
         _log.error("a dead letter of %r goes without an explanation: %s", delivery.queue, reason)

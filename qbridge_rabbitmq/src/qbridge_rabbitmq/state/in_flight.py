@@ -1,7 +1,7 @@
 """The unsettled deliveries of one channel, in one place, and how they are settled.
 
 A delivery tag means something on the channel that delivered it and nowhere else: on another channel it would
-acknowledge another message. So each delivery is bound to its channel's :class:`Life`, which ends with the channel.
+acknowledge another message. So each delivery is bound to its :class:`DeliveryChannel`, which ends with pika's channel.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from pika.channel import Channel
 
 from qbridge_core.backend import Delivery, DeliveryLostError, Noted
-from qbridge_rabbitmq.amqp.connection import Connection
+from qbridge_rabbitmq.amqp.connection import AmqpConnection
 from qbridge_rabbitmq.state.identity import Key, Trace, key_of, trace
 
 Held = tuple[Key, Delivery]
@@ -22,7 +22,7 @@ Held = tuple[Key, Delivery]
 _REMEMBERED: Final = 5_000
 
 
-class Returned(NamedTuple):
+class Handback(NamedTuple):
     """What to remember of a message that goes back, because the broker refuses to have it elsewhere.
 
     Attributes:
@@ -43,14 +43,14 @@ class Arrival(NamedTuple):
         returned: this client has given it back in the middle of its journey.
     """
 
-    life: Life
+    channel: DeliveryChannel
     number: int
     redelivered: bool
     properties: bytes
     body: bytes
     suspected: bool = False
     unstarted: bool = False
-    returned: Returned | None = None
+    handback: Handback | None = None
 
     @property
     def trace(self) -> Trace:
@@ -66,7 +66,7 @@ class Loss(NamedTuple):
     acknowledged: list[Key]
 
 
-class Life:
+class DeliveryChannel:
     """What a channel delivered, from its opening to its end. The methods say which thread they belong to.
 
     Attributes:
@@ -77,10 +77,10 @@ class Life:
         sent: the same with those that nobody was given, in the order in which they were acknowledged (likewise).
     """
 
-    def __init__(self, connection: Connection, channel: Channel, queue: str) -> None:
+    def __init__(self, connection: AmqpConnection, amqp: Channel, queue: str) -> None:
         self.lost = False
         self.queue = queue
-        self.channel = channel
+        self.amqp = amqp
         self.unsettled: dict[int, None] = {}
         self.settled = 0
         self.sent = 0
@@ -107,7 +107,7 @@ class Life:
             return True
 
     def claim(self, number: int) -> bool | None:
-        """Take the right to settle a delivery; False when somebody has it or had it, None when the ledger knows.
+        """Take the right to settle a delivery; False when somebody has it or had it, None when it is lost and known.
 
         Raises:
             DeliveryLostError: the channel is gone, and the message could not be recognized when it comes back.
@@ -123,7 +123,7 @@ class Life:
             return True
 
     def unclaim(self, number: int) -> bool:
-        """Settling it failed: it can be tried again. False when the ledger has it."""
+        """Settling it failed: it can be tried again. False when it is among the lost deliveries."""
         with self._lock:
             delivery = self._settling.pop(number, None)
             if delivery is None:
@@ -132,7 +132,7 @@ class Life:
             return True
 
     def finish(self, number: int) -> bool:
-        """Have a claimed delivery acknowledged with the next flush. False when the ledger has it."""
+        """Have a claimed delivery acknowledged with the next flush. False when it is among the lost deliveries."""
         with self._lock:
             delivery = self._settling.pop(number, None)
             if delivery is None:
@@ -181,7 +181,7 @@ class Life:
             return number in self._claimable or number in self._settling
 
     def disown(self, number: int, delivery: Delivery) -> None:
-        """The ledger does not know it any longer: settling it is an error from now on."""
+        """It is not known among the lost deliveries any longer: settling it is an error from now on."""
         with self._lock:
             self._claimable[number] = delivery
 
@@ -242,7 +242,7 @@ class Life:
             self._finished.clear()
             self._returned.clear()
             return False
-        if not self.channel.is_open:
+        if not self.amqp.is_open:
             return False  # it is closing: the broker would answer with an error of the connection
         settled = bool(self._returned or self._finished)
         if self._returned:
@@ -254,7 +254,7 @@ class Life:
     def nack(self, number: int, *, requeue: bool = True) -> None:
         """Requeue a delivery, or have it dead-lettered by the broker."""
         if not self.lost and self.unsettled.pop(number, 0) is None:
-            self.channel.basic_nack(number, multiple=False, requeue=requeue)
+            self.amqp.basic_nack(number, multiple=False, requeue=requeue)
 
     def _flush_returned(self) -> None:
         for _ in range(len(self._returned)):
@@ -284,7 +284,7 @@ class Life:
             acks.append((number, False))
         finished.clear()
         self.settled += len(prefix) + len(acks) - bool(prefix)
-        self.connection.send_acks(self.channel.channel_number, acks)
+        self.connection.send_acks(self.amqp.channel_number, acks)
 
     def _take_known(self, deliveries: dict[int, Delivery]) -> list[Held]:
         """Remove and return the deliveries that can be recognized."""

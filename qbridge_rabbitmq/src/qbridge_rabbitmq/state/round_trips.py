@@ -6,36 +6,36 @@ from collections.abc import Callable
 from typing import Final
 
 from qbridge_rabbitmq.connection.io_thread import IOThread
-from qbridge_rabbitmq.state.in_flight import Life
+from qbridge_rabbitmq.state.in_flight import DeliveryChannel
 
 # What the broker has seen a crash may undo until it is on its disk, which takes a classic queue some seconds.
 _SETTLING: Final = 20.0
 
 
-class Barriers:
-    """Who waits for a round trip on the channel of one lane. One is under way at a time. For the I/O thread only."""
+class RoundTrips:
+    """Who waits for a round trip on the channel of a consumer. One is under way at a time. For the I/O thread only."""
 
     def __init__(self, io: IOThread) -> None:
         self._io = io
         self._waiting: list[Callable[[], None]] = []
         self._sent: list[Callable[[], None]] = []
-        self._under_way: Life | None = None
+        self._under_way: DeliveryChannel | None = None
 
-    def add(self, done: Callable[[], None], life: Life | None) -> None:
-        """Call ``done`` after a round trip that begins now, or, without a life, when there is a channel for it."""
+    def add(self, done: Callable[[], None], channel: DeliveryChannel | None) -> None:
+        """Call ``done`` after a round trip that begins now, or, without a channel, when there is a channel for it."""
         self._waiting.append(done)
-        if life is not None and self._under_way is None:
-            self._send(life)
+        if channel is not None and self._under_way is None:
+            self._send(channel)
 
-    def opened(self, life: Life) -> None:
+    def opened(self, channel: DeliveryChannel) -> None:
         """There is a channel."""
         if self._waiting:
-            self._send(life)
+            self._send(channel)
 
-    def confirm_acks(self, life: Life) -> None:
+    def confirm_acks(self, channel: DeliveryChannel) -> None:
         """Find out whether the broker has seen the acknowledgements, when that is not known."""
-        if life.has_unproven and life.channel.is_open and self._under_way is None:
-            self._send(life)
+        if channel.has_unproven and channel.amqp.is_open and self._under_way is None:
+            self._send(channel)
 
     def pass_all(self) -> None:
         """The channel has ended: nothing is left to wait for."""
@@ -45,24 +45,24 @@ class Barriers:
         for done in passed:
             done()
 
-    def _send(self, life: Life) -> None:
+    def _send(self, channel: DeliveryChannel) -> None:
         self._sent, self._waiting = self._waiting, []
-        self._under_way = life
-        sent = life.sent
+        self._under_way = channel
+        sent = channel.sent
         # The cheapest method that changes nothing and has an answer.
-        life.channel.flow(active=True, callback=lambda _: self._back(life, sent))
+        channel.amqp.flow(active=True, callback=lambda _: self._back(channel, sent))
 
-    def _back(self, life: Life, sent: int) -> None:
-        self._io.later(_SETTLING, lambda: life.forget(sent))
+    def _back(self, channel: DeliveryChannel, sent: int) -> None:
+        self._io.later(_SETTLING, lambda: channel.forget(sent))
         passed, self._sent = self._sent, []
         for done in passed:
             done()
         # Not from in here: pika forgets the callback of a flow that begins during the callback of another one.
-        self._io.later(0.0, lambda: self._end(life))
+        self._io.later(0.0, lambda: self._end(channel))
 
-    def _end(self, life: Life) -> None:
-        if self._under_way is not life:  # the channel has ended since
+    def _end(self, channel: DeliveryChannel) -> None:
+        if self._under_way is not channel:  # the channel has ended since
             return
         self._under_way = None
-        if self._waiting and life.channel.is_open:
-            self._send(life)
+        if self._waiting and channel.amqp.is_open:
+            self._send(channel)

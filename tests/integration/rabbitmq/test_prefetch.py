@@ -14,85 +14,90 @@ from integration.rabbitmq.conftest import MakeClient
 from qbridge_core import Message
 from qbridge_core.work.readahead import ReadAhead
 from qbridge_rabbitmq import RabbitMQClient
-from qbridge_rabbitmq.amqp.connection import Connection
+from qbridge_rabbitmq.amqp.connection import AmqpConnection
 from qbridge_rabbitmq.connection.io_thread import IOThread
 from qbridge_rabbitmq.consume import getting
-from qbridge_rabbitmq.consume.consumer import Lane, Restore
-from qbridge_rabbitmq.consume.consumer_tags import Consumers
-from qbridge_rabbitmq.consume.prefetch import Pace
-from qbridge_rabbitmq.state.in_flight import Life
+from qbridge_rabbitmq.consume.consumer import Consumer, Restore
+from qbridge_rabbitmq.consume.consumer_tags import ConsumerTags
+from qbridge_rabbitmq.consume.prefetch import AdaptivePrefetch
+from qbridge_rabbitmq.state.in_flight import DeliveryChannel
 from support.wait import wait_for
 
 
-def settle(pace: Pace, rate: float, seconds: float, start: tuple[int, float] = (0, 100.0)) -> tuple[int, float]:
+def settle(
+    adaptive: AdaptivePrefetch, rate: float, seconds: float, start: tuple[int, float] = (0, 100.0)
+) -> tuple[int, float]:
     """Let messages be settled at a rate for some time, looked at twice a second."""
     settled, now = start
     for _ in range(int(seconds * 2)):
         now += 0.5
         settled += int(rate / 2)
-        pace.look(settled, now)
+        adaptive.look(settled, now)
     return settled, now
 
 
 def test_quick_tasks_raise_it_to_a_quarter_of_a_second_of_work() -> None:
     """At 400 messages a second 100 are held, and never more than 300."""
-    pace = Pace(10)
-    state = settle(pace, 400, 3)
-    assert pace.prefetch == 100
-    settle(pace, 100_000, 3, state)
-    assert pace.prefetch == 300
+    adaptive = AdaptivePrefetch(10)
+    state = settle(adaptive, 400, 3)
+    assert adaptive.prefetch == 100
+    settle(adaptive, 100_000, 3, state)
+    assert adaptive.prefetch == 300
 
 
 def test_quick_tasks_raise_it_at_once() -> None:
     """A worker with quick tasks waits for the broker no longer than it takes to see that they are quick."""
-    pace = Pace(10)
-    pace.hurry(0, 100.0)
-    pace.hurry(25, 100.01)
-    assert pace.prefetch == 10, "too soon to tell"
-    pace.hurry(50, 100.03)
-    assert pace.prefetch == 300
+    adaptive = AdaptivePrefetch(10)
+    adaptive.hurry(0, 100.0)
+    adaptive.hurry(25, 100.01)
+    assert adaptive.prefetch == 10, "too soon to tell"
+    adaptive.hurry(50, 100.03)
+    assert adaptive.prefetch == 300
 
 
 def test_long_tasks_that_end_together_raise_nothing() -> None:
     """Ten tasks of half a second that end in one moment are no quick tasks."""
-    pace = Pace(10)
-    pace.hurry(0, 100.0)
+    adaptive = AdaptivePrefetch(10)
+    adaptive.hurry(0, 100.0)
     for done, now in ((10, 100.03), (20, 100.46), (30, 100.5)):
-        pace.hurry(done, now)
-    assert pace.prefetch == 10
+        adaptive.hurry(done, now)
+    assert adaptive.prefetch == 10
 
 
 def test_slow_tasks_and_silence_bring_it_back() -> None:
     """When the rate falls, no more is held than the workers want at once."""
-    pace = Pace(10)
-    state = settle(pace, 10_000, 3)
-    settle(pace, 5, 3, state)
-    assert pace.prefetch == 10
+    adaptive = AdaptivePrefetch(10)
+    state = settle(adaptive, 10_000, 3)
+    settle(adaptive, 5, 3, state)
+    assert adaptive.prefetch == 10
 
 
 def test_small_changes_are_left_alone() -> None:
     """A rate that moves a little does not renew the consumer each time."""
-    pace = Pace(10)
-    state = settle(pace, 400, 3)
+    adaptive = AdaptivePrefetch(10)
+    state = settle(adaptive, 400, 3)
     for rate in (300, 500, 350, 700):
-        state = settle(pace, rate, 2, state)
-        assert pace.prefetch == 100
+        state = settle(adaptive, rate, 2, state)
+        assert adaptive.prefetch == 100
 
 
 def test_no_consumer_is_retired_while_messages_are_on_their_way() -> None:
     """The broker would deliver them again: all that may be held is here before, or the queue is empty."""
-    lane = Lane("q", cast(IOThread, None), cast(Restore, None))
-    life = Life(cast(Connection, None), cast(Channel, SimpleNamespace(is_open=True)), "q")
+    consumer = Consumer("q", cast(IOThread, None), cast(Restore, None))
+    channel = DeliveryChannel(cast(AmqpConnection, None), cast(Channel, SimpleNamespace(is_open=True)), "q")
     held: list[int] = []
-    lane.subscribe(10, fixed=False)
-    lane.life, lane._consumers = life, cast(Consumers, SimpleNamespace(held=300, ready=True, hold=held.append))
-    assert lane.adapt(), "nothing was settled, so little should be held; the queue is asked for its count"
-    lane.drained(5)
+    consumer.subscribe(10, fixed=False)
+    consumer.channel, consumer._tags = (
+        channel,
+        cast(ConsumerTags, SimpleNamespace(held=300, ready=True, hold=held.append)),
+    )
+    assert consumer.adapt(), "nothing was settled, so little should be held; the queue is asked for its count"
+    consumer.drained(5)
     assert held == []
-    lane.drained(0)
+    consumer.drained(0)
     assert held == [10]
-    life.unsettled.update(dict.fromkeys(range(300)))
-    assert not lane.adapt()
+    channel.unsettled.update(dict.fromkeys(range(300)))
+    assert not consumer.adapt()
     assert held == [10, 10]
 
 
@@ -132,24 +137,24 @@ def test_g2_a_consumer_that_starts_while_all_are_ended_keeps_nothing(client: Rab
     client.declare(unique_name)
     client.send_many(unique_name, range(500))
     client.subscribe(unique_name, 2)
-    session = client._session
-    assert session is not None
-    lane = session.lane(unique_name)
-    wait_for(lambda: lane.in_flight == 2, 10.0)
+    broker = client._broker
+    assert broker is not None
+    consumer = broker.consumer(unique_name)
+    wait_for(lambda: consumer.in_flight == 2, 10.0)
     ended = threading.Event()
 
     def hold_and_end() -> None:
-        consumers = lane._consumers
-        assert consumers is not None
-        consumers.hold(200)
-        lane.unsubscribe(ended.set)
+        tags = consumer._tags
+        assert tags is not None
+        tags.hold(200)
+        consumer.unsubscribe(ended.set)
 
-    session.io.post(hold_and_end)
+    broker.io.post(hold_and_end)
     assert ended.wait(10.0)
     client.unsubscribe(unique_name)
-    look = session._topology.look_at
-    wait_for(lambda: session.request("queue", look(unique_name))[1] == 0, 20.0, "the broker has no consumer left")
-    assert not session._consuming.connection.sinks  # type: ignore[union-attr]
+    look = broker._declarations.look_at
+    wait_for(lambda: broker.request("queue", look(unique_name))[1] == 0, 20.0, "the broker has no consumer left")
+    assert not broker._consuming.connection.sinks  # type: ignore[union-attr]
     bodies: set[bytes] = set()
     while batch := client.receive(unique_name, 100, 2.0):
         for delivery in batch:
@@ -160,17 +165,17 @@ def test_g2_a_consumer_that_starts_while_all_are_ended_keeps_nothing(client: Rab
 
 def test_g4_what_is_read_ahead_follows_the_size_of_the_messages() -> None:
     """Quick tasks with large messages: no more than some megabytes are held beyond one message for each worker."""
-    pace, ahead = Pace(10), ReadAhead(10)
+    adaptive, ahead = AdaptivePrefetch(10), ReadAhead(10)
     for at in range(1, 20):
-        pace.look(at * 1_000, at * 0.5, 20 * 1024 * 1024)
+        adaptive.look(at * 1_000, at * 0.5, 20 * 1024 * 1024)
         ahead.seen(20 * 1024 * 1024)
         assert ahead.more(at * 1_000, at * 0.5) <= 3
-    assert pace.prefetch == 10
+    assert adaptive.prefetch == 10
     for at in range(20, 40):
-        pace.look(at * 1_000, at * 0.5, 1_000)
-    assert pace.prefetch == 300
-    pace.look(40_000, 20.0, 2 * 1024 * 1024)
-    assert pace.prefetch == 32, "they have become large"
+        adaptive.look(at * 1_000, at * 0.5, 1_000)
+    assert adaptive.prefetch == 300
+    adaptive.look(40_000, 20.0, 2 * 1024 * 1024)
+    assert adaptive.prefetch == 32, "they have become large"
 
 
 def test_g4_a_page_of_large_messages_is_short(
