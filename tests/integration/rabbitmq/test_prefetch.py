@@ -17,9 +17,11 @@ from qbridge_rabbitmq import RabbitMQClient
 from qbridge_rabbitmq.amqp.connection import AmqpConnection
 from qbridge_rabbitmq.connection.io_thread import IOThread
 from qbridge_rabbitmq.consume import getting
-from qbridge_rabbitmq.consume.consumer import Consumer, Restore
+from qbridge_rabbitmq.consume.consumer import Consumer
 from qbridge_rabbitmq.consume.consumer_tags import ConsumerTags
 from qbridge_rabbitmq.consume.prefetch import AdaptivePrefetch
+from qbridge_rabbitmq.consume.queue_check import Restore
+from qbridge_rabbitmq.consume.states import State
 from qbridge_rabbitmq.state.in_flight import DeliveryChannel
 from support.wait import wait_for
 
@@ -87,6 +89,7 @@ def test_no_consumer_is_retired_while_messages_are_on_their_way() -> None:
     channel = DeliveryChannel(cast(AmqpConnection, None), cast(Channel, SimpleNamespace(is_open=True)), "q")
     held: list[int] = []
     consumer.subscribe(10, fixed=False)
+    consumer.state = State.CONSUMING
     consumer.channel, consumer._tags = (
         channel,
         cast(ConsumerTags, SimpleNamespace(held=300, ready=True, hold=held.append)),

@@ -68,26 +68,29 @@ class ConsumerTags:
             self._beside.append(self._add(prefetch - self.held))
             self.held = prefetch
 
-    def cancel(self, done: Callable[[Any], None]) -> None:
+    def cancel(self, done: Callable[[], None]) -> None:
         """End them all; ``done`` is called when nothing more comes."""
         self._ending = True
         self._retire_others()
         self._forget({self.first})  # what still comes pika gives back
 
         def ended(frame: Any) -> None:
+            del frame
             self.end()
-            done(frame)
+            done()
 
         self._channel.basic_cancel(self.first, callback=ended)
 
     def drop(self) -> None:
         """End them without an answer, when the broker does not know them any more."""
+        self._ending = True
         self._retire_others()
         self._forget({self.first})
         self._channel.basic_cancel(self.first)
 
     def end(self) -> None:
-        """The channel has ended, and they with it."""
+        """They have ended, by themselves or with their channel."""
+        self._ending = True
         self._forget(self._tags)
 
     def removed(self, consumer_tag: str) -> bool:

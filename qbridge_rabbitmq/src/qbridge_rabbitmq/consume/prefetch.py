@@ -10,7 +10,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from qbridge_core.backend import PREFETCH_BYTES
+from qbridge_core.backend import PREFETCH_BYTES, monotonic
+from qbridge_rabbitmq.consume.consumer_tags import ConsumerTags
+from qbridge_rabbitmq.recovery.poison import PoisonRule
+from qbridge_rabbitmq.state.in_flight import DeliveryChannel
 
 TICK: Final = 0.5
 _SECONDS_HELD: Final = 0.25
@@ -66,3 +69,56 @@ class AdaptivePrefetch:
         # A new prefetch needs a new consumer, so small differences are left alone.
         if self.prefetch > max(bound, self._wanted) or not self.prefetch / 4 < target < self.prefetch * 2:
             self.prefetch = target
+
+
+class PrefetchControl:
+    """Has a consumer hold what its prefetch says by now. For the I/O thread.
+
+    What is on its way to a consumer that is retired comes back to the queue as delivered. So holding less waits until
+    all that may be held is here, or the queue has nothing to send. (When a broker that is too busy sends nothing, the
+    tasks only seem to be slow.)
+
+    Args:
+        rule: spares what comes back for it.
+    """
+
+    def __init__(self, rule: PoisonRule) -> None:
+        self._rule = rule
+        self._adaptive: AdaptivePrefetch | None = None
+
+    def follow(self, wanted: int | None, most: int = MOST) -> None:
+        """Follow the speed from now on; ``None`` to leave the prefetch as it is."""
+        self._adaptive = None if wanted is None else AdaptivePrefetch(wanted, most)
+
+    def adapt(self, channel: DeliveryChannel, tags: ConsumerTags, size: int) -> bool:
+        """Now and then: hold more or less. True to have ``drained`` called if the queue is empty."""
+        adaptive = self._adaptive
+        if adaptive is None:
+            return False
+        adaptive.look(channel.settled, monotonic(), size)
+        if adaptive.prefetch > tags.held:
+            tags.hold(adaptive.prefetch)
+        elif adaptive.prefetch < tags.held:
+            if len(channel.unsettled) < tags.held:
+                return True
+            self._hold_less(adaptive, tags)
+        return False
+
+    def hurry(self, channel: DeliveryChannel, tags: ConsumerTags, size: int) -> None:
+        """After each flush: hold more as soon as it is plain that tasks are quick."""
+        adaptive = self._adaptive
+        if adaptive is None:
+            return
+        adaptive.hurry(channel.settled, monotonic(), size)
+        if adaptive.prefetch > tags.held:
+            tags.hold(adaptive.prefetch)
+
+    def drained(self, tags: ConsumerTags) -> None:
+        """The queue has nothing to send."""
+        adaptive = self._adaptive
+        if adaptive is not None and adaptive.prefetch < tags.held:
+            self._hold_less(adaptive, tags)
+
+    def _hold_less(self, adaptive: AdaptivePrefetch, tags: ConsumerTags) -> None:
+        self._rule.spare(monotonic())
+        tags.hold(adaptive.prefetch)

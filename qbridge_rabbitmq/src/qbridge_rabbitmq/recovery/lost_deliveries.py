@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from qbridge_core.backend import Delivery, logger, monotonic
+from qbridge_core.backend import Delivery, GrowingPause, logger, monotonic
 from qbridge_rabbitmq.recovery.duplicates import Duplicates
 from qbridge_rabbitmq.state.identity import Key
 from qbridge_rabbitmq.state.in_flight import Arrival, DeliveryChannel, Handback
@@ -32,8 +32,7 @@ MAX_AGE: Final = 600.0
 # Each may hold a traceback. They come back one after the other, so these are those of the last minutes.
 MAX_HANDBACKS: Final = 1_000
 MAX_HANDBACK_AGE: Final = 3_600.0
-_FIRST_PAUSE: Final = 0.1
-_LONGEST_PAUSE: Final = 5.0
+_PAUSES: Final = 0.1, 5.0
 Settlement = Callable[[], bool]
 """Settles a delivery that has been bound again, in a thread that may wait; False to be called again later."""
 
@@ -310,7 +309,7 @@ class _Chores:
         self._closed.set()
 
     def _run(self) -> None:
-        pause = _FIRST_PAUSE
+        pause = GrowingPause(*_PAUSES)
         while True:
             with self._lock:
                 if not self._calls or self._closed.is_set():
@@ -324,9 +323,8 @@ class _Chores:
                 _log.exception("a settlement failed; it is tried again")
                 done = False
             if done:
-                pause = _FIRST_PAUSE
+                pause.reset()
                 continue
             with self._lock:
                 self._calls.append(call)
-            self._closed.wait(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
+            self._closed.wait(pause.next())

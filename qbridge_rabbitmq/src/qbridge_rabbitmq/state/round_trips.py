@@ -34,7 +34,7 @@ class RoundTrips:
 
     def confirm_acks(self, channel: DeliveryChannel) -> None:
         """Find out whether the broker has seen the acknowledgements, when that is not known."""
-        if channel.has_unproven and channel.amqp.is_open and self._under_way is None:
+        if channel.has_unproven and self._under_way is None:
             self._send(channel)
 
     def pass_all(self) -> None:
@@ -46,6 +46,8 @@ class RoundTrips:
             done()
 
     def _send(self, channel: DeliveryChannel) -> None:
+        if not channel.amqp.is_open:
+            return  # its end passes them all
         self._sent, self._waiting = self._waiting, []
         self._under_way = channel
         sent = channel.sent
@@ -64,5 +66,5 @@ class RoundTrips:
         if self._under_way is not channel:  # the channel has ended since
             return
         self._under_way = None
-        if self._waiting and channel.amqp.is_open:
+        if self._waiting:
             self._send(channel)
