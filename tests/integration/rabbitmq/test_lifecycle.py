@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -367,6 +368,37 @@ def test_a_forked_child_keeps_nothing_of_the_parents_connections(
     client.ack(client.receive(unique_name, 1, 10.0)[0])
     assert client.flush()
     assert session.connections == 1
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs Linux's list of open descriptors")
+@pytest.mark.parametrize("stage", ["TCP", "TLS"])
+def test_a_forked_child_keeps_nothing_of_a_connection_that_is_being_made(stage: str) -> None:
+    """Neither when the server has not taken the connection yet, nor in the middle of the handshake of TLS."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, ExitStack() as stack:
+        port = server.getsockname()[1]
+        if stage == "TCP":
+            for _ in range(3):  # nobody accepts them, so there is no room for another one
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(("127.0.0.1", port))
+        before = open_descriptors()
+        client = RabbitMQClient(f"amqps://127.0.0.1:{port}", connect_timeout=5.0)
+
+        def connect_in_vain() -> None:
+            with suppress(BrokerUnavailableError):
+                client.connect()
+
+        connecting = threading.Thread(target=connect_in_vain)
+        connecting.start()
+        wait_for(lambda: (open_descriptors() - before).total() == 5, 4.0, "the loop has three, each connection one")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if pid == 0:
+            os._exit(1 if open_descriptors() - before else 0)
+        assert os.waitpid(pid, 0)[1] == 0
+        connecting.join()
+        client.disconnect()
 
 
 def open_descriptors() -> Counter[str]:

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pika
 from pika import frame, spec
+from pika.adapters.select_connection import IOLoop
+from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 from pika.channel import Channel
 
 from qbridge_rabbitmq.amqp import frames, internals, protocols
@@ -68,6 +70,33 @@ def forget_consumers(channel: Channel, others_than: Collection[str]) -> None:
         del consumers[consumer_tag]
 
 
+class _Services(SelectorIOServicesAdapter):
+    """What pika's connections use of the loop; knows the socket of a connection that is being made."""
+
+    def __init__(self, ioloop: Any) -> None:
+        super().__init__(ioloop)
+        self._connecting: socket.socket | None = None
+        self._starting: Any = None
+
+    def connect_socket(self, sock: socket.socket, *args: Any, **kwargs: Any) -> Any:
+        """Connect, to one address after the other."""
+        self._connecting = sock
+        return super().connect_socket(sock, *args, **kwargs)
+
+    def create_streaming_connection(self, *args: Any, **kwargs: Any) -> Any:
+        """Make a transport of a socket that is connected, after the handshake of TLS."""
+        self._starting = super().create_streaming_connection(*args, **kwargs)
+        return self._starting
+
+    def let_go(self) -> None:
+        """Close the socket for which there is no transport yet."""
+        # TLS has put another object into its place, which only the task of the handshake has.
+        task = getattr(getattr(self._starting, "_cancel", None), "__self__", None)
+        for sock in (self._connecting, getattr(task, "_sock", None)):
+            if sock is not None:
+                sock.close()
+
+
 class AmqpConnection(pika.SelectConnection):
     """A ``SelectConnection`` whose messages carry :class:`RawProperties`. For the I/O thread only.
 
@@ -94,13 +123,14 @@ class AmqpConnection(pika.SelectConnection):
 
         def _terminate_stream(self, error: Exception | None) -> None: ...
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, parameters: pika.ConnectionParameters, *, ioloop: IOLoop, **callbacks: Any) -> None:
+        self._services = _Services(ioloop)
         self.sinks: dict[bytes, Sink] = {}
         self.confirmed: dict[int, Confirmed] = {}
         self.after_reading: list[Callable[[], None]] = []
         self.largest_body = 0
         self._greeted = self._abandoned = False
-        super().__init__(*args, **kwargs)
+        super().__init__(parameters, custom_ioloop=self._services, **callbacks)
 
     @property
     def largest_properties(self) -> int:
@@ -205,3 +235,4 @@ class AmqpConnection(pika.SelectConnection):
         sock = getattr(self._transport, "_sock", None)
         if sock is not None:
             sock.close()
+        self._services.let_go()

@@ -1,8 +1,9 @@
 """What this package uses of pika that pika does not promise, in one place.
 
-``wire`` overrides or calls the methods of the connection and the channel for speed, and to end a connection whose peer
-is silent. ``loop`` closes the descriptors of the loop in a forked child. The rest is used where it is there: the
-transport's ``_sock``, ``_state`` and ``_MAX_RECV_BYTES``, and the channel's ``_consumers``.
+``connection`` overrides or calls the methods of the connection and the channel for speed, and to end a connection whose
+peer is silent; it looks at the sockets of one that is being made, to close them in a forked child, where ``io_thread``
+closes the descriptors of the loop. The rest is used where it is there: the transport's ``_sock``, ``_state`` and
+``_MAX_RECV_BYTES``, the ``_cancel`` of a task, and the channel's ``_consumers``.
 
 All of these are in pika 1.3.2 to 1.4. A version without them would not fail here, but much later and strangely: what
 overrides nothing is never called.
@@ -15,6 +16,7 @@ from typing import Final
 
 import pika
 from pika.adapters.select_connection import EPollPoller, IOLoop
+from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 from pika.channel import Channel
 
 NEEDED: Final[Mapping[type, tuple[str, ...]]] = {
@@ -28,6 +30,7 @@ NEEDED: Final[Mapping[type, tuple[str, ...]]] = {
         "_terminate_stream",
         "_trim_frame_buffer",
     ),
+    SelectorIOServicesAdapter: ("connect_socket", "create_streaming_connection"),
     Channel: ("_rpc",),
     IOLoop: ("_get_poller",),
     EPollPoller: ("_get_interrupt_pair",),

@@ -99,7 +99,7 @@ class ReconnectingConnection:
                 on_open_callback=self._opened,
                 on_open_error_callback=self._failed,
                 on_close_callback=self._lost,
-                custom_ioloop=self._io.ioloop,
+                ioloop=self._io.ioloop,
             )
         except Exception as exc:  # noqa: BLE001 - no descriptors, no memory: it must be tried again
             self._failed(None, exc)
