@@ -64,8 +64,10 @@ _log: Final = logger("qbridge.rabbitmq")
 # While the broker writes some chunks the next one is made.
 _CHUNKS_UNDER_WAY: Final = 4
 _UNSUBSCRIBE_TIMEOUT: Final = 1.0
-# A worker that lives is connected again after so many of the longest pauses.
+# A worker that lives is connected again, and has its locks, after so many of the longest pauses and what it takes on a
+# busy machine to connect.
 _GRACE: Final = 1.5
+_CONNECTING: Final = 2.0
 _BARRIER_TIMEOUT: Final = 2.0
 # A limit of returns may be as small as this in a queue that others declared.
 _FEW_RETURNS: Final = 2
@@ -144,7 +146,8 @@ class RabbitMQClient(QueueClient):
             if self._broker is None:
                 broker = ConnectedBroker(self._endpoint, self._declarations, self._policies)
                 broker.open()
-                self._poison_queue = PoisonQueue(broker, self._declarations, _GRACE * self._options.reconnect_delay_max)
+                grace = _GRACE * self._options.reconnect_delay_max + _CONNECTING
+                self._poison_queue = PoisonQueue(broker, self._declarations, grace)
                 self._rejections = Rejections(broker, self._declarations)
                 self._broker = broker
 
