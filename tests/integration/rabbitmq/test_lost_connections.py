@@ -66,7 +66,7 @@ class Held:
             self.ended[payload] += 1
 
 
-def channel(client: RabbitMQClient, queue: str) -> DeliveryChannel | None:
+def delivery_channel(client: RabbitMQClient, queue: str) -> DeliveryChannel | None:
     """What the broker's current channel for the queue has delivered."""
     session = client._broker
     assert session is not None
@@ -75,7 +75,7 @@ def channel(client: RabbitMQClient, queue: str) -> DeliveryChannel | None:
 
 def lose(client: RabbitMQClient, queue: str, how: Callable[[], object]) -> None:
     """Do what ends the connection, and wait until the client knows."""
-    before = channel(client, queue)
+    before = delivery_channel(client, queue)
     assert before is not None
     how()
     wait_for(lambda: before.lost, 20.0, "the loss is noticed")
@@ -108,7 +108,9 @@ def test_g3_running_handlers_survive_a_cut_connection(
         for _ in range(2):
             lose(cut_off, unique_name, proxy.reset)
             wait_for(
-                lambda: (now := channel(cut_off, unique_name)) and len(now.unsettled) >= WORKERS, 10.0, "they come"
+                lambda: (now := delivery_channel(cut_off, unique_name)) and len(now.unsettled) >= WORKERS,
+                10.0,
+                "they come",
             )
         handler.release.set()
         wait_for(lambda: len(handler.ended) == TASKS, 20.0, "every task is done")
@@ -195,7 +197,7 @@ def test_g3_a_task_that_fails_over_a_cut_runs_exactly_as_often_as_it_may(
 
     dead = f"{unique_name}-dead"
     with TaskManager(cut_off, handler, unique_name, dead, max_retries=3, max_workers=1, task_timeout=60.0):
-        wait_for(lambda: channel(cut_off, unique_name), 10.0)
+        wait_for(lambda: delivery_channel(cut_off, unique_name), 10.0)
         cut_off.send(unique_name, 1)
 
         def buried() -> bool:
@@ -268,7 +270,9 @@ def test_g3_two_messages_with_one_id_are_both_run(proxy: TCPProxy, cut_off: Rabb
             cut_off.publish(unique_name, b'{"payload": %s}' % payload, message_id="same")
         wait_for(lambda: handler.started.total() == 3, 10.0)
         lose(cut_off, unique_name, proxy.reset)
-        wait_for(lambda: (now := channel(cut_off, unique_name)) and len(now.unsettled) >= 3, 10.0, "they come back")
+        wait_for(
+            lambda: (now := delivery_channel(cut_off, unique_name)) and len(now.unsettled) >= 3, 10.0, "they come back"
+        )
         handler.release.set()
         wait_for(lambda: handler.ended.total() == 4, 10.0)
         wait_for(lambda: is_empty(cut_off, unique_name), 10.0)
@@ -343,7 +347,7 @@ def test_g3_what_is_published_again_after_it_was_done_is_not_swallowed(
     cut_off.ack(first)
     if how == "flush":
         assert cut_off.flush()
-    known = channel(cut_off, unique_name)
+    known = delivery_channel(cut_off, unique_name)
     assert known is not None
     wait_for(lambda: not known.has_unproven, 20.0, "the broker has seen it")
     lose(cut_off, unique_name, lambda: refuse_and_reset(proxy))
@@ -367,7 +371,7 @@ def test_g3_another_consumer_gets_what_does_not_come_back(
     other = make_client(amqp_url)
     (elsewhere,) = other.receive(unique_name, 1, 10.0)
     proxy.pass_through()
-    wait_for(lambda: channel(cut_off, unique_name), 10.0)
+    wait_for(lambda: delivery_channel(cut_off, unique_name), 10.0)
     assert elsewhere.body == b"x"
     other.ack(elsewhere)
     wait_for(lambda: is_empty(other, unique_name), 10.0)
