@@ -130,7 +130,7 @@ class RabbitMQClient(QueueClient):
     @property
     def _is_parents(self) -> bool:
         """Whether a parent process has connected: its thread does not exist here, and its sockets are its own."""
-        return self._broker is not None and self._broker.pid != os.getpid()
+        return self._broker is not None and self._broker.connections.pid != os.getpid()
 
     @bounded
     def connect(self) -> None:
@@ -141,7 +141,7 @@ class RabbitMQClient(QueueClient):
             self._broker = None
         with self._lifecycle:
             if self._broker is not None and not self._broker.io.alive:
-                self._broker.let_go()
+                self._broker.connections.let_go()
                 self._broker = None
             if self._broker is None:
                 broker = ConnectedBroker(self._endpoint, self._declarations, self._policies)
@@ -164,7 +164,7 @@ class RabbitMQClient(QueueClient):
 
     def _return_suspects(self, broker: ConnectedBroker) -> None:
         """Give back, as copies, what nobody has run; the originals would come back as if we had died of them."""
-        for queue, arrivals in broker.take_unread(self._declarations.is_side_queue).items():
+        for queue, arrivals in broker.consumers.take_unread(self._declarations.is_side_queue).items():
             give_back(broker, queue, arrivals)
 
     # ------------------------------------------------------------------ queues
@@ -175,7 +175,7 @@ class RabbitMQClient(QueueClient):
         broker = self._live()
         check_declaration(queue, dead_letter_queue)
         check_room(queue)
-        broker.request(f"queue {queue!r}", self._declarations.declare(queue, dead_letter_queue), TO_DECLARE)
+        broker.requests.call(f"queue {queue!r}", self._declarations.declare(queue, dead_letter_queue), TO_DECLARE)
         self._declarations.remember(queue, dead_letter_queue)
         self._watch_policies(queue)
 
@@ -184,21 +184,21 @@ class RabbitMQClient(QueueClient):
         """Count the messages of a queue; ``in_flight`` are those of this client, what it has read ahead included."""
         broker = self._live()
         what = f"queue {check_queue_name(queue)!r}"
-        consumer = broker.existing_consumer(queue)
+        consumer = broker.consumers.existing(queue)
         before = consumer.in_flight if consumer is not None else 0
         # In the order in which messages move, so that one that moves meanwhile is counted twice and never missed.
-        delayed = broker.request(what, self._declarations.count_delayed(queue))
-        ready = broker.request(what, self._declarations.count(queue))
+        delayed = broker.requests.call(what, self._declarations.count_delayed(queue))
+        ready = broker.requests.call(what, self._declarations.count(queue))
         if consumer is None:
             return QueueStats(ready, 0, delayed)
-        broker.barrier(consumer, _BARRIER_TIMEOUT)
+        broker.consumers.barrier(consumer, _BARRIER_TIMEOUT)
         return QueueStats(ready, max(before, consumer.in_flight) + broker.lost_deliveries.held(queue), delayed)
 
     @bounded
     def purge(self, queue: str) -> int:
         """Delete the ready messages of a queue; return how many."""
         broker = self._live()
-        return broker.request(f"queue {check_queue_name(queue)!r}", self._declarations.purge(queue), "read")
+        return broker.requests.call(f"queue {check_queue_name(queue)!r}", self._declarations.purge(queue), "read")
 
     # ------------------------------------------------------------------ publishing
 
@@ -216,12 +216,12 @@ class RabbitMQClient(QueueClient):
         """Publish one persistent message; return once the broker has confirmed it (rabbitmq.com/docs/confirms)."""
         broker = self._live()
         given = Message(body, NO_HEADERS if headers is None else headers, message_id)
-        message = publication(queue, given, broker.publisher.room, self.max_message_bytes)
+        message = publication(queue, given, broker.sender.room, self.max_message_bytes)
         timeout = check_publish_timeout(timeout)
         if check_delay(delay, delays.MAX_SECONDS) > 0:
             self._rejections.send_later(message, delay, timeout)
         else:
-            broker.send([message], timeout)
+            broker.sender.send([message], timeout)
 
     # Not bounded: what is raised where the messages come from is the caller's.
     def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
@@ -231,15 +231,15 @@ class RabbitMQClient(QueueClient):
         timeout = check_publish_timeout(timeout)
         under_way: deque[Batch] = deque()
         large = False
-        for chunk in chunks(queue, messages, broker.publisher.room, self.max_message_bytes):
+        for chunk in chunks(queue, messages, broker.sender.room, self.max_message_bytes):
             # Large ones go through a channel of their own, and two channels do not keep the order between them.
             before, large = large, len(chunk[0].body) > LARGE
             most = _CHUNKS_UNDER_WAY if large == before else 1
             while len(under_way) >= most:
-                broker.wait_for(under_way.popleft(), timeout)
-            under_way.append(broker.begin_to_send(chunk))
+                broker.sender.wait_for(under_way.popleft(), timeout)
+            under_way.append(broker.sender.begin(chunk))
         while under_way:
-            broker.wait_for(under_way.popleft(), timeout)
+            broker.sender.wait_for(under_way.popleft(), timeout)
 
     # ------------------------------------------------------------------ consuming
 
@@ -259,16 +259,16 @@ class RabbitMQClient(QueueClient):
             kept = [one for one in arrivals if not (one.redelivered and self._renew(broker, queue, one))]
             return hand_out(broker, queue, kept)
 
-        return broker.receive(queue, max_messages, timeout, accept)
+        return broker.receiving.receive(queue, max_messages, timeout, accept)
 
     def _renew(self, broker: ConnectedBroker, queue: str, arrival: Arrival) -> bool:
         """Put a copy, which the broker counts anew, in the place of a message that it may soon drop."""
         if self._declarations.is_unlimited(queue) or headers.delivery_count(arrival.properties) < _FEW_RETURNS:
             return False
-        if arrival.suspected and broker.consumer(queue).works:
+        if arrival.suspected and broker.consumers.of(queue).works:
             return False  # the worker moves it to the suspects, as a copy too
         try:
-            broker.send([copy_back(broker, queue, arrival)], HAND_BACK_TIMEOUT)
+            broker.sender.send([copy_back(broker, queue, arrival)], HAND_BACK_TIMEOUT)
         except QBridgeError as exc:
             _log.debug("a message of %r is close to its delivery limit: %s", queue, exc)
             return False
@@ -306,7 +306,7 @@ class RabbitMQClient(QueueClient):
                 "it to another worker; leave prefetch out, or lower it, if tasks may take long",
                 self._options.prefetch, turns - 1, seconds, limit,
             )  # fmt: skip
-        broker.consumer(queue).most = min(MOST, workers * int(limit / seconds))
+        broker.consumers.of(queue).most = min(MOST, workers * int(limit / seconds))
 
     @bounded
     def subscribe(self, queue: str, prefetch: int) -> None:
@@ -314,7 +314,7 @@ class RabbitMQClient(QueueClient):
         broker = self._live()
         super().subscribe(queue, prefetch)
         self._refuse_stream(broker, queue)
-        consumer = broker.consumer(queue)
+        consumer = broker.consumers.of(queue)
         fixed = self._options.prefetch is not None
         consumer.prefetch = limit = self._options.prefetch or min(prefetch, 65_535)
         broker.io.post(lambda: consumer.subscribe(limit, fixed))
@@ -324,7 +324,7 @@ class RabbitMQClient(QueueClient):
     def unsubscribe(self, queue: str) -> None:
         """End the consumer; give back what ``receive`` has not returned, as copies: see ``reject``."""
         broker = self._live()
-        consumer = broker.consumer(check_queue_name(queue))
+        consumer = broker.consumers.of(check_queue_name(queue))
         ended = threading.Event()
         broker.io.post(lambda: consumer.unsubscribe(ended.set))
         consumer.interrupt()
@@ -373,7 +373,7 @@ class RabbitMQClient(QueueClient):
     @bounded
     def flush(self, timeout: float = 5.0) -> bool:
         """Send the settlements and wait until the broker has seen them."""
-        return self._live().flush(check_wait(timeout))
+        return self._live().consumers.flush(check_wait(timeout))
 
     # ------------------------------------------------------------------ dead letters
 
@@ -410,11 +410,11 @@ class RabbitMQClient(QueueClient):
         broker = self._broker
         if broker is None:
             raise NotConnectedError("the RabbitMQ client is not connected; call connect() first")
-        if broker.pid != os.getpid():
+        if (pid := broker.connections.pid) != os.getpid():
             raise NotConnectedError(
-                f"the RabbitMQ client was connected in process {broker.pid}; call connect() in this process too"
+                f"the RabbitMQ client was connected in process {pid}; call connect() in this process too"
             )
-        if not broker.io.alive and not broker.closing:
+        if not broker.io.alive and not broker.connections.closing:
             raise NotConnectedError("the thread of the RabbitMQ client has ended; call connect() to start another one")
         return broker
 
@@ -422,7 +422,7 @@ class RabbitMQClient(QueueClient):
         if self._declarations.knows(queue):
             return  # declaring it has told
         try:
-            broker.request(f"queue {queue!r}", self._declarations.refuse_stream(queue))
+            broker.requests.call(f"queue {queue!r}", self._declarations.refuse_stream(queue))
         except QueueMismatchError:
             raise
         except QBridgeError as exc:  # not connected just now, or not permitted to declare: it may well be a queue

@@ -125,7 +125,7 @@ def node_of(cluster: Cluster, client: RabbitMQClient) -> RabbitMQBroker:
     """The node to which a client is connected."""
     broker = client._broker
     assert broker is not None
-    port = broker._consuming.address[1]
+    port = broker.connections.consuming.address[1]
     return next(node for node in cluster.nodes if node.port == port)
 
 

@@ -228,7 +228,7 @@ def test_disconnect_wakes_a_subscribed_receive(client: RabbitMQClient, unique_na
 
     thread = threading.Thread(target=wait)
     thread.start()
-    wait_for(lambda: client._broker is not None and client._broker.existing_consumer(unique_name), 5.0)
+    wait_for(lambda: client._broker is not None and client._broker.consumers.existing(unique_name), 5.0)
     start = time.monotonic()
     client.disconnect()
     thread.join(5.0)

@@ -198,7 +198,7 @@ def test_g6_what_was_only_read_ahead_when_a_channel_ended_is_not_suspected(
     client.subscribe(unique_name, 20)
     session = client._broker
     assert session is not None
-    consumer = session.consumer(unique_name)
+    consumer = session.consumers.of(unique_name)
     wait_for(lambda: consumer.in_flight >= 11, 10.0, "they are read ahead")
     channel = consumer.channel
     assert channel is not None

@@ -58,7 +58,7 @@ with TaskManager(client, handler, queue, queue + ".dead", max_retries=0, max_wor
     for _ in range(6):
         started.acquire(timeout=20)
     broker = client._broker
-    for link in (broker._consuming, broker._publishing):
+    for link in (broker.connections.consuming, broker.connections.publishing):
         broker.io.post(link.abandon)  # both connections are lost
     until = time.monotonic() + 2.0
     while time.monotonic() < until:

@@ -65,10 +65,12 @@ def test_g13_letters_that_are_ready_and_do_not_come_are_no_empty_list(
     assert session is not None
 
     def silence() -> None:
-        before = session._consuming.received
+        before = session.connections.consuming.received
         assert before is not None
         wait_for(
-            lambda: (now := session._consuming.received) is None or now[1] > before[1] + 300_000, 20.0, interval=0.01
+            lambda: (now := session.connections.consuming.received) is None or now[1] > before[1] + 300_000,
+            20.0,
+            interval=0.01,
         )
         proxy.blackhole()
 

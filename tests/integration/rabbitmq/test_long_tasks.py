@@ -72,9 +72,9 @@ def test_g11_a_prefetch_that_follows_the_speed_stays_small_for_long_tasks(
     client.check_task_timeout(unique_name, 600.0, 4)
     session = client._broker
     assert session is not None
-    assert session.consumer(unique_name).most == 12
+    assert session.consumers.of(unique_name).most == 12
     client.check_task_timeout(unique_name, 10.0, 4)
-    assert session.consumer(unique_name).most == 300
+    assert session.consumers.of(unique_name).most == 300
     adaptive = AdaptivePrefetch(4, most=12)
     adaptive.look(0, 100.0)
     adaptive.look(100_000, 101.0)
@@ -111,7 +111,7 @@ def test_g11_g3_a_worker_survives_the_timeout_of_the_broker(
         client.send(unique_name, "long")
         session = client._broker
         assert session is not None
-        consumer = session.consumer(unique_name)
+        consumer = session.consumers.of(unique_name)
         for number in range(3):
             channel = wait_for(lambda: consumer.channel, 20.0)
             wait_for(lambda channel=channel: channel.lost, 30.0, "the broker closes the channel")

@@ -70,7 +70,7 @@ def delivery_channel(client: RabbitMQClient, queue: str) -> DeliveryChannel | No
     """What the broker's current channel for the queue has delivered."""
     session = client._broker
     assert session is not None
-    return session.consumer(queue).channel
+    return session.consumers.of(queue).channel
 
 
 def lose(client: RabbitMQClient, queue: str, how: Callable[[], object]) -> None:

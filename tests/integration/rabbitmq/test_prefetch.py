@@ -142,7 +142,7 @@ def test_g2_a_consumer_that_starts_while_all_are_ended_keeps_nothing(client: Rab
     client.subscribe(unique_name, 2)
     broker = client._broker
     assert broker is not None
-    consumer = broker.consumer(unique_name)
+    consumer = broker.consumers.of(unique_name)
     wait_for(lambda: consumer.in_flight == 2, 10.0)
     ended = threading.Event()
 
@@ -156,8 +156,8 @@ def test_g2_a_consumer_that_starts_while_all_are_ended_keeps_nothing(client: Rab
     assert ended.wait(10.0)
     client.unsubscribe(unique_name)
     look = broker._declarations.look_at
-    wait_for(lambda: broker.request("queue", look(unique_name))[1] == 0, 20.0, "the broker has no consumer left")
-    assert not broker._consuming.connection.sinks  # type: ignore[union-attr]
+    wait_for(lambda: broker.requests.call("queue", look(unique_name))[1] == 0, 20.0, "the broker has no consumer left")
+    assert not broker.connections.consuming.connection.sinks  # type: ignore[union-attr]
     bodies: set[bytes] = set()
     while batch := client.receive(unique_name, 100, 2.0):
         for delivery in batch:

@@ -37,13 +37,13 @@ def test_g14_a_channel_that_the_broker_closed_is_replaced(
         wait_for(lambda: runs.payloads == [1], 10.0)
         broker = worker._broker
         assert broker is not None
-        channel = broker.consumer(unique_name).channel
+        channel = broker.consumers.of(unique_name).channel
         assert channel is not None
         broker.io.post(lambda: channel.amqp.basic_ack(4711))  # the broker closes a channel for an unknown tag
         wait_for(lambda: channel.lost, 10.0, "the broker closes the channel")
         client.send(unique_name, 2)
         wait_for(lambda: runs.payloads == [1, 2], 10.0, "the worker goes on")
-        assert broker.consumer(unique_name).channel is not channel
+        assert broker.consumers.of(unique_name).channel is not channel
 
 
 def test_g14_a_half_open_connection_is_replaced_within_the_heartbeat(
@@ -58,10 +58,10 @@ def test_g14_a_half_open_connection_is_replaced_within_the_heartbeat(
             wait_for(lambda: runs.payloads == [1], 10.0)
             broker = worker._broker
             assert broker is not None
-            old = broker._consuming.connection
+            old = broker.connections.consuming.connection
             proxy.blackhole()
             began = time.monotonic()
-            wait_for(lambda: broker._consuming.connection is not old, 15.0, "the silence is noticed")
+            wait_for(lambda: broker.connections.consuming.connection is not old, 15.0, "the silence is noticed")
             assert time.monotonic() - began < 2 * 2.0 + 2.0
             proxy.reset()
             proxy.pass_through()

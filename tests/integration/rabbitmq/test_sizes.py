@@ -146,7 +146,7 @@ def test_g19_one_message_that_cannot_be_sent_fails_alone(client: RabbitMQClient,
         Publication("", "q" * 256, good, b"3"),
         Publication("", unique_name, good, b"4"),
     ]
-    failed = broker.send_each(batch, 10.0)
+    failed = broker.sender.send_each(batch, 10.0)
     assert {position: type(error) for position, error in failed.items()} == {
         1: MessageTooLargeError,
         2: MessageTooLargeError,

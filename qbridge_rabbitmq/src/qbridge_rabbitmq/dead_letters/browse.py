@@ -62,15 +62,15 @@ def held(broker: ConnectedBroker, declared: Declarations, queue: str, limit: int
     Raises:
         BrokerUnavailableError: as :func:`look`.
     """
-    ready = broker.request(f"queue {queue!r}", declared.count(queue))
-    unlimited = ready > 0 and broker.request(f"queue {queue!r}", declared.check_unlimited(queue))
+    ready = broker.requests.call(f"queue {queue!r}", declared.count(queue))
+    unlimited = ready > 0 and broker.requests.call(f"queue {queue!r}", declared.check_unlimited(queue))
     pages: list[tuple[Consumer, list[Arrival]]] = []
     arrivals: list[Arrival] = []
     most = min(ready, limit + _MOST_EXTRA)
     try:
         while len(arrivals) < most and (len(arrivals) < limit or arrivals[-1].redelivered):
             missing = limit - len(arrivals)
-            consumer = broker.new_consumer(queue)
+            consumer = broker.consumers.new(queue)
             page: list[Arrival] = []
             pages.append((consumer, page))
             consumer.prefetch = min(most - len(arrivals), missing if missing > 0 else _PAGE, _LARGEST_PAGE)
@@ -107,10 +107,10 @@ def _next(broker: ConnectedBroker, consumer: Consumer, count: int) -> list[Arriv
     deadline = monotonic() + _PATIENCE
     while monotonic() < deadline and consumer.missing is None:
         more = consumer.buffer.take(count, 0.1)
-        broker.require_connection()
+        broker.connections.require_connection()
         if more:
             return more
-    broker.round_trip(consumer)
+    broker.consumers.round_trip(consumer)
     return consumer.buffer.take(count, 0.0)
 
 
@@ -122,7 +122,7 @@ def _may_come(
     Raises:
         BrokerUnavailableError: the broker does not deliver what it has ready.
     """
-    ready, all_consumers = broker.request(f"queue {consumer.queue!r}", declared.look_at(consumer.queue))
+    ready, all_consumers = broker.requests.call(f"queue {consumer.queue!r}", declared.look_at(consumer.queue))
     if all_consumers > consumers or consumer.missing is not None:
         return False
     if not ready:
@@ -135,7 +135,7 @@ def _may_come(
 def _give_back(
     broker: ConnectedBroker, declared: Declarations, consumer: Consumer, arrivals: list[Arrival], *, closing: bool
 ) -> None:
-    before = broker.request(f"queue {consumer.queue!r}", declared.count(consumer.queue))
+    before = broker.requests.call(f"queue {consumer.queue!r}", declared.count(consumer.queue))
     closed = threading.Event()
     returning = 0
 
@@ -153,7 +153,7 @@ def _give_back(
     closed.wait(_RETURN_TIMEOUT)
     # The queue takes the messages back a moment later; the next page, and the next look, must come after that.
     deadline = monotonic() + _RETURN_TIMEOUT
-    while broker.request(f"queue {consumer.queue!r}", declared.count(consumer.queue)) < before + returning:
+    while broker.requests.call(f"queue {consumer.queue!r}", declared.count(consumer.queue)) < before + returning:
         if monotonic() > deadline:
             break  # somebody else consumes them
         time.sleep(0.002)
@@ -164,7 +164,7 @@ def _renew(broker: ConnectedBroker, queue: str, arrivals: list[Arrival]) -> None
     for arrival in arrivals:
         if headers.delivery_count(arrival.properties) >= _MANY_RETURNS:
             try:
-                broker.send([copy_back(broker, queue, arrival)])
+                broker.sender.send([copy_back(broker, queue, arrival)])
             except QBridgeError as exc:
                 _log.warning("a message of %r is close to its delivery limit: %s", queue, exc)
                 if isinstance(exc, TransientError):

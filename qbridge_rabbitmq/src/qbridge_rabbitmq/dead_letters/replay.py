@@ -27,7 +27,7 @@ def replay(broker: ConnectedBroker, declared: Declarations, queue: str, target: 
     Raises:
         QBridgeError: the first letter that could not be sent.
     """
-    waiting = broker.request(f"queue {queue!r}", declared.count(queue))
+    waiting = broker.requests.call(f"queue {queue!r}", declared.count(queue))
     remaining = waiting if limit is None else min(limit, waiting)
     replayed = 0
     while replayed < remaining:
@@ -45,8 +45,8 @@ def replay(broker: ConnectedBroker, declared: Declarations, queue: str, target: 
 def _send(broker: ConnectedBroker, queue: str, target: str, letters: Sequence[Arrival]) -> None:
     if not target:
         raise UnroutableError(f"a dead letter in {queue!r} does not say which queue it came from; give replay a target")
-    room = broker.publisher.room
-    failed = broker.send_each(
+    room = broker.sender.room
+    failed = broker.sender.send_each(
         [Publication("", target, copies.copy(one.properties, {}, most=room), one.body) for one in letters]
     )
     for position, letter in enumerate(letters):

@@ -15,7 +15,10 @@ from typing import Any, TypeVar
 from pika import exceptions
 from pika.channel import Channel
 
+from qbridge_core.backend import BrokerUnavailableError, QBridgeError
+from qbridge_rabbitmq.amqp import errors
 from qbridge_rabbitmq.amqp.connection import AmqpConnection
+from qbridge_rabbitmq.connection.connections import Connections
 
 T = TypeVar("T")
 Step = Callable[[Channel, Callable[[Any], None]], object]
@@ -24,15 +27,52 @@ Steps = Generator[Step, Any, T]
 
 
 class Requests:
-    """The channel for requests on the consuming connection. All methods run in the I/O thread."""
+    """The channel for requests on the consuming connection. ``call`` is for any other thread than the I/O thread.
 
-    def __init__(self) -> None:
+    Args:
+        connections: the client's.
+        timeout: seconds to wait for an answer.
+    """
+
+    def __init__(self, connections: Connections, timeout: float) -> None:
+        self._connections = connections
+        self._timeout = timeout
         self._connection: AmqpConnection | None = None
         self._channel: Channel | None = None
         self._waiting: deque[tuple[Steps[Any], Future[Any]]] = deque()
         self._running: tuple[Steps[Any], Future[Any]] | None = None
         self._step: Step | None = None
         self._serial = 0
+
+    def call(self, what: str, steps: Steps[T], needs: str = "") -> T:
+        """Have the broker do something, which ``needs`` some permissions, and wait for its answer.
+
+        Raises:
+            QBridgeError: it refused, did not answer in time, or is not connected.
+        """
+        future: Future[T] = Future()
+        io = self._connections.io
+        io.post(lambda: self.submit(steps, future))
+        try:
+            return future.result(self._timeout)
+        except QBridgeError:
+            raise
+        except TimeoutError as exc:
+            io.post(lambda: self.give_up(future))
+            self._connections.require_open()
+            raise BrokerUnavailableError(f"{what}: no answer within {self._timeout:g} s") from exc
+        except Exception as exc:
+            self._connections.require_open()
+            raise errors.from_channel(exc, what, needs) from exc
+
+    # ------------------------------------------------------------------ I/O thread
+
+    def begin(self, steps: Steps[T], done: Callable[[Future[T]], None]) -> None:
+        """A request that nobody waits for; it must not block those of others for ever."""
+        future: Future[T] = Future()
+        future.add_done_callback(done)
+        self._connections.io.later(self._timeout, lambda: self.give_up(future))
+        self.submit(steps, future)
 
     def up(self, connection: AmqpConnection) -> None:
         """The connection is there."""

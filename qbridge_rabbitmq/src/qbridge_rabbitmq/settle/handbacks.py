@@ -79,7 +79,7 @@ def chunks(queue: str, messages: Iterable[Message], room: int, most: int) -> Ite
 
 def copy_back(broker: ConnectedBroker, queue: str, arrival: Arrival) -> Publication:
     """The copy of a message that goes back to its queue, nothing counted."""
-    properties = copies.handed_back(arrival.properties, broker.publisher.room)
+    properties = copies.handed_back(arrival.properties, broker.sender.room)
     if arrival.handback is not None:
         broker.lost_deliveries.note_handback(exact(queue, properties, arrival.body), arrival.handback)
     return Publication("", queue, properties, arrival.body)
@@ -94,7 +94,7 @@ def replace(broker: ConnectedBroker, queue: str, arrival: Arrival) -> None:
 def give_back(broker: ConnectedBroker, queue: str, arrivals: list[Arrival]) -> None:
     """Return what nobody has taken: copies that the broker has not delivered yet, or else the messages themselves."""
     try:
-        failed = broker.send_each([copy_back(broker, queue, arrival) for arrival in arrivals], HAND_BACK_TIMEOUT)
+        failed = broker.sender.send_each([copy_back(broker, queue, arrival) for arrival in arrivals], HAND_BACK_TIMEOUT)
     except QBridgeError as exc:
         _log.debug("messages of %r go back without copies: %s", queue, exc)
         for arrival in arrivals:

@@ -57,7 +57,7 @@ class PoisonQueue:
         self._release()
         doubtful: dict[str, Arrival] = {}
         try:
-            while arrivals := self._broker.receive(queue, 1, 0.0 if doubtful else timeout, list):
+            while arrivals := self._broker.receiving.receive(queue, 1, 0.0 if doubtful else timeout, list):
                 (arrival,) = arrivals
                 mark = headers.read(arrival.properties).mark
                 try:
@@ -85,7 +85,7 @@ class PoisonQueue:
         elif arrival.channel.lost:
             self._broker.lost_deliveries.note_unstarted([likeness(queue, arrival.trace)])
         else:
-            self._broker.consumer(queue).buffer.put(arrival)
+            self._broker.consumers.of(queue).buffer.put(arrival)
 
     def _may_run(self, queue: str, arrival: Arrival, mark: str, doubtful: dict[str, Arrival]) -> bool:
         if not mark:
@@ -106,7 +106,7 @@ class PoisonQueue:
         if not self._request(name, lock=False):
             self._missing.pop(name, None)
             return False
-        now, connection = monotonic(), self._broker.connections
+        now, connection = monotonic(), self._broker.times_connected
         since = self._missing.get(name)
         if since is None or since[0] != connection:  # after a loss of ours the others too need time to come back
             if len(self._missing) >= _MOST_DOUBTFUL:
@@ -127,7 +127,7 @@ class PoisonQueue:
             steps = self._declarations.is_free(name)
         done = False
         try:
-            done = self._broker.request(f"lock {name!r}", steps)
+            done = self._broker.requests.call(f"lock {name!r}", steps)
         finally:
             if lock and not done:
                 self._broker.locks.discard(name)
@@ -142,8 +142,10 @@ class PoisonQueue:
         elif deaths:
             # Once a suspect has killed a worker alone, the death that made it a suspect was its doing as well.
             ours[CRASHES] = (meta_int(content.meta, CRASHES) or 1) + deaths
-        most = self._broker.publisher.room
-        self._broker.send([Publication("", queue, copies.copy(arrival.properties, ours, most=most), arrival.body)])
+        most = self._broker.sender.room
+        self._broker.sender.send(
+            [Publication("", queue, copies.copy(arrival.properties, ours, most=most), arrival.body)]
+        )
         replace(self._broker, queue, arrival)
         self._broker.io.wake()
 
@@ -156,7 +158,7 @@ class PoisonQueue:
             del self._held[name]
             self._broker.locks.discard(name)
             try:
-                self._broker.request(f"lock {name!r}", self._declarations.unlock(name))
+                self._broker.requests.call(f"lock {name!r}", self._declarations.unlock(name))
             except BrokerUnavailableError:
                 raise
             except QBridgeError:

@@ -119,10 +119,10 @@ class Rejections:
         check_room(check_queue_name(queue))
         for attempt in (1, 2):
             if not self._declarations.has_levels(queue, top):
-                broker.request(f"queue {queue!r}", self._declarations.declare_levels(queue, top))
+                broker.requests.call(f"queue {queue!r}", self._declarations.declare_levels(queue, top))
             delayed = Publication(delays.name(queue, top), delays.routing_key(units), message.properties, message.body)
             try:
-                broker.send([delayed], timeout)
+                broker.sender.send([delayed], timeout)
             except UnroutableError:
                 if attempt == 2:
                     raise
@@ -137,7 +137,7 @@ class Rejections:
 
     def _hand_back(self, delivery: Delivery) -> None:
         broker = self._broker
-        consumer = broker.existing_consumer(delivery.queue)
+        consumer = broker.consumers.existing(delivery.queue)
         if consumer is not None and (consumer.works or self._declarations.is_side_queue(delivery.queue)):
             refusal = self._copy_back(delivery)
             if refusal is None:
@@ -172,7 +172,7 @@ class Rejections:
         if noted is not None:
             lost_deliveries.note_handback(key, Handback(noted, suspected=False))
         try:
-            broker.send([message], HAND_BACK_TIMEOUT)
+            broker.sender.send([message], HAND_BACK_TIMEOUT)
         except QBridgeError as exc:
             _log.debug("a message of %r goes back without a copy: %s", queue, exc)
             if not isinstance(exc, PublishUnconfirmedError):
@@ -269,27 +269,27 @@ class Rejections:
     def _send_copy(self, message: Publication) -> None:
         broker, queue = self._broker, message.routing_key
         try:
-            broker.send([message])
+            broker.sender.send([message])
         except UnroutableError:
             # Deleted under us. Whoever declared it, the message must not be lost with it.
-            if broker.existing_consumer(queue) is not None:
+            if broker.consumers.existing(queue) is not None:
                 time.sleep(DELETION_PAUSE)
             check_room(queue)
-            broker.request(f"queue {queue!r}", self._declarations.declare(queue))
+            broker.requests.call(f"queue {queue!r}", self._declarations.declare(queue))
             self._declarations.remember(queue, None)
-            broker.send([Publication("", queue, message.properties, message.body)])
+            broker.sender.send([Publication("", queue, message.properties, message.body)])
 
     def _dead_letter(self, delivery: Delivery, failure: Failure) -> bool:
         broker = self._broker
         arrival: Arrival = delivery.tag
         target = self._declarations.dead_letter_queue(delivery.queue)
-        ours, room = failure.dead_letter_headers(), broker.publisher.room
+        ours, room = failure.dead_letter_headers(), broker.sender.room
         properties = copies.letter(arrival.properties, ours, failure.task_id, room)
         try:
-            broker.send([Publication("", target, properties, arrival.body)])
+            broker.sender.send([Publication("", target, properties, arrival.body)])
         except UnroutableError:
-            broker.request(f"queue {target!r}", self._declarations.declare_dead_letter_queue(target))
-            broker.send([Publication("", target, properties, arrival.body)])
+            broker.requests.call(f"queue {target!r}", self._declarations.declare_dead_letter_queue(target))
+            broker.sender.send([Publication("", target, properties, arrival.body)])
         except MessageTooLargeError as exc:
             if not self._declarations.has_route(delivery.queue):
                 raise
@@ -300,7 +300,7 @@ class Rejections:
     def _dead_letter_by_broker(self, delivery: Delivery, target: str, reason: QBridgeError) -> None:
         """A body over the limit of today cannot be published again, but the broker moves what it has already."""
         broker = self._broker
-        broker.request(f"queue {target!r}", self._declarations.declare_dead_letter_queue(target))
+        broker.requests.call(f"queue {target!r}", self._declarations.declare_dead_letter_queue(target))
         if not delivery.tag.channel.give_back(delivery.tag.number, requeue=False):
             raise BrokerUnavailableError("the connection was lost; the message comes again") from reason
         broker.io.wake()

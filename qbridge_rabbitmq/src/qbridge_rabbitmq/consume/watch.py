@@ -1,0 +1,101 @@
+"""Looks after the consumers of a client: does each of them bring something, and does it hold as much as it should?"""
+
+from __future__ import annotations
+
+import functools
+from concurrent.futures import Future
+from typing import Final
+
+from qbridge_core.backend import monotonic
+from qbridge_rabbitmq.connection.connections import Connections
+from qbridge_rabbitmq.consume.consumer import Consumer
+from qbridge_rabbitmq.consume.consumers import Consumers
+from qbridge_rabbitmq.consume.prefetch import TICK
+from qbridge_rabbitmq.queues.declarations import Declarations
+from qbridge_rabbitmq.queues.requests import Requests
+from qbridge_rabbitmq.recovery.lost_deliveries import LostDeliveries
+
+_EVERY: Final = 3.0
+
+
+class Watch:
+    """What is done now and then. For the I/O thread.
+
+    Args:
+        connections: the client's; those that are silent are dropped.
+        consumers: those to look after.
+        requests: asks the broker about their queues.
+        declarations: knows how.
+        lost: forgets what is too old.
+        timeout: seconds after which a server that serves no consumer is left, if there is another one.
+        every: seconds between two looks at the connections.
+    """
+
+    def __init__(
+        self,
+        connections: Connections,
+        consumers: Consumers,
+        requests: Requests,
+        declarations: Declarations,
+        lost: LostDeliveries,
+        timeout: float,
+        every: float,
+    ) -> None:
+        self._connections = connections
+        self._consumers = consumers
+        self._requests = requests
+        self._declarations = declarations
+        self._lost = lost
+        self._timeout = timeout
+        self._every = min(_EVERY, every)
+        self._examine_at = 0.0
+        self._served_at = 0.0
+
+    def look(self) -> None:
+        """Look after silent connections, and consumers that bring nothing; and again after a while."""
+        self._connections.io.later(self._every, self.look)
+        self._connections.check()
+        self._leave_useless()
+        if monotonic() < self._examine_at:
+            return
+        self._examine_at = monotonic() + _EVERY
+        self._lost.expire()
+        if not self._connections.is_up or self._connections.closing:
+            return
+        for consumer in self._consumers.all():
+            consumer.confirm_acks()
+            if tag := consumer.idle_tag():
+                self._examine(consumer, tag)
+
+    def adapt(self) -> None:
+        """Have each consumer hold as much as its speed demands; and again soon."""
+        self._connections.io.later(TICK, self.adapt)
+        for consumer in self._consumers.all():
+            if consumer.adapt():
+                count = self._declarations.count(consumer.queue)
+                self._requests.begin(count, functools.partial(_report_count, consumer))
+
+    def _leave_useless(self) -> None:
+        """Go to another server when no consumer is served here, as by one that is cut off from its cluster.
+
+        As long as one is served all stay: the tasks that run here would be given to other workers.
+        """
+        now = monotonic()
+        wanted = [consumer for consumer in self._consumers.all() if consumer.prefetch]
+        if not self._connections.is_up or not wanted or any(consumer.serves for consumer in wanted):
+            self._served_at = now
+        elif now - self._served_at > self._timeout:
+            self._served_at = now
+            self._connections.consuming.move("the server does not start a consumer")
+
+    def _examine(self, consumer: Consumer, tag: str) -> None:
+        def answered(future: Future[int]) -> None:
+            error = future.exception()
+            consumer.examined(tag, future.result() if error is None else 0, error)
+
+        self._requests.begin(self._declarations.consumers(consumer.queue), answered)
+
+
+def _report_count(consumer: Consumer, counted: Future[int]) -> None:
+    if counted.exception() is None:
+        consumer.drained(counted.result())

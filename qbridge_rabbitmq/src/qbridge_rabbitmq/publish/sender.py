@@ -1,0 +1,76 @@
+"""Sends messages from any thread and waits for their confirmations."""
+
+from __future__ import annotations
+
+from qbridge_core.backend import BrokerUnavailableError, QBridgeError
+from qbridge_rabbitmq.connection.connections import Connections
+from qbridge_rabbitmq.publish.publisher import Batch, Publication, Publisher
+
+
+class Sender:
+    """What callers have of the publisher. For any thread but the I/O thread.
+
+    Args:
+        connections: the client's.
+        publisher: publishes on one of them.
+        timeout: seconds to wait for confirmations, unless a caller says otherwise.
+    """
+
+    def __init__(self, connections: Connections, publisher: Publisher, timeout: float) -> None:
+        self._connections = connections
+        self._publisher = publisher
+        self._timeout = timeout
+
+    @property
+    def room(self) -> int:
+        """How many bytes the properties of a message may have."""
+        return self._publisher.room
+
+    def send(self, messages: list[Publication], timeout: float | None = None) -> None:
+        """Publish messages and wait for their confirmations.
+
+        Raises:
+            QBridgeError: the first message that failed.
+        """
+        self.wait_for(self.begin(messages), timeout)
+
+    def send_each(self, messages: list[Publication], timeout: float | None = None) -> dict[int, QBridgeError]:
+        """Publish messages and wait for their confirmations; the errors of those that failed, by their position.
+
+        Raises:
+            QBridgeError: not all of them had an outcome in time.
+        """
+        batch = self.begin(messages)
+        self._await(batch, timeout)
+        return batch.errors
+
+    def begin(self, messages: list[Publication]) -> Batch:
+        """Publish messages; ``wait_for`` then waits for their confirmations."""
+        batch = Batch(messages)
+        self._connections.io.post(lambda: self._publisher.submit(batch))
+        return batch
+
+    def wait_for(self, batch: Batch, timeout: float | None = None) -> None:
+        """Wait for the confirmations of a batch; once.
+
+        Raises:
+            QBridgeError: the first message that failed.
+        """
+        self._await(batch, timeout)
+        try:
+            batch.raise_error()
+        except BrokerUnavailableError:
+            self._connections.require_open()
+            raise
+
+    def _await(self, batch: Batch, timeout: float | None) -> None:
+        seconds = self._timeout if timeout is None else timeout
+        if not batch.wait(seconds):
+            self._connections.require_open()
+            if seconds >= self._timeout:
+                self._connections.io.post(lambda: self._leave_silent(batch))
+            raise self._publisher.unconfirmed(batch, seconds)
+
+    def _leave_silent(self, batch: Batch) -> None:
+        if self._publisher.is_silent(batch):
+            self._connections.publishing.move("the server confirms nothing")
