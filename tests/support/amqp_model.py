@@ -72,6 +72,7 @@ class Channel:
         self._on_close: Any = None
         self._on_cancel: Any = None
         self._on_empty: Any = None
+        self._on_flow: Any = None
 
         def opened() -> None:
             if self.state == "opening":
@@ -211,9 +212,16 @@ class Channel:
         self._line.append(settle)
 
     def flow(self, active: bool, callback: Any) -> None:
-        """As in pika."""
+        """As in pika, which forgets the callback of one that is begun during the callback of another."""
         self._require_open()
-        self._line.append(lambda: callback(True))
+        self._on_flow = callback
+
+        def answer() -> None:
+            if self._on_flow is not None:
+                self._on_flow(active)
+                self._on_flow = None
+
+        self._line.append(answer)
 
     def close(self) -> None:
         """As in pika."""
