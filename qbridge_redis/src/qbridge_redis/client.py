@@ -185,7 +185,7 @@ class RedisClient(QueueClient):
     def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
         """Take up to ``max_messages``; nothing more is read ahead."""
         node = self._running(queue)
-        batch = node.reader(queue).receive(check_count("max_messages", max_messages, 1), check_wait(timeout))
+        batch = node.receive(queue, check_count("max_messages", max_messages, 1), check_wait(timeout))
         if node.context.closing.is_set():
             raise NotConnectedError("the client was disconnected")  # what came is handed back by disconnect
         return batch
@@ -197,7 +197,7 @@ class RedisClient(QueueClient):
         What comes while nobody receives goes back after a second.
         """
         super().subscribe(queue, prefetch)
-        self._running(queue).reader(queue).subscribe()
+        self._running(queue).subscribe(queue)
 
     @guarded
     def unsubscribe(self, queue: str) -> None:

@@ -8,14 +8,14 @@ from typing import Final
 
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from qbridge_core.backend import BrokerUnavailableError, QBridgeError, monotonic
+from qbridge_core.backend import BrokerUnavailableError, Delivery, QBridgeError, monotonic
 from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import unreachable
 from qbridge_redis.connection.options import Deployment, Options
 from qbridge_redis.consume.reader import StreamReader, close_all
 from qbridge_redis.consume.shared import SharedReader
 from qbridge_redis.protocol.keys import Keys
-from qbridge_redis.protocol.scripts import REMOVE_CONSUMER
+from qbridge_redis.protocol.scripts import REMOVE_CONSUMER, Command
 from qbridge_redis.publish.publisher import Publisher
 from qbridge_redis.queues.admin import QueueAdmin
 from qbridge_redis.queues.dead_letters import DeadLetterQueues
@@ -33,6 +33,8 @@ _FIRST_TLS: Final = 1.5
 _LEAVE_TIME: Final = 0.4
 _THREAD_TIME: Final = 1.0
 _ABANDON_TIME: Final = 0.8
+UNUSED: Final = 60.0
+"""Seconds after which a queue that is not subscribed is forgotten."""
 
 
 class Node:
@@ -45,10 +47,10 @@ class Node:
         self.admin: Final = QueueAdmin(self.context)
         self.dead_letters: Final = DeadLetterQueues(self.context)
         self.acknowledgements: Final = Acknowledgements(self.context)
-        self._maintenance: Final = Maintenance(self.context, self._with_delays)
+        self._maintenance: Final = Maintenance(self.context, self._with_delays, self._release_unused)
         self.shared_reader: Final = SharedReader(self.context)
         self._readers: dict[str, StreamReader] = {}
-        self._known: set[str] = set()
+        self._known: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def inspect(self) -> None:
@@ -78,7 +80,7 @@ class Node:
         """
         deadline = monotonic() + timeout
         context = self.context
-        readers = self._all_readers()
+        readers = list(self._all_readers().values())
         if self._answers():
             close_all(readers, min(_READERS_TIME, timeout))
             self.shared_reader.stop(_THREAD_TIME)
@@ -103,17 +105,22 @@ class Node:
                 self.context.declarations.check_surroundings(connection, queue)
         except LOST as exc:
             raise unreachable(exc, self.context.options) from exc
-        self._known.add(queue)
+        self._note_use(queue)
 
-    def reader(self, queue: str) -> StreamReader:
-        """The reader of a queue, made when it is first asked for."""
-        reader = self._readers.get(queue)
-        if reader is None:
-            with self._lock:
-                if queue not in self._readers:
-                    self._readers[queue] = StreamReader(self.context, queue, self.shared_reader)
-                reader = self._readers[queue]
-        return reader
+    def receive(self, queue: str, count: int, timeout: float) -> list[Delivery]:
+        """See ``QueueClient.receive``."""
+        while True:
+            reader = self._readers.get(queue)
+            if reader is None:
+                with self._lock:
+                    reader = self._reader(queue)
+            if (batch := reader.receive(count, timeout)) is not None:
+                return batch
+
+    def subscribe(self, queue: str) -> None:
+        """A queue will be received from again and again."""
+        with self._lock:
+            self._reader(queue).subscribe()
 
     def unsubscribe(self, queue: str) -> None:
         """Wake a blocked receive, and keep no connection for it."""
@@ -123,7 +130,7 @@ class Node:
 
     def delayed(self, queue: str) -> None:
         """A message of this queue was delayed by this client: have it delivered on time."""
-        self._known.add(queue)
+        self._note_use(queue)
         self._maintenance.poke()
 
     def knows(self, tag: EntryTag) -> bool:
@@ -154,12 +161,54 @@ class Node:
             return False
         return True
 
-    def _with_delays(self) -> list[str]:
-        return sorted(self._known.union(self._readers))
-
-    def _all_readers(self) -> list[StreamReader]:
+    def _note_use(self, queue: str) -> None:
         with self._lock:
-            return list(self._readers.values())
+            self._known[queue] = monotonic()
+
+    def _with_delays(self) -> list[str]:
+        with self._lock:
+            return sorted({*self._known, *self._readers})
+
+    def _reader(self, queue: str) -> StreamReader:
+        """The reader of a queue, made when it is first asked for. Expects the lock to be held."""
+        if queue not in self._readers:
+            self._readers[queue] = StreamReader(self.context, queue, self.shared_reader)
+        return self._readers[queue]
+
+    def _release_unused(self, connection: RedisConnection) -> None:
+        """Forget the queues that nobody uses any more."""
+        context, released = self.context, []
+        for queue, reader in self._all_readers().items():
+            with self._lock:
+                if reader.release(UNUSED):
+                    del self._readers[queue]
+                    context.forget(queue)
+                    released.append(queue)
+        if released:
+            connection.call_many([self._leave_command(queue) for queue in released])
+        self._release_undelayed(connection)
+
+    def _release_undelayed(self, connection: RedisConnection) -> None:
+        """Look no more for delayed messages where there are none and nobody here receives them."""
+        before = monotonic() - UNUSED
+        with self._lock:
+            old = {queue: at for queue, at in self._known.items() if at < before and queue not in self._readers}
+        if not old:
+            return
+        replies = connection.call_many([("EXISTS", self.context.keys.delayed(queue)) for queue in old])
+        with self._lock:
+            for (queue, at), reply in zip(old.items(), replies, strict=True):
+                if reply == 0 and self._known.get(queue) == at:
+                    del self._known[queue]
+
+    def _leave_command(self, queue: str) -> Command:
+        """What takes this client out of the consumers of a queue."""
+        context = self.context
+        return REMOVE_CONSUMER([context.keys.stream(queue)], context.options.group, context.consumer)
+
+    def _all_readers(self) -> dict[str, StreamReader]:
+        with self._lock:
+            return dict(self._readers)
 
     def _hand_back(self, deadline: float) -> None:
         context = self.context
@@ -168,10 +217,7 @@ class Node:
                 return
             try:
                 with context.pool.connection(_LEAVE_TIME) as connection:
-                    leave = REMOVE_CONSUMER(
-                        [context.keys.stream(in_flight.queue)], context.options.group, context.consumer
-                    )
-                    connection.call(leave, _LEAVE_TIME)
+                    connection.call(self._leave_command(in_flight.queue), _LEAVE_TIME)
             except (QBridgeError, *LOST):
                 return
 

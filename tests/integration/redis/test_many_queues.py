@@ -224,3 +224,34 @@ def test_without_the_right_to_unblock_it_takes_a_second_longer(
     client.publish(names[7], b"body")
     assert consumers.got.get(timeout=10.0).queue == names[7]
     consumers.end()
+
+
+def test_g4_queues_that_are_used_no_more_are_released(
+    make_client: MakeClient, broker: RedisBroker, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a client knows of a queue, and its name among the queue's consumers, go some time after the last use."""
+    monkeypatch.setattr("qbridge_redis.node.UNUSED", 0.3)
+    monkeypatch.setattr("qbridge_redis.recovery.maintenance._RELEASE_EVERY", 0.1)
+    client = make_client(broker.url)
+    names = [f"{queue}-{number}" for number in range(5)]
+    for name in names:
+        client.declare(name)
+        client.publish(name, b"body")
+    held = take(client, names[0])
+    for name in names[1:]:
+        client.ack(take(client, name))
+    client.publish(names[1], b"later", delay=2.0)
+    assert client._nodes is not None
+    node = client._nodes.nodes()[0]
+
+    def known() -> set[str]:
+        return {*node._readers, *node._with_delays(), *(one.queue for one in node.context.all_in_flight())}
+
+    wait_for(lambda: known() == {names[0], names[1]}, 10.0, "the others are not released")
+    assert broker.cli("XINFO", "CONSUMERS", names[2], "qbridge") == []
+    client.ack(held)
+    wait_for(lambda: client.stats(names[1]).ready == 1, 10.0, "what was delayed is not delivered")
+    wait_for(lambda: not known(), 10.0, "the last ones are not released")
+    client.ack(take(client, names[1]))
+    assert client.flush()
+    assert all(is_empty(client, name) for name in names)

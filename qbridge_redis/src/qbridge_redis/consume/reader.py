@@ -57,6 +57,8 @@ class StreamReader:
         self._takeover = Takeover(context, queue)
         self._subscription = Subscription(context, queue, self._takeover)
         self._is_idle = False
+        self._is_released = False
+        self._used_at = monotonic()
 
     # ------------------------------------------------------------------ for any thread
 
@@ -86,6 +88,14 @@ class StreamReader:
             self._share()
             self._turn.release()
 
+    def release(self, seconds: float) -> bool:
+        """Have this reader end when its queue was not used for so long; return whether it has."""
+        if self._subscribed or monotonic() - self._used_at < seconds or not self._turn.acquire(blocking=False):
+            return False
+        self._is_released = self._in_flight.is_empty
+        self._turn.release()
+        return self._is_released
+
     def abort(self) -> None:
         """Do not wait for a server that does not answer."""
         self._cancels += 1
@@ -103,14 +113,17 @@ class StreamReader:
 
     # ------------------------------------------------------------------ for the receiving thread
 
-    def receive(self, count: int, timeout: float) -> list[Delivery]:
-        """See ``QueueClient.receive``."""
+    def receive(self, count: int, timeout: float) -> list[Delivery] | None:
+        """See ``QueueClient.receive``; None when this reader was released."""
         cancels = self._cancels
         deadline = monotonic() + timeout
         with self._turn:
+            if self._is_released:
+                return None
             try:
                 return self._receive(count, deadline, cancels)
             finally:
+                self._used_at = monotonic()
                 self._share()
 
     def _receive(self, count: int, deadline: float, cancels: int) -> list[Delivery]:

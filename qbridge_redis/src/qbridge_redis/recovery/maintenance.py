@@ -1,4 +1,5 @@
-"""The thread that keeps leases alive, delivers delayed messages when they are due, and forgets dead consumers.
+"""The thread that keeps leases alive, delivers delayed messages when they are due, and forgets dead consumers
+and queues that are used no more.
 
 It has a connection of its own, so that neither a blocked read nor a slow publish can make a lease run out.
 """
@@ -20,6 +21,7 @@ from qbridge_redis.recovery.leases import Leases
 from qbridge_redis.state.context import NodeContext, log
 
 _REAP_EVERY: Final = 300.0
+_RELEASE_EVERY: Final = 30.0
 _REAP_IDLE: Final = 3600.0
 _REFUSED_PAUSE: Final = 5.0
 _WATCH_EVERY: Final = 1.0
@@ -32,17 +34,25 @@ class Maintenance:
     Args:
         context: what it looks after.
         queues: names the queues whose delayed messages are to be delivered.
+        release: forgets the queues that are used no more.
     """
 
-    def __init__(self, context: NodeContext, queues: Callable[[], Sequence[str]]) -> None:
+    def __init__(
+        self,
+        context: NodeContext,
+        queues: Callable[[], Sequence[str]],
+        release: Callable[[RedisConnection], None],
+    ) -> None:
         self._context = context
         self._queues = queues
+        self._release = release
         self._connection = RedisConnection(context.route, f"qbridge:{context.consumer}")
         self._poked = threading.Event()
         self._thread = threading.Thread(target=self._run, name="qbridge-redis-maintenance", daemon=True)
         self._leases = Leases(context)
         self._delays = Delays(context)
         self._reap_at = monotonic() + _REAP_EVERY
+        self._release_at = monotonic() + _RELEASE_EVERY
         self._watch_at = 0.0 if context.route.needs_watch else math.inf
         self._opened_before = False
 
@@ -92,7 +102,7 @@ class Maintenance:
                 self._sleep()
 
     def _sleep(self) -> None:
-        next_at = min(self._leases.due_at, self._delays.due_at, self._reap_at, self._watch_at)
+        next_at = min(self._leases.due_at, self._delays.due_at, self._reap_at, self._release_at, self._watch_at)
         self._poked.wait(max(0.001, next_at - monotonic()))
         self._poked.clear()
 
@@ -118,6 +128,9 @@ class Maintenance:
             self._leases.renew(self._connection)
         if now >= self._delays.due_at:
             self._delays.deliver_due(self._connection, self._queues())
+        if now >= self._release_at:
+            self._release(self._connection)
+            self._release_at = now + _RELEASE_EVERY
         if now >= self._reap_at:
             self._reap()
             self._reap_at = now + _REAP_EVERY

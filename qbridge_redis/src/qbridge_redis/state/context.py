@@ -90,6 +90,12 @@ class NodeContext:
         with self._in_flight_lock:
             return list(self._in_flight.values())
 
+    def forget(self, queue: str) -> None:
+        """Nothing of a queue is in flight, and nobody reads it."""
+        with self._in_flight_lock:
+            self._in_flight.pop(queue, None)
+        self._complaints.pop(queue, None)
+
     def is_new_complaint(self, queue: str, text: str) -> bool:
         """Whether this is to be said, because it is not what was said of the queue last."""
         is_new = self._complaints.get(queue) != text

@@ -47,6 +47,11 @@ class Handbacks:
         self._noted: OrderedDict[bytes, Noted] = OrderedDict()
         self._lock = threading.Lock()
 
+    @property
+    def has_any(self) -> bool:
+        """Whether something is remembered."""
+        return bool(self._noted)
+
     def remember(self, entry_id: bytes, noted: Noted) -> None:
         """Keep what such a name has no room for."""
         with self._lock:

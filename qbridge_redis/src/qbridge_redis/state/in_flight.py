@@ -88,6 +88,7 @@ class InFlight:
         self._held: dict[bytes, EntryTag] = {}
         self._acks: deque[bytes] = deque()
         self._sending = 0
+        self._lost = 0
         self.batches = 0
         """How many batches of acknowledgements have been taken."""
         self.handbacks = Handbacks()
@@ -114,6 +115,12 @@ class InFlight:
         """Whether an entry was handed out and is not confirmed as settled."""
         return entry_id in self._held
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is left to settle or to send, and nothing to remember."""
+        with self._lock:
+            return not (self._held or self._acks or self._sending or self._lost or self.handbacks.has_any)
+
     def held(self) -> list[bytes]:
         """The entries to renew.
 
@@ -138,6 +145,8 @@ class InFlight:
         with self._lock:
             if tag.state is not SettlementState.OPEN and tag.state is not SettlementState.LOST:
                 return False
+            if tag.state is SettlementState.LOST:
+                self._lost -= 1
             tag.state = SettlementState.ACKED
             self._acks.append(tag.entry_id)
             return True
@@ -219,6 +228,7 @@ class InFlight:
         """
         with self._lock:
             if tag.state is SettlementState.LOST:
+                self._lost -= 1
                 tag.state = SettlementState.SETTLED
                 raise DeliveryLostError(f"the lease of a delivery of {self.queue!r} ran out; it is delivered again")
             if tag.state is not SettlementState.OPEN:
@@ -254,6 +264,7 @@ class InFlight:
                     tag.state = SettlementState.LOST
                     del self._held[entry_id]
                     lost += 1
+            self._lost += lost
         return lost
 
     def mark_deleted(self, entry_ids: Iterable[bytes] | None = None) -> None:
