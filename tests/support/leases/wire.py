@@ -119,7 +119,7 @@ class Pool:
         if self.closed:
             raise NotConnectedError("the client is not connected; call connect() first")
         try:
-            wire = Wire(self._url, patience)
+            wire = Wire(self._url, min(patience, self._timeout))  # while it is made, `close` cannot end it
         except (OSError, ValueError) as exc:
             raise BrokerUnavailableError(f"{self._url} cannot be reached: {exc}") from exc
         with self._lock:

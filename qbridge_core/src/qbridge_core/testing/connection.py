@@ -229,8 +229,15 @@ class ConnectionTests(Backend):
             self.eventually(lambda: client.flush() and is_empty(client, queue))
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-    def test_a_forked_child_leaves_its_parents_connection_alone(self, client: QueueClient, queue: str) -> None:
+    def test_a_forked_child_leaves_its_parents_connection_alone(self, broker_url: str, queue: str) -> None:
         """There the client is not connected; whatever the child does with it, its parent goes on as before."""
+        client = self.with_options(self.patient_options).create_client(broker_url)
+        try:
+            self._fork(client, queue)
+        finally:
+            self.disconnect_in_time(client)
+
+    def _fork(self, client: QueueClient, queue: str) -> None:
         delivery = self.get_one(client, queue)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # it is what this test is about

@@ -87,8 +87,14 @@ class OutageTests(Backend):
         assert client.connected, "a client whose connection is lost is still connected: it tries again"
         assert calls["publish"].seconds < 4 * _SHORT, "publish does not keep to its timeout"
         assert calls["receive"].seconds > 0.9 * _SHORT, "receive does not wait for its timeout, so its caller does not"
+        if calls["ack"].error is None:
+            flushing = Call(lambda: client.flush(_SHORT))
+            assert flushing.ended(self.outage_timeout), "flush does not keep to its timeout"
+            assert flushing.error or not flushing.result(), "flush says that all is sent, and there is no broker"
+        blocked = Call(lambda: unhurried.publish(queue, b"p2", timeout=10 * self.outage_timeout))
+        self.disconnect_in_time(unhurried, timeout=self.outage_timeout)
+        assert blocked.ended(self.wait), "a publish of another thread still blocks after disconnect"
         link.restore()
-        unhurried.disconnect()
         if calls["declare"].error is None:
             self.eventually(lambda: _done(lambda: client.publish(f"{queue}-3", b"x")), self.outage_timeout)
         self._settle_all(client, queue, {done: calls["ack"], rejected: calls["reject"], retried: calls["retry"]})

@@ -120,6 +120,10 @@ class SettlingTests(Backend):
         assert is_empty(client, queue)
         moved = self.receive_one(client, f"{queue}-other")
         assert (moved.body, dict(moved.headers), moved.message_id, moved.attempts) == (b"x", {"h": "1"}, "m", 2)
+        if client.capabilities.delay:
+            client.reject(moved, requeue=True, delay=0.3, failure=failure, queue=queue)
+            assert (client.stats(queue).ready, client.receive(f"{queue}-other", 1, 0.0)) == (0, [])
+            assert self.receive_one(client, queue).attempts == 2
 
     def test_g4_a_retry_leaves_one_message(self, client: QueueClient, queue: str) -> None:
         """After a retry the broker holds the message once."""
