@@ -19,6 +19,7 @@ from qbridge_core.backend import (
     DeadLetter,
     Delivery,
     Message,
+    MessageTooLargeError,
     check_body,
     check_delay,
     check_message,
@@ -61,6 +62,17 @@ class TakesAnySize(MemoryClient):
             super().publish_many(queue, messages, **options)
         finally:
             self.max_message_bytes = most
+
+
+class FillsTheLimit(MemoryClient):
+    """Has one limit for a body and for what a letter says of it."""
+
+    def reject(self, delivery: Delivery, requeue: bool = True, **options: Any) -> None:
+        failure = options.get("failure")
+        explanation = len(repr(failure.dead_letter_headers())) if failure else 0
+        if len(delivery.body) + explanation > self.max_message_bytes:
+            raise MessageTooLargeError("the explanation does not fit")
+        super().reject(delivery, requeue, **options)
 
 
 class CutsBodies(MemoryClient):

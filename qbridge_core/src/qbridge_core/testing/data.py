@@ -138,14 +138,25 @@ class DataTests(Backend):
         size = _largest(lambda count: client.publish(queue, b"x" * count), self.largest_message)
         self._settle_largest(client, queue, dead, b"x" * size, {})
 
-    def test_g19_a_body_over_the_limit_is_refused(self, client: QueueClient, queue: str) -> None:
-        """One byte over ``max_message_bytes`` is an error for its sender, alone and among others; nothing is cut."""
+    def test_g19_a_body_over_the_limit_is_refused(self, client: QueueClient, queue: str, dead: str) -> None:
+        """One byte over ``max_message_bytes`` is an error for its sender, alone and among others; nothing is cut.
+
+        A body of just that size, if it is taken, can be dead-lettered.
+        """
         body = bytes(client.max_message_bytes + 1)
         with pytest.raises(MessageTooLargeError):
             client.publish(queue, body)
         with pytest.raises(MessageTooLargeError):
             client.publish_many(queue, [Message(body)])
         assert client.stats(queue).ready == 0
+        try:
+            client.publish(queue, body[1:])
+        except MessageTooLargeError:
+            return  # the broker's own limit is lower
+        client.reject(self.receive_one(client, queue), requeue=False, failure=the_longest_failure(queue))
+        letter = self.receive_one(client, dead)
+        assert letter.body == body[1:]
+        client.ack(letter)
 
     def test_g17_bodies_are_not_logged(
         self, client: QueueClient, queue: str, dead: str, caplog: pytest.LogCaptureFixture
