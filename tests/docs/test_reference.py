@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import pkgutil
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import qbridge_core
+import qbridge_memory
+import qbridge_rabbitmq
+import qbridge_redis
 from qbridge_core import QBridgeError, Supervisor, TaskManager, UnknownOptionError, connect, errors, hookspecs
-from support.pages import DOCS, PAGES, ROOT
+from support.pages import DOCS, PAGES, ROOT, name
 
 
 def table_after(page: Path, start: str) -> str:
@@ -61,10 +67,10 @@ def test_the_page_of_errors_has_every_error() -> None:
 def test_the_page_of_hooks_has_every_hook() -> None:
     """The table has the hooks of a task and of a worker with their arguments."""
     table = table_after(DOCS / "hooks.md", "| Hook |")
-    for name, function in inspect.getmembers(hookspecs, inspect.isfunction):
-        if name.startswith("qbridge_") and name != "qbridge_backends":
+    for hook, function in inspect.getmembers(hookspecs, inspect.isfunction):
+        if hook.startswith("qbridge_") and hook != "qbridge_backends":
             arguments = ", ".join(f"`{argument}`" for argument in inspect.signature(function).parameters)
-            assert f"| `{name}` | {arguments} |" in table
+            assert f"| `{hook}` | {arguments} |" in table
 
 
 def test_the_readme_installs_what_its_programs_need() -> None:
@@ -74,6 +80,45 @@ def test_the_readme_installs_what_its_programs_need() -> None:
     schemes = set(re.findall(r'connect\("(\w+)://', text))
     assert schemes
     assert {{"amqp": "rabbitmq"}.get(scheme, scheme) for scheme in schemes} <= set(extras.split(","))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_module_that_a_page_names_exists(page: Path) -> None:
+    """A module that was moved or renamed leaves no name behind."""
+    named = set(re.findall(r"`((?:qbridge_\w+|QBridge)(?:\.\w+)+)`", page.read_text(encoding="utf-8")))
+    assert not [dotted for dotted in sorted(named) if not exists(dotted)]
+
+
+def exists(dotted: str) -> bool:
+    """Whether a dotted name is a module, or something in one."""
+    path = dotted.split(".")
+    found: object = importlib.import_module(path[0])
+    for i, part in enumerate(path[1:], 2):
+        if isinstance(found, ModuleType) and not hasattr(found, part):
+            try:
+                importlib.import_module(".".join(path[:i]))
+            except ModuleNotFoundError:
+                return False
+        if not hasattr(found, part):
+            return False
+        found = getattr(found, part)
+    return True
+
+
+@pytest.mark.parametrize("package", [qbridge_core, qbridge_memory, qbridge_rabbitmq, qbridge_redis])
+def test_the_architecture_has_every_package(package: ModuleType) -> None:
+    """What a distribution consists of is on the page, with a word about what it is for."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    parts = [found.name for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}.") if found.ispkg]
+    assert not [part for part in [package.__name__, *parts] if not re.search(rf"`{part}`( \|)? \S", text)]
+
+
+def test_the_architecture_names_threads_that_there_are() -> None:
+    """Each thread of its table is started somewhere under this name."""
+    named = set(re.findall(r"`(qbridge-[a-z-]+)`", (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")))
+    code = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("qbridge_*/src/**/*.py"))
+    assert named
+    assert not [thread for thread in named if f'name="{thread}"' not in code]
 
 
 def test_the_tests_that_show_a_guarantee_exist() -> None:
