@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from qbridge_core import BrokerUnavailableError, ConfigurationError, Outcome, QueueStats, Reason, TaskManager
-from qbridge_core.work.poison.suspects import Suspects
+from qbridge_core.work.poison.side_queue import SideQueue
 from support.suspects import CountingClient, suspected
 from support.wait import wait_for
 
@@ -145,7 +145,7 @@ class DeafClient(CountingClient):
 
 def test_g6_suspects_that_cannot_be_looked_for_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     """One failure is no news; many in a row are a warning, and not one each time."""
-    suspects = Suspects(DeafClient(), "q.suspects")
+    suspects = SideQueue(DeafClient(), "q.suspects")
     for count in range(1, 11):
         suspects.moved()
         assert suspects.take(lambda: True, threading.Event()) is None

@@ -31,7 +31,7 @@ from qbridge_core.runtime.logs import flush, logger
 from qbridge_core.runtime.signals import Insistence
 from qbridge_core.task.problem import Problem
 from qbridge_core.work.manager import TaskManager
-from qbridge_core.work.poison.witness import call_witness
+from qbridge_core.work.poison.observer import set_observer
 
 _log: Final = logger("qbridge.worker")
 READY: Final = "ready"
@@ -64,7 +64,7 @@ def main(descriptor: int) -> None:
         spawn.prepare(preparation)
         make = find(pickle.loads(build))  # noqa: S301 - as above
         loading.clear()
-        call_witness(link)
+        set_observer(link)
         manager = _made(make, link)
     orders.can_be_obeyed()
     sys.exit(_Worker(manager, orders, link).run())
@@ -109,7 +109,7 @@ def find(build: Callable[[], object] | str) -> Callable[[], object]:
 
 
 class Link:
-    """The connection to the supervisor; also the witness of this process. Thread-safe."""
+    """The connection to the supervisor; also the observer of this process. Thread-safe."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

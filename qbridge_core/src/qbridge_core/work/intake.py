@@ -20,7 +20,7 @@ from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
 from qbridge_core.runtime.outage import Outage
 from qbridge_core.runtime.pause import GrowingPause
-from qbridge_core.work.poison.suspects import Suspects
+from qbridge_core.work.poison.side_queue import SideQueue
 from qbridge_core.work.readahead import LARGE, ReadAhead
 
 _log: Final = logger("qbridge.worker")
@@ -39,7 +39,7 @@ class Intake:
     """
 
     def __init__(
-        self, client: QueueClient, queue: str, workers: int, poll_timeout: float, suspects: Suspects | None = None
+        self, client: QueueClient, queue: str, workers: int, poll_timeout: float, suspects: SideQueue | None = None
     ) -> None:
         self._client = client
         self._queue = queue

@@ -1,4 +1,4 @@
-"""Runs suspects (:mod:`qbridge_core.work.poison.suspects`) in child processes of their own.
+"""Runs suspects (:mod:`qbridge_core.work.poison.side_queue`) in child processes of their own.
 
 The child imports the handler's module and nothing else: to import the main program would run it again where it is not
 guarded. So a run there has two clear ends and one that says little:
@@ -35,7 +35,7 @@ from qbridge_core.task.problem import Problem
 from qbridge_core.task.retry import RetryPolicy
 from qbridge_core.task.run import Run
 from qbridge_core.task.verdict import Action, Judged, Verdict
-from qbridge_core.work.poison.suspects import LOOK_EVERY, Suspects
+from qbridge_core.work.poison.side_queue import LOOK_EVERY, SideQueue
 from qbridge_core.work.settle import Settler
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Isolation:
 
     def __init__(
         self,
-        suspects: Suspects,
+        suspects: SideQueue,
         settler: Settler,
         lifecycle: Lifecycle,
         handler: Callable[[Any], object],

@@ -38,7 +38,7 @@ from qbridge_core.work.arguments import (
 from qbridge_core.work.idle import is_empty
 from qbridge_core.work.intake import Intake
 from qbridge_core.work.isolation import Isolation, can_be_isolated
-from qbridge_core.work.poison.suspects import Suspects
+from qbridge_core.work.poison.side_queue import SideQueue
 from qbridge_core.work.session import Session
 from qbridge_core.work.settle import Rules, Settler
 from qbridge_core.work.worker import Job
@@ -360,7 +360,7 @@ class TaskManager:
             )
         self._client.declare(self._input_queue, self._dead_letter_queue)
         self._client.check_task_timeout(self._input_queue, self._task_timeout, self._max_workers)
-        suspects = self._declare_suspects()
+        suspects = self._declare_side_queue()
         give_up = threading.Event()
         settler = Settler(self._client, self._rules, self._lifecycle, self._tally, give_up, suspects)
         intake = Intake(self._client, self._input_queue, self._max_workers, poll_timeout, suspects)
@@ -382,10 +382,10 @@ class TaskManager:
             return AsyncHandler(self._handler, self._max_workers)
         return Executor(self._handler, self._interrupt)
 
-    def _declare_suspects(self) -> Suspects | None:
+    def _declare_side_queue(self) -> SideQueue | None:
         if not self._client.capabilities.crashes:
             return None
-        suspects = Suspects(
+        suspects = SideQueue(
             self._client,
             suspects_queue(self._input_queue),
             self._rules.max_crashes,
@@ -394,7 +394,7 @@ class TaskManager:
         self._client.declare(suspects.queue, self._dead_letter_queue)
         return suspects
 
-    def _isolation(self, suspects: Suspects | None, settler: Settler) -> Isolation | None:
+    def _isolation(self, suspects: SideQueue | None, settler: Settler) -> Isolation | None:
         """What runs suspects in a child process, where that may be possible."""
         if suspects is None or self._rules.processes or not can_be_isolated(self._handler):
             return None

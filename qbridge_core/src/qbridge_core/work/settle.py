@@ -33,7 +33,8 @@ from qbridge_core.task.problem import Problem
 from qbridge_core.task.retry import RetryPolicy
 from qbridge_core.task.run import Run
 from qbridge_core.task.verdict import Action, Judged, Verdict, judge
-from qbridge_core.work.poison.suspects import Suspects, charged, suspicions
+from qbridge_core.work.poison.marks import charged, suspicions
+from qbridge_core.work.poison.side_queue import SideQueue
 from qbridge_core.work.repeat import Describe, RefusedError, Repeater
 
 _log: Final = logger("qbridge.worker")
@@ -79,7 +80,7 @@ class Settler:
         lifecycle: Lifecycle,
         tally: Tally,
         give_up: threading.Event,
-        suspects: Suspects | None = None,
+        suspects: SideQueue | None = None,
     ) -> None:
         self._client = client
         self._rules = rules

@@ -33,7 +33,7 @@ from qbridge_core.task.run import Run
 from qbridge_core.task.verdict import Verdict, name_of
 from qbridge_core.work.intake import Intake
 from qbridge_core.work.isolation import Isolation
-from qbridge_core.work.poison.witness import current_witness
+from qbridge_core.work.poison.observer import current_observer
 from qbridge_core.work.settle import Settler
 
 _log: Final = logger("qbridge.worker")
@@ -125,7 +125,7 @@ class Worker:
             if self.abandoned:
                 return
         if executor.prepare():
-            current_witness().ready()
+            current_observer().ready()
         while not self.abandoned and executor.prepare() and (delivery := intake.take()) is not None:
             # In a context of its own: what one task sets there is nothing to the next one. Its hooks see it too.
             context = self.context = copy_context()

@@ -23,42 +23,28 @@ from typing import Final
 
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.dead_letter import Failure, Reason, SuspectFailure
-from qbridge_core.contract.headers import BESIDE, CRASHES, SUSPICIONS, TASK_ID, meta_int, meta_text
+from qbridge_core.contract.headers import BESIDE, TASK_ID, meta_text
 from qbridge_core.contract.message import Delivery
 from qbridge_core.contract.names import worker_identity
 from qbridge_core.errors import BrokerUnavailableError, QBridgeError
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
-from qbridge_core.work.poison.witness import current_witness
+from qbridge_core.work.poison.marks import charged, suspicions
+from qbridge_core.work.poison.observer import current_observer
+from qbridge_core.work.poison.stops import Stops
 
 _log: Final = logger("qbridge.worker")
 LOOK_EVERY: Final = 5.0
 _QUIET_POLL: Final = 0.01
-# With what it takes to find a suspect, and the watch that ends a stop and looks once a second, this stays below 5 s.
-_LONGEST_STOP: Final = 3.0
 _LONGEST_LOOK: Final = 0.9
 _BUSY: Final = 0.5
 _FEW: Final = 5
-# Others get so many times as long as they were stopped.
-_WORK_SHARE: Final = 5.0
 # One failure is no news: a connection is lost now and then, and the client reports that itself.
 _BEAR: Final = 3
 _WARN_EVERY: Final = 60.0
 
 
-def suspicions(delivery: Delivery) -> int:
-    """How many workers have died with a message, for none of which it could be charged."""
-    told = meta_int(delivery.meta, SUSPICIONS)
-    # A backend that does not know the mark counts the deaths as crashes.
-    return told + max(0, delivery.crashes - charged(delivery)) if BESIDE in delivery.meta else told
-
-
-def charged(delivery: Delivery) -> int:
-    """How many deaths are known to be this message's doing."""
-    return meta_int(delivery.meta, CRASHES) if BESIDE in delivery.meta else delivery.crashes
-
-
-class Suspects:
+class SideQueue:
     """Takes suspects from the side queue. Thread-safe, but for ``take``, which is for one thread at a time.
 
     Args:
@@ -75,7 +61,7 @@ class Suspects:
 
     def __init__(self, client: QueueClient, queue: str, max_crashes: int = 3, *, in_children: bool = False) -> None:
         self._client = client
-        self._witness = current_witness()
+        self._observer = current_observer()
         self._max_crashes = max_crashes
         self._in_children = in_children
         self.queue = queue
@@ -84,7 +70,7 @@ class Suspects:
         self._turn = threading.Lock()
         self._counting = threading.Lock()
         self._apart = 0
-        self._stops = _Stops()
+        self._stops = Stops()
         self._look_at = 0.0
         self._look_again = False
         self._must_run_alone = False
@@ -186,11 +172,11 @@ class Suspects:
 
     def began(self, task_id: str) -> None:
         """A suspect is about to run in a worker's thread."""
-        self._witness.began(self.queue, task_id)
+        self._observer.began(self.queue, task_id)
 
     def ended(self, delivery: Delivery) -> None:
         """The suspect has been dealt with, and this process lives."""
-        self._witness.ended()
+        self._observer.ended()
         if delivery is self._alone:
             self._alone = None
             self._stops.spend(monotonic() - self._alone_since)
@@ -198,7 +184,7 @@ class Suspects:
 
     def last_death(self, task_id: str) -> str:
         """How the last process that ran this suspect in a worker's thread ended; "" when nobody saw it."""
-        return self._witness.last_death(self.queue, task_id)
+        return self._observer.last_death(self.queue, task_id)
 
     def _next(self, waiting: int, is_quiet: Callable[[], bool], closed: threading.Event) -> Delivery | None:
         self._must_run_alone = False
@@ -307,23 +293,3 @@ class Suspects:
             "cannot look for suspects in %s, %d times in a row: %s", self.queue, self._failures, exc,
             extra={"qbridge_queue": self.queue},
         )  # fmt: skip
-
-
-class _Stops:
-    """For how long nothing may be read: a few seconds, which come back while work goes on. For one thread at a time."""
-
-    def __init__(self) -> None:
-        self._left = _LONGEST_STOP
-        self._since = monotonic()
-
-    def left(self) -> float:
-        """How many seconds a stop that begins now may last."""
-        now = monotonic()
-        self._left = min(_LONGEST_STOP, self._left + (now - self._since) / _WORK_SHARE)
-        self._since = now
-        return self._left
-
-    def spend(self, seconds: float) -> None:
-        """A stop of so many seconds is over."""
-        self._left = max(0.0, self._left - seconds)
-        self._since = monotonic()

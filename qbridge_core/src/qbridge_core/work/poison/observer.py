@@ -1,6 +1,6 @@
 """Lets a worker process say what it runs, to somebody who will see how the process ends.
 
-Of the tasks only suspects (:mod:`qbridge_core.work.poison.suspects`) are reported, which run alone; others pay nothing.
+Of the tasks only suspects (see ``side_queue``) are reported, which run alone; others pay nothing.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 
-class Witness(Protocol):
+class Observer(Protocol):
     """Sees the worker processes die."""
 
     def ready(self) -> None:
@@ -28,8 +28,8 @@ class Witness(Protocol):
         ...
 
 
-class Nobody:
-    """The witness of a process that runs by itself."""
+class NoObserver:
+    """The observer of a process that runs by itself."""
 
     def ready(self) -> None:
         """Nobody listens."""
@@ -46,17 +46,17 @@ class Nobody:
         return ""
 
 
-class _Court:
-    """Holds the witness of this process."""
+class _Current:
+    """Holds the observer of this process."""
 
-    witness: Witness = Nobody()
-
-
-def current_witness() -> Witness:
-    """The witness of this process."""
-    return _Court.witness
+    observer: Observer = NoObserver()
 
 
-def call_witness(witness: Witness) -> None:
-    """Make this the witness of this process, before its managers start."""
-    _Court.witness = witness
+def current_observer() -> Observer:
+    """The observer of this process."""
+    return _Current.observer
+
+
+def set_observer(observer: Observer) -> None:
+    """Make this the observer of this process, before its managers start."""
+    _Current.observer = observer
