@@ -15,7 +15,7 @@ import pytest
 
 from qbridge_core import Outcome, Reason, TaskManager, hookimpl
 from qbridge_core.message import BESIDE, SUSPICIONS, SuspectFailure
-from qbridge_core.work.isolation import can_be_isolated, setup_of
+from qbridge_core.work.poison.isolation import can_be_isolated, setup_of
 from support import handlers
 from support.handlers import Service, note_with_context, notes, work, work_later, work_where_set_up
 from support.suspects import CountingClient, suspected_once
@@ -303,7 +303,7 @@ def test_g20_foreign_code_that_hangs_at_a_suspect_stops_no_other_suspect(
     client: CountingClient, journal: str, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """The suspect is done with once, without it, and so is the next one; a thread that comes back changes nothing."""
-    monkeypatch.setattr("qbridge_core.work.isolation.patience", lambda timeout: 0.2)
+    monkeypatch.setattr("qbridge_core.work.poison.isolation.patience", lambda timeout: 0.2)
     released, hung = threading.Event(), threading.Event()
 
     def hang() -> None:

@@ -18,7 +18,7 @@ from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
 from qbridge_core.runtime.wakeup import Wakeup
 from qbridge_core.task.run import Run
-from qbridge_core.work.isolation import Isolation
+from qbridge_core.work.poison.isolation import Isolation
 from qbridge_core.work.worker import Job, WorkerPool
 
 _log: Final = logger("qbridge.manager")

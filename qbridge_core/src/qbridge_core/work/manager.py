@@ -37,7 +37,8 @@ from qbridge_core.work.arguments import (
 )
 from qbridge_core.work.idle import is_empty
 from qbridge_core.work.intake import Intake
-from qbridge_core.work.isolation import Isolation, can_be_isolated
+from qbridge_core.work.poison.isolation import Isolation, can_be_isolated
+from qbridge_core.work.poison.rule import PoisonRule
 from qbridge_core.work.poison.side_queue import SideQueue
 from qbridge_core.work.session import Session
 from qbridge_core.work.settle import Rules, Settler
@@ -360,12 +361,15 @@ class TaskManager:
             )
         self._client.declare(self._input_queue, self._dead_letter_queue)
         self._client.check_task_timeout(self._input_queue, self._task_timeout, self._max_workers)
-        suspects = self._declare_side_queue()
+        side_queue = self._declare_side_queue()
         give_up = threading.Event()
-        settler = Settler(self._client, self._rules, self._lifecycle, self._tally, give_up, suspects)
-        intake = Intake(self._client, self._input_queue, self._max_workers, poll_timeout, suspects)
-        job = Job(self._executor(), intake, settler, self._lifecycle, self._task_timeout, self._max_message_bytes)
-        isolation = self._isolation(suspects, settler)
+        settler = Settler(self._client, self._rules, self._lifecycle, self._tally, give_up)
+        rule = (
+            None if side_queue is None else PoisonRule(self._client, self._rules, settler, self._lifecycle, side_queue)
+        )
+        intake = Intake(self._client, self._input_queue, self._max_workers, poll_timeout, side_queue)
+        job = Job(self._executor(), intake, settler, self._lifecycle, self._task_timeout, self._max_message_bytes, rule)
+        isolation = None if side_queue is None or rule is None else self._isolation(side_queue, rule, settler)
         return Session(
             self._client, job, self._input_queue, self._max_workers, self._max_abandoned, self._grace_period, give_up,
             isolation,
@@ -385,21 +389,21 @@ class TaskManager:
     def _declare_side_queue(self) -> SideQueue | None:
         if not self._client.capabilities.crashes:
             return None
-        suspects = SideQueue(
+        side_queue = SideQueue(
             self._client,
             suspects_queue(self._input_queue),
             self._rules.max_crashes,
             in_children=self._rules.processes,
         )
-        self._client.declare(suspects.queue, self._dead_letter_queue)
-        return suspects
+        self._client.declare(side_queue.queue, self._dead_letter_queue)
+        return side_queue
 
-    def _isolation(self, suspects: SideQueue | None, settler: Settler) -> Isolation | None:
+    def _isolation(self, side_queue: SideQueue, rule: PoisonRule, settler: Settler) -> Isolation | None:
         """What runs suspects in a child process, where that may be possible."""
-        if suspects is None or self._rules.processes or not can_be_isolated(self._handler):
+        if self._rules.processes or not can_be_isolated(self._handler):
             return None
         return Isolation(
-            suspects, settler, self._lifecycle, self._handler, self._task_timeout, self._max_message_bytes,
+            side_queue, rule, settler, self._lifecycle, self._handler, self._task_timeout, self._max_message_bytes,
             self._max_workers,
         )  # fmt: skip
 

@@ -16,7 +16,7 @@ from qbridge_core.runtime.wakeup import Wakeup
 from qbridge_core.task import foreign
 from qbridge_core.task.context import current_run
 from qbridge_core.work.ending import LONGEST, Ending
-from qbridge_core.work.isolation import Isolation
+from qbridge_core.work.poison.isolation import Isolation
 from qbridge_core.work.worker import Job, WorkerPool
 
 _log: Final = logger("qbridge.manager")

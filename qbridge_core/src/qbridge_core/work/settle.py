@@ -18,9 +18,9 @@ from types import FrameType
 from typing import Final
 
 from qbridge_core.contract.client import QueueClient
-from qbridge_core.contract.dead_letter import Failure, Noted, Reason, SuspectFailure
+from qbridge_core.contract.dead_letter import Failure, Noted, Reason
 from qbridge_core.contract.envelope import MalformedTaskError
-from qbridge_core.contract.headers import CRASHES, MAX_EXCEPTION_MESSAGE_CHARS, SUSPICIONS, meta_int
+from qbridge_core.contract.headers import MAX_EXCEPTION_MESSAGE_CHARS
 from qbridge_core.contract.message import Delivery
 from qbridge_core.contract.names import worker_identity
 from qbridge_core.errors import MessageTooLargeError, QBridgeError, RemoteError
@@ -33,8 +33,6 @@ from qbridge_core.task.problem import Problem
 from qbridge_core.task.retry import RetryPolicy
 from qbridge_core.task.run import Run
 from qbridge_core.task.verdict import Action, Judged, Verdict, judge
-from qbridge_core.work.poison.marks import charged, suspicions
-from qbridge_core.work.poison.side_queue import SideQueue
 from qbridge_core.work.repeat import Describe, RefusedError, Repeater
 
 _log: Final = logger("qbridge.worker")
@@ -70,7 +68,9 @@ class Settler:
         lifecycle: hooks to call after a settlement.
         tally: counts the outcomes.
         give_up: set when the worker must end now; pending settlements are then left to the broker.
-        suspects: where messages go that may have killed a worker; None when the backend cannot tell.
+
+    Attributes:
+        persist: repeats what the broker must be made to do; see :meth:`Repeater.repeat`.
     """
 
     def __init__(
@@ -80,14 +80,12 @@ class Settler:
         lifecycle: Lifecycle,
         tally: Tally,
         give_up: threading.Event,
-        suspects: SideQueue | None = None,
     ) -> None:
         self._client = client
         self._rules = rules
         self._lifecycle = lifecycle
         self._tally = tally
-        self._persist = Repeater(rules.queue, give_up, logs_outages=client.logs_outages).repeat
-        self._suspects = suspects
+        self.persist = Repeater(rules.queue, give_up, logs_outages=client.logs_outages).repeat
         self._refusals = Outage()
 
     def succeeded(self, run: Run, duration: float) -> None:
@@ -95,7 +93,7 @@ class Settler:
         order = self._lifecycle.order
         told = None if order is None else order.begin(run.task_id)
         try:
-            if not self._persist(lambda: self._client.ack(run.delivery), run.log_fields):
+            if not self.persist(lambda: self._client.ack(run.delivery), run.log_fields):
                 return
             self._tally.add(Outcome.SUCCEEDED)
             self._lifecycle.task_succeeded(
@@ -122,9 +120,9 @@ class Settler:
             return
         self._lifecycle.task_failed(queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, exception=shown)
         if verdict.action is Action.REJECT:
-            self._dead_letter(run.delivery, self._run_failure(run, problem))
+            self.dead_letter(run.delivery, self._run_failure(run, problem))
         elif verdict.action is Action.CRASH:
-            self._count_crash(run, problem)
+            self.count_crash(run, problem)
         else:
             self._count_failure(run, problem, verdict.rule, delay=verdict.delay, final=verdict.final)
 
@@ -142,112 +140,19 @@ class Settler:
     def malformed(self, delivery: Delivery, exc: MalformedTaskError) -> None:
         """Dead-letter a message that can never run."""
         problem = Problem(Reason.MALFORMED, type(exc).__name__, str(exc))
-        failure = self._failure(delivery, problem, delivery.message_id or "", delivery.attempts)
-        self._dead_letter(delivery, failure)
+        failure = self.failure(delivery, problem, delivery.message_id or "", delivery.attempts)
+        self.dead_letter(delivery, failure)
 
-    def condemned(self, delivery: Delivery, noted: Noted) -> bool:
-        """Dead-letter a message of which that was decided when it was here before; False when it may run."""
+    def settle_noted(self, delivery: Delivery, noted: Noted) -> bool:
+        """Dead-letter a message if that was decided when it was here before; False when it may run."""
         if noted.is_final:
-            self._dead_letter(delivery, noted.failure)
+            self.dead_letter(delivery, noted.failure)
         return noted.is_final
-
-    def admit(self, delivery: Delivery, task_id: str) -> bool:
-        """Decide about a message whose worker died: True to run it in this worker; False when it has been settled."""
-        if self._suspects is None:
-            return True
-        if delivery.queue == self._rules.queue:
-            doubtful = delivery.suspected or delivery.crashes > meta_int(delivery.meta, CRASHES)
-            if not doubtful and (self._rules.processes or SUSPICIONS in delivery.meta):
-                return True  # it killed child processes at most, or a child has lived through it since then
-            self._isolate(delivery, task_id, doubtful)
-            return False
-        if self.convicts(delivery, task_id):
-            return False
-        self._suspects.began(task_id)
-        return True
-
-    def convicts(self, delivery: Delivery, task_id: str) -> bool:
-        """Dead-letter a suspect that has killed enough processes; False when it may run."""
-        suspects = self._suspects
-        if suspects is None or not suspects.is_convicted(delivery):
-            return False
-        text = f"{delivery.crashes} worker processes died while they ran this task"
-        if death := suspects.last_death(task_id):
-            text += f"; the last one, {death}"
-        problem = Problem(Reason.CRASHED, "", text)
-        self._dead_letter(delivery, self._failure(delivery, problem, task_id, delivery.attempts))
-        return True
-
-    def _isolate(self, delivery: Delivery, task_id: str, doubtful: bool) -> None:
-        """Have the message run apart. However often it was suspected, only a death that it causes there convicts it."""
-        suspects = self._suspects
-        assert suspects is not None  # noqa: S101 - admit has looked
-        beside = suspects.may_run_beside
-        known = meta_int(delivery.meta, CRASHES) if beside else delivery.crashes  # in a child all charges are exact
-        crashes = min(known, self._rules.max_crashes - 1)
-        before = SUSPICIONS in delivery.meta  # it was in a child and in a worker since it was suspected first
-        failure = SuspectFailure.of(
-            self._failure(replace(delivery, crashes=crashes), Problem(Reason.CRASHED), task_id, delivery.attempts),
-            suspicions(delivery) + int(doubtful and before),
-            beside=beside,
-        )
-        fields = _log_fields(delivery, task_id, delivery.attempts + 1)
-
-        def move() -> None:
-            self._client.reject(delivery, requeue=True, failure=failure, queue=suspects.queue)
-
-        try:
-            moved = self._persist(move, lambda: fields, may_refuse=True)
-        except RefusedError as refused:
-            if isinstance(refused.__cause__, MessageTooLargeError):
-                self._dead_letter(delivery, _unrepeatable(failure, refused.__cause__))
-            else:
-                self._yield(delivery, refused.__cause__, lambda: fields)
-            return
-        if moved:
-            why = "was held by a worker that died" if doubtful else "has killed a process"
-            _log.warning("task %s %s; it runs apart now", task_id, why, extra=fields)
-            suspects.moved()
-
-    def crashed_apart(self, run: Run, process: str, how: str) -> None:
-        """The child process that ran a suspect, and nothing else, died: charge it."""
-        # The first such death explains the one for which it became a suspect, so that counts as well.
-        crashes = (min(charged(run.delivery), self._rules.max_crashes - 1) or 1) + 1
-        text = f"{crashes} worker processes died while they ran this task; the last one, worker {process}, {how}"
-        problem = Problem(Reason.CRASHED, "", text)
-        self._lifecycle.task_failed(
-            queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, exception=RemoteError(text, "", "")
-        )
-        self._count_crash(run, problem, crashes)
-
-    def failed_apart(self, run: Run, problem: Problem) -> bool:
-        """A suspect did not succeed in its child process, which lived: it runs in a worker, and nothing is counted.
-
-        It may need what the main program sets up, which the child does not have. False when the broker refuses to have
-        it in its queue again; then it is not settled.
-        """
-        failure = self._failure(run.delivery, problem, run.task_id, run.delivery.attempts)
-        cleared = SuspectFailure.of(failure, suspicions(run.delivery))
-
-        def move() -> None:
-            self._client.reject(run.delivery, requeue=True, failure=cleared, queue=self._rules.queue)
-
-        try:
-            moved = self._persist(move, run.log_fields, may_refuse=True)
-        except RefusedError:
-            return False
-        if moved:
-            _log.info(
-                "task %s has not killed the process that it ran in by itself, but failed there (%s); it runs again in "
-                "a worker, and nothing is counted",
-                run.task_id, _in_words(failure), extra=run.log_fields(),
-            )  # fmt: skip
-        return True
 
     def hand_back(self, delivery: Delivery) -> None:
         """Return a message to the queue, nothing counted."""
-        fields = _log_fields(delivery, delivery.message_id, delivery.attempts + 1)
-        if self._persist(lambda: self._client.reject(delivery, requeue=True), lambda: fields):
+        fields = log_fields(delivery, delivery.message_id, delivery.attempts + 1)
+        if self.persist(lambda: self._client.reject(delivery, requeue=True), lambda: fields):
             self._tally.add(Outcome.HANDED_BACK)
 
     def _count_failure(
@@ -256,17 +161,17 @@ class Settler:
         failure = self._run_failure(run, problem)
         policy_delay = self._rules.policy.next_delay(run.attempt, rule)
         if final or policy_delay is None:
-            self._dead_letter(run.delivery, failure)
+            self.dead_letter(run.delivery, failure)
         else:
             self._retry(run, failure, self._possible(policy_delay if delay is None else delay))
 
-    def _count_crash(self, run: Run, problem: Problem, crashes: int | None = None) -> None:
-        """A child process died of this task alone: no attempt is counted, and enough deaths convict it."""
+    def count_crash(self, run: Run, problem: Problem, crashes: int | None = None) -> None:
+        """A child process died of this task alone: no attempt is counted, and after enough deaths it is poison."""
         if crashes is None:
             crashes = min(run.delivery.crashes, self._rules.max_crashes - 1) + 1
         failure = replace(self._run_failure(run, problem), attempts=run.delivery.attempts, crashes=crashes)
         if crashes >= self._rules.max_crashes:
-            self._dead_letter(run.delivery, failure)
+            self.dead_letter(run.delivery, failure)
         else:
             self._retry(run, failure, self._possible(self._rules.policy.pause(crashes)))
 
@@ -277,13 +182,13 @@ class Settler:
             self._client.reject(run.delivery, requeue=True, delay=delay)
 
         try:
-            done = self._persist(reject, run.log_fields, may_refuse=True)
+            done = self.persist(reject, run.log_fields, may_refuse=True)
         except RefusedError as refused:
             if isinstance(refused.__cause__, MessageTooLargeError):
                 failure = self._run_failure(run, verdict.problem)
-                self._dead_letter(run.delivery, _unrepeatable(failure, refused.__cause__))
+                self.dead_letter(run.delivery, unrepeatable(failure, refused.__cause__))
             else:
-                self._yield(run.delivery, refused.__cause__, run.log_fields)
+                self.give_back(run.delivery, refused.__cause__, run.log_fields)
             return
         if done:
             foreign.settled()
@@ -312,13 +217,13 @@ class Settler:
             self._client.reject(run.delivery, requeue=True, delay=delay, failure=failure, queue=back)
 
         try:
-            done = self._persist(reject, run.log_fields, may_refuse=True)
+            done = self.persist(reject, run.log_fields, may_refuse=True)
         except RefusedError as refused:
             if isinstance(refused.__cause__, MessageTooLargeError):
-                self._dead_letter(run.delivery, _unrepeatable(failure, refused.__cause__))
+                self.dead_letter(run.delivery, unrepeatable(failure, refused.__cause__))
                 return
             run.delivery.note(Noted(failure))
-            done = self._yield(run.delivery, refused.__cause__, run.log_fields)
+            done = self.give_back(run.delivery, refused.__cause__, run.log_fields)
             delay = 0.0
         if not done:
             return
@@ -326,27 +231,28 @@ class Settler:
         self._tally.add(Outcome.RETRIED)
         _log.warning(
             "task %s %s in attempt %d (%s); next attempt in %g s",
-            run.task_id, failure.reason, run.attempt, _in_words(failure), delay,
+            run.task_id, failure.reason, run.attempt, in_words(failure), delay,
             extra=run.log_fields(),
         )  # fmt: skip
         self._lifecycle.task_retried(queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, delay=delay)
 
-    def _dead_letter(self, delivery: Delivery, failure: Failure) -> None:
+    def dead_letter(self, delivery: Delivery, failure: Failure) -> None:
+        """Move a message to the dead-letter queue, and tell of it."""
         with self._lifecycle.telling(failure.task_id):
             self._dead_letter_and_tell(delivery, failure)
 
     def _dead_letter_and_tell(self, delivery: Delivery, failure: Failure) -> None:
         name = failure.task_id or _nameless(delivery)
-        fields = _log_fields(delivery, name, failure.attempts)
+        fields = log_fields(delivery, name, failure.attempts)
 
         def reject() -> None:
             self._client.reject(delivery, requeue=False, failure=failure)
 
         try:
-            done = self._persist(reject, lambda: fields, may_refuse=True)
+            done = self.persist(reject, lambda: fields, may_refuse=True)
         except RefusedError as refused:
             delivery.note(Noted(failure, is_final=True))
-            if self._yield(delivery, refused.__cause__, lambda: fields):
+            if self.give_back(delivery, refused.__cause__, lambda: fields):
                 self._tally.add(Outcome.HANDED_BACK)
             return
         if not done:
@@ -355,15 +261,16 @@ class Settler:
         self._tally.add(dead_lettered(failure.reason))
         _log.error(
             "task %s dead-lettered: %s after %d attempts (%s)",
-            name, failure.reason, failure.attempts, _in_words(failure),
+            name, failure.reason, failure.attempts, in_words(failure),
             extra=fields,
         )  # fmt: skip
         self._lifecycle.task_dead_lettered(queue=delivery.queue, task_id=failure.task_id, failure=failure)
 
     def _run_failure(self, run: Run, problem: Problem) -> Failure:
-        return self._failure(run.delivery, problem, run.task_id, run.attempt)
+        return self.failure(run.delivery, problem, run.task_id, run.attempt)
 
-    def _failure(self, delivery: Delivery, problem: Problem, task_id: str, attempts: int) -> Failure:
+    def failure(self, delivery: Delivery, problem: Problem, task_id: str, attempts: int) -> Failure:
+        """What to write beside a message about a problem, redacted."""
         now = time.time()
         problem = problem.redacted(self._rules.redact)
         return Failure(
@@ -380,23 +287,25 @@ class Settler:
             worker=worker_identity(),
         )
 
-    def _yield(self, delivery: Delivery, reason: BaseException | None, describe: Describe) -> bool:
+    def give_back(self, delivery: Delivery, reason: BaseException | None, describe: Describe) -> bool:
         """Give a message back that the broker refuses to have elsewhere; the worker is free for others."""
         if reason is not None and self._refusals.is_news(reason):
             _log.error(
                 "the broker refuses where tasks of %s are to go: %s; they go back to the queue until it does not",
                 delivery.queue, reason, extra=describe(), exc_info=None if isinstance(reason, QBridgeError) else reason,
             )  # fmt: skip
-        return self._persist(lambda: self._client.reject(delivery, requeue=True), describe)
+        return self.persist(lambda: self._client.reject(delivery, requeue=True), describe)
 
 
-def _unrepeatable(failure: Failure, reason: BaseException) -> Failure:
+def unrepeatable(failure: Failure, reason: BaseException) -> Failure:
+    """The failure of a message whose copy for another attempt the broker finds too large."""
     note = f"it cannot be retried: {reason}"[: MAX_EXCEPTION_MESSAGE_CHARS // 2]
     message = failure.exception_message[: MAX_EXCEPTION_MESSAGE_CHARS - len(note) - 2]
     return replace(failure, exception_message=f"{message}; {note}" if message else note)
 
 
-def _in_words(failure: Failure) -> str:
+def in_words(failure: Failure) -> str:
+    """The exception of a failure, for a log."""
     return ": ".join(text for text in (failure.exception_type, failure.exception_message) if text)
 
 
@@ -405,5 +314,6 @@ def _nameless(delivery: Delivery) -> str:
     return f"without id ({len(delivery.body)} bytes, sha256 {hashlib.sha256(delivery.body).hexdigest()[:16]})"
 
 
-def _log_fields(delivery: Delivery, task_id: str | None, attempt: int) -> dict[str, object]:
+def log_fields(delivery: Delivery, task_id: str | None, attempt: int) -> dict[str, object]:
+    """The fields that the log shows of a task."""
     return {"qbridge_task_id": task_id, "qbridge_queue": delivery.queue, "qbridge_attempt": attempt}

@@ -32,8 +32,9 @@ from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.run import Run
 from qbridge_core.task.verdict import Verdict, name_of
 from qbridge_core.work.intake import Intake
-from qbridge_core.work.isolation import Isolation
+from qbridge_core.work.poison.isolation import Isolation
 from qbridge_core.work.poison.observer import current_observer
+from qbridge_core.work.poison.rule import PoisonRule
 from qbridge_core.work.settle import Settler
 
 _log: Final = logger("qbridge.worker")
@@ -52,6 +53,7 @@ class Job:
     lifecycle: Lifecycle
     task_timeout: float
     max_message_bytes: int
+    poison: PoisonRule | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,12 +188,10 @@ class Worker:
         except MalformedTaskError as exc:
             self.watched.do(Step(functools.partial(job.settler.malformed, delivery, exc)))
             return
-        if (delivery.noted is not None or REASON in delivery.meta) and self._is_condemned(delivery):
+        if (delivery.noted is not None or REASON in delivery.meta) and self._is_settled_by_history(delivery):
             return
         task_id = task.task_id or meta_text(delivery.meta, TASK_ID) or delivery.message_id or new_id()
-        if (delivery.crashes or delivery.suspected) and not self.watched.do(
-            Step(functools.partial(job.settler.admit, delivery, task_id))
-        ):
+        if (delivery.crashes or delivery.suspected) and not self._may_run_here(delivery, task_id):
             return
         order = job.lifecycle.order
         if order is not None:
@@ -228,10 +228,15 @@ class Worker:
         # the payload) would wait for the garbage collector.
         error = None
 
-    def _is_condemned(self, delivery: Delivery) -> bool:
+    def _may_run_here(self, delivery: Delivery, task_id: str) -> bool:
+        """Ask the rule on poison messages, where the backend can tell which those may be."""
+        rule = self._job.poison
+        return rule is None or bool(self.watched.do(Step(functools.partial(rule.admit, delivery, task_id))))
+
+    def _is_settled_by_history(self, delivery: Delivery) -> bool:
         """Look at what was decided about a message when it was here before, or in the queue that it is a letter of."""
         if delivery.noted is not None:
-            return self._job.settler.condemned(delivery, delivery.noted)
+            return self._job.settler.settle_noted(delivery, delivery.noted)
         delivery.begin_anew()
         return False
 

@@ -3,7 +3,7 @@
 When a worker process dies, every task that it held is a suspect, and only one of them may be guilty. A suspect is moved
 to the queue ``<queue>.suspects``, and its next run tells more:
 
-* in a child process of its own (``isolation``) wherever one can be had. A child that dies leaves no
+* in a child process of its own (:mod:`.isolation`) wherever one can be had. A child that dies leaves no
   doubt, and nobody waits for it. Such a message is marked as running *beside* others: when a whole worker dies while it
   holds one, that is a suspicion and no more, because the worker ran other tasks too.
 * alone in a worker, where no child can be had, or when ``max_crashes`` workers have died with it although it ran in a
@@ -50,11 +50,12 @@ class SideQueue:
     Args:
         client: the broker.
         queue: the side queue.
-        max_crashes: so many deaths that it is charged with convict a message, and so many suspicions have it run alone.
+        max_crashes: a message is poison after so many deaths that it is charged with, and runs alone after so many
+            suspicions.
         in_children: workers run all tasks in child processes, so a suspect need not wait for anything.
 
     Attributes:
-        isolated: other threads (``isolation``) take the suspects and run them in child processes; what
+        isolated: other threads (:mod:`.isolation`) take the suspects and run them in child processes; what
             is left to the workers are those that must run alone.
         wanted: set when there may be something for those threads to do.
     """
@@ -89,14 +90,14 @@ class SideQueue:
         self._look_at = 0.0
         self.wanted.set()
 
-    def is_convicted(self, delivery: Delivery) -> bool:
+    def is_poison(self, delivery: Delivery) -> bool:
         """Whether a message has killed so many processes that it must not run again."""
         return charged(delivery) >= self._max_crashes
 
     # ------------------------------------------------------------------ for the threads with a child process
 
     def take_isolated(self) -> Delivery | None:
-        """The next suspect to run in a child process, or one that is convicted; None when there is none.
+        """The next suspect to run in a child process, or one that is poison; None when there is none.
 
         Call ``release`` when it has been dealt with.
         """
@@ -127,7 +128,7 @@ class SideQueue:
     def _next_isolated(self, waiting: int) -> Delivery | None:
         for _ in range(2 * waiting):
             delivery = self._receive()
-            if delivery is None or self.is_convicted(delivery):
+            if delivery is None or self.is_poison(delivery):
                 return delivery
             exhausted = self._is_exhausted(delivery)
             if exhausted:
@@ -193,7 +194,7 @@ class SideQueue:
         until = monotonic() + _LONGEST_LOOK
         while monotonic() < until:
             delivery = self._receive()
-            if delivery is None or self.is_convicted(delivery):
+            if delivery is None or self.is_poison(delivery):
                 return delivery
             exhausted = self._is_exhausted(delivery)
             if self.may_run_beside and not exhausted:

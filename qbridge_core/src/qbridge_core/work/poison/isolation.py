@@ -1,4 +1,4 @@
-"""Runs suspects (:mod:`qbridge_core.work.poison.side_queue`) in child processes of their own.
+"""Runs suspects, messages of the side queue, in child processes of their own.
 
 The child imports the handler's module and nothing else: to import the main program would run it again where it is not
 guarded. So a run there has two clear ends and one that says little:
@@ -35,6 +35,7 @@ from qbridge_core.task.problem import Problem
 from qbridge_core.task.retry import RetryPolicy
 from qbridge_core.task.run import Run
 from qbridge_core.task.verdict import Action, Judged, Verdict
+from qbridge_core.work.poison.rule import PoisonRule
 from qbridge_core.work.poison.side_queue import LOOK_EVERY, SideQueue
 from qbridge_core.work.settle import Settler
 
@@ -89,7 +90,8 @@ class Isolation:
     """Looks for suspects, with one child process, and with more of them while a suspect takes long.
 
     Args:
-        suspects: where they come from.
+        side_queue: where they come from.
+        rule: decides about them.
         settler: settles their runs.
         lifecycle: hooks to call before a run.
         handler: what runs.
@@ -100,7 +102,8 @@ class Isolation:
 
     def __init__(
         self,
-        suspects: SideQueue,
+        side_queue: SideQueue,
+        rule: PoisonRule,
         settler: Settler,
         lifecycle: Lifecycle,
         handler: Callable[[Any], object],
@@ -108,7 +111,8 @@ class Isolation:
         max_message_bytes: int,
         most: int,
     ) -> None:
-        self.suspects: Final = suspects
+        self.side_queue: Final = side_queue
+        self.rule: Final = rule
         self.settler: Final = settler
         self.lifecycle: Final = lifecycle
         self.task_timeout: Final = task_timeout
@@ -117,34 +121,34 @@ class Isolation:
         self._handler = handler
         self._most = min(most, _MOST_CHILDREN)
         self._lock = threading.Lock()
-        self._lanes: set[_Lane] = set()
+        self._runners: set[_Runner] = set()
         self._hanging = 0
         self._patience = patience(task_timeout)
         self._setup: bytes | None = None
         self._try_at = 0.0
         self._said = False
-        suspects.isolated = True
+        side_queue.isolated = True
 
     # ------------------------------------------------------------------ for the session
 
     def start(self) -> None:
         """Begin to look for suspects."""
-        if not self._add_lane(stays=True):
-            self.suspects.isolated = False
+        if not self._add_runner(stays=True):
+            self.side_queue.isolated = False
 
     def stop(self) -> None:
         """Take no more suspects; what runs goes on. May be called again."""
         self.closed.set()
-        self.suspects.wanted.set()
+        self.side_queue.wanted.set()
 
     @property
     def busy(self) -> bool:
         """True while a suspect runs or is being settled."""
-        return any(lane.running is not None for lane in self._all_lanes())
+        return any(runner.running is not None for runner in self._all_runners())
 
     def claim_running(self) -> list[Run]:
         """Take over the runs that have not ended; their results are ignored from now on."""
-        runs = [lane.running for lane in self._all_lanes()]
+        runs = [runner.running for runner in self._all_runners()]
         return [run for run in runs if run is not None and run.cancel()]
 
     @property
@@ -154,28 +158,28 @@ class Isolation:
 
     def expire(self) -> None:
         """Give up the threads in which a hook, ``redact`` or a backoff hangs. Call it again, from one thread."""
-        for lane in self._all_lanes():
-            if lane.watched.give_up(self._patience):
+        for runner in self._all_runners():
+            if runner.watched.give_up(self._patience):
                 self.count_hanging(1)
-                self.lifecycle.give_up(lane.watched.thread)
-                lane.leave_thread()
-            if lane.is_left and self._start(lane):  # tried again while the system has no thread left
-                lane.is_left = False
+                self.lifecycle.give_up(runner.watched.thread)
+                runner.leave_thread()
+            if runner.is_left and self._start(runner):  # tried again while the system has no thread left
+                runner.is_left = False
 
     def close(self) -> None:
         """Kill the child processes."""
         self.closed.set()
-        for lane in self._all_lanes():
-            lane.kill()
+        for runner in self._all_runners():
+            runner.kill()
 
-    # ------------------------------------------------------------------ for the lanes
+    # ------------------------------------------------------------------ for the runners
 
     @property
     def is_possible(self) -> bool:
         """Whether child processes can be had, as far as is known; the suspects are left to the workers otherwise."""
-        if not self.suspects.isolated and monotonic() >= self._try_at:
-            self.suspects.isolated = True
-        return self.suspects.isolated and not self.closed.is_set()
+        if not self.side_queue.isolated and monotonic() >= self._try_at:
+            self.side_queue.isolated = True
+        return self.side_queue.isolated and not self.closed.is_set()
 
     def setup(self) -> bytes:
         """The first message to a child process; see :func:`setup_of`."""
@@ -194,18 +198,18 @@ class Isolation:
                 why,
             )
             self._said = True
-        self.suspects.leave(delivery)
+        self.side_queue.leave(delivery)
 
-    def add_lane(self) -> None:
+    def add_runner(self) -> None:
         """A suspect takes long: others shall not wait for it."""
-        self._add_lane(stays=False)
+        self._add_runner(stays=False)
 
-    def may_end(self, lane: _Lane) -> bool:
-        """Whether another lane looks for suspects; then this one is forgotten."""
+    def may_end(self, runner: _Runner) -> bool:
+        """Whether another runner looks for suspects; then this one is forgotten."""
         with self._lock:
-            if all(each.running is not None for each in self._lanes if each is not lane):
+            if all(each.running is not None for each in self._runners if each is not runner):
                 return False
-            self._lanes.discard(lane)
+            self._runners.discard(runner)
             return True
 
     def count_hanging(self, change: int) -> None:
@@ -213,24 +217,24 @@ class Isolation:
         with self._lock:
             self._hanging += change
 
-    def lane_ended(self, lane: _Lane) -> None:
-        """Called by a lane's thread at its end."""
+    def runner_ended(self, runner: _Runner) -> None:
+        """Called by a runner's thread at its end."""
         with self._lock:
-            self._lanes.discard(lane)
+            self._runners.discard(runner)
 
-    def _add_lane(self, *, stays: bool) -> bool:
-        lane = _Lane(self, stays=stays)
+    def _add_runner(self, *, stays: bool) -> bool:
+        runner = _Runner(self, stays=stays)
         with self._lock:
-            if len(self._lanes) >= self._most or self.closed.is_set():
+            if len(self._runners) >= self._most or self.closed.is_set():
                 return True
-            self._lanes.add(lane)
-        if self._start(lane):
+            self._runners.add(runner)
+        if self._start(runner):
             return True
-        self.lane_ended(lane)
+        self.runner_ended(runner)
         return False
 
-    def _start(self, lane: _Lane) -> bool:
-        thread = threading.Thread(target=lane.work, name="qbridge-isolation", daemon=True)
+    def _start(self, runner: _Runner) -> bool:
+        thread = threading.Thread(target=runner.work, name="qbridge-isolation", daemon=True)
         try:
             thread.start()
         except RuntimeError as exc:  # the system has no thread left
@@ -238,15 +242,15 @@ class Isolation:
             return False
         return True
 
-    def _all_lanes(self) -> list[_Lane]:
+    def _all_runners(self) -> list[_Runner]:
         with self._lock:
-            return list(self._lanes)
+            return list(self._runners)
 
 
-class _Lane:
+class _Runner:
     """A thread with a child process, which works off one suspect after the other.
 
-    When foreign code hangs in the thread, another one goes on with the lane as it is.
+    When foreign code hangs in the thread, another one goes on with the runner as it is.
 
     Attributes:
         running: what runs or is being settled.
@@ -271,7 +275,7 @@ class _Lane:
         self._unstarted = 0
 
     def work(self) -> None:
-        """Work until the isolation is closed, or there is nothing to do any more, or another thread has this lane."""
+        """Work until the isolation is closed, or there is nothing to do any more, or another thread has this runner."""
         watched = self.watched
         watched.begin()
         try:
@@ -281,7 +285,7 @@ class _Lane:
         finally:
             if not watched.is_lost:
                 self._end_child()
-                self._isolation.lane_ended(self)
+                self._isolation.runner_ended(self)
 
     def leave_thread(self) -> None:
         """Have another thread go on, which the caller starts."""
@@ -299,10 +303,10 @@ class _Lane:
             (delivery, step), self._left = self._left, None
             self._deal(delivery, step)
         while not isolation.closed.is_set():
-            isolation.suspects.wanted.clear()
+            isolation.side_queue.wanted.clear()
             while isolation.is_possible and self._work_off_one():
                 pass
-            if not isolation.suspects.wanted.wait(LOOK_EVERY):
+            if not isolation.side_queue.wanted.wait(LOOK_EVERY):
                 self._end_child()  # a while without work
                 if not self._stays and isolation.may_end(self):
                     return
@@ -316,9 +320,9 @@ class _Lane:
 
     def _work_off_one(self) -> bool:
         """Deal with the next suspect; False when there is none."""
-        suspects = self._isolation.suspects
+        side_queue = self._isolation.side_queue
         try:
-            delivery = suspects.take_isolated()
+            delivery = side_queue.take_isolated()
         except Exception:  # noqa: BLE001 - a backend's bug must not end this thread
             _log.exception("suspects cannot be looked for; the next look is in %g s", LOOK_EVERY)
             return False
@@ -341,7 +345,7 @@ class _Lane:
         finally:
             if not watched.is_lost:  # otherwise another thread does it
                 self.running = self._delivery = None
-                self._isolation.suspects.release()
+                self._isolation.side_queue.release()
 
     def _deal_with(self, delivery: Delivery) -> None:
         isolation = self._isolation
@@ -351,10 +355,10 @@ class _Lane:
         except MalformedTaskError as exc:
             settler.malformed(delivery, exc)
             return
-        if delivery.noted is not None and settler.condemned(delivery, delivery.noted):
+        if delivery.noted is not None and settler.settle_noted(delivery, delivery.noted):
             return
         task_id = task.task_id or meta_text(delivery.meta, TASK_ID) or delivery.message_id or new_id()
-        if settler.convicts(delivery, task_id):
+        if isolation.rule.dead_letter_poison(delivery, task_id):
             return
         child = self._usable_child(delivery)
         if child is None:
@@ -374,7 +378,7 @@ class _Lane:
         isolation = self._isolation
         verdict: Verdict | None = None
         try:
-            with _limited(isolation.task_timeout, child.cancel) as late, _limited(_LONG, isolation.add_lane):
+            with _limited(isolation.task_timeout, child.cancel) as late, _limited(_LONG, isolation.add_runner):
                 child.run(run)
         except NotStartedError as exc:
             self._not_started(run, exc)
@@ -393,14 +397,14 @@ class _Lane:
         elif verdict is None:
             isolation.settler.succeeded(run, duration)
         elif verdict.action is Action.CRASH:
-            crashed = functools.partial(isolation.settler.crashed_apart, run, child.identity, child.end_in_words)
+            crashed = functools.partial(isolation.rule.crashed_apart, run, child.identity, child.end_in_words)
             self.watched.do(Step(crashed))
         else:
             self._repeat_in_worker(run, verdict.problem)
 
     def _repeat_in_worker(self, run: Run, problem: Problem) -> None:
         def repeat() -> None:
-            if not self._isolation.settler.failed_apart(run, problem):
+            if not self._isolation.rule.failed_apart(run, problem):
                 self._isolation.give_up(run.delivery, "their queue takes no message back")
 
         self.watched.do(Step(repeat))
