@@ -176,8 +176,9 @@ class Node:
         return self._readers[queue]
 
     def _release_unused(self, connection: RedisConnection) -> None:
-        """Forget the queues that nobody uses any more."""
+        """Forget the queues that nobody uses any more, and close the connections."""
         context, released = self.context, []
+        context.pool.trim(UNUSED)
         for queue, reader in self._all_readers().items():
             with self._lock:
                 if reader.release(UNUSED):

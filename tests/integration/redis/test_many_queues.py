@@ -255,3 +255,20 @@ def test_g4_queues_that_are_used_no_more_are_released(
     client.ack(take(client, names[1]))
     assert client.flush()
     assert all(is_empty(client, name) for name in names)
+
+
+def test_g4_connections_that_nobody_uses_any_more_are_closed(
+    make_client: MakeClient, broker: RedisBroker, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many threads at once need many connections, and only as long as there are many."""
+    monkeypatch.setattr("qbridge_redis.node.UNUSED", 0.3)
+    monkeypatch.setattr("qbridge_redis.recovery.maintenance._RELEASE_EVERY", 0.1)
+    client = make_client(broker.url)
+    client.declare(queue)
+    broker.cli("CLIENT", "PAUSE", 500, "ALL")
+    asking = [Background(lambda: client.stats(queue)) for _ in range(10)]
+    for one in asking:
+        one.result()
+    wait_for(lambda: connections(broker) <= 2, 10.0, "the connections are kept")
+    client.publish(queue, b"body")
+    assert client.stats(queue).ready == 1

@@ -47,6 +47,8 @@ class RedisConnection:
         self._poll: select.poll | None = None
         self._timeout = 0.0
         self.client_id = 0
+        self.unused_since = 0.0
+        """When it was last given back to a pool (monotonic time)."""
         self._moves = 0
         self.is_demoted = False
         """The server said that it is not the right one, or not any more. Another one may be behind the same address."""

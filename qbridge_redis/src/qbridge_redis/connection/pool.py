@@ -65,9 +65,19 @@ class ConnectionPool:
             return
         with self._lock:
             if not self._closed and connection.is_usable and len(self._idle) < _KEPT:
+                connection.unused_since = monotonic()
                 self._idle.append(connection)
                 return
         connection.close()
+
+    def trim(self, seconds: float) -> None:
+        """Close the connections that nobody has used for so long."""
+        before, old = monotonic() - seconds, []
+        with self._lock, contextlib.suppress(IndexError):  # another thread takes the last one without the lock
+            while self._idle[0].unused_since < before:
+                old.append(self._idle.pop(0))
+        for connection in old:
+            connection.close()
 
     @contextlib.contextmanager
     def connection(self, timeout: float | None = None) -> Iterator[RedisConnection]:
