@@ -94,13 +94,16 @@ class Ending:
                 wakeup.notify()  # often the last thing that is waited for
 
         beginning = closing = self.call("qbridge-stopping", begin)
+        closed_at = monotonic()
         while True:
             left = deadline - monotonic()
             if (begun.is_set() and not self._is_busy) or left <= 0 or self._requests() > 1:
                 return
             wakeup.wait(min(self._pool.expire(), left, _POLL))
-            if self._pool.alive and (closing is beginning or not closing.is_alive()):
+            is_late = monotonic() - closed_at >= _POLL
+            if is_late and self._pool.alive and (closing is beginning or not closing.is_alive()):
                 # Once more: a reader may have passed its check just before.
+                closed_at = monotonic()
                 closing = self.call("qbridge-unsubscribe", intake.close)
 
     def finish(self) -> None:
