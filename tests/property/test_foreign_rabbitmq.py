@@ -171,7 +171,7 @@ def test_g19_headers_that_nearly_fill_a_frame_end_no_connection(
     """Beside any other properties: each message is run or dead-lettered, and all connections stay."""
     client, queue, dead = target
     broker = client._broker  # type: ignore[attr-defined]
-    before = broker.times_connected, broker.publisher._connection
+    before = broker.connections.times_connected, broker.publisher._connection
     sent = []
     for properties, size, body in messages:
         properties.entries = [*properties.entries, (b"filler", sized(b"S", b"x" * size))]
@@ -180,7 +180,7 @@ def test_g19_headers_that_nearly_fill_a_frame_end_no_connection(
             sent.append(body)
     letters = work_off(client, queue, dead, sent)
     assert all(letter.source_queue == queue for letter in letters)
-    assert (broker.times_connected, broker.publisher._connection) == before
+    assert (broker.connections.times_connected, broker.publisher._connection) == before
 
 
 def test_raw_properties_are_what_pika_would_write() -> None:

@@ -15,7 +15,8 @@ from qbridge_core import Delivery
 from qbridge_rabbitmq.consume.consumer import Consumer
 from qbridge_rabbitmq.consume.getting import GetRequest
 from qbridge_rabbitmq.recovery.lost_deliveries import LostDeliveries
-from qbridge_rabbitmq.settle.acknowledgements import acknowledge, hand_out
+from qbridge_rabbitmq.settle.acknowledgements import acknowledge
+from qbridge_rabbitmq.settle.deliveries import hand_out
 from support.amqp_model import LATE, LOST, MISSING, Broker, Channel, Connection
 from support.properties import MORE
 

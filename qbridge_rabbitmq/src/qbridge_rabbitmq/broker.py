@@ -15,9 +15,12 @@ from qbridge_rabbitmq.consume.watch import Watch
 from qbridge_rabbitmq.publish.publisher import Publisher
 from qbridge_rabbitmq.publish.sender import Sender
 from qbridge_rabbitmq.queues.declarations import Declarations
+from qbridge_rabbitmq.queues.locks import Locks
 from qbridge_rabbitmq.queues.policies import Policies
-from qbridge_rabbitmq.queues.requests import Requests
+from qbridge_rabbitmq.queues.requests import Requests, Steps
 from qbridge_rabbitmq.recovery.lost_deliveries import LostDeliveries
+from qbridge_rabbitmq.recovery.poison_queue import PoisonQueue
+from qbridge_rabbitmq.state.in_flight import Arrival
 
 _POLICIES_EVERY: Final = 3.0
 
@@ -39,14 +42,11 @@ class ConnectedBroker:
         consumers: where messages come from.
         receiving: takes them from there.
         lost_deliveries: what was in flight when a channel ended.
-        locks: what has to be locked again on a new connection.
-        times_connected: how often the consuming connection was made.
+        locks: those that this client has at the broker.
     """
 
     def __init__(self, endpoint: Endpoint, declarations: Declarations, policies: Policies | None = None) -> None:
         options = endpoint.options
-        self.locks: set[str] = set()
-        self.times_connected = 0
         self.lost_deliveries = lost = LostDeliveries()
         self.publisher = Publisher()
         self.connections = connections = Connections(
@@ -57,6 +57,7 @@ class ConnectedBroker:
         )
         self.io = connections.io
         self.requests = requests = Requests(connections, options.request_timeout)
+        self.locks = Locks(requests)
         self.sender = Sender(connections, self.publisher, options.publish_timeout)
         self.consumers = Consumers(connections, self._restore, lost, options.request_timeout)
         self.receiving = Receiving(connections, self.consumers, requests, declarations, options.request_timeout)
@@ -77,15 +78,29 @@ class ConnectedBroker:
         self.connections.close()
         self.lost_deliveries.close()
 
+    def poison_queue(self, grace: float) -> PoisonQueue:
+        """What hands out the messages that may have killed a worker; ``grace``: see there."""
+
+        def receive(queue: str, timeout: float) -> list[Arrival]:
+            return self.receiving.receive(queue, 1, timeout, list)
+
+        def keep(queue: str, arrival: Arrival) -> None:
+            self.consumers.of(queue).buffer.put(arrival)
+
+        return PoisonQueue(self.connections, self.locks, self.sender, self.lost_deliveries, receive, keep, grace)
+
     # ------------------------------------------------------------------ I/O thread
 
     def _consuming_up(self, connection: AmqpConnection) -> None:
         self._declarations.connected(_version(connection))
         if self._policies is not None:
             self._policies.check()  # it may be another server
-        self.times_connected += 1
         self.requests.up(connection)
-        self.requests.begin(self._declarations.resume(list(self.locks)), lambda _: self.consumers.up(connection))
+        self.requests.begin(self._resume(), lambda _: self.consumers.up(connection))
+
+    def _resume(self) -> Steps[None]:
+        yield from self.locks.resume()  # first: others wait for them
+        yield from self._declarations.restore_all()
 
     def _consuming_down(self, reason: BaseException) -> None:
         self.requests.down(reason)

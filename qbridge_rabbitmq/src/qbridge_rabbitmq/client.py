@@ -42,21 +42,15 @@ from qbridge_rabbitmq.connection.options import Endpoint, Options
 from qbridge_rabbitmq.consume.prefetch import MOST
 from qbridge_rabbitmq.dead_letters import browse, replay
 from qbridge_rabbitmq.dead_letters.broker_deaths import dead_letter
+from qbridge_rabbitmq.publish.messages import CHUNK, chunks, publication
 from qbridge_rabbitmq.publish.publisher import LARGE, Batch
 from qbridge_rabbitmq.queues import delays
 from qbridge_rabbitmq.queues.declarations import TO_DECLARE, Declarations
 from qbridge_rabbitmq.queues.policies import Policies
-from qbridge_rabbitmq.settle.acknowledgements import acknowledge, hand_out
-from qbridge_rabbitmq.settle.handbacks import (
-    CHUNK,
-    HAND_BACK_TIMEOUT,
-    chunks,
-    copy_back,
-    give_back,
-    publication,
-    replace,
-)
-from qbridge_rabbitmq.settle.poison_queue import PoisonQueue
+from qbridge_rabbitmq.recovery.poison_queue import PoisonQueue
+from qbridge_rabbitmq.settle.acknowledgements import acknowledge
+from qbridge_rabbitmq.settle.deliveries import hand_out
+from qbridge_rabbitmq.settle.handbacks import HAND_BACK_TIMEOUT, copy_back, give_back
 from qbridge_rabbitmq.settle.rejections import Rejections, check_room
 from qbridge_rabbitmq.state.in_flight import Arrival
 
@@ -147,7 +141,7 @@ class RabbitMQClient(QueueClient):
                 broker = ConnectedBroker(self._endpoint, self._declarations, self._policies)
                 broker.open()
                 grace = _GRACE * self._options.reconnect_delay_max + _CONNECTING
-                self._poison_queue = PoisonQueue(broker, self._declarations, grace)
+                self._poison_queue = broker.poison_queue(grace)
                 self._rejections = Rejections(broker, self._declarations)
                 self._broker = broker
 
@@ -272,7 +266,7 @@ class RabbitMQClient(QueueClient):
         except QBridgeError as exc:
             _log.debug("a message of %r is close to its delivery limit: %s", queue, exc)
             return False
-        replace(broker, queue, arrival)
+        broker.lost_deliveries.replace(queue, arrival)
         broker.io.wake()
         return True
 

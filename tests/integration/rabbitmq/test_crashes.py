@@ -163,7 +163,7 @@ def test_g6_a_settled_suspect_leaves_no_lock(make_client: MakeClient, url: str, 
     assert client.receive(side, 1, 0.0) == []
     session = client._broker
     assert session is not None
-    assert session.locks == set()
+    assert session.locks.held == set()
 
 
 def test_g8_what_a_stopping_worker_gives_back_is_not_suspected(

@@ -367,7 +367,7 @@ def test_a_forked_child_keeps_nothing_of_the_parents_connections(
     client.publish(unique_name, b"x")
     client.ack(client.receive(unique_name, 1, 10.0)[0])
     assert client.flush()
-    assert session.times_connected == 1
+    assert session.connections.times_connected == 1
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs Linux's list of open descriptors")

@@ -78,6 +78,7 @@ class Connections:
     Attributes:
         state: see there (in any thread).
         pid: the process that they belong to.
+        times_connected: how often the consuming connection was made (in any thread).
         io: the I/O thread.
         consuming: the connection for all but publishing (for the I/O thread).
         publishing: the other one (likewise).
@@ -86,6 +87,7 @@ class Connections:
     def __init__(self, endpoint: Endpoint, flush: Callable[[], bool], consuming: Ends, publishing: Ends) -> None:
         self.state = State.NEW
         self.pid: Final = os.getpid()
+        self.times_connected = 0
         self.io = IOThread(flush, self._begin_anew)
         self._flush = flush
         self._endpoint = endpoint
@@ -189,6 +191,7 @@ class Connections:
     # ------------------------------------------------------------------ they come and go (I/O thread)
 
     def _consuming_up(self, connection: AmqpConnection) -> None:
+        self.times_connected += 1
         self._ends[0].up(connection)
         self._check_opened()
 

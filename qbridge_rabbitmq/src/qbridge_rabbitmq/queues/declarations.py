@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Final
 
 from pika import exceptions
@@ -126,7 +125,7 @@ class Declarations:
     def refuse_stream(self, queue: str) -> Steps[None]:
         """Fail when a queue that exists is a stream; a missing one is left alone."""
         # Nothing tells the type of a queue, but the broker compares it with that of a second declaration.
-        if (yield from _exists(_passive_queue(queue))):
+        if (yield from _exists(passive_queue(queue))):
             yield from self._declare_queue(queue, *self._work_arguments(queue, None))
 
     def restore(self, queue: str) -> Steps[None]:
@@ -136,7 +135,7 @@ class Declarations:
         elif self.knows(queue):
             yield from self.declare_dead_letter_queue(queue)
         else:
-            yield _passive_queue(queue)
+            yield passive_queue(queue)
 
     def restore_all(self) -> Steps[None]:
         """Create all known queues where they are missing; one that fails does not keep the others from it."""
@@ -151,49 +150,12 @@ class Declarations:
         if self._levels.get(queue, 0) > top:
             return
         due = delays.exit_exchange(queue)
-        yield _passive_queue(queue)
+        yield passive_queue(queue)
         yield lambda ch, done: ch.exchange_declare(due, "fanout", durable=True, callback=done)
         yield _bind_queue(queue, due)
         for level in range(top + 1):
             yield from _declare_level(queue, level)
         self._levels[queue] = max(top + 1, self._levels.get(queue, 0))
-
-    def lock(self, name: str) -> Steps[bool]:
-        """Take a lock that lasts as long as the connection; False when another connection has it."""
-        try:
-            yield lambda ch, done: ch.queue_declare(name, exclusive=True, callback=done)
-        except exceptions.ChannelClosedByBroker as exc:
-            if exc.reply_code == errors.ACCESS_REFUSED:
-                return True  # not permitted; then there are no locks
-            if exc.reply_code != errors.RESOURCE_LOCKED:
-                raise
-            return False
-        return True
-
-    def unlock(self, name: str) -> Steps[None]:
-        """Give a lock back."""
-        yield lambda ch, done: ch.queue_delete(name, callback=done)
-
-    def is_free(self, name: str) -> Steps[bool]:
-        """Whether nobody has this lock, this client included."""
-        try:
-            yield _passive_queue(name)
-        except exceptions.ChannelClosedByBroker as exc:
-            if exc.reply_code == errors.RESOURCE_LOCKED:
-                return False
-            if not errors.is_missing(exc) and exc.reply_code != errors.ACCESS_REFUSED:
-                raise
-            return True
-        return False
-
-    def resume(self, locks: Iterable[str]) -> Steps[None]:
-        """On a new connection: take the locks again, then see that the known queues exist."""
-        for name in locks:
-            try:
-                yield from self.lock(name)
-            except exceptions.AMQPChannelError as exc:
-                _log.error("cannot lock %r again: %s", name, errors.reply_text(exc))
-        yield from self.restore_all()
 
     def count(self, queue: str) -> Steps[int]:
         """Ready messages of a queue; 0 when it is missing."""
@@ -202,13 +164,13 @@ class Declarations:
 
     def consumers(self, queue: str) -> Steps[int]:
         """How many consumers a queue has; it fails when the queue is missing."""
-        answer = yield _passive_queue(queue)
+        answer = yield passive_queue(queue)
         return int(answer.method.consumer_count)
 
     def look_at(self, queue: str) -> Steps[tuple[int, int]]:
         """Ready messages and consumers of a queue; none when it is missing."""
         try:
-            answer = yield _passive_queue(queue)
+            answer = yield passive_queue(queue)
         except exceptions.ChannelClosedByBroker as exc:
             if errors.is_missing(exc):
                 return 0, 0
@@ -225,7 +187,7 @@ class Declarations:
         probe = monotonic() > self._probed.get(queue, -valid) + valid
         while level < (delays.LEVELS if probe else self._levels.get(queue, 0)):
             try:
-                answer = yield _passive_queue(delays.name(queue, level))
+                answer = yield passive_queue(delays.name(queue, level))
             except exceptions.ChannelClosedByBroker as exc:
                 if not errors.is_missing(exc):
                     raise
@@ -266,7 +228,7 @@ class Declarations:
                 (self._unlimited.add if unlimited else self._unlimited.discard)(queue)
                 return arguments
         self._unlimited.discard(queue)
-        if not (yield from _exists(_passive_queue(queue))):
+        if not (yield from _exists(passive_queue(queue))):
             raise QueueMismatchError(f"the broker creates no queue {queue!r} such as QBridge needs: {refusal}")
         if queue not in self._reported:
             self._reported.add(queue)
@@ -344,7 +306,8 @@ def _queue(queue: str, arguments: dict[str, Any], durable: bool = True, auto_del
     )
 
 
-def _passive_queue(queue: str) -> Step:
+def passive_queue(queue: str) -> Step:
+    """Looks whether a queue is there."""
     return lambda ch, done: ch.queue_declare(queue, passive=True, callback=done)
 
 

@@ -23,7 +23,7 @@ from typing import Final
 
 from qbridge_core.backend import Delivery, GrowingPause, logger, monotonic
 from qbridge_rabbitmq.recovery.duplicates import Duplicates
-from qbridge_rabbitmq.state.identity import Key
+from qbridge_rabbitmq.state.identity import Key, key_of
 from qbridge_rabbitmq.state.in_flight import Arrival, DeliveryChannel, Handback
 
 _log: Final = logger("qbridge.rabbitmq")
@@ -123,9 +123,12 @@ class LostDeliveries:
                 _add_one(self._unstarted, key, now)
         self.expire()
 
-    def note_done(self, key: Key | None) -> None:
-        """The channel of a message that nobody was given is gone, and its copy is there (in any thread)."""
-        if key is not None:
+    def replace(self, queue: str, arrival: Arrival) -> None:
+        """A copy of it exists: acknowledge it now, or when its channel is lost meanwhile, as soon as it comes back.
+
+        For one that nobody was given (in any thread).
+        """
+        if not arrival.channel.acknowledge(arrival) and (key := key_of(queue, arrival.trace)) is not None:
             with self._lock:
                 _add_one(self._done, key, monotonic())
 

@@ -1,78 +1,10 @@
-"""From an arrival to a delivery, and the end of a delivery: with the channel that brought it, or after its loss."""
+"""The end of a delivery: with the channel that brought it, or after its loss."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-
-from qbridge_core.backend import (
-    ATTEMPTS,
-    CRASHES,
-    FIRST_FAILED_AT,
-    Delivery,
-    meta_int,
-    meta_time,
-)
-from qbridge_rabbitmq.amqp import headers
+from qbridge_core.backend import Delivery
 from qbridge_rabbitmq.broker import ConnectedBroker
-from qbridge_rabbitmq.queues import delays
-from qbridge_rabbitmq.state.identity import likeness
-from qbridge_rabbitmq.state.in_flight import Arrival, DeliveryChannel
-
-
-def hand_out(broker: ConnectedBroker, queue: str, arrivals: Sequence[Arrival]) -> list[Delivery]:
-    """The deliveries for arrivals, but for twins of earlier ones, and for those whose channel has ended."""
-    handed: list[Delivery] = []
-    for channel, group in itertools.groupby(arrivals, _channel_of):
-        deliveries = [_delivery(queue, arrival) for arrival in group]
-        if channel.hand_out(deliveries):
-            handed += deliveries
-        else:
-            broker.lost_deliveries.note_unstarted([likeness(queue, delivery.tag.trace) for delivery in deliveries])
-    return [delivery for delivery in handed if _is_first(broker, delivery)]
-
-
-def _channel_of(arrival: Arrival) -> DeliveryChannel:
-    return arrival.channel
-
-
-def _is_first(broker: ConnectedBroker, delivery: Delivery) -> bool:
-    """Whether no twin of it was handed out; otherwise it is acknowledged."""
-    duplicates, properties = broker.lost_deliveries.duplicates, delivery.tag.properties
-    delayed = delays.passed(delivery.queue, properties)
-    if not delayed and not duplicates.marks:
-        return True
-    content = headers.read(properties)
-    # One without an id could not be recognized after a loss of the connection, and its twin may be all that is left.
-    delayed = delayed and bool(content.mark and content.message_id)
-    if not (delayed or duplicates.marks) or duplicates.admit(content.mark, delayed):
-        return True
-    acknowledge(broker, delivery)
-    return False
-
-
-def _delivery(queue: str, arrival: Arrival) -> Delivery:
-    _, _, redelivered, properties, body, suspected, _, returned = arrival
-    message_id, producers, meta, _ = headers.read(properties)
-    if returned is not None and returned.noted is not None:
-        delivery = _delivery(queue, arrival._replace(handback=None))
-        delivery.note(returned.noted)
-        return delivery
-    if not meta:
-        return Delivery(body, queue, producers, message_id, 0, 0, None, redelivered, meta, arrival, suspected)
-    return Delivery(
-        body=body,
-        queue=queue,
-        headers=producers,
-        message_id=message_id,
-        attempts=meta_int(meta, ATTEMPTS),
-        crashes=meta_int(meta, CRASHES),
-        first_failed_at=meta_time(meta, FIRST_FAILED_AT),
-        redelivered=redelivered,
-        meta=meta,
-        tag=arrival,
-        suspected=suspected,
-    )
+from qbridge_rabbitmq.state.in_flight import Arrival
 
 
 def acknowledge(broker: ConnectedBroker, delivery: Delivery) -> None:

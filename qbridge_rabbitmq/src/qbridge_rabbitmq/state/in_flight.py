@@ -15,6 +15,7 @@ from pika.channel import Channel
 
 from qbridge_core.backend import Delivery, DeliveryLostError, Noted
 from qbridge_rabbitmq.amqp.connection import AmqpConnection
+from qbridge_rabbitmq.state.acknowledgement_batches import batch
 from qbridge_rabbitmq.state.identity import Key, Trace, key_of, trace
 
 Held = tuple[Key, Delivery]
@@ -93,7 +94,7 @@ class DeliveryChannel:
         self._acknowledged: deque[Trace] = deque(maxlen=_REMEMBERED)
         self._count = 0  # of all that were put into it
         self._returned: deque[tuple[int, bool]] = deque()  # and whether to the queue
-        self._holes: set[int] = set()
+        self._taken: set[int] = set()
 
     # ------------------------------------------------------------------ any thread
 
@@ -262,28 +263,13 @@ class DeliveryChannel:
             self.nack(number, requeue=requeue)
 
     def _flush_finished(self) -> None:
-        finished = self._holes
+        finished = self._taken
         count = len(self._finished)
         for _ in range(count):
             finished.add(self._finished.popleft())
         self.sent += count
-        unsettled = self.unsettled
-        prefix = []
-        for number in unsettled:
-            if number not in finished:
-                break
-            prefix.append(number)
-        acks = []
-        if prefix:
-            acks.append((prefix[-1], len(prefix) > 1))
-            for number in prefix:
-                del unsettled[number]
-            finished.difference_update(prefix)
-        for number in finished:
-            unsettled.pop(number, None)
-            acks.append((number, False))
-        finished.clear()
-        self.settled += len(prefix) + len(acks) - bool(prefix)
+        self.settled += len(finished)
+        acks = batch(finished, self.unsettled)
         self.connection.send_acks(self.amqp.channel_number, acks)
 
     def _take_known(self, deliveries: dict[int, Delivery]) -> list[Held]:

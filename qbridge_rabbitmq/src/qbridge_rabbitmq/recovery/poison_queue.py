@@ -12,23 +12,23 @@ became a suspect, because now it is known whose fault that was; when it may have
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from qbridge_core.backend import (
     BESIDE,
     CRASHES,
     SUSPICIONS,
-    BrokerUnavailableError,
     Delivery,
-    QBridgeError,
     meta_int,
     monotonic,
 )
 from qbridge_rabbitmq.amqp import copies, headers
-from qbridge_rabbitmq.broker import ConnectedBroker
+from qbridge_rabbitmq.connection.connections import Connections
 from qbridge_rabbitmq.publish.publisher import Publication
-from qbridge_rabbitmq.queues.declarations import Declarations
-from qbridge_rabbitmq.settle.handbacks import replace
+from qbridge_rabbitmq.publish.sender import Sender
+from qbridge_rabbitmq.queues.locks import Locks
+from qbridge_rabbitmq.recovery.lost_deliveries import LostDeliveries
 from qbridge_rabbitmq.state.identity import likeness
 from qbridge_rabbitmq.state.in_flight import Arrival
 
@@ -40,14 +40,31 @@ class PoisonQueue:
     """The suspects of one client. ``take`` is called by one thread at a time for a queue.
 
     Args:
-        broker: the connection.
-        declarations: knows the locks.
+        connections: the client's.
+        locks: those that it has at the broker.
+        sender: publishes the copies that count deaths.
+        lost: what was in flight when a channel ended.
+        receive: takes one message of a queue, for which it waits so many seconds; none when the time is over.
+        keep: has a message of a queue received again.
         grace: seconds after which a lock that is missing will not come back.
     """
 
-    def __init__(self, broker: ConnectedBroker, declarations: Declarations, grace: float) -> None:
-        self._broker = broker
-        self._declarations = declarations
+    def __init__(
+        self,
+        connections: Connections,
+        locks: Locks,
+        sender: Sender,
+        lost: LostDeliveries,
+        receive: Callable[[str, float], list[Arrival]],
+        keep: Callable[[str, Arrival], None],
+        grace: float,
+    ) -> None:
+        self._connections = connections
+        self._locks = locks
+        self._sender = sender
+        self._lost = lost
+        self._receive = receive
+        self._keep = keep
         self._grace = grace
         self._held: dict[str, Delivery] = {}
         self._missing: dict[str, tuple[int, float]] = {}  # in which connection, and since when, a lock was missing
@@ -57,7 +74,7 @@ class PoisonQueue:
         self._release()
         doubtful: dict[str, Arrival] = {}
         try:
-            while arrivals := self._broker.receiving.receive(queue, 1, 0.0 if doubtful else timeout, list):
+            while arrivals := self._receive(queue, 0.0 if doubtful else timeout):
                 (arrival,) = arrivals
                 mark = headers.read(arrival.properties).mark
                 try:
@@ -73,7 +90,7 @@ class PoisonQueue:
         finally:
             for arrival in doubtful.values():
                 self._put_back(queue, arrival)
-            self._broker.io.wake()
+            self._connections.io.wake()
 
     def hold(self, queue: str, delivery: Delivery) -> None:
         """A suspect that ``take`` returned is now the caller's; its lock lasts until it is settled."""
@@ -83,9 +100,9 @@ class PoisonQueue:
         if _may_have_run(arrival):
             arrival.channel.give_back(arrival.number)
         elif arrival.channel.lost:
-            self._broker.lost_deliveries.note_unstarted([likeness(queue, arrival.trace)])
+            self._lost.note_unstarted([likeness(queue, arrival.trace)])
         else:
-            self._broker.consumers.of(queue).buffer.put(arrival)
+            self._keep(queue, arrival)
 
     def _may_run(self, queue: str, arrival: Arrival, mark: str, doubtful: dict[str, Arrival]) -> bool:
         if not mark:
@@ -93,7 +110,7 @@ class PoisonQueue:
             return False
         name = lock_name(queue, mark)
         if not _may_have_run(arrival):
-            if self._request(name, lock=True):
+            if self._locks.take(name):
                 return True
             doubtful[mark] = arrival
         elif self._has_killed(name):
@@ -103,10 +120,10 @@ class PoisonQueue:
         return False
 
     def _has_killed(self, name: str) -> bool:
-        if not self._request(name, lock=False):
+        if not self._locks.is_free(name):
             self._missing.pop(name, None)
             return False
-        now, connection = monotonic(), self._broker.times_connected
+        now, connection = monotonic(), self._connections.times_connected
         since = self._missing.get(name)
         if since is None or since[0] != connection:  # after a loss of ours the others too need time to come back
             if len(self._missing) >= _MOST_DOUBTFUL:
@@ -118,21 +135,6 @@ class PoisonQueue:
         del self._missing[name]
         return True
 
-    def _request(self, name: str, *, lock: bool) -> bool:
-        """Take a lock, or look whether nobody has it."""
-        if lock:
-            self._broker.locks.add(name)
-            steps = self._declarations.lock(name)
-        else:
-            steps = self._declarations.is_free(name)
-        done = False
-        try:
-            done = self._broker.requests.call(f"lock {name!r}", steps)
-        finally:
-            if lock and not done:
-                self._broker.locks.discard(name)
-        return done
-
     def _replace(self, queue: str, arrival: Arrival, deaths: int) -> None:
         """Put a copy, which the broker has not delivered yet, in the place of a message."""
         content = headers.read(arrival.properties)
@@ -142,12 +144,10 @@ class PoisonQueue:
         elif deaths:
             # Once a suspect has killed a worker alone, the death that made it a suspect was its doing as well.
             ours[CRASHES] = (meta_int(content.meta, CRASHES) or 1) + deaths
-        most = self._broker.sender.room
-        self._broker.sender.send(
-            [Publication("", queue, copies.copy(arrival.properties, ours, most=most), arrival.body)]
-        )
-        replace(self._broker, queue, arrival)
-        self._broker.io.wake()
+        properties = copies.copy(arrival.properties, ours, most=self._sender.room)
+        self._sender.send([Publication("", queue, properties, arrival.body)])
+        self._lost.replace(queue, arrival)
+        self._connections.io.wake()
 
     def _release(self) -> None:
         for name, delivery in list(self._held.items()):
@@ -156,13 +156,7 @@ class PoisonQueue:
             if arrival.channel.lost or arrival.channel.is_open(arrival.number):
                 continue
             del self._held[name]
-            self._broker.locks.discard(name)
-            try:
-                self._broker.requests.call(f"lock {name!r}", self._declarations.unlock(name))
-            except BrokerUnavailableError:
-                raise
-            except QBridgeError:
-                pass  # it ends with the connection
+            self._locks.release(name)
 
 
 def _may_have_run(arrival: Arrival) -> bool:
