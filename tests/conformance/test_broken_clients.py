@@ -186,6 +186,7 @@ PIPELINES = {"test_g1_what_publish_many_confirmed_is_there_whatever_happens_to_t
 KEPT = {"test_g1_confirmed_messages_survive_a_broker_crash"}
 WITH_ONE_KIND = {
     "test_g1_without_a_broker_each_call_ends_with_a_typed_error": "away",
+    "test_an_instant_ack_waits_for_no_broker": "silent",
     "test_g2_whenever_a_client_dies_its_message_is_somewhere": "retry",
     "test_g1_what_publish_many_confirmed_is_there_whatever_happens_to_the_connection": "half",
 }
@@ -210,6 +211,7 @@ BROKEN_LEASES: dict[type[LeaseClient], set[str]] = {
     leases.DisconnectsForEver: OUTAGES,
     leases.RaisesOnDisconnect: OUTAGES,
     leases.PublishesUnconfirmed: OUTAGES,
+    leases.WaitsForAcks: {"test_an_instant_ack_waits_for_no_broker"},
     leases.ConfirmsTheFirst: PIPELINES,
     leases.ForgetsSettlements: OUTAGES,
     leases.ConnectsOnce: {"test_g14_a_client_finds_its_connection_again"},

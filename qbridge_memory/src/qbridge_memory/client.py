@@ -80,7 +80,7 @@ class MemoryClient(QueueClient):
         ConfigurationError: the option is no whole number of at least 1.
     """
 
-    capabilities = Capabilities(delay=True, browse=True)
+    capabilities = Capabilities(delay=True, browse=True, instant_ack=True)
 
     def __init__(self, url: str = "memory://", **options: object) -> None:
         parsed = BrokerURL.parse(url)

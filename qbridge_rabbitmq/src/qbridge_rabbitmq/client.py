@@ -95,7 +95,7 @@ class RabbitMQClient(QueueClient):
 
     logs_outages = True
     capabilities = Capabilities(
-        delay=True, max_delay=delays.MAX_SECONDS, browse=True, crashes=True, durable=True, shared=True
+        delay=True, max_delay=delays.MAX_SECONDS, browse=True, crashes=True, durable=True, shared=True, instant_ack=True
     )
 
     def __init__(self, rabbitmq_url: str = "amqp://guest:guest@localhost:5672/", **options: object) -> None:

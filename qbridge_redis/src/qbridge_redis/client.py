@@ -68,7 +68,7 @@ class RedisClient(QueueClient):
     """
 
     capabilities = Capabilities(
-        delay=True, max_delay=_LONGEST_DELAY, browse=True, crashes=True, durable=True, shared=True
+        delay=True, max_delay=_LONGEST_DELAY, browse=True, crashes=True, durable=True, shared=True, instant_ack=True
     )
 
     logs_outages = True

@@ -38,6 +38,17 @@ class PropertyClient(LeaseClient):
         return replace(CLAIMS, browse=bool(self._url.host))
 
 
+class WaitsForAcks(LeaseClient):
+    """Says that it never does."""
+
+    capabilities = replace(CLAIMS, instant_ack=True)
+
+    def ack(self, delivery: Delivery) -> None:
+        super().ack(delivery)
+        with suppress(QBridgeError):
+            self.stats(delivery.queue)
+
+
 class WithLink(LeaseClient):
     """Makes links of a class of its own."""
 

@@ -20,6 +20,9 @@ class Capabilities:
             needs ``shared``: else a broker dies with the only process that knows it.
         durable: confirmed messages survive a restart of the broker, as do retries, delayed messages and letters.
         shared: other processes see the same queues. Without it a broker lives in its clients' process.
+        instant_ack: ``ack`` never waits for the broker, nor for a lock that is held for longer than a computation, also
+            while the connection is lost: it notes the acknowledgement, and a thread of the client sends it. An event
+            loop may call it then. Without it ``async def`` handlers have theirs called in a thread.
     """
 
     delay: bool = False
@@ -28,3 +31,4 @@ class Capabilities:
     crashes: bool = False
     durable: bool = False
     shared: bool = False
+    instant_ack: bool = False

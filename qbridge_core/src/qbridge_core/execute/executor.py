@@ -35,6 +35,7 @@ class Executor:
             nothing stands on the stack between the worker and the handler.
         not_started: the exceptions that mean :class:`NotStartedError`; none where the handler could raise them itself.
         in_thread: True when the handler stands on the worker's own stack.
+        on_loop: True when handlers run on an event loop, and not in workers' threads.
         own: the code in which HandlerTimeout may be raised when a run is late; None to leave late runs alone.
 
     Args:
@@ -43,6 +44,7 @@ class Executor:
     """
 
     in_thread = True
+    on_loop = False
     not_started: tuple[type[NotStartedError], ...] = ()
     own: OwnCode | None = None
 

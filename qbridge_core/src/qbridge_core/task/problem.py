@@ -25,8 +25,7 @@ _CALLERS: Final = {
     for path, name in (
         ("work/worker.py", "_perform"),
         ("execute/executor.py", "__call__"),
-        ("execute/coroutines.py", "_wait_for"),
-        ("execute/coroutines.py", "_guarded"),
+        ("work/coroutinepool.py", "_perform"),
         ("execute/processes/program.py", "_handle"),
         ("execute/processes/program.py", "_await"),
         ("execute/processes/program.py", "call"),

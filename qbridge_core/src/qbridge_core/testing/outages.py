@@ -27,6 +27,7 @@ from qbridge_core.testing.connection import is_hidden
 from qbridge_core.testing.link import Link
 
 _SHORT = 1.0
+_AT_ONCE = 0.5
 _VICTIMS = 6
 _LARGE = b"x" * 20_000
 
@@ -183,6 +184,25 @@ class OutageTests(Backend):
         letters = direct.receive(dead, 10, self.wait)
         assert {letter.body for letter in letters} == {rejected.body}
         assert 1 <= len(letters) <= most
+
+    @pytest.mark.parametrize("kind", ["freeze", "cut"], ids=["silent", "away"])
+    def test_an_instant_ack_waits_for_no_broker(
+        self, kind: str, link: Link, make_linked_client: Callable[..., QueueClient], queue: str, dead: str
+    ) -> None:
+        """Where that is claimed, an event loop may acknowledge at any time: when a loss begins, and long after that."""
+        client = make_linked_client(leases=False)
+        if not client.capabilities.instant_ack:
+            return
+        client.declare(queue, dead)
+        client.send_many(queue, range(_VICTIMS))
+        deliveries = self.receive_all(client, queue, _VICTIMS)
+        getattr(link, kind)()
+        for delivery in deliveries:
+            call = Call(lambda delivery=delivery: client.ack(delivery))  # type: ignore[misc]
+            assert call.ended(_AT_ONCE), f"ack takes more than {_AT_ONCE:g} s, and is said never to wait"
+            assert call.error is None or isinstance(call.error, QBridgeError), f"ack leaks {call.error!r}"
+            time.sleep(_SHORT / _VICTIMS)  # the client finds out meanwhile
+        link.restore()
 
     def test_g14_a_client_finds_its_connection_again(
         self, link: Link, make_client: MakeClient, make_linked_client: MakeClient, queue: str, dead: str

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.errors import ConfigurationError, NotConnectedError
+from qbridge_core.execute.executor import is_coroutine_function
 from qbridge_core.runtime.system import require_posix
 from qbridge_core.task.retry import ExceptionRule, RetryPolicy
 
 if TYPE_CHECKING:
+    import asyncio
+
     from qbridge_core.execute.processes.children import Program
 
 
@@ -44,6 +47,19 @@ def checked_flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise ConfigurationError(f"{name} must be True or False, not {value!r}")
     return value
+
+
+def checked_loop_factory(
+    factory: object, handler: Callable[..., object], program: Program | None
+) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """A function that makes event loops, for a handler that can use one, or None."""
+    if factory is None:
+        return None
+    if not callable(factory):
+        raise ConfigurationError(f"loop_factory must be a function that makes an event loop, not {factory!r}")
+    if program is not None or not is_coroutine_function(handler):
+        raise ConfigurationError("loop_factory needs an `async def` handler, and executor='thread'")
+    return factory
 
 
 def checked_program(

@@ -19,7 +19,7 @@ from qbridge_core.runtime.logs import logger
 from qbridge_core.runtime.wakeup import Wakeup
 from qbridge_core.task.run import Run
 from qbridge_core.work.poison.isolation import Isolation
-from qbridge_core.work.worker import Job, WorkerPool
+from qbridge_core.work.worker import Job, Pool
 
 _log: Final = logger("qbridge.manager")
 LONGEST: Final = 2.5
@@ -50,7 +50,7 @@ class Ending:
         self,
         client: QueueClient,
         job: Job,
-        pool: WorkerPool,
+        pool: Pool,
         isolation: Isolation | None,
         give_up: threading.Event,
         requests: Callable[[], int],

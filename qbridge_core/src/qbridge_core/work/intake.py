@@ -1,9 +1,12 @@
-"""Hands deliveries from the client to the worker threads.
+"""Hands deliveries from the client to the workers.
 
-An idle worker that finds nothing ready becomes the reader: it alone calls ``receive``, asks for as many messages as
-there are idle workers (for some more when tasks are quick, see ``readahead``), keeps one and leaves the
-rest to the others. So next to nothing is held that no worker is free for, no thread stands between the broker and the
-workers, and a backend's ``receive`` needs to serve one thread only.
+An idle worker thread that finds nothing ready becomes the reader: it alone calls ``receive``, asks for as many messages
+as there are idle workers (for some more when tasks are quick, see ``readahead``), keeps one and leaves
+the rest to the others. So next to nothing is held that no worker is free for, no thread stands between the broker and
+the workers, and a backend's ``receive`` needs to serve one thread only.
+
+Coroutines have no threads of their own to read in. For them one thread calls ``feed`` whenever slots are free, and
+their loop ``take_ready``, which never waits; which slots are free they say through ``idle``.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from qbridge_core.work.readahead import LARGE, ReadAhead
 
 _log: Final = logger("qbridge.worker")
 _STALE_AFTER: Final = 1.0
+_LOOK_EVERY: Final = 0.25
 
 
 class Intake:
@@ -46,7 +50,7 @@ class Intake:
         self._poll_timeout = poll_timeout
         self._ready: deque[Delivery] = deque()
         self._reading = threading.Lock()
-        self._idle = _Gauge()
+        self._idle = Gauge()
         self._workers = workers
         self._read_ahead = ReadAhead(workers)
         self._received = 0
@@ -64,6 +68,16 @@ class Intake:
     def closed(self) -> bool:
         """True after ``close``."""
         return self._closed.is_set()
+
+    @property
+    def idle(self) -> Gauge:
+        """How many slots are free, where those who use ``feed`` count them."""
+        return self._idle
+
+    @property
+    def has_ready(self) -> bool:
+        """True while there is something that nobody has taken."""
+        return bool(self._ready)
 
     def open(self) -> None:
         """Start the consumer."""
@@ -104,6 +118,37 @@ class Intake:
             if delivery is None or not self._runs_alone(delivery):
                 self._reading.release()  # otherwise ``done`` or ``stale`` does
 
+    def take_ready(self) -> Delivery | None:
+        """The next delivery that is here already; None when there is none, or the intake is closed. Never waits."""
+        if self.ending:
+            return None
+        try:
+            return self._ready.popleft()
+        except IndexError:
+            return None
+
+    def feed(self) -> Delivery | None:
+        """Wait for deliveries, as many as ``idle`` says, and leave them to ``take_ready``.
+
+        Returns a suspect, which the caller has to run; when it runs alone, the next call waits until ``done``.
+
+        Raises:
+            NotConnectedError: somebody disconnected the client.
+        """
+        while not self._reading.acquire(timeout=_LOOK_EVERY):
+            if self.ending:
+                return None
+        suspect = None
+        try:
+            if not self.ending and not self._ready:
+                if self._suspects is not None and (suspect := self._suspects.take(self._is_quiet, self._closed)):
+                    return self._note_alone(suspect)
+                self._ready.extend(self._read())
+            return None
+        finally:
+            if suspect is None or not self._runs_alone(suspect):
+                self._reading.release()
+
     def done(self, delivery: Delivery) -> None:
         """A delivery has been dealt with; when it ran alone, the others may go on."""
         if delivery.queue != self._queue and self._suspects is not None:
@@ -114,15 +159,18 @@ class Intake:
         while not self.ending:
             if not self._ready:
                 if self._suspects is not None and (suspect := self._suspects.take(self._is_quiet, self._closed)):
-                    if self._runs_alone(suspect):
-                        self._alone = suspect  # whoever takes it keeps the right to read
-                    return suspect
+                    return self._note_alone(suspect)
                 self._ready.extend(self._read())
             try:
                 return self._ready.popleft()
             except IndexError:
                 pass  # nothing came, or another worker was quicker
         return None
+
+    def _note_alone(self, suspect: Delivery) -> Delivery:
+        if self._runs_alone(suspect):
+            self._alone = suspect  # whoever takes it keeps the right to read
+        return suspect
 
     def left_over(self) -> list[Delivery]:
         """Remove and return what was received and no worker took. Call it when the workers have ended."""
@@ -203,7 +251,7 @@ class Intake:
         )  # fmt: skip
 
 
-class _Gauge:
+class Gauge:
     """A number that many threads change."""
 
     def __init__(self) -> None:
@@ -211,5 +259,6 @@ class _Gauge:
         self.value = 0
 
     def add(self, change: int) -> None:
+        """Change it."""
         with self._lock:
             self.value += change

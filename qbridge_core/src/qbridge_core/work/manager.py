@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 from qbridge_core.contract.checks import MAX_ID_CHARS, check_queue_name, require_seconds
 from qbridge_core.contract.client import QueueClient
@@ -31,6 +31,7 @@ from qbridge_core.work.arguments import (
     checked_crashes,
     checked_exceptions,
     checked_flag,
+    checked_loop_factory,
     checked_program,
     checked_redact,
     checked_rules,
@@ -44,11 +45,15 @@ from qbridge_core.work.session import Session
 from qbridge_core.work.settle import Rules, Settler
 from qbridge_core.work.worker import Job
 
+if TYPE_CHECKING:
+    import asyncio
+
 _log: Final = logger("qbridge.manager")
 _IDLE_POLL: Final = 0.02
 _LAST_MOMENT: Final = 0.5
 DEFAULT_GRACE_PERIOD: Final = 25.0
 DEFAULT_MAX_ABANDONED: Final = 100
+USUAL_COROUTINES: Final = 100
 
 
 class TaskManager:
@@ -63,7 +68,7 @@ class TaskManager:
         queue_client: a connected client; the manager never disconnects it.
         handler: called as ``handler(payload)`` in one of the worker threads; it must be thread-safe if
             ``max_workers`` is not 1, and raise an exception when the task failed. What it returns is ignored. An
-            ``async def`` handler runs on an event loop that all workers share, and is cancelled at its timeout. One
+            ``async def`` handler runs on an event loop that all tasks share, and is cancelled at its timeout. One
             that needs a second argument gets its :class:`~qbridge_core.TaskContext`, as from
             :func:`~qbridge_core.current_task`; a second parameter with a default keeps its default.
         input_queue: where the tasks come from; created when missing.
@@ -71,8 +76,9 @@ class TaskManager:
         max_retries: how often to retry after the first failed run.
         task_timeout: seconds that a run may take, counted from its start. A handler that runs longer has failed; its
             thread is replaced, and what it still does is ignored; its process is killed.
-        max_workers: how many tasks run at once; ``None`` means ``min(32, processors + 4)``, and ``processors`` for
-            processes: those that an affinity and a container's limit leave to this process.
+        max_workers: how many tasks run at once; ``None`` means 100 for an ``async def`` handler, which needs no thread
+            for each, ``min(32, processors + 4)`` for a function, and ``processors`` for processes: those that an
+            affinity and a container's limit leave to this process.
         backoff: delays between attempts, held by the broker; none by default.
         dead_letter_on: exception types that are dead-lettered at once, without a retry. A handler can also raise
             :class:`~qbridge_core.Retry`, :class:`~qbridge_core.Reject` or :class:`~qbridge_core.Snooze`.
@@ -102,6 +108,9 @@ class TaskManager:
         redact: called with the text of a handler's exception and with its traceback, before they are logged or written
             into a dead letter; returns what may be shown. When it raises or hangs, the text is left out. Hooks see the
             exception itself. It should be quick, and is called by several threads.
+        loop_factory: makes the event loop of an ``async def`` handler, and the one that takes its place when it is
+            blocked: ``uvloop.new_event_loop``, for one. ``None`` means the one that asyncio makes. What it raises ends
+            ``start``. Not with ``executor="process"``.
 
     Raises:
         ConfigurationError: an argument is wrong; the text says which and why.
@@ -135,6 +144,7 @@ class TaskManager:
         max_tasks_per_child: int | None = None,
         max_memory_per_child: int | None = None,
         redact: Callable[[str], str] | None = None,
+        loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
     ) -> None:
         self._client = checked_client(queue_client)
         self._handler = checked_handler(handler)
@@ -161,9 +171,8 @@ class TaskManager:
             processes=self._program is not None,
             redact=checked_redact(redact),
         )
-        processors = usable_processors()
-        usual = min(32, processors + 4) if self._program is None else processors
-        self._max_workers = checked_count("max_workers", max_workers) or usual
+        self._loop_factory = checked_loop_factory(loop_factory, self._handler, self._program)
+        self._max_workers = checked_count("max_workers", max_workers) or self._usual_workers()
         self._grace_period = require_seconds("grace_period", grace_period)
         self._max_abandoned = checked_count("max_abandoned", max_abandoned) or DEFAULT_MAX_ABANDONED
         self._max_message_bytes = (
@@ -383,8 +392,14 @@ class TaskManager:
         if is_coroutine_function(self._handler):
             from qbridge_core.execute.coroutines import AsyncHandler
 
-            return AsyncHandler(self._handler, self._max_workers)
+            return AsyncHandler(self._handler, self._max_workers, self._loop_factory)
         return Executor(self._handler, self._interrupt)
+
+    def _usual_workers(self) -> int:
+        processors = usable_processors()
+        if self._program is not None:
+            return processors
+        return USUAL_COROUTINES if is_coroutine_function(self._handler) else min(32, processors + 4)
 
     def _declare_side_queue(self) -> SideQueue | None:
         if not self._client.capabilities.crashes:

@@ -17,7 +17,7 @@ from qbridge_core.task import foreign
 from qbridge_core.task.context import current_run
 from qbridge_core.work.ending import LONGEST, Ending
 from qbridge_core.work.poison.isolation import Isolation
-from qbridge_core.work.worker import Job, WorkerPool
+from qbridge_core.work.worker import Job, Pool, WorkerPool
 
 _log: Final = logger("qbridge.manager")
 _STALE_POLL: Final = 1.0
@@ -62,7 +62,13 @@ class Session:
         self._grace_period = grace_period
         self.wakeup = Wakeup()
         self._stop_requests = 0
-        self._pool = WorkerPool(job, workers, max_abandoned, self.wakeup, isolation)
+        self._pool: Pool
+        if job.executor.on_loop:
+            from qbridge_core.work.coroutinepool import CoroutinePool  # here, for others do without asyncio
+
+            self._pool = CoroutinePool(job, workers, max_abandoned, self.wakeup, isolation)
+        else:
+            self._pool = WorkerPool(job, workers, max_abandoned, self.wakeup, isolation)
         self._ending = Ending(client, job, self._pool, isolation, give_up, lambda: self._stop_requests)
         self._thread: int | None = None
         self._has_begun = False

@@ -13,7 +13,7 @@ import sys
 import threading
 from contextvars import Context, copy_context
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from qbridge_core.contract.envelope import MalformedTaskError, read_task
 from qbridge_core.contract.headers import REASON, TASK_ID, meta_text
@@ -39,7 +39,7 @@ from qbridge_core.work.settle import Settler
 
 _log: Final = logger("qbridge.worker")
 
-_READING_TIME: Final = 1.0
+READING_TIME: Final = 1.0
 """Seconds that it may take at least to find out what an exception says."""
 
 
@@ -256,7 +256,7 @@ class Worker:
         verdict: Verdict | None = None
         if error is not None and duration <= self._job.task_timeout:
             # Before the claim: the watch sees that this run has not ended when the exception's own code hangs.
-            run.deadline = max(run.deadline, monotonic() + _READING_TIME)
+            run.deadline = max(run.deadline, monotonic() + READING_TIME)
             run.raised = name_of(type(error))
             verdict = settler.read(error)
         in_time = run.claim()
@@ -277,6 +277,51 @@ class Worker:
 
 
 _ENTRY: Final = Worker._perform.__code__
+
+
+class Pool(Protocol):
+    """What runs tasks in a number of slots, as a session sees it."""
+
+    error: BaseException | None
+    """Why it cannot go on."""
+
+    def start(self) -> None:
+        """Begin to take messages."""
+        ...
+
+    @property
+    def alive(self) -> bool:
+        """True while it takes messages, or holds some that are not settled."""
+        ...
+
+    def owns_current_thread(self) -> bool:
+        """True in a thread that it waits for."""
+        ...
+
+    def runs(self, run: Run | None) -> bool:
+        """True for a run of its own that has not ended."""
+        ...
+
+    def expire(self) -> float:
+        """End the runs whose time is over, and give up what hangs; return the seconds until the next one can be."""
+        ...
+
+    def count_stuck(self) -> None:
+        """Have an error when too many handlers, or hooks and the like, hang."""
+        ...
+
+    def claim_running(self) -> list[Run]:
+        """Take over the runs that have not ended; their results are ignored from now on."""
+        ...
+
+
+def too_many(stuck: int, outside: int) -> TooManyStuckTasksError:
+    """The error of a pool in which so many handlers hang, and so many of them outside of their own code."""
+    return TooManyStuckTasksError(
+        f"{stuck} handlers did not end after their timeout and hang"
+        + (f" ({outside} of them in a hook, redact, a backoff or an exception)" if outside else "")
+        + "; restart this process"
+    )
 
 
 class WorkerPool:
@@ -358,11 +403,7 @@ class WorkerPool:
             outside += self._isolation.hanging
         stuck = self._job.executor.stuck(abandoned) + outside
         if stuck > self._max_abandoned and self.error is None:
-            self.error = TooManyStuckTasksError(
-                f"{stuck} handlers did not end after their timeout and hang"
-                + (f" ({outside} of them in a hook, redact, a backoff or an exception)" if outside else "")
-                + "; restart this process"
-            )
+            self.error = too_many(stuck, outside)
 
     def claim_running(self) -> list[Run]:
         """Take over the runs that have not ended; their results are ignored from now on."""

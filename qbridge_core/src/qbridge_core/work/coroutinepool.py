@@ -1,0 +1,647 @@
+"""Runs coroutines on an event loop, with no thread for each, and the watch over their timeouts.
+
+One thread reads messages, as many as slots are free, and wakes the loop once for all that have come. The loop starts
+them, and acknowledges what succeeds where the client promises that this does not wait. All else that becomes of a task
+may wait for the broker or for a user's code, so a few threads do it (``settlingthreads``). A slot is free again when
+its task is settled.
+
+A coroutine whose time is over is cancelled, and its slot is free though it may go on. When the loop does not answer by
+then, one of the coroutines blocks it: that one is charged for its time, the others go back to the queue uncharged, and
+there is a new loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import threading
+import traceback
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from types import FrameType
+from typing import Any, Final, cast
+
+from qbridge_core.contract.envelope import MalformedTaskError, Task, read_task
+from qbridge_core.contract.headers import REASON, TASK_ID, meta_text
+from qbridge_core.contract.message import Delivery, new_id
+from qbridge_core.errors import NotConnectedError
+from qbridge_core.execute import coroutines
+from qbridge_core.execute.coroutines import AsyncHandler, LoopThread
+from qbridge_core.execute.executor import refuse_unstarted
+from qbridge_core.runtime.clock import monotonic
+from qbridge_core.runtime.forks import end_copy
+from qbridge_core.runtime.logs import logger
+from qbridge_core.runtime.wakeup import Wakeup
+from qbridge_core.task.context import current_run
+from qbridge_core.task.foreign import Step, Watched, patience
+from qbridge_core.task.run import Run
+from qbridge_core.task.verdict import name_of
+from qbridge_core.work.poison.isolation import Isolation
+from qbridge_core.work.poison.observer import current_observer
+from qbridge_core.work.settlingthreads import Chore, SettlingThreads
+from qbridge_core.work.worker import READING_TIME, Job, too_many
+
+_log: Final = logger("qbridge.worker")
+_BATCH: Final = 200
+"""So many tasks are started before the others on the loop get a turn."""
+_LOOK_EVERY: Final = 0.1
+_LOOK_FOR_ENDED: Final = 1.0
+_LAST_STARTED: Final = 1.0
+"""Runs are looked at in the order of their start, give or take so many seconds."""
+
+
+_OURS: Final = (coroutines.__file__, __file__)
+
+
+class _Flight:
+    """One delivery, from its start to the confirmation of its settlement.
+
+    Attributes:
+        delivery: the message.
+        run: its run, when it has one.
+        payload: for the handler; None once that has it.
+        context: the one that its hooks share; None as long as nothing is in it.
+        loop: where its coroutine runs or is about to start; None before and after that.
+        task: the coroutine's task, until that ends.
+    """
+
+    __slots__ = ("context", "delivery", "loop", "payload", "run", "task")
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.delivery = delivery
+        self.run: Run | None = None
+        self.payload: Any = None
+        self.context: Context | None = None
+        self.loop: LoopThread | None = None
+        self.task: asyncio.Task[None] | None = None
+
+
+class CoroutinePool:
+    """A fixed number of slots for coroutines; in the place of a :class:`~qbridge_core.work.worker.WorkerPool`.
+
+    Call ``expire`` again after the seconds it returns, from one thread.
+
+    Attributes:
+        job: what to do.
+        error: why it cannot go on.
+
+    Args:
+        job: what to do, with an :class:`~qbridge_core.execute.coroutines.AsyncHandler`.
+        size: how many tasks run at once.
+        max_abandoned: with more coroutines and threads than this that hang the pool has an ``error``.
+        wakeup: notified whenever the supervisor should look at the pool again.
+        isolation: has threads that are watched as well, if there is one.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        size: int,
+        max_abandoned: int,
+        wakeup: Wakeup,
+        isolation: Isolation | None = None,
+    ) -> None:
+        handler = cast("AsyncHandler", job.executor)
+        self.job = job
+        self._handler = handler
+        self._function = handler.function
+        self._isolation = isolation
+        self._size = size
+        self._max_abandoned = max_abandoned
+        self._wakeup = wakeup
+        self._idle = job.intake.idle
+        self._take_ready = job.intake.take_ready
+        self._hungry = threading.Event()
+        self._base = Context()
+        self._pid = os.getpid()
+        self._look_at = 0.0
+        self._flights: dict[_Flight, None] = {}
+        self._overdue: dict[_Flight, None] = {}
+        """Their time is over, and the loop has not cancelled them yet; whoever takes one out settles it."""
+        self._acks_at_once = False
+        self._feeder: int | None = None
+        self._feeding = False
+        self._threads = SettlingThreads(size, patience(job.task_timeout), job.lifecycle, self._fail)
+        self.error: BaseException | None = None
+
+    # ------------------------------------------------------------------ for the session
+
+    def start(self) -> None:
+        """Begin to take messages."""
+        self._acks_at_once = self.job.settler.acks_at_once
+        self._idle.add(self._size)
+        self._feeding = True
+        try:
+            self._handler.loop()
+            threading.Thread(target=self._feed, name="qbridge-feeder", daemon=True).start()
+        except RuntimeError as exc:  # the system has no thread left
+            self._feeding = False
+            self._fail(exc)
+
+    @property
+    def alive(self) -> bool:
+        """True while messages are read or tasks are not settled."""
+        return self._feeding or bool(self._flights)
+
+    def owns_current_thread(self) -> bool:
+        """True in a thread that this one waits for."""
+        return threading.get_ident() == self._feeder or self._threads.owns_current_thread()
+
+    def runs(self, run: Run | None) -> bool:
+        """True for a run that is not settled."""
+        return run is not None and any(flight.run is run for flight in list(self._flights))
+
+    def expire(self) -> float:
+        """End the runs whose time is over, and give up what hangs; return the seconds until the next one can be."""
+        now = monotonic()
+        wait = min(self.job.task_timeout, self._threads.expire(), self._expire_runs(now))
+        if now > self._look_at:
+            self._look_at = now + _LOOK_FOR_ENDED
+            self._find_ended()
+        if self._look_at_loop():
+            wait = min(wait, _LOOK_EVERY)
+        if self.job.intake.ending:
+            self._hungry.set()
+            if not self.alive:
+                self._threads.close()
+        if self._isolation is not None:
+            self._isolation.expire()
+        self.count_stuck()
+        return wait
+
+    def count_stuck(self) -> None:
+        """Have an error when too many handlers, or hooks and the like, hang."""
+        outside = self._threads.hanging + (0 if self._isolation is None else self._isolation.hanging)
+        stuck = self._handler.stuck(0) + outside
+        if stuck > self._max_abandoned and self.error is None:
+            self.error = too_many(stuck, outside)
+
+    def claim_running(self) -> list[Run]:
+        """Take over the runs that have not ended; their results are ignored from now on."""
+        flights = [(flight, flight.run) for flight in list(self._flights)]
+        overdue = [flight for flight in list(self._overdue) if self._takes_overdue(flight)]
+        claimed = [run for _, run in flights if run is not None and run.cancel()]
+        self._threads.close()
+        return claimed + [flight.run for flight in overdue if flight.run is not None]
+
+    # ------------------------------------------------------------------ reading
+
+    def _feed(self) -> None:
+        """Read until the intake closes, in a thread."""
+        self._feeder = threading.get_ident()
+        self._base = copy_context()
+        try:
+            current_observer().ready()
+            while not self.job.intake.ending:
+                self._read()
+        except BaseException as exc:  # noqa: BLE001 - the supervisor raises it
+            self._fail(exc)
+        finally:
+            self._feeding = False
+            self._feeder = None
+            self._wakeup.notify()
+
+    def _read(self) -> None:
+        intake = self.job.intake
+        if self._idle.value <= 0 or intake.has_ready:
+            self._hungry.wait()
+            self._hungry.clear()
+            return
+        suspect = intake.feed()
+        if suspect is not None:
+            self._idle.add(-1)
+            self._post(functools.partial(self._begin, suspect))
+        elif intake.has_ready:
+            self._post(self._fill)
+
+    def _post(self, call: Callable[[LoopThread], None]) -> None:
+        """Have the loop call this, with itself as the argument."""
+        loop = self._handler.loop()
+        if loop is not None:  # otherwise it is over, and what is left goes back
+            loop.post(functools.partial(self._guarded, loop, call))
+
+    def _guarded(self, loop: LoopThread, call: Callable[[LoopThread], None]) -> None:
+        """In the loop: no error is lost in silence."""
+        try:
+            if loop.replaced:
+                self._post(call)
+            else:
+                call(loop)
+        except BaseException as exc:  # noqa: BLE001 - the supervisor raises it
+            self._fail(exc)
+
+    # ------------------------------------------------------------------ in the loop
+
+    def _fill(self, loop: LoopThread) -> None:
+        """Start what has been read, as far as slots are free."""
+        for _ in range(_BATCH):
+            if self._idle.value <= 0:
+                return
+            self._idle.add(-1)
+            if not self._begin_next(loop):
+                return
+        self._post(self._fill)
+
+    def _begin_next(self, loop: LoopThread) -> bool:
+        """Start the next task in a slot that is free; False when none is there, and the slot is idle."""
+        delivery = self._take_ready()
+        if delivery is not None:
+            self._begin(delivery, loop)
+            return True
+        self._idle.add(1)
+        if not self._hungry.is_set():
+            self._hungry.set()
+        return False
+
+    def _begin(self, delivery: Delivery, loop: LoopThread) -> None:
+        job = self.job
+        flight = _Flight(delivery)
+        self._flights[flight] = None
+        try:
+            task = read_task(delivery.body, job.max_message_bytes)
+        except MalformedTaskError as exc:
+            self._settle(flight, functools.partial(job.settler.malformed, delivery, exc))
+            return
+        if (
+            job.lifecycle.order is not None
+            or delivery.crashes
+            or delivery.suspected
+            or delivery.noted is not None
+            or REASON in delivery.meta
+        ):
+            self._threads.do(_Preparation(self, flight, self._context_of(flight), task))
+            return
+        flight.run = Run(delivery, task.task_id or _task_id(delivery), job.task_timeout)
+        flight.payload = task.payload
+        self._start(flight, loop)
+
+    def _start(self, flight: _Flight, loop: LoopThread) -> None:
+        """Start a coroutine, unless somebody else has its run by now."""
+        run = flight.run
+        assert run is not None  # noqa: S101 - it was made before
+        flight.loop = loop
+        if self.job.intake.ending:
+            # Too late to start. The session, which ends the intake first and then takes over what runs, does not miss
+            # it either.
+            if run.claim():
+                self._settle(flight, functools.partial(self.job.settler.hand_back, flight.delivery))
+            return
+        if run.cancelled:
+            return
+        coroutine = self._perform(flight, run, loop)
+        context = (flight.context or self._base).copy()
+        try:
+            if loop.loop.get_task_factory() is None:
+                flight.task = asyncio.Task(coroutine, loop=loop.loop, context=context)
+            else:  # older ones know of no context
+                flight.task = context.run(loop.loop.create_task, coroutine)
+        except BaseException as exc:  # noqa: BLE001 - the task factory may raise anything
+            coroutine.close()
+            self._ended(flight, loop, exc)
+
+    async def _perform(self, flight: _Flight, run: Run, loop: LoopThread) -> None:
+        """Run the handler, and see to what becomes of its task."""
+        error: BaseException | None = None
+        payload, flight.payload = flight.payload, None
+        current_run.set(run)
+        run.in_handler = True
+        try:
+            refuse_unstarted(await self._function(payload))
+        except GeneratorExit:  # nobody runs this any more; a handler's own is found by ``_find_ended``
+            raise
+        except BaseException as exc:  # noqa: BLE001 - whatever a handler raises is its failure
+            error = exc
+        finally:
+            run.in_handler = False
+            if os.getpid() != self._pid:
+                end_copy(error)
+        try:
+            self._ended(flight, loop, error)
+        except BaseException as exc:  # noqa: BLE001 - no slot is lost in silence
+            self._fail(exc)
+        # The exception's traceback holds this frame, and this frame the exception: without this the cycle (and with it
+        # the payload) would wait for the garbage collector.
+        error = None
+
+    def _find_ended(self) -> None:
+        """Look for coroutines that have ended without having said so: most were cancelled before their first step."""
+        for flight in list(self._flights):
+            task, loop = flight.task, flight.loop
+            if task is not None and loop is not None and task.done():
+                loop.post(functools.partial(self._end, flight, task, loop))
+
+    def _end(self, flight: _Flight, task: asyncio.Task[None], loop: LoopThread) -> None:
+        """In the loop: see to a task whose coroutine does not."""
+        try:
+            if flight.task is task:
+                error = None if task.cancelled() else task.exception()
+                self._ended(flight, loop, error or asyncio.CancelledError())
+        except BaseException as exc:  # noqa: BLE001 - no slot is lost in silence
+            self._fail(exc)
+
+    def _ended(self, flight: _Flight, loop: LoopThread, error: BaseException | None) -> None:
+        """A coroutine has ended: see to its settlement, unless somebody else does."""
+        run, settler = flight.run, self.job.settler
+        assert run is not None  # noqa: S101 - it was made before
+        flight.loop = flight.task = None
+        if loop.cancelled:
+            loop.cancelled.pop(flight, None)
+        duration = monotonic() - run.started_at
+        in_time = duration <= self.job.task_timeout
+        if error is not None and in_time and not run.cancelled:
+            self._threads.do(_Failure(self, flight, self._context_of(flight), error))
+        elif not run.claim():
+            _log.warning(
+                "the handler of task %s ended %.3f s after its start, too late; its result is ignored",
+                run.task_id, duration, extra=run.log_fields(),
+            )  # fmt: skip
+        elif not in_time:
+            self._settle(flight, functools.partial(settler.timed_out, run, None))
+        elif self._acks_at_once and not flight.delivery.suspected and settler.acknowledge(run, duration):
+            del self._flights[flight]
+            if loop.replaced or loop.loop.get_task_factory() is not None:
+                self._idle.add(1)  # a factory may start tasks at once, each one within the one before
+                self._post(self._fill)
+            else:
+                self._begin_next(loop)
+        else:
+            self._settle(flight, functools.partial(settler.succeeded, run, duration), repeatable=False)
+        if loop.replaced:
+            self._leave(loop)
+
+    # ------------------------------------------------------------------ settling
+
+    def _settle(self, flight: _Flight, action: Callable[[], object], *, repeatable: bool = True) -> None:
+        """Have a thread settle it."""
+        flight.loop = None
+        self._threads.do(_Settlement(self, flight, self._context_of(flight), Step(action), repeatable=repeatable))
+
+    def _context_of(self, flight: _Flight) -> Context:
+        """The context in which its hooks are called."""
+        if flight.context is None:
+            flight.context = self._base.copy()
+            flight.context.run(current_run.set, flight.run)
+        return flight.context
+
+    def start_soon(self, flight: _Flight) -> None:
+        """Have the loop start a coroutine; in one of the threads."""
+        flight.loop = self._handler.loop()
+        self._post(functools.partial(self._start, flight))
+
+    def release(self, flight: _Flight) -> None:
+        """A flight is settled, in one of the threads: its slot is free."""
+        intake = self.job.intake
+        self._flights.pop(flight, None)
+        intake.done(flight.delivery)
+        self._idle.add(1)
+        if intake.ending:
+            self._hungry.set()
+            self._wakeup.notify()
+        elif intake.has_ready:
+            self._post(self._fill)
+        else:
+            self._hungry.set()
+
+    def _fail(self, error: BaseException) -> None:
+        """Keep the first error, and end with it."""
+        if self.error is None:
+            self.error = error
+            if not isinstance(error, NotConnectedError):
+                _log.error("a worker thread broke", exc_info=error)
+        self._wakeup.notify()
+
+    # ------------------------------------------------------------------ timeouts
+
+    def _expire_runs(self, now: float) -> float:
+        wait = self.job.task_timeout
+        for flight in list(self._flights):
+            run, loop = flight.run, flight.loop
+            if run is None or loop is None:
+                continue
+            left = run.deadline - now
+            if left > 0:
+                wait = min(wait, left)
+                if left > _LAST_STARTED:
+                    break  # they are in the order of their start, nearly
+            elif run.cancel():
+                self._expire(flight, loop)
+        return wait
+
+    def _expire(self, flight: _Flight, loop: LoopThread) -> None:
+        """Have the loop cancel a coroutine, whose run this pool has the right to settle."""
+        self._overdue[flight] = None
+        if loop.replaced:
+            self._charge_overdue(flight, loop.blocker()[1])
+        else:
+            loop.ask()
+        loop.post(functools.partial(self._cancel, flight, loop))
+
+    def _cancel(self, flight: _Flight, loop: LoopThread) -> None:
+        """In the loop: end a coroutine whose result no longer counts."""
+        try:
+            if flight.task is not None:
+                loop.cancelled[flight] = monotonic()
+                flight.task.cancel()
+            self._charge_overdue(flight, None)
+            if loop.replaced:
+                self._leave(loop)
+        except BaseException as exc:  # noqa: BLE001 - no slot is lost in silence
+            self._fail(exc)
+
+    def _charge_overdue(self, flight: _Flight, stack: FrameType | None) -> None:
+        run = flight.run
+        if self._takes_overdue(flight) and run is not None:
+            self._settle(flight, functools.partial(self.job.settler.timed_out, run, stack))
+
+    def _takes_overdue(self, flight: _Flight) -> bool:
+        try:
+            del self._overdue[flight]
+        except KeyError:
+            return False  # somebody else was quicker
+        return True
+
+    def _look_at_loop(self) -> bool:
+        """Replace the loop when it is blocked; True while that is not known."""
+        loop = self._handler.loop() if self._overdue else None
+        if loop is None or not loop.was_asked:
+            return False
+        if loop.is_blocked():
+            self._replace(loop)
+            return False
+        return True
+
+    def _replace(self, loop: LoopThread) -> None:
+        """Leave a loop to the coroutine that blocks it; that one keeps its time, and the others go back."""
+        blocker, stack = loop.blocker()
+        self._handler.replace(loop)
+        others = 0
+        for flight in list(self._flights):
+            run = flight.run
+            if flight.loop is not loop or run is None:
+                continue
+            overdue = self._takes_overdue(flight)
+            if run is blocker and not overdue:
+                continue
+            if not overdue and not run.cancel():
+                continue  # it has just ended
+            if run is blocker or (blocker is None and overdue):
+                self._settle(flight, functools.partial(self.job.settler.timed_out, run, stack))
+            else:
+                others += 1
+                self._settle(flight, functools.partial(self.job.settler.hand_back, flight.delivery))
+            loop.post(functools.partial(self._cancel, flight, loop))
+        _report(blocker, stack, others)
+        self._post(self._fill)
+
+    def _leave(self, loop: LoopThread) -> None:
+        """In a loop that was replaced: end it when nothing runs there whose result counts."""
+        if not loop.stopping and not any(flight.loop is loop for flight in list(self._flights)):
+            loop.stop()
+
+
+class _Settlement(Chore):
+    """Settles a task.
+
+    Args:
+        context: where its hooks are called.
+        step: how to settle it; None when it is settled already.
+        repeatable: False when it must not be done again from its beginning.
+    """
+
+    __slots__ = ("_flight", "_pool", "_repeatable", "_step")
+
+    def __init__(
+        self, pool: CoroutinePool, flight: _Flight, context: Context, step: Step | None, *, repeatable: bool = True
+    ) -> None:
+        super().__init__(context)
+        self._pool, self._flight, self._step, self._repeatable = pool, flight, step, repeatable
+
+    def do(self, watched: Watched) -> None:
+        """Do it."""
+        if self._step is not None:
+            if self._repeatable:
+                watched.do(self._step)
+            else:
+                self._step.do()
+        self._pool.release(self._flight)
+
+    def rest(self, step: Step | None) -> Chore:
+        """The step is repeated without the call that hangs, unless the task is settled."""
+        return _Settlement(self._pool, self._flight, self.context.copy(), step)
+
+
+class _Preparation(Chore):
+    """Decides whether a task may run, tells of its start, and starts it; as a worker's thread does."""
+
+    __slots__ = ("_flight", "_pool", "_task")
+
+    def __init__(self, pool: CoroutinePool, flight: _Flight, context: Context, task: Task) -> None:
+        super().__init__(context)
+        self._pool, self._flight, self._task = pool, flight, task
+
+    def do(self, watched: Watched) -> None:
+        """Do it."""
+        flight, job = self._flight, self._pool.job
+        delivery = flight.delivery
+        task_id = self._task.task_id or _task_id(delivery)
+        if not self._may_run(watched, delivery, task_id):
+            self._pool.release(flight)
+            return
+        if job.lifecycle.order is not None:
+            job.lifecycle.order.wait(task_id)  # before the clock starts
+        run = self.run = flight.run = Run(delivery, task_id, job.task_timeout)
+        flight.payload = self._task.payload
+        current_run.set(run)
+        if not job.intake.ending:
+            job.lifecycle.task_started(queue=delivery.queue, task_id=task_id, attempt=run.attempt)
+
+    def after(self) -> None:
+        """Start it."""
+        if self.run is not None and not self.run.cancelled:  # while a hook took its time
+            self._pool.start_soon(self._flight)
+            self.run = None
+
+    def rest(self, step: Step | None) -> Chore:
+        """Only what settles a task calls foreign code that no deadline covers."""
+        return _Settlement(self._pool, self._flight, self.context.copy(), step)
+
+    def expired(self) -> Chore:
+        """The hook that tells of the start hangs."""
+        return _expired(self._pool, self._flight, self.context)
+
+    def _may_run(self, watched: Watched, delivery: Delivery, task_id: str) -> bool:
+        job = self._pool.job
+        if delivery.noted is not None:
+            if job.settler.settle_noted(delivery, delivery.noted):
+                return False
+        elif REASON in delivery.meta:
+            delivery.begin_anew()
+        if job.poison is not None and (delivery.crashes or delivery.suspected):
+            return bool(watched.do(Step(functools.partial(job.poison.admit, delivery, task_id))))
+        return True
+
+
+class _Failure(Chore):
+    """Finds out what a coroutine's exception asks for, and does it. The exception's own code may hang."""
+
+    __slots__ = ("_error", "_flight", "_pool")
+
+    def __init__(self, pool: CoroutinePool, flight: _Flight, context: Context, error: BaseException) -> None:
+        super().__init__(context)
+        self._pool, self._flight, self._error = pool, flight, error
+
+    def do(self, watched: Watched) -> None:
+        """Do it."""
+        run, settler, error = self._flight.run, self._pool.job.settler, self._error
+        assert run is not None  # noqa: S101 - it has raised this
+        run.deadline = max(run.deadline, monotonic() + READING_TIME)
+        run.raised = name_of(type(error))
+        self.run = run
+        verdict = settler.read(error)
+        in_time = run.claim()
+        self.run = None
+        if in_time:
+            watched.do(Step(functools.partial(settler.failed, run, error, verdict)))
+            self._pool.release(self._flight)
+
+    def rest(self, step: Step | None) -> Chore:
+        """As for each settlement."""
+        return _Settlement(self._pool, self._flight, self.context.copy(), step)
+
+    def expired(self) -> Chore:
+        """It cannot be read in time."""
+        return _expired(self._pool, self._flight, self.context)
+
+
+def _expired(pool: CoroutinePool, flight: _Flight, context: Context) -> Chore:
+    run, settler = flight.run, pool.job.settler
+    assert run is not None  # noqa: S101 - its time is over
+    if run.raised:
+        action = functools.partial(settler.unreadable, run, run.raised)
+    else:
+        action = functools.partial(settler.timed_out, run, None)
+    return _Settlement(pool, flight, context.copy(), Step(action))
+
+
+def _task_id(delivery: Delivery) -> str:
+    """The id of a task that does not say one."""
+    return meta_text(delivery.meta, TASK_ID) or delivery.message_id or new_id()
+
+
+def _report(blocker: Run | None, stack: FrameType | None, others: int) -> None:
+    """Say who blocks the loop, and where."""
+    name = "something that is no task" if blocker is None else f"task {blocker.task_id}"
+    _log.error(
+        "the event loop of the handlers is blocked by %s; there is a new one, and %d tasks that waited on the old one "
+        "go back to the queue, nothing counted. It is blocked at %s",
+        name, others, _where(stack), extra={} if blocker is None else blocker.log_fields(),
+    )  # fmt: skip
+
+
+def _where(stack: FrameType | None) -> str:
+    """A stack in one line, from the handler inwards, since a log has one line for each record."""
+    calls = traceback.extract_stack(stack) if stack is not None else []
+    ours = [number for number, call in enumerate(calls) if call.filename in _OURS]
+    inner = calls[ours[-1] + 1 :] if ours else calls
+    return ", ".join(f"{call.filename}:{call.lineno} in {call.name}" for call in inner) or "an unknown place"
