@@ -26,6 +26,7 @@ class Order:
         variant: which of a program's forms.
         many: publish with the program's best way for many messages.
         batch: how many messages QBridge confirms in one call then.
+        senders: how many threads or coroutines publish at the same time, one message after the other.
     """
 
     role: str
@@ -39,6 +40,7 @@ class Order:
     variant: str = ""
     many: bool = False
     batch: int = 10_000
+    senders: int = 1
 
     @classmethod
     def read(cls, text: str) -> Order:

@@ -8,15 +8,16 @@ from benchmarks.contestants import CONSUME, FOOTPRINT, GROWTH, LATENCY, PEER, PU
 from benchmarks.results import Results
 
 BROKERS = {"rabbitmq": "RabbitMQ", "redis": "Redis"}
-TO_PEERS = {"rabbitmq": 7.0, "redis": 10.0}
-TO_RAW = {"rabbitmq": 0.7, "redis": 0.3}
+TO_PEERS = {"rabbitmq": 8.0, "redis": 17.0}
+TO_RAW = {"rabbitmq": 0.7, "redis": 0.5}
 MEMORY_PER_SECOND = 100_000.0
-PUBLISH_TO_PEERS = 8.0
+PUBLISH_TO_PEERS = 15.0
+AT_ONCE_TO_PEERS = {"rabbitmq": 4.0, "redis": 2.0}
 MEBIBYTE = 2**20  # the unit of ps and top
 IDLE_MEBIBYTES = 30.0
 GROWN = 0.9
 FLAT = 1.2
-ONE_BY_ONE, MANY = "one by one", "many"
+ONE_BY_ONE, AT_ONCE, MANY = "one by one", "one by one from 16 threads", "many"
 FEW_WAITING, MANY_WAITING = "10,000 waiting", "1,000,000 waiting"
 
 
@@ -62,6 +63,8 @@ def _of_broker(results: Results, broker: str) -> list[Verdict]:
     few, many = _own(results, GROWTH, broker, FEW_WAITING), _own(results, GROWTH, broker, MANY_WAITING)
     peer, raw = (_best(results, CONSUME, broker, kind, rate) for kind in (PEER, RAW))
     sender = _best(results, PUBLISH, broker, PEER, rate, ONE_BY_ONE)
+    at_once = _own(results, PUBLISH, broker, AT_ONCE)
+    senders = _best(results, PUBLISH, broker, PEER, rate, AT_ONCE)
     quickest = _best(results, LATENCY, broker, PEER, "p50")
     mebibytes = idle["rss"] / MEBIBYTE if idle else None
     grown, flat = _part(many, rate, few, rate), _part(many, "last_rss", many, "first_rss")
@@ -72,6 +75,11 @@ def _of_broker(results: Results, broker: str) -> list[Verdict]:
             f"{name}: publish many, times the best peer's one by one",
             _part(publish, rate, sender, rate),
             PUBLISH_TO_PEERS,
+        ),
+        Verdict(
+            f"{name}: publish from 16 threads, times the best peer doing the same",
+            _part(at_once, rate, senders, rate),
+            AT_ONCE_TO_PEERS[broker],
         ),
         Verdict(f"{name}: idle latency p50, of the best peer", _part(latency, "p50", quickest, "p50"), 1.0, False),
         Verdict(f"{name}: memory of an idle worker, MiB", mebibytes, IDLE_MEBIBYTES, False),

@@ -16,6 +16,8 @@ app = celery.Celery("bench", set_as_current=True)
 class Celery(Peer):
     """The variant is the worker's pool: "threads" or "solo"."""
 
+    blocking = True
+
     def __init__(self, order: Order) -> None:
         super().__init__(order)
         confirm = order.role != "fill"  # which is not measured

@@ -18,6 +18,8 @@ from benchmarks.peers.driver import Peer, main
 class Dramatiq(Peer):
     """One form: threads."""
 
+    blocking = True
+
     def __init__(self, order: Order) -> None:
         super().__init__(order)
         # The default middleware, without Prometheus and with retries that do not wait.

@@ -18,7 +18,13 @@ TICK = 0.010
 
 
 class Peer:
-    """A contestant. Publishing is written as coroutines for all, which costs a blocking client nearly nothing."""
+    """A contestant. Publishing is written as coroutines for all, which costs a blocking client nearly nothing.
+
+    Attributes:
+        blocking: whether ``send`` blocks its thread, so that many at once take threads.
+    """
+
+    blocking = False
 
     def __init__(self, order: Order) -> None:
         self.order = order
@@ -56,6 +62,34 @@ async def gathered(peer: Peer, tasks: list[dict[str, Any]], at_once: int = 100) 
         await asyncio.gather(*(peer.send(payload) for payload in tasks[start : start + at_once]))
 
 
+async def _send_each(peer: Peer, tasks: list[dict[str, Any]]) -> None:
+    for payload in tasks:
+        await peer.send(payload)
+
+
+async def _send_at_once(peer: Peer, tasks: list[dict[str, Any]]) -> None:
+    """Publish from as many threads or coroutines as wanted, which share the client."""
+    import asyncio
+    import concurrent.futures
+
+    senders = peer.order.senders
+    shares = [tasks[number::senders] for number in range(senders)]
+    if not peer.blocking:
+        await asyncio.gather(*(_send_each(peer, share) for share in shares))
+        return
+    with concurrent.futures.ThreadPoolExecutor(senders) as pool:
+        list(pool.map(lambda share: _drive(_send_each(peer, share)), shares))
+
+
+def _drive(call: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine that waits for nothing."""
+    try:
+        call.send(None)
+    except StopIteration:
+        return
+    raise RuntimeError("the client does not block: it belongs on an event loop")
+
+
 async def _publish(peer: Peer) -> None:
     """Publish a hundred to warm up, then the rest against the clock."""
     order = peer.order
@@ -65,9 +99,10 @@ async def _publish(peer: Peer) -> None:
     cpu, first = time.process_time(), clock()
     if order.many or order.role == "fill":
         await peer.send_many(tasks[100:])
+    elif order.senders > 1:
+        await _send_at_once(peer, tasks[100:])
     else:
-        for payload in tasks[100:]:
-            await peer.send(payload)
+        await _send_each(peer, tasks[100:])
     last = clock()
     order.write_report({"count": order.count, "first": first, "last": last, "cpu": time.process_time() - cpu})
     await peer.close()

@@ -14,6 +14,8 @@ from benchmarks.peers.driver import Peer, main
 class Huey(Peer):
     """One form: threads."""
 
+    blocking = True
+
     def __init__(self, order: Order) -> None:
         super().__init__(order)
         logging.getLogger("huey").setLevel(logging.WARNING)

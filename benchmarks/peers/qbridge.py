@@ -12,6 +12,8 @@ from qbridge_core import QueueClient, TaskManager, connect
 class QBridge(Peer):
     """Variants: "sync" and "async" handlers; or options for the URL, with a sync handler."""
 
+    blocking = True
+
     def _connect(self) -> QueueClient:
         variant = self.order.variant
         return connect(f"{self.order.url}?{variant}" if "=" in variant else self.order.url)
