@@ -55,9 +55,9 @@ def test_a_contestant_that_fails_is_in_the_table(tmp_path: Path) -> None:
 
 
 def test_targets_compare_medians_with_the_best_peer() -> None:
-    """Seven times the best peer on RabbitMQ is enough, less is not, and what was not measured is neither."""
+    """Eight times the best peer on RabbitMQ is enough, less is not, and what was not measured is neither."""
     peers = [sample("rabbitmq", PEER, "slow", 50.0), sample("rabbitmq", PEER, "quick", 100.0)]
-    for rates, met in (((1.0, 700.0, 900.0), True), ((1.0, 699.0, 900.0), False)):
+    for rates, met in (((1.0, 800.0, 900.0), True), ((1.0, 799.0, 900.0), False)):
         own = [sample("rabbitmq", QBRIDGE, "QBridge", rate, number) for number, rate in enumerate(rates)]
         by_text = {verdict.text: verdict.met for verdict in verdicts(Results({}, peers + own))}
         assert by_text["RabbitMQ: consume, times the best peer"] is met
