@@ -273,5 +273,14 @@ class ConsumerMachine(RuleBasedStateMachine):
             self.held.append(delivery)
 
 
-TestConsumerMachine = ConsumerMachine.TestCase
-TestConsumerMachine.settings = settings(max_examples=100 * MORE, stateful_step_count=30)
+# In a long run much comes together; what goes wrong in it may be healed again, as by a lost connection, before its end.
+TestShortRuns = ConsumerMachine.TestCase
+TestShortRuns.settings = settings(max_examples=300 * MORE, stateful_step_count=12)
+
+
+class _LongMachine(ConsumerMachine):
+    """The same for long."""
+
+
+TestLongRuns = _LongMachine.TestCase
+TestLongRuns.settings = settings(max_examples=200 * MORE, stateful_step_count=30)
