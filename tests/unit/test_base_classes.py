@@ -18,6 +18,7 @@ from urllib.request import BaseHandler, HTTPRedirectHandler
 
 import pika
 import pytest
+from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 
 import qbridge_core
 import qbridge_memory
@@ -34,6 +35,7 @@ OPEN: set[object] = {
 OVERRIDDEN = {
     pika.SelectConnection: {"_on_data_available", "_read_frame", "_output_marshaled_frames"},
     pika.BasicProperties: {"encode"},
+    SelectorIOServicesAdapter: {"connect_socket", "create_streaming_connection"},
 }
 
 

@@ -25,6 +25,8 @@ _ANSWERS: Final = (
     (b"\x15\x03", "what answers at this port speaks TLS: write rediss://"),
 )
 
+_TLS_RECORDS: Final = (b"\x15", b"\x16")
+
 
 def check_files(options: Options) -> None:
     """See that the certificates can be used, before an attempt to connect says so in OpenSSL's words.
@@ -79,14 +81,18 @@ def _greet(address: Address) -> bytes:
 
 
 def _speaks_tls(address: Address) -> bool:
+    """Whether the answer to a first message of TLS is a record of TLS: a handshake, or an alert (RFC 8446, 5.1)."""
     context = ssl.create_default_context()
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # nothing is sent: only whether it answers is of interest
+    context.verify_mode = ssl.CERT_NONE  # nothing is sent but this: only whether it answers is of interest
+    # Without a socket of Python's: one whose peer is gone while it is made is never closed.
+    received, hello = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(received, hello).do_handshake()
     try:
-        with socket.create_connection(address, _TIME) as connection, context.wrap_socket(connection):
-            return True
-    except ssl.SSLError as exc:
-        return "ALERT" in (exc.reason or "")  # it wants a certificate of ours, say
+        with socket.create_connection(address, _TIME) as connection:
+            connection.sendall(hello.read())
+            return connection.recv(1) in _TLS_RECORDS
     except OSError:
         return False
 
