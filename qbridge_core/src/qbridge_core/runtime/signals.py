@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _LAST: Final = 3
+_replaced: Final[dict[signal.Signals, Any]] = {}
+"""What handled the signals before."""
+
+
+def _restore() -> None:
+    """In a process that a handler has forked: whoever sends it a signal expects what happens without a manager.
+
+    At once, and not when the signal comes: Python 3.13.0 does not run handlers in a process that another thread than
+    the main one has forked, before it waits for something.
+    """
+    with contextlib.suppress(ValueError):  # not the main thread, says Python
+        for number, handler in _replaced.items():
+            signal.signal(number, handler)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_restore)
 
 
 class Insistence:
@@ -41,13 +59,15 @@ def stop_signals(stop: Callable[[], None]) -> Iterator[None]:
             insistence.count(number)
             stop()
             return
-        # A process that a handler forked: whoever sends it a signal expects what would happen without a manager.
+        # A process that C code of a handler's has forked, of which Python knows nothing.
         signal.signal(number, previous[signal.Signals(number)])
         signal.raise_signal(number)
 
     previous = {number: signal.signal(number, on_signal) for number in _SIGNALS}
+    _replaced.update(previous)
     try:
         yield
     finally:
+        _replaced.clear()
         for number, handler in previous.items():
             signal.signal(number, handler)
