@@ -207,7 +207,7 @@ def test_g14_a_node_that_is_cut_off_is_left(
         lonely = node_of(cluster, client)
         cluster.cut_off(lonely)
         try:
-            wait_for(lambda: sends(client, queue, 2), 30, "messages are taken elsewhere")
+            wait_for(lambda: sends(client, queue, 2), 60, "messages are taken elsewhere")
             wait_for(lambda: 2 in runs.count, 60, "the worker goes on elsewhere")
             assert node_of(cluster, client) is not lonely
         finally:
