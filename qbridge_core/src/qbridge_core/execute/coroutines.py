@@ -1,4 +1,4 @@
-"""The event loops that ``async def`` handlers run on, and how one that is blocked is found out.
+"""Runs ``async def`` handlers on an event loop.
 
 There is one loop, in a thread of its own, for all tasks of a worker. A coroutine that blocks it holds up all others, so
 a loop that does not answer is left to whoever blocks it, and another one takes its place.
@@ -7,31 +7,16 @@ a loop that does not answer is left to whoever blocks it, and another one takes 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
-import sys
 import threading
-from asyncio.events import Handle
 from collections.abc import Callable, Coroutine
 from contextvars import Context
-from types import FrameType
 from typing import Any, Final
 
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.execute.executor import Executor
-from qbridge_core.execute.threadpool import PATIENCE, ThreadPool
-from qbridge_core.runtime.clock import monotonic
-from qbridge_core.runtime.logs import log_errors_of, logger
-from qbridge_core.runtime.mailbox import Mailbox
-from qbridge_core.task.context import current_run
+from qbridge_core.execute.loopthread import LoopThread
+from qbridge_core.execute.threadpool import ThreadPool
 from qbridge_core.task.run import Run
-
-_log: Final = logger("qbridge.worker")
-ANSWER_TIME: Final = 1.0
-"""Seconds that a loop may leave a question unanswered, before it counts as blocked."""
-_CLOSE_TIME: Final = 0.5
-_CALLS: Final = Handle._run.__code__
-"""What calls each callback of a loop written in Python."""
 
 
 class AsyncHandler(Executor):
@@ -116,160 +101,3 @@ class AsyncHandler(Executor):
 
 def _is_running(run: Run) -> bool:
     return run.in_handler and not run.cancelled
-
-
-def _context_of(task: object) -> Context | None:
-    """The context of a task, which before Python 3.12 has no name for it."""
-    return next((each for each in gc.get_referents(task) if isinstance(each, Context)), None)
-
-
-class LoopThread:
-    """An event loop in a daemon thread.
-
-    Args:
-        loop: the loop, which does not run yet.
-
-    Attributes:
-        loop: the loop.
-        stopping: True when it is about to end.
-        replaced: True when another loop has taken its place, because it was blocked.
-        cancelled: the tasks that were cancelled and have not ended, each with the ``monotonic()`` at which it was.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self.loop.time = monotonic  # type: ignore[method-assign]  # a test's frozen one would stop what waits
-        log_errors_of(self.loop)
-        self.stopping = False
-        self.replaced = False
-        self.cancelled: dict[object, float] = {}
-        self._posted: Mailbox[Callable[[], object]] = Mailbox(self._wake)
-        self._ended = False
-        self._asked_at: float | None = None
-        self._seen: object = None
-        self._seen_at = 0.0
-        self._thread = threading.Thread(target=self._run, name="qbridge-asyncio", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread.
-
-        Raises:
-            RuntimeError: the system has no thread left.
-        """
-        self._thread.start()
-
-    @property
-    def is_alive(self) -> bool:
-        """False when its thread has ended."""
-        return self._thread.is_alive()
-
-    @property
-    def is_current(self) -> bool:
-        """True in its thread."""
-        return self._thread is threading.current_thread()
-
-    def stuck(self) -> int:
-        """How many of its coroutines have not followed their cancellation, and itself if it cannot be reached."""
-        latest = monotonic() - PATIENCE
-        return sum(at < latest for at in list(self.cancelled.values())) + (self.replaced and self.is_alive)
-
-    def post(self, call: Callable[[], object]) -> None:
-        """Have the loop call this, soon and after what was posted before; it must not raise."""
-        self._posted.post(call)
-        if self._ended:
-            self._work()
-
-    def ask(self) -> None:
-        """Find out whether the loop still turns; ``is_blocked`` tells the result."""
-        if self._asked_at is None:
-            self._asked_at = monotonic()
-            self.post(self._answer)
-
-    @property
-    def was_asked(self) -> bool:
-        """True while a question is unanswered."""
-        return self._asked_at is not None
-
-    def is_blocked(self) -> bool:
-        """True when a single callback has kept the loop from answering; one that has much to do is not blocked."""
-        asked_at, now = self._asked_at, monotonic()
-        if asked_at is None or now - asked_at < ANSWER_TIME / 2:
-            return False
-        if not self.is_alive:
-            return True
-        callback = self._callback(self._frame())
-        if callback is not self._seen:
-            self._seen, self._seen_at = callback, now
-            return False
-        return now - self._seen_at >= ANSWER_TIME / 2
-
-    def blocker(self) -> tuple[Run | None, FrameType | None]:
-        """The run that the loop is in, if it can be told, and where that is."""
-        frame = self._frame()
-        callback = self._callback(frame)
-        context = getattr(callback, "_context", None) or _context_of(callback)
-        return (None if context is None else context.get(current_run)), frame
-
-    def stop(self) -> None:
-        """End the loop when it turns next."""
-        self.stopping = True
-        self.post(self.loop.stop)
-
-    def close(self) -> None:
-        """Cancel all tasks and end the thread, if it can be reached."""
-        self.stop()
-        self._thread.join(_CLOSE_TIME)
-
-    def _frame(self) -> FrameType | None:
-        return sys._current_frames().get(self._thread.ident or 0)
-
-    def _callback(self, frame: FrameType | None) -> object:
-        """What the loop is calling: for one that is not written in Python, the task alone."""
-        callback = None
-        while frame is not None:
-            if frame.f_code is _CALLS:
-                callback = frame.f_locals.get("self")  # the outermost, if a handler calls others
-            frame = frame.f_back
-        return asyncio.current_task(self.loop) if callback is None else callback
-
-    def _answer(self) -> None:
-        self._asked_at = self._seen = None
-
-    def _wake(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            self.loop.call_soon_threadsafe(self._work)
-
-    def _work(self) -> None:
-        for call in self._posted.take():
-            call()
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        try:
-            self._turn()
-            self._cancel_all()
-            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
-        finally:
-            self.loop.close()
-            self._ended = True
-            self._work()
-
-    def _cancel_all(self) -> None:
-        tasks = asyncio.all_tasks(self.loop)
-        for task in tasks:
-            task.cancel()
-        ends = asyncio.gather(*tasks, return_exceptions=True)
-        while not ends.done():  # one that stops the loop must not cost the others their cleaning up
-            with contextlib.suppress(BaseException):
-                self.loop.run_until_complete(ends)
-
-    def _turn(self) -> None:
-        """Run the loop until ``stop``. Others wait on it, whatever one handler does to it."""
-        while not self.stopping:
-            try:
-                self.loop.run_forever()
-            except BaseException:  # noqa: BLE001 - asyncio lets a SystemExit in a task or callback through
-                _log.exception("something in the event loop of the handlers tried to end it; it goes on")
-            else:
-                if not self.stopping:
-                    _log.warning("a handler stopped the event loop of all handlers; it goes on")

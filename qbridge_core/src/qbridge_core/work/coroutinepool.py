@@ -20,27 +20,28 @@ import traceback
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from types import FrameType
-from typing import Any, Final, cast
+from typing import Final, cast
 
-from qbridge_core.contract.envelope import MalformedTaskError, Task, read_task
-from qbridge_core.contract.headers import REASON, TASK_ID, meta_text
-from qbridge_core.contract.message import Delivery, new_id
+from qbridge_core.contract.envelope import MalformedTaskError, read_task
+from qbridge_core.contract.headers import REASON
+from qbridge_core.contract.message import Delivery
 from qbridge_core.errors import NotConnectedError
-from qbridge_core.execute import coroutines
-from qbridge_core.execute.coroutines import AsyncHandler, LoopThread
+from qbridge_core.execute import loopthread
+from qbridge_core.execute.coroutines import AsyncHandler
 from qbridge_core.execute.executor import refuse_unstarted
+from qbridge_core.execute.loopthread import LoopThread
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.forks import end_copy
 from qbridge_core.runtime.logs import logger
 from qbridge_core.runtime.wakeup import Wakeup
 from qbridge_core.task.context import current_run
-from qbridge_core.task.foreign import Step, Watched, patience
+from qbridge_core.task.foreign import Step, patience
 from qbridge_core.task.run import Run
-from qbridge_core.task.verdict import name_of
+from qbridge_core.work.coroutinechores import Failure, Flight, Preparation, Settlement, task_id_of
 from qbridge_core.work.poison.isolation import Isolation
 from qbridge_core.work.poison.observer import current_observer
-from qbridge_core.work.settlingthreads import Chore, SettlingThreads
-from qbridge_core.work.worker import READING_TIME, Job, too_many
+from qbridge_core.work.settlingthreads import SettlingThreads
+from qbridge_core.work.worker import Job, too_many
 
 _log: Final = logger("qbridge.worker")
 _BATCH: Final = 200
@@ -51,30 +52,7 @@ _LAST_STARTED: Final = 1.0
 """Runs are looked at in the order of their start, give or take so many seconds."""
 
 
-_OURS: Final = (coroutines.__file__, __file__)
-
-
-class _Flight:
-    """One delivery, from its start to the confirmation of its settlement.
-
-    Attributes:
-        delivery: the message.
-        run: its run, when it has one.
-        payload: for the handler; None once that has it.
-        context: the one that its hooks share; None as long as nothing is in it.
-        loop: where its coroutine runs or is about to start; None before and after that.
-        task: the coroutine's task, until that ends.
-    """
-
-    __slots__ = ("context", "delivery", "loop", "payload", "run", "task")
-
-    def __init__(self, delivery: Delivery) -> None:
-        self.delivery = delivery
-        self.run: Run | None = None
-        self.payload: Any = None
-        self.context: Context | None = None
-        self.loop: LoopThread | None = None
-        self.task: asyncio.Task[None] | None = None
+_OURS: Final = (loopthread.__file__, __file__)
 
 
 class CoroutinePool:
@@ -116,8 +94,8 @@ class CoroutinePool:
         self._base = Context()
         self._pid = os.getpid()
         self._look_at = 0.0
-        self._flights: dict[_Flight, None] = {}
-        self._overdue: dict[_Flight, None] = {}
+        self._flights: dict[Flight, None] = {}
+        self._overdue: dict[Flight, None] = {}
         """Their time is over, and the loop has not cancelled them yet; whoever takes one out settles it."""
         self._acks_at_once = False
         self._feeder: int | None = None
@@ -256,7 +234,7 @@ class CoroutinePool:
 
     def _begin(self, delivery: Delivery, loop: LoopThread) -> None:
         job = self.job
-        flight = _Flight(delivery)
+        flight = Flight(delivery)
         self._flights[flight] = None
         try:
             task = read_task(delivery.body, job.max_message_bytes)
@@ -270,13 +248,13 @@ class CoroutinePool:
             or delivery.noted is not None
             or REASON in delivery.meta
         ):
-            self._threads.do(_Preparation(self, flight, self._context_of(flight), task))
+            self._threads.do(Preparation(self, flight, self._context_of(flight), task))
             return
-        flight.run = Run(delivery, task.task_id or _task_id(delivery), job.task_timeout)
+        flight.run = Run(delivery, task.task_id or task_id_of(delivery), job.task_timeout)
         flight.payload = task.payload
         self._start(flight, loop)
 
-    def _start(self, flight: _Flight, loop: LoopThread) -> None:
+    def _start(self, flight: Flight, loop: LoopThread) -> None:
         """Start a coroutine, unless somebody else has its run by now."""
         run = flight.run
         assert run is not None  # noqa: S101 - it was made before
@@ -300,7 +278,7 @@ class CoroutinePool:
             coroutine.close()
             self._ended(flight, loop, exc)
 
-    async def _perform(self, flight: _Flight, run: Run, loop: LoopThread) -> None:
+    async def _perform(self, flight: Flight, run: Run, loop: LoopThread) -> None:
         """Run the handler, and see to what becomes of its task."""
         error: BaseException | None = None
         payload, flight.payload = flight.payload, None
@@ -331,7 +309,7 @@ class CoroutinePool:
             if task is not None and loop is not None and task.done():
                 loop.post(functools.partial(self._end, flight, task, loop))
 
-    def _end(self, flight: _Flight, task: asyncio.Task[None], loop: LoopThread) -> None:
+    def _end(self, flight: Flight, task: asyncio.Task[None], loop: LoopThread) -> None:
         """In the loop: see to a task whose coroutine does not."""
         try:
             if flight.task is task:
@@ -340,7 +318,7 @@ class CoroutinePool:
         except BaseException as exc:  # noqa: BLE001 - no slot is lost in silence
             self._fail(exc)
 
-    def _ended(self, flight: _Flight, loop: LoopThread, error: BaseException | None) -> None:
+    def _ended(self, flight: Flight, loop: LoopThread, error: BaseException | None) -> None:
         """A coroutine has ended: see to its settlement, unless somebody else does."""
         run, settler = flight.run, self.job.settler
         assert run is not None  # noqa: S101 - it was made before
@@ -350,7 +328,7 @@ class CoroutinePool:
         duration = monotonic() - run.started_at
         in_time = duration <= self.job.task_timeout
         if error is not None and in_time and not run.cancelled:
-            self._threads.do(_Failure(self, flight, self._context_of(flight), error))
+            self._threads.do(Failure(self, flight, self._context_of(flight), error))
         elif not run.claim():
             _log.warning(
                 "the handler of task %s ended %.3f s after its start, too late; its result is ignored",
@@ -372,24 +350,24 @@ class CoroutinePool:
 
     # ------------------------------------------------------------------ settling
 
-    def _settle(self, flight: _Flight, action: Callable[[], object], *, repeatable: bool = True) -> None:
+    def _settle(self, flight: Flight, action: Callable[[], object], *, repeatable: bool = True) -> None:
         """Have a thread settle it."""
         flight.loop = None
-        self._threads.do(_Settlement(self, flight, self._context_of(flight), Step(action), repeatable=repeatable))
+        self._threads.do(Settlement(self, flight, self._context_of(flight), Step(action), repeatable=repeatable))
 
-    def _context_of(self, flight: _Flight) -> Context:
+    def _context_of(self, flight: Flight) -> Context:
         """The context in which its hooks are called."""
         if flight.context is None:
             flight.context = self._base.copy()
             flight.context.run(current_run.set, flight.run)
         return flight.context
 
-    def start_soon(self, flight: _Flight) -> None:
+    def start_soon(self, flight: Flight) -> None:
         """Have the loop start a coroutine; in one of the threads."""
         flight.loop = self._handler.loop()
         self._post(functools.partial(self._start, flight))
 
-    def release(self, flight: _Flight) -> None:
+    def release(self, flight: Flight) -> None:
         """A flight is settled, in one of the threads: its slot is free."""
         intake = self.job.intake
         self._flights.pop(flight, None)
@@ -428,7 +406,7 @@ class CoroutinePool:
                 self._expire(flight, loop)
         return wait
 
-    def _expire(self, flight: _Flight, loop: LoopThread) -> None:
+    def _expire(self, flight: Flight, loop: LoopThread) -> None:
         """Have the loop cancel a coroutine, whose run this pool has the right to settle."""
         self._overdue[flight] = None
         if loop.replaced:
@@ -437,7 +415,7 @@ class CoroutinePool:
             loop.ask()
         loop.post(functools.partial(self._cancel, flight, loop))
 
-    def _cancel(self, flight: _Flight, loop: LoopThread) -> None:
+    def _cancel(self, flight: Flight, loop: LoopThread) -> None:
         """In the loop: end a coroutine whose result no longer counts."""
         try:
             if flight.task is not None:
@@ -449,12 +427,12 @@ class CoroutinePool:
         except BaseException as exc:  # noqa: BLE001 - no slot is lost in silence
             self._fail(exc)
 
-    def _charge_overdue(self, flight: _Flight, stack: FrameType | None) -> None:
+    def _charge_overdue(self, flight: Flight, stack: FrameType | None) -> None:
         run = flight.run
         if self._takes_overdue(flight) and run is not None:
             self._settle(flight, functools.partial(self.job.settler.timed_out, run, stack))
 
-    def _takes_overdue(self, flight: _Flight) -> bool:
+    def _takes_overdue(self, flight: Flight) -> bool:
         try:
             del self._overdue[flight]
         except KeyError:
@@ -498,135 +476,6 @@ class CoroutinePool:
         """In a loop that was replaced: end it when nothing runs there whose result counts."""
         if not loop.stopping and not any(flight.loop is loop for flight in list(self._flights)):
             loop.stop()
-
-
-class _Settlement(Chore):
-    """Settles a task.
-
-    Args:
-        context: where its hooks are called.
-        step: how to settle it; None when it is settled already.
-        repeatable: False when it must not be done again from its beginning.
-    """
-
-    __slots__ = ("_flight", "_pool", "_repeatable", "_step")
-
-    def __init__(
-        self, pool: CoroutinePool, flight: _Flight, context: Context, step: Step | None, *, repeatable: bool = True
-    ) -> None:
-        super().__init__(context)
-        self._pool, self._flight, self._step, self._repeatable = pool, flight, step, repeatable
-
-    def do(self, watched: Watched) -> None:
-        """Do it."""
-        if self._step is not None:
-            if self._repeatable:
-                watched.do(self._step)
-            else:
-                self._step.do()
-        self._pool.release(self._flight)
-
-    def rest(self, step: Step | None) -> Chore:
-        """The step is repeated without the call that hangs, unless the task is settled."""
-        return _Settlement(self._pool, self._flight, self.context.copy(), step)
-
-
-class _Preparation(Chore):
-    """Decides whether a task may run, tells of its start, and starts it; as a worker's thread does."""
-
-    __slots__ = ("_flight", "_pool", "_task")
-
-    def __init__(self, pool: CoroutinePool, flight: _Flight, context: Context, task: Task) -> None:
-        super().__init__(context)
-        self._pool, self._flight, self._task = pool, flight, task
-
-    def do(self, watched: Watched) -> None:
-        """Do it."""
-        flight, job = self._flight, self._pool.job
-        delivery = flight.delivery
-        task_id = self._task.task_id or _task_id(delivery)
-        if not self._may_run(watched, delivery, task_id):
-            self._pool.release(flight)
-            return
-        if job.lifecycle.order is not None:
-            job.lifecycle.order.wait(task_id)  # before the clock starts
-        run = self.run = flight.run = Run(delivery, task_id, job.task_timeout)
-        flight.payload = self._task.payload
-        current_run.set(run)
-        if not job.intake.ending:
-            job.lifecycle.task_started(queue=delivery.queue, task_id=task_id, attempt=run.attempt)
-
-    def after(self) -> None:
-        """Start it."""
-        if self.run is not None and not self.run.cancelled:  # while a hook took its time
-            self._pool.start_soon(self._flight)
-            self.run = None
-
-    def rest(self, step: Step | None) -> Chore:
-        """Only what settles a task calls foreign code that no deadline covers."""
-        return _Settlement(self._pool, self._flight, self.context.copy(), step)
-
-    def expired(self) -> Chore:
-        """The hook that tells of the start hangs."""
-        return _expired(self._pool, self._flight, self.context)
-
-    def _may_run(self, watched: Watched, delivery: Delivery, task_id: str) -> bool:
-        job = self._pool.job
-        if delivery.noted is not None:
-            if job.settler.settle_noted(delivery, delivery.noted):
-                return False
-        elif REASON in delivery.meta:
-            delivery.begin_anew()
-        if job.poison is not None and (delivery.crashes or delivery.suspected):
-            return bool(watched.do(Step(functools.partial(job.poison.admit, delivery, task_id))))
-        return True
-
-
-class _Failure(Chore):
-    """Finds out what a coroutine's exception asks for, and does it. The exception's own code may hang."""
-
-    __slots__ = ("_error", "_flight", "_pool")
-
-    def __init__(self, pool: CoroutinePool, flight: _Flight, context: Context, error: BaseException) -> None:
-        super().__init__(context)
-        self._pool, self._flight, self._error = pool, flight, error
-
-    def do(self, watched: Watched) -> None:
-        """Do it."""
-        run, settler, error = self._flight.run, self._pool.job.settler, self._error
-        assert run is not None  # noqa: S101 - it has raised this
-        run.deadline = max(run.deadline, monotonic() + READING_TIME)
-        run.raised = name_of(type(error))
-        self.run = run
-        verdict = settler.read(error)
-        in_time = run.claim()
-        self.run = None
-        if in_time:
-            watched.do(Step(functools.partial(settler.failed, run, error, verdict)))
-            self._pool.release(self._flight)
-
-    def rest(self, step: Step | None) -> Chore:
-        """As for each settlement."""
-        return _Settlement(self._pool, self._flight, self.context.copy(), step)
-
-    def expired(self) -> Chore:
-        """It cannot be read in time."""
-        return _expired(self._pool, self._flight, self.context)
-
-
-def _expired(pool: CoroutinePool, flight: _Flight, context: Context) -> Chore:
-    run, settler = flight.run, pool.job.settler
-    assert run is not None  # noqa: S101 - its time is over
-    if run.raised:
-        action = functools.partial(settler.unreadable, run, run.raised)
-    else:
-        action = functools.partial(settler.timed_out, run, None)
-    return _Settlement(pool, flight, context.copy(), Step(action))
-
-
-def _task_id(delivery: Delivery) -> str:
-    """The id of a task that does not say one."""
-    return meta_text(delivery.meta, TASK_ID) or delivery.message_id or new_id()
 
 
 def _report(blocker: Run | None, stack: FrameType | None, others: int) -> None:

@@ -1,0 +1,188 @@
+"""What threads do for a task of a coroutine: they decide whether it may run, and see to what becomes of it."""
+
+from __future__ import annotations
+
+import functools
+from contextvars import Context
+from typing import TYPE_CHECKING, Any, Protocol
+
+from qbridge_core.contract.envelope import Task
+from qbridge_core.contract.headers import REASON, TASK_ID, meta_text
+from qbridge_core.contract.message import Delivery, new_id
+from qbridge_core.execute.loopthread import LoopThread
+from qbridge_core.runtime.clock import monotonic
+from qbridge_core.task.context import current_run
+from qbridge_core.task.foreign import Step, Watched
+from qbridge_core.task.run import Run
+from qbridge_core.task.verdict import name_of
+from qbridge_core.work.settlingthreads import Chore
+from qbridge_core.work.worker import READING_TIME, Job
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+class Flight:
+    """One delivery, from its start to the confirmation of its settlement.
+
+    Attributes:
+        delivery: the message.
+        run: its run, when it has one.
+        payload: for the handler; None once that has it.
+        context: the one that its hooks share; None as long as nothing is in it.
+        loop: where its coroutine runs or is about to start; None before and after that.
+        task: the coroutine's task, until that ends.
+    """
+
+    __slots__ = ("context", "delivery", "loop", "payload", "run", "task")
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.delivery = delivery
+        self.run: Run | None = None
+        self.payload: Any = None
+        self.context: Context | None = None
+        self.loop: LoopThread | None = None
+        self.task: asyncio.Task[None] | None = None
+
+
+class Slots(Protocol):
+    """What has a slot for each task."""
+
+    job: Job
+
+    def start_soon(self, flight: Flight) -> None:
+        """Have the loop start a coroutine; in one of the threads."""
+        ...
+
+    def release(self, flight: Flight) -> None:
+        """A flight is settled, in one of the threads: its slot is free."""
+        ...
+
+
+class Settlement(Chore):
+    """Settles a task.
+
+    Args:
+        context: where its hooks are called.
+        step: how to settle it; None when it is settled already.
+        repeatable: False when it must not be done again from its beginning.
+    """
+
+    __slots__ = ("_flight", "_pool", "_repeatable", "_step")
+
+    def __init__(
+        self, pool: Slots, flight: Flight, context: Context, step: Step | None, *, repeatable: bool = True
+    ) -> None:
+        super().__init__(context)
+        self._pool, self._flight, self._step, self._repeatable = pool, flight, step, repeatable
+
+    def do(self, watched: Watched) -> None:
+        """Do it."""
+        if self._step is not None:
+            if self._repeatable:
+                watched.do(self._step)
+            else:
+                self._step.do()
+        self._pool.release(self._flight)
+
+    def rest(self, step: Step | None) -> Chore:
+        """The step is repeated without the call that hangs, unless the task is settled."""
+        return Settlement(self._pool, self._flight, self.context.copy(), step)
+
+
+class Preparation(Chore):
+    """Decides whether a task may run, tells of its start, and starts it; as a worker's thread does."""
+
+    __slots__ = ("_flight", "_pool", "_task")
+
+    def __init__(self, pool: Slots, flight: Flight, context: Context, task: Task) -> None:
+        super().__init__(context)
+        self._pool, self._flight, self._task = pool, flight, task
+
+    def do(self, watched: Watched) -> None:
+        """Do it."""
+        flight, job = self._flight, self._pool.job
+        delivery = flight.delivery
+        task_id = self._task.task_id or task_id_of(delivery)
+        if not self._may_run(watched, delivery, task_id):
+            self._pool.release(flight)
+            return
+        if job.lifecycle.order is not None:
+            job.lifecycle.order.wait(task_id)  # before the clock starts
+        run = self.run = flight.run = Run(delivery, task_id, job.task_timeout)
+        flight.payload = self._task.payload
+        current_run.set(run)
+        if not job.intake.ending:
+            job.lifecycle.task_started(queue=delivery.queue, task_id=task_id, attempt=run.attempt)
+
+    def after(self) -> None:
+        """Start it."""
+        if self.run is not None and not self.run.cancelled:  # while a hook took its time
+            self._pool.start_soon(self._flight)
+            self.run = None
+
+    def rest(self, step: Step | None) -> Chore:
+        """Only what settles a task calls foreign code that no deadline covers."""
+        return Settlement(self._pool, self._flight, self.context.copy(), step)
+
+    def expired(self) -> Chore:
+        """The hook that tells of the start hangs."""
+        return _expired(self._pool, self._flight, self.context)
+
+    def _may_run(self, watched: Watched, delivery: Delivery, task_id: str) -> bool:
+        job = self._pool.job
+        if delivery.noted is not None:
+            if job.settler.settle_noted(delivery, delivery.noted):
+                return False
+        elif REASON in delivery.meta:
+            delivery.begin_anew()
+        if job.poison is not None and (delivery.crashes or delivery.suspected):
+            return bool(watched.do(Step(functools.partial(job.poison.admit, delivery, task_id))))
+        return True
+
+
+class Failure(Chore):
+    """Finds out what a coroutine's exception asks for, and does it. The exception's own code may hang."""
+
+    __slots__ = ("_error", "_flight", "_pool")
+
+    def __init__(self, pool: Slots, flight: Flight, context: Context, error: BaseException) -> None:
+        super().__init__(context)
+        self._pool, self._flight, self._error = pool, flight, error
+
+    def do(self, watched: Watched) -> None:
+        """Do it."""
+        run, settler, error = self._flight.run, self._pool.job.settler, self._error
+        assert run is not None  # noqa: S101 - it has raised this
+        run.deadline = max(run.deadline, monotonic() + READING_TIME)
+        run.raised = name_of(type(error))
+        self.run = run
+        verdict = settler.read(error)
+        in_time = run.claim()
+        self.run = None
+        if in_time:
+            watched.do(Step(functools.partial(settler.failed, run, error, verdict)))
+            self._pool.release(self._flight)
+
+    def rest(self, step: Step | None) -> Chore:
+        """As for each settlement."""
+        return Settlement(self._pool, self._flight, self.context.copy(), step)
+
+    def expired(self) -> Chore:
+        """It cannot be read in time."""
+        return _expired(self._pool, self._flight, self.context)
+
+
+def _expired(pool: Slots, flight: Flight, context: Context) -> Chore:
+    run, settler = flight.run, pool.job.settler
+    assert run is not None  # noqa: S101 - its time is over
+    if run.raised:
+        action = functools.partial(settler.unreadable, run, run.raised)
+    else:
+        action = functools.partial(settler.timed_out, run, None)
+    return Settlement(pool, flight, context.copy(), Step(action))
+
+
+def task_id_of(delivery: Delivery) -> str:
+    """The id of a task that does not say one."""
+    return meta_text(delivery.meta, TASK_ID) or delivery.message_id or new_id()
