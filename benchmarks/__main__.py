@@ -14,7 +14,19 @@ from rich.console import Console
 from benchmarks import machine, servers, tables
 from benchmarks.bench import Bench, BenchError
 from benchmarks.environments import PLOTS, ROOT, InstallationError, python_of
-from benchmarks.measure import Case, consume, footprint, growth, latency, mixed, publish
+from benchmarks.measure import (
+    Case,
+    bodies,
+    consume,
+    coroutines,
+    footprint,
+    growth,
+    imports,
+    latency,
+    mixed,
+    processes,
+    publish,
+)
 from benchmarks.results import Results, Sample
 from benchmarks.targets import verdicts
 from support.brokers import BrokerError
@@ -24,6 +36,10 @@ MEASUREMENTS = {
     "publish": publish.cases,
     "latency": latency.cases,
     "mixed": mixed.cases,
+    "bodies": bodies.cases,
+    "coroutines": coroutines.cases,
+    "processes": processes.cases,
+    "imports": imports.cases,
     "footprint": footprint.cases,
     "growth": growth.cases,
 }

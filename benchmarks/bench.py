@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,12 +90,12 @@ class Bench:
 
     def wait_for_report(self, process: subprocess.Popen[bytes], order: Order) -> Report:
         """What the program has written, as soon as it is there."""
-        self._wait_for(Path(order.report), process, order)
+        self.wait_until(Path(order.report).exists, process, order)
         return self.read_report(order)
 
     def wait_for_first(self, process: subprocess.Popen[bytes], order: Order) -> None:
         """Return when the worker has run its first task."""
-        self._wait_for(Path(order.first_mark), process, order)
+        self.wait_until(Path(order.first_mark).exists, process, order)
 
     def read_report(self, order: Order) -> Report:
         """What a program has written."""
@@ -106,11 +106,12 @@ class Bench:
         path.unlink()
         return result
 
-    def _wait_for(self, path: Path, process: subprocess.Popen[bytes], order: Order) -> None:
+    def wait_until(self, done: Callable[[], bool], process: subprocess.Popen[bytes], order: Order) -> None:
+        """Return when a program has got so far; raise when it ends before, or takes too long."""
         limit = self.timeout + order.count * _TIME_FOR_EACH
         deadline = time.monotonic() + limit
-        while not path.exists():
-            if process.poll() is not None and not path.exists():
+        while not done():
+            if process.poll() is not None and not done():
                 raise BenchError(f"ended with status {process.returncode}: {self._last_words(order)}")
             if time.monotonic() > deadline:
                 raise BenchError(f"not done after {limit:g} s: {self._last_words(order)}")

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 QBRIDGE, PEER, RAW = "qbridge", "peer", "raw"
 CONSUME, PUBLISH, LATENCY, MIXED, FOOTPRINT, GROWTH = "consume", "publish", "latency", "mixed", "footprint", "growth"
+BODIES, COROUTINES, PROCESSES, IMPORTS = "bodies", "coroutines", "processes", "imports"
+NO_BROKER = "none"
 _ALL = (CONSUME, PUBLISH, LATENCY, MIXED, FOOTPRINT)
 _CONSUMING = (CONSUME, LATENCY, MIXED, FOOTPRINT)
 
@@ -16,8 +18,8 @@ class Contestant:
 
     Attributes:
         name: as the tables show it.
-        broker: "rabbitmq", "redis" or "memory".
-        program: the module in benchmarks/peers.
+        broker: "rabbitmq", "redis", "memory" or "none".
+        program: the module in benchmarks/peers; for the imports, what is imported.
         variant: which of its forms.
         kind: QBridge, a peer, or a bare client loop.
         measures: the measurements that it takes part in.
@@ -54,34 +56,51 @@ def _peer(name: str, broker: str, program: str, variant: str = "", *measures: st
     return Contestant(name, broker, program, variant, PEER, measures or _ALL, program)
 
 
+_PEERS = ("Celery", "Dramatiq", "Taskiq", "FastStream", "Huey", "arq", "SAQ", "streaQ")
+
+
+def _imported(name: str, module: str, kind: str, environment: str) -> Contestant:
+    return Contestant(name, NO_BROKER, module, "", kind, (IMPORTS,), environment)
+
+
 CONTESTANTS = (
-    _qbridge("QBridge", "rabbitmq", "sync", *_ALL, GROWTH),
+    _qbridge("QBridge", "rabbitmq", "sync", *_ALL, BODIES, GROWTH),
     _qbridge("QBridge async", "rabbitmq", "async", *_CONSUMING),
+    _qbridge("QBridge, processes", "rabbitmq", "process", PROCESSES),
     _qbridge("QBridge, classic queue", "rabbitmq", "queue_type=classic", CONSUME, PUBLISH, LATENCY),
-    _qbridge("QBridge", "redis", "sync", *_ALL, GROWTH),
-    _qbridge("QBridge async", "redis", "async", *_CONSUMING),
+    _qbridge("QBridge", "redis", "sync", *_ALL, BODIES, GROWTH),
+    _qbridge("QBridge async", "redis", "async", *_CONSUMING, COROUTINES),
+    _qbridge("QBridge, processes", "redis", "process", PROCESSES),
     _qbridge("QBridge", "memory", "sync", CONSUME),
-    _qbridge("QBridge async", "memory", "async", CONSUME),
-    _raw("raw pika, single ack", "rabbitmq", "raw_pika", "single", CONSUME, LATENCY),
+    _qbridge("QBridge async", "memory", "async", CONSUME, COROUTINES),
+    _raw("raw asyncio", "memory", "raw_asyncio", "", COROUTINES),
+    _raw("raw pika, single ack", "rabbitmq", "raw_pika", "single", CONSUME, LATENCY, BODIES),
     _raw("raw pika, classic queue", "rabbitmq", "raw_pika", "queue_type=classic", LATENCY),
-    _raw("raw pika, multiple ack", "rabbitmq", "raw_pika", "multiple"),
+    _raw("raw pika, multiple ack", "rabbitmq", "raw_pika", "multiple", CONSUME, BODIES),
     _raw("raw redis-py, COUNT 1", "redis", "raw_redis", "1"),
-    _raw("raw redis-py, COUNT 10", "redis", "raw_redis", "10"),
-    _raw("raw redis-py, COUNT 100", "redis", "raw_redis", "100"),
+    _raw("raw redis-py, COUNT 10", "redis", "raw_redis", "10", CONSUME, BODIES),
+    _raw("raw redis-py, COUNT 100", "redis", "raw_redis", "100", CONSUME, BODIES),
     _peer("Celery, threads", "rabbitmq", "celery", "threads"),
     _peer("Celery, solo", "rabbitmq", "celery", "solo", CONSUME, LATENCY),
+    _peer("Celery, prefork", "rabbitmq", "celery", "prefork", PROCESSES),
     _peer("Celery, threads", "redis", "celery", "threads"),
+    _peer("Celery, prefork", "redis", "celery", "prefork", PROCESSES),
     _peer("Dramatiq", "rabbitmq", "dramatiq"),
     _peer("Dramatiq", "redis", "dramatiq"),
     _peer("Taskiq, sync", "rabbitmq", "taskiq", "sync", *_CONSUMING),
-    _peer("Taskiq, async", "rabbitmq", "taskiq", "async"),
+    _peer("Taskiq, async", "rabbitmq", "taskiq", "async", *_ALL, BODIES),
     _peer("Taskiq, sync", "redis", "taskiq", "sync", *_CONSUMING),
-    _peer("Taskiq, async", "redis", "taskiq", "async"),
-    _peer("FastStream", "rabbitmq", "faststream"),
+    _peer("Taskiq, async", "redis", "taskiq", "async", *_ALL, BODIES, COROUTINES),
+    _peer("FastStream", "rabbitmq", "faststream", "", *_ALL, BODIES),
     # A message that failed stays pending on Redis: there is no retry to measure.
-    _peer("FastStream", "redis", "faststream", "", CONSUME, PUBLISH, LATENCY, FOOTPRINT),
+    _peer("FastStream", "redis", "faststream", "", CONSUME, PUBLISH, LATENCY, FOOTPRINT, BODIES),
     _peer("Huey", "redis", "huey"),
-    _peer("arq", "redis", "arq"),
-    _peer("SAQ", "redis", "saq"),
-    _peer("streaQ", "redis", "streaq"),
+    _peer("arq", "redis", "arq", "", *_ALL, COROUTINES),
+    _peer("SAQ", "redis", "saq", "", *_ALL, COROUTINES),
+    _peer("streaQ", "redis", "streaq", "", *_ALL, COROUTINES),
+    _imported("Python alone", "", RAW, "qbridge"),
+    _imported("pika", "pika", RAW, "qbridge"),
+    _imported("redis-py", "redis", RAW, "qbridge"),
+    _imported("QBridge", "qbridge_core", QBRIDGE, "qbridge"),
+    *(_imported(name, name.lower(), PEER, name.lower()) for name in _PEERS),
 )

@@ -18,6 +18,8 @@ from benchmarks.order import Order
 clock = time.monotonic
 MIXED_SECONDS = 0.020
 MIXED_FAILURES = 0.1
+WAIT = 1.0
+LOOKS = 20
 
 
 class PlannedError(Exception):
@@ -46,6 +48,11 @@ def mixed_ideal(order: Order) -> float:
     return work / order.threads
 
 
+def waiting_ideal(order: Order) -> float:
+    """Seconds that tasks which only wait take when each place is taken again at once."""
+    return order.count * WAIT / order.threads
+
+
 def resident_bytes() -> int:
     """Memory that this process holds now."""
     with open("/proc/self/statm") as statm:
@@ -65,11 +72,14 @@ class Meter:
         self._failed: set[int] = set()
         self._gate = threading.Lock()
         self._open = False
+        self._waiting, self._look_every = 0, max(1, order.threads // LOOKS)
         modes = {"latency": self._latency, "mixed": self._mixed, "shared": self._shared}
         self.handle = modes.get(order.mode, self._noop)
-        self.handle_async = {"latency": self._latency_async, "mixed": self._mixed_async}.get(
-            order.mode, self._noop_async
-        )
+        self.handle_async = {
+            "latency": self._latency_async,
+            "mixed": self._mixed_async,
+            "waiting": self._waiting_async,
+        }.get(order.mode, self._noop_async)
 
     def _noop(self, payload: object = None) -> None:
         del payload
@@ -118,6 +128,26 @@ class Meter:
         await asyncio.sleep(payload["seconds"])
         self._fail_once(payload)
         self._noop()
+
+    async def _waiting_async(self, payload: object) -> None:
+        import asyncio
+
+        del payload
+        if not self._report:
+            self._begin()
+        self._waiting += 1
+        if self._waiting % self._look_every == 0:
+            self._look()
+        await asyncio.sleep(WAIT)
+        self._waiting -= 1
+        if next(self._tickets) == self._count:
+            self._end()
+
+    def _look(self) -> None:
+        """Keep the most that was seen at once, of tasks, memory and threads."""
+        threads = len(os.listdir("/proc/self/task"))
+        seen = {"at_once": self._waiting, "most_rss": resident_bytes(), "threads": threads}
+        self._report |= {name: max(value, self._report.get(name, 0)) for name, value in seen.items()}
 
     def _started(self) -> None:
         self._report.setdefault("first", clock())

@@ -20,8 +20,9 @@ class Order:
         queue: its name, new for each measurement.
         report: the file to write the result to.
         count: how many messages.
-        mode: what the handler does: "noop", "latency", "mixed" or "shared"; see `benchmarks.meter`.
-        threads: of the worker; for coroutines how many run at once.
+        mode: what the handler does: "noop", "bodies" (the bare clients read the JSON too), "latency", "mixed",
+            "waiting", "shared" or "processes"; see `benchmarks.meter`.
+        threads: of the worker, or its processes; for coroutines how many run at once.
         body: bytes of padding in each payload.
         variant: which of a program's forms.
         many: publish with the program's best way for many messages.
@@ -55,6 +56,10 @@ class Order:
         """A copy with changes."""
         return replace(self, **changes)
 
+    def at_once(self, usual: int) -> int:
+        """How many coroutines of a worker run at once: as many as the measurement says, or the usual number."""
+        return self.threads if self.mode in ("mixed", "waiting") else usual
+
     @property
     def first_mark(self) -> str:
         """The file that a worker creates at its first task."""
@@ -64,6 +69,11 @@ class Order:
     def go_mark(self) -> str:
         """The file that lets the workers of a queue begin together."""
         return str(Path(self.report).with_name(f"{self.queue}-go"))
+
+    @property
+    def tally(self) -> str:
+        """What the names of the files begin with in which the processes of a worker count."""
+        return f"{self.report}-tally-"
 
     def write_report(self, result: dict[str, float]) -> None:
         """Write the result; the file appears at once and whole."""

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 
-from benchmarks.contestants import CONSUME, GROWTH, LATENCY, PEER, PUBLISH, QBRIDGE
+from benchmarks.contestants import BODIES, CONSUME, GROWTH, LATENCY, PEER, PUBLISH, QBRIDGE
 from benchmarks.results import Results, Row
 
 mpl.use("Agg")
@@ -52,7 +52,7 @@ def _name(row: Row) -> str:
 
 def growth(results: Results, path: Path) -> None:
     """Tasks a second over what grows, a line for each broker."""
-    rows = results.rows(GROWTH)
+    rows = results.rows(GROWTH) + results.rows(BODIES, kind=QBRIDGE)
     if not rows:
         return
     canvas, grid = plt.subplots(2, 3, figsize=(10, 5), layout="constrained")

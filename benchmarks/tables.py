@@ -9,9 +9,23 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
-from benchmarks.contestants import CONSUME, FOOTPRINT, GROWTH, LATENCY, MIXED, PEER, PUBLISH, RAW
+from benchmarks.contestants import (
+    BODIES,
+    CONSUME,
+    COROUTINES,
+    FOOTPRINT,
+    GROWTH,
+    IMPORTS,
+    LATENCY,
+    MIXED,
+    NO_BROKER,
+    PEER,
+    PROCESSES,
+    PUBLISH,
+    RAW,
+)
 from benchmarks.results import Results, Row, ratio
-from benchmarks.targets import MEBIBYTE, Verdict
+from benchmarks.targets import KILOBYTE, MEBIBYTE, Verdict
 
 
 @dataclass(frozen=True)
@@ -45,12 +59,17 @@ def _mebibytes(value: float) -> str:
     return f"{value / MEBIBYTE:,.1f}"
 
 
+def _kilobytes(value: float) -> str:
+    return f"{value / KILOBYTE:,.1f}"
+
+
 def _two(value: float) -> str:
     return f"{value:,.2f}"
 
 
 _RATE = Column("a second", "per_second", _number)
 _CPU = Column("CPU µs each", "cpu_us", _number)
+_AT_FIRST, _AT_LAST = Column("MiB at first", "first_rss", _mebibytes), Column("MiB at last", "last_rss", _mebibytes)
 SHEETS = (
     Sheet(CONSUME, "Consume: tasks that do nothing, one process", (_RATE, _CPU), "per_second"),
     Sheet(PUBLISH, "Publish, confirmed", (_RATE, _CPU), "per_second"),
@@ -67,19 +86,53 @@ SHEETS = (
         "efficiency",
     ),
     Sheet(
+        BODIES,
+        "Long bodies, the JSON read; tasks that do nothing, one process",
+        (_RATE, _CPU, _AT_FIRST, _AT_LAST),
+        "per_second",
+    ),
+    Sheet(
+        COROUTINES,
+        "Coroutines that wait 1 s, 10,000 at once, one process",
+        (
+            _RATE,
+            Column("of the ideal", "efficiency", _two),
+            Column("at once", "at_once", _number),
+            Column("threads", "threads", _number),
+            Column("memory each, KB", "each", _kilobytes),
+        ),
+        "efficiency",
+    ),
+    Sheet(
+        PROCESSES,
+        "Two child processes of one worker: tasks that do nothing",
+        (_RATE, Column("processes", "processes", _number)),
+        "per_second",
+    ),
+    Sheet(
+        IMPORTS,
+        "A new interpreter that imports it and ends, ms",
+        (Column("CPU", "cpu", _milliseconds), Column("time", "seconds", _milliseconds)),
+        "cpu",
+    ),
+    Sheet(
         FOOTPRINT,
         "An idle worker process",
-        (Column("memory, MiB", "rss", _mebibytes), Column("start to first task, s", "start", _two)),
+        (
+            Column("memory, MiB", "rss", _mebibytes),
+            Column("start to first task, ms", "start", _milliseconds),
+            Column("CPU until then, ms", "cpu", _milliseconds),
+        ),
         "rss",
     ),
     Sheet(
         GROWTH,
         "QBridge as the work grows, and what its settings cost",
-        (_RATE, _CPU, Column("MiB at first", "first_rss", _mebibytes), Column("MiB at last", "last_rss", _mebibytes)),
+        (_RATE, _CPU, _AT_FIRST, _AT_LAST),
     ),
 )
 _BEGIN, _END = "<!-- figures: make bench MARKDOWN=... writes from here -->", "<!-- to here -->"
-_BROKERS = {"rabbitmq": "RabbitMQ", "redis": "Redis", "memory": "memory"}
+_BROKERS = {"rabbitmq": "RabbitMQ", "redis": "Redis", "memory": "memory", NO_BROKER: "-"}
 _COMPARED = {"times best peer": PEER, "times bare client": RAW}
 Grid = tuple[str, list[str], list[list[str]]]
 
@@ -183,7 +236,7 @@ def about(results: Results) -> list[str]:
         f"{machine['system']}; Python {machine['python']}",
         f"rounds: {machine['rounds']}; {machine['scale']:g} times the usual number of tasks",
     ]
-    lines += [f"{_BROKERS[kind]}: {text}" for kind, text in machine["servers"].items()]
+    lines += [f"{_BROKERS[kind]}: {text}" for kind, text in machine["servers"].items() if kind != NO_BROKER]
     lines += [
         f"{name}: " + ", ".join(f"{package} {version}" for package, version in versions.items())
         for name, versions in machine["versions"].items()

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.contestants import CONSUME, FOOTPRINT, GROWTH, LATENCY, PEER, PUBLISH, QBRIDGE, RAW
+from benchmarks.contestants import (
+    BODIES,
+    CONSUME,
+    COROUTINES,
+    FOOTPRINT,
+    GROWTH,
+    IMPORTS,
+    LATENCY,
+    NO_BROKER,
+    PEER,
+    PROCESSES,
+    PUBLISH,
+    QBRIDGE,
+    RAW,
+)
 from benchmarks.results import Results
 
 BROKERS = {"rabbitmq": "RabbitMQ", "redis": "Redis"}
@@ -13,12 +27,27 @@ TO_RAW = {"rabbitmq": 0.7, "redis": 0.5}
 MEMORY_PER_SECOND = 100_000.0
 PUBLISH_TO_PEERS = 15.0
 AT_ONCE_TO_PEERS = {"rabbitmq": 4.0, "redis": 2.0}
+ASYNC_TO_PEERS = 5.0
+ASYNC_TO_FUNCTION = 0.5
+OF_IDEAL = 0.9
+MOST_THREADS = 20.0
+KILOBYTES_EACH = 6.0
+PROCESSES_TO_PEERS = 8.0
+BODIES_TO_RAW = 0.7
+IMPORT_MILLISECONDS = 40.0
+KILOBYTE = 1000
 MEBIBYTE = 2**20  # the unit of ps and top
 IDLE_MEBIBYTES = 30.0
 GROWN = 0.9
 FLAT = 1.2
 ONE_BY_ONE, AT_ONCE, MANY = "one by one", "one by one from 16 threads", "many"
+LONG_BODIES = ("10 KB", "1 MB")
 FEW_WAITING, MANY_WAITING = "10,000 waiting", "1,000,000 waiting"
+
+
+def of_body(length: str) -> str:
+    """The label of a case with bodies of this length."""
+    return f"bodies of {length}"
 
 
 @dataclass(frozen=True)
@@ -45,7 +74,8 @@ class Verdict:
 
 def verdicts(results: Results) -> list[Verdict]:
     """All targets."""
-    found = [verdict for broker in BROKERS for verdict in _of_broker(results, broker)]
+    found = [verdict for broker in BROKERS for part in (_of_broker, _of_handlers) for verdict in part(results, broker)]
+    found += [verdict for broker in ("memory", "redis") for verdict in _of_coroutines(results, broker)]
     # A quorum queue delivers what is on the disk, a classic one, which most peers use, what it has.
     classic = _own(results, LATENCY, "rabbitmq", who="QBridge, classic queue")
     quickest = _best(results, LATENCY, "rabbitmq", PEER, "p50")
@@ -53,7 +83,46 @@ def verdicts(results: Results) -> list[Verdict]:
     found.append(Verdict(text, _part(classic, "p50", quickest, "p50"), 1.0, False))
     own = _own(results, CONSUME, "memory")
     found.append(Verdict("memory: consume, a second", own.get("per_second"), MEMORY_PER_SECOND))
+    alone = _best(results, IMPORTS, NO_BROKER, RAW, "cpu")  # nothing that is imported can take less
+    imported = _own(results, IMPORTS, NO_BROKER)
+    cost = (imported["cpu"] - alone["cpu"]) * 1e3 if imported and alone else None
+    found.append(Verdict("import qbridge_core, CPU ms above Python alone", cost, IMPORT_MILLISECONDS, False))
     return found
+
+
+def _of_handlers(results: Results, broker: str) -> list[Verdict]:
+    """Coroutines, child processes, long bodies, and how soon the first task runs."""
+    name, rate = BROKERS[broker], "per_second"
+    function, coroutine = _own(results, CONSUME, broker), _own(results, CONSUME, broker, who="QBridge async")
+    children, idle = _own(results, PROCESSES, broker, who="QBridge, processes"), _own(results, FOOTPRINT, broker)
+    peer, pool = (_best(results, measurement, broker, PEER, rate) for measurement in (CONSUME, PROCESSES))
+    soonest = _best(results, FOOTPRINT, broker, PEER, "start")
+    async_part = _part(coroutine, rate, function, rate)
+    found = [
+        Verdict(f"{name}: async def, times the best peer", _part(coroutine, rate, peer, rate), ASYNC_TO_PEERS),
+        Verdict(f"{name}: async def, of a plain function", async_part, ASYNC_TO_FUNCTION),
+        Verdict(f"{name}: two processes, times Celery's", _part(children, rate, pool, rate), PROCESSES_TO_PEERS),
+        Verdict(f"{name}: start to first task, of the best peer", _part(idle, "start", soonest, "start"), 1.0, False),
+    ]
+    for length in LONG_BODIES:
+        own = _own(results, BODIES, broker, of_body(length))
+        raw = _best(results, BODIES, broker, RAW, rate, of_body(length))
+        text = f"{name}: {of_body(length)}, of the bare client that reads JSON"
+        found.append(Verdict(text, _part(own, rate, raw, rate), BODIES_TO_RAW))
+    return found
+
+
+def _of_coroutines(results: Results, broker: str) -> list[Verdict]:
+    """Ten thousand at once; asyncio alone, measured without a broker, says what a coroutine itself takes."""
+    name, what = BROKERS.get(broker, broker), "10,000 coroutines at once"
+    own = _own(results, COROUTINES, broker, who="QBridge async")
+    alone = _best(results, COROUTINES, "memory", RAW, "each")
+    beyond = (own["each"] - alone["each"]) / KILOBYTE if own and alone else None
+    return [
+        Verdict(f"{name}: {what}, of the ideal rate", own.get("efficiency"), OF_IDEAL),
+        Verdict(f"{name}: {what}, threads", own.get("threads"), MOST_THREADS, False),
+        Verdict(f"{name}: {what}, KB each beyond asyncio alone", beyond, KILOBYTES_EACH, False),
+    ]
 
 
 def _of_broker(results: Results, broker: str) -> list[Verdict]:

@@ -1,4 +1,4 @@
-"""QBridge as the work grows, and what its settings cost: messages, threads, bodies, processes, prefetch, batches."""
+"""QBridge as the work grows, and what its settings cost: messages, threads, processes, prefetch, batches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from qbridge_core import connect
 
 WAITING = (10_000, 100_000, 1_000_000)
 THREADS = (1, 4, 16, 64)
-BODIES = {"100 B": (100, 20_000), "10 KB": (10_000, 10_000), "1 MB": (1_000_000, 300)}
 PROCESSES = (1, 2)
 PREFETCHES = (1, 10, 100, 1000)
 BATCHES = (1, 10, 100, 1000, 10_000)
@@ -33,7 +32,6 @@ def _cases(contestant: Contestant) -> list[Case]:
 
     found = [case(f"{count:,} waiting", -count, count >= LONG) for count in WAITING]
     found += [case(_plural(threads, "thread"), TASKS, threads=threads) for threads in THREADS]
-    found += [case(f"bodies of {label}", count, body=body) for label, (body, count) in BODIES.items()]
     for processes in PROCESSES:
         label = _plural(processes, "worker process", "es")
         found.append(Case(GROWTH, contestant, partial(measure_processes, contestant, processes), label))

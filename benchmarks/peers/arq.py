@@ -44,7 +44,7 @@ class Arq(Peer):
 
     def work(self) -> None:
         """Run the worker as its command line does."""
-        at_once = self.order.threads if self.order.mode == "mixed" else AT_ONCE
+        at_once = self.order.at_once(AT_ONCE)
         Worker(
             [func(self.task, name="task", keep_result=0, max_tries=4)],
             queue_name=self.order.queue,

@@ -14,7 +14,7 @@ app = celery.Celery("bench", set_as_current=True)
 
 
 class Celery(Peer):
-    """The variant is the worker's pool: "threads" or "solo"."""
+    """The variant is the worker's pool: "threads", "solo" or "prefork"."""
 
     blocking = True
 

@@ -29,6 +29,10 @@ class Peer:
     def __init__(self, order: Order) -> None:
         self.order = order
         self.meter = Meter(order)
+        if order.mode == "processes":
+            from benchmarks.tally import Tally
+
+            self.meter.handle = Tally(order.tally)
 
     async def open(self) -> None:
         """Connect for publishing, and create the queue."""

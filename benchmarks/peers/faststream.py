@@ -19,7 +19,7 @@ class Broker(Peer):
     def __init__(self, order: Order) -> None:
         super().__init__(order)
         handle = self.meter.handle_async
-        self.at_once = order.threads if order.mode == "mixed" else PREFETCH
+        self.at_once = order.at_once(PREFETCH)
         self.broker, subscriber = self._parts()
 
         @subscriber

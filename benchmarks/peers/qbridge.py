@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.meter import payloads
 from benchmarks.peers.driver import Peer, main
@@ -10,7 +10,7 @@ from qbridge_core import QueueClient, TaskManager, connect
 
 
 class QBridge(Peer):
-    """Variants: "sync" and "async" handlers; or options for the URL, with a sync handler."""
+    """Variants: "sync" and "async" handlers, "process" for one in child processes; or options for the URL."""
 
     blocking = True
 
@@ -51,8 +51,9 @@ class QBridge(Peer):
 
     def _manager(self, client: QueueClient) -> TaskManager:
         handler = self.meter.handle_async if self.order.variant == "async" else self.meter.handle
-        queue = self.order.queue
-        return TaskManager(client, handler, queue, f"{queue}.dead", max_workers=self.order.threads)
+        queue, workers = self.order.queue, self.order.threads
+        executor: Literal["thread", "process"] = "process" if self.order.variant == "process" else "thread"
+        return TaskManager(client, handler, queue, f"{queue}.dead", max_workers=workers, executor=executor)
 
 
 if __name__ == "__main__":

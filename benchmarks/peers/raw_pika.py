@@ -66,9 +66,10 @@ class RawPika(QBridge):
         channel.basic_consume(self.order.queue, multiple if self.order.variant == "multiple" else single)
 
     def _handler(self) -> Any:
-        """What to call with a body; only the latency is in it."""
+        """What to call with a body, which is read where it counts."""
         handle = self.meter.handle
-        return (lambda body: handle(json.loads(body)["payload"])) if self.order.mode == "latency" else handle
+        reads = self.order.mode in ("latency", "bodies")
+        return (lambda body: handle(json.loads(body)["payload"])) if reads else handle
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import redis
 
 from benchmarks.peers.driver import main
@@ -16,7 +19,7 @@ class RawRedis(QBridge):
     def work(self) -> None:
         """Consume until the process is ended."""
         client = redis.Redis.from_url(self.order.url)
-        stream, count, handle = self.order.queue, int(self.order.variant), self.meter.handle
+        stream, count, handle = self.order.queue, int(self.order.variant), self._handler()
         client.xgroup_create(stream, GROUP, id="0", mkstream=True)
         while True:
             for _, entries in client.xreadgroup(GROUP, "one", {stream: ">"}, count=count, block=1000):
@@ -24,6 +27,12 @@ class RawRedis(QBridge):
                     handle(fields)
                 ids = [entry_id for entry_id, _ in entries]
                 client.pipeline(transaction=False).xack(stream, GROUP, *ids).xdel(stream, *ids).execute()
+
+    def _handler(self) -> Any:
+        """What to call with the fields of an entry, whose body is read where it counts."""
+        handle = self.meter.handle
+        reads = self.order.mode == "bodies"
+        return (lambda fields: handle(json.loads(fields[b"body"])["payload"])) if reads else handle
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ class Saq(Peer):
             del context
             await handle(payload)
 
-        at_once = self.order.threads if self.order.mode == "mixed" else AT_ONCE
+        at_once = self.order.at_once(AT_ONCE)
         await Worker(self.queue, functions=[("task", task)], concurrency=at_once).start()
 
 

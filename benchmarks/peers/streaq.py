@@ -18,7 +18,7 @@ class Streaq(Peer):
 
     def __init__(self, order: Order) -> None:
         super().__init__(order)
-        at_once = order.threads if order.mode == "mixed" else AT_ONCE
+        at_once = order.at_once(AT_ONCE)
         uvloop = {"use_uvloop": True}
         self.worker: Any = Worker(
             order.url, concurrency=at_once, prefetch=at_once, queue_name=order.queue, anyio_kwargs=uvloop

@@ -36,7 +36,7 @@ class Taskiq(Peer):
     def _broker(self) -> AsyncBroker:
         order = self.order
         if order.url.startswith("amqp"):
-            prefetch = order.threads if order.mode == "mixed" else PREFETCH
+            prefetch = order.at_once(PREFETCH)
             exchange = Exchange(name=order.queue)
             return AioPikaBroker(order.url, qos=prefetch, exchange=exchange).with_queue(Queue(name=order.queue))
         return RedisStreamBroker(order.url, queue_name=order.queue, consumer_id="0")
@@ -59,7 +59,7 @@ class Taskiq(Peer):
 
     def work(self) -> None:
         """Run a receiver in this process, as each process of its command line does."""
-        at_once = self.order.threads if self.order.mode == "mixed" else PREFETCH
+        at_once = self.order.at_once(PREFETCH)
         uvloop.run(
             run_receiver_task(self.broker, sync_workers=self.order.threads, max_async_tasks=at_once, run_startup=True)
         )
