@@ -124,7 +124,7 @@ def test_g20_what_is_raised_at_the_start_ends_the_block(
     elif how == "hook":
         manager._lifecycle.worker_started = broken  # not even a hook that is not guarded
     else:
-        monkeypatch.setattr(Session, "_work", broken)
+        monkeypatch.setattr(Session, "_begin", broken)
     with pytest.raises(LookupError, match="no luck"):
         manager.run_until_idle(10)
     assert not manager.running

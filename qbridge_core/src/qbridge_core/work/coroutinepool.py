@@ -33,7 +33,6 @@ from qbridge_core.execute.loopthread import LoopThread
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.forks import end_copy
 from qbridge_core.runtime.logs import logger
-from qbridge_core.runtime.wakeup import Wakeup
 from qbridge_core.task.context import current_run
 from qbridge_core.task.foreign import Step, patience
 from qbridge_core.task.run import Run
@@ -41,6 +40,7 @@ from qbridge_core.work.coroutinechores import Failure, Flight, Preparation, Sett
 from qbridge_core.work.poison.isolation import Isolation
 from qbridge_core.work.poison.observer import current_observer
 from qbridge_core.work.settlingthreads import SettlingThreads
+from qbridge_core.work.watch import Bell
 from qbridge_core.work.worker import Job, too_many
 
 _log: Final = logger("qbridge.worker")
@@ -68,7 +68,7 @@ class CoroutinePool:
         job: what to do, with an :class:`~qbridge_core.execute.coroutines.AsyncHandler`.
         size: how many tasks run at once.
         max_abandoned: with more coroutines and threads than this that hang the pool has an ``error``.
-        wakeup: notified whenever the supervisor should look at the pool again.
+        bell: rung whenever the watch should look at the pool again.
         isolation: has threads that are watched as well, if there is one.
     """
 
@@ -77,7 +77,7 @@ class CoroutinePool:
         job: Job,
         size: int,
         max_abandoned: int,
-        wakeup: Wakeup,
+        bell: Bell,
         isolation: Isolation | None = None,
     ) -> None:
         handler = cast("AsyncHandler", job.executor)
@@ -87,7 +87,7 @@ class CoroutinePool:
         self._isolation = isolation
         self._size = size
         self._max_abandoned = max_abandoned
-        self._wakeup = wakeup
+        self._bell = bell
         self._idle = job.intake.idle
         self._take_ready = job.intake.take_ready
         self._hungry = threading.Event()
@@ -178,7 +178,7 @@ class CoroutinePool:
         finally:
             self._feeding = False
             self._feeder = None
-            self._wakeup.notify()
+            self._bell.notify()
 
     def _read(self) -> None:
         intake = self.job.intake
@@ -375,7 +375,7 @@ class CoroutinePool:
         self._idle.add(1)
         if intake.ending:
             self._hungry.set()
-            self._wakeup.notify()
+            self._bell.notify()
         elif intake.has_ready:
             self._post(self._fill)
         else:
@@ -387,7 +387,7 @@ class CoroutinePool:
             self.error = error
             if not isinstance(error, NotConnectedError):
                 _log.error("a worker thread broke", exc_info=error)
-        self._wakeup.notify()
+        self._bell.notify()
 
     # ------------------------------------------------------------------ timeouts
 

@@ -16,9 +16,9 @@ from qbridge_core.errors import QBridgeError
 from qbridge_core.runtime.aside import aside
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
-from qbridge_core.runtime.wakeup import Wakeup
 from qbridge_core.task.run import Run
 from qbridge_core.work.poison.isolation import Isolation
+from qbridge_core.work.watch import Bell
 from qbridge_core.work.worker import Job, Pool
 
 _log: Final = logger("qbridge.manager")
@@ -69,13 +69,13 @@ class Ending:
         """True in a thread that this one waits for."""
         return threading.get_ident() in self._helpers
 
-    def drain(self, grace_period: float, notice: Callable[[], None], wakeup: Wakeup) -> None:
+    def drain(self, grace_period: float, notice: Callable[[], None], bell: Bell) -> None:
         """Let the running tasks finish within the grace period.
 
         Args:
             grace_period: seconds; a second request to stop ends them.
             notice: tells plugins; it may take as long.
-            wakeup: rung whenever something has happened.
+            bell: rung whenever something has happened.
         """
         deadline = monotonic() + grace_period
         intake = self._job.intake
@@ -91,7 +91,7 @@ class Ending:
                 notice()
             finally:
                 begun.set()
-                wakeup.notify()  # often the last thing that is waited for
+                bell.notify()  # often the last thing that is waited for
 
         beginning = closing = self.call("qbridge-stopping", begin)
         closed_at = monotonic()
@@ -99,7 +99,7 @@ class Ending:
             left = deadline - monotonic()
             if (begun.is_set() and not self._is_busy) or left <= 0 or self._requests() > 1:
                 return
-            wakeup.wait(min(self._pool.expire(), left, _POLL))
+            bell.wait(min(self._pool.expire(), left, _POLL))
             is_late = monotonic() - closed_at >= _POLL
             if is_late and self._pool.alive and (closing is beginning or not closing.is_alive()):
                 # Once more: a reader may have passed its check just before.

@@ -324,13 +324,12 @@ class TaskManager:
             raise self._last_error
 
     def _launch(self, session: Session) -> threading.Thread:
-        """Run the session in a thread of its own, so that nothing in it can keep this one from stopping."""
+        """Begin the session in a thread of its own, so that nothing in it can keep this one from stopping."""
         thread = threading.Thread(target=session.run, name="qbridge-manager", daemon=True)
         try:
             thread.start()
         except RuntimeError as exc:
             session.stopped.set()
-            session.wakeup.close()
             self._session, self._last_error = None, exc
             raise
         return thread

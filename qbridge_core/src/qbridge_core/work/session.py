@@ -10,13 +10,14 @@ from typing import Final
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.names import worker_identity
 from qbridge_core.errors import QBridgeError
+from qbridge_core.runtime.aside import aside
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
-from qbridge_core.runtime.wakeup import Wakeup
 from qbridge_core.task import foreign
 from qbridge_core.task.context import current_run
 from qbridge_core.work.ending import LONGEST, Ending
 from qbridge_core.work.poison.isolation import Isolation
+from qbridge_core.work.watch import Bell, watch
 from qbridge_core.work.worker import Job, Pool, WorkerPool
 
 _log: Final = logger("qbridge.manager")
@@ -28,17 +29,21 @@ _LEFT_BEHIND: Final = (
     "the stop was not done in time, because a hook does not return or a lock is never released; "
     "what this process holds is delivered again"
 )
-_LONGEST_SLEEP: Final = 3600.0  # the platform's own limit on waiting is far away, but finite
 
 
 class Session:
     """One run of a TaskManager from start to stop.
+
+    It begins in the thread that calls ``run``, goes on without one, and ends in another one: all that it needs in
+    between is a look now and then, which is the business of the :mod:`~qbridge_core.work.watch`.
 
     Attributes:
         stopped: set at the end.
         error: what ended it, unless it was asked to stop; set as soon as it is known.
         pid: the process that it belongs to.
         starter: the thread that waits for it in ``start``, if one does.
+        look_at: when to call ``look`` (monotonic time).
+        bell: rung when it should be called now.
     """
 
     def __init__(
@@ -60,15 +65,16 @@ class Session:
         self._queue = input_queue
         self._isolation = isolation
         self._grace_period = grace_period
-        self.wakeup = Wakeup()
+        self.look_at = 0.0
+        self.bell = Bell(self)
         self._stop_requests = 0
         self._pool: Pool
         if job.executor.on_loop:
             from qbridge_core.work.coroutinepool import CoroutinePool  # here, for others do without asyncio
 
-            self._pool = CoroutinePool(job, workers, max_abandoned, self.wakeup, isolation)
+            self._pool = CoroutinePool(job, workers, max_abandoned, self.bell, isolation)
         else:
-            self._pool = WorkerPool(job, workers, max_abandoned, self.wakeup, isolation)
+            self._pool = WorkerPool(job, workers, max_abandoned, self.bell, isolation)
         self._ending = Ending(client, job, self._pool, isolation, give_up, lambda: self._stop_requests)
         self._thread: int | None = None
         self._has_begun = False
@@ -88,13 +94,13 @@ class Session:
         self._job.intake.ending = True
         self._stop_requests = requests
         self._hurry()
-        self.wakeup.notify()
+        self.bell.notify()
 
     def waits_for_caller(self) -> bool:
         """True where waiting for the end would be waiting for oneself.
 
-        That is in the threads of the supervisor, the workers and the executor, and in each other one that runs in a
-        copy of a running handler's context.
+        That is in the threads that begin and end it, those of the workers and the executor, and in each other one that
+        runs in a copy of a running handler's context.
         """
         return (
             threading.get_ident() in (self._thread, self.starter)
@@ -105,20 +111,42 @@ class Session:
         )
 
     def run(self) -> None:
-        """Process tasks until a stop is requested; then drain. Never raises: what goes wrong becomes the ``error``."""
+        """Begin to process tasks, until a stop is requested. Never raises: what goes wrong becomes the ``error``."""
         self._thread = threading.get_ident()
         try:
-            self._work()
+            self._begin()
+            watch.add(self)
         except BaseException as exc:  # noqa: BLE001 - whatever it is, the worker ends with it
             self._fail(exc)
+            self._finish()
+
+    def look(self) -> float | None:
+        """End the runs whose time is over, and the session when it is to stop; see :class:`~.watch.Watched`."""
         try:
+            if not self._stop_requests and self._pool.error is None:
+                wait = min(self._pool.expire(), _STALE_POLL)
+                if stale := self._job.intake.stale():  # read ahead behind tasks that turned out to be long
+                    self._ending.give_back(stale)
+                return wait
+        except BaseException as exc:  # noqa: BLE001 - as above
+            self._fail(exc)
+        aside("qbridge-manager", self._finish)
+        return None
+
+    def _finish(self) -> None:
+        """Drain and stop. Never raises."""
+        self._thread = threading.get_ident()
+        try:
+            self.bell.take()
+            if self._pool.error is not None:
+                self._fail(self._pool.error)
             self._end()
         except BaseException as exc:  # noqa: BLE001 - as above
             self._fail(exc)
         finally:
             self._say_the_end()
             self.stopped.set()
-            self.wakeup.close()
+            self.bell.close()
 
     def wait(self) -> None:
         """Wait for the end, which a request to stop brings about: in bounded time, whatever hangs."""
@@ -127,7 +155,7 @@ class Session:
                 self._fail(QBridgeError(_LEFT_BEHIND))
                 self.stopped.set()
 
-    def _work(self) -> None:
+    def _begin(self) -> None:
         worker = worker_identity()
         _log.info("worker %s consumes %s", worker, self._queue, extra={"qbridge_queue": self._queue})
         self._job.intake.open()
@@ -136,12 +164,6 @@ class Session:
         self._pool.start()
         if self._isolation is not None:
             self._isolation.start()
-        while not self._stop_requests and self._pool.error is None:
-            self._sleep(min(self._pool.expire(), _STALE_POLL))
-            if stale := self._job.intake.stale():  # read ahead behind tasks that turned out to be long
-                self._ending.give_back(stale)
-        if self._pool.error is not None:
-            self._fail(self._pool.error)
 
     def _tell_start(self, worker: str) -> None:
         """Call the hooks of the start. They come before all others, unless they hang."""
@@ -169,7 +191,7 @@ class Session:
             raise raised[0]
 
     def _end(self) -> None:
-        self._ending.drain(self._grace_period, self._notice, self.wakeup)
+        self._ending.drain(self._grace_period, self._notice, self.bell)
         self._ending.finish()
         if self._started is not None and self._started[0].is_alive():
             self._fail(QBridgeError(_LEFT_BEHIND))
@@ -204,6 +226,3 @@ class Session:
         patience = self._grace_period + LONGEST if self._stop_requests < 2 else _LONGEST_HURRY
         must_end_at = monotonic() + patience
         self._must_end_at = must_end_at if self._must_end_at is None else min(self._must_end_at, must_end_at)
-
-    def _sleep(self, seconds: float) -> None:
-        self.wakeup.wait(min(seconds, _LONGEST_SLEEP))

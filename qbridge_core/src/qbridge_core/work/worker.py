@@ -25,7 +25,6 @@ from qbridge_core.execute.interrupt.late import Late
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.forks import end_copy, process
 from qbridge_core.runtime.logs import logger
-from qbridge_core.runtime.wakeup import Wakeup
 from qbridge_core.task.context import current_run
 from qbridge_core.task.foreign import GivenUp, Step, Watched, patience
 from qbridge_core.task.lifecycle import Lifecycle
@@ -36,6 +35,7 @@ from qbridge_core.work.poison.isolation import Isolation
 from qbridge_core.work.poison.observer import current_observer
 from qbridge_core.work.poison.rule import PoisonRule
 from qbridge_core.work.settle import Settler
+from qbridge_core.work.watch import Bell
 
 _log: Final = logger("qbridge.worker")
 
@@ -333,18 +333,16 @@ class WorkerPool:
         job: what the workers do.
         size: how many.
         max_abandoned: with more threads than this stuck in their handlers the pool has an ``error``.
-        wakeup: notified whenever the supervisor should look at the pool again.
+        bell: rung whenever the watch should look at the pool again.
         isolation: has threads that are watched as well, if there is one.
     """
 
-    def __init__(
-        self, job: Job, size: int, max_abandoned: int, wakeup: Wakeup, isolation: Isolation | None = None
-    ) -> None:
+    def __init__(self, job: Job, size: int, max_abandoned: int, bell: Bell, isolation: Isolation | None = None) -> None:
         self._job = job
         self._isolation = isolation
         self._patience = patience(job.task_timeout)
         self._size = size
-        self._wakeup = wakeup
+        self._bell = bell
         self._lock = threading.Lock()
         self._workers: set[Worker] = set()
         self._abandoned: set[Worker] = set()
@@ -419,7 +417,7 @@ class WorkerPool:
             self.error = error
             if not isinstance(error, NotConnectedError):
                 _log.error("a worker thread broke", exc_info=error)
-        self._wakeup.notify()
+        self._bell.notify()
 
     def _abandon(self, worker: Worker, run: Run) -> None:
         """Leave a thread to its run, which is too late; another one settles that."""

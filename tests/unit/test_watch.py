@@ -1,0 +1,120 @@
+"""What the managers of one process share, however many there are."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from qbridge_core import TaskManager
+from qbridge_core.work.watch import Watch
+from qbridge_memory import MemoryClient
+from support.wait import wait_for
+
+MANY = 50
+
+
+@pytest.fixture
+def client() -> Iterator[MemoryClient]:
+    """A connected client."""
+    with MemoryClient() as client:
+        yield client
+
+
+def threads(name: str) -> int:
+    """How many threads have this name."""
+    return sum(thread.name == name for thread in threading.enumerate())
+
+
+def descriptors() -> int:
+    """How many this process has open."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_managers_share_the_watch_over_their_tasks(client: MemoryClient) -> None:
+    """Many managers have one thread beside those of their handlers, and no descriptors of their own."""
+    before = descriptors()
+    with contextlib.ExitStack() as stack:
+        for number in range(MANY):
+            stack.enter_context(TaskManager(client, print, f"q-{number}", "d", max_workers=1))
+        wait_for(lambda: threads("qbridge-worker") == MANY and threads("qbridge-manager") == 0, 10.0)
+        assert threads("qbridge-watch") == 1
+        assert descriptors() <= before + 4
+    wait_for(lambda: threads("qbridge-watch") == 0, 10.0, "the watch goes on with nothing to look after")
+
+
+def test_g9_each_of_many_managers_ends_its_late_runs(client: MemoryClient) -> None:
+    """The time of a run is over in time, whatever the other managers do."""
+    release = threading.Event()
+
+    def wait(payload: object) -> None:
+        del payload
+        release.wait(60)
+
+    with contextlib.ExitStack() as stack:
+        for number in range(MANY):
+            stack.enter_context(
+                TaskManager(client, wait, f"q-{number}", "d", max_retries=0, task_timeout=0.3, max_workers=1)
+            )
+            client.send(f"q-{number}", number)
+        wait_for(lambda: client.stats("d").ready == MANY, 10.0, "some runs go on")
+        release.set()
+
+
+def test_a_manager_that_stops_leaves_the_others_alone(client: MemoryClient) -> None:
+    """Its task has its grace period, and meanwhile the watch looks after the others."""
+    release, begun = threading.Event(), threading.Event()
+
+    def hold(payload: object) -> None:
+        del payload
+        begun.set()
+        release.wait(60)
+
+    slow = TaskManager(client, hold, "slow", "d", task_timeout=30.0, max_workers=1)
+    late = TaskManager(client, lambda _: time.sleep(60), "late", "d", max_retries=0, task_timeout=0.3, max_workers=1)
+    with slow, late:
+        client.send("slow", 1)
+        assert begun.wait(10)
+        stopping = threading.Thread(target=slow.stop)
+        stopping.start()
+        client.send("late", 2)
+        wait_for(lambda: client.stats("d").ready == 1, 10.0, "nobody ends the late run")
+        assert stopping.is_alive()
+        release.set()
+        stopping.join(10)
+        assert not slow.running
+    assert client.stats("slow").ready == client.stats("slow").in_flight == 0
+
+
+class _Looked:
+    """Counts the looks, and wants the next one after so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self.look_at = 0.0
+        self.looks = 0
+        self.over = False
+        self._seconds = seconds
+
+    def look(self) -> float | None:
+        """One more."""
+        self.looks += 1
+        return None if self.over else self._seconds
+
+
+def test_the_watch_looks_when_it_is_time_and_when_somebody_rings() -> None:
+    """One that is looked at often does not have the others looked at."""
+    watch, often, seldom = Watch(), _Looked(0.01), _Looked(60.0)
+    watch.add(seldom)
+    watch.add(often)
+    wait_for(lambda: often.looks > 10, 10.0)
+    before = seldom.looks
+    assert before <= 2
+    watch.ring(seldom)
+    wait_for(lambda: seldom.looks == before + 1, 10.0, "nobody heard the bell")
+    often.over = seldom.over = True
+    watch.ring(seldom)
+    wait_for(lambda: threads("qbridge-watch") == 0, 10.0, "the watch goes on with nothing to look after")
