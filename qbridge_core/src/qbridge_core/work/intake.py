@@ -186,6 +186,7 @@ class Intake:
         """
         alone = self._alone
         if alone is not None and self._suspects is not None and self._suspects.is_over():
+            self._suspects.go_on()
             self._go_on(alone)
         waiting: list[Delivery] = []
         if self._ready and monotonic() - self._received_at > _STALE_AFTER:
@@ -215,13 +216,18 @@ class Intake:
         idle = max(1, self._idle.value)
         done = self._received - (self._workers - idle)
         more = self._read_ahead.more(done, monotonic())
+        timeout, suspects = self._poll_timeout, self._suspects
+        if suspects is not None:
+            timeout = min(timeout, suspects.patience)
         try:
-            batch = self._client.receive(self._queue, idle + more, self._poll_timeout)
+            batch = self._client.receive(self._queue, idle + more, timeout)
         except NotConnectedError:
             raise
         except Exception as exc:  # noqa: BLE001 - whatever it is, the worker must go on asking
             self._wait_after(exc)
             return []
+        if not batch and suspects is not None:
+            suspects.nothing_else()
         self._received += len(batch)
         if batch and (len(batch[-1].body) > LARGE or self._read_ahead.size > LARGE):
             self._read_ahead.seen(len(batch[-1].body))

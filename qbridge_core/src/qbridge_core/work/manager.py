@@ -408,6 +408,7 @@ class TaskManager:
             suspects_queue(self._input_queue),
             self._rules.max_crashes,
             in_children=self._rules.processes,
+            slots=self._max_workers,
         )
         self._client.declare(side_queue.queue, self._dead_letter_queue)
         return side_queue

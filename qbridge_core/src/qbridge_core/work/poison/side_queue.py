@@ -8,7 +8,8 @@ to the queue ``<queue>.suspects``, and its next run tells more:
   holds one, that is a suspicion and no more, because the worker ran other tasks too.
 * alone in a worker, where no child can be had, or when ``max_crashes`` workers have died with it although it ran in a
   child (a container's limit may kill both). Nothing is read meanwhile, for a few seconds at most. When the other tasks
-  do not end by then, a suspect runs beside them, marked; one with so many suspicions waits for another chance.
+  do not end by then, a suspect runs beside them, marked; one with so many suspicions waits for another chance. Then
+  the others have their turn (:mod:`.turns`).
 
 Which of the two it is stands on the message before the run, so that whoever gets it after a death can tell.
 """
@@ -31,13 +32,16 @@ from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
 from qbridge_core.work.poison.marks import charged, suspicions
 from qbridge_core.work.poison.observer import current_observer
-from qbridge_core.work.poison.stops import Stops
+from qbridge_core.work.poison.scout import Scout
+from qbridge_core.work.poison.stops import LONGEST_STOP, Stops
+from qbridge_core.work.poison.turns import Turns
 
 _log: Final = logger("qbridge.worker")
 LOOK_EVERY: Final = 5.0
 _QUIET_POLL: Final = 0.01
 _LONGEST_LOOK: Final = 0.9
 _BUSY: Final = 0.5
+_ANSWERING: Final = 0.5
 _FEW: Final = 5
 # One failure is no news: a connection is lost now and then, and the client reports that itself.
 _BEAR: Final = 3
@@ -53,6 +57,7 @@ class SideQueue:
         max_crashes: a message is poison after so many deaths that it is charged with, and runs alone after so many
             suspicions.
         in_children: workers run all tasks in child processes, so a suspect need not wait for anything.
+        slots: how many tasks the worker runs at once.
 
     Attributes:
         isolated: other threads (:mod:`.isolation`) take the suspects and run them in child processes; what
@@ -60,7 +65,15 @@ class SideQueue:
         wanted: set when there may be something for those threads to do.
     """
 
-    def __init__(self, client: QueueClient, queue: str, max_crashes: int = 3, *, in_children: bool = False) -> None:
+    def __init__(
+        self,
+        client: QueueClient,
+        queue: str,
+        max_crashes: int = 3,
+        *,
+        in_children: bool = False,
+        slots: int = 1,
+    ) -> None:
         self._client = client
         self._observer = current_observer()
         self._max_crashes = max_crashes
@@ -72,11 +85,13 @@ class SideQueue:
         self._counting = threading.Lock()
         self._apart = 0
         self._stops = Stops()
+        self._turns = Turns(slots)
+        self._scout = Scout(self._count)
         self._look_at = 0.0
         self._look_again = False
         self._must_run_alone = False
         self._alone: Delivery | None = None
-        self._alone_since = self._alone_until = 0.0
+        self._alone_until = 0.0
         self._failures = 0
         self._warn_at = 0.0
 
@@ -104,7 +119,7 @@ class SideQueue:
         if not self._turn.acquire(timeout=LOOK_EVERY):  # one runs alone in a worker
             return None
         try:
-            delivery = self._look(self._next_isolated)
+            delivery = self._find(self._next_isolated, self._count())
             if delivery is not None:
                 with self._counting:
                     self._apart += 1
@@ -147,21 +162,45 @@ class SideQueue:
         When ``is_alone`` says so, they must not read before ``is_over`` or ``ended``.
         """
         began = monotonic()
-        if began < self._look_at or (self.isolated and not self._must_run_alone):
+        if not self._is_due(began):
             return None
-        if self._apart or not self._turn.acquire(blocking=False):  # suspects run in child processes
+        if self._apart:  # suspects run in child processes
             self._look_at = began + _BUSY
             return None
-        self._look_at = began + LOOK_EVERY  # before the look, so that ``moved`` meanwhile is not forgotten
+        if not self._scout.is_looking:
+            self._look_at = began + LOOK_EVERY  # before the look, so that ``moved`` meanwhile is not forgotten
+        if not (waiting := self._scout.look()):
+            return None
+        if not self._turn.acquire(blocking=False):
+            self._look_at = began + _BUSY
+            return None
+        self._turns.begin(began)
+        delivery = None
         try:
-            delivery = self._look(lambda waiting: self._next(waiting, lambda: is_quiet() and not self._apart, closed))
+            delivery = self._find(
+                lambda count: self._next(count, lambda: is_quiet() and not self._apart, closed), waiting
+            )
         finally:
             if self._alone is None:
                 self._turn.release()
+            if delivery is None:
+                self._turns.end()
+        if delivery is not None and self._alone is None:
+            self._turns.run_beside(delivery)
         if delivery is not None or self._look_again:
-            self._look_at = 0.0  # at once when it is done
+            self._look_at = 0.0  # when the others have had their turn
             self._look_again = False
         return delivery
+
+    @property
+    def patience(self) -> float:
+        """For how many seconds to wait for other messages before ``take`` is called again."""
+        patience = self._turns.patience
+        return min(patience, _ANSWERING) if self._scout.is_looking else patience
+
+    def nothing_else(self) -> None:
+        """For so long no other message has come."""
+        self._turns.skip()
 
     def is_alone(self, delivery: Delivery) -> bool:
         """Whether a suspect that ``take`` returned runs with nothing beside it."""
@@ -170,6 +209,10 @@ class SideQueue:
     def is_over(self) -> bool:
         """Whether others have waited long enough for a suspect that runs alone."""
         return self._alone is not None and monotonic() >= self._alone_until
+
+    def go_on(self) -> None:
+        """Others read again, though a suspect that began alone has not ended."""
+        self._turns.end()
 
     def began(self, task_id: str) -> None:
         """A suspect is about to run in a worker's thread."""
@@ -180,15 +223,23 @@ class SideQueue:
         self._observer.ended()
         if delivery is self._alone:
             self._alone = None
-            self._stops.spend(monotonic() - self._alone_since)
+            self._turns.end()
             self._turn.release()
+        else:
+            self._turns.ended(delivery)
 
     def last_death(self, task_id: str) -> str:
         """How the last process that ran this suspect in a worker's thread ended; "" when nobody saw it."""
         return self._observer.last_death(self.queue, task_id)
 
+    def _is_due(self, now: float) -> bool:
+        if self.isolated and not self._must_run_alone:
+            return False
+        return (now >= self._look_at or self._scout.is_looking) and self._turns.may_begin(now)
+
     def _next(self, waiting: int, is_quiet: Callable[[], bool], closed: threading.Event) -> Delivery | None:
         self._must_run_alone = False
+        began = monotonic()
         # With many suspects each process finds one. With few, whoever holds one waits, and other processes need not.
         quiet = is_quiet() or (waiting > _FEW and not self.may_run_beside and self._wait_until(is_quiet, closed))
         until = monotonic() + _LONGEST_LOOK
@@ -212,8 +263,7 @@ class SideQueue:
                 return self._not_alone(delivery, exhausted, closed)
             if BESIDE in delivery.meta and self._write_anew(delivery, beside=False):
                 continue
-            self._alone_since = monotonic()
-            self._alone_until = self._alone_since + self._stops.left()
+            self._alone_until = began + LONGEST_STOP
             self._alone = delivery
             return delivery
         self._look_again = not self.isolated  # the others have waited for this long enough
@@ -240,12 +290,25 @@ class SideQueue:
     def _is_exhausted(self, delivery: Delivery) -> bool:
         return suspicions(delivery) >= self._max_crashes
 
-    def _look(self, take: Callable[[int], Delivery | None]) -> Delivery | None:
-        """Call it with the number of messages there are, if any."""
+    def _count(self) -> int:
+        """How many there are; none when the broker does not say."""
         try:
             stats = self._client.stats(self.queue)
-            # One that is held may have a dead holder, which only ``receive`` finds out.
-            delivery = take(stats.ready + stats.in_flight) if stats.ready + stats.in_flight else None
+        except QBridgeError as exc:
+            self._report(exc)
+            return 0
+        # One that is held may have a dead holder, which only ``receive`` finds out.
+        count = stats.ready + stats.in_flight
+        if not count:
+            self._failures = 0
+        return count
+
+    def _find(self, take: Callable[[int], Delivery | None], waiting: int) -> Delivery | None:
+        """Call it with the number of messages there are, if any."""
+        if not waiting:
+            return None
+        try:
+            delivery = take(waiting)
         except QBridgeError as exc:
             self._report(exc)
             return None
