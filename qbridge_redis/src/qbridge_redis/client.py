@@ -213,8 +213,10 @@ class RedisClient(QueueClient):
         """
         if type(delivery) is not Delivery:
             check_delivery(delivery)
-        node = self._running(delivery.queue)
-        tag = self._tag(node, delivery)
+        node = self._connected().node(delivery.queue)
+        tag = delivery.tag
+        if type(tag) is not EntryTag or not node.knows(tag):
+            raise _not_ours(delivery)
         if tag.in_flight.ack(tag):
             node.acknowledgements.wake()
 
@@ -236,7 +238,8 @@ class RedisClient(QueueClient):
         check_rejection(delivery, failure, queue)
         node = self._running(delivery.queue)
         delay = check_delay(delay, _LONGEST_DELAY)
-        self._tag(node, delivery)
+        if type(delivery.tag) is not EntryTag or not node.knows(delivery.tag):
+            raise _not_ours(delivery)
         if not requeue:
             node.rejections.dead_letter(delivery, failure)
         elif failure is None:
@@ -299,10 +302,6 @@ class RedisClient(QueueClient):
     def _running(self, queue: str) -> Node:
         return self._connected().node(queue)
 
-    def _tag(self, node: Node, delivery: Delivery) -> EntryTag:
-        tag = delivery.tag
-        if not isinstance(tag, EntryTag) or not node.knows(tag):
-            raise DeliveryLostError(
-                f"a delivery of {delivery.queue!r} belongs to another connection; it is delivered again"
-            )
-        return tag
+
+def _not_ours(delivery: Delivery) -> DeliveryLostError:
+    return DeliveryLostError(f"a delivery of {delivery.queue!r} belongs to another connection; it is delivered again")

@@ -69,13 +69,14 @@ class Repeater:
         try:
             action()
         except Exception as exc:  # noqa: BLE001 - a backend's bug must not end the worker
-            return self._insist(exc, action, describe(), may_refuse=may_refuse)
+            return self.insist(exc, action, describe, may_refuse=may_refuse)
         return True
 
-    def _insist(
-        self, exc: Exception, action: Callable[[], None], fields: dict[str, object], *, may_refuse: bool
+    def insist(
+        self, exc: Exception, action: Callable[[], None], describe: Describe, *, may_refuse: bool = False
     ) -> bool:
-        """Go on after a first failure."""
+        """Go on as ``repeat`` does after a first try of the caller's own, which raised this."""
+        fields = describe()
         pause, who = GrowingPause(0.1, 5.0), object()
         refusals = 0
         self._outage.lost(who)

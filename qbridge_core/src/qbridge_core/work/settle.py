@@ -8,6 +8,7 @@ neither; what is to become of it is remembered where it comes again.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import threading
@@ -85,7 +86,8 @@ class Settler:
         self._rules = rules
         self._lifecycle = lifecycle
         self._tally = tally
-        self.persist = Repeater(rules.queue, give_up, logs_outages=client.logs_outages).repeat
+        repeater = Repeater(rules.queue, give_up, logs_outages=client.logs_outages)
+        self.persist, self._insist = repeater.repeat, repeater.insist
         self._refusals = Outage()
 
     def succeeded(self, run: Run, duration: float) -> None:
@@ -93,8 +95,12 @@ class Settler:
         order = self._lifecycle.order
         told = None if order is None else order.begin(run.task_id)
         try:
-            if not self.persist(lambda: self._client.ack(run.delivery), run.log_fields):
-                return
+            # For each message, so without what ``persist`` takes beside the call itself.
+            try:
+                self._client.ack(run.delivery)
+            except Exception as exc:  # noqa: BLE001 - a backend's bug must not end the worker
+                if not self._insist(exc, functools.partial(self._client.ack, run.delivery), run.log_fields):
+                    return
             self._tally.add(Outcome.SUCCEEDED)
             self._lifecycle.task_succeeded(
                 queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, duration=duration

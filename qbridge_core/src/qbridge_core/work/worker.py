@@ -214,7 +214,8 @@ class Worker:
         forks = process.forks
         run.in_handler = True
         try:
-            refuse_unstarted(job.executor.execute(payload))
+            if (result := job.executor.execute(payload)) is not None:
+                refuse_unstarted(result)
         except job.executor.not_started as exc:
             self._give_back(run, exc)
             return
