@@ -31,6 +31,7 @@ from qbridge_core.contract.checks import (
     check_queue_name,
     check_replay,
     check_wait,
+    check_wanted,
 )
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.dead_letter import DeadLetter, Failure, Noted, Reason
@@ -164,6 +165,7 @@ __all__ = [
     "check_rejection",
     "check_replay",
     "check_wait",
+    "check_wanted",
     "default_dead_letter_queue",
     "hookimpl",
     "logger",

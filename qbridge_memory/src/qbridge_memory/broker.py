@@ -39,6 +39,14 @@ class _Queue:
     ready: deque[StoredMessage] = field(default_factory=deque)
     delayed: list[tuple[float, int, StoredMessage]] = field(default_factory=list)
     in_flight: dict[int, _InFlight] = field(default_factory=dict)
+    others: set[threading.Condition] = field(default_factory=set)
+    """Of those who wait for this queue and others at once."""
+
+    def notify_all(self) -> None:
+        """Let everybody look again who waits for this queue; expects the lock to be held."""
+        self.changed.notify_all()
+        for other in self.others:
+            other.notify_all()
 
 
 class MemoryBroker:
@@ -64,7 +72,7 @@ class MemoryBroker:
             queue = self._existing(name)
             for message in messages:
                 self._place(queue, message, delay)
-            queue.changed.notify_all()
+            queue.notify_all()
 
     def take(
         self, name: str, limit: int, timeout: float, owner: object, cancelled: Callable[[], bool]
@@ -86,6 +94,37 @@ class MemoryBroker:
                     return self._hand_out(queue, limit, owner)
                 wake = min(deadline, queue.delayed[0][0]) if queue.delayed else deadline
                 queue.changed.wait(max(0.0, wake - now))
+
+    def take_any(
+        self, wanted: Mapping[str, int], timeout: float, owner: object, cancelled: Callable[[], bool]
+    ) -> list[tuple[str, int, StoredMessage]]:
+        """Move ready messages in flight, of each queue up to as many as wanted; wait for the first as ``take`` does.
+
+        Raises:
+            UnroutableError: a queue does not exist.
+        """
+        deadline = monotonic() + timeout
+        changed = threading.Condition(self._lock)
+        with self._lock:
+            queues = {name: self._existing(name) for name in wanted}
+            for queue in queues.values():
+                queue.others.add(changed)
+            try:
+                while not cancelled():
+                    now = monotonic()
+                    taken = [
+                        (name, *one)
+                        for name, queue in queues.items()
+                        for one in self._take_ready(queue, wanted[name], owner, now)
+                    ]
+                    if taken or now >= deadline:
+                        return taken
+                    due = [queue.delayed[0][0] for queue in queues.values() if queue.delayed]
+                    changed.wait(max(0.0, min(deadline, *due) - now) if due else deadline - now)
+                return []
+            finally:
+                for queue in queues.values():
+                    queue.others.discard(changed)
 
     def remove(self, name: str, token: int) -> bool:
         """Forget a message in flight; False when it is not in flight any more."""
@@ -121,7 +160,7 @@ class MemoryBroker:
                 held.message, meta=meta, message_id=held.message.message_id or message_id, redelivered=False
             )
             self._place(queue, message, delay)
-            queue.changed.notify_all()
+            queue.notify_all()
             return True
 
     def give_back_all(self, owner: object) -> None:
@@ -135,7 +174,7 @@ class MemoryBroker:
         """Let every waiting ``take`` look at its ``cancelled`` again."""
         with self._lock:
             for queue in self._queues.values():
-                queue.changed.notify_all()
+                queue.notify_all()
 
     def peek(self, name: str, limit: int) -> list[StoredMessage]:
         """The first ready messages, left where they are; none for a queue that does not exist."""
@@ -184,6 +223,10 @@ class MemoryBroker:
         while queue.delayed and queue.delayed[0][0] <= now:
             queue.ready.append(heapq.heappop(queue.delayed)[2])
 
+    def _take_ready(self, queue: _Queue, limit: int, owner: object, now: float) -> list[tuple[int, StoredMessage]]:
+        self._release_due(queue, now)
+        return self._hand_out(queue, limit, owner) if queue.ready else []
+
     def _hand_out(self, queue: _Queue, limit: int, owner: object) -> list[tuple[int, StoredMessage]]:
         taken = []
         for _ in range(min(limit, len(queue.ready))):
@@ -197,5 +240,5 @@ class MemoryBroker:
         if queue is None or held is None:
             return False
         queue.ready.appendleft(replace(held.message, redelivered=True))
-        queue.changed.notify_all()
+        queue.notify_all()
         return True

@@ -35,6 +35,7 @@ from qbridge_core.backend import (
     check_queue_name,
     check_rejection,
     check_wait,
+    check_wanted,
     default_dead_letter_queue,
     option_count,
     read_options,
@@ -93,6 +94,7 @@ class MemoryClient(QueueClient):
         self._pid = os.getpid()
         self._dead_letter_queues: dict[str, str] = {}
         self._unsubscribes: Counter[str] = Counter()  # so that a receive can see that one happened while it waited
+        self._is_woken = False
 
     @property
     def connected(self) -> bool:
@@ -161,6 +163,29 @@ class MemoryClient(QueueClient):
         count, seconds = check_count("max_messages", max_messages, 1), check_wait(timeout)
         taken = self._broker.take(queue, count, seconds, self, cancelled)
         return [_delivery(queue, token, message) for token, message in taken]
+
+    def receive_any(self, wanted: Mapping[str, int], timeout: float = 0.0) -> list[Delivery]:
+        """Take what is ready in any of the queues; wait for all of them at once."""
+        counts, seconds = check_wanted(wanted), check_wait(timeout)
+        for queue in counts or ("any",):
+            self._require_connection(queue)
+        before = self._unsubscribes_of(counts)
+
+        def cancelled() -> bool:
+            return not self._connected or self._is_woken or self._unsubscribes_of(counts) != before
+
+        taken = self._broker.take_any(counts, seconds, self, cancelled)
+        self._is_woken = False
+        return [_delivery(queue, token, message) for queue, token, message in taken]
+
+    def wake_receive_any(self) -> None:
+        """Have it look at once, and see that it was woken."""
+        self._is_woken = True
+        if self.connected:
+            self._broker.wake()
+
+    def _unsubscribes_of(self, queues: Iterable[str]) -> int:
+        return sum(map(self._unsubscribes.__getitem__, queues))
 
     def unsubscribe(self, queue: str) -> None:
         """Wake a blocked ``receive``; nothing is prefetched, so there is nothing to give back."""

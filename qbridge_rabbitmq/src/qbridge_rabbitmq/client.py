@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import threading
@@ -33,6 +34,7 @@ from qbridge_core.backend import (
     check_rejection,
     check_replay,
     check_wait,
+    check_wanted,
     logger,
 )
 from qbridge_rabbitmq.amqp import headers
@@ -248,12 +250,27 @@ class RabbitMQClient(QueueClient):
         max_messages, timeout = check_count("max_messages", max_messages, 1), check_wait(timeout)
         if self._declarations.is_side_queue(check_queue_name(queue)):
             return self._receive_suspect(broker, queue, timeout)
+        return broker.receiving.receive(queue, max_messages, timeout, functools.partial(self._accept, broker, queue))
 
-        def accept(arrivals: list[Arrival]) -> list[Delivery]:
-            kept = [one for one in arrivals if not (one.redelivered and self._renew(broker, queue, one))]
-            return hand_out(broker, queue, kept)
+    @bounded
+    def receive_any(self, wanted: Mapping[str, int], timeout: float = 0.0) -> list[Delivery]:
+        """Take what the consumers of subscribed queues have brought; with one that is not subscribed, ask for each."""
+        broker = self._live()
+        counts, timeout = check_wanted(wanted), check_wait(timeout)
+        deliveries = None
+        if not any(map(self._declarations.is_side_queue, counts)):
+            deliveries = broker.receiving.receive_any(counts, timeout, functools.partial(self._accept, broker))
+        return super().receive_any(counts, timeout) if deliveries is None else deliveries
 
-        return broker.receiving.receive(queue, max_messages, timeout, accept)
+    def wake_receive_any(self) -> None:
+        """Wake whoever waits for all consumers, and whoever asks for each."""
+        super().wake_receive_any()
+        if (broker := self._broker) is not None:
+            broker.receiving.several.wake()
+
+    def _accept(self, broker: ConnectedBroker, queue: str, arrivals: list[Arrival]) -> list[Delivery]:
+        kept = [one for one in arrivals if not (one.redelivered and self._renew(broker, queue, one))]
+        return hand_out(broker, queue, kept)
 
     def _renew(self, broker: ConnectedBroker, queue: str, arrival: Arrival) -> bool:
         """Put a copy, which the broker counts anew, in the place of a message that it may soon drop."""

@@ -27,6 +27,7 @@ from qbridge_core.backend import (
     check_rejection,
     check_replay,
     check_wait,
+    check_wanted,
     monotonic,
 )
 from qbridge_redis.connection.boundary import guarded
@@ -189,6 +190,29 @@ class RedisClient(QueueClient):
         if node.context.closing.is_set():
             raise NotConnectedError("the client was disconnected")  # what came is handed back by disconnect
         return batch
+
+    @guarded
+    def receive_any(self, wanted: Mapping[str, int], timeout: float = 0.0) -> list[Delivery]:
+        """Take what comes to any of the queues, with one blocking read for all of them.
+
+        On a cluster, and without a timeout, each is asked in its turn.
+        """
+        nodes = self._connected()
+        counts, timeout = check_wanted(wanted), check_wait(timeout)
+        node = nodes.single()
+        if node is None or timeout <= 0:
+            return super().receive_any(counts, timeout)
+        batch = node.several.receive(counts, timeout)
+        if node.context.closing.is_set():
+            raise NotConnectedError("the client was disconnected")  # what came is handed back by disconnect
+        return batch
+
+    def wake_receive_any(self) -> None:
+        """Wake whoever waits for all queues, and whoever asks for each."""
+        super().wake_receive_any()
+        nodes = self._nodes
+        if nodes is not None and (node := nodes.single()) is not None:
+            node.several.wake()
 
     @guarded
     def subscribe(self, queue: str, prefetch: int) -> None:

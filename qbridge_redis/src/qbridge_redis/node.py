@@ -13,6 +13,7 @@ from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import unreachable
 from qbridge_redis.connection.options import Deployment, Options
 from qbridge_redis.consume.reader import StreamReader, close_all
+from qbridge_redis.consume.several import SeveralQueues
 from qbridge_redis.consume.shared import SharedReader
 from qbridge_redis.protocol.keys import Keys
 from qbridge_redis.protocol.scripts import REMOVE_CONSUMER, Command
@@ -49,6 +50,7 @@ class Node:
         self.acknowledgements: Final = Acknowledgements(self.context)
         self._maintenance: Final = Maintenance(self.context, self._with_delays, self._release_unused)
         self.shared_reader: Final = SharedReader(self.context)
+        self.several: Final = SeveralQueues(self.shared_reader, self.context.closing, self._reader_of)
         self._readers: dict[str, StreamReader] = {}
         self._known: dict[str, float] = {}
         self._lock = threading.Lock()
@@ -110,11 +112,7 @@ class Node:
     def receive(self, queue: str, count: int, timeout: float) -> list[Delivery]:
         """See ``QueueClient.receive``."""
         while True:
-            reader = self._readers.get(queue)
-            if reader is None:
-                with self._lock:
-                    reader = self._reader(queue)
-            if (batch := reader.receive(count, timeout)) is not None:
+            if (batch := self._reader_of(queue).receive(count, timeout)) is not None:
                 return batch
 
     def subscribe(self, queue: str) -> None:
@@ -168,6 +166,13 @@ class Node:
     def _with_delays(self) -> list[str]:
         with self._lock:
             return sorted({*self._known, *self._readers})
+
+    def _reader_of(self, queue: str) -> StreamReader:
+        reader = self._readers.get(queue)
+        if reader is None:
+            with self._lock:
+                reader = self._reader(queue)
+        return reader
 
     def _reader(self, queue: str) -> StreamReader:
         """The reader of a queue, made when it is first asked for. Expects the lock to be held."""

@@ -99,6 +99,10 @@ class Nodes:
         with self._lock:
             return list(self._nodes.values())
 
+    def single(self) -> Node | None:
+        """The only node there can be; None on a cluster."""
+        return self._nodes[0] if self._cluster is None else None
+
     def declare(self, queue: str, dead_letter_queue: str | None) -> None:
         """Create what is missing and remember it."""
         names = [queue] if dead_letter_queue is None else [queue, dead_letter_queue]

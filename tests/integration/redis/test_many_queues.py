@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import queue as queues
+import re
 import threading
 from collections.abc import Callable, Iterator
 
@@ -82,6 +83,13 @@ def connections(broker: RedisBroker) -> int:
     return listed.count("\n") - 1
 
 
+def calls_of(broker: RedisBroker, command: str) -> int:
+    """How often the server was given this command."""
+    listed = str(broker.cli("INFO", "COMMANDSTATS"))
+    found = re.search(rf"cmdstat_{command}:calls=(\d+)", listed)
+    return int(found[1]) if found else 0
+
+
 def test_idle_queues_share_a_connection(broker: RedisBroker, own_client: RedisClient, consumers: Consumers) -> None:
     """However many queues a process waits for, its connections and threads stay as many."""
     threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("qbridge-redis")]
@@ -100,6 +108,32 @@ def test_what_comes_for_idle_queues_is_received_at_once(
         assert sorted(delivery.body.decode() for delivery in got) == sorted(names)
         assert all(delivery.body.decode() == delivery.queue for delivery in got)
     own_client.flush()
+    assert all(is_empty(own_client, name) for name in names)
+
+
+def test_one_thread_receives_from_many_queues(
+    make_client: MakeClient, broker: RedisBroker, own_client: RedisClient, names: list[str]
+) -> None:
+    """It needs one read for all of them: neither the connections nor the commands grow with the queues."""
+    wanted = dict.fromkeys(names, 5)
+    for name in names:
+        own_client.subscribe(name, 5)
+    assert own_client.receive_any(wanted, 0.3) == []
+    before = calls_of(broker, "xreadgroup")
+    assert own_client.receive_any(wanted, 2.5) == []
+    assert calls_of(broker, "xreadgroup") - before <= MOST_CONNECTIONS
+    sender = make_client(broker.url)
+    for name in names:
+        sender.publish(name, name.encode())
+    got: list[str] = []
+    while len(got) < MANY:
+        for delivery in own_client.receive_any(wanted, 10.0):
+            own_client.ack(delivery)
+            got.append(delivery.body.decode())
+    assert sorted(got) == sorted(names)
+    sender.disconnect()
+    assert connections(broker) <= MOST_CONNECTIONS
+    assert own_client.flush()
     assert all(is_empty(own_client, name) for name in names)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -21,6 +21,7 @@ from qbridge_core.backend import (
     check_delay,
     check_queue_name,
     check_wait,
+    check_wanted,
     rejection,
 )
 from qbridge_memory import MemoryClient
@@ -142,6 +143,31 @@ class WaitsHalfASecond(MemoryClient):
 
     def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
         return super().receive(queue, max_messages, min(check_wait(timeout), 0.5))
+
+
+class FillsUpFromOneQueue(MemoryClient):
+    """Takes as many messages of one queue as are wanted of all."""
+
+    def receive_any(self, wanted: Mapping[str, int], timeout: float = 0.0) -> list[Delivery]:
+        counts = check_wanted(wanted)
+        return super().receive_any(dict.fromkeys(counts, sum(counts.values())), timeout)
+
+
+class WaitsForTheFirstQueue(MemoryClient):
+    """Asks the others only when it has waited for one."""
+
+    def receive_any(self, wanted: Mapping[str, int], timeout: float = 0.0) -> list[Delivery]:
+        counts = check_wanted(wanted)
+        first, *others = counts
+        batch = super().receive_any({first: counts[first]}, timeout)
+        return batch or super().receive_any({queue: counts[queue] for queue in others}, 0.0)
+
+
+class SleepsThroughAWake(MemoryClient):
+    """Does not know that it was woken."""
+
+    def wake_receive_any(self) -> None:
+        return None
 
 
 # ---------------------------------------------------------------------- reading ahead

@@ -168,6 +168,17 @@ def check_count(name: str, value: object, least: int = 0) -> int:
     return value
 
 
+def check_wanted(wanted: object) -> dict[str, int]:
+    """Return how many messages of which queues are wanted.
+
+    Raises:
+        ConfigurationError: it is no mapping, or one of the names or numbers is wrong.
+    """
+    if not isinstance(wanted, Mapping):
+        raise ConfigurationError(f"wanted must say how many messages of each queue, not {type(wanted).__name__}")
+    return {check_queue_name(queue): check_count("wanted", count, 1) for queue, count in wanted.items()}
+
+
 def check_wait(timeout: object) -> float:
     """Return how long to wait, in seconds; less than nothing, as when a deadline has passed, is nothing.
 

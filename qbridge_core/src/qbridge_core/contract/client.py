@@ -4,7 +4,8 @@ A backend subclasses :class:`QueueClient`, implements the eight abstract methods
 declares in ``capabilities`` what else it can do. ``qbridge_core.testing`` holds the suite that checks it.
 
 **Threads.** Every method may be called from any thread. ``receive`` for one queue is called by one thread at a
-time; all other methods may be called while it blocks.
+time, and ``receive_any`` too, which counts as a ``receive`` for each of its queues; all other methods may be called
+while they block.
 
 **Delivery.** A delivery belongs to the client that received it until it is settled, once, by ``ack`` or ``reject``;
 the first settlement counts and later ones do nothing. What is unsettled when the client disconnects, or when its
@@ -32,6 +33,7 @@ password is in any of them, in their causes, in a log or in a ``repr``.
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -45,11 +47,13 @@ from qbridge_core.contract.checks import (
     check_queue_name,
     check_replay,
     check_wait,
+    check_wanted,
 )
 from qbridge_core.contract.dead_letter import DeadLetter, Failure
 from qbridge_core.contract.headers import SOURCE_QUEUE, meta_text
 from qbridge_core.contract.message import Delivery, Message, QueueStats, check_message
 from qbridge_core.contract.replay import replay_letters
+from qbridge_core.contract.turns import receive_in_turn
 from qbridge_core.errors import PayloadError, UnroutableError, UnsupportedError
 
 _PAGE = 100
@@ -257,6 +261,35 @@ class QueueClient(ABC):
             UnroutableError: the queue does not exist and was not declared through this client.
             ConfigurationError: ``max_messages`` is no whole number of at least 1, or ``timeout`` no finite number.
         """
+
+    def receive_any(self, wanted: Mapping[str, int], timeout: float = 0.0) -> list[Delivery]:
+        """Take ready messages of several queues; wait up to ``timeout`` seconds for the first one.
+
+        Returns as soon as at least one message is there; an empty list when the time is over, or sooner when
+        ``wake_receive_any`` or, for one of the queues, ``unsubscribe`` was called. The default asks each queue in its
+        turn. A backend that can waits for all of them at once, with as many threads and connections as for one.
+
+        Args:
+            wanted: the names of the queues, and how many messages of each one to take at most.
+            timeout: as for ``receive``.
+
+        Raises:
+            The errors of ``receive``, for the first queue that cannot be read, when nothing came from the others.
+            ConfigurationError: ``wanted`` is no mapping of names to whole numbers of at least 1.
+        """
+        return receive_in_turn(self.receive, check_wanted(wanted), check_wait(timeout), self._woken())
+
+    def wake_receive_any(self) -> None:
+        """Have the ``receive_any`` that waits return, or the next one when none does; to call it with other queues.
+
+        Never waits.
+        """
+        self._woken().set()
+
+    def _woken(self) -> threading.Event:
+        """Ends the default's wait. Made here, since no subclass has to call ``__init__``."""
+        woken: threading.Event = vars(self).setdefault("_woken_event", threading.Event())
+        return woken
 
     def subscribe(self, queue: str, prefetch: int) -> None:
         """Announce that ``receive`` will be called again and again, with ``prefetch`` messages wanted at once.

@@ -23,6 +23,7 @@ from qbridge_core.testing.outages import OutageTests
 from qbridge_core.testing.publishing import PublishingTests
 from qbridge_core.testing.receiving import ReceivingTests
 from qbridge_core.testing.settling import SettlingTests
+from qbridge_core.testing.several_queues import SeveralQueuesTests
 from qbridge_core.testing.workers import WorkerTests
 
 T = TypeVar("T")
@@ -35,6 +36,7 @@ class BackendConformance(
     DataTests,
     DelayTests,
     ReceivingTests,
+    SeveralQueuesTests,
     SettlingTests,
     LendingTests,
     DeadLetterTests,

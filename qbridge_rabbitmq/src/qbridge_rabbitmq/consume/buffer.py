@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue as queues
 from collections import deque
+from collections.abc import Callable
 
 from qbridge_rabbitmq.state.in_flight import Arrival
 
@@ -17,6 +18,7 @@ class Buffer:
 
     Attributes:
         size: of the bodies that came lately, about.
+        listener: called whenever there is something for the taker, in whatever thread; it must not wait.
     """
 
     def __init__(self) -> None:
@@ -24,6 +26,7 @@ class Buffer:
         self._rest: deque[Arrival] = deque()  # of the piece that the taker has begun
         self._gathered: list[Arrival] = []
         self.size = 0
+        self.listener: Callable[[], object] | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -32,11 +35,16 @@ class Buffer:
 
     def put(self, arrival: Arrival) -> None:
         """Hand over one arrival now."""
-        self._pieces.put([arrival])
+        self._hand_over([arrival])
 
     def wake(self) -> None:
         """End the taker's wait, or its next one."""
-        self._pieces.put([])
+        self._hand_over([])
+
+    def _hand_over(self, piece: list[Arrival]) -> None:
+        self._pieces.put(piece)
+        if (listener := self.listener) is not None:
+            listener()
 
     def take(self, limit: int, timeout: float) -> list[Arrival]:
         """Wait for a piece and take up to ``limit`` arrivals; none when the time is over or something woke the taker.
@@ -93,4 +101,4 @@ class Buffer:
             # Large ones come by themselves: one of a piece tells enough. Growth counts at once, and shrinking slowly.
             size = len(gathered[-1].body)
             self.size = size if size > self.size else self.size - (self.size - size) // 8
-            self._pieces.put(gathered)
+            self._hand_over(gathered)

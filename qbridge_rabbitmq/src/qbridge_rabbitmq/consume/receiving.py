@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
-from qbridge_core.backend import BrokerUnavailableError, GrowingPause, QBridgeError, UnroutableError, monotonic
+from qbridge_core.backend import BrokerUnavailableError, GrowingPause, UnroutableError, monotonic
 from qbridge_rabbitmq.amqp import errors
 from qbridge_rabbitmq.connection.connections import Connections
 from qbridge_rabbitmq.consume.consumer import Consumer
 from qbridge_rabbitmq.consume.consumers import Consumers
 from qbridge_rabbitmq.consume.getting import GetRequest
+from qbridge_rabbitmq.consume.several import SeveralConsumers
 from qbridge_rabbitmq.queues.declarations import Declarations
 from qbridge_rabbitmq.queues.requests import Requests
 from qbridge_rabbitmq.state.in_flight import Arrival
@@ -29,6 +30,9 @@ class Receiving:
         requests: has a queue that is missing declared again.
         declarations: knows the queues of this client.
         timeout: seconds to wait for an answer of the broker.
+
+    Attributes:
+        several: the consumers that ``receive_any`` waits for.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class Receiving:
         self._requests = requests
         self._declarations = declarations
         self._timeout = timeout
+        self.several = SeveralConsumers(consumers)
 
     def receive(self, queue: str, limit: int, timeout: float, accept: Callable[[list[Arrival]], list[T]]) -> list[T]:
         """Take up to ``limit`` messages; see ``QueueClient.receive``.
@@ -77,12 +82,49 @@ class Receiving:
             if items:  # what took their place may be there, also for a caller who does not want to wait
                 reached = True
                 continue
-            if consumer.missing is not None:
-                raise _no_consumer(queue, consumer.missing) from consumer.missing
+            _require_queue(consumer)
             if monotonic() >= deadline:
                 if not reached:
-                    raise BrokerUnavailableError(f"no answer from {connections}{connections.because}")
+                    raise self._unreached()
                 return []
+
+    def receive_any(
+        self, wanted: Mapping[str, int], timeout: float, accept: Callable[[str, list[Arrival]], list[T]]
+    ) -> list[T] | None:
+        """Take messages of several queues; see ``QueueClient.receive_any``. None when one of them has no consumer."""
+        several, connections = self.several, self._connections
+        if not several.follow(wanted):
+            return None
+        deadline = monotonic() + timeout
+        reached = connections.is_up
+        while True:
+            connections.io.wake()  # what is settled is sent before the wait, so that the broker sends more
+            found = several.wait(max(0.0, deadline - monotonic()))
+            if found is None:
+                return []
+            came = [one for consumer in found for one in self._take(consumer, wanted[consumer.queue], accept)]
+            if came:
+                return came
+            connections.require_open()
+            if several.were_interrupted(found):
+                return []
+            for consumer in found:
+                _require_queue(consumer)
+            if monotonic() >= deadline:
+                if not (reached or connections.is_up):
+                    raise self._unreached()
+                return []
+
+    def _take(self, consumer: Consumer, limit: int, accept: Callable[[str, list[Arrival]], list[T]]) -> list[T]:
+        """What one of several has; the next look is at those that have more, or cannot be consumed from."""
+        items = consumer.buffer.take(limit, 0.0)
+        if not consumer.buffer.is_empty or consumer.missing is not None:
+            self.several.ask_again(consumer)
+        return accept(consumer.queue, items) if items else []
+
+    def _unreached(self) -> BrokerUnavailableError:
+        connections = self._connections
+        return BrokerUnavailableError(f"no answer from {connections}{connections.because}")
 
     def _flush_before_waiting(self, consumer: Consumer) -> None:
         """Have the broker send more at once, when nothing is left to take."""
@@ -137,7 +179,15 @@ class Receiving:
         return False
 
 
-def _no_consumer(queue: str, reason: BaseException) -> QBridgeError:
+def _require_queue(consumer: Consumer) -> None:
+    """Say so when there is no consumer, for the broker does not let one be.
+
+    Raises:
+        QBridgeError: why.
+    """
+    reason = consumer.missing
+    if reason is None:
+        return
     if errors.is_missing(reason):
-        return UnroutableError(f"queue {queue!r} does not exist; declare it first")
-    return errors.from_channel(reason, f"queue {queue!r}", "read")
+        raise UnroutableError(f"queue {consumer.queue!r} does not exist; declare it first") from reason
+    raise errors.from_channel(reason, f"queue {consumer.queue!r}", "read") from reason

@@ -96,6 +96,20 @@ class StreamReader:
         self._turn.release()
         return self._is_released
 
+    def join(self, listener: threading.Event) -> Subscription | None:
+        """Have the queue read with others from now on, and the listener told of it; None when this was released."""
+        with self._turn:
+            if self._is_released:
+                return None
+            self._used_at = monotonic()
+            self._subscription.listener = listener
+            return self._subscription
+
+    @property
+    def cancels(self) -> int:
+        """How often a wait was to be ended."""
+        return self._cancels
+
     def abort(self) -> None:
         """Do not wait for a server that does not answer."""
         self._cancels += 1

@@ -13,7 +13,7 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from redis.exceptions import ResponseError
@@ -87,14 +87,22 @@ class SharedReader:
         subscription.until = deadline + PATIENCE
         if batch := subscription.collect(count):
             return batch
-        self._add(subscription)
+        self.add([subscription])
         while not is_cancelled() and self._subscriptions.get(subscription.stream) is subscription:
             if (left := deadline - monotonic()) <= 0:
-                if self._error is not None:
-                    raise BrokerUnavailableError(str(self._error)) from self._error.__cause__
+                self.require_success()
                 return []
             subscription.wait(left)
         return subscription.collect(count)
+
+    def require_success(self) -> None:
+        """Do nothing as long as the queues can be read.
+
+        Raises:
+            BrokerUnavailableError: they could not be read the last time.
+        """
+        if self._error is not None:
+            raise BrokerUnavailableError(str(self._error)) from self._error.__cause__
 
     def remove(self, subscription: Subscription) -> None:
         """Read a queue no more, and give back what has come for it."""
@@ -122,12 +130,16 @@ class SharedReader:
             self._connection.abort()
             thread.join(timeout)
 
-    def _add(self, subscription: Subscription) -> None:
+    def add(self, subscriptions: Iterable[Subscription]) -> None:
+        """Read these queues too, those that are not read already."""
         with self._lock:
-            if subscription.stream in self._subscriptions:
+            new = [one for one in subscriptions if one.stream not in self._subscriptions]
+            if not new:
                 return
-            self._subscriptions[subscription.stream] = subscription
-            self._recover_at = min(self._recover_at, subscription.recovers_at(monotonic()))
+            now = monotonic()
+            for subscription in new:
+                self._subscriptions[subscription.stream] = subscription
+                self._recover_at = min(self._recover_at, subscription.recovers_at(now))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="qbridge-redis-reader", daemon=True)
                 self._thread.start()

@@ -36,14 +36,18 @@ class Subscription:
         self._came: deque[Delivery] = deque()
         self._error: QBridgeError | None = None
         self._news = threading.Event()
+        self.listener: threading.Event | None = None
+        """Set too when something has come: of whoever waits for several queues."""
 
     def recovers_at(self, now: float) -> float:
         """When to see what comes back to the queue (monotonic time)."""
         return min(self.takeover.comes_back_at(), max(self.takeover.look_at, now + TOGETHER))
 
     def wake(self) -> None:
-        """Let a ``wait`` end."""
+        """Let a ``wait`` end, and that of whoever waits for several queues."""
         self._news.set()
+        if (listener := self.listener) is not None:
+            listener.set()
 
     def wait(self, timeout: float) -> None:
         """Wait until something has come, or somebody calls ``wake``."""
@@ -54,12 +58,12 @@ class Subscription:
         """Something has come."""
         self.collect_by = monotonic() + PATIENCE
         self._came.extend(batch)
-        self._news.set()
+        self.wake()
 
     def fail(self, error: QBridgeError) -> None:
         """The queue cannot be read."""
         self._error = error
-        self._news.set()
+        self.wake()
 
     @property
     def has_come(self) -> bool:

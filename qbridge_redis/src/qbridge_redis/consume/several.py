@@ -1,0 +1,78 @@
+"""What comes to any of several queues of one server, for one taker: they are read together, idle or not."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+
+from qbridge_core.backend import Delivery, QBridgeError, monotonic
+from qbridge_redis.consume.reader import StreamReader
+from qbridge_redis.consume.shared import SharedReader
+from qbridge_redis.consume.subscription import PATIENCE, Subscription
+
+
+class SeveralQueues:
+    """``receive`` is for one thread at a time, the rest for any.
+
+    Args:
+        shared: reads them.
+        closing: set when the client is about to disconnect.
+        reader_of: finds or makes the reader of a queue.
+    """
+
+    def __init__(
+        self, shared: SharedReader, closing: threading.Event, reader_of: Callable[[str], StreamReader]
+    ) -> None:
+        self._shared = shared
+        self._closing = closing
+        self._reader_of = reader_of
+        self._news = threading.Event()
+        self._is_woken = False
+
+    def wake(self) -> None:
+        """End the current wait, or the next one."""
+        self._is_woken = True
+        self._news.set()
+
+    def receive(self, wanted: Mapping[str, int], timeout: float) -> list[Delivery]:
+        """See ``QueueClient.receive_any``."""
+        deadline = monotonic() + timeout
+        readers = [self._reader_of(queue) for queue in wanted]
+        cancels = sum(reader.cancels for reader in readers)
+        subscriptions = [self._join(queue, count, deadline) for queue, count in wanted.items()]
+        while True:
+            self._news.clear()
+            if batch := self._collect(subscriptions):
+                return batch
+            if self._is_woken or self._closing.is_set() or sum(reader.cancels for reader in readers) != cancels:
+                self._is_woken = False
+                return []
+            self._shared.add(subscriptions)
+            if (left := deadline - monotonic()) <= 0:
+                self._shared.require_success()
+                return []
+            self._news.wait(left)
+
+    def _join(self, queue: str, count: int, deadline: float) -> Subscription:
+        while True:
+            if (subscription := self._reader_of(queue).join(self._news)) is not None:
+                subscription.count = count
+                subscription.until = deadline + PATIENCE
+                return subscription
+
+    def _collect(self, subscriptions: list[Subscription]) -> list[Delivery]:
+        """What has come.
+
+        Raises:
+            QBridgeError: the first one of those that cannot be read, when nothing has come.
+        """
+        batch: list[Delivery] = []
+        first: QBridgeError | None = None
+        for subscription in subscriptions:
+            try:
+                batch += subscription.collect(subscription.count)
+            except QBridgeError as exc:
+                first = first or exc
+        if first is not None and not batch:
+            raise first
+        return batch
