@@ -56,7 +56,7 @@ def test_g18_an_unknown_scheme_names_the_known_ones() -> None:
         ("dead_letter_queue", 5), ("dead_letter_queue", "q.suspects"), ("max_retries", "3"), ("task_timeout", 0),
         ("max_workers", 2.5), ("backoff", 3), ("executor", "threads"),
         ("redact", "x"), ("plugins", 5), ("max_crashes", 1), ("grace_period", None),
-        ("loop_factory", "x"), ("loop_factory", print),
+        ("loop_factory", "x"), ("loop_factory", print), ("lifespan", "x"), ("lifespan", object),
     ],
 )  # fmt: skip
 def test_g18_a_wrong_argument_of_a_manager_is_named(client: MemoryClient, name: str, value: Any) -> None:

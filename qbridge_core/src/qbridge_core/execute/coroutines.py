@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.execute.executor import Executor
+from qbridge_core.execute.lifespan import Lifespan, OpenedLifespan
 from qbridge_core.execute.loopthread import LoopThread
 from qbridge_core.execute.threadpool import ThreadPool
 from qbridge_core.task.run import Run
@@ -26,6 +27,10 @@ class AsyncHandler(Executor):
         function: called as ``function(payload)``; what it returns is awaited.
         workers: how many tasks run at once. At least as many blocking calls of coroutines do.
         loop_factory: makes the event loop; asyncio does otherwise.
+        lifespan: entered on each loop before anything else is done there.
+
+    Attributes:
+        context: what the contexts of hooks are copies of.
     """
 
     in_thread = False
@@ -36,14 +41,15 @@ class AsyncHandler(Executor):
         function: Callable[[Any], Coroutine[Any, Any, object]],
         workers: int = 1,
         loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+        lifespan: Lifespan | None = None,
     ) -> None:
-        super().__init__(function)
+        super().__init__(function, lifespan=lifespan)
         self.function: Final = function
         self._loop_factory = loop_factory or asyncio.new_event_loop
         self._lock = threading.Lock()
         self._loop: LoopThread | None = None
         self._loops: list[LoopThread] = []
-        self._closed = False
+        self.context = Context()
         self._threads = ThreadPool(workers, _is_running)
 
     def loop(self) -> LoopThread | None:
@@ -55,7 +61,7 @@ class AsyncHandler(Executor):
             BaseException: whatever the factory raises.
         """
         with self._lock:
-            if self._loop is None and not self._closed:
+            if self._loop is None and not self._ends:
                 # Not in the context of the task that happens to be the first: the loop would keep it for ever.
                 self._loop = Context().run(self._new_loop)
             return self._loop
@@ -64,11 +70,22 @@ class AsyncHandler(Executor):
         made = self._loop_factory()
         if not isinstance(made, asyncio.AbstractEventLoop):
             raise ConfigurationError(f"loop_factory must make an event loop of asyncio, not {made!r}")
-        loop = LoopThread(made)
+        if self.lifespan is None:
+            loop = LoopThread(made)
+        else:
+            self._opened = OpenedLifespan(self.lifespan, self.lifespan_failed)
+            loop = LoopThread(made, self._opened)
+        self.context = loop.context
         self._threads.serve(made)
         self._loops.append(loop)
         loop.start()
         return loop
+
+    def open(self) -> None:
+        """Start the loop, and enter the lifespan there; wait until it is entered or ``close`` is called."""
+        loop = self.loop()
+        if loop is not None and loop.lifespan is not None:
+            loop.lifespan.wait()
 
     def replace(self, loop: LoopThread) -> None:
         """Use this loop for no other task."""
@@ -92,7 +109,7 @@ class AsyncHandler(Executor):
     def close(self) -> None:
         """Cancel what runs and end the loop; one that does not answer is left behind."""
         with self._lock:
-            self._closed = True
+            self._ends = True
             loop, self._loop = self._loop, None
         self._threads.close()
         if loop is not None:

@@ -9,12 +9,16 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.execute.interrupt.owncode import OwnCode
+from qbridge_core.execute.lifespan import Lifespan, OpenedLifespan
 from qbridge_core.task.context import TaskContext, current_task
 from qbridge_core.task.run import Run
+
+if TYPE_CHECKING:
+    from qbridge_core.execute.lifespanthread import LifespanThread
 
 Handler = Callable[[Any], object] | Callable[[Any, TaskContext], object]
 
@@ -37,21 +41,58 @@ class Executor:
         in_thread: True when the handler stands on the worker's own stack.
         on_loop: True when handlers run on an event loop, and not in workers' threads.
         own: the code in which HandlerTimeout may be raised when a run is late; None to leave late runs alone.
+        lifespan: what is opened before the first task and closed after the last one.
+        state: what that yields to handlers in workers' threads.
+        lifespan_failed: called with the error when it cannot be entered, or has ended too early; may be replaced.
 
     Args:
         handler: what to call.
         interrupt: whether to raise HandlerTimeout in it.
+        lifespan: see above.
     """
 
     in_thread = True
     on_loop = False
     not_started: tuple[type[NotStartedError], ...] = ()
     own: OwnCode | None = None
+    state: Any = None
+    lifespan_failed: Callable[[BaseException], object] = staticmethod(lambda _: None)
 
-    def __init__(self, handler: Callable[[Any], object], interrupt: bool = False) -> None:
+    def __init__(
+        self, handler: Callable[[Any], object], interrupt: bool = False, lifespan: Lifespan | None = None
+    ) -> None:
         self.execute = handler
+        self.lifespan = lifespan
+        self._opened: OpenedLifespan | None = None
+        self._lifespan_thread: LifespanThread | None = None
+        self._ends = False
         if interrupt:
             self.own = OwnCode(handler.func if isinstance(handler, _WithContext) else handler)
+
+    def open(self) -> None:
+        """Enter the lifespan, if there is one; wait until it is entered or ``close`` is called. Call it once.
+
+        Raises:
+            BaseException: whatever keeps it from being entered.
+        """
+        if self.lifespan is None:
+            return
+        from qbridge_core.execute.lifespanthread import LifespanThread
+
+        thread = self._lifespan_thread = LifespanThread(self.lifespan, self.lifespan_failed)
+        if self._ends:  # ``close`` may have looked before
+            thread.close()
+        thread.start()
+        self._opened = thread.opened
+        self.state = thread.opened.wait()
+
+    @property
+    def has_left(self) -> bool:
+        """True when a lifespan that ``close`` has asked to end has been left."""
+        return self._opened is None or self._opened.left.is_set()
+
+    def abandon(self) -> None:
+        """End what ``close`` has left to end by itself, as far as that can be done."""
 
     def prepare(self) -> bool:
         """Get ready for a task, before the calling worker takes one. May block; False when it should take none.
@@ -72,11 +113,14 @@ class Executor:
         return abandoned
 
     def owns_current_thread(self) -> bool:
-        """True in a thread of its own, in which a handler runs or may run."""
-        return False
+        """True in a thread of its own, in which code of the user's runs or may run."""
+        return self._lifespan_thread is not None and self._lifespan_thread.owns_current_thread()
 
     def close(self) -> None:
-        """End what still runs, in bounded time."""
+        """End what still runs, in bounded time, and have the lifespan left; ``has_left`` tells when that is done."""
+        self._ends = True
+        if self._lifespan_thread is not None:
+            self._lifespan_thread.close()
 
 
 class _WithContext:

@@ -5,25 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import math
 import sys
 import threading
 from asyncio.events import Handle
 from collections.abc import Callable
 from contextvars import Context
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
+from qbridge_core.execute.lifespan import OpenedLifespan
 from qbridge_core.execute.threadpool import PATIENCE
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import log_errors_of, logger
 from qbridge_core.runtime.mailbox import Mailbox
-from qbridge_core.task.context import current_run
+from qbridge_core.task.context import current_run, current_state
 from qbridge_core.task.run import Run
 
 _log: Final = logger("qbridge.worker")
 ANSWER_TIME: Final = 1.0
 """Seconds that a loop may leave a question unanswered, before it counts as blocked."""
 _CLOSE_TIME: Final = 0.5
+_LOOK_EVERY: Final = 0.01
 _CALLS: Final = Handle._run.__code__
 """What calls each callback of a loop written in Python."""
 
@@ -38,27 +41,35 @@ class LoopThread:
 
     Args:
         loop: the loop, which does not run yet.
+        lifespan: entered before the loop does anything else, and left when what it runs has ended.
 
     Attributes:
         loop: the loop.
+        lifespan: what was given.
+        context: what the contexts of its tasks are copies of.
+        opened_at: ``monotonic()`` since which it does what is posted; infinite before.
         stopping: True when it is about to end.
         replaced: True when another loop has taken its place, because it was blocked.
         cancelled: the tasks that were cancelled and have not ended, each with the ``monotonic()`` at which it was.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, lifespan: OpenedLifespan | None = None) -> None:
         self.loop = loop
+        self.lifespan = lifespan
+        self.context = Context()
+        self.opened_at = -math.inf if lifespan is None else math.inf
         self.loop.time = monotonic  # type: ignore[method-assign]  # a test's frozen one would stop what waits
         log_errors_of(self.loop)
         self.stopping = False
         self.replaced = False
         self.cancelled: dict[object, float] = {}
         self._posted: Mailbox[Callable[[], object]] = Mailbox(self._wake)
+        self._is_open = lifespan is None
         self._ended = False
         self._asked_at: float | None = None
         self._seen: object = None
         self._seen_at = 0.0
-        self._thread = threading.Thread(target=self._run, name="qbridge-asyncio", daemon=True)
+        self._thread = threading.Thread(target=self.run, name="qbridge-asyncio", daemon=True)
 
     def start(self) -> None:
         """Start the thread.
@@ -123,6 +134,8 @@ class LoopThread:
     def stop(self) -> None:
         """End the loop when it turns next."""
         self.stopping = True
+        if self.lifespan is not None and not self.lifespan.entered.is_set():
+            self.lifespan.close()
         self.post(self.loop.stop)
 
     def close(self) -> None:
@@ -146,6 +159,8 @@ class LoopThread:
         self._asked_at = self._seen = None
 
     def _wake(self) -> None:
+        if not self._is_open:
+            return  # whoever opens it looks
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self.loop.call_soon_threadsafe(self._work)
 
@@ -153,10 +168,15 @@ class LoopThread:
         for call in self._posted.take():
             call()
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """What the thread does; until ``stop``, in the calling thread."""
         asyncio.set_event_loop(self.loop)
         try:
+            if self.lifespan is not None:
+                self._enter(self.lifespan)
             self._turn()
+            if self.lifespan is not None:
+                self._leave(self.lifespan)
             self._cancel_all()
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         finally:
@@ -164,14 +184,40 @@ class LoopThread:
             self._ended = True
             self._work()
 
+    def _enter(self, lifespan: OpenedLifespan) -> None:
+        """Enter the lifespan, and do what is posted from then on."""
+        self._complete(lifespan.start_on(self.loop))
+        if lifespan.is_closed or lifespan.error is not None:
+            self.stopping = True
+            return
+        self.context.run(current_state.set, lifespan.state)
+        self.opened_at = monotonic()
+        self._is_open = True
+        self.loop.call_soon(self._work)
+
+    def _leave(self, lifespan: OpenedLifespan) -> None:
+        """Leave the lifespan, when what was cancelled has ended or hangs."""
+        assert lifespan.task is not None  # noqa: S101 - it was entered here
+        self._complete(asyncio.Task(self._end_of_cancelled(), loop=self.loop))
+        lifespan.close_here()
+        self._complete(lifespan.task)
+
+    async def _end_of_cancelled(self) -> None:
+        latest = monotonic() + PATIENCE
+        while self.cancelled and monotonic() < latest:  # noqa: ASYNC110 - they tell nobody
+            await asyncio.sleep(_LOOK_EVERY)
+
     def _cancel_all(self) -> None:
         tasks = asyncio.all_tasks(self.loop)
         for task in tasks:
             task.cancel()
-        ends = asyncio.gather(*tasks, return_exceptions=True)
-        while not ends.done():  # one that stops the loop must not cost the others their cleaning up
+        self._complete(asyncio.gather(*tasks, return_exceptions=True))
+
+    def _complete(self, future: asyncio.Future[Any]) -> None:
+        """Run the loop until then. What stops it must not cost the others their cleaning up."""
+        while not future.done():
             with contextlib.suppress(BaseException):
-                self.loop.run_until_complete(ends)
+                self.loop.run_until_complete(future)
 
     def _turn(self) -> None:
         """Run the loop until ``stop``. Others wait on it, whatever one handler does to it."""

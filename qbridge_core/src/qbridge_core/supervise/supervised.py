@@ -76,9 +76,13 @@ def _telling(link: Link) -> Iterator[None]:
     try:
         yield
     except Exception as exc:
-        problem = Problem.from_exception(Reason.FAILED, exc)
-        link.say(COMPLAINT, f"{problem.exception_type}: {problem.message}")
+        _complain(link, exc)
         raise
+
+
+def _complain(link: Link, error: BaseException) -> None:
+    problem = Problem.from_exception(Reason.FAILED, error)
+    link.say(COMPLAINT, f"{problem.exception_type}: {problem.message}")
 
 
 def _made(make: Callable[[], object], link: Link) -> TaskManager:
@@ -243,9 +247,10 @@ class _Worker:
             _log.error("the worker ends: %s", exc)
             self._status = PASSING if isinstance(exc, TransientError) else 1
             self._link.say(COMPLAINT, str(exc))
-        except BaseException:  # noqa: BLE001 - whatever it is, the process ends with it
+        except BaseException as exc:  # noqa: BLE001 - whatever it is, the process ends with it
             _log.exception("the worker ends")
             self._status = 1
+            _complain(self._link, exc)
         finally:
             self._ended_at = monotonic()
             self._disconnect()

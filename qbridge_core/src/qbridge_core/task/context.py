@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from qbridge_core.task.run import Run
 
 current_run: Final[ContextVar[Run | None]] = ContextVar("qbridge_run", default=None)
+current_state: Final[ContextVar[Any]] = ContextVar("qbridge_state", default=None)
+"""What the lifespan of a manager yields."""
 
 
 class HandlerTimeout(BaseException):
@@ -35,9 +37,10 @@ class TaskContext:
         attempt: 1 for the first run.
         headers: the producer's headers.
         deadline: ``monotonic()`` at which the run times out.
+        state: what the manager's ``lifespan`` yields, the same object for all tasks of a process; None without one.
     """
 
-    __slots__ = ("_run", "attempt", "deadline", "headers", "queue", "task_id")
+    __slots__ = ("_run", "attempt", "deadline", "headers", "queue", "state", "task_id")
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -46,6 +49,7 @@ class TaskContext:
         self.attempt: int = run.attempt
         self.headers: Mapping[str, Any] = run.delivery.headers
         self.deadline: float = run.deadline
+        self.state: Any = current_state.get()
 
     @property
     def remaining(self) -> float:

@@ -29,6 +29,7 @@ _CALLERS: Final = {
         ("execute/processes/program.py", "_handle"),
         ("execute/processes/program.py", "_await"),
         ("execute/processes/program.py", "call"),
+        ("execute/processes/childlifespan.py", "_make"),
     )
 }
 _UNREDACTED: Final = "(left out, because it could not be redacted)"

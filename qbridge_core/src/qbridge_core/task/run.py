@@ -45,6 +45,11 @@ class Run:
         self.raised = ""
         self._right_to_settle = threading.Lock()
 
+    def restart(self, timeout: float) -> None:
+        """Let the time that it has begin now."""
+        self.started_at = monotonic()
+        self.deadline = self.started_at + timeout
+
     def claim(self) -> bool:
         """Take the right to settle; True for the first caller only."""
         return self._right_to_settle.acquire(blocking=False)

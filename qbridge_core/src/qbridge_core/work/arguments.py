@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.errors import ConfigurationError, NotConnectedError
 from qbridge_core.execute.executor import is_coroutine_function
+from qbridge_core.execute.lifespan import Lifespan
 from qbridge_core.runtime.system import require_posix
 from qbridge_core.task.retry import ExceptionRule, RetryPolicy
 
@@ -68,6 +69,7 @@ def checked_program(
     policy: RetryPolicy,
     max_tasks_per_child: object,
     max_memory_per_child: object,
+    lifespan: Lifespan | None,
 ) -> Program | None:
     """What child processes load; None when handlers run in threads."""
     max_tasks = checked_count("max_tasks_per_child", max_tasks_per_child)
@@ -76,7 +78,7 @@ def checked_program(
         require_posix("executor='process'")
         from qbridge_core.execute.processes.children import Program
 
-        return Program.of(handler, policy, max_tasks, max_memory)
+        return Program.of(handler, policy, max_tasks, max_memory, lifespan)
     if executor != "thread":
         raise ConfigurationError(f"executor must be 'thread' or 'process', not {executor!r}")
     if max_tasks is not None or max_memory is not None:

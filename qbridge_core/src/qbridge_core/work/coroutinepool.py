@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import os
 import threading
 import traceback
 from collections.abc import Callable
-from contextvars import Context, copy_context
+from contextvars import Context
 from types import FrameType
 from typing import Final, cast
 
@@ -33,7 +34,7 @@ from qbridge_core.execute.loopthread import LoopThread
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.forks import end_copy
 from qbridge_core.runtime.logs import logger
-from qbridge_core.task.context import current_run
+from qbridge_core.task.context import current_run, current_state
 from qbridge_core.task.foreign import Step, patience
 from qbridge_core.task.run import Run
 from qbridge_core.work.coroutinechores import Failure, Flight, Preparation, Settlement, task_id_of
@@ -91,7 +92,6 @@ class CoroutinePool:
         self._idle = job.intake.idle
         self._take_ready = job.intake.take_ready
         self._hungry = threading.Event()
-        self._base = Context()
         self._pid = os.getpid()
         self._look_at = 0.0
         self._flights: dict[Flight, None] = {}
@@ -160,15 +160,22 @@ class CoroutinePool:
         flights = [(flight, flight.run) for flight in list(self._flights)]
         overdue = [flight for flight in list(self._overdue) if self._takes_overdue(flight)]
         claimed = [run for _, run in flights if run is not None and run.cancel()]
+        for flight, _ in flights:
+            self._cancel_before_leaving(flight)
         self._threads.close()
         return claimed + [flight.run for flight in overdue if flight.run is not None]
+
+    def _cancel_before_leaving(self, flight: Flight) -> None:
+        """End a coroutine before the lifespan, where there is one; the loop ends what is left after it."""
+        loop = flight.loop
+        if loop is not None and loop.lifespan is not None:
+            loop.post(functools.partial(self._cancel, flight, loop))
 
     # ------------------------------------------------------------------ reading
 
     def _feed(self) -> None:
         """Read until the intake closes, in a thread."""
         self._feeder = threading.get_ident()
-        self._base = copy_context()
         try:
             current_observer().ready()
             while not self.job.intake.ending:
@@ -268,7 +275,7 @@ class CoroutinePool:
         if run.cancelled:
             return
         coroutine = self._perform(flight, run, loop)
-        context = (flight.context or self._base).copy()
+        context = loop.context.copy() if flight.context is None else self._prepared_context(flight.context, run, loop)
         try:
             if loop.loop.get_task_factory() is None:
                 flight.task = asyncio.Task(coroutine, loop=loop.loop, context=context)
@@ -277,6 +284,14 @@ class CoroutinePool:
         except BaseException as exc:  # noqa: BLE001 - the task factory may raise anything
             coroutine.close()
             self._ended(flight, loop, exc)
+
+    def _prepared_context(self, prepared: Context, run: Run, loop: LoopThread) -> Context:
+        """The context of a task whose hooks were called before it was known which loop it would get."""
+        if loop.opened_at > run.started_at:
+            run.restart(self.job.task_timeout)  # it had to wait for the lifespan
+        context = prepared.copy()
+        context.run(current_state.set, loop.context.get(current_state))
+        return context
 
     async def _perform(self, flight: Flight, run: Run, loop: LoopThread) -> None:
         """Run the handler, and see to what becomes of its task."""
@@ -358,13 +373,15 @@ class CoroutinePool:
     def _context_of(self, flight: Flight) -> Context:
         """The context in which its hooks are called."""
         if flight.context is None:
-            flight.context = self._base.copy()
+            flight.context = self._handler.context.copy()
             flight.context.run(current_run.set, flight.run)
         return flight.context
 
     def start_soon(self, flight: Flight) -> None:
         """Have the loop start a coroutine; in one of the threads."""
-        flight.loop = self._handler.loop()
+        loop = self._handler.loop()
+        if loop is not None and loop.opened_at < math.inf:  # otherwise its time has not begun
+            flight.loop = loop
         self._post(functools.partial(self._start, flight))
 
     def release(self, flight: Flight) -> None:

@@ -7,6 +7,7 @@ must be over before Kubernetes' 30 s are. A broker that answers gets longer than
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -30,6 +31,8 @@ _CLOSING: Final = 1.0
 _FLUSH_TIME: Final = 1.0
 _LAST_FLUSH: Final = 0.25
 _HURRY: Final = 0.5
+_LEAVING_TIME: Final = 2.25
+_HURRIED_LEAVING: Final = 1.0
 _POLL: Final = 0.2
 _JOIN_POLL: Final = 0.02
 
@@ -62,6 +65,7 @@ class Ending:
         self._give_up = give_up
         self._requests = requests
         self._over = threading.Event()
+        self._drained_by = 0.0
         self._steps = 0
         self._helpers: set[int] = set()
 
@@ -77,7 +81,7 @@ class Ending:
             notice: tells plugins; it may take as long.
             bell: rung whenever something has happened.
         """
-        deadline = monotonic() + grace_period
+        deadline = self._drained_by = monotonic() + grace_period
         intake = self._job.intake
         intake.shut()
         if self._isolation is not None:
@@ -106,17 +110,36 @@ class Ending:
                 closed_at = monotonic()
                 closing = self.call("qbridge-unsubscribe", intake.close)
 
-    def finish(self) -> None:
-        """Hand back what did not finish, as far as the broker answers in time, and flush.
+    def finish(self, *, patient: bool) -> None:
+        """Hand back what did not finish, as far as the broker answers in time, flush, and see the lifespan left.
 
         The rest it delivers again when the client disconnects or its process ends.
+
+        Args:
+            patient: whether the lifespan has what is left of the grace period.
         """
         self._give_up.set()
-        begin = monotonic()
+        begin, requests = monotonic(), self._requests()
         answers = self._give_back()
         left = _HAND_BACK_TIME - (monotonic() - begin)
         self._flush(max(_LAST_FLUSH, min(_FLUSH_TIME, left)) if answers else _LAST_FLUSH)
         self._over.set()
+        latest = begin + (_LEAVING_TIME if requests < 2 else _HURRIED_LEAVING)
+        self._wait_for_lifespan(max(latest, self._drained_by) if patient and requests < 2 else latest, requests)
+
+    def _wait_for_lifespan(self, latest: float, requests: int) -> None:
+        """It is being left since the executor was closed."""
+        leaving = [each for each in (self._job.executor, self._isolation) if each is not None]
+        while not all(each.has_left for each in leaving):
+            now = monotonic()
+            if requests < 2 <= self._requests():
+                requests, latest = 2, min(latest, now + _HURRY)
+            if now > latest:
+                _log.warning("the lifespan was not left in time; the worker ends without that")
+                for each in leaving:
+                    each.abandon()
+                return
+            time.sleep(_JOIN_POLL)
 
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
         """Return what no worker has begun, in a thread of its own: the broker may be slow."""

@@ -18,6 +18,7 @@ from qbridge_core.errors import (
     QBridgeError,
 )
 from qbridge_core.execute.executor import Executor, Handler, checked_handler, is_coroutine_function, loading
+from qbridge_core.execute.lifespan import Lifespan, checked_lifespan
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import flush, logger
 from qbridge_core.runtime.processors import usable_processors
@@ -111,6 +112,12 @@ class TaskManager:
         loop_factory: makes the event loop of an ``async def`` handler, and the one that takes its place when it is
             blocked: ``uvloop.new_event_loop``, for one. ``None`` means the one that asyncio makes. What it raises ends
             ``start``. Not with ``executor="process"``.
+        lifespan: called without arguments; returns a context manager, sync or async, that is entered once in each
+            worker process, before it takes a task, and left when it stops, after the last handler has ended. What it
+            yields is ``current_task().state``. For ``async def`` handlers it lives on their event loop, and is entered
+            once more on a loop that takes the place of a blocked one; for functions in a thread of its own, an async
+            one with an event loop. Child processes enter it each, and must be able to import it. What it raises when
+            it is entered ends ``start``, ``with`` and ``run_until_idle``; what it raises when it is left is logged.
 
     Raises:
         ConfigurationError: an argument is wrong; the text says which and why.
@@ -145,6 +152,7 @@ class TaskManager:
         max_memory_per_child: int | None = None,
         redact: Callable[[str], str] | None = None,
         loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+        lifespan: Lifespan | None = None,
     ) -> None:
         self._client = checked_client(queue_client)
         self._handler = checked_handler(handler)
@@ -162,7 +170,10 @@ class TaskManager:
         if not queue_client.capabilities.delay and any(each != IMMEDIATELY for each in backoffs):
             raise ConfigurationError(f"{type(queue_client).__name__} has no delays, so backoff cannot be used with it")
         self._task_timeout = require_seconds("task_timeout", task_timeout, positive=True)
-        self._program = checked_program(executor, self._handler, policy, max_tasks_per_child, max_memory_per_child)
+        self._lifespan = checked_lifespan(lifespan)
+        self._program = checked_program(
+            executor, self._handler, policy, max_tasks_per_child, max_memory_per_child, self._lifespan
+        )
         self._rules = Rules(
             queue=input_queue,
             policy=policy,
@@ -201,6 +212,7 @@ class TaskManager:
             ConfigurationError: ``poll_timeout`` is not a positive number, or the manager runs already.
             NotConnectedError: the client is not connected, or was disconnected meanwhile.
             QBridgeError: the queues could not be created.
+            BaseException: whatever the lifespan raises when it is entered.
         """
         session = self._open_session(require_seconds("poll_timeout", poll_timeout, positive=True))
         session.starter = threading.get_ident()
@@ -302,9 +314,11 @@ class TaskManager:
         return self._tally.report()
 
     def __enter__(self) -> Self:
-        """Start processing in a background thread."""
+        """Start processing in a background thread, once the lifespan is entered; raise what keeps it from that."""
         session = self._open_session(poll_timeout=1.0)
         self._background = self._launch(session)
+        if self._lifespan is not None:
+            self._wait_for_lifespan(session)
         return self
 
     def __exit__(
@@ -322,6 +336,16 @@ class TaskManager:
         flush()
         if self._last_error is not None and exc is None:
             raise self._last_error
+
+    def _wait_for_lifespan(self, session: Session) -> None:
+        """Wait until it is entered; leave the ``with`` block before its first line when it cannot be."""
+        try:
+            session.wait_until_opened()
+        except BaseException as exc:
+            self.__exit__(type(exc), exc, exc.__traceback__)
+            raise
+        if session.error is not None:
+            self.__exit__(None, None, None)
 
     def _launch(self, session: Session) -> threading.Thread:
         """Begin the session in a thread of its own, so that nothing in it can keep this one from stopping."""
@@ -391,8 +415,8 @@ class TaskManager:
         if is_coroutine_function(self._handler):
             from qbridge_core.execute.coroutines import AsyncHandler
 
-            return AsyncHandler(self._handler, self._max_workers, self._loop_factory)
-        return Executor(self._handler, self._interrupt)
+            return AsyncHandler(self._handler, self._max_workers, self._loop_factory, self._lifespan)
+        return Executor(self._handler, self._interrupt, self._lifespan)
 
     def _usual_workers(self) -> int:
         processors = usable_processors()
@@ -415,11 +439,11 @@ class TaskManager:
 
     def _isolation(self, side_queue: SideQueue, rule: PoisonRule, settler: Settler) -> Isolation | None:
         """What runs suspects in a child process, where that may be possible."""
-        if self._rules.processes or not can_be_isolated(self._handler):
+        if self._rules.processes or not can_be_isolated(self._handler, self._lifespan):
             return None
         return Isolation(
             side_queue, rule, settler, self._lifecycle, self._handler, self._task_timeout, self._max_message_bytes,
-            self._max_workers,
+            self._max_workers, self._lifespan,
         )  # fmt: skip
 
     def _wait_until_idle(self, deadline: float, timeout: float) -> RunReport:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import threading
+from collections.abc import Callable
 from typing import Final
 
 from qbridge_core.contract.client import QueueClient
@@ -44,6 +46,7 @@ class Session:
         starter: the thread that waits for it in ``start``, if one does.
         look_at: when to call ``look`` (monotonic time).
         bell: rung when it should be called now.
+        opened: set when the lifespan is entered, or there is none, or the session ends.
     """
 
     def __init__(
@@ -58,10 +61,12 @@ class Session:
         isolation: Isolation | None = None,
     ) -> None:
         self.stopped = threading.Event()
+        self.opened = threading.Event()
         self.error: BaseException | None = None
         self.starter: int | None = None
         self.pid = os.getpid()
         self._job = job
+        job.executor.lifespan_failed = self._lifespan_failed
         self._queue = input_queue
         self._isolation = isolation
         self._grace_period = grace_period
@@ -114,7 +119,8 @@ class Session:
         """Begin to process tasks, until a stop is requested. Never raises: what goes wrong becomes the ``error``."""
         self._thread = threading.get_ident()
         try:
-            self._begin()
+            if self._opens():
+                self._begin()
             watch.add(self)
         except BaseException as exc:  # noqa: BLE001 - whatever it is, the worker ends with it
             self._fail(exc)
@@ -136,6 +142,7 @@ class Session:
     def _finish(self) -> None:
         """Drain and stop. Never raises."""
         self._thread = threading.get_ident()
+        self.opened.set()
         try:
             self.bell.take()
             if self._pool.error is not None:
@@ -155,7 +162,13 @@ class Session:
                 self._fail(QBridgeError(_LEFT_BEHIND))
                 self.stopped.set()
 
+    def wait_until_opened(self) -> None:
+        """Wait until the lifespan is entered, if there is one, or the session is about to end."""
+        while not self.opened.wait(_LOOK_EVERY):
+            pass  # so that Ctrl-C is seen on every system
+
     def _begin(self) -> None:
+        self.opened.set()
         worker = worker_identity()
         _log.info("worker %s consumes %s", worker, self._queue, extra={"qbridge_queue": self._queue})
         self._job.intake.open()
@@ -165,20 +178,46 @@ class Session:
         if self._isolation is not None:
             self._isolation.start()
 
-    def _tell_start(self, worker: str) -> None:
-        """Call the hooks of the start. They come before all others, unless they hang."""
-        if not self._job.lifecycle.hears_start:
-            return
+    def _opens(self) -> bool:
+        """Enter the lifespan, which may take long; False when somebody wants to stop before that is done."""
+        if self._job.executor.lifespan is None:
+            return True
+        helper, raised = self._call("qbridge-opening", self._job.executor.open)
+        while helper.is_alive():
+            if self._stop_requests:
+                return False
+            helper.join(_JOIN_POLL)
+        if raised:
+            raise raised[0]
+        return True
+
+    def _lifespan_failed(self, error: BaseException) -> None:
+        """The lifespan cannot be entered, or is at its end: nothing more may run."""
+        self._job.intake.ending = True
+        if self._pool.error is None:
+            self._pool.error = error
+        self.bell.notify()
+
+    def _call(self, name: str, call: Callable[[], None]) -> tuple[threading.Thread, list[BaseException]]:
+        """Call something in a thread; return that, and where to find what was raised."""
         raised: list[BaseException] = []
 
-        def tell() -> None:
+        def caught() -> None:
             try:
-                self._job.lifecycle.worker_started(queue=self._queue, worker=worker)
-            except BaseException as exc:  # noqa: BLE001 - raised again below
+                call()
+            except BaseException as exc:  # noqa: BLE001 - the caller raises it again
                 raised.append(exc)
 
+        return self._ending.call(name, caught), raised
+
+    def _tell_start(self, worker: str) -> None:
+        """Call the hooks of the start. They come before all others, unless they hang."""
+        lifecycle = self._job.lifecycle
+        if not lifecycle.hears_start:
+            return
         deadline = monotonic() + foreign.patience(self._job.task_timeout)
-        helper = self._ending.call("qbridge-started", tell)
+        tell = functools.partial(lifecycle.worker_started, queue=self._queue, worker=worker)
+        helper, raised = self._call("qbridge-started", tell)
         while helper.is_alive():
             if self._stop_requests:
                 self._started = helper, deadline
@@ -192,7 +231,7 @@ class Session:
 
     def _end(self) -> None:
         self._ending.drain(self._grace_period, self._notice, self.bell)
-        self._ending.finish()
+        self._ending.finish(patient=self._has_begun)
         if self._started is not None and self._started[0].is_alive():
             self._fail(QBridgeError(_LEFT_BEHIND))
         self._pool.count_stuck()  # also those that came last

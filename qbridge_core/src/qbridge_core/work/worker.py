@@ -25,7 +25,7 @@ from qbridge_core.execute.interrupt.late import Late
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.forks import end_copy, process
 from qbridge_core.runtime.logs import logger
-from qbridge_core.task.context import current_run
+from qbridge_core.task.context import current_run, current_state
 from qbridge_core.task.foreign import GivenUp, Step, Watched, patience
 from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.run import Run
@@ -113,6 +113,7 @@ class Worker:
         """Work until the intake closes or the watchdog gives this thread up."""
         error: BaseException | None = None
         self.watched.begin()
+        current_state.set(self._job.executor.state)
         try:
             self._work()
         except BaseException as exc:  # noqa: BLE001 - the supervisor raises it

@@ -75,6 +75,7 @@ class Child:
         self.tasks = 0
         self.memory = 0
         self.end_in_words = ""
+        self._is_ready = False
 
     # ------------------------------------------------------------------ for the worker's thread
 
@@ -88,12 +89,16 @@ class Child:
             try:
                 self._link.send_bytes(setup)
                 while not self._link.poll(_LONG_START):
-                    _log.warning("a child process still imports the handler's module after %g s", _LONG_START)
+                    _log.warning(
+                        "a child process still imports the handler's module, or enters the lifespan, after %g s",
+                        _LONG_START,
+                    )
                 answer, *details = self._receive()
             except (EOFError, OSError) as exc:
-                raise ChildStartError(f"it {self._outcome()} before it had loaded the handler") from exc
+                raise ChildStartError(f"it {self._outcome()} before it was ready") from exc
         if answer == BROKEN:
-            raise ChildStartError(f"it could not load the handler: {details[0]}")
+            raise ChildStartError(str(details[0]))
+        self._is_ready = True
 
     def run(self, run: Run) -> None:
         """Run a task and wait for its end.
@@ -134,6 +139,11 @@ class Child:
     def is_usable(self) -> bool:
         """False when the process has ended, or soon will have."""
         return not self._killed and self.is_alive
+
+    @property
+    def is_leaving(self) -> bool:
+        """True when ``ask_to_end`` lets it end by itself, in its own time, because no handler runs."""
+        return self._is_ready and not self._busy and not self._cancelled
 
     # ------------------------------------------------------------------ for any thread
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.execute.executor import Executor, NotStartedError
+from qbridge_core.execute.lifespan import Lifespan
 from qbridge_core.execute.processes.child import EXIT_TIME, Child, ChildStartError
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.interpreter import main_program
@@ -26,6 +27,12 @@ from qbridge_core.task.run import Run
 
 _log: Final = logger("qbridge.worker")
 _CLOSE_TIME: Final = 0.5
+_LEAVING_TIME: Final = 25.0
+"""Seconds that a process gets to leave its lifespan, when it is replaced or its worker has the time."""
+
+
+def _no_child(problem: ChildStartError) -> ConfigurationError:
+    return ConfigurationError(f"no child process can run the handler: {problem}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +40,7 @@ class Program:
     """What a child process loads, and when it is replaced.
 
     Attributes:
-        pickled: the handler, and the policy without its backoffs, which stay in the worker.
+        pickled: the handler, the policy without its backoffs, which stay in the worker, and the lifespan.
         max_tasks: so many runs are enough for one process.
         max_memory: a process that holds more bytes after a run is replaced.
     """
@@ -41,6 +48,7 @@ class Program:
     pickled: bytes
     max_tasks: int | None = None
     max_memory: int | None = None
+    lifespan: Lifespan | None = None
 
     @classmethod
     def of(
@@ -49,6 +57,7 @@ class Program:
         policy: RetryPolicy,
         max_tasks: int | None = None,
         max_memory: int | None = None,
+        lifespan: Lifespan | None = None,
     ) -> Program:
         """Pack a handler.
 
@@ -57,8 +66,9 @@ class Program:
         """
         rules = tuple(ExceptionRule(rule.exceptions) for rule in policy.rules)
         exceptions = RetryPolicy(dead_letter_on=policy.dead_letter_on, rules=rules)
+        _check_lifespan(lifespan)
         try:
-            return cls(pickle.dumps((handler, exceptions)), max_tasks, max_memory)
+            return cls(pickle.dumps((handler, exceptions, lifespan)), max_tasks, max_memory, lifespan)
         except Exception as exc:
             raise ConfigurationError(
                 f"with executor='process' another process must be able to import the handler and the exception classes "
@@ -68,6 +78,16 @@ class Program:
     def setup(self) -> bytes:
         """The first message to a child: how to find the main program, and the handler."""
         return pickle.dumps((main_program(), self.pickled, self.max_memory is not None))
+
+
+def _check_lifespan(lifespan: Lifespan | None) -> None:
+    try:
+        pickle.dumps(lifespan)
+    except Exception as exc:
+        raise ConfigurationError(
+            f"with executor='process' each child process enters the lifespan, and must be able to import it ({exc}); "
+            "define it at the top level of a module, not as a lambda or inside a function"
+        ) from exc
 
 
 class ProcessExecutor(Executor):
@@ -81,15 +101,30 @@ class ProcessExecutor(Executor):
     not_started = (NotStartedError,)
 
     def __init__(self, program: Program) -> None:
-        super().__init__(self._execute)
+        super().__init__(self._execute, lifespan=program.lifespan)
         self._program = program
         self._setup = program.setup()
         self._lock = threading.Lock()
         self._children: set[Child] = set()
         self._by_thread: dict[int, Child] = {}
         self._running: dict[Run, Child] = {}
+        self._patience = EXIT_TIME if program.lifespan is None else _LEAVING_TIME
         self._closed = threading.Event()
         self._proven = False
+        self._spare: Child | None = None
+
+    def open(self) -> None:
+        """Have a first child process enter the lifespan, before a task is taken; a worker's thread gets it.
+
+        Raises:
+            ConfigurationError: it cannot.
+        """
+        try:
+            self._spare = self._started()
+            self._proven = True
+        except ChildStartError as exc:
+            if not self._closed.is_set():
+                raise _no_child(exc) from exc
 
     def prepare(self) -> bool:
         """Have a child process ready for the calling thread."""
@@ -131,7 +166,30 @@ class ProcessExecutor(Executor):
             child.ask_to_end()
         deadline = monotonic() + _CLOSE_TIME
         for child in children:
-            self._end(child, max(0.0, deadline - monotonic()))
+            if not child.is_leaving or self.lifespan is None:
+                self._end(child, max(0.0, deadline - monotonic()))
+
+    @property
+    def has_left(self) -> bool:
+        """True when no child process leaves a lifespan any more."""
+        if self.lifespan is None:
+            return True
+        for child in self._all_children():
+            if not child.is_alive:
+                self._end(child)
+        return not self._all_children()
+
+    def abandon(self) -> None:
+        """Kill the child processes that still leave their lifespan."""
+        children = self._all_children()
+        for child in children:
+            child.kill()
+        for child in children:
+            self._end(child, 0.0)
+
+    def _all_children(self) -> list[Child]:
+        with self._lock:
+            return list(self._children)
 
     def _execute(self, payload: Any) -> None:
         del payload  # the child reads the message itself
@@ -165,7 +223,7 @@ class ProcessExecutor(Executor):
                 self._by_thread[threading.get_ident()] = self._started()
             except ChildStartError as exc:
                 if not self._proven:
-                    raise ConfigurationError(f"no child process can run the handler: {exc}") from exc
+                    raise _no_child(exc) from exc
                 pause = pauses.next()
                 if not self._closed.is_set():
                     _log.error("cannot start a child process: %s; next try in %g s", exc, pause)
@@ -176,6 +234,10 @@ class ProcessExecutor(Executor):
         return False
 
     def _started(self) -> Child:
+        with self._lock:
+            spare, self._spare = self._spare, None
+        if spare is not None and spare.is_usable:
+            return spare
         child = Child()
         with self._lock:
             self._children.add(child)
@@ -188,7 +250,7 @@ class ProcessExecutor(Executor):
             raise
         return child
 
-    def _end(self, child: Child, patience: float = EXIT_TIME) -> None:
-        child.end(patience)
+    def _end(self, child: Child, patience: float | None = None) -> None:
+        child.end(self._patience if patience is None else patience)
         with self._lock:
             self._children.discard(child)

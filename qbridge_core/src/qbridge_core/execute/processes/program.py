@@ -18,7 +18,7 @@ import resource
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from multiprocessing import spawn
@@ -29,11 +29,13 @@ from typing import Any, Final
 from qbridge_core.contract.envelope import read_task
 from qbridge_core.contract.message import Delivery
 from qbridge_core.execute.executor import is_coroutine_function, loading, refuse_unstarted
+from qbridge_core.execute.lifespan import Lifespan
+from qbridge_core.execute.processes.childlifespan import ChildLifespan
 from qbridge_core.execute.threadpool import ThreadPool
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.forks import OneProcess, flush_output
-from qbridge_core.runtime.logs import log_errors_of
-from qbridge_core.task.context import HandlerTimeout, current_run
+from qbridge_core.runtime.logs import flush, log_errors_of
+from qbridge_core.task.context import HandlerTimeout, current_run, current_state
 from qbridge_core.task.retry import RetryPolicy
 from qbridge_core.task.run import Run
 from qbridge_core.task.verdict import Verdict, judge
@@ -86,13 +88,24 @@ def main(link: int, lifeline: int) -> None:
     _end_with_parent(lifeline)
     connection = Connection(link)
     os.register_at_fork(after_in_child=connection.close)  # what a handler forks must not speak in our name
-    try:
+    with _telling(connection, "it could not load the handler"):
         server = _load(connection)
-    except BaseException as exc:
-        connection.send_bytes(json.dumps([BROKEN, f"{type(exc).__name__}: {exc}"]).encode())
-        raise SystemExit(1) from exc
+    server.obey()
+    with _telling(connection, "it could not enter the lifespan"):
+        server.open()
     with contextlib.suppress(HandlerTimeout):  # it came when the handler had just ended
         server.serve()
+    server.close()
+
+
+@contextlib.contextmanager
+def _telling(connection: Connection, what: str) -> Iterator[None]:
+    """Tell the worker what ends this process before it works."""
+    try:
+        yield
+    except BaseException as exc:
+        connection.send_bytes(json.dumps([BROKEN, f"{what}: {type(exc).__name__}: {exc}"]).encode())
+        raise SystemExit(1) from exc
 
 
 def _end_with_parent(lifeline: int) -> None:
@@ -112,31 +125,57 @@ def _load(connection: Connection) -> _Server:
     preparation, program, watch_memory = pickle.loads(connection.recv_bytes())  # noqa: S301 - from the worker
     loading.set()
     spawn.prepare(preparation)
-    handler, policy = pickle.loads(program)  # noqa: S301 - as above
+    handler, policy, lifespan = pickle.loads(program)  # noqa: S301 - as above
     loading.clear()
-    return _Server(connection, handler, policy, watch_memory)
+    return _Server(connection, handler, policy, watch_memory, lifespan)
 
 
 class _Server:
     """Runs the tasks that come."""
 
     def __init__(
-        self, connection: Connection, handler: Callable[[Any], Any], policy: RetryPolicy, watch_memory: bool
+        self,
+        connection: Connection,
+        handler: Callable[[Any], Any],
+        policy: RetryPolicy,
+        watch_memory: bool,
+        lifespan: Lifespan | None,
     ) -> None:
         self._connection = connection
         self._threads = ThreadPool()
-        self._handler = functools.partial(_await, handler, self._threads) if is_coroutine_function(handler) else handler
+        self._lifespan = (
+            None if lifespan is None else ChildLifespan(lifespan, self._threads, lambda: self._tasks.put(None))
+        )
+        self._has_coroutines = is_coroutine_function(handler)
+        self._handler = handler
+        if self._has_coroutines:
+            run = functools.partial(_await, self._threads) if self._lifespan is None else self._lifespan.run
+            self._handler = functools.partial(run, handler)
         self._policy = policy
         self._watch_memory = watch_memory
         self._tasks: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._run: Run | None = None
         self._cancelled = False
 
-    def serve(self) -> None:
-        """Work until told to stop."""
+    def obey(self) -> None:
+        """From now on signals and words of the worker are heard."""
         previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         os.register_at_fork(after_in_child=functools.partial(_restore, previous))
         threading.Thread(target=self._listen, name="qbridge-listener", daemon=True).start()
+
+    def open(self) -> None:
+        """Enter the lifespan, if there is one."""
+        if self._lifespan is not None:
+            current_state.set(self._lifespan.open(on_loop=self._has_coroutines))
+
+    def close(self) -> None:
+        """Leave the lifespan."""
+        if self._lifespan is not None:
+            self._lifespan.close()
+            flush()
+
+    def serve(self) -> None:
+        """Work until told to stop."""
         self._say(READY)
         while (task := self._tasks.get()) is not None:
             number = int.from_bytes(task[:NUMBER_BYTES])
@@ -201,7 +240,7 @@ class _Server:
         self._connection.send_bytes(json.dumps(words).encode())
 
 
-def _await(handler: Callable[[Any], Any], threads: ThreadPool, payload: Any) -> object:
+def _await(threads: ThreadPool, handler: Callable[[Any], Any], payload: Any) -> object:
     """Run a coroutine function, its blocking calls in these threads."""
 
     async def call() -> object:

@@ -27,6 +27,7 @@ from qbridge_core.contract.envelope import MalformedTaskError, read_task
 from qbridge_core.contract.headers import TASK_ID, meta_text
 from qbridge_core.contract.message import Delivery, new_id
 from qbridge_core.execute.executor import NotStartedError, unwrapped
+from qbridge_core.execute.lifespan import Lifespan
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
 from qbridge_core.task.foreign import GivenUp, Step, Watched, patience
@@ -48,27 +49,33 @@ _MAIN_PROGRAMS: Final = ("__main__", "__mp_main__")
 _LONGEST_IMPORT: Final = 60.0
 _TRY_AGAIN_AFTER: Final = 60.0
 _PATIENCE: Final = 0.5
+_LEAVING_TIME: Final = 5.0
+"""Seconds that a process gets to leave its lifespan."""
 _MOST_UNSTARTED: Final = 3
 _LONG: Final = 1.0
 _MOST_CHILDREN: Final = 8
 
 
-def can_be_isolated(handler: Callable[..., object]) -> bool:
-    """False when a child process surely cannot import the handler; cheap, so it may be True for others too."""
+def can_be_isolated(handler: Callable[..., object], lifespan: Lifespan | None = None) -> bool:
+    """False when a child process surely cannot import these two; cheap, so it may be True for others too."""
     if os.name != "posix":
         return False
-    function = unwrapped(handler)
+    return _may_be_imported(handler) and (lifespan is None or _may_be_imported(lifespan))
+
+
+def _may_be_imported(function: Callable[..., object]) -> bool:
+    function = unwrapped(function)
     function = getattr(function, "__func__", function)
     name = getattr(function, "__qualname__", type(function).__qualname__)
     module = getattr(function, "__module__", None) or type(function).__module__
     return module not in _MAIN_PROGRAMS and "<" not in name  # neither <locals> nor <lambda>
 
 
-def setup_of(handler: Callable[..., object]) -> bytes:
-    """The first message to the child: how to import the handler.
+def setup_of(handler: Callable[..., object], lifespan: Lifespan | None = None) -> bytes:
+    """The first message to the child: how to import the handler and the lifespan.
 
     Raises:
-        ValueError: another process cannot have it without importing the main program.
+        ValueError: another process cannot have them without importing the main program.
     """
     import pickle  # here, for a worker without suspects does without
     import pickletools
@@ -77,9 +84,9 @@ def setup_of(handler: Callable[..., object]) -> bytes:
 
     try:
         # Any failure is repeated in a worker, so the policy need not be known there.
-        program = pickle.dumps((handler, RetryPolicy()))
+        program = pickle.dumps((handler, RetryPolicy(), lifespan))
     except Exception as exc:
-        raise ValueError(f"it cannot be imported by another process ({exc})") from exc
+        raise ValueError(f"it, or its lifespan, cannot be imported by another process ({exc})") from exc
     if any(argument in _MAIN_PROGRAMS for _, argument, _ in pickletools.genops(program)):
         raise ValueError("it, or something that belongs to it, is defined in the main program")
     preparation = {name: value for name, value in main_program().items() if not name.startswith("init_main_")}
@@ -98,6 +105,7 @@ class Isolation:
         task_timeout: seconds that a run may take.
         max_message_bytes: a longer message is malformed.
         most: so many child processes at once.
+        lifespan: what each child process enters.
     """
 
     def __init__(
@@ -110,6 +118,7 @@ class Isolation:
         task_timeout: float,
         max_message_bytes: int,
         most: int,
+        lifespan: Lifespan | None = None,
     ) -> None:
         self.side_queue: Final = side_queue
         self.rule: Final = rule
@@ -119,6 +128,7 @@ class Isolation:
         self.max_message_bytes: Final = max_message_bytes
         self.closed: Final = threading.Event()
         self._handler = handler
+        self.lifespan: Final = lifespan
         self._most = min(most, _MOST_CHILDREN)
         self._lock = threading.Lock()
         self._runners: set[_Runner] = set()
@@ -167,8 +177,19 @@ class Isolation:
                 runner.is_left = False
 
     def close(self) -> None:
-        """Kill the child processes."""
+        """Kill the child processes, but for those that leave their lifespan."""
         self.closed.set()
+        for runner in self._all_runners():
+            if self.lifespan is None or runner.is_busy:
+                runner.kill()
+
+    @property
+    def has_left(self) -> bool:
+        """True when no child process leaves a lifespan any more."""
+        return self.lifespan is None or not any(runner.has_child for runner in self._all_runners())
+
+    def abandon(self) -> None:
+        """Kill the child processes that still leave their lifespan."""
         for runner in self._all_runners():
             runner.kill()
 
@@ -185,7 +206,7 @@ class Isolation:
         """The first message to a child process; see :func:`setup_of`."""
         with self._lock:
             if self._setup is None:
-                self._setup = setup_of(self._handler)
+                self._setup = setup_of(self._handler, self.lifespan)
             return self._setup
 
     def give_up(self, delivery: Delivery, why: str, seconds: float = _TRY_AGAIN_AFTER) -> None:
@@ -310,6 +331,16 @@ class _Runner:
                 self._end_child()  # a while without work
                 if not self._stays and isolation.may_end(self):
                     return
+
+    @property
+    def is_busy(self) -> bool:
+        """True while it deals with a suspect."""
+        return self._delivery is not None
+
+    @property
+    def has_child(self) -> bool:
+        """True while there is a child process."""
+        return self._child is not None
 
     def kill(self) -> None:
         """Kill the child process, if there is one."""
@@ -452,10 +483,11 @@ class _Runner:
         return child
 
     def _end_child(self) -> None:
-        with self._child_lock:
-            child, self._child = self._child, None
+        child = self._child
         if child is not None:
-            child.end(_PATIENCE)
+            child.end(_PATIENCE if self._isolation.lifespan is None else _LEAVING_TIME)
+            with self._child_lock:
+                self._child = None
 
 
 @contextmanager
