@@ -1,0 +1,1 @@
+"""What QBridge writes into a message of kombu's, and what it reads out of one."""

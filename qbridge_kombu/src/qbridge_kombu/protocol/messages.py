@@ -1,0 +1,50 @@
+"""Messages as they go to a transport, and as they come from one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+CONTENT_TYPE: Final = "application/data"
+CONTENT_ENCODING: Final = "binary"
+"""What kombu calls bytes that nobody but the consumer decodes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message to publish, or a copy of one.
+
+    Attributes:
+        body: the exact bytes.
+        headers: the producer's and QBridge's, flat. Values are strings, or what a foreign producer had written.
+        properties: ``message_id``, ``content_type``, ``content_encoding``, and in a copy what else the original had.
+        delay: seconds for which the broker holds it back, at most the transport's ``max_native_delay``.
+    """
+
+    body: bytes = field(repr=False)
+    headers: Mapping[str, Any]
+    properties: Mapping[str, Any]
+    delay: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Received:
+    """A message that a transport handed out.
+
+    Attributes:
+        body: the producer's bytes.
+        headers: all headers, without those that the broker has added.
+        properties: what a copy of it must have: see :class:`Outgoing`.
+        handle: the transport's own: a delivery tag, a receipt handle, a row.
+        redelivered: the broker says that it has handed it out before.
+        suspected: a process may have died with it: the broker handed it out before, and neither a hand-back nor the loss of
+            a connection was the reason, as far as the transport can tell.
+    """
+
+    body: bytes = field(repr=False)
+    headers: Mapping[str, Any]
+    properties: Mapping[str, Any]
+    handle: Any = field(default=None, repr=False)
+    redelivered: bool = False
+    suspected: bool = False

@@ -1,0 +1,1 @@
+"""Queues: what is counted, listed, replayed, and held back for later."""

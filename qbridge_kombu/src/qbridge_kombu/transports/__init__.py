@@ -1,0 +1,1 @@
+"""The brokers that kombu reaches, one module for each kind."""
