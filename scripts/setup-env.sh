@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Create a virtual environment with the four distributions (editable) and the development tools.
+# Create a virtual environment with the five distributions (editable) and the development tools.
 # Usage: scripts/setup-env.sh [DIRECTORY]. PYTHON=... chooses the interpreter.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -67,4 +67,5 @@ echo "Installing QBridge and its tools into $venv."
     --editable ./qbridge_rabbitmq \
     --editable ./qbridge_redis \
     --editable ./qbridge_memory \
+    --editable './qbridge_kombu[sqlalchemy]' \
     --group dev

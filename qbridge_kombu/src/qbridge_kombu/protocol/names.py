@@ -19,13 +19,15 @@ def encoded(name: str, *, allowed: str, escape: str, most: int) -> str:
         name: what QBridge calls the queue.
         allowed: the characters that the broker can have, as the inside of a class in a regular expression.
         escape: an allowed character (or a few), which is escaped itself where it stands in a name before two digits.
-        most: how many characters a name may have.
+        most: how many bytes in UTF-8 a name may have.
     """
     written = _escaped(name, allowed, escape)
-    if len(written) <= most:
+    whole = written.encode()
+    if len(whole) <= most:
         return written
     digest = hashlib.sha256(name.encode()).hexdigest()[:_DIGEST]
-    return f"{written[: most - _DIGEST - len(escape)]}{escape}{digest}"
+    beginning = whole[: most - _DIGEST - len(escape)].decode("utf-8", "ignore")
+    return f"{beginning}{escape}{digest}"
 
 
 def _escaped(name: str, allowed: str, escape: str) -> str:

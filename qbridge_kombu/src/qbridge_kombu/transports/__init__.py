@@ -1,1 +1,28 @@
 """The brokers that kombu reaches, one module for each kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, Final
+
+_PACKAGE: Final = "qbridge_kombu.transports"
+SCHEMES: Final[Mapping[str, str]] = {
+    "kombu+amqp": "amqp:AMQPTransport",
+    "kombu+amqps": "amqp:AMQPTransport",
+    "kombu+any": "store:AnyTransport",
+    "kombu+filesystem": "filesystem:FilesystemTransport",
+    "kombu+memory": "memory:MemoryTransport",
+    "kombu+sqlalchemy": "database:DatabaseTransport",
+}
+"""What serves each scheme."""
+
+
+def transport_class(scheme: str) -> Any:
+    """The class for a scheme; its module is imported now.
+
+    Raises:
+        KeyError: there is none.
+    """
+    module, _, name = SCHEMES[scheme].partition(":")
+    return getattr(import_module(f"{_PACKAGE}.{module}"), name)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from qbridge_core.backend import BrokerURL, Capabilities, OptionReader
-from qbridge_kombu.connection.session import Session
+from qbridge_kombu.transports.session import Session
 from qbridge_kombu.protocol.messages import Outgoing, Received
 
 
@@ -42,6 +42,8 @@ class Transport(ABC):
         receive_batch: how many messages :meth:`receive` is asked for at once at most.
         acknowledge_batch: how many messages :meth:`acknowledge` gets at once at most.
         instant_acknowledge: acknowledging is nothing but forgetting, without the broker (class B).
+        releases_uncounted: :meth:`release` counts nothing, so a hand-back needs no copy.
+        secrets: what no text may show, beside the password of the URL.
     """
 
     keeps_unacknowledged: ClassVar[bool] = False
@@ -57,6 +59,8 @@ class Transport(ABC):
     receive_batch: int = 100
     acknowledge_batch: int = 100
     instant_acknowledge: ClassVar[bool] = False
+    releases_uncounted: ClassVar[bool] = False
+    secrets: Sequence[str] = ()
 
     def __init__(self, url: BrokerURL, options: Mapping[str, Any]) -> None:
         """Take a URL and options that were read already: the transport's own, and those of every client.
@@ -75,6 +79,9 @@ class Transport(ABC):
 
     def connected(self, session: Session) -> None:  # noqa: B027 - optional
         """A new session is there: look at the broker, once for each session. What it raises ends the session."""
+
+    def closing(self, session: Session) -> None:  # noqa: B027 - optional
+        """A session is about to be closed, also one that is broken."""
 
     def interrupt(self, session: Session) -> None:  # noqa: B027 - optional
         """End a call that hangs in another thread, when that can be done: the session is given up."""
@@ -103,6 +110,10 @@ class Transport(ABC):
     @abstractmethod
     def size(self, session: Session, name: str) -> int:
         """How many messages wait to be received; 0 for a queue that does not exist, which is not created."""
+
+    def delayed(self, session: Session, name: str) -> int:
+        """How many the broker itself holds back for later."""
+        return 0
 
     def in_flight(self, session: Session, name: str) -> int | None:
         """How many are with consumers, all of them; ``None`` when the broker does not tell (the client's own count)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 
@@ -12,17 +13,21 @@ class Session:
 
     Args:
         connection: a ``kombu.Connection`` that is not connected.
+        closing: called with it before it is closed.
 
     Attributes:
         channel: the channel (``kombu.transport.virtual.Channel`` or what the transport has).
         raw: what the transport's ``establish_connection`` returned.
         notes: what a transport remembers for this session.
+        broken: a transport sets it when the session is not to be used again.
     """
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, closing: Callable[[Session], None]) -> None:
+        self._closing = closing
         self._transport = connection.transport
         self.connection = connection
         self.notes: dict[str, Any] = {}
+        self.broken = False
         self.raw = self._transport.establish_connection()
         try:
             self.channel = self._transport.create_channel(self.raw)
@@ -36,4 +41,5 @@ class Session:
 
     def close(self) -> None:
         """Close the connection; whatever a driver raises then is the caller's to swallow."""
+        self._closing(self)
         self._transport.close_connection(self.raw)

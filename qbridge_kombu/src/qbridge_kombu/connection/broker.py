@@ -1,0 +1,73 @@
+"""The broker of one client: how sessions with it are made, what is said when it is away, and what its errors mean."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Final
+
+import kombu
+
+from qbridge_core.backend import (
+    AuthenticationError,
+    BrokerUnavailableError,
+    Outage,
+    QBridgeError,
+    logger,
+)
+from qbridge_kombu.connection.errors import Secrets, translated
+from qbridge_kombu.transports.session import Session
+from qbridge_kombu.transports.base import Transport
+
+log: Final = logger("qbridge.kombu")
+_FORGET_AFTER: Final = 15.0  # seconds; who needs the broker asks more often
+
+
+class Broker:
+    """Makes sessions with one broker. Thread-safe.
+
+    Args:
+        transport: the kind of broker, and where it is.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self._secrets = Secrets(transport.url.password, *transport.secrets)
+        self._outage = Outage(forget_after=_FORGET_AFTER)
+
+    def open(self) -> Session:
+        """Connect once.
+
+        Raises:
+            BrokerUnavailableError, AuthenticationError, ConfigurationError: with the driver's error as its cause.
+        """
+        doing = f"connect to {self.transport.url}"
+        try:
+            session = Session(kombu.Connection(**self.transport.connection_arguments()), self.transport.closing)
+        except Exception as exc:
+            raise self.translated(exc, doing) from exc.__cause__
+        try:
+            self.transport.connected(session)
+        except Exception as exc:
+            with suppress(Exception):
+                session.close()
+            raise self.translated(exc, doing) from exc.__cause__
+        return session
+
+    def translated(self, exc: Exception, doing: str) -> QBridgeError:
+        """The error of QBridge's for a driver's, which is its cause; no password is in either."""
+        transport = self.transport
+        return translated(exc, doing, transport.translate, self._secrets, transport.required)
+
+    def lost(self, who: object, error: BaseException) -> None:
+        """A part of the client cannot use the broker: the log says so once, and again each minute."""
+        self._outage.lost(who)
+        kind = AuthenticationError if isinstance(error, AuthenticationError) else BrokerUnavailableError
+        if self._outage.is_news(kind):
+            log.warning("%s; trying again until it works: running tasks go on", error)
+
+    def back(self, who: object) -> None:
+        """It can use the broker again."""
+        reported = self._outage.was_reported
+        seconds = self._outage.back(who)
+        if seconds is not None and reported:
+            log.info("%s can be used again after %.1f s", self.transport.url, seconds)

@@ -1,0 +1,197 @@
+"""Settling: the next state of a message is confirmed, then the original is removed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from itertools import groupby
+from typing import Any, Final
+
+from qbridge_core.backend import (
+    BrokerUnavailableError,
+    DeliveryLostError,
+    Failure,
+    PermanentError,
+    QBridgeError,
+    QueueFullError,
+    TransientError,
+    monotonic,
+)
+from qbridge_kombu.connection.broker import log
+from qbridge_kombu.connection.thread import UncertainError
+from qbridge_kombu.protocol.headers import handed_back, split
+from qbridge_kombu.protocol.messages import Outgoing
+from qbridge_kombu.queues.publisher import Publisher
+from qbridge_kombu.state.context import Context
+from qbridge_kombu.state.in_flight import State, Tag
+from qbridge_kombu.transports.session import Session
+
+_LEAST_FLUSH: Final = 0.05
+_REFUSED: Final = (PermanentError, QueueFullError)
+
+
+class Settling:
+    """Settles deliveries. Thread-safe: two that settle one delivery come one after the other, and the first counts."""
+
+    def __init__(self, context: Context, publisher: Publisher) -> None:
+        self._context = context
+        self._publisher = publisher
+
+    def acknowledge(self, tag: Tag) -> None:
+        """The work is done."""
+        with tag.lock:
+            if is_open(tag):
+                self._remove(tag)
+
+    def dead_letter(self, tag: Tag, failure: Failure) -> None:
+        """Move it to the dead-letter queue."""
+        queue = self._context.declarations.dead_letter_queue(tag.queue)
+        self._replace(tag, queue, failure.dead_letter_headers(), failure.task_id, 0.0)
+
+    def retry(self, tag: Tag, failure: Failure, queue: str, delay: float) -> None:
+        """Another attempt."""
+        self._replace(tag, queue, failure.retry_headers(), failure.task_id, delay)
+
+    def hand_back(self, tag: Tag, delay: float) -> None:
+        """Give it back, uncounted; where no copy is taken, the message itself."""
+        with tag.lock:
+            if not is_open(tag):
+                return
+            if not delay and self._context.transport.releases_uncounted:
+                self._release([tag])
+                return
+            try:
+                self._copy(tag, lambda: self._publisher.copy(tag.queue, _back(tag), delay, create=True))
+            except _REFUSED:
+                if delay or not self._context.transport.keeps_unacknowledged or not self._release([tag]):
+                    raise
+                return
+            self._remove(tag)
+
+    def flush(self, seconds: float) -> bool:
+        """Whether the broker has carried out all that was acknowledged, within so many seconds."""
+        transport = self._context.transport
+        if not transport.bound_to_session:
+            return True
+        for thread in self._context.receivers():
+            try:
+                thread.call(transport.confirm_acknowledged, "flush", max(_LEAST_FLUSH, seconds))
+            except (TransientError, UncertainError):
+                return False
+        return True
+
+    def hand_back_all(self, tags: Iterable[Tag], deadline: float) -> None:
+        """Give back what a client leaves behind, as far as the time allows; what fails is in the log."""
+        ordered = sorted(tags, key=lambda tag: tag.queue)
+        for queue, group in groupby(ordered, key=lambda tag: tag.queue):
+            some = [tag for tag in group if tag.lock.acquire(timeout=max(0.0, deadline - monotonic()))]
+            try:
+                held = [tag for tag in some if tag.state is State.OPEN and tag.session is not None]
+                self._hand_back_some(queue, held, deadline)
+            except QBridgeError as exc:
+                self._tell(queue, exc)
+            finally:
+                for tag in some:
+                    tag.lock.release()
+
+    def _hand_back_some(self, queue: str, tags: list[Tag], deadline: float) -> None:
+        context, transport = self._context, self._context.transport
+        size = transport.publish_batch
+        for some in (tags[start : start + size] for start in range(0, len(tags), size)):
+            if transport.releases_uncounted:
+                self._release(some)
+                continue
+            copies = [_back(tag) for tag in some if not tag.copied]
+            if copies:
+                self._publisher.send(queue, copies, 0.0, max(0.1, deadline - monotonic()))
+            for tag in some:
+                tag.copied = True
+            self._remove_some(some, context.settings.request_timeout)
+
+    def _tell(self, queue: str, exc: QBridgeError) -> None:
+        if self._context.transport.keeps_unacknowledged:
+            log.info("what is left of %r goes back when the connection ends: %s", queue, exc)
+        else:
+            log.error("what was in flight of %r is lost, as its broker does not keep it: %s", queue, exc)
+
+    def _replace(self, tag: Tag, queue: str, meta: Mapping[str, Any], task_id: str, delay: float) -> None:
+        with tag.lock:
+            if not is_open(tag):
+                return
+            received = tag.received
+            producers, _ = split(received.headers)
+            properties = dict(received.properties)
+            if task_id and not properties.get("message_id"):
+                properties["message_id"] = task_id
+            copy = Outgoing(received.body, {**producers, **meta}, properties)
+            self._copy(tag, lambda: self._publisher.copy(queue, copy, delay, create=True))
+            self._remove(tag)
+
+    def _copy(self, tag: Tag, publish: Callable[[], None]) -> None:
+        """Write the next state once, however often its settlement is tried."""
+        if not tag.copied:
+            publish()
+            tag.copied = True
+
+    def _remove(self, tag: Tag) -> None:
+        self._remove_some([tag], self._context.settings.request_timeout)
+
+    def _remove_some(self, tags: list[Tag], seconds: float) -> None:
+        """Take the originals from the broker. One whose connection was lost is acknowledged when it comes again."""
+        in_flight, transport = self._context.in_flight, self._context.transport
+        first = tags[0]
+        if not transport.instant_acknowledge:
+            held = [tag for tag in tags if tag.session is not None]
+
+            def work(session: Session) -> None:
+                mine = [tag for tag in held if not transport.bound_to_session or tag.session is session]
+                if mine:
+                    transport.acknowledge(session, first.name, [tag.received for tag in mine])
+
+            if held:
+                self._settle(first, work, seconds)
+        for tag in tags:
+            in_flight.settled(tag)
+
+    def _settle(self, tag: Tag, work: Callable[[Session], None], seconds: float) -> None:
+        bound = self._context.transport.bound_to_session
+        try:
+            self._context.settler(tag).call(work, f"acknowledge in {tag.queue!r}", seconds, may_repeat=not bound)
+        except (UncertainError, BrokerUnavailableError) as exc:
+            if not bound or tag.session is not None:
+                raise BrokerUnavailableError(str(exc)) from exc.__cause__
+
+    def _release(self, tags: list[Tag]) -> bool:
+        transport, first = self._context.transport, tags[0]
+
+        def work(session: Session) -> bool:
+            mine = [tag.received for tag in tags if not transport.bound_to_session or tag.session is session]
+            return transport.release(session, first.name, mine) if mine else True
+
+        doing = f"give back to {first.queue!r}"
+        try:
+            done = self._context.settler(first).call(work, doing, self._context.settings.request_timeout)
+        except UncertainError as exc:
+            raise BrokerUnavailableError(str(exc)) from exc.__cause__
+        if done:
+            for tag in tags:
+                self._context.in_flight.settled(tag)
+            self._context.bell(first.queue).set()
+        return done
+
+
+def is_open(tag: Tag) -> bool:
+    """Whether a delivery is to be settled; for whoever holds its lock.
+
+    Raises:
+        DeliveryLostError: the broker has taken it back.
+    """
+    if tag.state is State.LOST:
+        raise DeliveryLostError(f"a delivery of {tag.queue!r} went back to the broker, which delivers it again")
+    return tag.state is State.OPEN
+
+
+def _back(tag: Tag) -> Outgoing:
+    received = tag.received
+    return Outgoing(received.body, handed_back(received.headers, suspected=received.suspected), received.properties)
+
+

@@ -1,0 +1,249 @@
+"""kombu's AMQP transport: the broker keeps what is not acknowledged (class A)."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Final
+
+import amqp
+
+from qbridge_core.backend import (
+    AuthenticationError,
+    BrokerURL,
+    Capabilities,
+    ConfigurationError,
+    MessageTooLargeError,
+    OptionReader,
+    QueueMismatchError,
+    UnroutableError,
+)
+from qbridge_kombu.options import option_text
+from qbridge_kombu.protocol.headers import HEADERS, was_handed_back, was_suspected
+from qbridge_kombu.protocol.messages import CONTENT_ENCODING, CONTENT_TYPE, Outgoing, Received
+from qbridge_kombu.protocol.names import encoded
+from qbridge_kombu.transports.base import Transport
+from qbridge_kombu.transports.confirms import Confirms
+from qbridge_kombu.transports.session import Session
+
+_FRAME: Final = 131_072
+_EXPLANATION: Final = 46_000  # bytes: the longest that a dead letter adds, with room for the names of its headers
+_BROKERS_OWN: Final = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count", "x-opt-")
+_MEANT_FOR_THE_BROKER: Final = {"CC", "BCC", "x-delay", "x-deaths"}
+_LONGEST_NAME: Final = 255
+_QUEUE_TYPES: Final = ("classic", "quorum")
+# A copy with an expiration would vanish; one with the name of another user would be refused.
+_NOT_COPIED: Final = {"application_headers", "expiration", "user_id", "delivery_mode"}
+
+
+def _option_queue_type(name: str, value: object) -> str:
+    if value not in _QUEUE_TYPES:
+        raise ConfigurationError(f"option {name} must be one of {', '.join(_QUEUE_TYPES)}, not {value!r}")
+    return str(value)
+
+
+class AMQPTransport(Transport):
+    """``kombu+amqp://``, ``kombu+amqps://``: RabbitMQ through py-amqp. ``amqp://`` of qbridge-rabbitmq does more.
+
+    Queues are made as Celery makes them, so that both can share one; ``queue_type`` asks for another kind.
+    """
+
+    keeps_unacknowledged = True
+    bound_to_session = True
+    required = "kombu"
+    options: ClassVar[Mapping[str, OptionReader]] = {"queue_type": _option_queue_type, "login_method": option_text}
+    capabilities = Capabilities(delay=True, crashes=True, durable=True, shared=True)
+    publish_batch = 500
+
+    def __init__(self, url: BrokerURL, options: Mapping[str, Any]) -> None:
+        super().__init__(url, options)
+        if len(url.hosts) > 1:
+            raise ConfigurationError(f"{url.scheme}:// takes one host; amqp:// of qbridge-rabbitmq takes several")
+
+    def connection_arguments(self) -> Mapping[str, Any]:
+        """Where the broker is. Each read and write has a deadline, which kombu does not set."""
+        url = self.url
+        return {
+            "hostname": url.host or "localhost",
+            "port": url.port,
+            "userid": url.username or "guest",
+            "password": "guest" if url.username is None else url.password or "",
+            "virtual_host": url.path or "/",
+            "transport": "pyamqp",
+            "ssl": url.scheme.endswith("amqps"),
+            "login_method": self.given.get("login_method", "PLAIN"),
+            "connect_timeout": self.given["connect_timeout"],
+            "transport_options": {
+                "read_timeout": self.given["request_timeout"], "write_timeout": self.given["request_timeout"],
+                "client_properties": {"connection_name": "qbridge-kombu"},
+            },
+        }  # fmt: skip
+
+    def connected(self, session: Session) -> None:
+        """Leave bodies alone."""
+        session.channel.auto_decode = False
+
+    def interrupt(self, session: Session) -> None:
+        """End the socket."""
+        transport = session.raw.transport
+        if transport.sock is not None:
+            transport.sock.shutdown(socket.SHUT_RDWR)
+
+    def translate(self, exc: Exception, doing: str) -> Exception | None:
+        """What the reply codes of AMQP mean."""
+        if isinstance(exc, amqp.AccessRefused | amqp.NotAllowed):
+            return AuthenticationError(f"cannot {doing}: the broker refuses it: {_text(exc)}")
+        if isinstance(exc, amqp.NotFound):
+            return UnroutableError(f"cannot {doing}: {_text(exc)}")
+        if isinstance(exc, amqp.PreconditionFailed | amqp.ResourceLocked):
+            kind = MessageTooLargeError if "larger than" in str(exc) else QueueMismatchError
+            return kind(f"cannot {doing}: {_text(exc)}")
+        return None
+
+    # ------------------------------------------------------------------ queues
+
+    def name_of(self, queue: str) -> str:
+        """Any name; only the bridge's own suffixes can make one too long."""
+        return encoded(queue, allowed=r"\s\S", escape="%", most=_LONGEST_NAME)
+
+    def exists(self, session: Session, name: str) -> bool:
+        """Ask for it passively."""
+        return self._ask(session, name) is not None
+
+    def create(self, session: Session, name: str) -> None:
+        """Declare it where it is missing; one that exists is used whatever its arguments are."""
+        if self._ask(session, name) is None:
+            queue_type = self.given.get("queue_type")
+            arguments = None if queue_type is None else {"x-queue-type": queue_type}
+            channel = session.another_channel()
+            try:
+                channel.queue_declare(name, durable=True, auto_delete=False, arguments=arguments)
+            finally:
+                _close(channel)
+
+    def size(self, session: Session, name: str) -> int:
+        """What a passive declaration counts."""
+        return self._ask(session, name) or 0
+
+    def purge(self, session: Session, name: str) -> int:
+        """The broker's purge."""
+        return 0 if self._ask(session, name) is None else int(session.channel.queue_purge(name) or 0)
+
+    # ------------------------------------------------------------------ messages
+
+    def check_size(self, message: Outgoing) -> None:
+        """All headers must fit into one frame, with an explanation beside them."""
+        headers = sum(len(str(name).encode()) + len(str(value).encode()) + 6 for name, value in message.headers.items())
+        if headers > _FRAME - _EXPLANATION:
+            raise MessageTooLargeError(
+                f"the headers have {headers} bytes, and {_FRAME - _EXPLANATION} fit into a frame of AMQP beside the "
+                "explanation of a dead letter"
+            )
+
+    def publish(self, session: Session, name: str, messages: Sequence[Outgoing], timeout: float) -> None:
+        """Persistent, mandatory, and all confirmed."""
+        confirms = session.notes.get("confirms")
+        if confirms is None:
+            confirms = session.notes["confirms"] = Confirms(session.raw, session.channel)
+        confirms.publish(name, [_written(session.channel, message) for message in messages], timeout)
+
+    def receive(self, session: Session, name: str, count: int, wait: float) -> list[Received]:
+        """Get one after the other, so that nothing is held back by a prefetch."""
+        known: set[str] = session.notes.setdefault("known queues", set())
+        if name not in known:  # asking for one that is missing would cost the channel, and all that is in flight on it
+            if not self.exists(session, name):
+                raise UnroutableError(f"the queue {name!r} does not exist; declare it first")
+            known.add(name)
+        taken: list[Received] = []
+        while len(taken) < count and (message := session.channel.basic_get(name, no_ack=False)) is not None:
+            taken.append(_read(message))
+        return taken
+
+    def acknowledge(self, session: Session, name: str, received: Sequence[Received]) -> None:
+        """One frame for each."""
+        for each in received:
+            session.channel.basic_ack(each.handle)
+
+    def confirm_acknowledged(self, session: Session) -> None:
+        """A round trip on the channel comes after the acknowledgements."""
+        session.channel.basic_qos(0, 0, False)
+
+    def release(self, session: Session, name: str, received: Sequence[Received]) -> bool:
+        """The broker's own requeue: nothing is lost, but the message comes back as one that was delivered."""
+        for each in received:
+            session.channel.basic_reject(each.handle, requeue=True)
+        self.confirm_acknowledged(session)
+        return True
+
+    def _ask(self, session: Session, name: str) -> int | None:
+        """How many messages wait in a queue; ``None`` when it does not exist. On a channel that this may cost."""
+        channel = session.another_channel()
+        try:
+            return int(channel.queue_declare(name, passive=True).message_count)
+        except amqp.NotFound:
+            return None
+        finally:
+            _close(channel)
+
+
+def _close(channel: Any) -> None:
+    """Close a channel that may have been closed by the broker, in which case py-amqp has opened it again."""
+    if channel.connection is not None and channel.connection.connected:
+        channel.close()
+
+
+def _written(channel: Any, message: Outgoing) -> Any:
+    properties = dict(message.properties)
+    return channel.prepare_message(
+        message.body,
+        content_type=properties.pop("content_type", CONTENT_TYPE),
+        content_encoding=properties.pop("content_encoding", CONTENT_ENCODING),
+        headers=_packed(message.headers),
+        properties={**properties, "delivery_mode": 2},
+    )
+
+
+def _read(message: Any) -> Received:
+    given = message.properties
+    headers = _unpacked(given.get("application_headers") or {})
+    properties = {name: value for name, value in given.items() if name not in _NOT_COPIED}
+    redelivered = bool(message.delivery_info.get("redelivered"))
+    body = message.body
+    return Received(
+        body.encode() if isinstance(body, str) else bytes(body),
+        headers,
+        properties,
+        message.delivery_tag,
+        redelivered or was_handed_back(headers),
+        redelivered or was_suspected(headers),
+    )
+
+
+def _packed(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Headers in which the broker sees no order to itself: those are written as a text."""
+    hidden = {name: value for name, value in headers.items() if _is_the_brokers(name)}
+    if not hidden:
+        return dict(headers)
+    return {name: value for name, value in headers.items() if name not in hidden} | {HEADERS: json.dumps(hidden)}
+
+
+def _unpacked(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """The producer's and QBridge's headers, without what the broker has added."""
+    found = {name: value for name, value in headers.items() if not _is_the_brokers(name) and name != HEADERS}
+    if HEADERS in headers:
+        try:
+            hidden = json.loads(headers[HEADERS])
+        except (ValueError, TypeError):
+            hidden = {}
+        if isinstance(hidden, dict):
+            found |= hidden
+    return found
+
+
+def _is_the_brokers(name: str) -> bool:
+    return name in _MEANT_FOR_THE_BROKER or name.startswith(_BROKERS_OWN)
+
+
+def _text(exc: Exception) -> str:
+    return " ".join(str(exc).split())

@@ -1,0 +1,228 @@
+"""kombu's SQLAlchemy transport: two tables of a database."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, ClassVar, Final
+from urllib.parse import quote
+
+from qbridge_core.backend import NO_HEADERS, BrokerURL, ConfigurationError, OptionReader, UnroutableError
+from qbridge_kombu.options import option_text
+from qbridge_kombu.protocol.messages import Outgoing, Received
+from qbridge_kombu.protocol.names import encoded
+from qbridge_kombu.transports.session import Session
+from qbridge_kombu.transports.virtual import VirtualTransport, prepared, received
+
+_LONGEST_NAME: Final = 200  # the column
+
+
+def _option_dialect(name: str, value: object) -> str:
+    return option_text(name, value).replace(" ", "+")  # a '+' in a query is a space
+
+
+class DatabaseTransport(VirtualTransport):
+    """``kombu+sqlalchemy://user:password@host/database?dialect=postgresql+psycopg``, ``kombu+sqlalchemy:////file.db?dialect=sqlite``.
+
+    A row that is received becomes invisible, and is deleted when it is acknowledged. That of a worker which died stays so until
+    somebody makes it visible by hand: nobody knows whether its worker lives.
+    """
+
+    instant_acknowledge = False
+    releases_uncounted = True
+    required = "'kombu[sqlalchemy]', and the driver of the dialect"
+    capabilities = replace(
+        VirtualTransport.capabilities, browse=True, instant_ack=False, ordered=True, exact_stats=True
+    )
+    options: ClassVar[Mapping[str, OptionReader]] = {
+        "dialect": _option_dialect, "queue_tablename": option_text, "message_tablename": option_text,
+    }  # fmt: skip
+
+    def __init__(self, url: BrokerURL, options: Mapping[str, Any]) -> None:
+        super().__init__(url, options)
+        if "dialect" not in options:
+            raise ConfigurationError(
+                f"{url.scheme}:// needs the option dialect, as in {url.scheme}:////var/lib/jobs.db?dialect=sqlite or "
+                f"{url.scheme}://user:password@host/database?dialect=postgresql"
+            )
+        self._address = f"{options['dialect']}://{_login(url)}{_host(url)}/{url.path or ''}"
+
+    def connection_arguments(self) -> Mapping[str, Any]:
+        """SQLAlchemy's URL, and the tables."""
+        tables = {name: self.given[name] for name in ("queue_tablename", "message_tablename") if name in self.given}
+        return {"hostname": f"sqlalchemy+{self._address}", "transport_options": tables}
+
+    def name_of(self, queue: str) -> str:
+        """What fits into the column."""
+        return encoded(queue, allowed=r"\s\S", escape="%", most=_LONGEST_NAME)
+
+    def exists(self, session: Session, name: str) -> bool:
+        """Look for its row; the channel's own ways make one."""
+        return self._queue_id(session, name) is not None
+
+    def create(self, session: Session, name: str) -> None:
+        """Have the channel make its row."""
+        session.channel._new_queue(name)
+
+    def size(self, session: Session, name: str) -> int:
+        """Count the visible rows."""
+        found = self._queue_id(session, name)
+        if found is None:
+            return 0
+        from sqlalchemy import func, select
+
+        table = _messages(session)
+        with _Transaction(session) as transaction:
+            query = select(func.count()).where(table.c.queue_id == found, table.c.visible.is_(True))
+            return int(transaction.execute(query).scalar_one())
+
+    def purge(self, session: Session, name: str) -> int:
+        """Delete the visible rows; kombu's own way deletes those in flight with them."""
+        found = self._queue_id(session, name)
+        if found is None:
+            return 0
+        from sqlalchemy import delete
+
+        table = _messages(session)
+        with _Transaction(session) as transaction:
+            where = delete(table).where(table.c.queue_id == found, table.c.visible.is_(True))
+            return int(transaction.execute(where).rowcount)
+
+    def publish(self, session: Session, name: str, messages: Sequence[Outgoing], timeout: float) -> None:
+        """Insert all in one transaction."""
+        from sqlalchemy import insert
+
+        found = self._require_id(session, name)
+        rows = []
+        for message in messages:
+            payload = prepared(session.channel, message)
+            session.channel._inplace_augment_message(payload, "", name)
+            rows.append({"payload": json.dumps(payload), "queue_id": found, "visible": True, "version": 1})
+        with _Transaction(session) as transaction:
+            transaction.execute(insert(_messages(session)), rows)
+
+    def receive(self, session: Session, name: str, count: int, wait: float) -> list[Received]:
+        """Make the oldest visible rows invisible."""
+        from sqlalchemy import select, update
+
+        found = self._require_id(session, name)
+        table = _messages(session)
+        query = select(table.c.id, table.c.payload, table.c.version)
+        query = query.where(table.c.queue_id == found, table.c.visible.is_(True)).order_by(table.c.id).limit(count)
+        with _Transaction(session, writes_later=True) as transaction:
+            rows = transaction.execute(query.with_for_update(skip_locked=True)).all()
+            if rows:
+                ids = [row.id for row in rows]
+                change = {"visible": False, "version": table.c.version + 1, "timestamp": table.c.timestamp}
+                transaction.execute(update(table).where(table.c.id.in_(ids)).values(**change))
+        return [_received(session, row.payload, row.id, row.version > 1) for row in rows]
+
+    def acknowledge(self, session: Session, name: str, received: Sequence[Received]) -> None:
+        """Delete the rows; kombu leaves them for ever."""
+        from sqlalchemy import delete
+
+        table = _messages(session)
+        with _Transaction(session) as transaction:
+            transaction.execute(delete(table).where(table.c.id.in_([each.handle for each in received])))
+
+    def release(self, session: Session, name: str, received: Sequence[Received]) -> bool:
+        """Make the rows visible again, in their place."""
+        from sqlalchemy import update
+
+        table = _messages(session)
+        ids = [each.handle for each in received]
+        with _Transaction(session) as transaction:
+            change = {"visible": True, "timestamp": table.c.timestamp}
+            transaction.execute(update(table).where(table.c.id.in_(ids)).values(**change))
+        return True
+
+    def peek(self, session: Session, name: str, limit: int) -> list[Received]:
+        """Read the oldest visible rows."""
+        from sqlalchemy import select
+
+        found = self._queue_id(session, name)
+        if found is None or not limit:
+            return []
+        table = _messages(session)
+        query = select(table.c.id, table.c.payload).where(table.c.queue_id == found, table.c.visible.is_(True))
+        with _Transaction(session) as transaction:
+            rows = transaction.execute(query.order_by(table.c.id).limit(limit)).all()
+        return [_received(session, row.payload, row.id, False) for row in rows]
+
+    def closing(self, session: Session) -> None:
+        """Give the connection back to the engine, which kombu does not, and end the engine's."""
+        session.channel.session.close()
+        session.channel.session.get_bind().dispose()
+
+    def _require_id(self, session: Session, name: str) -> int:
+        found = self._queue_id(session, name)
+        if found is None:
+            raise UnroutableError(f"the queue {name!r} does not exist; declare it first")
+        return found
+
+    def _queue_id(self, session: Session, name: str) -> int | None:
+        from sqlalchemy import select
+
+        ids: dict[str, int] = session.notes.setdefault("queue ids", {})
+        if name not in ids:
+            table = session.channel.queue_cls.__table__
+            with _Transaction(session) as transaction:
+                found = transaction.execute(select(table.c.id).where(table.c.name == name)).scalar()
+            if found is None:
+                return None
+            ids[name] = int(found)
+        return ids[name]
+
+
+class _Transaction:
+    """``with`` it: committed at the end, rolled back when something is raised.
+
+    Args:
+        session: whose database.
+        writes_later: it reads before it writes: SQLite must lock the file at once, or two could read the same.
+    """
+
+    def __init__(self, session: Session, *, writes_later: bool = False) -> None:
+        self._orm = session.channel.session
+        self._locks = writes_later
+
+    def __enter__(self) -> Any:
+        from sqlalchemy import text
+
+        if self._locks and self._orm.get_bind().name == "sqlite":
+            self._orm.execute(text("BEGIN IMMEDIATE TRANSACTION"))
+        return self._orm
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, where: TracebackType | None) -> None:
+        if exc is None:
+            self._orm.commit()
+        else:
+            self._orm.rollback()
+
+
+def _messages(session: Session) -> Any:
+    return session.channel.message_cls.__table__
+
+
+def _received(session: Session, text: str, row: int, redelivered: bool) -> Received:
+    """A row; one that is no message of kombu's is its text, for the worker to call malformed."""
+    try:
+        found = received(session.channel, json.loads(text), row)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Received(text.encode(), NO_HEADERS, {}, row, redelivered)
+    found.redelivered = found.redelivered or redelivered
+    return found
+
+
+def _login(url: BrokerURL) -> str:
+    if url.username is None:
+        return ""
+    password = "" if url.password is None else f":{quote(url.password, safe='')}"
+    return f"{quote(url.username, safe='')}{password}@"
+
+
+def _host(url: BrokerURL) -> str:
+    host = f"[{url.host}]" if ":" in url.host else url.host
+    return host if url.port is None else f"{host}:{url.port}"

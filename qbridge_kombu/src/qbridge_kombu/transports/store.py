@@ -1,0 +1,76 @@
+"""Transports of kombu's on stores that nothing more is known about than kombu does (class B)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final
+
+from qbridge_core.backend import BrokerURL, ConfigurationError, OptionReader
+from qbridge_kombu.options import option_text
+from qbridge_kombu.protocol.names import encoded
+from qbridge_kombu.transports.session import Session
+from qbridge_kombu.transports.virtual import VirtualTransport
+
+_LONGEST_NAME: Final = 200
+
+
+class StoreTransport(VirtualTransport):
+    """``kombu+redis://``, ``kombu+mongodb://``, ``kombu+zookeeper://`` and others: the URL goes to kombu as it is."""
+
+    def connection_arguments(self) -> Mapping[str, Any]:
+        """The parts of the URL, for kombu's transport of this name."""
+        return {
+            "transport": self.transport_name(),
+            "hostname": self.url.host or None,
+            "port": self.url.port,
+            "userid": self.url.username,
+            "password": self.url.password,
+            "virtual_host": self.url.path or "",
+            "connect_timeout": self.given["connect_timeout"],
+            "transport_options": dict(self.transport_options()),
+        }
+
+    def transport_name(self) -> str:
+        """kombu's name of it, which stands behind ``kombu+``."""
+        return self.url.scheme.partition("+")[2]
+
+    def transport_options(self) -> Mapping[str, Any]:
+        """kombu's ``transport_options``."""
+        return {}
+
+    def name_of(self, queue: str) -> str:
+        """Letters, digits and a few signs, which any store can have."""
+        return encoded(queue, allowed="A-Za-z0-9._:@-", escape="%", most=_LONGEST_NAME)
+
+    def exists(self, session: Session, name: str) -> bool:
+        """Where kombu's channel knows no queues, one exists from its first message on."""
+        return bool(session.channel._has_queue(name))
+
+
+def _option_mapping(name: str, value: object) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(f"option {name} must be a mapping given by keyword, not {value!r}")
+    return value
+
+
+class AnyTransport(StoreTransport):
+    """``kombu+any://host/path?transport=module:Class``: a transport of somebody else's."""
+
+    options: ClassVar[Mapping[str, OptionReader]] = {"transport": option_text, "transport_options": _option_mapping}
+
+    def __init__(self, url: BrokerURL, options: Mapping[str, Any]) -> None:
+        super().__init__(url, options)
+        name = options.get("transport", "")
+        if not all(part.isidentifier() for part in name.replace(":", ".").split(".")) or name.count(":") != 1:
+            raise ConfigurationError(
+                f"{url.scheme}:// needs the option transport, as in {url.scheme}://host?transport=package.module:Class"
+            )
+
+    def transport_name(self) -> str:
+        """The class."""
+        return str(self.given["transport"])
+
+    def transport_options(self) -> Mapping[str, Any]:
+        """What was given by keyword."""
+        given: Mapping[str, Any] = self.given.get("transport_options", {})
+        return given
