@@ -68,7 +68,7 @@ run_entry() {
     fi
     make_environment "$python" "$home/$entry" "$constraints" || return
     echo "== $entry: $("$python" --version) with" \
-        "$("$home/$entry/bin/python" -m pip freeze 2>/dev/null | grep -E '^(pika|pluggy|redis)=' | tr '\n' ' ')"
+        "$("$home/$entry/bin/python" -m pip freeze 2>/dev/null | grep -E '^(kombu|pika|pluggy|redis)=' | tr '\n' ' ')"
     # What fails is run once more, alone, as in .ci/run.
     run_tests "$entry" -n "$processes" --dist worksteal "$@" ||
         run_tests "$entry" --last-failed --last-failed-no-failures none "$@"

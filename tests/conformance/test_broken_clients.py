@@ -15,7 +15,7 @@ import pytest
 
 from qbridge_core import QueueClient
 from qbridge_memory import MemoryClient
-from support.broken import calls, keeping, leases, memory, outages
+from support.broken import calls, claims, keeping, leases, memory, outages
 from support.brokers import start_new
 from support.leases.broker import LeaseBroker
 from support.leases.client import LeaseClient
@@ -182,6 +182,8 @@ BROKEN: dict[type[MemoryClient], set[str]] = {
     keeping.CreatesToList: {"test_listing_an_empty_or_missing_queue_gives_nothing"},
     keeping.ReplaysAPage: {"test_g13_all_letters_are_replayed"},
     keeping.ReplaysAsRedelivered: {"test_g13_replay_sends_letters_back_with_counters_reset"},
+    claims.PublishesBackwards: {"test_messages_arrive_in_order"},
+    claims.LosesWithoutOrder: {"test_messages_arrive_in_order"},
 }
 
 OUTAGES = {"test_g1_without_a_broker_each_call_ends_with_a_typed_error"}
@@ -248,6 +250,9 @@ BROKEN_LEASES: dict[type[LeaseClient], set[str]] = {
     outages.CountsOutages: KEPT,
     outages.CountsDeathsTwice: {"test_g2_an_unsettled_delivery_comes_back_after_its_process_was_killed"},
     outages.ForgetsDeathsOnHandBack: {"test_g2_an_unsettled_delivery_comes_back_after_its_process_was_killed"},
+    claims.ForgetsAtOnce: {"test_g2_an_unsettled_delivery_comes_back_after_its_process_was_killed"},
+    claims.HidesRedelivery: {"test_g2_an_unsettled_delivery_comes_back_after_its_process_was_killed"},
+    claims.ClaimsCrashesWithoutRedelivery: {"test_g2_an_unsettled_delivery_comes_back_after_its_process_was_killed"},
 }
 
 _MODULE = """
@@ -385,7 +390,7 @@ def test_the_suite_fails_where_a_client_of_a_real_broker_is_broken(
 
 def test_every_broken_client_is_run() -> None:
     """A class that is only written and not listed proves nothing."""
-    modules = (memory, calls, keeping, leases, outages)
+    modules = (memory, calls, claims, keeping, leases, outages)
     broken = {
         kind
         for module in modules

@@ -1,6 +1,6 @@
 """The distributions as users get them: what the wheels hold, and what installs from where.
 
-The clean environments fetch pluggy, pika and redis-py from the configured package index.
+The clean environments fetch pluggy, pika, redis-py and kombu from the configured package index.
 """
 
 from __future__ import annotations
@@ -35,6 +35,14 @@ PACKAGES = {
         "unix",
     ],
     "qbridge_memory": ["memory"],
+    "qbridge_kombu": [
+        "kombu+amqp",
+        "kombu+amqps",
+        "kombu+any",
+        "kombu+filesystem",
+        "kombu+memory",
+        "kombu+sqlalchemy",
+    ],
 }
 DISTRIBUTIONS = sorted(name.replace("_", "-") for name in PACKAGES)
 
@@ -84,7 +92,7 @@ def once(shared_dir: Path) -> Callable[[str, Callable[[Path], object]], Path]:
 
 @pytest.fixture(scope="session")
 def wheels(once: Callable[[str, Callable[[Path], object]], Path]) -> dict[str, Path]:
-    """The four wheels, by package."""
+    """The wheels, by package."""
 
     def build(directory: Path) -> None:
         sources = [ROOT / package for package in PACKAGES]
@@ -160,12 +168,12 @@ def test_core_with_redis_needs_nothing_else(wheels: dict[str, Path], clean_pytho
     assert run(clean_python, "-I", "-c", program) == "[]"
 
 
-def test_the_root_installs_all_four_and_leaves_no_pointer_behind(clean_python: Path) -> None:
-    """`pip install .` brings the packages of all four distributions, and no requirement that names a folder."""
+def test_the_root_installs_all_and_leaves_no_pointer_behind(clean_python: Path) -> None:
+    """`pip install .` brings the packages of all distributions, and no requirement that names a folder."""
     pip("install", "--quiet", ROOT, python=clean_python)
     program = (
         "from importlib.metadata import distributions\n"
-        "import qbridge_core, qbridge_rabbitmq, qbridge_redis, qbridge_memory\n"
+        "import qbridge_core, qbridge_rabbitmq, qbridge_redis, qbridge_memory, qbridge_kombu\n"
         "print([r for d in distributions() for r in d.requires or () if '@' in r])\n"
         "print(sorted(qbridge_core.backends()))\n"
     )
@@ -189,8 +197,8 @@ def test_the_root_has_a_name_that_is_never_published() -> None:
     assert "Private :: Do Not Upload" in root["classifiers"]
 
 
-def test_the_root_needs_and_announces_what_the_four_do() -> None:
-    """Requirements and entry points of the root are those of the four distributions together."""
+def test_the_root_needs_and_announces_what_its_parts_do() -> None:
+    """Requirements and entry points of the root are those of the distributions together."""
     parts = [project(ROOT / name) for name in PACKAGES]
     needed = {need for part in parts for need in part["dependencies"] if not need.startswith("qbridge")}
     announced = {k: v for part in parts for k, v in part.get("entry-points", {}).get("qbridge", {}).items()}
@@ -224,7 +232,7 @@ def test_extras_install_from_wheels_in_a_folder(wheels: dict[str, Path], clean_p
 
 
 def test_all_versions_are_equal() -> None:
-    """The root, the four distributions and `qbridge_core.__version__` have one version."""
+    """The root, the distributions and `qbridge_core.__version__` have one version."""
     import qbridge_core
 
     versions = {where.name: project(where)["version"] for where in (ROOT, *(ROOT / name for name in PACKAGES))}
@@ -249,7 +257,8 @@ def test_importing_the_core_imports_no_driver_and_no_test_runner() -> None:
     """`import qbridge_core` leaves pytest, the drivers and the backends out of the process."""
     program = (
         "import sys, qbridge_core\n"
-        "heavy = {'pytest', 'pika', 'redis', 'qbridge_rabbitmq', 'qbridge_redis', 'qbridge_memory'}\n"
+        "heavy = {'pytest', 'pika', 'redis', 'kombu'}\n"
+        "heavy |= {'qbridge_rabbitmq', 'qbridge_redis', 'qbridge_memory', 'qbridge_kombu'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     assert run(sys.executable, "-I", "-c", program) == "[]"

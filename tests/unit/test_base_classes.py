@@ -1,4 +1,4 @@
-"""What the classes of the four distributions are derived from.
+"""What the classes of the distributions are derived from.
 
 A class of somebody else's has names that the next release may add: in Python 3.13 ``threading.Thread`` got a
 ``_handle``, and a subclass that had a method of this name was broken.
@@ -21,11 +21,12 @@ import pytest
 from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 
 import qbridge_core
+import qbridge_kombu
 import qbridge_memory
 import qbridge_rabbitmq
 import qbridge_redis
 
-PACKAGES = (qbridge_core, qbridge_memory, qbridge_rabbitmq, qbridge_redis)
+PACKAGES = (qbridge_core, qbridge_kombu, qbridge_memory, qbridge_rabbitmq, qbridge_redis)
 # Made to be derived from, and their names are documented.
 OPEN: set[object] = {
     object, tuple, str, ABC, Generic, Protocol, enum.Enum, enum.StrEnum, enum.ReprEnum,
@@ -48,7 +49,7 @@ def modules(package: ModuleType) -> Iterator[ModuleType]:
 
 
 def ours(kind: type) -> bool:
-    """True for a class of the four distributions."""
+    """True for a class of the distributions."""
     return kind.__module__.partition(".")[0] in {package.__name__ for package in PACKAGES}
 
 

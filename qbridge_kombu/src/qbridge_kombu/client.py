@@ -77,22 +77,23 @@ def _guarded(method: Callable[P, R]) -> Callable[P, R]:
 class KombuClient(QueueClient):
     """A client of one of the brokers that kombu reaches. Thread-safe; not to be used by a child process after a fork.
 
-    What it can promise depends on the broker: see ``capabilities``, and docs/kombu.md. A transport that takes a message from
-    its broker when it is received loses what a worker holds when that dies, and is refused without ``allow_loss=True``.
+    What it can promise depends on the broker: see ``capabilities``, and docs/kombu.md. A transport that takes a message
+    from its broker when it is received loses what a worker holds when that dies, and is refused without
+    ``allow_loss=True``.
 
     Args:
         url: ``kombu+amqp://user:password@host:port/vhost``, ``kombu+filesystem:///folder``,
             ``kombu+sqlalchemy://user:password@host/database?dialect=postgresql``, ``kombu+memory://``, or for any other
             transport ``kombu+any://user:password@host:port/path?transport=package.module:Class``.
         options: ``allow_loss`` (false), ``max_message_bytes`` (16 MiB), and in seconds ``connect_timeout`` (5),
-            ``request_timeout`` (5), ``publish_timeout`` (10), ``poll_interval`` (0.2); and those of the transport, which
-            docs/kombu.md lists. They may be in the URL's query as well.
+            ``request_timeout`` (5), ``publish_timeout`` (10), ``poll_interval`` (0.2); and those of the transport,
+            which docs/kombu.md lists. They may be in the URL's query as well.
 
     Raises:
         InvalidURLError: the URL cannot be understood.
         UnknownOptionError: an option that does not exist.
-        ConfigurationError: an option's value is unusable, the transport would lose messages and ``allow_loss`` is not set,
-            or what it needs is not installed.
+        ConfigurationError: an option's value is unusable, the transport would lose messages and ``allow_loss`` is not
+            set, or what it needs is not installed.
     """
 
     logs_outages = True
@@ -105,8 +106,8 @@ class KombuClient(QueueClient):
         self._transport: Transport = kind(parsed, {**_DEFAULTS, **given})
         if not self._transport.keeps_unacknowledged and not self._settings.allow_loss:
             raise ConfigurationError(
-                f"{parsed.scheme}:// takes a message from its broker when a worker receives it, so what a worker holds is "
-                "lost when it is killed: give allow_loss=True to accept that, or use a broker that keeps it (see "
+                f"{parsed.scheme}:// takes a message from its broker when a worker receives it, so what a worker holds "
+                "is lost when it is killed: give allow_loss=True to accept that, or use a broker that keeps it (see "
                 "docs/kombu.md)"
             )
         self.max_message_bytes = self._settings.max_message_bytes
@@ -226,7 +227,7 @@ class KombuClient(QueueClient):
         parts.settling.hand_back_all(parts.receiving.cancel(queue), monotonic() + self._settings.request_timeout)
 
     @_guarded
-    def check_task_timeout(self, queue: str, seconds: float, workers: int) -> None:
+    def check_task_timeout(self, queue: str, seconds: float, workers: int) -> None:  # noqa: ARG002 - the contract's
         """Refuse runs that take longer than the broker lets a worker hold a message."""
         check_queue_name(queue)
         self._connected().leases.check_task_timeout(queue, seconds)

@@ -44,8 +44,11 @@ class Connected:
         Raises:
             The errors of ``QueueClient.connect``.
         """
+        context = self.context
+        context.broker.load()
+        seconds = context.settings.connect_timeout + context.settings.request_timeout
         try:
-            self.context.ask(lambda session: None, f"connect to {self.context.transport.url}")
+            context.sender.call(lambda _: None, f"connect to {context.transport.url}", seconds)
         except BaseException:
             self.context.sender.close(0.0)
             raise
@@ -64,7 +67,7 @@ class Connected:
         context.closing.set()
         context.wake_all()
         self._let_receives_end(deadline)
-        self.settling.hand_back_all(context.in_flight.open_tags(), deadline)
+        self.settling.stop(deadline)
         context.in_flight.end()
         self.leases.stop(max(_LEAST, deadline - monotonic()))
         for thread in [*context.receivers(), context.sender]:
@@ -74,4 +77,4 @@ class Connected:
         """What is being received just now is in flight afterwards, and nothing more is."""
         for thread in self.context.receivers():
             with suppress(QBridgeError):
-                thread.call(lambda session: None, "end receiving", max(_LEAST, deadline - monotonic()))
+                thread.call(lambda _: None, "end receiving", max(_LEAST, deadline - monotonic()))

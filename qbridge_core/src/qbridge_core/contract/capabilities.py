@@ -23,12 +23,12 @@ class Capabilities:
         instant_ack: ``ack`` never waits for the broker, nor for a lock that is held for longer than a computation, also
             while the connection is lost: it notes the acknowledgement, and a thread of the client sends it. An event
             loop may call it then. Without it ``async def`` handlers have theirs called in a thread.
-        redelivers: what a client held when its process died is delivered again. Without it that is lost: for brokers that
-            forget a message when they hand it out.
-        ordered: messages of one publisher are delivered in the order of publishing, as far as nothing is handed back,
-            and letters are listed and replayed in their order.
-        exact_stats: ``stats`` is exact, and at once what was published and settled before. Without it counts are estimates
-            that become right in time.
+        redelivers: what a client held when its process died is delivered again. Without it that is lost, as on brokers
+            that forget a message when they hand it out.
+        ordered: messages of one publisher are delivered in the order of publishing, as far as nothing is handed back;
+            letters are listed and replayed in theirs.
+        exact_stats: ``stats`` is exact, and at once what was published and settled before. Without it counts are
+            estimates that become right in time.
     """
 
     delay: bool = False

@@ -53,6 +53,12 @@ _EXTRAS: Final = {
     "rediss+cluster": "redis",
     "unix": "redis",
     "memory": "memory",
+    "kombu+amqp": "kombu",
+    "kombu+amqps": "kombu",
+    "kombu+any": "kombu",
+    "kombu+filesystem": "kombu",
+    "kombu+memory": "kombu",
+    "kombu+sqlalchemy": "kombu",
 }
 
 _lock = threading.Lock()
@@ -65,7 +71,7 @@ def connect(url: str, *, start_timeout: float = 0.0, **options: object) -> Queue
 
     Args:
         url: ``amqp://``, ``amqps://``, ``redis://``, ``rediss://``, ``redis+sentinel://``, ``redis+cluster://``,
-            ``memory://`` or any installed backend's.
+            ``memory://``, ``kombu+…://`` or any installed backend's.
         start_timeout: seconds to keep trying while the broker is not up yet; the log says so. May stand in the URL's
             query too.
         options: the backend's options; they win over the same names in the URL's query.

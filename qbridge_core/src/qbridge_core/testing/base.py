@@ -6,7 +6,7 @@ import copy
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Self, TypeVar
 
 import pytest
@@ -15,6 +15,7 @@ from qbridge_core import BrokerURL, Delivery, Failure, InvalidURLError, QueueCli
 from qbridge_core.testing.link import Link
 
 T = TypeVar("T")
+Comparable = TypeVar("Comparable", str, bytes, tuple[str, str], tuple[bytes, dict[str, str], str | None])
 MakeClient = Callable[[], QueueClient]
 _WAIT = 10.0
 
@@ -186,6 +187,10 @@ class Backend:
             received += client.receive(queue, count - len(received), 0.2)
         assert len(received) == count, f"only {len(received)} of {count} messages came within {patience:g} s"
         return received
+
+    def in_order(self, client: QueueClient, items: Iterable[Comparable]) -> list[Comparable]:
+        """The items, sorted where the client does not claim ``ordered``: to be compared with others of that kind."""
+        return list(items) if client.capabilities.ordered else sorted(items)
 
     def bury(self, client: QueueClient, queue: str, *bodies: bytes) -> None:
         """Publish messages and dead-letter them."""

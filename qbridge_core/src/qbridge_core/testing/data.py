@@ -105,7 +105,8 @@ class DataTests(Backend):
         client.publish(queue, b"1", message_id="same")
         client.publish(queue, b"2", message_id="same")
         client.publish_many(queue, [Message(b"3", message_id="same"), Message(b"4", message_id="same")])
-        assert [delivery.body for delivery in self.receive_all(client, queue, 4)] == [b"1", b"2", b"3", b"4"]
+        received = [delivery.body for delivery in self.receive_all(client, queue, 4)]
+        assert self.in_order(client, received) == [b"1", b"2", b"3", b"4"]
 
     def test_what_was_published_is_a_copy(self, client: QueueClient, queue: str) -> None:
         """A producer may go on to change the headers that it gave, and a consumer those that it got."""
@@ -126,9 +127,8 @@ class DataTests(Backend):
         client.publish_many(queue, [])
         client.publish_many(queue, (Message(b"%d" % n, {"n": str(n)}, f"id-{n}") for n in range(3)))
         received = self.receive_all(client, queue, 3)
-        assert [(d.body, dict(d.headers), d.message_id) for d in received] == [
-            (b"%d" % n, {"n": str(n)}, f"id-{n}") for n in range(3)
-        ]
+        arrived = [(d.body, dict(d.headers), d.message_id) for d in received]
+        assert self.in_order(client, arrived) == [(b"%d" % n, {"n": str(n)}, f"id-{n}") for n in range(3)]
         with pytest.raises(PayloadError):
             client.publish_many(queue, [Message(b"x", {"x-qbridge-reason": "failed"})])
         assert client.stats(queue).ready == 0

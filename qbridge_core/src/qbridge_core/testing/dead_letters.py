@@ -75,10 +75,11 @@ class DeadLetterTests(Backend):
         bodies = [b"\x00\xff%d" % n for n in range(7)]
         self.bury(client, queue, *bodies)
         for _ in range(3):
-            assert [letter.body for letter in client.dead_letters(dead)] == bodies
-            assert [letter.body for letter in client.dead_letters(dead, limit=3)] == bodies[:3]
+            listed = [letter.body for letter in client.dead_letters(dead)]
+            assert self.in_order(client, listed) == bodies
+            assert [letter.body for letter in client.dead_letters(dead, limit=3)] == listed[:3]
         assert client.stats(dead).ready == 7
-        assert [delivery.body for delivery in self.receive_all(client, dead, 7)] == bodies
+        assert self.in_order(client, (delivery.body for delivery in self.receive_all(client, dead, 7))) == bodies
 
     def test_listing_an_empty_or_missing_queue_gives_nothing(self, client: QueueClient, queue: str, dead: str) -> None:
         """No dead letters is no error."""
@@ -120,7 +121,8 @@ class DeadLetterTests(Backend):
         target = f"{queue}-target"
         client.declare(target)
         assert client.replay(dead, limit=2, target=target) == 2
-        assert [delivery.body for delivery in self.receive_all(client, target, 2)] == [b"1", b"2"]
+        replayed = [delivery.body for delivery in self.receive_all(client, target, 2)]
+        assert replayed == [b"1", b"2"] or (not client.capabilities.ordered and {*replayed} < {b"1", b"2", b"3"})
         assert (client.stats(dead).ready, client.stats(queue).ready) == (1, 0)
 
     def test_a_replay_that_makes_no_sense_is_refused(self, client: QueueClient, queue: str, dead: str) -> None:
@@ -157,7 +159,8 @@ class DeadLetterTests(Backend):
         """However many there are, in their order."""
         client.publish_many(dead, [Message(b"%d" % number) for number in range(205)])
         assert client.replay(dead, target=queue) == 205
-        assert [delivery.body for delivery in self.receive_all(client, queue, 205)] == [b"%d" % n for n in range(205)]
+        replayed = [delivery.body for delivery in self.receive_all(client, queue, 205)]
+        assert self.in_order(client, replayed) == self.in_order(client, (b"%d" % number for number in range(205)))
         assert is_empty(client, dead)
 
     def test_g13_letters_that_somebody_holds_are_left_alone(
@@ -167,11 +170,12 @@ class DeadLetterTests(Backend):
         self.bury(client, queue, b"1", b"2", b"3")
         holder = make_client()
         held = self.receive_one(holder, dead)
-        assert held.body == b"1"
+        assert held.body == b"1" or not client.capabilities.ordered
         assert (client.stats(dead).ready, holder.stats(dead).in_flight) == (2, 1)
         assert client.replay(dead, limit=1) == 1, "letters that somebody holds use up the limit"
         assert client.replay(dead) == 1
-        assert [delivery.body for delivery in self.receive_all(client, queue, 2)] == [b"2", b"3"]
+        replayed = [delivery.body for delivery in self.receive_all(client, queue, 2)]
+        assert self.in_order(client, replayed) == sorted({b"1", b"2", b"3"} - {held.body})
         self.bury(client, queue, b"4")
         assert client.purge(dead) == 1
         holder.ack(held)
@@ -191,6 +195,10 @@ class DeadLetterTests(Backend):
             client.reject(delivery, requeue=False, failure=a_failure(source, attempts=4))
         with pytest.raises(UnroutableError):
             client.replay(dead)
+        if not client.capabilities.ordered:  # nobody knows which came before the one that cannot go
+            client.replay(dead, target=queue)
+            assert {delivery.body for delivery in self.receive_all(client, queue, 6)} == {b"%d" % n for n in range(6)}
+            return
         assert [delivery.body for delivery in self.receive_all(client, queue, 2)] == [b"0", b"1"]
         if client.capabilities.browse:
             assert [letter.body for letter in client.dead_letters(dead)] == [b"2", b"3", b"4", b"5"]
@@ -246,4 +254,5 @@ class DeadLetterTests(Backend):
         client.declare(dead)
         client.publish_many(dead, [Message(b"%d" % number) for number in range(103)])
         assert len(client.dead_letters(dead)) == 100
-        assert [letter.body for letter in client.dead_letters(dead, 200)] == [b"%d" % n for n in range(103)]
+        listed = [letter.body for letter in client.dead_letters(dead, 200)]
+        assert self.in_order(client, listed) == self.in_order(client, (b"%d" % number for number in range(103)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Final
 
-import kombu
+from kombu.connection import Connection
 
 from qbridge_core.backend import (
     AuthenticationError,
@@ -15,8 +15,8 @@ from qbridge_core.backend import (
     logger,
 )
 from qbridge_kombu.connection.errors import Secrets, translated
-from qbridge_kombu.transports.session import Session
 from qbridge_kombu.transports.base import Transport
+from qbridge_kombu.transports.session import Session
 
 log: Final = logger("qbridge.kombu")
 _FORGET_AFTER: Final = 15.0  # seconds; who needs the broker asks more often
@@ -34,6 +34,18 @@ class Broker:
         self._secrets = Secrets(transport.url.password, *transport.secrets)
         self._outage = Outage(forget_after=_FORGET_AFTER)
 
+    def load(self) -> None:
+        """Import what the transport needs: that may take longer than any deadline of a call.
+
+        Raises:
+            ConfigurationError: something is not installed.
+        """
+        try:
+            Connection(**self.transport.connection_arguments()).transport_cls  # noqa: B018 - it imports
+        except Exception as exc:  # noqa: BLE001 - whatever a module raises when it is imported
+            error = self.translated(exc, f"use {self.transport.url.scheme}://")
+            raise error from error.__cause__
+
     def open(self) -> Session:
         """Connect once.
 
@@ -42,15 +54,17 @@ class Broker:
         """
         doing = f"connect to {self.transport.url}"
         try:
-            session = Session(kombu.Connection(**self.transport.connection_arguments()), self.transport.closing)
-        except Exception as exc:
-            raise self.translated(exc, doing) from exc.__cause__
+            session = Session(Connection(**self.transport.connection_arguments()), self.transport.closing)
+        except Exception as exc:  # noqa: BLE001 - drivers raise what they like
+            error = self.translated(exc, doing)
+            raise error from error.__cause__
         try:
             self.transport.connected(session)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - drivers raise what they like
             with suppress(Exception):
                 session.close()
-            raise self.translated(exc, doing) from exc.__cause__
+            error = self.translated(exc, doing)
+            raise error from error.__cause__
         return session
 
     def translated(self, exc: Exception, doing: str) -> QBridgeError:

@@ -9,6 +9,7 @@ from urllib.parse import quote
 from qbridge_core.backend import BrokerUnavailableError, ConfigurationError, QBridgeError
 
 _LONGEST: Final = 300
+_LONG: Final = 6
 _HIDDEN: Final = "***"
 
 
@@ -22,10 +23,8 @@ class Secrets:
     def hidden_in(self, text: str) -> str:
         """The text without them. One that is as short as a word of the language counts only where passwords stand."""
         for secret in self._secrets:
-            if len(secret) >= 6:
-                text = text.replace(secret, _HIDDEN)
-            else:
-                text = text.replace(f":{secret}@", f":{_HIDDEN}@")
+            mark = secret if len(secret) >= _LONG else f":{secret}@"
+            text = text.replace(mark, mark.replace(secret, _HIDDEN))
         return text
 
     def shows_in(self, exc: BaseException) -> bool:

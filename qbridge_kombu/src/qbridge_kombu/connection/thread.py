@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -35,13 +36,21 @@ class _Call(Generic[T]):
         may_repeat: it can be done again when the connection was lost in between.
     """
 
-    __slots__ = ("began", "deadline", "doing", "done", "error", "may_repeat", "result", "work")
+    __slots__ = ("began", "deadline", "doing", "done", "error", "may_repeat", "on_failure", "result", "work")
 
-    def __init__(self, work: Callable[[Session], T], doing: str, deadline: float, may_repeat: bool) -> None:
+    def __init__(
+        self,
+        work: Callable[[Session], T],
+        doing: str,
+        deadline: float,
+        may_repeat: bool,
+        on_failure: Callable[[], object] | None = None,
+    ) -> None:
         self.work = work
         self.doing = doing
         self.deadline = deadline
         self.may_repeat = may_repeat
+        self.on_failure = on_failure
         self.began = False
         self.done = threading.Event()
         self.result: T | None = None
@@ -52,13 +61,15 @@ class _Call(Generic[T]):
         if not self.done.is_set():
             self.error = error
             self.done.set()
+            if self.on_failure is not None:
+                self.on_failure()
 
 
 class ConnectionThread:
     """A connection to the broker that finds itself again, and the thread that alone uses it.
 
-    The connection is made when it is first needed, and again after it was lost. A call that does not end in time costs it:
-    its thread is left alone with it, and the next call gets new ones. Thread-safe.
+    The connection is made when it is first needed, and again after it was lost. A call that does not end in time costs
+    it: its thread is left alone with it, and the next call gets new ones. Thread-safe.
 
     Args:
         role: what it is for, as a part of the thread's name.
@@ -100,10 +111,18 @@ class ConnectionThread:
             raise call.error
         return call.result  # type: ignore[return-value]
 
-    def post(self, work: Callable[[Session], object], doing: str, timeout: float) -> None:
-        """Have the thread do something some time; nobody waits for it, and learns of its errors."""
-        with suppress(NotConnectedError):
-            self._hand_over(_Call(work, doing, monotonic() + timeout, False))
+    def post(
+        self, work: Callable[[Session], object], doing: str, on_failure: Callable[[], object] | None = None
+    ) -> None:
+        """Have the thread do something some time; nobody waits for it, and it is not repeated.
+
+        ``on_failure`` is called when it cannot be done or raises, by any thread.
+        """
+        call = _Call(work, doing, math.inf, False, on_failure)
+        try:
+            self._hand_over(call)
+        except NotConnectedError as exc:
+            call.fail(exc)
 
     def close(self, timeout: float) -> None:
         """End the thread and close the connection; what hangs is left alone. Calls that wait fail."""
@@ -161,7 +180,7 @@ class ConnectionThread:
 
     def _give_up(self, runner: _Runner, call: _Call[Any]) -> None:
         """A call's time is over: it is withdrawn, or when it was begun the connection is given up."""
-        busy = BrokerUnavailableError(f"cannot {call.doing}: the connection is busy, or the broker silent")
+        busy = _late(BrokerUnavailableError, f"cannot {call.doing}: the connection is busy, or the broker silent")
         if not runner.withdraw(call, busy) and not call.done.is_set():
             with self._lock:
                 if self._runner is runner:
@@ -218,8 +237,8 @@ class _Runner:
             self._owner.interrupt(session)
             self._owner.session_ended(session, TimeoutError("the broker does not answer"))
         if running is not None:  # its caller may look at what the session's end has left behind
-            silent = f"cannot {running.doing}: the broker does not answer"
-            running.fail(BrokerUnavailableError(silent) if running.may_repeat else UncertainError(silent))
+            kind = BrokerUnavailableError if running.may_repeat else UncertainError
+            running.fail(_late(kind, f"cannot {running.doing}: the broker does not answer"))
 
     def _end_intake(self, *, closing: bool) -> list[_Call[Any]]:
         with self._changed:
@@ -309,6 +328,12 @@ class _Runner:
             log.debug("closing a connection failed: %s", type(exc).__name__)
         if not self._abandoned:
             self._owner.session_ended(session, error)
+
+
+def _late(kind: type[QBridgeError], text: str) -> QBridgeError:
+    error = kind(text)
+    error.__cause__ = TimeoutError("its time is over")
+    return error
 
 
 def closed() -> NotConnectedError:

@@ -38,8 +38,8 @@ class Received:
         properties: what a copy of it must have: see :class:`Outgoing`.
         handle: the transport's own: a delivery tag, a receipt handle, a row.
         redelivered: the broker says that it has handed it out before.
-        suspected: a process may have died with it: the broker handed it out before, and that was no hand-back. What this
-            client had itself when its connection was lost is recognized by the bridge.
+        suspected: a process may have died with it: the broker handed it out before, and that was no hand-back. What
+            this client had itself when its connection was lost is recognized by the bridge.
     """
 
     body: bytes = field(repr=False)

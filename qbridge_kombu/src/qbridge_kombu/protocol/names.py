@@ -12,8 +12,8 @@ _DIGEST: Final = 16
 def encoded(name: str, *, allowed: str, escape: str, most: int) -> str:
     """A name that a broker can have: another one for each name, and the same for one that it can have anyway.
 
-    Each byte of a character that is not allowed is written as the escape and two hexadecimal digits. What is too long ends
-    with a digest of the whole.
+    Each byte of a character that is not allowed is written as the escape and two hexadecimal digits. What is too long
+    ends with a digest of the whole.
 
     Args:
         name: what QBridge calls the queue.

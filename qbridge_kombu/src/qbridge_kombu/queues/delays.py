@@ -1,4 +1,4 @@
-"""Delays that the broker cannot hold itself: such messages wait in ``<queue>.delayed``, and any worker moves them on."""
+"""Delays that the broker cannot hold: such messages wait in ``<queue>.delayed``, and any worker moves them on."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def delayed_queue(queue: str) -> str:
 class Delays:
     """Moves due messages of the queues that this client receives from. Thread-safe.
 
-    A transport cannot look at a message without taking it, so a sweep takes each one and puts a copy back to the end, or
-    into its queue. One is made when something is known to be due, or when the number of messages has changed, and at times
-    in any case.
+    A transport cannot look at a message without taking it, so a sweep takes each one and puts a copy back to the end,
+    or into its queue. One is made when something is known to be due, or when the number of messages has changed, and at
+    times in any case.
     """
 
     def __init__(self, context: Context) -> None:
@@ -48,8 +48,7 @@ class Delays:
             return
         companion = self._companion(queue)
         if companion.is_time():
-            context = self._context
-            context.sender.post(companion.move_on, f"move delayed messages of {queue!r}", context.settings.request_timeout)
+            self._context.sender.post(companion.move_on, f"move delayed messages of {queue!r}")
 
     def count(self, session: Session, queue: str) -> int:
         """Move what is due now; return how many are left. For the thread of a session."""

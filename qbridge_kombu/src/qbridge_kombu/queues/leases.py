@@ -44,8 +44,9 @@ class Leases:
         scheme = transport.url.scheme
         if transport.lease is not None and not transport.renews and seconds > transport.lease:
             raise ConfigurationError(
-                f"a run on {queue!r} may take {seconds:g} s, and {scheme}:// lends a message for {transport.lease:g} s, "
-                "which cannot be renewed: it would run twice. Set a shorter task_timeout, or a longer lease at the broker"
+                f"a run on {queue!r} may take {seconds:g} s, and {scheme}:// lends a message for "
+                f"{transport.lease:g} s, which cannot be renewed: it would run twice. Set a shorter task_timeout, or a "
+                "longer lease at the broker"
             )
         if transport.longest_task is not None and seconds > transport.longest_task:
             raise ConfigurationError(

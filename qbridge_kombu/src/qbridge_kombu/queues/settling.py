@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from itertools import groupby
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from qbridge_kombu.connection.broker import log
 from qbridge_kombu.connection.thread import UncertainError
 from qbridge_kombu.protocol.headers import handed_back, split
 from qbridge_kombu.protocol.messages import Outgoing
+from qbridge_kombu.queues.acknowledgements import Acknowledgements
 from qbridge_kombu.queues.publisher import Publisher
 from qbridge_kombu.state.context import Context
 from qbridge_kombu.state.in_flight import State, Tag
@@ -35,6 +37,7 @@ class Settling:
     def __init__(self, context: Context, publisher: Publisher) -> None:
         self._context = context
         self._publisher = publisher
+        self._acknowledgements = Acknowledgements(context)
 
     def acknowledge(self, tag: Tag) -> None:
         """The work is done."""
@@ -69,15 +72,26 @@ class Settling:
 
     def flush(self, seconds: float) -> bool:
         """Whether the broker has carried out all that was acknowledged, within so many seconds."""
-        transport = self._context.transport
+        deadline, transport = monotonic() + seconds, self._context.transport
+        if not self._acknowledgements.flush(seconds):
+            return False
         if not transport.bound_to_session:
             return True
         for thread in self._context.receivers():
             try:
-                thread.call(transport.confirm_acknowledged, "flush", max(_LEAST_FLUSH, seconds))
+                thread.call(transport.confirm_acknowledged, "flush", max(_LEAST_FLUSH, deadline - monotonic()))
             except (TransientError, UncertainError):
                 return False
         return True
+
+    def stop(self, deadline: float) -> None:
+        """Send what is acknowledged, and give back the rest."""
+        with suppress(QBridgeError):
+            self.flush(max(_LEAST_FLUSH, (deadline - monotonic()) / 2))
+        self.hand_back_all(self._context.in_flight.open_tags(), deadline)
+        with suppress(QBridgeError):
+            self.flush(max(_LEAST_FLUSH, deadline - monotonic()))
+        self._acknowledgements.stop()
 
     def hand_back_all(self, tags: Iterable[Tag], deadline: float) -> None:
         """Give back what a client leaves behind, as far as the time allows; what fails is in the log."""
@@ -94,7 +108,7 @@ class Settling:
                     tag.lock.release()
 
     def _hand_back_some(self, queue: str, tags: list[Tag], deadline: float) -> None:
-        context, transport = self._context, self._context.transport
+        transport = self._context.transport
         size = transport.publish_batch
         for some in (tags[start : start + size] for start in range(0, len(tags), size)):
             if transport.releases_uncounted:
@@ -105,7 +119,7 @@ class Settling:
                 self._publisher.send(queue, copies, 0.0, max(0.1, deadline - monotonic()))
             for tag in some:
                 tag.copied = True
-            self._remove_some(some, context.settings.request_timeout)
+                self._remove(tag)
 
     def _tell(self, queue: str, exc: QBridgeError) -> None:
         if self._context.transport.keeps_unacknowledged:
@@ -133,32 +147,9 @@ class Settling:
             tag.copied = True
 
     def _remove(self, tag: Tag) -> None:
-        self._remove_some([tag], self._context.settings.request_timeout)
-
-    def _remove_some(self, tags: list[Tag], seconds: float) -> None:
-        """Take the originals from the broker. One whose connection was lost is acknowledged when it comes again."""
-        in_flight, transport = self._context.in_flight, self._context.transport
-        first = tags[0]
-        if not transport.instant_acknowledge:
-            held = [tag for tag in tags if tag.session is not None]
-
-            def work(session: Session) -> None:
-                mine = [tag for tag in held if not transport.bound_to_session or tag.session is session]
-                if mine:
-                    transport.acknowledge(session, first.name, [tag.received for tag in mine])
-
-            if held:
-                self._settle(first, work, seconds)
-        for tag in tags:
-            in_flight.settled(tag)
-
-    def _settle(self, tag: Tag, work: Callable[[Session], None], seconds: float) -> None:
-        bound = self._context.transport.bound_to_session
-        try:
-            self._context.settler(tag).call(work, f"acknowledge in {tag.queue!r}", seconds, may_repeat=not bound)
-        except (UncertainError, BrokerUnavailableError) as exc:
-            if not bound or tag.session is not None:
-                raise BrokerUnavailableError(str(exc)) from exc.__cause__
+        """Take the original from the broker, soon."""
+        tag.state = State.FINISHED
+        self._acknowledgements.add(tag)
 
     def _release(self, tags: list[Tag]) -> bool:
         transport, first = self._context.transport, tags[0]
@@ -169,7 +160,7 @@ class Settling:
 
         doing = f"give back to {first.queue!r}"
         try:
-            done = self._context.settler(first).call(work, doing, self._context.settings.request_timeout)
+            done = self._context.settler(first.queue).call(work, doing, self._context.settings.request_timeout)
         except UncertainError as exc:
             raise BrokerUnavailableError(str(exc)) from exc.__cause__
         if done:
@@ -193,5 +184,3 @@ def is_open(tag: Tag) -> bool:
 def _back(tag: Tag) -> Outgoing:
     received = tag.received
     return Outgoing(received.body, handed_back(received.headers, suspected=received.suspected), received.properties)
-
-

@@ -11,7 +11,7 @@ from qbridge_kombu.connection.broker import Broker
 from qbridge_kombu.connection.thread import ConnectionThread, closed
 from qbridge_kombu.options import Settings
 from qbridge_kombu.state.declarations import Declarations
-from qbridge_kombu.state.in_flight import InFlight, Tag
+from qbridge_kombu.state.in_flight import InFlight
 from qbridge_kombu.transports.base import Transport
 from qbridge_kombu.transports.session import Session
 
@@ -44,7 +44,9 @@ class Context:
         return ConnectionThread(role, self.broker, self.in_flight.session_ended)
 
     def receiver(self, queue: str) -> ConnectionThread:
-        """The connection that a queue is received through: one for all, or its own where receiving waits at the broker."""
+        """The connection that a queue is received through: one for all, or its own where that waits at the broker."""
+        if self.transport.one_session:
+            return self.sender
         key = queue if self.transport.blocking_receive else _ALL
         with self._lock:
             if key not in self._receivers:
@@ -52,9 +54,9 @@ class Context:
                 self._receivers[key] = self.new_thread("receiver")
             return self._receivers[key]
 
-    def settler(self, tag: Tag) -> ConnectionThread:
-        """The connection that a delivery is settled through."""
-        return self.receiver(tag.queue) if self.transport.bound_to_session else self.sender
+    def settler(self, queue: str) -> ConnectionThread:
+        """The connection that deliveries of a queue are settled through."""
+        return self.receiver(queue) if self.transport.bound_to_session else self.sender
 
     def bell(self, queue: str) -> threading.Event:
         """What wakes those who wait for messages of a queue."""
@@ -99,5 +101,3 @@ class Context:
         """The connections for receiving that there are."""
         with self._lock:
             return list(self._receivers.values())
-
-

@@ -19,6 +19,7 @@ class State(Enum):
     """Where a delivery is between its receipt and its end."""
 
     OPEN = "open"
+    FINISHED = "finished"  # and on its way out of the broker
     SETTLED = "settled"
     LOST = "lost"
 
@@ -50,8 +51,8 @@ class InFlight:
     """What one connected client has in flight. Thread-safe.
 
     Args:
-        bound: what was received belongs to its session. When that is lost the broker delivers the message again, perhaps to
-            this client: then it is bound to the run that goes on, or acknowledged if that is over.
+        bound: what was received belongs to its session. When that is lost the broker delivers the message again,
+            perhaps to this client: then it is bound to the run that goes on, or acknowledged if that is over.
     """
 
     def __init__(self, bound: bool) -> None:
@@ -89,8 +90,10 @@ class InFlight:
     def settled(self, tag: Tag) -> None:
         """Forget a delivery; when its session was lost, remember that its message is finished with."""
         with self._lock:
+            if tag.state is State.LOST:
+                return
             self._open.pop(tag, None)
-            if self._bound and tag.session is None and tag.state is State.OPEN:
+            if self._bound and tag.session is None and tag.state is not State.SETTLED:
                 self._forget_lost(tag)
                 key = _key(tag.queue, tag.received)
                 self._done[key] = self._done.pop(key, 0) + 1
@@ -131,15 +134,16 @@ class InFlight:
             return list(self._buffered.pop(queue, ()))
 
     def queues(self) -> Counter[str]:
-        """How many are in flight of each queue."""
+        """How many are in flight of each queue, without those whose acknowledgement is on its way."""
         with self._lock:
-            return Counter(tag.queue for tag in self._open)
+            return Counter(tag.queue for tag in self._open if tag.state is State.OPEN)
 
     def end(self) -> None:
         """The client is disconnected: none of them is its own any more."""
         with self._lock:
             for tag in self._open:
-                tag.state = State.LOST
+                if tag.state is State.OPEN:
+                    tag.state = State.LOST
             self._open.clear()
             self._buffered.clear()
             self._lost.clear()

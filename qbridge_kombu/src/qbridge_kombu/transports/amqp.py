@@ -53,7 +53,7 @@ class AMQPTransport(Transport):
     bound_to_session = True
     required = "kombu"
     options: ClassVar[Mapping[str, OptionReader]] = {"queue_type": _option_queue_type, "login_method": option_text}
-    capabilities = Capabilities(delay=True, crashes=True, durable=True, shared=True)
+    capabilities = Capabilities(delay=True, crashes=True, durable=True, shared=True, instant_ack=True)
     publish_batch = 500
 
     def __init__(self, url: BrokerURL, options: Mapping[str, Any]) -> None:

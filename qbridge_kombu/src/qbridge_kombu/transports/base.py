@@ -7,19 +7,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from qbridge_core.backend import BrokerURL, Capabilities, OptionReader
-from qbridge_kombu.transports.session import Session
 from qbridge_kombu.protocol.messages import Outgoing, Received
+from qbridge_kombu.transports.session import Session
 
 
 class Transport(ABC):
     """One kind of broker, as the bridge needs it. One instance belongs to one client.
 
-    **Threads.** A method that gets a :class:`Session` is called by the thread that owns this session, one call at a time;
-    several sessions of one client may be in use at once. It must return in bounded time: a caller that has waited for too
-    long gives the whole session up, and what is in it.
+    **Threads.** A method that gets a :class:`Session` is called by the thread that owns this session, one call at a
+    time; several sessions of one client may be in use at once. It must return in bounded time: a caller that has waited
+    for too long gives the whole session up, and what is in it.
 
     **Errors.** Whatever a method raises is turned into an error of QBridge's by :meth:`translate` and, for what that
-    returns ``None``, by the bridge. An exception that is not QBridge's own costs the session: it is closed and made anew.
+    returns ``None``, by the bridge. An exception that is not QBridge's own costs the session: it is closed and made
+    anew.
 
     **Names.** Methods get the broker's names of queues, which :meth:`name_of` makes.
 
@@ -38,6 +39,7 @@ class Transport(ABC):
             ``<queue>.delayed``, in steps of this length.
         blocking_receive: seconds for which one call of :meth:`receive` may wait at the broker for a message (long
             polling). Then each queue that is received from has a session and thread of its own. With 0 it is polled.
+        one_session: one connection does everything: the broker has one writer at a time anyway.
         publish_batch: how many messages :meth:`publish` gets at once at most.
         receive_batch: how many messages :meth:`receive` is asked for at once at most.
         acknowledge_batch: how many messages :meth:`acknowledge` gets at once at most.
@@ -55,6 +57,7 @@ class Transport(ABC):
     longest_task: float | None = None
     max_native_delay: float = 0.0
     blocking_receive: float = 0.0
+    one_session: ClassVar[bool] = False
     publish_batch: int = 100
     receive_batch: int = 100
     acknowledge_batch: int = 100

@@ -1,4 +1,4 @@
-"""Publisher confirms on a channel of AMQP, many at once: kombu's own way waits for each one, and not for ever long enough."""
+"""Publisher confirms on a channel of AMQP, many at once; kombu's own way waits for each one."""
 
 from __future__ import annotations
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from types import TracebackType
 from typing import Any, ClassVar, Final
 from urllib.parse import quote
 
@@ -24,18 +24,18 @@ def _option_dialect(name: str, value: object) -> str:
 
 
 class DatabaseTransport(VirtualTransport):
-    """``kombu+sqlalchemy://user:password@host/database?dialect=postgresql+psycopg``, ``kombu+sqlalchemy:////file.db?dialect=sqlite``.
+    """``kombu+sqlalchemy://user:password@host/database?dialect=postgresql+psycopg``,
+    ``kombu+sqlalchemy:////file.db?dialect=sqlite``.
 
-    A row that is received becomes invisible, and is deleted when it is acknowledged. That of a worker which died stays so until
-    somebody makes it visible by hand: nobody knows whether its worker lives.
+    A row that is received becomes invisible, and is deleted when it is acknowledged. That of a worker which died stays
+    so until somebody makes it visible by hand: nobody knows whether its worker lives.
     """
 
     instant_acknowledge = False
+    one_session = True
     releases_uncounted = True
     required = "'kombu[sqlalchemy]', and the driver of the dialect"
-    capabilities = replace(
-        VirtualTransport.capabilities, browse=True, instant_ack=False, ordered=True, exact_stats=True
-    )
+    capabilities = replace(VirtualTransport.capabilities, browse=True, ordered=True, exact_stats=True)
     options: ClassVar[Mapping[str, OptionReader]] = {
         "dialect": _option_dialect, "queue_tablename": option_text, "message_tablename": option_text,
     }  # fmt: skip
@@ -63,8 +63,13 @@ class DatabaseTransport(VirtualTransport):
         return self._queue_id(session, name) is not None
 
     def create(self, session: Session, name: str) -> None:
-        """Have the channel make its row."""
-        session.channel._new_queue(name)
+        """Make its row; somebody else may be quicker."""
+        from sqlalchemy import insert
+        from sqlalchemy.exc import IntegrityError
+
+        if self._queue_id(session, name) is None:
+            with suppress(IntegrityError), self._transaction(session) as transaction:
+                transaction.execute(insert(session.channel.queue_cls.__table__).values(name=name))
 
     def size(self, session: Session, name: str) -> int:
         """Count the visible rows."""
@@ -74,7 +79,7 @@ class DatabaseTransport(VirtualTransport):
         from sqlalchemy import func, select
 
         table = _messages(session)
-        with _Transaction(session) as transaction:
+        with self._transaction(session) as transaction:
             query = select(func.count()).where(table.c.queue_id == found, table.c.visible.is_(True))
             return int(transaction.execute(query).scalar_one())
 
@@ -86,7 +91,7 @@ class DatabaseTransport(VirtualTransport):
         from sqlalchemy import delete
 
         table = _messages(session)
-        with _Transaction(session) as transaction:
+        with self._transaction(session) as transaction:
             where = delete(table).where(table.c.queue_id == found, table.c.visible.is_(True))
             return int(transaction.execute(where).rowcount)
 
@@ -100,7 +105,7 @@ class DatabaseTransport(VirtualTransport):
             payload = prepared(session.channel, message)
             session.channel._inplace_augment_message(payload, "", name)
             rows.append({"payload": json.dumps(payload), "queue_id": found, "visible": True, "version": 1})
-        with _Transaction(session) as transaction:
+        with self._transaction(session) as transaction:
             transaction.execute(insert(_messages(session)), rows)
 
     def receive(self, session: Session, name: str, count: int, wait: float) -> list[Received]:
@@ -111,7 +116,7 @@ class DatabaseTransport(VirtualTransport):
         table = _messages(session)
         query = select(table.c.id, table.c.payload, table.c.version)
         query = query.where(table.c.queue_id == found, table.c.visible.is_(True)).order_by(table.c.id).limit(count)
-        with _Transaction(session, writes_later=True) as transaction:
+        with self._transaction(session, writes_later=True) as transaction:
             rows = transaction.execute(query.with_for_update(skip_locked=True)).all()
             if rows:
                 ids = [row.id for row in rows]
@@ -124,7 +129,7 @@ class DatabaseTransport(VirtualTransport):
         from sqlalchemy import delete
 
         table = _messages(session)
-        with _Transaction(session) as transaction:
+        with self._transaction(session) as transaction:
             transaction.execute(delete(table).where(table.c.id.in_([each.handle for each in received])))
 
     def release(self, session: Session, name: str, received: Sequence[Received]) -> bool:
@@ -133,7 +138,7 @@ class DatabaseTransport(VirtualTransport):
 
         table = _messages(session)
         ids = [each.handle for each in received]
-        with _Transaction(session) as transaction:
+        with self._transaction(session) as transaction:
             change = {"visible": True, "timestamp": table.c.timestamp}
             transaction.execute(update(table).where(table.c.id.in_(ids)).values(**change))
         return True
@@ -147,14 +152,37 @@ class DatabaseTransport(VirtualTransport):
             return []
         table = _messages(session)
         query = select(table.c.id, table.c.payload).where(table.c.queue_id == found, table.c.visible.is_(True))
-        with _Transaction(session) as transaction:
+        with self._transaction(session) as transaction:
             rows = transaction.execute(query.order_by(table.c.id).limit(limit)).all()
         return [_received(session, row.payload, row.id, False) for row in rows]
 
+    def connected(self, session: Session) -> None:
+        """Take one connection of the engine that kombu makes; its mapped classes have no part in this."""
+        engine, _ = session.channel._open()
+        session.notes["engine"] = engine
+        session.notes["connection"] = engine.connect()
+
     def closing(self, session: Session) -> None:
-        """Give the connection back to the engine, which kombu does not, and end the engine's."""
-        session.channel.session.close()
-        session.channel.session.get_bind().dispose()
+        """Close the connection, and those that the engine keeps."""
+        if "connection" in session.notes:
+            session.notes["connection"].close()
+            session.notes["engine"].dispose()
+
+    @contextmanager
+    def _transaction(self, session: Session, *, writes_later: bool = False) -> Iterator[Any]:
+        """Commit at the end, or roll back.
+
+        Args:
+            session: whose database.
+            writes_later: it reads before it writes: SQLite must lock the file at once, or two could read the same.
+        """
+        from sqlalchemy import text
+
+        connection = session.notes["connection"]
+        with connection.begin():
+            if writes_later and connection.dialect.name == "sqlite":
+                connection.execute(text("BEGIN IMMEDIATE TRANSACTION"))
+            yield connection
 
     def _require_id(self, session: Session, name: str) -> int:
         found = self._queue_id(session, name)
@@ -168,38 +196,12 @@ class DatabaseTransport(VirtualTransport):
         ids: dict[str, int] = session.notes.setdefault("queue ids", {})
         if name not in ids:
             table = session.channel.queue_cls.__table__
-            with _Transaction(session) as transaction:
+            with self._transaction(session) as transaction:
                 found = transaction.execute(select(table.c.id).where(table.c.name == name)).scalar()
             if found is None:
                 return None
             ids[name] = int(found)
         return ids[name]
-
-
-class _Transaction:
-    """``with`` it: committed at the end, rolled back when something is raised.
-
-    Args:
-        session: whose database.
-        writes_later: it reads before it writes: SQLite must lock the file at once, or two could read the same.
-    """
-
-    def __init__(self, session: Session, *, writes_later: bool = False) -> None:
-        self._orm = session.channel.session
-        self._locks = writes_later
-
-    def __enter__(self) -> Any:
-        from sqlalchemy import text
-
-        if self._locks and self._orm.get_bind().name == "sqlite":
-            self._orm.execute(text("BEGIN IMMEDIATE TRANSACTION"))
-        return self._orm
-
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, where: TracebackType | None) -> None:
-        if exc is None:
-            self._orm.commit()
-        else:
-            self._orm.rollback()
 
 
 def _messages(session: Session) -> Any:

@@ -78,8 +78,8 @@ class FilesystemTransport(VirtualTransport):
     def put(self, session: Session, name: str, message: Outgoing) -> None:
         """Write a file under another name first: kombu's own way shows it to consumers before it is written.
 
-        Files are read in the order of their names. kombu's begin with milliseconds since the start of the machine; a number
-        after that keeps those of one process in order.
+        Files are read in the order of their names. kombu's begin with milliseconds since the start of the machine; a
+        number after that keeps those of one process in order.
         """
         payload = prepared(session.channel, message)
         session.channel._inplace_augment_message(payload, "", name)

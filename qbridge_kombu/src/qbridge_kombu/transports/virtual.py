@@ -1,4 +1,4 @@
-"""Transports that kombu makes of a store: a queue is a list of JSON texts, and what is received is gone from it (class B)."""
+"""Transports that kombu makes of a store: a queue is a list of texts, and what is received is gone from it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _KOMBUS_OWN: Final = {"delivery_tag", "delivery_info", "body_encoding"}
 class VirtualTransport(Transport):
     """What the transports on ``kombu.transport.virtual`` have in common.
 
-    The bridge takes a message with the channel's own ``_get``, which is what kombu's classes implement for each store. So
-    kombu's quality of service, which keeps messages back and forgets them in a crash, has no part in it: the client knows what
-    it holds.
+    The bridge takes a message with the channel's own ``_get``, which is what kombu's classes implement for each store.
+    So kombu's quality of service, which keeps messages back and forgets them in a crash, has no part in it: the client
+    knows what it holds.
     """
 
     instant_acknowledge = True
@@ -114,7 +114,8 @@ def prepared(channel: Any, message: Outgoing) -> Any:
 def received(channel: Any, payload: dict[str, Any], handle: Any = None) -> Received:
     """What a store holds, as the bridge takes it.
 
-    kombu's ``Message`` is not used: it unpacks the body of whoever has a header ``compression``, and the body is the producer's.
+    kombu's ``Message`` is not used: it unpacks the body of whoever has a header ``compression``, and the body is the
+    producer's.
     """
     given = payload.get("properties") or {}
     body = channel.decode_body(payload.get("body") or b"", given.get("body_encoding"))

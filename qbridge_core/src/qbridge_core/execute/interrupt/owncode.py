@@ -8,7 +8,9 @@ import sys
 from types import FrameType, MethodType, ModuleType
 from typing import Any, Final
 
-OURS: Final = frozenset({"qbridge_core", "qbridge_memory", "qbridge_rabbitmq", "qbridge_redis", "QBridge"})
+OURS: Final = frozenset(
+    {"qbridge_core", "qbridge_kombu", "qbridge_memory", "qbridge_rabbitmq", "qbridge_redis", "QBridge"}
+)
 _MAIN: Final = "__main__"
 
 

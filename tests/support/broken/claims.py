@@ -1,0 +1,60 @@
+"""Clients that claim of redelivery or of order what does not hold, or hide what does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import ClassVar
+
+from qbridge_core import Capabilities, Delivery, Message
+from qbridge_memory import MemoryClient
+from support.leases.client import LeaseClient
+
+CLAIMS = LeaseClient.capabilities
+_MANY = 50
+
+
+class ForgetsAtOnce(LeaseClient):
+    """Takes a message from its broker when it is received."""
+
+    capabilities = replace(CLAIMS, crashes=False)
+
+    def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
+        """Receive copies of what is acknowledged already."""
+        received = super().receive(queue, max_messages, timeout)
+        for delivery in received:
+            super().ack(replace(delivery))
+        super().flush()
+        return received
+
+
+class HidesRedelivery(LeaseClient):
+    """Does not say that what a dead process held is delivered again."""
+
+    capabilities = replace(CLAIMS, crashes=False, redelivers=False)
+
+
+class ClaimsCrashesWithoutRedelivery(LeaseClient):
+    """Claims to see the deaths of those whose messages nobody sees again."""
+
+    capabilities = replace(CLAIMS, redelivers=False)
+
+
+class PublishesBackwards(MemoryClient):
+    """Claims an order, and publishes the last message first."""
+
+    def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
+        """Publish in another order."""
+        given = list(messages)
+        super().publish_many(queue, given[::-1], timeout=timeout)
+
+
+class LosesWithoutOrder(MemoryClient):
+    """Claims no order, and loses the last of many messages."""
+
+    capabilities: ClassVar[Capabilities] = replace(MemoryClient.capabilities, ordered=False)
+
+    def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
+        """Publish all but one."""
+        given = list(messages)
+        super().publish_many(queue, given[:-1] if len(given) >= _MANY else given, timeout=timeout)
