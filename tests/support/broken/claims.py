@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import ClassVar
 
-from qbridge_core import Capabilities, Delivery, Message
+from qbridge_core import Delivery, Message
 from qbridge_memory import MemoryClient
 from support.leases.client import LeaseClient
 
@@ -52,7 +51,7 @@ class PublishesBackwards(MemoryClient):
 class LosesWithoutOrder(MemoryClient):
     """Claims no order, and loses the last of many messages."""
 
-    capabilities: ClassVar[Capabilities] = replace(MemoryClient.capabilities, ordered=False)
+    capabilities = replace(MemoryClient.capabilities, ordered=False)
 
     def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
         """Publish all but one."""
