@@ -1,112 +1,28 @@
-"""The distributions as users get them: what the wheels hold, and what installs from where.
-
-The clean environments fetch pluggy, pika, redis-py and kombu from the configured package index.
-"""
+"""The distributions as users get them: what the wheels hold, and what installs from where."""
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
-import subprocess
 import sys
 import tomllib
 import zipfile
-from collections.abc import Callable
 from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support.packages import PACKAGES, ROOT, pip, run
+
 pytestmark = pytest.mark.packaging
 
-ROOT = Path(__file__).parents[2]
-PACKAGES = {
-    "qbridge_core": [],
-    "qbridge_rabbitmq": ["amqp", "amqps"],
-    "qbridge_redis": [
-        "redis",
-        "rediss",
-        "redis+sentinel",
-        "rediss+sentinel",
-        "redis+cluster",
-        "rediss+cluster",
-        "unix",
-    ],
-    "qbridge_memory": ["memory"],
-    "qbridge_kombu": [
-        "kombu+amqp",
-        "kombu+amqps",
-        "kombu+any",
-        "kombu+filesystem",
-        "kombu+memory",
-        "kombu+sqlalchemy",
-    ],
-}
 DISTRIBUTIONS = sorted(name.replace("_", "-") for name in PACKAGES)
-
-
-def run(*command: str | Path, cwd: Path | None = None) -> str:
-    """Run a command and return its output; on failure show all of it."""
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{command} failed:\n{done.stdout}\n{done.stderr}"
-    return done.stdout.strip()
-
-
-def pip(*args: str | Path, python: Path | None = None) -> str:
-    """Run pip of this environment, on another environment if one is given."""
-    target = ["--python", python] if python else []
-    return run(sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check", *target, *args)
 
 
 def project(directory: Path) -> dict[str, Any]:
     """Return the [project] table of a directory's pyproject.toml."""
     table: dict[str, Any] = tomllib.loads((directory / "pyproject.toml").read_text())["project"]
     return table
-
-
-@pytest.fixture(scope="session")
-def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory that all workers of this run share."""
-    base = tmp_path_factory.getbasetemp()
-    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-
-
-@pytest.fixture(scope="session")
-def once(shared_dir: Path) -> Callable[[str, Callable[[Path], object]], Path]:
-    """Fill a directory once in a run, whichever worker comes first; the others wait for it."""
-
-    def fill(name: str, build: Callable[[Path], object]) -> Path:
-        directory, done = shared_dir / name, shared_dir / f"{name}.done"
-        with (shared_dir / f"{name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not done.exists():
-                directory.mkdir(exist_ok=True)
-                build(directory)
-                done.touch()
-        return directory
-
-    return fill
-
-
-@pytest.fixture(scope="session")
-def wheels(once: Callable[[str, Callable[[Path], object]], Path]) -> dict[str, Path]:
-    """The wheels, by package."""
-
-    def build(directory: Path) -> None:
-        sources = [ROOT / package for package in PACKAGES]
-        pip("wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", directory, *sources)
-
-    directory = once("wheels", build)
-    return {package: next(directory.glob(f"{package}-*.whl")) for package in PACKAGES}
-
-
-@pytest.fixture
-def clean_python(tmp_path: Path) -> Path:
-    """The interpreter of an empty environment."""
-    run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv")
-    return tmp_path / "venv" / "bin" / "python"
 
 
 @pytest.mark.parametrize("package", PACKAGES)
