@@ -32,6 +32,7 @@ from qbridge_core.contract.message import (
     check_message,
     check_messages,
     check_rejection,
+    new_id,
 )
 
 __all__ = [
@@ -68,4 +69,5 @@ __all__ = [
     "meta_int",
     "meta_text",
     "meta_time",
+    "new_id",
 ]
