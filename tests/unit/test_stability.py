@@ -122,7 +122,18 @@ HEADERS = [
     "x-qbridge-user-id",
     "x-qbridge-worker",
 ]
-CAPABILITIES = ["delay", "max_delay", "browse", "crashes", "durable", "shared", "instant_ack"]
+CAPABILITIES = [
+    "delay",
+    "max_delay",
+    "browse",
+    "crashes",
+    "durable",
+    "shared",
+    "instant_ack",
+    "redelivers",
+    "ordered",
+    "exact_stats",
+]
 
 
 def names_of(version: str) -> dict[str, list[str]]:
@@ -161,7 +172,7 @@ def test_the_page_names_each_header() -> None:
         path.read_text(encoding="utf-8") for path in Path(__file__).parents[2].glob("qbridge_*/src/**/*.py")
     )
     written = {f"x-qbridge-{suffix}" for suffix in re.findall(r'HEADER_PREFIX \+ "([a-z-]+)"', sources)}
-    assert written == set(HEADERS) | {"x-qbridge-header-"}
+    assert written == set(HEADERS) | {"x-qbridge-header-", "x-qbridge-kombu-"}
 
 
 def test_the_capability_flags_are_there() -> None:
