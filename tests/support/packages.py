@@ -8,9 +8,10 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Final
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = {
+PACKAGES: Final[dict[str, list[str]]] = {
     "qbridge_core": [],
     "qbridge_rabbitmq": ["amqp", "amqps"],
     "qbridge_redis": [
@@ -44,7 +45,7 @@ def run(*command: str | Path, cwd: Path | None = None) -> str:
 
 def pip(*args: str | Path, python: Path | None = None) -> str:
     """Run pip of this environment, on another environment if one is given."""
-    target = ["--python", python] if python else []
+    target: list[str | Path] = ["--python", python] if python else []
     return run(sys.executable, "-m", "pip", "--no-input", "--disable-pip-version-check", *target, *args)
 
 
