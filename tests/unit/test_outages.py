@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 
 import pytest
@@ -104,6 +105,22 @@ def test_an_outage_is_news_again_after_a_minute(monkeypatch: pytest.MonkeyPatch)
     assert trouble.back("another") is None
     assert trouble.lost("one")
     assert trouble.is_news(ValueError(1))
+
+
+def test_what_is_said_once_in_an_outage_is_news_in_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kind that no minute makes news again is news when all worked in between, and other kinds go on as they do."""
+    now = 1000.0
+    monkeypatch.setattr("qbridge_core.runtime.outage.monotonic", lambda: now)
+    trouble = Outage()
+    trouble.lost("one")
+    assert trouble.is_news("refused", every=math.inf)
+    assert trouble.is_news("away")
+    now += 3600
+    assert not trouble.is_news("refused", every=math.inf)
+    assert trouble.is_news("away")
+    assert trouble.back("one") == 3600
+    trouble.lost("one")
+    assert trouble.is_news("refused", every=math.inf)
 
 
 def test_who_does_not_complain_again_does_not_keep_an_outage_going(monkeypatch: pytest.MonkeyPatch) -> None:

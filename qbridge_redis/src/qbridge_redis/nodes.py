@@ -15,7 +15,7 @@ from qbridge_core.backend import QBridgeError
 from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import unreachable
 from qbridge_redis.connection.options import Address, Deployment, Options
-from qbridge_redis.connection.outage import Outage
+from qbridge_redis.connection.outage_log import OutageLog
 from qbridge_redis.connection.route import OnMove, Route
 from qbridge_redis.node import Node
 from qbridge_redis.protocol.fields import Fields
@@ -47,7 +47,7 @@ class Nodes:
         self._declarations = declarations
         self._cluster = ClusterMap(options) if options.deployment is Deployment.CLUSTER else None
         self._limits = Limits()
-        self._outage = Outage(options)
+        self._outage = OutageLog(options)
         self._nodes: dict[int, Node] = {}
         self._lock = threading.Lock()
 

@@ -26,7 +26,6 @@ from qbridge_core import (
     connect,
 )
 from qbridge_rabbitmq import RabbitMQClient
-from qbridge_rabbitmq.connection import outage
 from support.brokers import RabbitMQBroker, free_port
 from support.proxy import TCPProxy
 from support.wait import wait_for
@@ -217,7 +216,7 @@ def test_an_outage_is_told_once_then_again_and_again_and_its_end_too(
 ) -> None:
     """Both connections are lost, and come back after many attempts: one warning, reminders, and how long it was."""
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(outage, "REMIND_EVERY", 1.0)
+    monkeypatch.setattr("qbridge_core.runtime.outage.REMIND_EVERY", 1.0)
     with TCPProxy.to(amqp_url) as proxy:
         client = make_client(proxy.through(amqp_url), heartbeat=1, reconnect_delay_max=0.2)
         client.declare(unique_name)

@@ -44,17 +44,21 @@ class Outage:
             self._waiting[who] = now
             return begins
 
-    def is_news(self, kind: object) -> bool:
+    def is_news(self, kind: object, *, every: float | None = None) -> bool:
         """True when nothing of this kind (an exception stands for its type) was reported in the last minute.
 
         The caller reports it then.
+
+        Args:
+            kind: what is complained of.
+            every: seconds after which it is news again, if not a minute; infinity for what is said once in an outage.
         """
         key = type(kind) if isinstance(kind, BaseException) else kind
         with self._lock:
             now = monotonic()
             if now < self._say_at.get(key, -math.inf):
                 return False
-            self._say_at[key] = now + REMIND_EVERY
+            self._say_at[key] = now + (REMIND_EVERY if every is None else every)
             self.was_reported = True
             return True
 
@@ -63,7 +67,7 @@ class Outage:
 
         Cheap for one that had not lost it.
         """
-        if who not in self._waiting:
+        if who not in self:
             return None
         with self._lock:
             now = monotonic()
@@ -71,6 +75,10 @@ class Outage:
                 return None
             self._forget(now)
             return None if self._waiting else now - self._since
+
+    def __contains__(self, who: object) -> bool:
+        """Whether it does not work for this one. Takes no lock."""
+        return who in self._waiting
 
     @property
     def seconds(self) -> float:

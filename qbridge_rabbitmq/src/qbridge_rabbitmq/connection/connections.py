@@ -21,7 +21,7 @@ from qbridge_rabbitmq.connection.diagnosis import explain
 from qbridge_rabbitmq.connection.hosts import Hosts
 from qbridge_rabbitmq.connection.io_thread import IOThread
 from qbridge_rabbitmq.connection.options import Endpoint
-from qbridge_rabbitmq.connection.outage import Outage
+from qbridge_rabbitmq.connection.outage_log import OutageLog
 from qbridge_rabbitmq.connection.reconnecting import ReconnectingConnection
 
 # Together with what a worker waits for before, a stop takes at most three seconds more than its grace period.
@@ -92,7 +92,7 @@ class Connections:
         self._flush = flush
         self._endpoint = endpoint
         self._options = endpoint.options
-        self._outage = Outage()
+        self._outage = OutageLog()
         self._opened: Future[None] = Future()
         self._failed_at = endpoint.addresses[0]
         self._ends = consuming, publishing

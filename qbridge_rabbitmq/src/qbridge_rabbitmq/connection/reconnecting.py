@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,17 +16,15 @@ from qbridge_rabbitmq.connection.diagnosis import explain
 from qbridge_rabbitmq.connection.hosts import Address, Hosts
 from qbridge_rabbitmq.connection.io_thread import IOThread
 from qbridge_rabbitmq.connection.options import Endpoint
-from qbridge_rabbitmq.connection.outage import Outage
+from qbridge_rabbitmq.connection.outage_log import OutageLog
+from qbridge_rabbitmq.connection.reconnect_pause import ReconnectPause
 
-_REFUSED_PAUSE: Final = 5.0
 # A connection that is lost sooner than this was no success: pauses go on growing.
 _STABLE_AFTER: Final = 5.0
 # pika ends an attempt itself when a server does not answer; both at once would be in each other's way.
 _TRIAL_END: Final = 0.5
 # A broker greets within milliseconds. One that does not may be something else.
 _SILENCE: Final = 1.0
-# Of our own: drawing from the shared generator would change what a program with a fixed seed gets.
-_random: Final = random.Random()  # noqa: S311 - it spreads load and hides nothing
 
 
 class ReconnectingConnection:
@@ -53,7 +50,7 @@ class ReconnectingConnection:
         io: IOThread,
         endpoint: Endpoint,
         hosts: Hosts,
-        outage: Outage,
+        outage: OutageLog,
         role: str,
         on_up: Callable[[AmqpConnection], None],
         on_down: Callable[[BaseException], None],
@@ -69,7 +66,8 @@ class ReconnectingConnection:
         self._on_up = on_up
         self._on_down = on_down
         self._attempt: AmqpConnection | None = None
-        self._failures = 0
+        options = endpoint.options
+        self._pause = ReconnectPause(options.reconnect_delay, options.reconnect_delay_max, len(hosts))
         self._opened_at = 0.0
         self._heard = -1, 0.0  # bytes received, and since when there were no more
         self._useless = False
@@ -79,7 +77,7 @@ class ReconnectingConnection:
     @property
     def exhausted(self) -> bool:
         """Whether no server is left that was not tried since the last success."""
-        return self._failures >= len(self._hosts)
+        return self._pause.exhausted
 
     @property
     def received(self) -> tuple[int, int] | None:
@@ -214,7 +212,7 @@ class ReconnectingConnection:
             return
         stable = monotonic() - self._opened_at > _STABLE_AFTER
         if stable:
-            self._failures = 0
+            self._pause.reset()
         self._hosts.lost(self.address, soon=not stable or self._useless)
         self._useless = False
         self._down(error)
@@ -223,7 +221,7 @@ class ReconnectingConnection:
         self.connection = self._attempt = None
         if self._closed is None:
             self._waits = True
-            self._io.later(self._pause(error), self.open)
+            self._io.later(self._pause.next(refused=errors.is_refusal(error)), self.open)
         self.problem = explain(error, self._endpoint, self.address)
         if self._closed is None:
             self._tell(self.problem)
@@ -241,17 +239,3 @@ class ReconnectingConnection:
     @property
     def _where(self) -> str:
         return self._endpoint.show(self.address)
-
-    def _pause(self, error: BaseException) -> float:
-        """Seconds until the next attempt, with jitter so that many clients do not come at once.
-
-        They are doubled when all servers have been tried; the next of several is tried soon.
-        """
-        options = self._endpoint.options
-        rounds, tried = divmod(self._failures, len(self._hosts))
-        self._failures += 1
-        doublings = 0 if tried else min(rounds, 30)
-        delay: float = min(options.reconnect_delay * 2.0**doublings, options.reconnect_delay_max)
-        if errors.is_refusal(error) and self.exhausted:
-            delay = max(delay, _REFUSED_PAUSE)
-        return delay * _random.uniform(0.8, 1.2)

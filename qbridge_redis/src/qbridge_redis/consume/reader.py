@@ -16,9 +16,9 @@ from typing import Any, Final
 from redis.exceptions import ResponseError
 
 from qbridge_core.backend import BrokerUnavailableError, Delivery, QBridgeError, TransientError, monotonic
-from qbridge_redis.connection.backoff import Backoff
 from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import REFUSED, is_missing_group, unreachable
+from qbridge_redis.connection.reconnect_pause import ReconnectPause
 from qbridge_redis.consume.reading import SLICE, deliveries, read_command, unblock
 from qbridge_redis.consume.shared import SharedReader
 from qbridge_redis.consume.subscription import Subscription
@@ -53,7 +53,7 @@ class StreamReader:
         self._opened_before = False
         self._lent = False
         self._subscribed = False
-        self._backoff = Backoff()
+        self._reconnect_pause = ReconnectPause()
         self._takeover = Takeover(context, queue)
         self._subscription = Subscription(context, queue, self._takeover)
         self._is_idle = False
@@ -222,7 +222,7 @@ class StreamReader:
             self._takeover.begin_anew()
         else:
             self._opened()
-        self._backoff.reset()
+        self._reconnect_pause.reset()
 
     def _wait(self, error: TransientError, deadline: float, cancels: int) -> None:
         self._context.lost(self, error)
@@ -231,7 +231,7 @@ class StreamReader:
             if isinstance(error, BrokerUnavailableError):
                 raise error
             raise BrokerUnavailableError(str(error)) from error
-        pause = min(self._backoff.next(), remaining)
+        pause = min(self._reconnect_pause.next(), remaining)
         until = monotonic() + pause
         while not self._is_cancelled(cancels) and (left := until - monotonic()) > 0:
             self._context.closing.wait(min(left, 0.05))

@@ -26,9 +26,9 @@ from qbridge_core.backend import (
     TransientError,
     monotonic,
 )
-from qbridge_redis.connection.backoff import Backoff
 from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import REFUSED, is_missing_group, is_transient, refused, unreachable
+from qbridge_redis.connection.reconnect_pause import ReconnectPause
 from qbridge_redis.consume.own_connections import OwnConnections
 from qbridge_redis.consume.reading import SLICE, deliveries, read_command, unblock
 from qbridge_redis.consume.subscription import PATIENCE, TOGETHER, Subscription
@@ -60,7 +60,7 @@ class SharedReader:
         self._reading = threading.Event()
         self._thread: threading.Thread | None = None
         self._opened_before = False
-        self._backoff = Backoff()
+        self._reconnect_pause = ReconnectPause()
         self._error: BrokerUnavailableError | None = None
         self._sweep_at = 0.0
         self._recover_at = 0.0
@@ -178,7 +178,7 @@ class SharedReader:
             except Exception:  # noqa: BLE001 - a dead thread would be worse than any error
                 log.exception("reading goes on after an unexpected error")
                 self._recover_at = 0.0
-                closing.wait(self._backoff.next())
+                closing.wait(self._reconnect_pause.next())
             finally:
                 self._end()
             if not current:
@@ -221,14 +221,14 @@ class SharedReader:
         elif left:
             self._context.closing.wait(_CLOGGED)
         self._error = None
-        self._backoff.reset()
+        self._reconnect_pause.reset()
         self._context.outage.back(self)
 
     def _failed(self, error: QBridgeError) -> None:
         self._recover_at = 0.0
         self._error = error if isinstance(error, BrokerUnavailableError) else BrokerUnavailableError(str(error))
         self._context.lost(self, error)
-        self._context.closing.wait(self._backoff.next())
+        self._context.closing.wait(self._reconnect_pause.next())
 
     def _connect(self, current: Sequence[Subscription]) -> None:
         if self._connection.is_usable:

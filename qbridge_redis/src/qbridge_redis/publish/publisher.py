@@ -29,10 +29,10 @@ from qbridge_core.backend import (
     check_messages,
     monotonic,
 )
-from qbridge_redis.connection.backoff import Backoff
 from qbridge_redis.connection.boundary import callers
 from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import code, is_redirect, is_transient, refused, unreachable
+from qbridge_redis.connection.reconnect_pause import ReconnectPause
 from qbridge_redis.protocol.fields import Fields, encode
 from qbridge_redis.protocol.scripts import PUBLISH_LATER, Command
 from qbridge_redis.publish.flights import Flights
@@ -129,9 +129,9 @@ class Publisher:
 
     def _publish(self, queue: str, commands: Sequence[Command], timeout: float) -> None:
         deadline = monotonic() + timeout
-        backoff = Backoff()
+        pause = ReconnectPause()
         while commands := self._publish_once(queue, commands, deadline):
-            time.sleep(backoff.next())
+            time.sleep(pause.next())
 
     def _publish_once(self, queue: str, commands: Sequence[Command], deadline: float) -> Sequence[Command]:
         """Publish; return what a node of a cluster has sent elsewhere, as long as there is time to go there."""

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from qbridge_core.backend import QBridgeError, monotonic
-from qbridge_redis.connection.backoff import Backoff
 from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import REFUSED, unreachable
+from qbridge_redis.connection.reconnect_pause import ReconnectPause
 from qbridge_redis.protocol.scripts import REMOVE_IDLE_CONSUMERS
 from qbridge_redis.queues.delays import Delays
 from qbridge_redis.recovery.leases import Leases
@@ -79,7 +79,7 @@ class Maintenance:
         self._connection.close()
 
     def _run(self) -> None:
-        backoff = Backoff()
+        pause = ReconnectPause()
         closing = self._context.closing
         while not closing.is_set():
             try:
@@ -87,17 +87,17 @@ class Maintenance:
                 self._connect()
                 self._work()
                 self._context.outage.back(self)
-                backoff.reset()
+                pause.reset()
             except REFUSED as exc:
                 self._context.lost(self, exc)
                 closing.wait(_REFUSED_PAUSE)
             except (QBridgeError, *LOST) as exc:
                 error = unreachable(exc, self._context.options) if isinstance(exc, LOST) else exc
                 self._context.lost(self, error)
-                closing.wait(backoff.next())
+                closing.wait(pause.next())
             except Exception:  # noqa: BLE001 - a dead thread would be worse than any error
                 log.exception("maintenance goes on after an unexpected error")
-                closing.wait(backoff.next())
+                closing.wait(pause.next())
             else:
                 self._sleep()
 

@@ -9,7 +9,7 @@ from redis.exceptions import ResponseError
 from qbridge_core.backend import ConfigurationError
 from qbridge_redis.connection.connection import RedisConnection
 from qbridge_redis.connection.options import Deployment, Options
-from qbridge_redis.connection.outage import log
+from qbridge_redis.connection.outage_log import log
 from qbridge_redis.protocol.limits import Limits
 
 _OLDEST: Final = 7

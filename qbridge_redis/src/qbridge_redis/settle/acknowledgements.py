@@ -15,9 +15,9 @@ from typing import Any, Final
 from redis.exceptions import ResponseError
 
 from qbridge_core.backend import QBridgeError, monotonic
-from qbridge_redis.connection.backoff import Backoff
 from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import code, is_transient, refused, unreachable
+from qbridge_redis.connection.reconnect_pause import ReconnectPause
 from qbridge_redis.protocol.scripts import ACK, Command
 from qbridge_redis.queues.permissions import ask_missing_rights
 from qbridge_redis.state.context import NodeContext, log
@@ -73,7 +73,7 @@ class Acknowledgements:
     def flush(self, timeout: float) -> bool:
         """Send all that wait; return whether none is left."""
         deadline = monotonic() + timeout
-        backoff = Backoff()
+        pause = ReconnectPause()
         for in_flight in self._context.all_in_flight():
             in_flight.retry_acks()
         while True:
@@ -84,10 +84,10 @@ class Acknowledgements:
                 return True
             if monotonic() >= deadline or any(in_flight.refused_for() for in_flight in self._context.all_in_flight()):
                 return False
-            time.sleep(min(backoff.next(), max(0.0, deadline - monotonic())))
+            time.sleep(min(pause.next(), max(0.0, deadline - monotonic())))
 
     def _run(self) -> None:
-        backoff = Backoff()
+        pause = ReconnectPause()
         closing = self._context.closing
         while not closing.is_set():
             self._wanted.wait(self._pause())
@@ -98,15 +98,15 @@ class Acknowledgements:
                 self._complain()
                 self._send_idle(before)
                 self._context.outage.back(self)
-                backoff.reset()
+                pause.reset()
             except (QBridgeError, *LOST) as exc:
                 error = unreachable(exc, self._context.options) if isinstance(exc, LOST) else exc
                 self._context.lost(self, error)
                 self._wanted.set()
-                closing.wait(backoff.next())
+                closing.wait(pause.next())
             except Exception:  # noqa: BLE001 - a dead thread would be worse than any error
                 log.exception("the thread that acknowledges goes on after an unexpected error")
-                closing.wait(backoff.next())
+                closing.wait(pause.next())
 
     def _pause(self) -> float | None:
         """How long to wait when nobody calls: until what the server refused is to be tried again."""

@@ -25,9 +25,9 @@ from qbridge_core.backend import (
     monotonic,
     rejection,
 )
-from qbridge_redis.connection.backoff import Backoff
 from qbridge_redis.connection.connection import LOST
 from qbridge_redis.connection.errors import checked, is_missing_group, is_redirect, refused, unreachable
+from qbridge_redis.connection.reconnect_pause import ReconnectPause
 from qbridge_redis.protocol import fields
 from qbridge_redis.protocol.fields import REDELIVERED, SUSPECTED, Fields, encode, encode_meta
 from qbridge_redis.protocol.scripts import RELEASE, RESTORE, SETTLE, Command
@@ -257,7 +257,7 @@ class Rejections:
 
         A node of a cluster that sends the command elsewhere has done nothing; that may take a while.
         """
-        backoff, losses = Backoff(), 0
+        pause, losses = ReconnectPause(), 0
         deadline = monotonic() + self._context.options.publish_timeout
         while True:
             try:
@@ -272,7 +272,7 @@ class Rejections:
             else:
                 if not is_redirect(reply) or monotonic() >= deadline:
                     return reply
-                time.sleep(backoff.next())
+                time.sleep(pause.next())
 
     @staticmethod
     def _book(tag: EntryTag, reply: Any) -> None:

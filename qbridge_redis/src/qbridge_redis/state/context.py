@@ -11,7 +11,7 @@ from typing import Final
 
 from qbridge_core.backend import QBridgeError, monotonic, worker_identity
 from qbridge_redis.connection.options import Options
-from qbridge_redis.connection.outage import Outage, log
+from qbridge_redis.connection.outage_log import OutageLog, log
 from qbridge_redis.connection.pool import ConnectionPool
 from qbridge_redis.connection.route import OnMove, Route
 from qbridge_redis.protocol.fields import Fields
@@ -42,7 +42,7 @@ class ClientContext:
     route: Callable[[OnMove], Route]
     publish_copies: PublishCopies
     closing: threading.Event
-    outage: Outage
+    outage: OutageLog
     limits: Limits = field(default_factory=Limits)
 
 

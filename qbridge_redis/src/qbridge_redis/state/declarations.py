@@ -9,7 +9,7 @@ from redis.exceptions import ResponseError
 from qbridge_core.backend import UnroutableError, default_dead_letter_queue, suspects_queue
 from qbridge_redis.connection.connection import RedisConnection
 from qbridge_redis.connection.errors import checked, code, refused
-from qbridge_redis.connection.outage import log
+from qbridge_redis.connection.outage_log import log
 from qbridge_redis.protocol.keys import Keys
 from qbridge_redis.protocol.scripts import ENSURE
 

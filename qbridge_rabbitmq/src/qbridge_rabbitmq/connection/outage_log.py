@@ -6,34 +6,29 @@ the broker is away and why, then that it is still away, and then that all is wel
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
-from qbridge_core.backend import logger, monotonic
+from qbridge_core.backend import Outage, logger
 
 _log: Final = logger("qbridge.rabbitmq")
-REMIND_EVERY: Final = 60.0
+_AWAY: Final = "away"
+_REFUSED: Final = "refused"
 
 
-class Outage:
+class OutageLog:
     """Tells of the outages of one client. For the I/O thread."""
 
     def __init__(self) -> None:
-        self._up: set[str] = set()
-        self._known: set[str] = set()
+        self._outage = Outage()
         self._skipped: set[str] = set()
-        self._since = 0.0
-        self._said_at = 0.0
         self._where = self._reason = ""
-        self._refused = False
 
     def up(self, role: str, where: str) -> None:
         """A connection is there."""
-        self._up.add(role)
-        self._known.add(role)
-        if self._since and self._up >= self._known:
-            _log.info("connected to %s again, after %.1f s", where, monotonic() - self._since)
-            self._since = 0.0
-            self._refused = False
+        seconds = self._outage.back(role)
+        if seconds is not None:
+            _log.info("connected to %s again, after %.1f s", where, seconds)
 
     def skipped(self, where: str, reason: str) -> None:
         """One of several servers could not be reached, before any connection was there."""
@@ -43,23 +38,17 @@ class Outage:
 
     def down(self, role: str, where: str, reason: str, refused: bool) -> None:
         """A connection is lost, or an attempt to get it back has failed; ``refused`` when it needs somebody's help."""
-        self._up.discard(role)
         self._where, self._reason = where, reason
-        if not self._since:
-            self._since = self._said_at = monotonic()
+        if self._outage.lost(role) and self._outage.is_news(_AWAY):
             _log.warning(
                 "lost the connection to %s: %s. Reconnecting; what was not acknowledged stays in the broker",
                 where, reason,
             )  # fmt: skip
-        if refused and not self._refused:
-            self._refused = True
+        if refused and self._outage.is_news(_REFUSED, every=math.inf):
             _log.error("cannot connect to %s again: %s. Trying on", where, reason)
 
     def remind(self) -> None:
         """Now and then: say that the outage lasts."""
-        now = monotonic()
-        if self._since and now - self._said_at >= REMIND_EVERY:
-            self._said_at = now
-            _log.warning(
-                "no connection to %s for %.0f s now: %s. Trying on", self._where, now - self._since, self._reason
-            )
+        seconds = self._outage.seconds
+        if seconds and self._outage.is_news(_AWAY):
+            _log.warning("no connection to %s for %.0f s now: %s. Trying on", self._where, seconds, self._reason)

@@ -11,7 +11,7 @@ _CAP: Final = 2.0
 _FLOOR: Final = 0.02
 
 
-class Backoff:
+class ReconnectPause:
     """Exponential with full jitter from 50 ms to 2 s, so that many workers do not come back all at once."""
 
     def __init__(self) -> None:
