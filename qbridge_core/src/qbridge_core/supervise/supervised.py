@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import json
 import os
 import pickle
 import queue
@@ -17,14 +16,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing import spawn
-from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Final
 
 from qbridge_core.contract.dead_letter import Reason
 from qbridge_core.errors import ConfigurationError, QBridgeError, TransientError
-from qbridge_core.execute.executor import loading
+from qbridge_core.execute.spawned import JsonLink, main_program_imported
 from qbridge_core.runtime.aside import aside
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import flush, logger
@@ -56,14 +53,12 @@ _REPEAT: Final = 0.1
 
 def main(descriptor: int) -> None:
     """Build the manager and run it until the supervisor says stop or is gone. The argument is an inherited socket."""
-    link = Link(Connection(descriptor))
+    link = Link(JsonLink(descriptor))
     preparation, build = pickle.loads(link.receive_bytes())  # noqa: S301 - from the supervisor
     orders = Orders(link)
     with _telling(link):
-        loading.set()
-        spawn.prepare(preparation)
-        make = find(pickle.loads(build))  # noqa: S301 - as above
-        loading.clear()
+        with main_program_imported(preparation):
+            make = find(pickle.loads(build))  # noqa: S301 - as above
         set_observer(link)
         manager = _made(make, link)
     orders.can_be_obeyed()
@@ -115,9 +110,8 @@ def find(build: Callable[[], object] | str) -> Callable[[], object]:
 class Link:
     """The connection to the supervisor; also the observer of this process. Thread-safe."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._sending = threading.Lock()
+    def __init__(self, link: JsonLink) -> None:
+        self._link = link
         self._asking = threading.Lock()
         self._answers: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
         self._questions = 0
@@ -125,24 +119,23 @@ class Link:
 
     def receive_bytes(self) -> bytes:
         """The first message, which is not JSON."""
-        return self._connection.recv_bytes()
+        return self._link.receive_bytes()
 
     def say(self, *words: object) -> None:
         """Tell the supervisor; one that is gone does not matter here."""
-        with self._sending:
-            try:
-                self._connection.send_bytes(json.dumps(words).encode())
-            except OSError as exc:
-                _log.debug("the supervisor does not listen: %s", exc)
+        try:
+            self._link.say(*words)
+        except OSError as exc:
+            _log.debug("the supervisor does not listen: %s", exc)
 
     def hear(self) -> str | None:
         """Wait for the next command; ``None`` when the supervisor is gone."""
         while True:
             try:
-                word, *details = json.loads(self._connection.recv_bytes())
+                word, *details = self._link.hear()
             except (EOFError, OSError):
                 return None
-            except (ValueError, TypeError):
+            except ValueError:
                 _log.exception("the supervisor says what nobody understands; the worker stops")
                 return None
             if word != ANSWER:

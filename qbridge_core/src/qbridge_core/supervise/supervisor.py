@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import pickle
@@ -14,16 +13,17 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from qbridge_core.contract.checks import require_seconds
 from qbridge_core.errors import ConfigurationError, WorkerStartError
 from qbridge_core.execute.executor import loading
+from qbridge_core.execute.spawned import start_program
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.exits import describe_exit
-from qbridge_core.runtime.interpreter import main_program, start_interpreter
+from qbridge_core.runtime.interpreter import main_program
 from qbridge_core.runtime.logs import flush, logger
 from qbridge_core.runtime.signals import Insistence
 from qbridge_core.runtime.system import require_posix
@@ -188,7 +188,9 @@ class Supervisor:
 
     def _attend(self) -> None:
         """Wait a moment, hear what the workers say, and see who has died."""
-        links = {slot.worker.link: slot for slot in self._slots if slot.worker is not None and not slot.worker.deaf}
+        links = {
+            slot.worker.link.fileno(): slot for slot in self._slots if slot.worker is not None and not slot.worker.deaf
+        }
         if not links:
             time.sleep(_LOOK_EVERY)
         for link in wait(list(links), _LOOK_EVERY) if links else ():
@@ -292,15 +294,7 @@ class _Worker:
     """One worker process, seen from outside."""
 
     def __init__(self, setup: bytes) -> None:
-        ours, theirs = socket.socketpair()
-        try:
-            self.process = start_interpreter("qbridge_core.supervise.supervised", (theirs.fileno(),))
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        self.link = Connection(ours.detach())
+        self.process, self.link = start_program("qbridge_core.supervise.supervised")
         self.ready = False
         self.deaf = False
         self.alone_with: _Task | None = None
@@ -312,13 +306,13 @@ class _Worker:
     def tell(self, *words: object) -> None:
         """Send a command or an answer."""
         with contextlib.suppress(OSError):
-            self.link.send_bytes(json.dumps(words).encode())
+            self.link.say(*words)
 
     def hear(self) -> Iterator[list[Any]]:
         """What it has said."""
         try:
-            while not self.deaf and self.link.poll(0):
-                yield json.loads(self.link.recv_bytes())
+            while not self.deaf and self.link.poll():
+                yield self.link.hear()
         except (EOFError, OSError):
             self.deaf = True
         except ValueError:  # a process that a handler started may have written there

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pickle
 import signal
@@ -15,15 +14,14 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from multiprocessing.connection import Connection
 from typing import Any, Final
 
 from qbridge_core.contract.dead_letter import Reason
 from qbridge_core.execute.executor import NotStartedError
 from qbridge_core.execute.processes.program import BROKEN, CANCEL, DONE, NUMBER_BYTES, RAISED, STARTED, STOP, Assignment
+from qbridge_core.execute.spawned import start_program
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.exits import describe_exit
-from qbridge_core.runtime.interpreter import start_interpreter
 from qbridge_core.runtime.logs import logger
 from qbridge_core.task.problem import Problem
 from qbridge_core.task.run import Run
@@ -52,19 +50,14 @@ class Child:
     """
 
     def __init__(self) -> None:
-        ours, theirs = socket.socketpair()
         inherited, self._lifeline = os.pipe()
         try:
-            self._process = start_interpreter("qbridge_core.execute.processes.program", (theirs.fileno(), inherited))
+            self._process, self._link = start_program("qbridge_core.execute.processes.program", inherited)
         except OSError as exc:
-            ours.close()
             os.close(self._lifeline)
             raise ChildStartError(f"no process could be started: {exc}") from exc
         finally:
-            theirs.close()
             os.close(inherited)
-        self._link = Connection(ours.detach())
-        self._sending = threading.Lock()
         self._signalling = threading.Lock()
         self._using = threading.RLock()
         self._busy = False
@@ -110,7 +103,7 @@ class Child:
         self._number += 1
         with self._using, self._at_work():
             try:
-                self._send(self._number.to_bytes(NUMBER_BYTES) + pickle.dumps(Assignment.of(run)))
+                self._link.send_bytes(self._number.to_bytes(NUMBER_BYTES) + pickle.dumps(Assignment.of(run)))
                 self._report(STARTED)
             except (EOFError, OSError) as exc:
                 raise NotStartedError(f"the child process {self._outcome()} while it was idle") from exc
@@ -231,18 +224,10 @@ class Child:
                 raise subprocess.TimeoutExpired("a child process", seconds)
             time.sleep(0.005)
 
-    def _send(self, message: bytes) -> None:
-        with self._sending:
-            self._link.send_bytes(message)
-
     def _tell(self, message: bytes) -> None:
         """Send a word, if the process is there and not in the middle of a long message."""
-        if self._sending.acquire(timeout=0.1):
-            try:
-                with contextlib.suppress(OSError):
-                    self._link.send_bytes(message)
-            finally:
-                self._sending.release()
+        with contextlib.suppress(OSError):
+            self._link.send_bytes(message, patience=0.1)
 
     def _report(self, *expected: str) -> list[Any]:
         """The next report, which has to be about the task at hand.
@@ -269,11 +254,9 @@ class Child:
             EOFError, OSError: the process has ended, or writes nonsense.
         """
         while not self._link.poll(_LOOK_EVERY):
-            if not self.is_alive and not self._link.poll(0):
+            if not self.is_alive and not self._link.poll():
                 raise EOFError
-        message = self._link.recv_bytes(_LONGEST_REPORT)
         try:
-            report: list[Any] = json.loads(message)
+            return self._link.hear(_LONGEST_REPORT)
         except ValueError as exc:
             raise OSError("no report") from exc
-        return report

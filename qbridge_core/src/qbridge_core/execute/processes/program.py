@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import fcntl
 import functools
-import json
 import os
 import pickle
 import queue
@@ -21,16 +20,15 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import copy_context
 from dataclasses import dataclass, field
-from multiprocessing import spawn
-from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any, Final
 
 from qbridge_core.contract.envelope import read_task
 from qbridge_core.contract.message import Delivery
-from qbridge_core.execute.executor import is_coroutine_function, loading, refuse_unstarted
+from qbridge_core.execute.executor import is_coroutine_function, refuse_unstarted
 from qbridge_core.execute.lifespan import Lifespan
 from qbridge_core.execute.processes.childlifespan import ChildLifespan
+from qbridge_core.execute.spawned import JsonLink, main_program_imported
 from qbridge_core.execute.threadpool import ThreadPool
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.forks import OneProcess, flush_output
@@ -83,15 +81,15 @@ class Assignment:
         return Run(delivery, self.task_id, self.remaining)
 
 
-def main(link: int, lifeline: int) -> None:
+def main(descriptor: int, lifeline: int) -> None:
     """Load what must be run and work, until told to stop. The arguments are inherited descriptors."""
     _end_with_parent(lifeline)
-    connection = Connection(link)
-    os.register_at_fork(after_in_child=connection.close)  # what a handler forks must not speak in our name
-    with _telling(connection, "it could not load the handler"):
-        server = _load(connection)
+    link = JsonLink(descriptor)
+    os.register_at_fork(after_in_child=link.close)  # what a handler forks must not speak in our name
+    with _telling(link, "it could not load the handler"):
+        server = _load(link)
     server.obey()
-    with _telling(connection, "it could not enter the lifespan"):
+    with _telling(link, "it could not enter the lifespan"):
         server.open()
     with contextlib.suppress(HandlerTimeout):  # it came when the handler had just ended
         server.serve()
@@ -99,12 +97,12 @@ def main(link: int, lifeline: int) -> None:
 
 
 @contextlib.contextmanager
-def _telling(connection: Connection, what: str) -> Iterator[None]:
+def _telling(link: JsonLink, what: str) -> Iterator[None]:
     """Tell the worker what ends this process before it works."""
     try:
         yield
     except BaseException as exc:
-        connection.send_bytes(json.dumps([BROKEN, f"{what}: {type(exc).__name__}: {exc}"]).encode())
+        link.say(BROKEN, f"{what}: {type(exc).__name__}: {exc}")
         raise SystemExit(1) from exc
 
 
@@ -120,14 +118,12 @@ def _end_with_parent(lifeline: int) -> None:
         fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
 
 
-def _load(connection: Connection) -> _Server:
-    """Import the main program as ``multiprocessing`` does, then the handler."""
-    preparation, program, watch_memory = pickle.loads(connection.recv_bytes())  # noqa: S301 - from the worker
-    loading.set()
-    spawn.prepare(preparation)
-    handler, policy, lifespan = pickle.loads(program)  # noqa: S301 - as above
-    loading.clear()
-    return _Server(connection, handler, policy, watch_memory, lifespan)
+def _load(link: JsonLink) -> _Server:
+    """Import the main program, then the handler."""
+    preparation, program, watch_memory = pickle.loads(link.receive_bytes())  # noqa: S301 - from the worker
+    with main_program_imported(preparation):
+        handler, policy, lifespan = pickle.loads(program)  # noqa: S301 - as above
+    return _Server(link, handler, policy, watch_memory, lifespan)
 
 
 class _Server:
@@ -135,13 +131,14 @@ class _Server:
 
     def __init__(
         self,
-        connection: Connection,
+        link: JsonLink,
         handler: Callable[[Any], Any],
         policy: RetryPolicy,
         watch_memory: bool,
         lifespan: Lifespan | None,
     ) -> None:
-        self._connection = connection
+        self._link = link
+        self._say = link.say
         self._threads = ThreadPool()
         self._lifespan = (
             None if lifespan is None else ChildLifespan(lifespan, self._threads, lambda: self._tasks.put(None))
@@ -210,7 +207,7 @@ class _Server:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # it shall interrupt the main thread
         while True:
             try:
-                message = self._connection.recv_bytes()
+                message = self._link.receive_bytes()
             except (EOFError, OSError):
                 os._exit(1)  # the worker is gone, and the broker gives the task to another one
             if message == CANCEL:
@@ -235,9 +232,6 @@ class _Server:
         del number, frame
         if self._cancelled and self._run is not None:
             raise HandlerTimeout
-
-    def _say(self, *words: object) -> None:
-        self._connection.send_bytes(json.dumps(words).encode())
 
 
 def _await(threads: ThreadPool, handler: Callable[[Any], Any], payload: Any) -> object:
