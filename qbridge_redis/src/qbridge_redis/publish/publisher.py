@@ -7,20 +7,17 @@ Facts: https://redis.io/docs/latest/commands/xadd/ (NOMKSTREAM: a missing stream
 
 from __future__ import annotations
 
-import contextlib
+import math
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Final
 
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from qbridge_core.backend import (
     Message,
-    PublishUnconfirmedError,
-    QBridgeError,
     UnroutableError,
     check_body,
     check_headers,
@@ -31,15 +28,15 @@ from qbridge_core.backend import (
 )
 from qbridge_redis.connection.boundary import callers
 from qbridge_redis.connection.connection import LOST, RedisConnection
-from qbridge_redis.connection.errors import code, is_redirect, is_transient, refused, unreachable
+from qbridge_redis.connection.errors import unreachable
 from qbridge_redis.connection.reconnect_pause import ReconnectPause
 from qbridge_redis.protocol.fields import Fields, encode
 from qbridge_redis.protocol.scripts import PUBLISH_LATER, Command
-from qbridge_redis.publish.flights import Flights
+from qbridge_redis.publish.replies import STORED_TYPES, Answer, check_replicas, to_repeat, unconfirmed
+from qbridge_redis.publish.shared_exchange import SharedExchange
 from qbridge_redis.state.context import NodeContext
 
 _CHUNK: Final = 200
-_STORED: Final = frozenset({bytes, int})  # types of the replies to what was published: an id, now or for later
 _WAIT_MARGIN: Final = 0.25  # the server looks at the time every 100 ms, and its answer must come before the deadline
 _CHUNK_BYTES: Final = 256 * 1024  # more than the socket buffers of both sides hold would only wait
 
@@ -49,22 +46,20 @@ class Publisher:
 
     def __init__(self, context: NodeContext) -> None:
         self._context = context
-        self._flights = Flights(self._fly)
+        self._shared = SharedExchange(self._exchange_for_all)
 
     def publish(self, queue: str, message: Message, delay: float, timeout: float | None) -> None:
         """Publish one message; see ``QueueClient.publish``."""
         command = self._later(queue, message, delay) if delay > 0 else self._now(queue, message)
         limit = self._limit(timeout)
         deadline = monotonic() + limit
-        with _unconfirmed(queue, limit):
-            reply, replicas = self._flights.reply(command, len(message.body), deadline)
-        if type(reply) in _STORED:
+        with unconfirmed(queue, limit):
+            reply, replicas = self._shared.reply(command, len(message.body), deadline)
+        if type(reply) in STORED_TYPES:
             if replicas is not None:
-                _check_replicas(replicas, self._context.options.wait_replicas, queue)
-            return
-        has_time = monotonic() < deadline
-        _raise_first(queue, [] if has_time and is_redirect(reply) else [reply])
-        self._publish(queue, [command], deadline - monotonic())  # which nil and a redirection say is not there yet
+                check_replicas(replicas, self._context.options.wait_replicas, queue)
+        elif to_repeat(queue, [command], [reply], deadline):
+            self._publish(queue, [command], deadline - monotonic())
 
     def publish_many(self, queue: str, messages: Iterable[Message], timeout: float | None) -> None:
         """Publish in order; each chunk has the whole timeout, so that a long sequence is no reason to fail.
@@ -79,7 +74,7 @@ class Publisher:
         try:
             for chunk in self._chunks(queue, messages):
                 before, sent = sent, chunk
-                with _unconfirmed(queue, limit):
+                with unconfirmed(queue, limit):
                     connection.send(self._waited_for(chunk, limit), limit)
                 if before:
                     left += self._confirm(connection, queue, before, limit)
@@ -102,14 +97,10 @@ class Publisher:
         self, connection: RedisConnection, queue: str, commands: Sequence[Command], timeout: float
     ) -> list[Command]:
         """Read the replies to what was sent; return what has to be published again."""
-        with _unconfirmed(queue, timeout):
+        with unconfirmed(queue, timeout):
             replies = connection.read_many(len(self._waited_for(commands, timeout)), timeout)
         replies = self._looked_through(queue, commands, replies)
-        again = [
-            command for command, reply in zip(commands, replies, strict=True) if reply is None or is_redirect(reply)
-        ]
-        _raise_first(queue, [reply for reply in replies if not is_redirect(reply)])
-        return again
+        return [command for command, _ in to_repeat(queue, commands, replies, math.inf)]
 
     def publish_copies(self, queue: str, contents: Sequence[Fields], delay: float, create: bool) -> None:
         """Publish copies of messages, whatever their fields; with ``create`` the queue is made where it is missing."""
@@ -137,20 +128,16 @@ class Publisher:
         """Publish; return what a node of a cluster has sent elsewhere, as long as there is time to go there."""
         connection = self._context.pool.take(deadline)
         try:
-            replies = self._exchange(connection, queue, commands, deadline)
-            if _STORED.issuperset(map(type, replies)):
-                return ()
-            has_time = monotonic() < deadline
-            _raise_first(queue, [reply for reply in replies if not (has_time and is_redirect(reply))])
-            again = [command for command, reply in zip(commands, replies, strict=True) if is_redirect(reply)]
-            missing = [command for command, reply in zip(commands, replies, strict=True) if reply is None]
+            again = self._exchange(connection, queue, commands, deadline)
+            elsewhere = [command for command, answer in again if answer is Answer.ELSEWHERE]
+            missing = [command for command, answer in again if answer is Answer.MISSING]
             if missing:
-                again += self._publish_missing(connection, queue, missing, deadline)
+                elsewhere += self._publish_missing(connection, queue, missing, deadline)
         finally:
             self._context.pool.give(connection)
-        return again
+        return elsewhere
 
-    def _fly(self, commands: Sequence[Command], deadline: float) -> list[tuple[Any, Any]]:
+    def _exchange_for_all(self, commands: Sequence[Command], deadline: float) -> list[tuple[Any, Any]]:
         """The reply to each command, and what the replicas say of it where they are waited for."""
         connection = self._context.pool.take(deadline)
         try:
@@ -169,20 +156,18 @@ class Publisher:
             self._context.declarations.ensure(connection, queue)
         except LOST as exc:
             raise unreachable(exc, self._context.options) from exc
-        replies = self._exchange(connection, queue, commands, deadline)
-        has_time = monotonic() < deadline
-        _raise_first(queue, [reply for reply in replies if not (has_time and is_redirect(reply))])
-        if None in replies:
+        again = self._exchange(connection, queue, commands, deadline)
+        if any(answer is Answer.MISSING for _, answer in again):
             raise UnroutableError(f"the queue {queue!r} was deleted while publishing")
-        return [command for command, reply in zip(commands, replies, strict=True) if is_redirect(reply)]
+        return [command for command, _ in again]
 
     def _exchange(
         self, connection: RedisConnection, queue: str, commands: Sequence[Command], deadline: float
-    ) -> list[Any]:
+    ) -> list[tuple[Command, Answer]]:
         timeout = max(0.001, deadline - monotonic())
-        with _unconfirmed(queue, timeout):
+        with unconfirmed(queue, timeout):
             replies = connection.call_many(self._waited_for(commands, timeout), timeout)
-        return self._looked_through(queue, commands, replies)
+        return to_repeat(queue, commands, self._looked_through(queue, commands, replies), deadline)
 
     def _waited_for(self, commands: Sequence[Command], timeout: float) -> Sequence[Command]:
         """The commands and, where replicas must have them, a wait for those."""
@@ -193,7 +178,7 @@ class Publisher:
         """The replies to the commands alone, after a look at how many replicas have what they wrote."""
         replicas = self._context.options.wait_replicas
         if replicas and any(reply is not None and not isinstance(reply, ResponseError) for reply in replies[:-1]):
-            _check_replicas(replies[-1], replicas, queue)
+            check_replicas(replies[-1], replicas, queue)
         return replies[: len(commands)]
 
     def _now(self, queue: str, message: Message) -> Command:
@@ -216,46 +201,8 @@ class Publisher:
         return encode(body, headers, check_message_id(message.message_id))
 
 
-@contextlib.contextmanager
-def _unconfirmed(queue: str, timeout: float) -> Iterator[None]:
-    """Say what a lost connection means for what was published."""
-    try:
-        yield
-    except LOST as exc:
-        if isinstance(exc, RedisConnectionError) and code(exc) in ("LOADING", "NOAUTH"):
-            raise unreachable(exc, "Redis") from exc
-        raise PublishUnconfirmedError(
-            f"no confirmation for {queue!r} within {timeout:.3g} s ({exc}); the message may or may not be there"
-        ) from exc
-
-
 def _wait_ms(timeout: float) -> int:
     return max(1, round(max(timeout - _WAIT_MARGIN, timeout / 3) * 1000))
-
-
-def _check_replicas(reply: Any, wanted: int, queue: str) -> None:
-    """See that enough replicas have what was just published."""
-    if isinstance(reply, int) and reply >= wanted:
-        return
-    if isinstance(reply, ResponseError) and not is_transient(reply):
-        raise refused(reply, f"wait for the replicas of {queue!r}") from reply
-    raise PublishUnconfirmedError(
-        f"the message for {queue!r} is on the master and on {reply} of the {wanted} replicas that wait_replicas asks "
-        "for; a failover may lose it"
-    )
-
-
-def _raise_first(queue: str, replies: Sequence[Any]) -> None:
-    for reply in replies:
-        if isinstance(reply, ResponseError):
-            raise _refused(reply, queue) from reply
-
-
-def _refused(reply: ResponseError, queue: str) -> QBridgeError:
-    error = refused(reply, f"publish to {queue!r}")
-    if "Invalid stream ID" in str(reply) and not is_transient(reply):
-        return UnroutableError(f"the queue {queue!r} can take no more entries: {reply}")
-    return error
 
 
 def _by_size(commands: Sequence[Command]) -> Iterable[Sequence[Command]]:

@@ -2,7 +2,7 @@
 
 Sixteen threads with a write, a wait and a read each are no quicker than one. Here the first to come takes along what
 has gathered behind it, in one write and one read; with nobody behind it that costs it a lock. There is no thread of the
-client's own in between: whoever flies is one of the callers, and hands on to the next one.
+client's own in between: who leads is one of the callers, and hands on to the next one.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from qbridge_redis.protocol.scripts import Command
 
 _MOST: Final = 200
 _MOST_BYTES: Final = 256 * 1024  # a small message shall not wait for what takes long
-_SHARE: Final = 0.9  # the time of all ends with the pilot's: one that has much more waits for another flight
+_SHARE: Final = 0.9  # the time of all ends with the leader's: one that has much more waits for another exchange
 
-Fly = Callable[[Sequence[Command], float], list[Any]]
+Exchange = Callable[[Sequence[Command], float], list[Any]]
 """Sends commands and returns a reply to each before a deadline (monotonic time). A QBridgeError: nothing was sent."""
 
 
 class _State(enum.Enum):
     WAITS = enum.auto()
-    FLIES = enum.auto()
-    PILOTS = enum.auto()  # its thread must fly, or let the next one do so
+    SENT = enum.auto()
+    LEADS = enum.auto()  # its thread must send, or let the next one do so
     ENDED = enum.auto()
     ALONE = enum.auto()  # nobody takes it along
 
 
-class _Ticket:
+class _Request:
     """One command of one thread.
 
     Attributes:
@@ -66,72 +66,72 @@ class _Ticket:
         self._called.release()
 
 
-class Flights:
-    """One flight at a time. Thread-safe.
+class SharedExchange:
+    """One exchange of commands and replies at a time, for all who wait for one. Thread-safe.
 
     Args:
-        fly: makes it.
+        exchange: makes it.
     """
 
-    def __init__(self, fly: Fly) -> None:
-        self._fly = fly
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
         self._lock = threading.Lock()
-        self._waiting: deque[_Ticket] = deque()
-        self._in_the_air = False
+        self._waiting: deque[_Request] = deque()
+        self._is_busy = False
 
     def reply(self, command: Command, size: int, deadline: float) -> Any:
         """Send a command of about ``size`` bytes, with those of others; return the reply to it.
 
         Raises:
             PublishUnconfirmedError: the time was over first.
-            Exception: what ``fly`` has raised.
+            Exception: what ``exchange`` has raised.
         """
-        ticket = _Ticket(command, size, deadline)
+        request = _Request(command, size, deadline)
         with self._lock:
-            if self._in_the_air:
-                self._waiting.append(ticket)
+            if self._is_busy:
+                self._waiting.append(request)
             else:
-                self._in_the_air, ticket.state = True, _State.PILOTS
-        if ticket.state is _State.PILOTS:  # nobody else could make it one yet
-            return self._pilot(ticket)
+                self._is_busy, request.state = True, _State.LEADS
+        if request.state is _State.LEADS:  # nobody else could make it one yet
+            return self._lead(request)
         try:
-            called = ticket.wait()
+            called = request.wait()
         except BaseException:
-            self._leave(ticket)
+            self._leave(request)
             raise
         if called:
-            return self._go(ticket, ticket.state)
-        state = self._leave(ticket)
+            return self._go(request, request.state)
+        state = self._leave(request)
         if state is _State.ENDED:
-            return self._go(ticket, state)
-        what = "the message may or may not be there" if state is _State.FLIES else "the message was not sent"
+            return self._go(request, state)
+        what = "the message may or may not be there" if state is _State.SENT else "the message was not sent"
         raise PublishUnconfirmedError(f"the messages of other threads took all the time; {what}")
 
-    def _go(self, ticket: _Ticket, state: _State) -> Any:
-        if state is _State.PILOTS:
-            return self._pilot(ticket)
+    def _go(self, request: _Request, state: _State) -> Any:
+        if state is _State.LEADS:
+            return self._lead(request)
         if state is _State.ALONE:
-            return self._fly([ticket.command], ticket.deadline)[0]
-        if ticket.error is not None:
-            raise copy.copy(ticket.error) from ticket.error  # each thread adds its own frames
-        return ticket.reply
+            return self._exchange([request.command], request.deadline)[0]
+        if request.error is not None:
+            raise copy.copy(request.error) from request.error  # each thread adds its own frames
+        return request.reply
 
-    def _leave(self, ticket: _Ticket) -> _State:
-        """Wait no more; return what the ticket was about to do."""
+    def _leave(self, request: _Request) -> _State:
+        """Wait no more; return what the request was about to do."""
         with self._lock:
-            state = ticket.state
+            state = request.state
             if state is _State.WAITS:
-                self._waiting.remove(ticket)
-            elif state is _State.PILOTS:
+                self._waiting.remove(request)
+            elif state is _State.LEADS:
                 self._hand_on()
         return state
 
-    def _pilot(self, ticket: _Ticket) -> Any:
-        others = self._board(ticket)
+    def _lead(self, request: _Request) -> Any:
+        others = self._gather(request)
         try:
-            replies = self._fly([ticket.command, *[other.command for other in others]], ticket.deadline)
+            replies = self._exchange([request.command, *[other.command for other in others]], request.deadline)
         except QBridgeError:
-            self._disband(others)
+            self._scatter(others)
             raise
         except BaseException as exc:
             doubt = (
@@ -139,45 +139,45 @@ class Flights:
             )
             for other in others:
                 other.error = doubt
-            self._land(others)
+            self._finish(others)
             raise
         for other, reply in zip(others, replies[1:], strict=True):
             other.reply = reply
-        self._land(others)
+        self._finish(others)
         return replies[0]
 
-    def _board(self, ticket: _Ticket) -> list[_Ticket]:
+    def _gather(self, request: _Request) -> list[_Request]:
         """Take along who waits, as far as there is room and none is kept from its answer for lack of time."""
-        others: list[_Ticket] = []
+        others: list[_Request] = []
         now = monotonic()
-        latest = now + (ticket.deadline - now) / _SHARE
-        room = _MOST_BYTES - ticket.size
+        latest = now + (request.deadline - now) / _SHARE
+        room = _MOST_BYTES - request.size
         with self._lock:
             while self._waiting and len(others) < _MOST:
                 other = self._waiting[0]
                 room -= other.size
                 if room < 0 or other.deadline > latest:
                     break
-                other.state = _State.FLIES
+                other.state = _State.SENT
                 others.append(self._waiting.popleft())
         return others
 
-    def _land(self, others: Sequence[_Ticket]) -> None:
+    def _finish(self, others: Sequence[_Request]) -> None:
         with self._lock:
             self._hand_on()
             for other in others:
                 other.call(_State.ENDED)
 
-    def _disband(self, others: Sequence[_Ticket]) -> None:
+    def _scatter(self, others: Sequence[_Request]) -> None:
         """There is no way to the server: let each thread try for itself, at the same time as the others."""
         with self._lock:
             waiting, self._waiting = [*others, *self._waiting], deque()
-            self._in_the_air = False
+            self._is_busy = False
             for other in waiting:
                 other.call(_State.ALONE)
 
     def _hand_on(self) -> None:
         if self._waiting:
-            self._waiting.popleft().call(_State.PILOTS)
+            self._waiting.popleft().call(_State.LEADS)
         else:
-            self._in_the_air = False
+            self._is_busy = False

@@ -14,7 +14,7 @@ from integration.redis.helpers import Cli, MakeClient
 from qbridge_core import BrokerUnavailableError, PublishUnconfirmedError, QBridgeError, UnroutableError
 from qbridge_redis import RedisClient
 from qbridge_redis.connection.connection import RedisConnection
-from qbridge_redis.publish.flights import Flights, _State, _Ticket
+from qbridge_redis.publish.shared_exchange import SharedExchange, _Request, _State
 from support.brokers import RedisBroker
 from support.proxy import TCPProxy
 from support.wait import wait_for
@@ -176,74 +176,74 @@ def test_an_interrupted_thread_leaves_the_others_their_answers(pool: ThreadPoolE
     """Ctrl-C in the thread that reads the replies: the others learn that theirs is in doubt, and publishing goes on."""
     started, go = threading.Event(), threading.Event()
 
-    def fly(commands: Sequence[Any], deadline: float) -> list[Any]:
+    def exchange(commands: Sequence[Any], deadline: float) -> list[Any]:
         started.set()
         assert go.wait(20)
         if len(commands) > 1:
             raise KeyboardInterrupt
         return list(commands)
 
-    flights = Flights(fly)
+    shared = SharedExchange(exchange)
     deadline = time.monotonic() + 60
-    futures = [pool.submit(flights.reply, "0", 1, deadline)]
+    futures = [pool.submit(shared.reply, "0", 1, deadline)]
     assert started.wait(20)
-    futures += [pool.submit(flights.reply, str(number), 1, deadline) for number in range(1, 5)]
-    wait_for(lambda: len(flights._waiting) == 4, 20.0)
+    futures += [pool.submit(shared.reply, str(number), 1, deadline) for number in range(1, 5)]
+    wait_for(lambda: len(shared._waiting) == 4, 20.0)
     go.set()
     wait(futures, 20)
     outcomes = sorted(outcome(future) for future in futures)
     assert outcomes == [*["ConnectionError"] * 3, "KeyboardInterrupt", "ok"]
-    assert flights.reply("5", 1, deadline) == "5"
+    assert shared.reply("5", 1, deadline) == "5"
 
 
 def test_a_thread_that_is_interrupted_while_it_waits_keeps_nobody_on_the_ground(
     pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may have been chosen to fly next in that moment; somebody else does."""
+    """It may have been chosen to lead next in that moment; somebody else does."""
     started, go = threading.Event(), threading.Event()
 
-    def fly(commands: Sequence[Any], deadline: float) -> list[Any]:
+    def exchange(commands: Sequence[Any], deadline: float) -> list[Any]:
         started.set()
         assert go.wait(20)
         return list(commands)
 
-    def interrupted(self: _Ticket) -> bool:
+    def interrupted(self: _Request) -> bool:
         if self.command == "chosen":
             go.set()
-            wait_for(lambda: self.state is _State.PILOTS, 20.0)
+            wait_for(lambda: self.state is _State.LEADS, 20.0)
             raise KeyboardInterrupt
         return waits(self)
 
-    waits = _Ticket.wait
-    monkeypatch.setattr(_Ticket, "wait", interrupted)
-    flights = Flights(fly)
+    waits = _Request.wait
+    monkeypatch.setattr(_Request, "wait", interrupted)
+    shared = SharedExchange(exchange)
     deadline = time.monotonic() + 60
-    first = pool.submit(flights.reply, "first", 1, deadline)
+    first = pool.submit(shared.reply, "first", 1, deadline)
     assert started.wait(20)
-    chosen = pool.submit(flights.reply, "chosen", 1, deadline)
+    chosen = pool.submit(shared.reply, "chosen", 1, deadline)
     assert first.result(20) == "first"
     assert isinstance(chosen.exception(20), KeyboardInterrupt)
-    assert flights.reply("last", 1, deadline) == "last"
+    assert shared.reply("last", 1, deadline) == "last"
 
 
-def test_who_has_much_more_time_than_the_pilot_waits_for_another_flight(pool: ThreadPoolExecutor) -> None:
-    """The time of all ends with the pilot's, so only those go along who lose next to none of theirs."""
+def test_who_has_much_more_time_than_the_leader_waits_for_another_exchange(pool: ThreadPoolExecutor) -> None:
+    """The time of all ends with the leader's, so only those go along who lose next to none of theirs."""
     started, go = threading.Event(), threading.Event()
     flown: list[list[Any]] = []
 
-    def fly(commands: Sequence[Any], deadline: float) -> list[Any]:
+    def exchange(commands: Sequence[Any], deadline: float) -> list[Any]:
         started.set()
         assert go.wait(20)
         flown.append(list(commands))
         return list(commands)
 
-    flights = Flights(fly)
+    shared = SharedExchange(exchange)
     now = time.monotonic()
-    futures = [pool.submit(flights.reply, "first", 1, now + 30)]
+    futures = [pool.submit(shared.reply, "first", 1, now + 30)]
     assert started.wait(20)
     for number, seconds in enumerate([30, 31, 60, 60], start=1):
-        futures.append(pool.submit(flights.reply, number, 1, now + seconds))
-        wait_for(lambda number=number: len(flights._waiting) == number, 20.0)  # type: ignore[misc]
+        futures.append(pool.submit(shared.reply, number, 1, now + seconds))
+        wait_for(lambda number=number: len(shared._waiting) == number, 20.0)  # type: ignore[misc]
     go.set()
     wait(futures, 20)
     assert flown == [["first"], [1, 2], [3, 4]]
