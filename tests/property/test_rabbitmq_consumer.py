@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any, cast
 
 from hypothesis import settings
@@ -13,10 +12,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from qbridge_core import Delivery
 from qbridge_rabbitmq.consume.consumer import Consumer
+from qbridge_rabbitmq.consume.deliveries import Deliveries
 from qbridge_rabbitmq.consume.getting import GetRequest
 from qbridge_rabbitmq.recovery.lost_deliveries import LostDeliveries
-from qbridge_rabbitmq.settle.acknowledgements import acknowledge
-from qbridge_rabbitmq.settle.deliveries import hand_out
+from qbridge_rabbitmq.settle.acknowledgements import Acknowledgements
 from support.amqp_model import LATE, LOST, MISSING, Broker, Channel, Connection
 from support.properties import MORE
 
@@ -53,7 +52,8 @@ class ConsumerMachine(RuleBasedStateMachine):
         self.broker = Broker()
         self.io = IO()
         self.lost = LostDeliveries()
-        self.client = cast(Any, SimpleNamespace(lost_deliveries=self.lost, io=self.io))
+        self.acknowledgements = Acknowledgements(cast(Any, self.io), self.lost)
+        self.deliveries = Deliveries(self.lost, self.acknowledgements.acknowledge)
         self.restores: list[Callable[[BaseException | None], None]] = []
         self.consumer = Consumer(QUEUE, cast(Any, self.io), lambda _, done: self.restores.append(done), self.lost)
         self.connection: Connection | None = None
@@ -193,7 +193,7 @@ class ConsumerMachine(RuleBasedStateMachine):
         """The application has finished one."""
         delivery = self.held.pop(position % len(self.held))
         self.broker.wishes.add(int(delivery.body))
-        acknowledge(self.client, delivery)
+        self.acknowledgements.acknowledge(delivery)
         if flushed:
             self.flush()
 
@@ -266,7 +266,7 @@ class ConsumerMachine(RuleBasedStateMachine):
         self._hand_out(request.items)
 
     def _hand_out(self, arrivals: list[Any]) -> None:
-        for delivery in hand_out(self.client, QUEUE, arrivals):
+        for delivery in self.deliveries.hand_out(QUEUE, arrivals):
             number = int(delivery.body)
             assert number not in self.handed, "a message was handed out twice"
             self.handed.add(number)

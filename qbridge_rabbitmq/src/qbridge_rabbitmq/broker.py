@@ -10,8 +10,10 @@ from qbridge_rabbitmq.amqp.connection import AmqpConnection
 from qbridge_rabbitmq.connection.connections import Connections, Ends
 from qbridge_rabbitmq.connection.options import Endpoint
 from qbridge_rabbitmq.consume.consumers import Consumers
+from qbridge_rabbitmq.consume.deliveries import Deliveries
 from qbridge_rabbitmq.consume.receiving import Receiving
 from qbridge_rabbitmq.consume.watch import Watch
+from qbridge_rabbitmq.publish.delayed import DelayedSender
 from qbridge_rabbitmq.publish.publisher import Publisher
 from qbridge_rabbitmq.publish.sender import Sender
 from qbridge_rabbitmq.queues.declarations import Declarations
@@ -20,6 +22,9 @@ from qbridge_rabbitmq.queues.policies import Policies
 from qbridge_rabbitmq.queues.requests import Requests, Steps
 from qbridge_rabbitmq.recovery.lost_deliveries import LostDeliveries
 from qbridge_rabbitmq.recovery.poison_queue import PoisonQueue
+from qbridge_rabbitmq.settle.acknowledgements import Acknowledgements
+from qbridge_rabbitmq.settle.handbacks import Handbacks
+from qbridge_rabbitmq.settle.rejections import Rejections
 from qbridge_rabbitmq.state.in_flight import Arrival
 
 _POLICIES_EVERY: Final = 3.0
@@ -42,6 +47,11 @@ class ConnectedBroker:
         consumers: where messages come from.
         receiving: takes them from there.
         lost_deliveries: what was in flight when a channel ended.
+        deliveries: makes them of what has arrived.
+        delayed: publishes what shall come later.
+        acknowledgements: end deliveries.
+        handbacks: put messages back into their queues.
+        rejections: whatever else becomes of a delivery.
         locks: those that this client has at the broker.
     """
 
@@ -60,6 +70,21 @@ class ConnectedBroker:
         self.locks = Locks(requests)
         self.sender = Sender(connections, self.publisher, options.publish_timeout)
         self.consumers = Consumers(connections, self._restore, lost, options.request_timeout)
+        self.acknowledgements = Acknowledgements(self.io, lost)
+        self.deliveries = Deliveries(lost, self.acknowledgements.acknowledge)
+        self.delayed = DelayedSender(self.sender, requests, declarations)
+        self.handbacks = Handbacks(self.io, self.sender, lost)
+        self.rejections = Rejections(
+            self.io,
+            self.sender,
+            self.delayed,
+            requests,
+            declarations,
+            lost,
+            self.acknowledgements,
+            self.handbacks,
+            self.consumers.existing,
+        )
         self.receiving = Receiving(connections, self.consumers, requests, declarations, options.request_timeout)
         self._watch = Watch(
             connections, self.consumers, requests, declarations, lost, options.request_timeout, options.heartbeat / 4
@@ -81,13 +106,22 @@ class ConnectedBroker:
     def poison_queue(self, grace: float) -> PoisonQueue:
         """What hands out the messages that may have killed a worker; ``grace``: see there."""
 
-        def receive(queue: str, timeout: float) -> list[Arrival]:
+        def fetch(queue: str, timeout: float) -> list[Arrival]:
             return self.receiving.receive(queue, 1, timeout, list)
 
         def keep(queue: str, arrival: Arrival) -> None:
             self.consumers.of(queue).buffer.put(arrival)
 
-        return PoisonQueue(self.connections, self.locks, self.sender, self.lost_deliveries, receive, keep, grace)
+        return PoisonQueue(
+            self.connections,
+            self.locks,
+            self.sender,
+            self.lost_deliveries,
+            fetch,
+            self.deliveries.hand_out,
+            keep,
+            grace,
+        )
 
     # ------------------------------------------------------------------ I/O thread
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import os
 import threading
 from collections import deque
@@ -14,7 +13,6 @@ from qbridge_core.backend import (
     NO_HEADERS,
     BrokerURL,
     Capabilities,
-    ConfigurationError,
     DeadLetter,
     Delivery,
     DeliveryLostError,
@@ -37,11 +35,10 @@ from qbridge_core.backend import (
     check_wanted,
     logger,
 )
-from qbridge_rabbitmq.amqp import headers
 from qbridge_rabbitmq.broker import ConnectedBroker
 from qbridge_rabbitmq.connection.boundary import bounded, translated
 from qbridge_rabbitmq.connection.options import Endpoint, Options
-from qbridge_rabbitmq.consume.prefetch import MOST
+from qbridge_rabbitmq.consume.consumer_timeout import most_in_time
 from qbridge_rabbitmq.dead_letters import browse, replay
 from qbridge_rabbitmq.dead_letters.broker_deaths import dead_letter
 from qbridge_rabbitmq.publish.messages import CHUNK, chunks, publication
@@ -50,10 +47,6 @@ from qbridge_rabbitmq.queues import delays
 from qbridge_rabbitmq.queues.declarations import TO_DECLARE, Declarations
 from qbridge_rabbitmq.queues.policies import Policies
 from qbridge_rabbitmq.recovery.poison_queue import PoisonQueue
-from qbridge_rabbitmq.settle.acknowledgements import acknowledge
-from qbridge_rabbitmq.settle.deliveries import hand_out
-from qbridge_rabbitmq.settle.handbacks import HAND_BACK_TIMEOUT, copy_back, give_back
-from qbridge_rabbitmq.settle.rejections import Rejections, check_room
 from qbridge_rabbitmq.state.in_flight import Arrival
 
 _log: Final = logger("qbridge.rabbitmq")
@@ -65,8 +58,6 @@ _UNSUBSCRIBE_TIMEOUT: Final = 1.0
 _GRACE: Final = 1.5
 _CONNECTING: Final = 2.0
 _BARRIER_TIMEOUT: Final = 2.0
-# A limit of returns may be as small as this in a queue that others declared.
-_FEW_RETURNS: Final = 2
 
 
 class RabbitMQClient(QueueClient):
@@ -109,7 +100,6 @@ class RabbitMQClient(QueueClient):
         self._declarations = Declarations(self._options.queue_type)
         self._broker: ConnectedBroker | None = None
         self._poison_queue: PoisonQueue
-        self._rejections: Rejections
         self._lifecycle = threading.Lock()
         self._browsing = threading.Lock()
 
@@ -144,7 +134,6 @@ class RabbitMQClient(QueueClient):
                 broker.open()
                 grace = _GRACE * self._options.reconnect_delay_max + _CONNECTING
                 self._poison_queue = broker.poison_queue(grace)
-                self._rejections = Rejections(broker, self._declarations)
                 self._broker = broker
 
     @bounded
@@ -161,7 +150,7 @@ class RabbitMQClient(QueueClient):
     def _return_suspects(self, broker: ConnectedBroker) -> None:
         """Give back, as copies, what nobody has run; the originals would come back as if we had died of them."""
         for queue, arrivals in broker.consumers.take_unread(self._declarations.is_side_queue).items():
-            give_back(broker, queue, arrivals)
+            broker.handbacks.give_back(queue, arrivals)
 
     # ------------------------------------------------------------------ queues
 
@@ -170,7 +159,7 @@ class RabbitMQClient(QueueClient):
         """Create the queue and its dead-letter queue where missing (rabbitmq.com/docs/dlx, quorum-queues)."""
         broker = self._live()
         check_declaration(queue, dead_letter_queue)
-        check_room(queue)
+        delays.check_room(queue)
         broker.requests.call(f"queue {queue!r}", self._declarations.declare(queue, dead_letter_queue), TO_DECLARE)
         self._declarations.remember(queue, dead_letter_queue)
         self._watch_policies(queue)
@@ -215,7 +204,7 @@ class RabbitMQClient(QueueClient):
         message = publication(queue, given, broker.sender.room, self.max_message_bytes)
         timeout = check_publish_timeout(timeout)
         if check_delay(delay, delays.MAX_SECONDS) > 0:
-            self._rejections.send_later(message, delay, timeout)
+            broker.delayed.send(message, delay, timeout)
         else:
             broker.sender.send([message], timeout)
 
@@ -249,7 +238,7 @@ class RabbitMQClient(QueueClient):
         broker = self._live()
         max_messages, timeout = check_count("max_messages", max_messages, 1), check_wait(timeout)
         if self._declarations.is_side_queue(check_queue_name(queue)):
-            return self._receive_suspect(broker, queue, timeout)
+            return self._poison_queue.receive(queue, timeout)
         return broker.receiving.receive(queue, max_messages, timeout, functools.partial(self._accept, broker, queue))
 
     @bounded
@@ -269,55 +258,24 @@ class RabbitMQClient(QueueClient):
             broker.receiving.several.wake()
 
     def _accept(self, broker: ConnectedBroker, queue: str, arrivals: list[Arrival]) -> list[Delivery]:
-        kept = [one for one in arrivals if not (one.redelivered and self._renew(broker, queue, one))]
-        return hand_out(broker, queue, kept)
+        kept = [one for one in arrivals if not (one.redelivered and self._is_renewed(broker, queue, one))]
+        return broker.deliveries.hand_out(queue, kept)
 
-    def _renew(self, broker: ConnectedBroker, queue: str, arrival: Arrival) -> bool:
-        """Put a copy, which the broker counts anew, in the place of a message that it may soon drop."""
-        if self._declarations.is_unlimited(queue) or headers.delivery_count(arrival.properties) < _FEW_RETURNS:
+    def _is_renewed(self, broker: ConnectedBroker, queue: str, arrival: Arrival) -> bool:
+        """Whether a copy took the place of a message that the broker may soon drop."""
+        if self._declarations.is_unlimited(queue):
             return False
         if arrival.suspected and broker.consumers.of(queue).works:
             return False  # the worker moves it to the suspects, as a copy too
-        try:
-            broker.sender.send([copy_back(broker, queue, arrival)], HAND_BACK_TIMEOUT)
-        except QBridgeError as exc:
-            _log.debug("a message of %r is close to its delivery limit: %s", queue, exc)
-            return False
-        broker.lost_deliveries.replace(queue, arrival)
-        broker.io.wake()
-        return True
-
-    def _receive_suspect(self, broker: ConnectedBroker, queue: str, timeout: float) -> list[Delivery]:
-        arrival = self._poison_queue.take(queue, timeout)
-        deliveries = hand_out(broker, queue, [arrival]) if arrival is not None else []
-        for delivery in deliveries:
-            self._poison_queue.hold(queue, delivery)
-        return deliveries
+        return broker.handbacks.renew(queue, arrival)
 
     @bounded
     def check_task_timeout(self, queue: str, seconds: float, workers: int) -> None:
-        """Compare with the server's delivery acknowledgement timeout (rabbitmq.com/docs/consumers).
-
-        The time counts from the delivery, so a message that waits here behind long tasks must not wait for too many.
-        """
+        """Compare with the server's delivery acknowledgement timeout (rabbitmq.com/docs/consumers)."""
         broker = self._live()
         if self._declarations.lets_hold(queue):
             return
-        limit = self._options.consumer_timeout
-        if seconds > limit:
-            raise ConfigurationError(
-                f"task_timeout is {seconds:g} s, but after {limit:g} s the broker takes a message from a living worker "
-                "and gives it to another. Lower task_timeout, or set consumer_timeout (in ms) in the server's "
-                "rabbitmq.conf to more, and the option consumer_timeout (in seconds) of this client to the same"
-            )
-        turns = math.ceil((self._options.prefetch or 0) / workers)
-        if seconds * turns > limit:
-            _log.warning(
-                "with prefetch=%d a message may wait here for %d runs of up to %g s, and after %g s the broker gives "
-                "it to another worker; leave prefetch out, or lower it, if tasks may take long",
-                self._options.prefetch, turns - 1, seconds, limit,
-            )  # fmt: skip
-        broker.consumers.of(queue).most = min(MOST, workers * int(limit / seconds))
+        broker.consumers.of(queue).most = most_in_time(self._options, seconds, workers)
 
     @bounded
     def subscribe(self, queue: str, prefetch: int) -> None:
@@ -343,7 +301,7 @@ class RabbitMQClient(QueueClient):
             return  # a silent broker: it takes all of them back with the connection
         left = [arrival for arrival in consumer.take_left() if not arrival.channel.lost]
         for start in range(0, len(left), CHUNK):
-            give_back(broker, queue, left[start : start + CHUNK])
+            broker.handbacks.give_back(queue, left[start : start + CHUNK])
 
     def ack(self, delivery: Delivery) -> None:
         """Acknowledge, with the next of the acknowledgements that the I/O thread sends together.
@@ -354,7 +312,7 @@ class RabbitMQClient(QueueClient):
         if type(delivery) is not Delivery or type(delivery.tag) is not Arrival:
             _refuse_strange(delivery)
         try:
-            acknowledge(self._live(), delivery)
+            self._live().acknowledgements.acknowledge(delivery)
         except OSError as exc:  # not ``bounded``, which would cost each task a call
             raise exc if isinstance(exc, QBridgeError) else translated(exc) from exc
 
@@ -378,8 +336,8 @@ class RabbitMQClient(QueueClient):
         """
         check_rejection(delivery, failure, queue)
         _refuse_strange(delivery)
-        self._live()
-        self._rejections.reject(delivery, requeue, check_delay(delay, delays.MAX_SECONDS), failure, queue)
+        rejections = self._live().rejections
+        rejections.reject(delivery, requeue, check_delay(delay, delays.MAX_SECONDS), failure, queue)
 
     @bounded
     def flush(self, timeout: float = 5.0) -> bool:

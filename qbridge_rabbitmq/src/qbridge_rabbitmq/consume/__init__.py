@@ -1,1 +1,1 @@
-"""Consuming from a queue: its channel, its consumer, the prefetch, and what waits to be taken."""
+"""Consuming from a queue: its channel, its consumer, the prefetch, what waits to be taken, and the deliveries."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from qbridge_core.backend import (
     ATTEMPTS,
@@ -14,42 +14,53 @@ from qbridge_core.backend import (
     meta_time,
 )
 from qbridge_rabbitmq.amqp import headers
-from qbridge_rabbitmq.broker import ConnectedBroker
 from qbridge_rabbitmq.queues import delays
-from qbridge_rabbitmq.settle.acknowledgements import acknowledge
+from qbridge_rabbitmq.recovery.lost_deliveries import LostDeliveries
 from qbridge_rabbitmq.state.identity import likeness
 from qbridge_rabbitmq.state.in_flight import Arrival, DeliveryChannel
 
 
-def hand_out(broker: ConnectedBroker, queue: str, arrivals: Sequence[Arrival]) -> list[Delivery]:
-    """The deliveries for arrivals, but for twins of earlier ones, and for those whose channel has ended."""
-    handed: list[Delivery] = []
-    for channel, group in itertools.groupby(arrivals, _channel_of):
-        deliveries = [_delivery(queue, arrival) for arrival in group]
-        if channel.hand_out(deliveries):
-            handed += deliveries
-        else:
-            broker.lost_deliveries.note_unstarted([likeness(queue, delivery.tag.trace) for delivery in deliveries])
-    return [delivery for delivery in handed if _is_first(broker, delivery)]
+class Deliveries:
+    """Makes deliveries of what has arrived. For any thread but the I/O thread.
+
+    Args:
+        lost: what was in flight when a channel ended.
+        acknowledge: ends a twin.
+    """
+
+    def __init__(self, lost: LostDeliveries, acknowledge: Callable[[Delivery], None]) -> None:
+        self._lost = lost
+        self._acknowledge = acknowledge
+
+    def hand_out(self, queue: str, arrivals: Sequence[Arrival]) -> list[Delivery]:
+        """The deliveries for arrivals, but for twins of earlier ones, and for those whose channel has ended."""
+        handed: list[Delivery] = []
+        for channel, group in itertools.groupby(arrivals, _channel_of):
+            deliveries = [_delivery(queue, arrival) for arrival in group]
+            if channel.hand_out(deliveries):
+                handed += deliveries
+            else:
+                self._lost.note_unstarted([likeness(queue, delivery.tag.trace) for delivery in deliveries])
+        return [delivery for delivery in handed if self._is_first(delivery)]
+
+    def _is_first(self, delivery: Delivery) -> bool:
+        """Whether no twin of it was handed out; otherwise it is acknowledged."""
+        duplicates, properties = self._lost.duplicates, delivery.tag.properties
+        delayed = delays.passed(delivery.queue, properties)
+        if not delayed and not duplicates.marks:
+            return True
+        content = headers.read(properties)
+        # One without an id could not be recognized after a loss of the connection, and its twin may be all that is
+        # left.
+        delayed = delayed and bool(content.mark and content.message_id)
+        if not (delayed or duplicates.marks) or duplicates.admit(content.mark, delayed):
+            return True
+        self._acknowledge(delivery)
+        return False
 
 
 def _channel_of(arrival: Arrival) -> DeliveryChannel:
     return arrival.channel
-
-
-def _is_first(broker: ConnectedBroker, delivery: Delivery) -> bool:
-    """Whether no twin of it was handed out; otherwise it is acknowledged."""
-    duplicates, properties = broker.lost_deliveries.duplicates, delivery.tag.properties
-    delayed = delays.passed(delivery.queue, properties)
-    if not delayed and not duplicates.marks:
-        return True
-    content = headers.read(properties)
-    # One without an id could not be recognized after a loss of the connection, and its twin may be all that is left.
-    delayed = delayed and bool(content.mark and content.message_id)
-    if not (delayed or duplicates.marks) or duplicates.admit(content.mark, delayed):
-        return True
-    acknowledge(broker, delivery)
-    return False
 
 
 def _delivery(queue: str, arrival: Arrival) -> Delivery:

@@ -23,7 +23,7 @@ from qbridge_rabbitmq.amqp import headers
 from qbridge_rabbitmq.broker import ConnectedBroker
 from qbridge_rabbitmq.consume.consumer import Consumer
 from qbridge_rabbitmq.queues.declarations import Declarations
-from qbridge_rabbitmq.settle.handbacks import copy_back
+from qbridge_rabbitmq.settle.handbacks import FEW_RETURNS
 from qbridge_rabbitmq.state.in_flight import Arrival
 
 _log: Final = logger("qbridge.rabbitmq")
@@ -34,9 +34,6 @@ _HESITATION: Final = 10.0
 _RETURN_TIMEOUT: Final = 2.0
 _PAGE: Final = 100
 _LARGEST_PAGE: Final = 1_000
-# A quorum queue with a delivery limit drops a message that came back more often. RabbitMQ 4 sets one of 20 by default,
-# and one that somebody else declared may have any; the broker does not tell which.
-_MANY_RETURNS: Final = 2
 # On a classic queue after a crash of the broker all messages look as if they had come back.
 _MOST_EXTRA: Final = 2_000
 
@@ -162,9 +159,9 @@ def _give_back(
 def _renew(broker: ConnectedBroker, queue: str, arrivals: list[Arrival]) -> None:
     """Replace messages that came back many times by copies, which the broker counts anew."""
     for arrival in arrivals:
-        if headers.delivery_count(arrival.properties) >= _MANY_RETURNS:
+        if headers.delivery_count(arrival.properties) >= FEW_RETURNS:
             try:
-                broker.sender.send([copy_back(broker, queue, arrival)])
+                broker.sender.send([broker.handbacks.copy_of(queue, arrival)])
             except QBridgeError as exc:
                 _log.warning("a message of %r is close to its delivery limit: %s", queue, exc)
                 if isinstance(exc, TransientError):

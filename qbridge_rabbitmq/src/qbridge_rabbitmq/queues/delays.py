@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from qbridge_core.backend import MAX_ID_CHARS, check_delay
+from qbridge_core.backend import MAX_ID_CHARS, ConfigurationError, check_delay, suspects_queue
 
 UNIT_MS: Final = 100
 _INFIX: Final = ".qb.delay."
@@ -99,6 +99,20 @@ MAX_QUEUE_BYTES: Final = MAX_ID_CHARS - len(name("", LEVELS))
 def fit(queue: str) -> bool:
     """Whether a queue can have delays: AMQP 0-9-1 (short strings) limits the names of its levels too."""
     return len(queue.encode()) <= MAX_QUEUE_BYTES
+
+
+def check_room(queue: str) -> None:
+    """Refuse a name to which those of the levels cannot be added.
+
+    Raises:
+        ConfigurationError: it is too long.
+    """
+    if not fit(queue):
+        raise ConfigurationError(
+            f"on RabbitMQ the name of a queue must have at most {MAX_QUEUE_BYTES} bytes in UTF-8 (the rest "
+            f"of {MAX_ID_CHARS} is for its delays), and that of a TaskManager's input queue at most "
+            f"{MAX_QUEUE_BYTES - len(suspects_queue(''))}; this is longer: {queue!r}"
+        )
 
 
 def passed(queue: str, properties: bytes) -> bool:

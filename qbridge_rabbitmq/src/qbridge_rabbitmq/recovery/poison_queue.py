@@ -37,14 +37,15 @@ _MOST_DOUBTFUL: Final = 1_000
 
 
 class PoisonQueue:
-    """The suspects of one client. ``take`` is called by one thread at a time for a queue.
+    """The suspects of one client. ``receive`` is called by one thread at a time for a queue.
 
     Args:
         connections: the client's.
         locks: those that it has at the broker.
         sender: publishes the copies that count deaths.
         lost: what was in flight when a channel ended.
-        receive: takes one message of a queue, for which it waits so many seconds; none when the time is over.
+        fetch: takes one message of a queue, for which it waits so many seconds; none when the time is over.
+        hand_out: makes deliveries of what has arrived.
         keep: has a message of a queue received again.
         grace: seconds after which a lock that is missing will not come back.
     """
@@ -55,7 +56,8 @@ class PoisonQueue:
         locks: Locks,
         sender: Sender,
         lost: LostDeliveries,
-        receive: Callable[[str, float], list[Arrival]],
+        fetch: Callable[[str, float], list[Arrival]],
+        hand_out: Callable[[str, list[Arrival]], list[Delivery]],
         keep: Callable[[str, Arrival], None],
         grace: float,
     ) -> None:
@@ -63,18 +65,30 @@ class PoisonQueue:
         self._locks = locks
         self._sender = sender
         self._lost = lost
-        self._receive = receive
+        self._fetch = fetch
+        self._hand_out = hand_out
         self._keep = keep
         self._grace = grace
         self._held: dict[str, Delivery] = {}
         self._missing: dict[str, tuple[int, float]] = {}  # in which connection, and since when, a lock was missing
 
-    def take(self, queue: str, timeout: float) -> Arrival | None:
-        """The next suspect that may run, locked; None when there is none, or its worker may yet come back."""
+    def receive(self, queue: str, timeout: float) -> list[Delivery]:
+        """The next suspect that may run; nothing when there is none, or its worker may yet come back.
+
+        Its lock lasts until it is settled.
+        """
+        arrival = self._take(queue, timeout)
+        deliveries = self._hand_out(queue, [arrival]) if arrival is not None else []
+        for delivery in deliveries:
+            self._held[lock_name(queue, headers.read(delivery.tag.properties).mark)] = delivery
+        return deliveries
+
+    def _take(self, queue: str, timeout: float) -> Arrival | None:
+        """The next suspect that may run, locked."""
         self._release()
         doubtful: dict[str, Arrival] = {}
         try:
-            while arrivals := self._receive(queue, 0.0 if doubtful else timeout):
+            while arrivals := self._fetch(queue, 0.0 if doubtful else timeout):
                 (arrival,) = arrivals
                 mark = headers.read(arrival.properties).mark
                 try:
@@ -91,10 +105,6 @@ class PoisonQueue:
             for arrival in doubtful.values():
                 self._put_back(queue, arrival)
             self._connections.io.wake()
-
-    def hold(self, queue: str, delivery: Delivery) -> None:
-        """A suspect that ``take`` returned is now the caller's; its lock lasts until it is settled."""
-        self._held[lock_name(queue, headers.read(delivery.tag.properties).mark)] = delivery
 
     def _put_back(self, queue: str, arrival: Arrival) -> None:
         if _may_have_run(arrival):

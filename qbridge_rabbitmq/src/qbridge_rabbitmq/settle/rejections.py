@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from qbridge_core.backend import (
-    MAX_ID_CHARS,
     AuthenticationError,
     BrokerUnavailableError,
     ConfigurationError,
@@ -25,39 +25,27 @@ from qbridge_core.backend import (
     QueueMismatchError,
     TransientError,
     UnroutableError,
-    check_queue_name,
     logger,
     monotonic,
     rejection,
-    suspects_queue,
 )
 from qbridge_rabbitmq.amqp import copies, headers
-from qbridge_rabbitmq.broker import ConnectedBroker
-from qbridge_rabbitmq.consume.consumer import DELETION_PAUSE
+from qbridge_rabbitmq.connection.io_thread import IOThread
+from qbridge_rabbitmq.consume.consumer import DELETION_PAUSE, Consumer
+from qbridge_rabbitmq.publish.delayed import DelayedSender
 from qbridge_rabbitmq.publish.publisher import Publication
+from qbridge_rabbitmq.publish.sender import Sender
 from qbridge_rabbitmq.queues import delays
 from qbridge_rabbitmq.queues.declarations import Declarations
-from qbridge_rabbitmq.settle.acknowledgements import claim, finish
-from qbridge_rabbitmq.settle.handbacks import HAND_BACK_TIMEOUT, MANY_RETURNS, copy_back
+from qbridge_rabbitmq.queues.requests import Requests
+from qbridge_rabbitmq.recovery.lost_deliveries import LostDeliveries
+from qbridge_rabbitmq.settle.acknowledgements import Acknowledgements, claim
+from qbridge_rabbitmq.settle.handbacks import HAND_BACK_TIMEOUT, MANY_RETURNS, Handbacks
 from qbridge_rabbitmq.state.identity import exact
 from qbridge_rabbitmq.state.in_flight import Arrival, Handback
 
 _log: Final = logger("qbridge.rabbitmq")
 _REFUSALS: Final = (AuthenticationError, ConfigurationError, QueueFullError, QueueMismatchError, UnroutableError)
-
-
-def check_room(queue: str) -> None:
-    """Refuse a name to which those of the queue's delays cannot be added.
-
-    Raises:
-        ConfigurationError: it is too long.
-    """
-    if not delays.fit(queue):
-        raise ConfigurationError(
-            f"on RabbitMQ the name of a queue must have at most {delays.MAX_QUEUE_BYTES} bytes in UTF-8 (the rest "
-            f"of {MAX_ID_CHARS} is for its delays), and that of a TaskManager's input queue at most "
-            f"{delays.MAX_QUEUE_BYTES - len(suspects_queue(''))}; this is longer: {queue!r}"
-        )
 
 
 class _Move(NamedTuple):
@@ -73,20 +61,44 @@ class Rejections:
     """Rejects deliveries of one client. Thread-safe.
 
     Args:
-        broker: the connections.
+        io: sends what becomes of the originals.
+        sender: publishes the copies.
+        delayed: publishes those that shall come later.
+        requests: has queues declared that are missing.
         declarations: what is known of the queues.
+        lost: what was in flight when a channel ended.
+        acknowledgements: end the originals.
+        handbacks: makes the copies of what goes back with nothing counted.
+        consumer: that of a queue, if there is one.
     """
 
-    def __init__(self, broker: ConnectedBroker, declarations: Declarations) -> None:
-        self._broker = broker
+    def __init__(
+        self,
+        io: IOThread,
+        sender: Sender,
+        delayed: DelayedSender,
+        requests: Requests,
+        declarations: Declarations,
+        lost: LostDeliveries,
+        acknowledgements: Acknowledgements,
+        handbacks: Handbacks,
+        consumer: Callable[[str], Consumer | None],
+    ) -> None:
+        self._io = io
+        self._sender = sender
+        self._delayed = delayed
+        self._requests = requests
         self._declarations = declarations
+        self._lost = lost
+        self._acknowledgements = acknowledgements
+        self._handbacks = handbacks
+        self._consumer = consumer
         self._breaker = delays.Breaker()
 
     def reject(
         self, delivery: Delivery, requeue: bool, delay: float, failure: Failure | None, queue: str | None
     ) -> None:
         """Carry out ``RabbitMQClient.reject``."""
-        lost_deliveries = self._broker.lost_deliveries
         hand_back = requeue and failure is None and delay <= 0
         move = _Move(requeue, delay, failure, queue)
         later = None if hand_back else functools.partial(self._move_later, delivery, move)
@@ -94,7 +106,7 @@ class Rejections:
             if hand_back:
                 self._withdraw_duplicates(delivery)
                 self._remember(delivery)
-            if lost_deliveries.record(delivery, later):
+            if self._lost.record(delivery, later):
                 return
         if not claimed:
             return
@@ -105,78 +117,58 @@ class Rejections:
                 return
             done = self._move(delivery, move)
         except BaseException:
-            while not delivery.tag.channel.unclaim(delivery.tag.number) and not lost_deliveries.unclaim(delivery):
+            while not delivery.tag.channel.unclaim(delivery.tag.number) and not self._lost.unclaim(delivery):
                 pass
             raise
         if done:
-            finish(self._broker, delivery)
-
-    def send_later(self, message: Publication, delay: float, timeout: float | None = None) -> None:
-        """Publish a message for a queue into the delay level that the highest bit of the delay names."""
-        broker, queue = self._broker, message.routing_key
-        units = delays.units(delay)
-        top = delays.top_level(units)
-        check_room(check_queue_name(queue))
-        for attempt in (1, 2):
-            if not self._declarations.has_levels(queue, top):
-                broker.requests.call(f"queue {queue!r}", self._declarations.declare_levels(queue, top))
-            delayed = Publication(delays.name(queue, top), delays.routing_key(units), message.properties, message.body)
-            try:
-                broker.sender.send([delayed], timeout)
-            except UnroutableError:
-                if attempt == 2:
-                    raise
-                self._declarations.forget_levels(queue)  # somebody deleted them
-            else:
-                return
+            self._acknowledgements.finish(delivery)
 
     # ------------------------------------------------------------------ back to the queue
 
     def _withdraw_duplicates(self, delivery: Delivery) -> None:
-        self._broker.lost_deliveries.duplicates.withdraw(headers.read(delivery.tag.properties).mark)
+        self._lost.duplicates.withdraw(headers.read(delivery.tag.properties).mark)
 
     def _hand_back(self, delivery: Delivery) -> None:
-        broker = self._broker
-        consumer = broker.consumers.existing(delivery.queue)
+        consumer = self._consumer(delivery.queue)
         if consumer is not None and (consumer.works or self._declarations.is_side_queue(delivery.queue)):
             refusal = self._copy_back(delivery)
             if refusal is None:
-                finish(broker, delivery)
+                self._acknowledgements.finish(delivery)
                 return
             self._require_room_for_return(delivery, refusal)
             self._remember(delivery, came_back=True)
         while not delivery.tag.channel.give_back(delivery.tag.number):  # its connection was lost meanwhile
-            if broker.lost_deliveries.unclaim(delivery) and broker.lost_deliveries.record(delivery, None):
+            if self._lost.unclaim(delivery) and self._lost.record(delivery, None):
                 return
-        broker.io.wake()
+        self._io.wake()
 
     def _remember(self, delivery: Delivery, *, came_back: bool = False) -> None:
         """Recognize the message when it comes again, if there is something to know about it."""
         if came_back or delivery.noted is not None:
             arrival: Arrival = delivery.tag
             key = exact(delivery.queue, arrival.properties, arrival.body)
-            self._broker.lost_deliveries.note_handback(key, Handback(delivery.noted, delivery.suspected))
+            self._lost.note_handback(key, Handback(delivery.noted, delivery.suspected))
 
     def _copy_back(self, delivery: Delivery) -> QBridgeError | None:
         """Publish a copy to the message's own queue; why that was not possible, if it was not."""
-        broker, lost_deliveries, queue = self._broker, self._broker.lost_deliveries, delivery.queue
+        queue = delivery.queue
         arrival: Arrival = delivery.tag
         noted = delivery.noted
         if noted is None:
-            message = copy_back(broker, queue, arrival)
+            message = self._handbacks.copy_of(queue, arrival)
         else:
             ours = copies.history(delivery.meta) | noted.failure.retry_headers()
             properties = copies.copy(arrival.properties, ours, noted.failure.task_id, headers.new_mark())
             message = Publication("", queue, properties, arrival.body)
         key = exact(queue, message.properties, message.body)
         if noted is not None:
-            lost_deliveries.note_handback(key, Handback(noted, suspected=False))
+            self._lost.note_handback(key, Handback(noted, suspected=False))
         try:
-            broker.sender.send([message], HAND_BACK_TIMEOUT)
+            self._sender.send([message], HAND_BACK_TIMEOUT)
         except QBridgeError as exc:
             _log.debug("a message of %r goes back without a copy: %s", queue, exc)
             if not isinstance(exc, PublishUnconfirmedError):
-                lost_deliveries.take_handback(key)
+                self._lost.take_handback(key)
             return exc
         return None
 
@@ -201,7 +193,7 @@ class Rejections:
         """Do what ``reject`` was asked for while there was no connection, now that the message is here again."""
         try:
             if self._move(delivery, how):
-                finish(self._broker, delivery)
+                self._acknowledgements.finish(delivery)
         except NotConnectedError:
             return True
         except MessageTooLargeError as exc:
@@ -227,7 +219,7 @@ class Rejections:
         ours = failure.retry_headers() if failure is not None else copies.history(delivery.meta)
         task_id = failure.task_id if failure is not None else ""
         arrival: Arrival = delivery.tag
-        duplicates = self._broker.lost_deliveries.duplicates
+        duplicates = self._lost.duplicates
         mark = duplicates.mark_of(delivery) or headers.new_mark()
         message = Publication("", queue, copies.copy(arrival.properties, ours, task_id, mark), arrival.body)
         held = delay > 0 and self._breaker.allows(queue, monotonic())
@@ -245,7 +237,7 @@ class Rejections:
         """Publish with a delay; False when the broker refuses to hold it, and it may come at once."""
         queue = message.routing_key
         try:
-            self.send_later(message, delay)
+            self._delayed.send(message, delay)
         except _REFUSALS as exc:
             if not may_hurry:  # its task counts no attempts: it would run without end and without a pause
                 raise
@@ -267,29 +259,28 @@ class Rejections:
             )  # fmt: skip
 
     def _send_copy(self, message: Publication) -> None:
-        broker, queue = self._broker, message.routing_key
+        queue = message.routing_key
         try:
-            broker.sender.send([message])
+            self._sender.send([message])
         except UnroutableError:
             # Deleted under us. Whoever declared it, the message must not be lost with it.
-            if broker.consumers.existing(queue) is not None:
+            if self._consumer(queue) is not None:
                 time.sleep(DELETION_PAUSE)
-            check_room(queue)
-            broker.requests.call(f"queue {queue!r}", self._declarations.declare(queue))
+            delays.check_room(queue)
+            self._requests.call(f"queue {queue!r}", self._declarations.declare(queue))
             self._declarations.remember(queue, None)
-            broker.sender.send([Publication("", queue, message.properties, message.body)])
+            self._sender.send([Publication("", queue, message.properties, message.body)])
 
     def _dead_letter(self, delivery: Delivery, failure: Failure) -> bool:
-        broker = self._broker
         arrival: Arrival = delivery.tag
         target = self._declarations.dead_letter_queue(delivery.queue)
-        ours, room = failure.dead_letter_headers(), broker.sender.room
+        ours, room = failure.dead_letter_headers(), self._sender.room
         properties = copies.letter(arrival.properties, ours, failure.task_id, room)
         try:
-            broker.sender.send([Publication("", target, properties, arrival.body)])
+            self._sender.send([Publication("", target, properties, arrival.body)])
         except UnroutableError:
-            broker.requests.call(f"queue {target!r}", self._declarations.declare_dead_letter_queue(target))
-            broker.sender.send([Publication("", target, properties, arrival.body)])
+            self._requests.call(f"queue {target!r}", self._declarations.declare_dead_letter_queue(target))
+            self._sender.send([Publication("", target, properties, arrival.body)])
         except MessageTooLargeError as exc:
             if not self._declarations.has_route(delivery.queue):
                 raise
@@ -299,9 +290,8 @@ class Rejections:
 
     def _dead_letter_by_broker(self, delivery: Delivery, target: str, reason: QBridgeError) -> None:
         """A body over the limit of today cannot be published again, but the broker moves what it has already."""
-        broker = self._broker
-        broker.requests.call(f"queue {target!r}", self._declarations.declare_dead_letter_queue(target))
+        self._requests.call(f"queue {target!r}", self._declarations.declare_dead_letter_queue(target))
         if not delivery.tag.channel.give_back(delivery.tag.number, requeue=False):
             raise BrokerUnavailableError("the connection was lost; the message comes again") from reason
-        broker.io.wake()
+        self._io.wake()
         _log.error("a dead letter of %r goes without an explanation: %s", delivery.queue, reason)
