@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from qbridge_core.backend import (
@@ -12,7 +14,11 @@ from qbridge_core.backend import (
     BrokerURL,
     ConfigurationError,
     Delivery,
+    Message,
+    MessageTooLargeError,
+    PayloadError,
     UnknownOptionError,
+    check_content,
     option_count,
     option_seconds,
     read_options,
@@ -68,3 +74,30 @@ def test_seconds_that_look_like_milliseconds_are_warned_of(caplog: pytest.LogCap
     assert option_seconds("lease", "30000") == 30000
     flush()
     assert "option lease is 30000 seconds, that is 8.3 hours: was it meant in ms?" in caplog.text
+
+
+class Text(bytes):
+    """A kind of bytes, as libraries have them."""
+
+
+@pytest.mark.parametrize("body", [b"{}", Text(b"{}"), bytearray(b"{}"), memoryview(b"{}")])
+def test_the_content_of_a_message_is_plain_bytes_whatever_kind_it_was(body: Any) -> None:
+    """A backend gets bytes, headers and an id that each broker can carry."""
+    checked, headers, message_id = check_content(Message(body, {"a": "b"}, "m"))
+    assert (type(checked), checked, headers, message_id) == (bytes, b"{}", {"a": "b"}, "m")
+    assert check_content(Message(body))[1:] == (NO_HEADERS, None)
+
+
+@pytest.mark.parametrize(
+    ("message", "error"),
+    [
+        (Message({"a": 1}), ConfigurationError),  # type: ignore[arg-type]
+        (Message(b"xxx"), MessageTooLargeError),
+        (Message(b"x", {"x-qbridge-attempts": "1"}), PayloadError),
+        (Message(b"x", message_id=""), PayloadError),
+    ],
+)
+def test_content_that_cannot_be_kept_is_refused(message: Message, error: type[Exception]) -> None:
+    """No backend has to look at the parts of a message itself."""
+    with pytest.raises(error):
+        check_content(message, 2)

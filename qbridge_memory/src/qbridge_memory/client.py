@@ -22,14 +22,12 @@ from qbridge_core.backend import (
     NotConnectedError,
     QueueClient,
     QueueStats,
-    check_body,
+    check_content,
     check_count,
     check_declaration,
     check_delay,
     check_delivery,
-    check_headers,
     check_message,
-    check_message_id,
     check_messages,
     check_publish_timeout,
     check_queue_name,
@@ -279,10 +277,6 @@ def _delivery(queue: str, token: int, message: StoredMessage) -> Delivery:
 
 
 def _stored(message: Message, most: int) -> StoredMessage:
-    message_id = check_message_id(message.message_id)
-    return StoredMessage(check_body(message.body, most), _copy(message.headers), message_id, NO_HEADERS)
-
-
-def _copy(headers: Mapping[str, str]) -> Mapping[str, str]:
-    """The headers as they are now: the producer may go on to change its own."""
-    return MappingProxyType(dict(checked)) if (checked := check_headers(headers)) else NO_HEADERS
+    body, headers, message_id = check_content(message, most)
+    kept = MappingProxyType(dict(headers)) if headers else NO_HEADERS  # the producer may go on to change its own
+    return StoredMessage(body, kept, message_id, NO_HEADERS)

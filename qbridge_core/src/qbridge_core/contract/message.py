@@ -11,7 +11,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from qbridge_core.contract.checks import MAX_ID_CHARS, check_headers, check_queue_name
+from qbridge_core.contract.checks import (
+    DEFAULT_MAX_MESSAGE_BYTES,
+    MAX_ID_CHARS,
+    check_body,
+    check_headers,
+    check_message_id,
+    check_queue_name,
+)
 from qbridge_core.contract.dead_letter import Failure, Noted, Reason
 from qbridge_core.contract.envelope import write_task
 from qbridge_core.contract.headers import ATTEMPTS, CRASHES, FIRST_FAILED_AT, NO_HEADERS, TASK_ID, meta_int, meta_time
@@ -77,6 +84,28 @@ def check_message(message: object) -> Message:
             f"publish_many takes Message objects, not {type(message).__name__}; use send_many() for payloads"
         )
     return message
+
+
+def check_content(
+    message: Message, most: int = DEFAULT_MAX_MESSAGE_BYTES
+) -> tuple[bytes, Mapping[str, str], str | None]:
+    """Return the body, the headers and the id of a message that a caller publishes; the body as plain ``bytes``.
+
+    Args:
+        message: what a caller gave, as a :class:`Message`.
+        most: the client's ``max_message_bytes``.
+
+    Raises:
+        ConfigurationError: the body is no bytes.
+        MessageTooLargeError: it is longer than that.
+        PayloadError: the headers or the id cannot be kept on every broker.
+    """
+    headers, message_id = message.headers, message.message_id
+    return (
+        check_body(message.body, most),
+        headers if headers is NO_HEADERS else check_headers(headers),
+        None if message_id is None else check_message_id(message_id),
+    )
 
 
 def check_messages(messages: Iterable[Message]) -> Iterable[Message]:

@@ -6,13 +6,10 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from qbridge_core.backend import (
-    NO_HEADERS,
     Message,
     MessageTooLargeError,
-    check_body,
-    check_headers,
+    check_content,
     check_message,
-    check_message_id,
     check_messages,
     check_queue_name,
 )
@@ -38,11 +35,8 @@ def publication(queue: str, message: Message, room: int, most: int) -> Publicati
         PayloadError: headers or message id cannot be kept.
     """
     check_queue_name(queue)
-    body = check_body(message.body, most)
-    given = message.headers
-    if given is not NO_HEADERS:
-        given = check_headers(given)
-    properties = headers.fresh(given, check_message_id(message.message_id))
+    body, given, message_id = check_content(message, most)
+    properties = headers.fresh(given, message_id)
     if len(properties) > room // 2 and not copies.leaves_room(properties, room):  # half of it is never kept back
         raise MessageTooLargeError(
             f"the headers of a message for {queue!r} take {len(properties)} bytes: they do not fit into one frame "

@@ -19,10 +19,8 @@ from redis.exceptions import ResponseError
 from qbridge_core.backend import (
     Message,
     UnroutableError,
-    check_body,
-    check_headers,
+    check_content,
     check_message,
-    check_message_id,
     check_messages,
     monotonic,
 )
@@ -195,10 +193,9 @@ class Publisher:
         return PUBLISH_LATER(keys, uuid.uuid4().bytes, round(delay * 1_000_000), *content)
 
     def _fields(self, message: Message) -> list[bytes | str]:
-        body = check_body(message.body, self._context.options.max_message_bytes)
-        headers = check_headers(message.headers)
+        body, headers, message_id = check_content(message, self._context.options.max_message_bytes)
         self._context.limits.check(body, headers)
-        return encode(body, headers, check_message_id(message.message_id))
+        return encode(body, headers, message_id)
 
 
 def _wait_ms(timeout: float) -> int:
