@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import pickle
 import signal
 import socket
@@ -20,24 +18,21 @@ from typing import TYPE_CHECKING, Any, Final
 from qbridge_core.contract.checks import require_seconds
 from qbridge_core.errors import ConfigurationError, WorkerStartError
 from qbridge_core.execute.executor import loading
-from qbridge_core.execute.spawned import start_program
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.exits import describe_exit
 from qbridge_core.runtime.interpreter import main_program
 from qbridge_core.runtime.logs import flush, logger
 from qbridge_core.runtime.signals import Insistence
 from qbridge_core.runtime.system import require_posix
-from qbridge_core.supervise.supervised import ANSWER, ASK, BEGAN, COMPLAINT, ENDED, NOW, PASSING, READY, REFUSED, STOP
-from qbridge_core.task.retry import ExponentialBackoff
+from qbridge_core.supervise.program import ANSWER, ASK, BEGAN, COMPLAINT, ENDED, NOW, PASSING, READY, REFUSED, STOP
+from qbridge_core.supervise.restarts import Slot
+from qbridge_core.supervise.worker_process import Task, WorkerProcess
 
 if TYPE_CHECKING:
     from qbridge_core.work.manager import TaskManager
 
 _log: Final = logger("qbridge.supervisor")
 _LOOK_EVERY: Final = 0.1
-_RESTART: Final = ExponentialBackoff(base=0.2, factor=2.0, cap=30.0, jitter=False)
-_LONGEST_WAIT_FOR_BROKER: Final = 3.0
-_LONG_LIFE: Final = 30.0
 _FALSE_STARTS: Final = 5
 _LAST_WORDS: Final = 5.0
 _REMEMBERED_DEATHS: Final = 10_000
@@ -46,7 +41,6 @@ _SEE_OUTPUT: Final = "their output says why"
 # A manager takes its own grace period (25 s), and then up to 3 s to give back what it holds and to disconnect.
 DEFAULT_GRACE_PERIOD: Final = 28.5
 DEFAULT_START_TIMEOUT: Final = 60.0
-_Task = tuple[str, str]
 
 
 class Supervisor:
@@ -88,8 +82,8 @@ class Supervisor:
         require_posix("Supervisor")
         self._grace_period = require_seconds("grace_period", grace_period)
         self._start_timeout = require_seconds("start_timeout", start_timeout)
-        self._slots = [_Slot() for _ in range(processes)]
-        self._deaths: OrderedDict[_Task, str] = OrderedDict()
+        self._slots = [Slot() for _ in range(processes)]
+        self._deaths: OrderedDict[Task, str] = OrderedDict()
         self._stop_requests = 0
         self._false_starts = 0
         self._reason = ""  # why going on is useless
@@ -120,7 +114,7 @@ class Supervisor:
             self._stop_requests = self._false_starts = 0
             self._reason = ""
             self._started_at = self._say_at = monotonic()
-            self._slots = [_Slot() for _ in self._slots]
+            self._slots = [Slot() for _ in self._slots]
             _log.info("the supervisor starts %d worker processes of %s", len(self._slots), self._what)
             with self._signals():
                 self._supervise()
@@ -201,7 +195,7 @@ class Supervisor:
             if slot.worker is not None and slot.worker.process.poll() is not None:
                 self._bury(slot, slot.worker)
 
-    def _listen(self, slot: _Slot, worker: _Worker) -> None:
+    def _listen(self, slot: Slot, worker: WorkerProcess) -> None:
         for words in worker.hear():
             if words == [READY]:
                 slot.proven = worker.ready = True
@@ -209,7 +203,7 @@ class Supervisor:
             else:
                 self._heed(worker, words)
 
-    def _heed(self, worker: _Worker, words: list[Any]) -> None:
+    def _heed(self, worker: WorkerProcess, words: list[Any]) -> None:
         match words:
             case [str(word), str(queue), str(task_id)] if word == BEGAN:
                 worker.alone_with = (queue, task_id)
@@ -222,7 +216,7 @@ class Supervisor:
             case [str(word), int(number), str(queue), str(task_id)] if word == ASK:
                 worker.tell(ANSWER, number, self._deaths.get((queue, task_id), ""))
 
-    def _bury(self, slot: _Slot, worker: _Worker) -> None:
+    def _bury(self, slot: Slot, worker: WorkerProcess) -> None:
         self._listen(slot, worker)  # to what it said before it died
         how = describe_exit(worker.process.returncode)
         name = f"worker {socket.gethostname()}:{worker.process.pid}"
@@ -244,7 +238,7 @@ class Supervisor:
         else:
             _log.error("%s %s; another one starts in %g s", name, how, pause)
 
-    def _waits_for_broker(self, worker: _Worker) -> bool:
+    def _waits_for_broker(self, worker: WorkerProcess) -> bool:
         """True when the broker is not up yet, and there is time left to wait for it."""
         if worker.process.returncode != PASSING or any(slot.proven for slot in self._slots):
             return False
@@ -258,7 +252,7 @@ class Supervisor:
             _log.warning("the workers wait for their broker, for %.0f s more: %s", left, why)
         return True
 
-    def _is_false_start(self, slot: _Slot, worker: _Worker) -> bool:
+    def _is_false_start(self, slot: Slot, worker: WorkerProcess) -> bool:
         """True for a death that hints at a mistake which restarts cannot mend."""
         if worker.ready or slot.proven:
             return False
@@ -288,87 +282,6 @@ class Supervisor:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-
-
-class _Worker:
-    """One worker process, seen from outside."""
-
-    def __init__(self, setup: bytes) -> None:
-        self.process, self.link = start_program("qbridge_core.supervise.supervised")
-        self.ready = False
-        self.deaf = False
-        self.alone_with: _Task | None = None
-        self.complaint = ""
-        self.started_at = monotonic()
-        with contextlib.suppress(OSError):  # its end will be seen
-            self.link.send_bytes(setup)
-
-    def tell(self, *words: object) -> None:
-        """Send a command or an answer."""
-        with contextlib.suppress(OSError):
-            self.link.say(*words)
-
-    def hear(self) -> Iterator[list[Any]]:
-        """What it has said."""
-        try:
-            while not self.deaf and self.link.poll():
-                yield self.link.hear()
-        except (EOFError, OSError):
-            self.deaf = True
-        except ValueError:  # a process that a handler started may have written there
-            _log.error("worker %d says what nobody understands; it is not listened to any more", self.process.pid)
-            self.deaf = True
-
-
-class _Slot:
-    """The place of one worker process after the other."""
-
-    def __init__(self) -> None:
-        self.worker: _Worker | None = None
-        self.start_at = 0.0
-        self.proven = False  # a worker here was ready once
-        self._deaths = 0
-
-    def start(self, setup: bytes) -> None:
-        """Start a process."""
-        try:
-            self.worker = _Worker(setup)
-        except OSError as exc:
-            self._deaths += 1
-            pause = _RESTART.delay(self._deaths)
-            self.start_at = monotonic() + pause
-            _log.error("no worker process could be started: %s; next try in %g s", exc, pause)
-
-    def bury(self) -> float:
-        """Free the place of a process that has ended; return the seconds until the next one."""
-        assert self.worker is not None  # noqa: S101 - the caller has looked
-        now = monotonic()
-        self._deaths = 1 if now - self.worker.started_at >= _LONG_LIFE else self._deaths + 1
-        pause = _RESTART.delay(self._deaths)
-        if self.worker.process.returncode == PASSING:  # work shall go on soon after the broker is back
-            pause = min(pause, _LONGEST_WAIT_FOR_BROKER)
-        self.worker.link.close()
-        self.worker = None
-        self.start_at = now + pause
-        return pause
-
-    def clear(self) -> None:
-        """Kill the process, if there is one, and wait for its end."""
-        if self.worker is not None:
-            self.kill()
-            self.worker.process.wait()
-            self.bury()
-
-    def strike(self) -> None:
-        """Kill the process without a look whether it has ended; takes no lock, for a signal handler."""
-        if self.worker is not None:
-            with contextlib.suppress(OSError):
-                os.kill(self.worker.process.pid, signal.SIGKILL)
-
-    def kill(self) -> None:
-        """Kill the process, if there is one."""
-        if self.worker is not None and self.worker.process.poll() is None:
-            self.worker.process.kill()
 
 
 def _checked_build(build: object) -> bytes:
