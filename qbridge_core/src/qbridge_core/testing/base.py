@@ -11,7 +11,17 @@ from typing import Any, ClassVar, Self, TypeVar
 
 import pytest
 
-from qbridge_core import BrokerURL, Delivery, Failure, InvalidURLError, QueueClient, Reason, connect
+from qbridge_core import (
+    BrokerURL,
+    Delivery,
+    DeliveryLostError,
+    Failure,
+    InvalidURLError,
+    QueueClient,
+    Reason,
+    TransientError,
+    connect,
+)
 from qbridge_core.testing.link import Link
 
 T = TypeVar("T")
@@ -263,3 +273,13 @@ def is_empty(client: QueueClient, queue: str) -> bool:
     """True when the queue holds nothing at all."""
     stats = client.stats(queue)
     return stats.ready == stats.in_flight == stats.delayed == 0
+
+
+def succeeds(call: Callable[[], object]) -> bool:
+    """Whether a call could be made; the broker may be away."""
+    try:
+        return call() is not False
+    except DeliveryLostError:
+        raise
+    except TransientError:
+        return False

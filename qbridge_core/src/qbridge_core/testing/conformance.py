@@ -18,10 +18,12 @@ from qbridge_core.testing.connection import ConnectionTests
 from qbridge_core.testing.data import DataTests
 from qbridge_core.testing.dead_letters import DeadLetterTests
 from qbridge_core.testing.delays import DelayTests
+from qbridge_core.testing.interruptions import InterruptionTests
 from qbridge_core.testing.lending import LendingTests
 from qbridge_core.testing.outages import OutageTests
 from qbridge_core.testing.publishing import PublishingTests
 from qbridge_core.testing.receiving import ReceivingTests
+from qbridge_core.testing.recovery import RecoveryTests
 from qbridge_core.testing.settling import SettlingTests
 from qbridge_core.testing.several_queues import SeveralQueuesTests
 from qbridge_core.testing.workers import WorkerTests
@@ -41,6 +43,8 @@ class BackendConformance(
     LendingTests,
     DeadLetterTests,
     OutageTests,
+    RecoveryTests,
+    InterruptionTests,
     WorkerTests,
 ):
     """Everything that can be tested on a broker that others use too."""

@@ -7,7 +7,6 @@ import time
 import traceback
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from functools import partial
 
 import pytest
 
@@ -17,19 +16,17 @@ from qbridge_core import (
     Delivery,
     DeliveryLostError,
     Message,
-    NotConnectedError,
     QBridgeError,
     QueueClient,
     TransientError,
 )
-from qbridge_core.testing.base import Backend, Call, MakeClient, a_failure, is_empty
+from qbridge_core.testing.base import Backend, Call, MakeClient, a_failure, is_empty, succeeds
 from qbridge_core.testing.connection import is_hidden
 from qbridge_core.testing.link import Link
 
 _SHORT = 1.0
 _AT_ONCE = 0.5
 _VICTIMS = 6
-_LARGE = b"x" * 20_000
 
 
 class OutageTests(Backend):
@@ -97,7 +94,7 @@ class OutageTests(Backend):
         assert blocked.ended(self.wait), "a publish of another thread still blocks after disconnect"
         link.restore()
         if calls["declare"].error is None:
-            self.eventually(lambda: _done(lambda: client.publish(f"{queue}-3", b"x")), self.outage_timeout)
+            self.eventually(lambda: succeeds(lambda: client.publish(f"{queue}-3", b"x")), self.outage_timeout)
         self._settle_all(client, queue, {done: calls["ack"], rejected: calls["reject"], retried: calls["retry"]})
         once = not calls["reject"].error and not calls["retry"].error
         refused = {
@@ -109,7 +106,7 @@ class OutageTests(Backend):
         self._check_password(caplog.text, broker_url)
         left = self.receive_one(direct, f"{queue}-2", self.redelivery_timeout + self.outage_timeout)
         assert left.body == b"left"
-        self.eventually(lambda: _done(lambda: client.publish(queue, b"again")), self.outage_timeout)
+        self.eventually(lambda: succeeds(lambda: client.publish(queue, b"again")), self.outage_timeout)
 
     def _check_error(self, name: str, error: BaseException | None, *, may_succeed: bool, broker_url: str) -> None:
         if error is None:
@@ -143,8 +140,8 @@ class OutageTests(Backend):
                 continue
             if error is not None:
                 with suppress(DeliveryLostError):
-                    self.eventually(lambda settle=settle: _done(settle), self.outage_timeout, "cannot settle")  # type: ignore[misc]
-        self.eventually(lambda: _done(client.flush), self.outage_timeout, "acknowledgements are not sent")
+                    self.eventually(lambda settle=settle: succeeds(settle), self.outage_timeout, "cannot settle")  # type: ignore[misc]
+        self.eventually(lambda: succeeds(client.flush), self.outage_timeout, "acknowledgements are not sent")
 
     def _check_outcomes(
         self,
@@ -203,189 +200,3 @@ class OutageTests(Backend):
             assert call.error is None or isinstance(call.error, QBridgeError), f"ack leaks {call.error!r}"
             time.sleep(_SHORT / _VICTIMS)  # the client finds out meanwhile
         link.restore()
-
-    def test_g14_a_client_finds_its_connection_again(
-        self, link: Link, make_client: MakeClient, make_linked_client: MakeClient, queue: str, dead: str
-    ) -> None:
-        """After a cut a subscribed client receives, publishes and settles as before, without being told."""
-        client, direct = make_linked_client(), make_client()
-        client.declare(queue, dead)
-        client.subscribe(queue, 2)
-        client.publish(queue, b"before")
-        client.ack(self.receive_one(client, queue))
-        assert client.flush()
-        link.drop()
-        direct.publish(queue, b"after")
-        seen = self.eventually(lambda: _received(client, queue), self.outage_timeout, "nothing comes after a cut")
-        assert [delivery.body for delivery in seen] == [b"after"]
-        self.eventually(lambda: _done(lambda: client.reject(seen[0], requeue=False)), self.outage_timeout)
-        self.eventually(lambda: _done(lambda: client.publish(queue, b"own")), self.outage_timeout)
-        held = self.receive_one(client, queue)
-        assert held.body == b"own"
-        assert self.receive_one(direct, dead).body == b"after"
-        client.ack(held)
-        assert client.flush()
-        client.disconnect()
-        assert is_empty(direct, queue)
-        self.eventually(lambda: link.connections == 0, message="connections stay open after disconnect")
-
-    def test_g15_a_client_survives_outages_again_and_again(
-        self,
-        link: Link,
-        make_client: MakeClient,
-        make_linked_client: MakeClient,
-        queue: str,
-        caplog: pytest.LogCaptureFixture,
-    ) -> None:
-        """Not the first one only, and renews its leases after them; a ``connect`` that fails leaves it as it was.
-
-        Who claims ``logs_outages`` says when one begins and when it is over.
-        """
-        caplog.set_level(logging.INFO)
-        client, lease = make_linked_client(), self.lease_seconds
-        for _ in range(3):
-            link.cut()
-            over = time.monotonic() + (lease or 0.0) / 2  # so that a renewal fails
-            for _ in range(5):
-                with pytest.raises(TransientError):
-                    client.stats(queue)
-            self.eventually(lambda over=over: time.monotonic() >= over)  # type: ignore[misc]
-            link.restore()
-            self.eventually(lambda: _done(lambda: client.stats(queue)), self.outage_timeout, "it does not come back")
-        if client.logs_outages:
-            for level, what in ((logging.WARNING, "beginning"), (logging.INFO, "end")):
-                self.eventually(partial(_logged, caplog, level), message=f"the {what} of an outage is not logged")
-        if lease is not None:
-            client.publish(queue, b"held")
-            held = self.receive_one(client, queue)
-            assert make_client().receive(queue, 1, lease * 2.5) == [], "after an outage leases are not renewed"
-            client.ack(held)
-        client.disconnect()
-        link.cut()
-        with pytest.raises(BrokerUnavailableError):
-            client.connect()
-        assert not client.connected
-        with pytest.raises(NotConnectedError):
-            client.stats(queue)
-        link.restore()
-        client.connect()
-        client.publish(queue, b"x")
-        assert self.receive_one(client, queue).body == b"x"
-
-    @pytest.mark.parametrize("where", ["half", "last", "for a moment"])
-    def test_g1_what_publish_many_confirmed_is_there_whatever_happens_to_the_connection(
-        self, where: str, link: Link, make_client: MakeClient, make_linked_client: MakeClient, queue: str
-    ) -> None:
-        """The connection is lost in the middle: the call raises, or all of its messages are there."""
-        client, direct = make_linked_client(), make_client()
-        messages = [Message(b"%d" % number + _LARGE) for number in range(40)]
-        began = link.sent
-        client.publish_many(queue, messages)
-        size = link.sent - began
-        assert direct.purge(queue) == len(messages)
-        lose = link.drop_after if where == "for a moment" else link.cut_after
-        lose(size - len(_LARGE) // 2 if where == "last" else size // 2)
-        call = Call(lambda: client.publish_many(queue, messages, timeout=_SHORT))
-        assert call.ended(self.outage_timeout), "publish_many hangs when the connection is lost"
-        if where != "for a moment" or call.error is not None:
-            assert isinstance(call.error, TransientError), f"a part was sent, and publish_many ends with {call.error!r}"
-        else:
-            found = {delivery.body for delivery in self.receive_all(direct, queue, len(messages))}
-            assert found == {message.body for message in messages}, "publish_many confirms what is not there"
-        link.restore()
-        self.eventually(lambda: _done(lambda: client.publish(queue, b"x")), self.outage_timeout)
-
-    @pytest.mark.parametrize("outcome", ["dead letter", "retry", "hand-back", "replay"])
-    def test_g2_whenever_a_client_dies_its_message_is_somewhere(
-        self, outcome: str, broker_url: str, make_client: MakeClient, queue: str, dead: str
-    ) -> None:
-        """A client ends at many points while it settles: a crash can double the message and never lose it."""
-        direct = make_client()
-        victims: list[Victim] = []
-        try:
-            for number in range(_VICTIMS + 1):
-                victims.append(Victim(self, broker_url, queue, dead, number, outcome))
-            size = victims[0].settle()
-            for number, victim in enumerate(victims[1:], 1):
-                victim.settle(cut_after=number * size // _VICTIMS)
-            missing = {victim.body for victim in victims}
-            deadline = time.monotonic() + self.redelivery_timeout
-
-            def all_found() -> bool:
-                for name in (queue, *(victim.dead for victim in victims)):
-                    for delivery in direct.receive(name, 10, 0.05):
-                        missing.discard(delivery.body)
-                        direct.ack(delivery)
-                return not missing
-
-            self.eventually(all_found, max(self.wait, deadline - time.monotonic()), "a message is lost")
-        finally:
-            for victim in victims:
-                victim.link.restore()
-            self.disconnect_in_time(*(victim.client for victim in victims))
-            for victim in victims:
-                victim.link.close()
-
-
-class Victim:
-    """A client with a connection of its own that ends in the middle of a call."""
-
-    def __init__(self, suite: Backend, broker_url: str, queue: str, dead: str, number: int, outcome: str) -> None:
-        url = BrokerURL.parse(broker_url)
-        if not suite.proxied or not url.host or url.port is None or len(url.hosts) != 1:
-            pytest.skip("the URL does not name one host and port, so there is no connection to break")
-        self.link = Link(url.host, url.port)
-        self.client = suite.create_hasty_client(self.link.through(broker_url))
-        self._queue = queue
-        self.body = b"%d" % number + _LARGE
-        self.dead = f"{dead}-{number}"
-        self.client.declare(queue, self.dead)
-        self.client.publish(queue, self.body)
-        self._delivery = suite.receive_one(self.client, queue)
-        self._suite = suite
-        self._outcome = outcome
-        if outcome == "replay":
-            self._reject(requeue=False)
-            assert self.client.flush()
-
-    def settle(self, cut_after: int | None = None) -> int:
-        """Settle the message; the link is cut after so many bytes. Return how many it took."""
-        began = self.link.sent
-        if cut_after is not None:
-            self.link.cut_after(max(1, cut_after))
-        call = Call(self._settle)
-        call.ended(self._suite.outage_timeout if cut_after is None else _SHORT)
-        self.link.cut()
-        return self.link.sent - began
-
-    def _settle(self) -> None:
-        if self._outcome == "replay":
-            self.client.replay(self.dead)
-        elif self._outcome == "hand-back":
-            self.client.reject(self._delivery, requeue=True)
-        else:
-            self._reject(requeue=self._outcome == "retry")
-
-    def _reject(self, *, requeue: bool) -> None:
-        self.client.reject(self._delivery, requeue, failure=a_failure(self._queue))
-
-
-def _done(call: Callable[[], object]) -> bool:
-    """Whether a call could be made; the broker may be away."""
-    try:
-        return call() is not False
-    except DeliveryLostError:
-        raise
-    except TransientError:
-        return False
-
-
-def _logged(caplog: pytest.LogCaptureFixture, level: int) -> bool:
-    return any(record.levelno == level for record in list(caplog.records))
-
-
-def _received(client: QueueClient, queue: str) -> list[Delivery]:
-    try:
-        return client.receive(queue, 2, 0.2)
-    except TransientError:
-        return []

@@ -1,0 +1,96 @@
+"""A connection that is lost and comes back: the client finds it again by itself, each time."""
+
+from __future__ import annotations
+
+import logging
+import time
+from functools import partial
+
+import pytest
+
+from qbridge_core import BrokerUnavailableError, Delivery, NotConnectedError, QueueClient, TransientError
+from qbridge_core.testing.base import Backend, MakeClient, is_empty, succeeds
+from qbridge_core.testing.link import Link
+
+
+class RecoveryTests(Backend):
+    """What a client is like after an outage."""
+
+    def test_g14_a_client_finds_its_connection_again(
+        self, link: Link, make_client: MakeClient, make_linked_client: MakeClient, queue: str, dead: str
+    ) -> None:
+        """After a cut a subscribed client receives, publishes and settles as before, without being told."""
+        client, direct = make_linked_client(), make_client()
+        client.declare(queue, dead)
+        client.subscribe(queue, 2)
+        client.publish(queue, b"before")
+        client.ack(self.receive_one(client, queue))
+        assert client.flush()
+        link.drop()
+        direct.publish(queue, b"after")
+        seen = self.eventually(lambda: _received(client, queue), self.outage_timeout, "nothing comes after a cut")
+        assert [delivery.body for delivery in seen] == [b"after"]
+        self.eventually(lambda: succeeds(lambda: client.reject(seen[0], requeue=False)), self.outage_timeout)
+        self.eventually(lambda: succeeds(lambda: client.publish(queue, b"own")), self.outage_timeout)
+        held = self.receive_one(client, queue)
+        assert held.body == b"own"
+        assert self.receive_one(direct, dead).body == b"after"
+        client.ack(held)
+        assert client.flush()
+        client.disconnect()
+        assert is_empty(direct, queue)
+        self.eventually(lambda: link.connections == 0, message="connections stay open after disconnect")
+
+    def test_g15_a_client_survives_outages_again_and_again(
+        self,
+        link: Link,
+        make_client: MakeClient,
+        make_linked_client: MakeClient,
+        queue: str,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """Not the first one only, and renews its leases after them; a ``connect`` that fails leaves it as it was.
+
+        Who claims ``logs_outages`` says when one begins and when it is over.
+        """
+        caplog.set_level(logging.INFO)
+        client, lease = make_linked_client(), self.lease_seconds
+        for _ in range(3):
+            link.cut()
+            over = time.monotonic() + (lease or 0.0) / 2  # so that a renewal fails
+            for _ in range(5):
+                with pytest.raises(TransientError):
+                    client.stats(queue)
+            self.eventually(lambda over=over: time.monotonic() >= over)  # type: ignore[misc]
+            link.restore()
+            self.eventually(lambda: succeeds(lambda: client.stats(queue)), self.outage_timeout, "it does not come back")
+        if client.logs_outages:
+            for level, what in ((logging.WARNING, "beginning"), (logging.INFO, "end")):
+                self.eventually(partial(_logged, caplog, level), message=f"the {what} of an outage is not logged")
+        if lease is not None:
+            client.publish(queue, b"held")
+            held = self.receive_one(client, queue)
+            assert make_client().receive(queue, 1, lease * 2.5) == [], "after an outage leases are not renewed"
+            client.ack(held)
+        client.disconnect()
+        link.cut()
+        with pytest.raises(BrokerUnavailableError):
+            client.connect()
+        assert not client.connected
+        with pytest.raises(NotConnectedError):
+            client.stats(queue)
+        link.restore()
+        client.connect()
+        client.publish(queue, b"x")
+        assert self.receive_one(client, queue).body == b"x"
+
+
+def _logged(caplog: pytest.LogCaptureFixture, level: int) -> bool:
+    return any(record.levelno == level for record in list(caplog.records))
+
+
+def _received(client: QueueClient, queue: str) -> list[Delivery]:
+    try:
+        return client.receive(queue, 2, 0.2)
+    except TransientError:
+        return []
