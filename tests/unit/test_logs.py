@@ -19,7 +19,9 @@ from qbridge_core import TaskManager, current_task
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.execute.processes.program import _await
 from qbridge_core.execute.threadpool import ThreadPool
-from qbridge_core.runtime.logs import escaped, flush, logger
+from qbridge_core.runtime.logqueue import LogQueue
+from qbridge_core.runtime.logs import flush, logger
+from qbridge_core.runtime.logtexts import escaped
 from qbridge_memory import MemoryClient
 from support.wait import wait_for
 
@@ -252,7 +254,7 @@ def test_a_record_names_the_place_and_time_that_logged(records: Records) -> None
 
 def test_what_does_not_fit_is_counted(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a handler blocks the queue stays bounded; once it goes on, a record says how many were dropped."""
-    monkeypatch.setattr("qbridge_core.runtime.logs._CAPACITY", 200)
+    monkeypatch.setattr("qbridge_core.runtime.logqueue.CAPACITY", 200)
     records.free.clear()
     log = logger("qbridge.test")
     for number in range(1_000):
@@ -360,7 +362,7 @@ def test_without_a_thread_records_are_written_in_place(records: Records, monkeyp
     def no_thread(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr("qbridge_core.runtime.logs._writer", type(sys.modules["qbridge_core.runtime.logs"]._writer)())
+    monkeypatch.setattr("qbridge_core.runtime.logs._queue", LogQueue(lambda count: None))
     monkeypatch.setattr(threading.Thread, "start", no_thread)
     logger("qbridge.test").warning("written at once")
     assert [record.getMessage() for record in records.records] == ["written at once"]
