@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from pika import exceptions, spec
 
-from qbridge_rabbitmq.amqp import headers
+from qbridge_rabbitmq.amqp import headers, tables
 from qbridge_rabbitmq.amqp.connection import RawProperties
 
 LOST: Final = exceptions.StreamLostError("cut")
@@ -330,8 +330,8 @@ class Connection:
 
 def properties(number: int) -> bytes:
     """Those of a message of ours, always the same for the same message."""
-    fields = {headers.DELIVERY_MODE: headers.PERSISTENT, headers.MESSAGE_ID: headers.short(b"%d" % number)}
-    return headers.join(fields | {headers.HEADERS: headers.table(headers.entry(headers.MARK, f"{number:016}"))})
+    fields = {headers.DELIVERY_MODE: headers.PERSISTENT, headers.MESSAGE_ID: tables.short(b"%d" % number)}
+    return headers.join(fields | {headers.HEADERS: tables.table(tables.entry(headers.MARK, f"{number:016}"))})
 
 
 def _frame(consumer_tag: str) -> Any:

@@ -39,16 +39,12 @@ from qbridge_rabbitmq.amqp.headers import (
     MESSAGE_ID,
     PERSISTENT,
     USER_ID,
-    MalformedTableError,
-    cut,
-    entry,
     is_brokers,
     join,
     new_mark,
-    short,
     split,
-    table,
 )
+from qbridge_rabbitmq.amqp.tables import MalformedTableError, cut, entry, short, table
 
 # What a producer's headers and its message id leave of a frame must hold the longest explanation: each character of
 # its texts may take four bytes, and names, numbers, a worker and a message id that was missing take the rest.

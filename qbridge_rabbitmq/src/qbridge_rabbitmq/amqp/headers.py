@@ -1,24 +1,33 @@
 """Reads and rewrites the properties of an AMQP 0-9-1 message without decoding what it does not need.
 
 The properties of a message are two bytes of flags and then the value of each flagged field, in order (AMQP 0-9-1
-specification, 2.3.5.2 and 4.2.6). The field ``headers`` is a table: a length and then name, type and value of each
-entry. A copy (:mod:`qbridge_rabbitmq.amqp.copies`) is spliced together from these pieces, so foreign values survive
-byte for byte, whatever their type.
+specification, 2.3.5.2 and 4.2.6). The field ``headers`` is a table (:mod:`qbridge_rabbitmq.amqp.tables`). A copy
+(:mod:`qbridge_rabbitmq.amqp.copies`) is spliced together from these pieces, so foreign values survive byte for byte,
+whatever their type.
 """
 
 from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
-from decimal import Decimal
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from qbridge_core.backend import HEADER_PREFIX, NO_HEADERS
+from qbridge_rabbitmq.amqp.tables import (
+    UINT32,
+    MalformedTableError,
+    cut,
+    entries_of,
+    entry,
+    short,
+    table,
+    text,
+    value_of,
+)
 
 HEADERS: Final = 13
 DELIVERY_MODE: Final = 12
@@ -38,39 +47,11 @@ _BROKERS_OWN: Final = {"x-death", "x-delivery-count", "x-acquired-count"}
 _BROKERS_OWN_PREFIXES: Final = ("x-first-death-", "x-last-death-")
 DELIVERY_COUNT: Final = "x-delivery-count"
 
-_SIZES: Final = {
-    **dict.fromkeys(b"tbB", 1),
-    **dict.fromkeys(b"Uus", 2),
-    **dict.fromkeys(b"Iif", 4),
-    **dict.fromkeys(b"Ll", 8),
-    **dict.fromkeys(b"dT", 8),
-    ord("D"): 5,
-    ord("V"): 0,
-}
-_SIZED: Final = b"SxAF"
-_UINT32: Final = struct.Struct(">I")
 _MARK_SIZE: Final = 16
-_MARK_ENTRY: Final = bytes((len(MARK),)) + MARK.encode() + b"S" + _UINT32.pack(_MARK_SIZE)
+_MARK_ENTRY: Final = bytes((len(MARK),)) + MARK.encode() + b"S" + UINT32.pack(_MARK_SIZE)
 _FRESH_FLAGS: Final = (1 << HEADERS | 1 << DELIVERY_MODE | 1 << MESSAGE_ID).to_bytes(2, "big")
-_FRESH_START: Final = _FRESH_FLAGS + _UINT32.pack(len(_MARK_ENTRY) + _MARK_SIZE) + _MARK_ENTRY
+_FRESH_START: Final = _FRESH_FLAGS + UINT32.pack(len(_MARK_ENTRY) + _MARK_SIZE) + _MARK_ENTRY
 _FRESH_SIZE: Final = 2 + 4 + len(_MARK_ENTRY) + _MARK_SIZE + 1 + 1
-_NUMBERS: Final = {
-    ord("b"): ">b",
-    ord("B"): ">B",
-    ord("U"): ">h",
-    ord("u"): ">H",
-    ord("s"): ">h",
-    ord("I"): ">i",
-    ord("i"): ">I",
-    ord("L"): ">q",
-    ord("l"): ">q",
-    ord("f"): ">f",
-    ord("d"): ">d",
-}
-
-
-class MalformedTableError(ValueError):
-    """A table or property list that is not AMQP 0-9-1."""
 
 
 class Content(NamedTuple):
@@ -109,7 +90,7 @@ def _read_ours(raw: bytes) -> Content | None:
     headers, meta, is_whole = views(raw[2 : mark_start - len(_MARK_ENTRY)])
     if not is_whole or MARK in meta:
         return None
-    return Content(_text(raw[id_start:]), headers, meta, _text(raw[mark_start:table_end]))
+    return Content(text(raw[id_start:]), headers, meta, text(raw[mark_start:table_end]))
 
 
 def _read_any(raw: bytes) -> Content:
@@ -125,7 +106,7 @@ def _read_any(raw: bytes) -> Content:
     if MARK in meta:
         mark = str(meta[MARK])
         meta = _read_only({name: value for name, value in meta.items() if name != MARK})
-    return Content(_text(message_id[1:]) if message_id is not None else None, headers, meta, mark)
+    return Content(text(message_id[1:]) if message_id is not None else None, headers, meta, mark)
 
 
 def fresh(headers: Mapping[str, str], message_id: str | None) -> bytes:
@@ -151,8 +132,8 @@ def _new_mark() -> bytes:
 def find(raw: bytes, wanted: str) -> Any:
     """The decoded value of one header; None when it is not there or cannot be read."""
     try:
-        found = next((piece for name, piece in _entries(split(raw).get(HEADERS)) if name == wanted), None)
-        return _decode(*_type_and_value(found)) if found else None
+        found = next((piece for name, piece in entries_of(split(raw).get(HEADERS)) if name == wanted), None)
+        return value_of(found) if found else None
     except (MalformedTableError, RecursionError):
         return None
 
@@ -198,29 +179,10 @@ def _field_end(bit: int, raw: bytes, offset: int) -> int:
         if bit in _SHORT_STRINGS:
             return offset + 1 + raw[offset]
         if bit == HEADERS:
-            return offset + 4 + int(_UINT32.unpack_from(raw, offset)[0])
+            return offset + 4 + int(UINT32.unpack_from(raw, offset)[0])
         return offset + _FIXED[bit]
     except (IndexError, struct.error):
         raise MalformedTableError("cut short") from None
-
-
-def short(value: bytes) -> bytes:
-    """A short string: one byte of length before it."""
-    return bytes((len(value),)) + value
-
-
-def table(entries: bytes) -> bytes:
-    """A table of encoded entries."""
-    return _UINT32.pack(len(entries)) + entries
-
-
-def entry(name: str, value: str | int) -> bytes:
-    """An encoded entry: name, type and value."""
-    key = short(name.encode())
-    if isinstance(value, int):
-        return key + b"l" + struct.pack(">q", value)
-    text = value.encode("utf-8", "backslashreplace")
-    return key + b"S" + _UINT32.pack(len(text)) + text
 
 
 def is_brokers(name: str) -> bool:
@@ -240,12 +202,12 @@ def _views(table: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any], bool]:
     headers: dict[str, Any] = {}
     meta: dict[str, Any] = {}
     entries, damaged = cut(table)
-    for name, entry in entries:
+    for name, piece in entries:
         if is_brokers(name):
             continue
         # A foreign header that cannot be read must not hide ours behind it: the count of attempts would stand still.
         with suppress(MalformedTableError, RecursionError):
-            value = _decode(*_type_and_value(entry))
+            value = value_of(piece)
             if name == CARRIED_CC:
                 headers["CC"] = value
             elif name.startswith(HEADER_PREFIX):
@@ -257,97 +219,3 @@ def _views(table: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any], bool]:
 
 def _read_only(mapping: dict[str, Any]) -> Mapping[str, Any]:
     return MappingProxyType(mapping) if mapping else NO_HEADERS
-
-
-def _entries(table: bytes | None) -> Iterator[tuple[str, bytes]]:
-    """Name and encoded entry (name, type, value) for each entry of an encoded table, whatever length it claims."""
-    if table is None:
-        return
-    offset, limit = 4, len(table)
-    while offset < limit:
-        start = offset
-        offset += 1 + table[offset]
-        if offset >= limit:
-            raise MalformedTableError("cut short")
-        name = _text(table[start + 1 : offset])
-        offset = _value_end(table, offset)
-        yield name, table[start:offset]
-
-
-def cut(table: bytes | None) -> tuple[list[tuple[str, bytes]], bytes]:
-    """The entries of a table as far as they can be read, and the rest."""
-    entries: list[tuple[str, bytes]] = []
-    try:
-        entries.extend(_entries(table))
-    except MalformedTableError:
-        readable = 4 + sum(len(entry) for _, entry in entries)
-        return entries, (table or b"")[readable:]
-    return entries, b""
-
-
-def _value_end(data: bytes, offset: int) -> int:
-    """Where the value whose type byte is at ``offset`` ends."""
-    kind = data[offset]
-    size = _SIZES.get(kind)
-    if size is not None:
-        end = offset + 1 + size
-    elif kind in _SIZED and offset + 5 <= len(data):
-        end = offset + 5 + int(_UINT32.unpack_from(data, offset + 1)[0])
-    else:
-        raise MalformedTableError(f"unknown type {kind}")
-    if end > len(data):
-        raise MalformedTableError("cut short")
-    return end
-
-
-def _type_and_value(entry: bytes) -> tuple[int, bytes]:
-    at = 1 + entry[0]
-    return entry[at], entry[at + 1 :]
-
-
-def _decode(kind: int, value: bytes) -> Any:
-    if kind in _NUMBERS:
-        return struct.unpack(_NUMBERS[kind], value)[0]
-    decoder = _DECODERS.get(kind)
-    return decoder(value) if decoder else value
-
-
-def _decode_time(value: bytes) -> datetime | int:
-    number = int.from_bytes(value, "big")
-    try:
-        return datetime.fromtimestamp(number, UTC)
-    except (ValueError, OverflowError, OSError):
-        return number  # not seconds, as the specification wants them, but for example milliseconds
-
-
-def _decode_list(value: bytes) -> list[Any]:
-    items = []
-    offset = 4
-    while offset < len(value):
-        end = _value_end(value, offset)
-        items.append(_decode(value[offset], value[offset + 1 : end]))
-        offset = end
-    return items
-
-
-def _decode_string(value: bytes) -> str | bytes:
-    try:
-        return value[4:].decode()
-    except UnicodeDecodeError:
-        return value[4:]
-
-
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "backslashreplace")
-
-
-_DECODERS: Final[dict[int, Callable[[bytes], Any]]] = {
-    ord("t"): lambda value: value != b"\0",
-    ord("S"): _decode_string,
-    ord("x"): lambda value: value[4:],
-    ord("A"): _decode_list,
-    ord("F"): lambda value: {name: _decode(*_type_and_value(entry)) for name, entry in _entries(value)},
-    ord("T"): _decode_time,
-    ord("D"): lambda value: Decimal(int.from_bytes(value[1:], "big", signed=True)).scaleb(-value[0]),
-    ord("V"): lambda _: None,
-}
