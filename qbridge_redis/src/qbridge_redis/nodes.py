@@ -17,12 +17,12 @@ from qbridge_redis.connection.errors import unreachable
 from qbridge_redis.connection.options import Address, Deployment, Options
 from qbridge_redis.connection.outage_log import OutageLog
 from qbridge_redis.connection.route import OnMove, Route
+from qbridge_redis.connection.tls import check_files
 from qbridge_redis.node import Node
 from qbridge_redis.protocol.fields import Fields
 from qbridge_redis.protocol.keys import Keys
 from qbridge_redis.protocol.limits import Limits
 from qbridge_redis.server.cluster import ClusterMap, ClusterRoute
-from qbridge_redis.server.diagnosis import check_files
 from qbridge_redis.server.requirements import inspect
 from qbridge_redis.server.sentinel import SentinelRoute
 from qbridge_redis.state.context import ClientContext, log

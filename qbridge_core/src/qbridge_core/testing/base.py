@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any, ClassVar, Self, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import pytest
 
@@ -23,14 +22,14 @@ from qbridge_core import (
     connect,
 )
 from qbridge_core.testing.link import Link
+from qbridge_core.testing.settings import WAIT, Settings
 
 T = TypeVar("T")
 Comparable = TypeVar("Comparable", str, bytes, tuple[str, str], tuple[bytes, dict[str, str], str | None])
 MakeClient = Callable[[], QueueClient]
-_WAIT = 10.0
 
 
-def eventually(condition: Callable[[], T], timeout: float = _WAIT, message: str = "") -> T:
+def eventually(condition: Callable[[], T], timeout: float = WAIT, message: str = "") -> T:
     """Return the first true value of ``condition()``; fail with ``message`` after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     while True:
@@ -42,33 +41,8 @@ def eventually(condition: Callable[[], T], timeout: float = _WAIT, message: str 
         time.sleep(0.01)
 
 
-class Backend:
-    """Settings and fixtures of the suite; override what your backend needs.
-
-    Attributes:
-        url: the broker's URL; override the ``broker_url`` fixture instead when a fixture of yours makes it.
-        options: options for ``connect``; choose short leases and timeouts so that the suite is quick.
-        wait: seconds after which a test gives up on what should happen at once; raise it for a slow broker.
-        redelivery_timeout: seconds within which the tasks of a killed process are delivered again.
-        lease: seconds after which the broker takes back what a client no longer renews; the suite holds a delivery for
-            longer. When it is not set, the option ``lease`` counts, if there is one.
-        lease_options: which of ``options`` shorten leases; left out where a test wants a long one.
-        outage_timeout: seconds within which each call must end, in whatever way, while the broker is away or silent.
-        outage_options: options that shorten timeouts, for the tests with a broker that is away or silent.
-        largest_message: bytes; up to this size the suite looks for the limit of what ``publish`` takes.
-        proxied: False when a client cannot go through a TCP proxy (see ``link``), as the broker sends it elsewhere.
-    """
-
-    url: ClassVar[str] = ""
-    options: ClassVar[Mapping[str, Any]] = {}
-    wait: ClassVar[float] = _WAIT
-    redelivery_timeout: ClassVar[float] = 60.0
-    lease: ClassVar[float | None] = None
-    lease_options: ClassVar[Collection[str]] = ("lease",)
-    outage_timeout: ClassVar[float] = 20.0
-    outage_options: ClassVar[Mapping[str, Any]] = {}
-    largest_message: ClassVar[int] = 2 * 2**20
-    proxied: ClassVar[bool] = True
+class Backend(Settings):
+    """Fixtures of the suite; override what your backend needs."""
 
     @pytest.fixture
     def broker_url(self) -> str:
@@ -83,29 +57,6 @@ class Backend:
         call this method of a new instance of the class.
         """
         return connect(url, **self.options)
-
-    def with_options(self, options: Mapping[str, Any]) -> Self:
-        """This suite with other options."""
-        variant = copy.copy(self)
-        vars(variant)["options"] = options
-        return variant
-
-    @property
-    def patient_options(self) -> dict[str, object]:
-        """The options without those that shorten leases."""
-        return {name: value for name, value in self.options.items() if name not in self.lease_options}
-
-    @property
-    def lease_seconds(self) -> float | None:
-        """How long the broker lends a message to a client that does not renew it; None when nothing says so."""
-        lease = self.lease
-        if lease is None:
-            given = self.options.get("lease")
-            lease = float(given) if isinstance(given, int | float) else None
-        if lease is None or lease <= 0:
-            return None
-        assert lease <= 30, "set a short lease in options: the suite holds a delivery for longer than that"
-        return lease
 
     def create_hasty_client(self, url: str) -> QueueClient:
         """A client with short timeouts."""
@@ -211,7 +162,7 @@ class Backend:
 
     def disconnect_in_time(self, *clients: QueueClient, timeout: float | None = None) -> None:
         """Disconnect all at the same time; fail when that hangs or raises."""
-        patience = max(self.wait, _WAIT) if timeout is None else timeout
+        patience = max(self.wait, WAIT) if timeout is None else timeout
         calls = [Call(client.disconnect) for client in clients]
         deadline = time.monotonic() + patience
         for call in calls:

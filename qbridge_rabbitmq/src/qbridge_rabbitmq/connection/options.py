@@ -5,7 +5,6 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any, Final
 
 import pika
@@ -22,6 +21,7 @@ from qbridge_core.backend import (
     worker_identity,
 )
 from qbridge_rabbitmq.connection.hosts import Address, shuffled, trial
+from qbridge_rabbitmq.connection.tls import tls_context
 
 _SCHEMES: Final = ("amqp", "amqps")
 _QUEUE_TYPES: Final = ("quorum", "classic")
@@ -170,7 +170,7 @@ class Endpoint:
         addresses = shuffled([(host or "localhost", port or default_port) for host, port in url.hosts])
         if url.scheme != "amqps":
             return cls(url, options, addresses)
-        return cls(url, options, addresses, _tls(options))
+        return cls(url, options, addresses, tls_context(options.cafile, options.certfile, options.keyfile))
 
     @property
     def credentials(self) -> tuple[str, str]:
@@ -184,7 +184,10 @@ class Endpoint:
 
     def management_tls(self) -> ssl.SSLContext | None:
         """The certificates to trust for the management API, where it is asked by ``https``."""
-        return self.tls or (_tls(self.options) if self.options.manages_by_tls else None)
+        options = self.options
+        if self.tls is not None or not options.manages_by_tls:
+            return self.tls
+        return tls_context(options.cafile, options.certfile, options.keyfile)
 
     @property
     def trial(self) -> float:
@@ -228,30 +231,6 @@ def _password(url: BrokerURL) -> str:
     if url.password is not None:
         return url.password
     return "guest" if url.username is None else ""
-
-
-def _tls(options: Options) -> ssl.SSLContext:
-    for name in ("cafile", "certfile", "keyfile"):
-        path = getattr(options, name)
-        try:
-            if path is not None:
-                Path(path).open("rb").close()
-        except (OSError, ValueError) as exc:
-            raise ConfigurationError(f"option {name}: the file {path!r} cannot be read: {exc}") from exc
-    try:
-        context = ssl.create_default_context(cafile=options.cafile)
-    except OSError as exc:
-        raise ConfigurationError(f"option cafile: {options.cafile!r} holds no certificate in PEM format") from exc
-    try:
-        if options.certfile:
-            # Without a password of its own, OpenSSL would ask for one at the terminal.
-            context.load_cert_chain(options.certfile, options.keyfile, password="")
-    except (OSError, ValueError) as exc:
-        raise ConfigurationError(
-            f"options certfile and keyfile: {options.certfile!r} and {options.keyfile or options.certfile!r} are no "
-            f"certificate and its key in PEM format, without a password: {exc}"
-        ) from exc
-    return context
 
 
 def _whole(name: str, value: object) -> int:

@@ -25,6 +25,7 @@ from qbridge_redis.connection import forks
 from qbridge_redis.connection.errors import not_connected
 from qbridge_redis.connection.options import Address, Options, is_socket
 from qbridge_redis.connection.route import Route
+from qbridge_redis.connection.tls import driver_settings
 from qbridge_redis.protocol.scripts import ACK, Command, with_text
 
 LOST: Final = (RedisConnectionError, RedisTimeoutError)
@@ -229,12 +230,5 @@ def _driver_connection(options: Options, address: Address, connect_timeout: floa
     plain: Any = Connection
     if not options.tls:
         return plain(**settings)
-    settings |= {
-        "ssl_ca_certs": options.cafile,
-        "ssl_certfile": options.certfile,
-        "ssl_keyfile": options.keyfile,
-        "ssl_cert_reqs": "required",
-        "ssl_check_hostname": True,  # redis-py before 6.0 does not by itself
-    }
     secure: Any = SSLConnection
-    return secure(**settings)
+    return secure(**settings, **driver_settings(options))

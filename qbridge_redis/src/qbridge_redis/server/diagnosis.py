@@ -11,7 +11,6 @@ import ssl
 from pathlib import Path
 from typing import Final
 
-from qbridge_core.backend import ConfigurationError
 from qbridge_redis.connection.options import Address, Options, is_socket
 
 _TIME: Final = 0.3
@@ -26,32 +25,6 @@ _ANSWERS: Final = (
 )
 
 _TLS_RECORDS: Final = (b"\x15", b"\x16")
-
-
-def check_files(options: Options) -> None:
-    """See that the certificates can be used, before an attempt to connect says so in OpenSSL's words.
-
-    Raises:
-        ConfigurationError: one is missing or of no use.
-    """
-    if not options.tls:
-        return
-    if options.keyfile and not options.certfile:
-        raise ConfigurationError("keyfile is the key of certfile, which is not given")
-    for name in ("cafile", "certfile", "keyfile"):
-        path = getattr(options, name)
-        try:
-            if path and not Path(path).read_bytes():
-                raise ConfigurationError(f"{name} {path!r} is empty")
-        except OSError as exc:
-            raise ConfigurationError(f"{name} {path!r} cannot be read: {exc.strerror}") from exc
-    try:
-        context = ssl.create_default_context(cafile=options.cafile)
-        if options.certfile:
-            context.load_cert_chain(options.certfile, options.keyfile)
-    except (OSError, ValueError) as exc:
-        files = ", ".join(filter(None, (options.cafile, options.certfile, options.keyfile)))
-        raise ConfigurationError(f"the certificates cannot be used ({files}): {exc}") from exc
 
 
 def diagnose(options: Options, address: Address) -> str:
