@@ -19,7 +19,7 @@ from qbridge_core.testing.data import DataTests
 from qbridge_core.testing.dead_letters import DeadLetterTests
 from qbridge_core.testing.delays import DelayTests
 from qbridge_core.testing.interruptions import InterruptionTests
-from qbridge_core.testing.lending import LendingTests
+from qbridge_core.testing.leases import LeaseTests
 from qbridge_core.testing.outages import OutageTests
 from qbridge_core.testing.publishing import PublishingTests
 from qbridge_core.testing.receiving import ReceivingTests
@@ -40,7 +40,7 @@ class BackendConformance(
     ReceivingTests,
     SeveralQueuesTests,
     SettlingTests,
-    LendingTests,
+    LeaseTests,
     DeadLetterTests,
     OutageTests,
     RecoveryTests,

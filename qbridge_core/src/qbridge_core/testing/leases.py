@@ -11,7 +11,7 @@ from qbridge_core.testing.base import Backend, MakeClient, a_failure
 from qbridge_core.testing.children import Child, hold, leave, look
 
 
-class LendingTests(Backend):
+class LeaseTests(Backend):
     """Leases, killed consumers, and the capabilities ``shared`` and ``crashes``."""
 
     def test_g2_an_unsettled_delivery_comes_back_after_its_process_was_killed(
