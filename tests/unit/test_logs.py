@@ -215,7 +215,7 @@ def test_g20_logging_that_blocks_does_not_block_a_child_process(records: Records
         await asyncio.sleep(0)
 
     def run() -> None:
-        _await(handler, ThreadPool(), None)
+        _await(ThreadPool(), handler, None)
         ended.set()
 
     records.free.clear()
