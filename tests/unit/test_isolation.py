@@ -16,7 +16,7 @@ import pytest
 from qbridge_core import Outcome, Reason, TaskManager, hookimpl
 from qbridge_core.message import BESIDE, SUSPICIONS, SuspectFailure
 from qbridge_core.work.poison.isolation import can_be_isolated, setup_of
-from support import handlers
+from support import handlers, lifespans
 from support.handlers import Service, note_with_context, notes, work, work_later, work_where_set_up
 from support.suspects import CountingClient, suspected_once
 from support.wait import wait_for
@@ -216,12 +216,46 @@ def test_g6_a_main_program_is_never_imported_for_a_suspect(monkeypatch: pytest.M
     assert can_be_isolated(Service("x").__call__)
     assert not can_be_isolated(local)
     assert not can_be_isolated(lambda payload: None)
+    assert can_be_isolated(work, lifespans.plain)
+    assert not can_be_isolated(work, local)
     assert b"init_main" not in setup_of(work)
     for name in ("__main__", "__mp_main__"):
         monkeypatch.setattr(_late, "__module__", name)
         assert not can_be_isolated(_late)
     with pytest.raises(ValueError, match="imported"):
         setup_of(functools.partial(work, lock=threading.Lock()))
+
+
+@pytest.fixture
+def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[tuple[str, int]]]:
+    """What happens to the lifespans of a test, and in which process; ``broken_apart`` works in this one only."""
+    monkeypatch.setenv(lifespans.JOURNAL, str(tmp_path / "journal"))
+    monkeypatch.setenv(f"{lifespans.JOURNAL}_PID", str(os.getpid()))
+    return lifespans.events
+
+
+@pytest.mark.parametrize("handler", [lifespans.work, lifespans.work_on_loop])
+def test_g6_a_suspect_has_a_lifespan_in_its_child(
+    client: CountingClient, events: Callable[[], list[tuple[str, int]]], handler: Any
+) -> None:
+    """The child enters it before its first task; when the worker stops, it waits until the child has left it."""
+    client.send_many("q", [{"id": "suspect"}, {"id": "good"}])
+    assert manager(client, handler, lifespan=lifespans.slow_to_leave).run_until_idle(60.0).succeeded == 2
+    here = [event for event, pid in events() if pid == os.getpid()]
+    apart = [event for event, pid in events() if pid != os.getpid()]
+    assert here == ["enter", "task good", "leave"]
+    assert apart == ["enter", "task suspect", "leave"]
+
+
+def test_g6_a_suspect_whose_child_cannot_enter_the_lifespan_runs_in_the_worker(
+    client: CountingClient, events: Callable[[], list[tuple[str, int]]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The failure counts nothing, and is said once."""
+    client.send_many("q", [{"id": "suspect"}, {"id": "suspect, too"}])
+    report = manager(client, lifespans.work, lifespan=lifespans.broken_apart).run_until_idle(60.0)
+    assert (report.succeeded, report.retried, report.dead_lettered) == (2, 0, 0)
+    assert {pid for event, pid in events() if event.startswith("task")} == {os.getpid()}
+    assert caplog.text.count("it could not enter the lifespan: OSError: no database") == 1
 
 
 def side(client: CountingClient, payload: object, suspicions: int) -> None:
