@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypedDict, assert_type
 
@@ -51,6 +52,26 @@ log = logging.getLogger("example")
 class Order(TypedDict):
     number: int
     items: list[str]
+
+
+# ---------------------------------------------------------------------- lifespans
+
+
+@contextmanager
+def plain_lifespan() -> Iterator[int]:
+    yield 1
+
+
+@asynccontextmanager
+async def async_lifespan() -> AsyncIterator[int]:
+    yield 1
+
+
+class Pool:
+    async def __aenter__(self) -> Pool:
+        return self
+
+    async def __aexit__(self, *problem: object) -> None: ...
 
 
 # ---------------------------------------------------------------------- handlers
@@ -117,6 +138,10 @@ def managers(client: QueueClient) -> None:
     TaskManager(client, lambda payload: print("got", payload), "in", "dead", plugins=[Plugin()])
     TaskManager(client, print, "in", "dead", dead_letter_on=[ValueError, LookupError])
     TaskManager(client, print, "in", "dead", retry_rules=[ExceptionRule(OSError, ConstantBackoff(5), max_retries=9)])
+    TaskManager(client, print, "in", "dead", lifespan=plain_lifespan)
+    TaskManager(client, print, "in", "dead", lifespan=async_lifespan)
+    TaskManager(client, print, "in", "dead", lifespan=Pool)
+    assert_type(current_task().state, Any)
     TaskManager(client, print, "in", "dead", executor="process", max_tasks_per_child=9, max_memory_per_child=2**30)
     TaskManager(client, print, "in", "dead", executor="fork")  # type: ignore[arg-type]
     TaskManager(client, print, "in", "dead", retry_rules=[OSError])  # type: ignore[list-item]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -82,6 +83,23 @@ def journal() -> Iterator[Journal]:
     journal = Journal()
     yield journal
     journal.go_on.set()
+
+
+class TellingOfStarts:
+    """A plugin that hears of them."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+
+    @hookimpl
+    def qbridge_worker_started(self) -> None:
+        """Note it."""
+        self.journal.note("worker started")
+
+    @hookimpl
+    def qbridge_task_started(self) -> None:
+        """Note it."""
+        self.journal.note("task started")
 
 
 @contextlib.contextmanager
@@ -234,9 +252,9 @@ def test_the_loop_of_a_lifespan_turns_beside_functions(client: MemoryClient) -> 
 def test_what_entering_raises_ends_the_start(
     client: MemoryClient, journal: Journal, handler: str, lifespan: Any, how: str
 ) -> None:
-    """It is raised as it is, and nothing was taken from the queue."""
+    """It is raised as it is; nothing was taken from the queue, and no hook heard of a start."""
     client.send("q", 1)
-    failing = manager(client, getattr(journal, handler), lifespan)
+    failing = manager(client, getattr(journal, handler), lifespan, plugins=[TellingOfStarts(journal)])
     with pytest.raises(LookupError, match="no database"):
         {"start": failing.start, "with": failing.__enter__, "run_until_idle": failing.run_until_idle}[how]()
     assert isinstance(failing.error, LookupError)
@@ -322,7 +340,7 @@ def test_a_handler_that_cancels_the_lifespan_ends_the_worker(client: MemoryClien
 
 
 @kinds
-def test_a_lifespan_is_left_when_the_running_tasks_have_ended(
+def test_g16_a_lifespan_is_left_when_the_running_tasks_have_ended(
     client: MemoryClient, journal: Journal, handler: str
 ) -> None:
     """A graceful stop waits for them first, and for the leaving then."""
@@ -335,7 +353,7 @@ def test_a_lifespan_is_left_when_the_running_tasks_have_ended(
 
 
 @kinds
-def test_a_lifespan_is_left_though_handlers_hang(client: MemoryClient, journal: Journal, handler: str) -> None:
+def test_g16_a_lifespan_is_left_though_handlers_hang(client: MemoryClient, journal: Journal, handler: str) -> None:
     """A thread that does not return, or a coroutine that ignores its cancellation, keeps it from nothing."""
     client.send_many("q", [1, 2])
     with manager(
@@ -349,10 +367,29 @@ def test_a_lifespan_is_left_though_handlers_hang(client: MemoryClient, journal: 
     assert client.stats("q").ready == 2
 
 
+def test_a_coroutine_that_is_cancelled_by_the_stop_ends_before_the_lifespan(
+    client: MemoryClient, journal: Journal
+) -> None:
+    """What it does in the end still finds open what it uses."""
+
+    async def handler(payload: object) -> None:
+        journal.begun.set()
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.sleep(0.05)
+            journal.note("cleaned up")
+
+    client.send("q", 1)
+    with manager(client, handler, journal.with_loop, grace_period=0.1, task_timeout=60.0):
+        assert journal.begun.wait(10.0)
+    assert journal.events == ["enter", "cleaned up", "leave"]
+
+
 @kinds
 @lifespans
 @pytest.mark.parametrize("now", [False, True])
-def test_a_lifespan_that_is_never_left_does_not_hold_the_stop(
+def test_g16_a_lifespan_that_is_never_left_does_not_hold_the_stop(
     client: MemoryClient, journal: Journal, caplog: pytest.LogCaptureFixture, handler: str, lifespan: str, now: bool
 ) -> None:
     """It has what is left of the grace period, and two seconds at least; half a second when somebody is in a hurry."""
@@ -379,7 +416,7 @@ def test_a_lifespan_that_is_never_left_does_not_hold_the_stop(
 
 @kinds
 @lifespans
-def test_a_stop_does_not_wait_until_a_lifespan_is_entered(
+def test_g16_a_stop_does_not_wait_until_a_lifespan_is_entered(
     client: MemoryClient, journal: Journal, handler: str, lifespan: str
 ) -> None:
     """One that can be cancelled is, a blocking one is left alone; no task is taken, and there is no error."""
@@ -414,6 +451,43 @@ def test_a_stop_does_not_wait_until_a_lifespan_is_entered(
     assert journal.events == (["cancelled"] if lifespan == "with_loop" else [])
 
 
+def test_ctrl_c_while_a_lifespan_is_entered_stops_the_manager(client: MemoryClient, journal: Journal) -> None:
+    """``with`` does not begin its block, and leaves nothing running."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        journal.begun.set()
+        await asyncio.sleep(3600)
+        yield
+
+    def press() -> None:
+        journal.begun.wait(10.0)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    running = manager(client, journal.function, lifespan)
+    threading.Thread(target=press).start()
+    with pytest.raises(KeyboardInterrupt):
+        running.__enter__()
+    assert not running.running
+
+
+@pytest.mark.parametrize("how", ["no thread", "no loop"])
+def test_g20_a_system_without_room_for_a_lifespan_ends_the_start(
+    client: MemoryClient, journal: Journal, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """The error is raised; nothing waits for a lifespan that nobody enters."""
+
+    def refuse(*arguments: object) -> None:
+        raise OSError("no room")
+
+    if how == "no thread":
+        monkeypatch.setattr("qbridge_core.execute.lifespanthread.LifespanThread.start", refuse)
+    else:
+        monkeypatch.setattr(asyncio, "new_event_loop", refuse)
+    with pytest.raises(OSError, match="no room"):
+        manager(client, journal.function, journal.with_loop).start()
+
+
 @kinds
 def test_a_stop_from_inside_a_lifespan_only_asks(client: MemoryClient, journal: Journal, handler: str) -> None:
     """It would wait for itself."""
@@ -434,19 +508,15 @@ def test_a_stop_from_inside_a_lifespan_only_asks(client: MemoryClient, journal: 
 # ---------------------------------------------------------------------- a blocked loop
 
 
-class TellingOfStarts:
-    """A plugin, so that tasks are prepared in threads before they reach the loop."""
-
-    @hookimpl
-    def qbridge_task_started(self) -> None:
-        """Hear it."""
-
-
-@pytest.mark.parametrize("plugins", [[], [TellingOfStarts()]])
+@pytest.mark.parametrize("prepared", [False, True])
 def test_g10_a_lifespan_is_entered_anew_on_the_loop_that_replaces_a_blocked_one(
-    client: MemoryClient, journal: Journal, plugins: list[object]
+    client: MemoryClient, journal: Journal, prepared: bool
 ) -> None:
-    """Tasks wait for it uncharged, however long it takes, and see its state; the old one is left when its loop can."""
+    """Tasks wait for it uncharged, however long it takes, and see its state; the old one is left when its loop can.
+
+    With hooks they are prepared in threads before they reach the loop.
+    """
+    plugins = [TellingOfStarts(Journal())] if prepared else []
     loops: list[asyncio.AbstractEventLoop] = []
 
     @contextlib.asynccontextmanager
@@ -472,6 +542,42 @@ def test_g10_a_lifespan_is_entered_anew_on_the_loop_that_replaces_a_blocked_one(
         wait_for(lambda: journal.events == ["leave 0"], 10.0, "the old one is left")
     assert journal.events == ["leave 0", "leave 1"]
     assert len(loops) == 2
+
+
+def test_g9_a_prepared_task_waits_for_the_lifespan_of_a_new_loop_uncharged(
+    client: MemoryClient, journal: Journal
+) -> None:
+    """One whose hooks were called while the old loop was blocked has its full time once it begins."""
+    prepares, entering = threading.Event(), threading.Event()
+
+    class Plugin:
+        @hookimpl
+        def qbridge_task_started(self, task_id: str, attempt: int) -> None:
+            if task_id == "late" and attempt == 1:
+                prepares.set()
+                assert entering.wait(10.0)
+
+    @contextlib.asynccontextmanager
+    async def lifespan() -> AsyncIterator[asyncio.AbstractEventLoop]:
+        if journal.begun.is_set():
+            entering.set()
+            await asyncio.sleep(1.2)
+        yield asyncio.get_running_loop()
+
+    async def handler(payload: str) -> None:
+        assert current_task().state is asyncio.get_running_loop()
+        if payload == "blocks" and current_task().attempt == 1:
+            await asyncio.sleep(1.6)
+            client.send("q", "late", task_id="late")
+            await asyncio.to_thread(prepares.wait, 10.0)
+            journal.begun.set()
+            journal.go_on.wait(60.0)
+        journal.note(f"{payload} {current_task().attempt} {current_task().remaining > 1.5}")
+
+    client.send("q", "blocks")
+    with manager(client, handler, lifespan, plugins=[Plugin()], max_retries=1, task_timeout=2.0) as running:
+        wait_for(lambda: running.report().succeeded == 2, 20.0, "both are done")
+    assert sorted(journal.events) == ["blocks 2 True", "late 1 True"]
 
 
 def test_g10_a_lifespan_that_cannot_be_entered_anew_ends_the_worker(client: MemoryClient, journal: Journal) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from qbridge_core import ConfigurationError, Outcome, TaskManager
+from qbridge_core import ConfigurationError, Outcome, TaskManager, hookimpl
 from qbridge_memory import MemoryClient
 from support import lifespans
 from support.lifespans import JOURNAL, events, events_of, work, work_on_loop
@@ -83,12 +83,20 @@ def test_a_child_that_is_replaced_leaves_it(client: MemoryClient, handler: Any) 
 
 @pytest.mark.parametrize("how", ["start", "with", "run_until_idle"])
 def test_what_entering_raises_ends_the_start(client: MemoryClient, how: str) -> None:
-    """Its text is raised, and nothing was taken from the queue."""
+    """Its text is raised; nothing was taken from the queue, and no hook heard of a start."""
+    started: list[str] = []
+
+    class Plugin:
+        @hookimpl
+        def qbridge_worker_started(self, worker: str) -> None:
+            started.append(worker)
+
     client.send("q", {"id": 1})
-    failing = manager(client, work, lifespans.broken, max_workers=2)
+    failing = manager(client, work, lifespans.broken, max_workers=2, plugins=[Plugin()])
     with pytest.raises(ConfigurationError, match="could not enter the lifespan: OSError: no database"):
         {"start": failing.start, "with": failing.__enter__, "run_until_idle": failing.run_until_idle}[how]()
     assert client.stats("q").ready == 1
+    assert started == []
 
 
 def test_a_later_child_that_cannot_enter_it_is_tried_again(

@@ -188,8 +188,7 @@ class OpenedLifespan:
         try:
             manager = make(self._lifespan)
         except BaseException as exc:  # noqa: BLE001 - whatever a user's code raises
-            self._fail(exc)
-            self._say_left()
+            self.fail(exc)
             return True
         if is_synchronous(manager):
             self._live(manager)
@@ -250,6 +249,11 @@ class OpenedLifespan:
 
     # ------------------------------------------------------------------ both
 
+    def fail(self, error: BaseException) -> None:
+        """It cannot be entered at all."""
+        self._fail(error)
+        self._say_left()
+
     def _say_entered(self, state: object) -> None:
         self.state = state
         self._is_open = True
@@ -262,6 +266,7 @@ class OpenedLifespan:
 
     def _say_left(self) -> None:
         self._end_entering()
+        self._thread = 0  # another thread may be called so from now on
         self.left.set()
 
     def _fail(self, error: BaseException) -> None:

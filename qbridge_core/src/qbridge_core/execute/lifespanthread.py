@@ -52,6 +52,12 @@ class LifespanThread:
     def _run(self) -> None:
         if self.opened.live():
             return
+        try:
+            self._run_loop()
+        except BaseException as exc:  # noqa: BLE001 - the system has no descriptor left for a loop, for one
+            self.opened.fail(exc)
+
+    def _run_loop(self) -> None:
         import asyncio  # here, for others do without it
 
         from qbridge_core.execute.loopthread import LoopThread
