@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from typing import Final
@@ -76,10 +77,24 @@ class Consumers:
 
     def flush(self, timeout: float) -> bool:
         """Send all settlements and wait until the broker has seen them; False when it did not."""
-        deadline = monotonic() + timeout
-        return self._connections.is_up and all(
-            self.barrier(consumer, deadline - monotonic()) for consumer in self.all() if consumer.channel is not None
-        )
+        passed = threading.Event()
+
+        def send() -> None:
+            pending = [consumer for consumer in self.all() if _has_settled(consumer)]
+            waiting = set(pending)
+
+            def back(consumer: Consumer) -> None:
+                waiting.discard(consumer)
+                if not waiting:
+                    passed.set()
+
+            for consumer in pending:
+                consumer.barrier(functools.partial(back, consumer))
+            if not pending:
+                passed.set()
+
+        self._connections.io.post(send)
+        return self._connections.is_up and passed.wait(max(0.0, timeout))
 
     def barrier(self, consumer: Consumer, timeout: float) -> bool:
         """Wait for a round trip on the consumer's channel, after its settlements."""
@@ -134,3 +149,11 @@ class Consumers:
     def _join(self, consumer: Consumer) -> None:
         if (connection := self._connections.consuming.connection) is not None:
             consumer.up(connection)
+
+
+def _has_settled(consumer: Consumer) -> bool:
+    """Send what was settled; whether the broker may not have seen all that was."""
+    channel = consumer.channel
+    if channel is not None:
+        channel.flush()
+    return channel is not None and channel.was_used

@@ -16,6 +16,8 @@ from qbridge_rabbitmq.queues.requests import Requests
 from qbridge_rabbitmq.recovery.lost_deliveries import LostDeliveries
 
 _EVERY: Final = 3.0
+_EXAMINED: Final = 40
+"""So many idle consumers at most are examined at a time; the broker is asked about each of them."""
 
 
 class Watch:
@@ -50,6 +52,8 @@ class Watch:
         self._every = min(_EVERY, every)
         self._examine_at = 0.0
         self._served_at = 0.0
+        self._examined: dict[Consumer, None] = {}
+        """Those that were examined since all were, the others being next."""
 
     def look(self) -> None:
         """Look after silent connections, and consumers that bring nothing; and again after a while."""
@@ -62,10 +66,18 @@ class Watch:
         self._lost.expire()
         if not self._connections.is_up or self._connections.closing:
             return
-        for consumer in self._consumers.all():
-            consumer.confirm_acks()
-            if tag := consumer.idle_tag():
-                self._examine(consumer, tag)
+        idle = {consumer: tag for consumer in self._consumers.all() if (tag := self._idle_tag(consumer))}
+        self._examined = {consumer: None for consumer in self._examined if consumer in idle}
+        if len(self._examined) == len(idle):
+            self._examined.clear()
+        for consumer in [consumer for consumer in idle if consumer not in self._examined][:_EXAMINED]:
+            self._examined[consumer] = None
+            self._examine(consumer, idle[consumer])
+
+    @staticmethod
+    def _idle_tag(consumer: Consumer) -> str:
+        consumer.confirm_acks()
+        return consumer.idle_tag()
 
     def adapt(self) -> None:
         """Have each consumer hold as much as its speed demands; and again soon."""

@@ -68,11 +68,17 @@ class Requests:
     # ------------------------------------------------------------------ I/O thread
 
     def begin(self, steps: Steps[T], done: Callable[[Future[T]], None]) -> None:
-        """A request that nobody waits for; it must not block those of others for ever."""
+        """A request that nobody waits for; it must not block those of others for ever.
+
+        Its time begins when it is its turn: those before it take as long as they take.
+        """
         future: Future[T] = Future()
         future.add_done_callback(done)
+        self.submit(self._limited(steps, future), future)
+
+    def _limited(self, steps: Steps[T], future: Future[T]) -> Steps[T]:
         self._connections.io.later(self._timeout, lambda: self.give_up(future))
-        self.submit(steps, future)
+        return (yield from steps)
 
     def up(self, connection: AmqpConnection) -> None:
         """The connection is there."""
@@ -101,7 +107,9 @@ class Requests:
     def give_up(self, future: Future[Any]) -> None:
         """Nobody waits for this request any longer; if the broker is stuck with it, go on in a new channel."""
         if self._running is not None and self._running[1] is future:
-            self._channel = None
+            stuck, self._channel = self._channel, None
+            if stuck is not None and stuck.is_open:
+                stuck.close()  # or a broker that is slow for long would have one more each time, until there is none
             self._resume(error=TimeoutError("the broker did not answer in time"))
 
     def _next(self) -> None:

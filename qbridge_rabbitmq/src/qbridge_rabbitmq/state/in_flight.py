@@ -75,6 +75,7 @@ class DeliveryChannel:
         unsettled: numbers of all deliveries that the broker waits for, ascending (for the I/O thread; others may
             take its length).
         settled: how many were acknowledged (for the I/O thread).
+        was_used: whether anything was ever settled here (likewise).
         sent: the same with those that nobody was given, in the order in which they were acknowledged (likewise).
     """
 
@@ -84,6 +85,7 @@ class DeliveryChannel:
         self.amqp = amqp
         self.unsettled: dict[int, None] = {}
         self.settled = 0
+        self.was_used = False
         self.sent = 0
         self.connection = connection
         # Guards the next four and the change of ``lost``: a delivery is never in none of them when the channel ends.
@@ -256,6 +258,7 @@ class DeliveryChannel:
         """Requeue a delivery, or have it dead-lettered by the broker."""
         if not self.lost and self.unsettled.pop(number, 0) is None:
             self.amqp.basic_nack(number, multiple=False, requeue=requeue)
+            self.was_used = True
 
     def _flush_returned(self) -> None:
         for _ in range(len(self._returned)):
@@ -268,6 +271,7 @@ class DeliveryChannel:
         for _ in range(count):
             finished.add(self._finished.popleft())
         self.sent += count
+        self.was_used = True
         self.settled += len(finished)
         acks = batch(finished, self.unsettled)
         self.connection.send_acks(self.amqp.channel_number, acks)
