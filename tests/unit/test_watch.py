@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from qbridge_core import TaskManager
+from qbridge_core.work.poison.side_queue import look_every
 from qbridge_core.work.watch import Watch
 from qbridge_memory import MemoryClient
+from support.handlers import work
+from support.suspects import CountingClient
 from support.wait import wait_for
 
 MANY = 50
@@ -43,7 +45,7 @@ def test_managers_share_the_watch_over_their_tasks(client: MemoryClient) -> None
             stack.enter_context(TaskManager(client, print, f"q-{number}", "d", max_workers=1))
         wait_for(lambda: threads("qbridge-worker") == MANY and threads("qbridge-manager") == 0, 10.0)
         assert threads("qbridge-watch") == 1
-        assert descriptors() <= before + 4
+        assert descriptors() == before
     wait_for(lambda: threads("qbridge-watch") == 0, 10.0, "the watch goes on with nothing to look after")
 
 
@@ -74,8 +76,8 @@ def test_a_manager_that_stops_leaves_the_others_alone(client: MemoryClient) -> N
         begun.set()
         release.wait(60)
 
-    slow = TaskManager(client, hold, "slow", "d", task_timeout=30.0, max_workers=1)
-    late = TaskManager(client, lambda _: time.sleep(60), "late", "d", max_retries=0, task_timeout=0.3, max_workers=1)
+    slow = TaskManager(client, hold, "slow", "d", task_timeout=300.0, max_workers=1, grace_period=300.0)
+    late = TaskManager(client, lambda _: release.wait(60), "late", "d", max_retries=0, task_timeout=0.3, max_workers=1)
     with slow, late:
         client.send("slow", 1)
         assert begun.wait(10)
@@ -88,6 +90,25 @@ def test_a_manager_that_stops_leaves_the_others_alone(client: MemoryClient) -> N
         stopping.join(10)
         assert not slow.running
     assert client.stats("slow").ready == client.stats("slow").in_flight == 0
+
+
+def test_managers_share_the_look_for_suspects() -> None:
+    """One thread asks for all of them, and one with a child process is there while there is a suspect."""
+    with CountingClient() as client, contextlib.ExitStack() as stack:
+        for number in range(MANY):
+            stack.enter_context(TaskManager(client, work, f"q-{number}", "d", max_workers=1))
+        wait_for(lambda: threads("qbridge-worker") == MANY and threads("qbridge-manager") == 0, 10.0)
+        assert (threads("qbridge-lookout"), threads("qbridge-isolation")) == (1, 0)
+        client.send("q-7.suspects", {"id": "suspect"})
+        wait_for(lambda: client.stats("q-7.suspects").ready == 0, 20.0, "nobody takes the suspect")
+        assert threads("qbridge-isolation") <= 1
+    wait_for(lambda: threads("qbridge-lookout") == 0, 10.0, "it is looked for nobody")
+
+
+@pytest.mark.parametrize(("queues", "seconds"), [(1, 5.0), (250, 5.0), (500, 10.0), (1000, 20.0), (5000, 20.0)])
+def test_g15_side_queues_are_looked_into_seldomer_when_there_are_many(queues: int, seconds: float) -> None:
+    """So that they cost a broker a few dozen round trips a second; and each one often enough."""
+    assert look_every(queues) == seconds
 
 
 class _Looked:

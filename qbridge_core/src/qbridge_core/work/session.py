@@ -153,7 +153,6 @@ class Session:
         finally:
             self._say_the_end()
             self.stopped.set()
-            self.bell.close()
 
     def wait(self) -> None:
         """Wait for the end, which a request to stop brings about: in bounded time, whatever hangs."""

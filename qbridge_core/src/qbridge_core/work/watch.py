@@ -37,22 +37,22 @@ class Watch:
         self._watched: dict[Watched, None] = {}
         self._doorbell: Wakeup | None = None
 
+    @property
+    def count(self) -> int:
+        """How many are looked after."""
+        return len(self._watched)
+
     def add(self, watched: Watched) -> None:
         """Look after it from now on.
 
         Raises:
             RuntimeError: the system has no thread left.
-            OSError: it has no descriptor left.
         """
         watched.look_at = 0.0
         with self._lock:
             if self._doorbell is None:
                 doorbell = Wakeup()
-                try:
-                    threading.Thread(target=self._run, args=(doorbell,), name="qbridge-watch", daemon=True).start()
-                except RuntimeError:
-                    doorbell.close()
-                    raise
+                threading.Thread(target=self._run, args=(doorbell,), name="qbridge-watch", daemon=True).start()
                 self._doorbell = doorbell
             self._watched[watched] = None
         self.ring(watched)
@@ -65,11 +65,8 @@ class Watch:
             doorbell.notify()
 
     def _run(self, doorbell: Wakeup) -> None:
-        try:
-            while (seconds := self._look()) is not None:
-                doorbell.wait(seconds)
-        finally:
-            doorbell.close()
+        while (seconds := self._look()) is not None:
+            doorbell.wait(seconds)
 
     def _look(self) -> float | None:
         """Look where it is time to; return the seconds until the next time, or None when there is nothing left."""
@@ -129,11 +126,6 @@ class Bell:
         self._own = Wakeup()
 
     def wait(self, seconds: float) -> None:
-        """Wait for a notification, at most so long; between ``take`` and ``close``."""
+        """Wait for a notification, at most so long; after ``take``."""
         assert self._own is not None  # noqa: S101 - it was taken
         self._own.wait(seconds)
-
-    def close(self) -> None:
-        """Release what ``take`` has."""
-        if self._own is not None:
-            self._own.close()

@@ -8,9 +8,10 @@ guarded. So a run there has two clear ends and one that says little:
 * it ends otherwise (an exception of any kind, a timeout): the handler may need what the main program sets up. Nothing
   is counted, and the message goes back to its queue to run in a worker, beside others: it does not kill by itself.
 
-All this happens beside the workers, which neither wait for it nor know of it. One child works off many suspects, one
-after the other; while one takes long, another child takes the next. A child is started when there is a suspect, and
-ended soon after the last one.
+All this happens beside the workers, which neither wait for it nor know of it. One thread looks for suspects of all
+managers of a client (:mod:`.lookout`). One child works off many suspects, one after the other; while one takes long,
+another child takes the next. A child and its thread are started when there is a suspect, and ended soon after the last
+one.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from qbridge_core.task.problem import Problem
 from qbridge_core.task.retry import RetryPolicy
 from qbridge_core.task.run import Run
 from qbridge_core.task.verdict import Action, Judged, Verdict
+from qbridge_core.work.poison.lookout import lookout_of
 from qbridge_core.work.poison.rule import PoisonRule
 from qbridge_core.work.poison.side_queue import LOOK_EVERY, SideQueue
 from qbridge_core.work.settle import Settler
@@ -94,7 +96,7 @@ def setup_of(handler: Callable[..., object], lifespan: Lifespan | None = None) -
 
 
 class Isolation:
-    """Looks for suspects, with one child process, and with more of them while a suspect takes long.
+    """Runs suspects, with one child process, and with more of them while a suspect takes long.
 
     Args:
         side_queue: where they come from.
@@ -137,18 +139,24 @@ class Isolation:
         self._setup: bytes | None = None
         self._try_at = 0.0
         self._said = False
+        self._lookout = lookout_of(side_queue.client)
         side_queue.isolated = True
+        side_queue.ring = self._ring
 
     # ------------------------------------------------------------------ for the session
 
     def start(self) -> None:
         """Begin to look for suspects."""
-        if not self._add_runner(stays=True):
+        try:
+            self._lookout.add(self)
+        except RuntimeError as exc:  # the system has no thread left
+            _log.warning("nobody looks for suspects beside the workers: %s", exc)
             self.side_queue.isolated = False
 
     def stop(self) -> None:
         """Take no more suspects; what runs goes on. May be called again."""
         self.closed.set()
+        self._lookout.remove(self)
         self.side_queue.wanted.set()
 
     @property
@@ -221,17 +229,26 @@ class Isolation:
             self._said = True
         self.side_queue.leave(delivery)
 
-    def add_runner(self) -> None:
-        """A suspect takes long: others shall not wait for it."""
-        self._add_runner(stays=False)
+    def seek(self) -> None:
+        """See that somebody deals with the suspects, if there are any."""
+        with self._lock:
+            has_runners = bool(self._runners)
+        if not has_runners and self.is_possible and self.side_queue.has_any():
+            self.add_runner()
+
+    def _ring(self) -> None:
+        self._lookout.ring(self)
 
     def may_end(self, runner: _Runner) -> bool:
-        """Whether another runner looks for suspects; then this one is forgotten."""
+        """Whether others look for suspects, another runner or the lookout; then this one is forgotten."""
         with self._lock:
-            if all(each.running is not None for each in self._runners if each is not runner):
+            others = [each for each in self._runners if each is not runner]
+            if others and all(each.running is not None for each in others):
                 return False
             self._runners.discard(runner)
-            return True
+        if self.side_queue.wanted.is_set():  # since it looked last
+            self._ring()
+        return True
 
     def count_hanging(self, change: int) -> None:
         """A thread was given up, or one that was has ended."""
@@ -243,16 +260,15 @@ class Isolation:
         with self._lock:
             self._runners.discard(runner)
 
-    def _add_runner(self, *, stays: bool) -> bool:
-        runner = _Runner(self, stays=stays)
+    def add_runner(self) -> None:
+        """There are suspects, and nobody who looks for them: there is none yet, or another one takes long."""
+        runner = _Runner(self)
         with self._lock:
             if len(self._runners) >= self._most or self.closed.is_set():
-                return True
+                return
             self._runners.add(runner)
-        if self._start(runner):
-            return True
-        self.runner_ended(runner)
-        return False
+        if not self._start(runner):
+            self.runner_ended(runner)
 
     def _start(self, runner: _Runner) -> bool:
         thread = threading.Thread(target=runner.work, name="qbridge-isolation", daemon=True)
@@ -280,17 +296,15 @@ class _Runner:
 
     Args:
         isolation: where it belongs.
-        stays: it does not end when there is nothing to do.
     """
 
-    def __init__(self, isolation: Isolation, *, stays: bool) -> None:
+    def __init__(self, isolation: Isolation) -> None:
         self.running: Run | None = None
         self.watched = Watched()
         self.is_left = False
         self._left: tuple[Delivery, Step | None] | None = None
         self._delivery: Delivery | None = None
         self._isolation = isolation
-        self._stays = stays
         self._child_lock = threading.Lock()
         self._child: Child | None = None
         self._unstarted = 0
@@ -329,7 +343,7 @@ class _Runner:
                 pass
             if not isolation.side_queue.wanted.wait(LOOK_EVERY):
                 self._end_child()  # a while without work
-                if not self._stays and isolation.may_end(self):
+                if isolation.may_end(self):
                     return
 
     @property

@@ -35,9 +35,13 @@ from qbridge_core.work.poison.observer import current_observer
 from qbridge_core.work.poison.scout import Scout
 from qbridge_core.work.poison.stops import LONGEST_STOP, Stops
 from qbridge_core.work.poison.turns import Turns
+from qbridge_core.work.watch import watch
 
 _log: Final = logger("qbridge.worker")
 LOOK_EVERY: Final = 5.0
+_LOOKS: Final = 50
+"""So many looks a second at most are made for all managers: each costs the broker a round trip."""
+_LONGEST_EVERY: Final = 20.0
 _QUIET_POLL: Final = 0.01
 _LONGEST_LOOK: Final = 0.9
 _BUSY: Final = 0.5
@@ -46,6 +50,11 @@ _FEW: Final = 5
 # One failure is no news: a connection is lost now and then, and the client reports that itself.
 _BEAR: Final = 3
 _WARN_EVERY: Final = 60.0
+
+
+def look_every(queues: int) -> float:
+    """Seconds between two looks into each of so many side queues."""
+    return min(_LONGEST_EVERY, max(LOOK_EVERY, queues / _LOOKS))
 
 
 class SideQueue:
@@ -60,9 +69,11 @@ class SideQueue:
         slots: how many tasks the worker runs at once.
 
     Attributes:
+        client: the broker.
         isolated: other threads (:mod:`.isolation`) take the suspects and run them in child processes; what
             is left to the workers are those that must run alone.
         wanted: set when there may be something for those threads to do.
+        ring: called then too.
     """
 
     def __init__(
@@ -74,13 +85,14 @@ class SideQueue:
         in_children: bool = False,
         slots: int = 1,
     ) -> None:
-        self._client = client
+        self.client = client
         self._observer = current_observer()
         self._max_crashes = max_crashes
         self._in_children = in_children
         self.queue = queue
         self.isolated = False
         self.wanted = threading.Event()
+        self.ring: Callable[[], None] = _nobody
         self._turn = threading.Lock()
         self._counting = threading.Lock()
         self._apart = 0
@@ -104,12 +116,17 @@ class SideQueue:
         """A suspect was put into the side queue: look soon."""
         self._look_at = 0.0
         self.wanted.set()
+        self.ring()
 
     def is_poison(self, delivery: Delivery) -> bool:
         """Whether a message has killed so many processes that it must not run again."""
         return charged(delivery) >= self._max_crashes
 
     # ------------------------------------------------------------------ for the threads with a child process
+
+    def has_any(self) -> bool:
+        """Whether there is a suspect, as far as the broker can tell."""
+        return self._count() > 0
 
     def take_isolated(self) -> Delivery | None:
         """The next suspect to run in a child process, or one that is poison; None when there is none.
@@ -137,7 +154,7 @@ class SideQueue:
         self.isolated = False
         if not self._write_anew(delivery, beside=True):
             with contextlib.suppress(QBridgeError):  # what is not settled the broker delivers again at the end
-                self._client.reject(delivery, requeue=True)
+                self.client.reject(delivery, requeue=True)
         self.moved()
 
     def _next_isolated(self, waiting: int) -> Delivery | None:
@@ -168,7 +185,8 @@ class SideQueue:
             self._look_at = began + _BUSY
             return None
         if not self._scout.is_looking:
-            self._look_at = began + LOOK_EVERY  # before the look, so that ``moved`` meanwhile is not forgotten
+            # Before the look, so that ``moved`` meanwhile is not forgotten.
+            self._look_at = began + look_every(watch.count)
         if not (waiting := self._scout.look()):
             return None
         if not self._turn.acquire(blocking=False):
@@ -272,7 +290,7 @@ class SideQueue:
     def _not_alone(self, delivery: Delivery, exhausted: bool, closed: threading.Event) -> Delivery | None:
         """The others do not end: run a suspect beside them, but for one that has had enough of that."""
         if closed.is_set():
-            self._client.reject(delivery, requeue=True)
+            self.client.reject(delivery, requeue=True)
             return None
         self._must_run_alone = exhausted
         return None if exhausted and self._write_anew(delivery, beside=True) else delivery
@@ -293,7 +311,7 @@ class SideQueue:
     def _count(self) -> int:
         """How many there are; none when the broker does not say."""
         try:
-            stats = self._client.stats(self.queue)
+            stats = self.client.stats(self.queue)
         except QBridgeError as exc:
             self._report(exc)
             return 0
@@ -316,7 +334,7 @@ class SideQueue:
         return delivery
 
     def _receive(self) -> Delivery | None:
-        for delivery in self._client.receive(self.queue, 1, 0.0):
+        for delivery in self.client.receive(self.queue, 1, 0.0):
             delivery.suspected = True
             return delivery
         return None
@@ -339,7 +357,7 @@ class SideQueue:
         )
         copy = SuspectFailure.of(failure, suspicions(delivery), beside=beside)
         try:
-            self._client.reject(delivery, requeue=True, failure=copy)
+            self.client.reject(delivery, requeue=True, failure=copy)
         except QBridgeError as exc:
             _log.debug("a suspect of %s cannot be written anew: %s", self.queue, exc)
             return False
@@ -348,7 +366,7 @@ class SideQueue:
     def _report(self, exc: QBridgeError) -> None:
         self._failures += 1
         now = monotonic()
-        said_by_client = self._client.logs_outages and isinstance(exc, BrokerUnavailableError)
+        said_by_client = self.client.logs_outages and isinstance(exc, BrokerUnavailableError)
         if said_by_client or self._failures < _BEAR or now < self._warn_at:
             _log.debug("cannot look for suspects: %s", exc)
             return
@@ -357,3 +375,7 @@ class SideQueue:
             "cannot look for suspects in %s, %d times in a row: %s", self.queue, self._failures, exc,
             extra={"qbridge_queue": self.queue},
         )  # fmt: skip
+
+
+def _nobody() -> None:
+    """Nobody wants to be told."""

@@ -1,0 +1,98 @@
+"""One thread for each client that looks whether there are suspects in the side queues of its managers."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from typing import Final, Protocol
+
+from qbridge_core.contract.client import QueueClient
+from qbridge_core.runtime.clock import monotonic
+from qbridge_core.runtime.logs import logger
+from qbridge_core.work.poison.side_queue import LOOK_EVERY, look_every
+
+_log: Final = logger("qbridge.worker")
+
+
+class Seeker(Protocol):
+    """Who deals with the suspects of one side queue."""
+
+    def seek(self) -> None:
+        """Look, and deal with what is there in another thread."""
+        ...
+
+
+class Lookout:
+    """The thread, which is there as long as there is somebody to look for. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._look_at: dict[Seeker, float] = {}
+        self._is_running = False
+
+    def add(self, seeker: Seeker) -> None:
+        """Look for it from now on.
+
+        Raises:
+            RuntimeError: the system has no thread left.
+        """
+        with self._changed:
+            if not self._is_running:
+                threading.Thread(target=self._run, name="qbridge-lookout", daemon=True).start()
+                self._is_running = True
+            self._look_at[seeker] = monotonic()
+            self._changed.notify()
+
+    def remove(self, seeker: Seeker) -> None:
+        """Look for it no more."""
+        with self._changed:
+            self._look_at.pop(seeker, None)
+            self._changed.notify()
+
+    def ring(self, seeker: Seeker) -> None:
+        """Look for it now."""
+        with self._changed:
+            if seeker in self._look_at:
+                self._look_at[seeker] = monotonic()
+                self._changed.notify()
+
+    def _run(self) -> None:
+        while (seeker := self._next()) is not None:
+            try:
+                seeker.seek()
+            except Exception:  # noqa: BLE001 - a backend's bug must not end this thread
+                _log.exception("suspects cannot be looked for; the next look is in %g s", LOOK_EVERY)
+
+    def _next(self) -> Seeker | None:
+        """Wait until it is time to look for one; None when there is nobody left."""
+        with self._changed:
+            while self._look_at:
+                seeker, at = min(self._look_at.items(), key=lambda item: item[1])
+                now = monotonic()
+                if at <= now:
+                    self._look_at[seeker] = now + look_every(len(self._look_at))
+                    return seeker
+                self._changed.wait(at - now)
+            self._is_running = False
+            return None
+
+
+_lookouts: weakref.WeakKeyDictionary[QueueClient, Lookout] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def lookout_of(client: QueueClient) -> Lookout:
+    """The one that the managers of this client share."""
+    with _lock:
+        return _lookouts.setdefault(client, Lookout())
+
+
+def _begin_anew() -> None:
+    """In a forked child: there are no threads, and the lock may be held by one that does not exist here."""
+    global _lookouts, _lock
+    _lookouts, _lock = weakref.WeakKeyDictionary(), threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
