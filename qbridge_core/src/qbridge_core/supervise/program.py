@@ -26,7 +26,7 @@ from qbridge_core.runtime.aside import aside
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import flush, logger
 from qbridge_core.runtime.signals import Insistence
-from qbridge_core.task.problem import Problem
+from qbridge_core.task.explanation import Explanation
 from qbridge_core.work.manager import TaskManager
 from qbridge_core.work.poison.observer import set_observer
 
@@ -76,8 +76,8 @@ def _telling(link: Link) -> Iterator[None]:
 
 
 def _complain(link: Link, error: BaseException) -> None:
-    problem = Problem.from_exception(Reason.FAILED, error)
-    link.say(COMPLAINT, f"{problem.exception_type}: {problem.message}")
+    explanation = Explanation.from_exception(Reason.FAILED, error)
+    link.say(COMPLAINT, f"{explanation.exception_type}: {explanation.message}")
 
 
 def _made(make: Callable[[], object], link: Link) -> TaskManager:

@@ -11,7 +11,7 @@ from qbridge_core.contract.checks import require_seconds
 from qbridge_core.contract.dead_letter import Reason
 from qbridge_core.runtime.logs import logger
 from qbridge_core.task.control import Reject, Retry, Snooze
-from qbridge_core.task.problem import Problem
+from qbridge_core.task.explanation import Explanation
 from qbridge_core.task.retry import RetryPolicy
 
 _log: Final = logger("qbridge.worker")
@@ -34,14 +34,14 @@ class Verdict:
 
     Attributes:
         action: count a failed attempt, dead-letter, deliver later uncounted, or count a crash.
-        problem: the explanation.
+        explanation: what went wrong, in texts.
         delay: seconds that the handler asked for.
         rule: the position of the policy's rule for the exception.
         final: True for an exception that is never retried.
     """
 
     action: Action
-    problem: Problem
+    explanation: Explanation
     delay: float | None = None
     rule: int | None = None
     final: bool = False
@@ -53,15 +53,15 @@ class Verdict:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
         """Read what ``as_json`` wrote."""
-        problem = Problem(**{**document["problem"], "reason": Reason(document["problem"]["reason"])})
-        return cls(**{**document, "action": Action(document["action"]), "problem": problem})
+        explanation = Explanation(**{**document["explanation"], "reason": Reason(document["explanation"]["reason"])})
+        return cls(**{**document, "action": Action(document["action"]), "explanation": explanation})
 
 
 class Judged(Exception):
     """A run ended in another process, which has judged it."""
 
     def __init__(self, verdict: Verdict) -> None:
-        super().__init__(verdict.problem.message)
+        super().__init__(verdict.explanation.message)
         self.verdict = verdict
 
 
@@ -80,21 +80,23 @@ def judge(exc: BaseException, policy: RetryPolicy) -> Verdict:
             "what the handler raised cannot be followed and counts as a failure: reading its %s raised %s",
             name_of(type(exc)), type(error).__name__,
         )  # fmt: skip
-        return Verdict(Action.COUNT, Problem.from_exception(Reason.FAILED, exc))
+        return Verdict(Action.COUNT, Explanation.from_exception(Reason.FAILED, exc))
 
 
 def _judge(exc: BaseException, policy: RetryPolicy) -> Verdict:
     kind = type(exc)  # isinstance would ask a property of the exception
     if issubclass(kind, Snooze):
-        problem = Problem.from_exception(Reason.FAILED, exc)
-        return Verdict(Action.POSTPONE, problem, require_seconds("seconds", cast(Snooze, exc).seconds))
+        explanation = Explanation.from_exception(Reason.FAILED, exc)
+        return Verdict(Action.POSTPONE, explanation, require_seconds("seconds", cast(Snooze, exc).seconds))
     if issubclass(kind, Reject):
-        return Verdict(Action.REJECT, Problem.from_exception(Reason.REJECTED, exc))
+        return Verdict(Action.REJECT, Explanation.from_exception(Reason.REJECTED, exc))
     if issubclass(kind, Retry):
         cause: BaseException | None = _CAUSE(exc, kind)
         recorded = exc if cause is None else cause
         after = cast(Retry, exc).after
         delay = None if after is None else require_seconds("after", after)
-        return Verdict(Action.COUNT, Problem.from_exception(Reason.FAILED, recorded), delay, policy.rule_for(recorded))
-    problem = Problem.from_exception(Reason.FAILED, exc)
-    return Verdict(Action.COUNT, problem, rule=policy.rule_for(exc), final=policy.is_final(exc))
+        return Verdict(
+            Action.COUNT, Explanation.from_exception(Reason.FAILED, recorded), delay, policy.rule_for(recorded)
+        )
+    explanation = Explanation.from_exception(Reason.FAILED, exc)
+    return Verdict(Action.COUNT, explanation, rule=policy.rule_for(exc), final=policy.is_final(exc))

@@ -28,9 +28,9 @@ from qbridge_core.errors import MessageTooLargeError, QBridgeError, RemoteError
 from qbridge_core.runtime.logs import logger
 from qbridge_core.runtime.outage import Outage
 from qbridge_core.task import foreign
+from qbridge_core.task.explanation import Explanation
 from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.outcome import Outcome, Tally, dead_lettered
-from qbridge_core.task.problem import Problem
 from qbridge_core.task.retry import RetryPolicy
 from qbridge_core.task.run import Run
 from qbridge_core.task.verdict import Action, Judged, Verdict, judge
@@ -138,34 +138,36 @@ class Settler:
         """Do what the handler's exception asks for, or retry or dead-letter the message."""
         shown = exc
         if type(exc) is Judged:
-            shown = RemoteError(verdict.problem.message, verdict.problem.exception_type, verdict.problem.traceback)
-        problem = verdict.problem
+            shown = RemoteError(
+                verdict.explanation.message, verdict.explanation.exception_type, verdict.explanation.traceback
+            )
+        explanation = verdict.explanation
         if verdict.action is Action.POSTPONE:
             self._postpone(run, verdict)
             return
         self._lifecycle.task_failed(queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, exception=shown)
         if verdict.action is Action.REJECT:
-            self.dead_letter(run.delivery, self._run_failure(run, problem))
+            self.dead_letter(run.delivery, self._run_failure(run, explanation))
         elif verdict.action is Action.CRASH:
-            self.count_crash(run, problem)
+            self.count_crash(run, explanation)
         else:
-            self._count_failure(run, problem, verdict.rule, delay=verdict.delay, final=verdict.final)
+            self._count_failure(run, explanation, verdict.rule, delay=verdict.delay, final=verdict.final)
 
     def timed_out(self, run: Run, stack: FrameType | None) -> None:
         """Retry or dead-letter a message whose handler ran too long."""
         self._lifecycle.task_timed_out(
             queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, timeout=self._rules.task_timeout
         )
-        self._count_failure(run, Problem.timed_out(self._rules.task_timeout, stack))
+        self._count_failure(run, Explanation.timed_out(self._rules.task_timeout, stack))
 
     def unreadable(self, run: Run, exception_type: str) -> None:
         """Retry or dead-letter a message whose handler raised what cannot be read in time."""
-        self._count_failure(run, Problem(Reason.FAILED, exception_type, "(could not be read in time)"))
+        self._count_failure(run, Explanation(Reason.FAILED, exception_type, "(could not be read in time)"))
 
     def malformed(self, delivery: Delivery, exc: MalformedTaskError) -> None:
         """Dead-letter a message that can never run."""
-        problem = Problem(Reason.MALFORMED, type(exc).__name__, str(exc))
-        failure = self.failure(delivery, problem, delivery.message_id or "", delivery.attempts)
+        explanation = Explanation(Reason.MALFORMED, type(exc).__name__, str(exc))
+        failure = self.failure(delivery, explanation, delivery.message_id or "", delivery.attempts)
         self.dead_letter(delivery, failure)
 
     def settle_noted(self, delivery: Delivery, noted: Noted) -> bool:
@@ -181,20 +183,26 @@ class Settler:
             self._tally.add(Outcome.HANDED_BACK)
 
     def _count_failure(
-        self, run: Run, problem: Problem, rule: int | None = None, *, delay: float | None = None, final: bool = False
+        self,
+        run: Run,
+        explanation: Explanation,
+        rule: int | None = None,
+        *,
+        delay: float | None = None,
+        final: bool = False,
     ) -> None:
-        failure = self._run_failure(run, problem)
+        failure = self._run_failure(run, explanation)
         policy_delay = self._rules.policy.next_delay(run.attempt, rule)
         if final or policy_delay is None:
             self.dead_letter(run.delivery, failure)
         else:
             self._retry(run, failure, self._possible(policy_delay if delay is None else delay))
 
-    def count_crash(self, run: Run, problem: Problem, crashes: int | None = None) -> None:
+    def count_crash(self, run: Run, explanation: Explanation, crashes: int | None = None) -> None:
         """A child process died of this task alone: no attempt is counted, and after enough deaths it is poison."""
         if crashes is None:
             crashes = min(run.delivery.crashes, self._rules.max_crashes - 1) + 1
-        failure = replace(self._run_failure(run, problem), attempts=run.delivery.attempts, crashes=crashes)
+        failure = replace(self._run_failure(run, explanation), attempts=run.delivery.attempts, crashes=crashes)
         if crashes >= self._rules.max_crashes:
             self.dead_letter(run.delivery, failure)
         else:
@@ -210,7 +218,7 @@ class Settler:
             done = self.persist(reject, run.log_fields, may_refuse=True)
         except RefusedError as refused:
             if isinstance(refused.__cause__, MessageTooLargeError):
-                failure = self._run_failure(run, verdict.problem)
+                failure = self._run_failure(run, verdict.explanation)
                 self.dead_letter(run.delivery, unrepeatable(failure, refused.__cause__))
             else:
                 self.give_back(run.delivery, refused.__cause__, run.log_fields)
@@ -218,7 +226,7 @@ class Settler:
         if done:
             foreign.settled()
             self._tally.add(Outcome.SNOOZED)
-            why = verdict.problem.redacted(self._rules.redact).message[:MAX_EXCEPTION_MESSAGE_CHARS]
+            why = verdict.explanation.redacted(self._rules.redact).message[:MAX_EXCEPTION_MESSAGE_CHARS]
             _log.info("task %s snoozed for %g s: %s", run.task_id, delay, why, extra=run.log_fields())
 
     def _possible(self, delay: float) -> float:
@@ -291,20 +299,20 @@ class Settler:
         )  # fmt: skip
         self._lifecycle.task_dead_lettered(queue=delivery.queue, task_id=failure.task_id, failure=failure)
 
-    def _run_failure(self, run: Run, problem: Problem) -> Failure:
-        return self.failure(run.delivery, problem, run.task_id, run.attempt)
+    def _run_failure(self, run: Run, explanation: Explanation) -> Failure:
+        return self.failure(run.delivery, explanation, run.task_id, run.attempt)
 
-    def failure(self, delivery: Delivery, problem: Problem, task_id: str, attempts: int) -> Failure:
-        """What to write beside a message about a problem, redacted."""
+    def failure(self, delivery: Delivery, explanation: Explanation, task_id: str, attempts: int) -> Failure:
+        """What to write beside a message, redacted."""
         now = time.time()
-        problem = problem.redacted(self._rules.redact)
+        explanation = explanation.redacted(self._rules.redact)
         return Failure(
-            reason=problem.reason,
+            reason=explanation.reason,
             attempts=attempts,
             crashes=delivery.crashes,
-            exception_type=problem.exception_type,
-            exception_message=problem.message,
-            traceback=problem.traceback,
+            exception_type=explanation.exception_type,
+            exception_message=explanation.message,
+            traceback=explanation.traceback,
             first_failed_at=delivery.first_failed_at or now,
             last_failed_at=now,
             source_queue=self._rules.queue,

@@ -23,7 +23,7 @@ from qbridge_core.execute.spawned import start_program
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.exits import describe_exit
 from qbridge_core.runtime.logs import logger
-from qbridge_core.task.problem import Problem
+from qbridge_core.task.explanation import Explanation
 from qbridge_core.task.run import Run
 from qbridge_core.task.verdict import Action, Judged, Verdict
 
@@ -112,7 +112,7 @@ class Child:
             except (EOFError, OSError):
                 self.end_in_words = self._outcome()
                 text = f"the process that ran it {self.end_in_words}"
-                raise Judged(Verdict(Action.CRASH, Problem(Reason.CRASHED, "", text))) from None
+                raise Judged(Verdict(Action.CRASH, Explanation(Reason.CRASHED, "", text))) from None
         self.tasks += 1
         if answer == RAISED:
             raise Judged(Verdict.from_json(details[0]))

@@ -31,9 +31,9 @@ from qbridge_core.execute.executor import NotStartedError, unwrapped
 from qbridge_core.execute.lifespan import Lifespan
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
+from qbridge_core.task.explanation import Explanation
 from qbridge_core.task.foreign import GivenUp, Step, Watched, patience
 from qbridge_core.task.lifecycle import Lifecycle
-from qbridge_core.task.problem import Problem
 from qbridge_core.task.retry import RetryPolicy
 from qbridge_core.task.run import Run
 from qbridge_core.task.verdict import Action, Judged, Verdict
@@ -438,18 +438,18 @@ class _Runner:
         if not run.claim():
             return
         if late.is_set():
-            self._repeat_in_worker(run, Problem.timed_out(isolation.task_timeout, None))
+            self._repeat_in_worker(run, Explanation.timed_out(isolation.task_timeout, None))
         elif verdict is None:
             isolation.settler.succeeded(run, duration)
         elif verdict.action is Action.CRASH:
             crashed = functools.partial(isolation.rule.crashed_apart, run, child.identity, child.end_in_words)
             self.watched.do(Step(crashed))
         else:
-            self._repeat_in_worker(run, verdict.problem)
+            self._repeat_in_worker(run, verdict.explanation)
 
-    def _repeat_in_worker(self, run: Run, problem: Problem) -> None:
+    def _repeat_in_worker(self, run: Run, explanation: Explanation) -> None:
         def repeat() -> None:
-            if not self._isolation.rule.failed_apart(run, problem):
+            if not self._isolation.rule.failed_apart(run, explanation):
                 self._isolation.give_up(run.delivery, "their queue takes no message back")
 
         self.watched.do(Step(repeat))

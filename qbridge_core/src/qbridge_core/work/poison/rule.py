@@ -14,8 +14,8 @@ from qbridge_core.contract.headers import CRASHES, SUSPICIONS, meta_int
 from qbridge_core.contract.message import Delivery
 from qbridge_core.errors import MessageTooLargeError, RemoteError
 from qbridge_core.runtime.logs import logger
+from qbridge_core.task.explanation import Explanation
 from qbridge_core.task.lifecycle import Lifecycle
-from qbridge_core.task.problem import Problem
 from qbridge_core.task.run import Run
 from qbridge_core.work.poison.marks import charged, suspicions
 from qbridge_core.work.poison.side_queue import SideQueue
@@ -66,8 +66,8 @@ class PoisonRule:
         text = f"{delivery.crashes} worker processes died while they ran this task"
         if death := side_queue.last_death(task_id):
             text += f"; the last one, {death}"
-        problem = Problem(Reason.CRASHED, "", text)
-        self._settler.dead_letter(delivery, self._settler.failure(delivery, problem, task_id, delivery.attempts))
+        explanation = Explanation(Reason.CRASHED, "", text)
+        self._settler.dead_letter(delivery, self._settler.failure(delivery, explanation, task_id, delivery.attempts))
         return True
 
     def _isolate(self, delivery: Delivery, task_id: str, doubtful: bool) -> None:
@@ -79,7 +79,7 @@ class PoisonRule:
         before = SUSPICIONS in delivery.meta  # it was in a child and in a worker since it was suspected first
         failure = SuspectFailure.of(
             self._settler.failure(
-                replace(delivery, crashes=crashes), Problem(Reason.CRASHED), task_id, delivery.attempts
+                replace(delivery, crashes=crashes), Explanation(Reason.CRASHED), task_id, delivery.attempts
             ),
             suspicions(delivery) + int(doubtful and before),
             beside=beside,
@@ -107,19 +107,19 @@ class PoisonRule:
         # The first such death explains the one for which it became a suspect, so that counts as well.
         crashes = (min(charged(run.delivery), self._rules.max_crashes - 1) or 1) + 1
         text = f"{crashes} worker processes died while they ran this task; the last one, worker {process}, {how}"
-        problem = Problem(Reason.CRASHED, "", text)
+        explanation = Explanation(Reason.CRASHED, "", text)
         self._lifecycle.task_failed(
             queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, exception=RemoteError(text, "", "")
         )
-        self._settler.count_crash(run, problem, crashes)
+        self._settler.count_crash(run, explanation, crashes)
 
-    def failed_apart(self, run: Run, problem: Problem) -> bool:
+    def failed_apart(self, run: Run, explanation: Explanation) -> bool:
         """A suspect did not succeed in its child process, which lived: it runs in a worker, and nothing is counted.
 
         It may need what the main program sets up, which the child does not have. False when the broker refuses to have
         it in its queue again; then it is not settled.
         """
-        failure = self._settler.failure(run.delivery, problem, run.task_id, run.delivery.attempts)
+        failure = self._settler.failure(run.delivery, explanation, run.task_id, run.delivery.attempts)
         cleared = SuspectFailure.of(failure, suspicions(run.delivery))
 
         def move() -> None:

@@ -37,8 +37,8 @@ _UNREADABLE: Final = "(the exception's text could not be read)"
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """The explanation of a failed run."""
+class Explanation:
+    """What a dead letter says of a failed run; :class:`~qbridge_core.contract.dead_letter.Failure` has the rest."""
 
     reason: Reason
     exception_type: str = ""
@@ -46,7 +46,7 @@ class Problem:
     traceback: str = ""
 
     @classmethod
-    def from_exception(cls, reason: Reason, exc: BaseException) -> Problem:
+    def from_exception(cls, reason: Reason, exc: BaseException) -> Explanation:
         """Describe an exception, starting below the frames of QBridge that called the handler."""
         try:
             kind = type(exc)
@@ -58,12 +58,12 @@ class Problem:
             return cls(reason, "", _UNREADABLE)
 
     @classmethod
-    def timed_out(cls, timeout: float, stack: FrameType | None) -> Problem:
+    def timed_out(cls, timeout: float, stack: FrameType | None) -> Explanation:
         """Describe a timeout by where the handler was when its time was over."""
         text = "".join(_frames_of_handler(stack)) if stack else ""
         return cls(Reason.TIMED_OUT, "TimeoutError", f"the handler ran longer than {timeout:g} s", text)
 
-    def redacted(self, redact: Callable[[str], str] | None) -> Problem:
+    def redacted(self, redact: Callable[[str], str] | None) -> Explanation:
         """The same with its texts as ``redact`` wants them shown."""
         if redact is None:
             return self
