@@ -63,6 +63,16 @@ async def slow_to_leave() -> AsyncIterator[None]:
 
 
 @contextlib.contextmanager
+def slow_to_leave_apart() -> Iterator[None]:
+    """Take a moment to leave in each process but the one that the environment names."""
+    tell("enter")
+    yield
+    if os.environ[f"{JOURNAL}_PID"] != str(os.getpid()):
+        time.sleep(1.5)
+    tell("leave")
+
+
+@contextlib.contextmanager
 def never_left() -> Iterator[None]:
     """Hang at the end."""
     tell("enter")

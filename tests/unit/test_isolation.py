@@ -228,7 +228,7 @@ def test_g6_a_main_program_is_never_imported_for_a_suspect(monkeypatch: pytest.M
 
 @pytest.fixture
 def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[tuple[str, int]]]:
-    """What happens to the lifespans of a test, and in which process; ``broken_apart`` works in this one only."""
+    """What happens to the lifespans of a test, and in which process; for those ``…_apart`` this one is not."""
     monkeypatch.setenv(lifespans.JOURNAL, str(tmp_path / "journal"))
     monkeypatch.setenv(f"{lifespans.JOURNAL}_PID", str(os.getpid()))
     return lifespans.events
@@ -240,7 +240,7 @@ def test_g6_a_suspect_has_a_lifespan_in_its_child(
 ) -> None:
     """The child enters it before its first task; when the worker stops, it waits until the child has left it."""
     client.send_many("q", [{"id": "suspect"}, {"id": "good"}])
-    assert manager(client, handler, lifespan=lifespans.slow_to_leave).run_until_idle(60.0).succeeded == 2
+    assert manager(client, handler, lifespan=lifespans.slow_to_leave_apart).run_until_idle(60.0).succeeded == 2
     here = [event for event, pid in events() if pid == os.getpid()]
     apart = [event for event, pid in events() if pid != os.getpid()]
     assert here == ["enter", "task good", "leave"]

@@ -581,7 +581,8 @@ def test_g9_a_prepared_task_waits_for_the_lifespan_of_a_new_loop_uncharged(
 
 
 def test_g10_a_lifespan_that_cannot_be_entered_anew_ends_the_worker(client: MemoryClient, journal: Journal) -> None:
-    """``start`` raises the reason, and what was not done is in the queue again."""
+    """``start`` raises the reason, and what was not done is in the queue again; only what blocked was charged."""
+    attempts: dict[object, int] = {}
 
     @contextlib.asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
@@ -593,12 +594,16 @@ def test_g10_a_lifespan_that_cannot_be_entered_anew_ends_the_worker(client: Memo
         journal.begun.set()
         journal.go_on.wait(60.0)
 
-    client.send_many("q", [1, 2, 3])
+    def look(payload: object, task: TaskContext) -> None:
+        attempts[payload] = task.attempt
+
+    client.send_many("q", range(5))
     begin = time.monotonic()
     with pytest.raises(LookupError, match="no database"):
         manager(client, handler, lifespan, max_retries=3, task_timeout=0.3, max_workers=1).start()
     assert time.monotonic() - begin < 10.0
-    assert client.stats("q").ready == 3
+    manager(client, look, None, max_retries=3).run_until_idle(30.0)
+    assert attempts == {0: 2, 1: 1, 2: 1, 3: 1, 4: 1}
 
 
 # ---------------------------------------------------------------------- wrong arguments
