@@ -13,6 +13,7 @@ import pytest
 
 from qbridge_core import TaskManager, connect
 from qbridge_core.task.lifecycle import Lifecycle
+from qbridge_core.work.readahead import MOST, ReadAhead
 from support.wait import wait_for
 
 TASKS = 2_000
@@ -26,8 +27,12 @@ def consume(handler: Any) -> None:
         TaskManager(client, handler, "q", "d", max_workers=1).run_until_idle(60.0)
 
 
-def test_few_functions_are_called_for_a_task() -> None:
-    """In the worker's thread a task that succeeds costs at most 38 calls of Python functions, all layers included."""
+def test_few_functions_are_called_for_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the worker's thread a task that succeeds costs at most 33 calls of Python functions, all layers included.
+
+    How many tasks share a request for messages follows the speed of the machine, so it is fixed here.
+    """
+    monkeypatch.setattr(ReadAhead, "more", lambda self, done, now: MOST)
     calls: Counter[str] = Counter()
 
     def profile(frame: FrameType, event: str, argument: object) -> None:
@@ -43,7 +48,7 @@ def test_few_functions_are_called_for_a_task() -> None:
 
     consume(handler)
     per_task = sum(calls.values()) / TASKS
-    assert per_task <= 38, calls.most_common(40)
+    assert per_task <= 33, calls.most_common(40)
 
 
 def test_no_thread_and_no_timer_is_made_for_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
