@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -306,6 +307,23 @@ def test_workers_that_cannot_start_end_the_supervisor(start: Start, tmp_path: Pa
     assert log.count("another one starts") == 4
     last = log.splitlines()[-1]
     assert re.fullmatch(f"qbridge_core.errors.WorkerStartError: .* before they were ready: {why}.*", last)
+
+
+@pytest.mark.parametrize("url", ["redis", "quorum"], indirect=True)
+@pytest.mark.parametrize("wrong", ["password", "database"])
+def test_a_broker_that_refuses_the_workers_is_told_in_a_sentence(
+    start: Start, tmp_path: Path, url: str, wrong: str
+) -> None:
+    """The reason and the line of the user's program are in the log, without a traceback of each worker."""
+    parts = urlsplit(url)
+    login = parts.netloc.rpartition("@")[2]
+    address = f"{parts.scheme}://:no@{login}/" if wrong == "password" else f"{parts.scheme}://{parts.netloc}/4711"
+    start(url_=address, processes_=1)
+    log = tmp_path / "log"
+    wait_for(lambda: "another one starts" in log.read_text(), 90, "a worker has ended")
+    (told,) = [line for line in log.read_text().splitlines() if "the worker cannot start: " in line][:1]
+    assert told.endswith("supervised_program.py)")
+    assert "Traceback" not in log.read_text()
 
 
 def test_g16_a_build_that_hangs_does_not_delay_the_stop(start: Start, journal: Path) -> None:

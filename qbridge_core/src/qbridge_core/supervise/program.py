@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 import importlib
+import itertools
 import os
 import pickle
 import queue
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -67,9 +69,14 @@ def main(descriptor: int) -> None:
 
 @contextmanager
 def _telling(link: Link) -> Iterator[None]:
-    """Tell the supervisor what ends this process before it works; the traceback is in the output."""
+    """Tell the supervisor what ends this process before it works; a traceback is in the output where it helps."""
     try:
         yield
+    except QBridgeError as exc:  # says all there is to say
+        _log.error("the worker cannot start: %s%s", exc, _place(exc))
+        passing = isinstance(exc, TransientError)
+        link.say(COMPLAINT, str(exc) if passing else f"{type(exc).__name__}: {exc}")
+        sys.exit(PASSING if passing else 1)
     except Exception as exc:
         _complain(link, exc)
         raise
@@ -80,14 +87,22 @@ def _complain(link: Link, error: BaseException) -> None:
     link.say(COMPLAINT, f"{explanation.exception_type}: {explanation.message}")
 
 
+def _place(exc: BaseException) -> str:
+    """Where the program of the user has called what raised this."""
+    frames = [(frame, line) for frame, line in traceback.walk_tb(exc.__traceback__)]
+    for (outer, line), (inner, _) in itertools.pairwise(frames):
+        if _is_ours(inner) and not _is_ours(outer):
+            return f" (line {line} of {outer.f_code.co_filename})"
+    return ""
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__", "")).startswith("qbridge_")
+
+
 def _made(make: Callable[[], object], link: Link) -> TaskManager:
     """The manager that the build function makes."""
-    try:
-        manager = make()
-    except TransientError as exc:
-        _log.error("the worker cannot start: %s", exc)
-        link.say(COMPLAINT, str(exc))
-        sys.exit(PASSING)
+    manager = make()
     if not isinstance(manager, TaskManager):
         raise ConfigurationError(f"the build function must return a TaskManager, not a {type(manager).__name__}")
     client = manager.queue_client
