@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from qbridge_core.contract.client import QueueClient
@@ -29,6 +30,7 @@ from qbridge_core.work.readahead import LARGE, ReadAhead
 _log: Final = logger("qbridge.worker")
 _STALE_AFTER: Final = 1.0
 _LOOK_EVERY: Final = 0.25
+_STEP: Final = 100
 
 
 class Intake:
@@ -61,6 +63,10 @@ class Intake:
         self._suspects = suspects
         self._alone: Delivery | None = None
         self._ending_alone = threading.Lock()
+        self.unstarted = 0
+        """How many of the workers have no thread yet; it counts as idle what is started when ``need`` asks for it."""
+        self.need: Callable[[int], None] = _nobody
+        """Called with the number of workers that are missing, by the one that reads."""
         self.ending = False
         """Set it to let nothing more out, before ``close``; a plain attribute, so that a signal handler can."""
 
@@ -170,6 +176,8 @@ class Intake:
     def _note_alone(self, suspect: Delivery) -> Delivery:
         if self._runs_alone(suspect):
             self._alone = suspect  # whoever takes it keeps the right to read
+        elif self.unstarted and self._idle.value <= 1:
+            self.need(1)
         return suspect
 
     def left_over(self) -> list[Delivery]:
@@ -210,11 +218,11 @@ class Intake:
 
     def _is_quiet(self) -> bool:
         """True when every worker waits here, so that nothing runs."""
-        return self._idle.value >= self._workers
+        return self._idle.value + self.unstarted >= self._workers
 
     def _read(self) -> list[Delivery]:
-        idle = max(1, self._idle.value)
-        done = self._received - (self._workers - idle)
+        idle = max(1, self._idle.value + min(self.unstarted, _STEP))
+        done = self._received - (self._workers - self.unstarted - max(1, self._idle.value))
         more = self._read_ahead.more(done, monotonic())
         timeout, suspects = self._poll_timeout, self._suspects
         if suspects is not None:
@@ -229,6 +237,8 @@ class Intake:
         if not batch and suspects is not None:
             suspects.nothing_else()
         self._received += len(batch)
+        if self.unstarted and (missing := len(batch) + 1 - self._idle.value) > 0:  # with one to read next
+            self.need(missing)
         if batch and (len(batch[-1].body) > LARGE or self._read_ahead.size > LARGE):
             self._read_ahead.seen(len(batch[-1].body))
         self._received_at = monotonic()
@@ -255,6 +265,10 @@ class Intake:
             logging.INFO if self._outage.was_reported else logging.DEBUG,
             "receiving from %s again after %.1f s", self._queue, seconds or 0.0, extra={"qbridge_queue": self._queue},
         )  # fmt: skip
+
+
+def _nobody(count: int) -> None:
+    """Start no workers."""
 
 
 class Gauge:

@@ -39,6 +39,7 @@ from qbridge_core.work.watch import Bell
 
 _log: Final = logger("qbridge.worker")
 
+_AT_ONCE: Final = 32
 READING_TIME: Final = 1.0
 """Seconds that it may take at least to find out what an exception says."""
 
@@ -327,7 +328,7 @@ def too_many(stuck: int, outside: int) -> TooManyStuckTasksError:
 
 
 class WorkerPool:
-    """A fixed number of worker slots.
+    """A fixed number of worker slots. Beyond the first few, threads are started when there is work for them.
 
     Call ``expire`` again after the seconds it returns, from one thread.
 
@@ -349,12 +350,17 @@ class WorkerPool:
         self._workers: set[Worker] = set()
         self._abandoned: set[Worker] = set()
         self._max_abandoned = max_abandoned
+        self._growing = threading.Lock()
         self.error: BaseException | None = None
 
     def start(self) -> None:
-        """Fill all slots."""
-        for _ in range(self._size):
+        """Fill the slots."""
+        first = min(self._size, _AT_ONCE) if self._job.executor.in_thread else self._size
+        for _ in range(first):
             self._add(None)
+        self._job.intake.need = self._grow
+        self._job.intake.unstarted = self._size - first
+        self._grow(1)  # all of the first may have a task by now, and somebody must read
 
     @property
     def alive(self) -> bool:
@@ -463,6 +469,28 @@ class WorkerPool:
             worker.start()
         except RuntimeError as exc:  # the system has no thread left: what is not settled the broker delivers again
             self.worker_ended(worker, exc)
+
+    def _grow(self, count: int) -> None:
+        """Start so many more workers, as far as there may be more."""
+        with self._growing:
+            self._start_more(min(count, self._job.intake.unstarted))
+
+    def _start_more(self, count: int) -> None:
+        intake = self._job.intake
+        for _ in range(count):
+            worker = Worker(self, self._job)
+            with self._lock:
+                self._workers.add(worker)
+                running = len(self._workers)
+            try:
+                worker.start()
+            except RuntimeError as exc:  # the others go on
+                with self._lock:
+                    self._workers.discard(worker)
+                intake.unstarted = 0
+                _log.warning("no more than %d of %d workers can run: %s", running - 1, self._size, exc)
+                return
+            intake.unstarted -= 1
 
     def _snapshot(self) -> list[Worker]:
         with self._lock:
