@@ -5,10 +5,20 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from qbridge_core import BrokerUnavailableError, ConfigurationError, Outcome, QueueStats, Reason, TaskManager
+from qbridge_core import (
+    BrokerUnavailableError,
+    ConfigurationError,
+    Delivery,
+    Outcome,
+    QueueFullError,
+    QueueStats,
+    Reason,
+    TaskManager,
+)
 from qbridge_core.work.poison.side_queue import SideQueue
 from support.suspects import CountingClient, suspected
 from support.wait import wait_for
@@ -133,6 +143,27 @@ def test_max_crashes_must_leave_room_for_a_run_alone(client: CountingClient, val
     """One death can be a neighbour's fault, so fewer than two are refused."""
     with pytest.raises(ConfigurationError, match="max_crashes"):
         TaskManager(client, print, "q", "dead", max_crashes=value)  # type: ignore[arg-type]
+
+
+class FullSideQueue(CountingClient):
+    """A broker that takes nothing into the side queue."""
+
+    def reject(self, delivery: Delivery, requeue: bool = True, **options: Any) -> None:
+        """Refuse to move a message."""
+        if options.get("queue"):
+            raise QueueFullError("no room for suspects")
+        super().reject(delivery, requeue, **options)
+
+
+def test_g19_a_suspect_that_cannot_be_put_apart_runs_beside_others(caplog: pytest.LogCaptureFixture) -> None:
+    """It neither waits for room in the side queue nor goes round, and the log says why."""
+    with FullSideQueue() as client:
+        client.declare("q", "dead")
+        client.deaths["q"] = suspected(b"suspect")
+        client.send_many("q", ["suspect", "task"])
+        report = TaskManager(client, lambda _: None, "q", "dead", max_workers=2).run_until_idle(30.0)
+    assert (report.succeeded, report[Outcome.HANDED_BACK]) == (2, 0)
+    assert "cannot run apart: no room for suspects" in caplog.text
 
 
 class DeafClient(CountingClient):

@@ -209,6 +209,40 @@ def test_g6_what_was_only_read_ahead_when_a_channel_ended_is_not_suspected(
     assert all(delivery.redelivered and not delivery.suspected for delivery in back)
 
 
+@pytest.mark.parametrize("end", ["stop", "lost channel"])
+def test_g6_a_suspect_that_nobody_has_run_stays_suspected(
+    make_client: MakeClient, url: str, unique_name: str, hold: Hold, end: str
+) -> None:
+    """What a dead worker held and the next one gives back, from its buffer too, or loses with its channel."""
+    client = make_client(url)
+    client.declare(unique_name)
+    client.send_many(unique_name, range(4))
+    kill(hold(unique_name, 4))
+    client.subscribe(unique_name, 10)
+    session = client._broker
+    assert session is not None
+    consumer = session.consumers.of(unique_name)
+    wait_for(lambda: consumer.in_flight == 4, 10.0, "they are read ahead")
+    one, two = wait_for(lambda: client.receive(unique_name, 2, 1.0), 10.0)
+    assert one.suspected
+    client.reject(one)
+    if end == "stop":
+        client.reject(two, delay=0.1)
+        client.unsubscribe(unique_name)
+        client.flush()
+        client.disconnect()
+        client = make_client(url)
+    else:
+        channel = consumer.channel
+        assert channel is not None
+        session.io.post(lambda: channel.amqp.basic_ack(4711))  # the broker closes a channel for an unknown tag
+        wait_for(lambda: channel.lost, 10.0)
+        client.reject(two)
+    back = [take(client, unique_name) for _ in range(4)]
+    assert len({delivery.body for delivery in back}) == 4
+    assert all(delivery.suspected and not delivery.crashes for delivery in back)
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
 def test_g6_a_crash_of_the_broker_makes_no_suspects(

@@ -352,8 +352,8 @@ class QueueClient(ABC):
         """Settle a delivery: the work is not done. Returns when the broker holds the message's next state.
 
         * ``requeue=True`` without ``failure``: hand it back, for now or (with ``delay``) for later; nothing is counted,
-          neither attempts nor crashes, and what was counted before stays. Whether it goes to the front or to the end of
-          its queue is the backend's choice. ``queue`` means nothing here.
+          neither attempts nor crashes, and what was counted or suspected before stays. Whether it goes to the front or
+          to the end of its queue is the backend's choice. ``queue`` means nothing here.
         * ``requeue=True`` with ``failure``: another attempt after ``delay`` seconds; ``failure.retry_headers()``
           travel with it, and the next delivery shows ``attempts == failure.attempts``. With ``queue`` it goes to that
           queue instead of its own; the queue is created when missing.

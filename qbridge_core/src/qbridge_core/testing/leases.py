@@ -54,6 +54,28 @@ class LeaseTests(Backend):
         assert client.flush()
         assert other.receive(queue, 1, 0.2) == []
 
+    def test_g8_a_hand_back_keeps_a_suspicion(
+        self, make_client: MakeClient, client: QueueClient, queue: str, broker_url: str
+    ) -> None:
+        """What a killed process held stays counted or suspected when a worker has given it back, read ahead or not."""
+        if not client.capabilities.crashes:
+            pytest.skip("crashes is not claimed")
+        client.publish(queue, b"x")
+        with Child(self, broker_url, hold, queue) as child:
+            child.tell()
+            assert child.line() == "1", "another process does not get the message"
+            child.kill()
+            worker = make_client()
+            worker.subscribe(queue, 1)
+            delivery = self.receive_one(worker, queue, self.redelivery_timeout)
+            known = delivery.crashes, delivery.suspected
+            worker.reject(delivery, requeue=True)
+            worker.unsubscribe(queue)
+            assert worker.flush()
+        again = self.receive_one(make_client(), queue, self.redelivery_timeout)
+        assert known != (0, False), "a death is not counted"
+        assert (again.crashes, again.suspected) == known, "a death is forgotten with a hand-back"
+
     def _count_once(self, client: QueueClient, delivery: Delivery, crashes: int) -> None:
         """What a failure writes beside a message has been counted in it: the broker does not count it again."""
         failure = a_failure(delivery.queue, attempts=1, crashes=crashes)

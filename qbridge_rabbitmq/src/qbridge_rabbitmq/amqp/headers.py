@@ -43,6 +43,8 @@ PERSISTENT: Final = b"\x02"
 CARRIED_CC: Final = HEADER_PREFIX + "cc"
 # Tells a copy from its original, which has the same message id and body. Not for applications, so not in ``meta``.
 MARK: Final = HEADER_PREFIX + "copy"
+# On a copy that goes back to its queue: the original may have killed a worker. The broker says nothing of a copy.
+SUSPECTED: Final = HEADER_PREFIX + "suspected"
 _BROKERS_OWN: Final = {"x-death", "x-delivery-count", "x-acquired-count"}
 _BROKERS_OWN_PREFIXES: Final = ("x-first-death-", "x-last-death-")
 DELIVERY_COUNT: Final = "x-delivery-count"

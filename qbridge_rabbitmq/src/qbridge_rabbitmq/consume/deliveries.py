@@ -41,6 +41,7 @@ class Deliveries:
                 handed += deliveries
             else:
                 self._lost.note_unstarted([likeness(queue, delivery.tag.trace) for delivery in deliveries])
+                self._lost.note_suspects(queue, [delivery.tag for delivery in deliveries])
         return [delivery for delivery in handed if self._is_first(delivery)]
 
     def _is_first(self, delivery: Delivery) -> bool:
@@ -83,5 +84,5 @@ def _delivery(queue: str, arrival: Arrival) -> Delivery:
         redelivered=redelivered,
         meta=meta,
         tag=arrival,
-        suspected=suspected,
+        suspected=suspected or headers.SUSPECTED in meta,
     )

@@ -56,9 +56,7 @@ class Redeliveries:
             return
         self._lost.adopt(channel)
         self.note_unstarted(unread)
-        for arrival in unread:
-            if arrival.handback is not None:
-                self._lost.note_handback(self._exact(arrival), arrival.handback)
+        self._lost.note_suspects(self._queue, unread)
 
     def _investigate(self, arrival: Arrival) -> Arrival | None:
         lost = self._lost

@@ -23,7 +23,7 @@ from typing import Final
 
 from qbridge_core.backend import Delivery, GrowingPause, logger, monotonic
 from qbridge_rabbitmq.recovery.duplicates import Duplicates
-from qbridge_rabbitmq.state.identity import Key, key_of
+from qbridge_rabbitmq.state.identity import Key, exact, key_of
 from qbridge_rabbitmq.state.in_flight import Arrival, DeliveryChannel, Handback
 
 _log: Final = logger("qbridge.rabbitmq")
@@ -122,6 +122,13 @@ class LostDeliveries:
             for key in keys:
                 _add_one(self._unstarted, key, now)
         self.expire()
+
+    def note_suspects(self, queue: str, arrivals: Iterable[Arrival]) -> None:
+        """Of those that were lost so, what was known when they came (in any thread)."""
+        for arrival in arrivals:
+            if arrival.suspected or arrival.handback is not None:
+                handback = arrival.handback or Handback(None, arrival.suspected)
+                self.note_handback(exact(queue, arrival.properties, arrival.body), handback)
 
     def replace(self, queue: str, arrival: Arrival) -> None:
         """A copy of it exists: acknowledge it now, or when its channel is lost meanwhile, as soon as it comes back.

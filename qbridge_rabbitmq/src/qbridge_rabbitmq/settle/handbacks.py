@@ -37,8 +37,9 @@ class Handbacks:
         self._lost = lost
 
     def copy_of(self, queue: str, arrival: Arrival) -> Publication:
-        """The copy of a message that goes back to its queue, nothing counted."""
-        properties = copies.handed_back(arrival.properties, self._sender.room)
+        """The copy of a message that goes back to its queue, nothing counted and no suspicion lost."""
+        suspicion = {headers.SUSPECTED: 1} if arrival.suspected else None
+        properties = copies.handed_back(arrival.properties, self._sender.room, suspicion)
         if arrival.handback is not None:
             self._lost.note_handback(exact(queue, properties, arrival.body), arrival.handback)
         return Publication("", queue, properties, arrival.body)

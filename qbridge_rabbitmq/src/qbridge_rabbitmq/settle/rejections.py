@@ -144,8 +144,8 @@ class Rejections:
 
     def _remember(self, delivery: Delivery, *, came_back: bool = False) -> None:
         """Recognize the message when it comes again, if there is something to know about it."""
-        if came_back or delivery.noted is not None:
-            arrival: Arrival = delivery.tag
+        arrival: Arrival = delivery.tag
+        if came_back or delivery.noted is not None or arrival.suspected:
             key = exact(delivery.queue, arrival.properties, arrival.body)
             self._lost.note_handback(key, Handback(delivery.noted, delivery.suspected))
 
@@ -217,6 +217,8 @@ class Rejections:
 
     def _retry(self, delivery: Delivery, delay: float, failure: Failure | None, queue: str) -> None:
         ours = failure.retry_headers() if failure is not None else copies.history(delivery.meta)
+        if failure is None and delivery.suspected:
+            ours[headers.SUSPECTED] = 1
         task_id = failure.task_id if failure is not None else ""
         arrival: Arrival = delivery.tag
         duplicates = self._lost.duplicates

@@ -51,8 +51,7 @@ class PoisonRule:
             doubtful = delivery.suspected or delivery.crashes > meta_int(delivery.meta, CRASHES)
             if not doubtful and (self._rules.processes or SUSPICIONS in delivery.meta):
                 return True  # it killed child processes at most, or a child has lived through it since then
-            self._isolate(delivery, task_id, doubtful)
-            return False
+            return self._isolate(delivery, task_id, doubtful)
         if self.dead_letter_poison(delivery, task_id):
             return False
         self._side_queue.began(task_id)
@@ -70,8 +69,11 @@ class PoisonRule:
         self._settler.dead_letter(delivery, self._settler.failure(delivery, explanation, task_id, delivery.attempts))
         return True
 
-    def _isolate(self, delivery: Delivery, task_id: str, doubtful: bool) -> None:
-        """Have the message run apart. However often it was suspected, only a death that it causes there counts."""
+    def _isolate(self, delivery: Delivery, task_id: str, doubtful: bool) -> bool:
+        """Have the message run apart. However often it was suspected, only a death that it causes there counts.
+
+        True when the broker refuses that: then it runs here, rather than never.
+        """
         side_queue = self._side_queue
         beside = side_queue.may_run_beside
         known = meta_int(delivery.meta, CRASHES) if beside else delivery.crashes  # in a child all charges are exact
@@ -94,13 +96,14 @@ class PoisonRule:
         except RefusedError as refused:
             if isinstance(refused.__cause__, MessageTooLargeError):
                 self._settler.dead_letter(delivery, unrepeatable(failure, refused.__cause__))
-            else:
-                self._settler.give_back(delivery, refused.__cause__, lambda: fields)
-            return
+                return False
+            _log.error("task %s cannot run apart: %s; it runs beside others", task_id, refused.__cause__, extra=fields)
+            return True
         if moved:
             why = "was held by a worker that died" if doubtful else "has killed a process"
             _log.warning("task %s %s; it runs apart now", task_id, why, extra=fields)
             side_queue.moved()
+        return False
 
     def crashed_apart(self, run: Run, process: str, how: str) -> None:
         """The child process that ran a suspect, and nothing else, died: charge it."""
