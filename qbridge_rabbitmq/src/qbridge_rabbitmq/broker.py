@@ -18,6 +18,7 @@ from qbridge_rabbitmq.publish.publisher import Publisher
 from qbridge_rabbitmq.publish.sender import Sender
 from qbridge_rabbitmq.queues.declarations import Declarations
 from qbridge_rabbitmq.queues.locks import Locks
+from qbridge_rabbitmq.queues.pending_delays import PendingDelays
 from qbridge_rabbitmq.queues.policies import Policies
 from qbridge_rabbitmq.queues.requests import Requests, Steps
 from qbridge_rabbitmq.recovery.lost_deliveries import LostDeliveries
@@ -47,6 +48,7 @@ class ConnectedBroker:
         consumers: where messages come from.
         receiving: takes them from there.
         lost_deliveries: what was in flight when a channel ended.
+        pending_delays: what was delayed when a connection ended.
         deliveries: makes them of what has arrived.
         delayed: publishes what shall come later.
         acknowledgements: end deliveries.
@@ -58,6 +60,7 @@ class ConnectedBroker:
     def __init__(self, endpoint: Endpoint, declarations: Declarations, policies: Policies | None = None) -> None:
         options = endpoint.options
         self.lost_deliveries = lost = LostDeliveries()
+        self.pending_delays = PendingDelays()
         self.publisher = Publisher()
         self.connections = connections = Connections(
             endpoint,
@@ -71,8 +74,8 @@ class ConnectedBroker:
         self.sender = Sender(connections, self.publisher, options.publish_timeout)
         self.consumers = Consumers(connections, self._restore, lost, options.request_timeout)
         self.acknowledgements = Acknowledgements(self.io, lost)
-        self.deliveries = Deliveries(lost, self.acknowledgements.acknowledge)
-        self.delayed = DelayedSender(self.sender, requests, declarations)
+        self.deliveries = Deliveries(lost, self.pending_delays, self.acknowledgements.acknowledge)
+        self.delayed = DelayedSender(self.sender, requests, declarations, self.pending_delays)
         self.handbacks = Handbacks(self.io, self.sender, lost)
         self.rejections = Rejections(
             self.io,
@@ -126,6 +129,7 @@ class ConnectedBroker:
     # ------------------------------------------------------------------ I/O thread
 
     def _consuming_up(self, connection: AmqpConnection) -> None:
+        self.pending_delays.back()
         self._declarations.connected(_version(connection))
         if self._policies is not None:
             self._policies.check()  # it may be another server
@@ -137,6 +141,7 @@ class ConnectedBroker:
         yield from self._declarations.restore_all()
 
     def _consuming_down(self, reason: BaseException) -> None:
+        self.pending_delays.lost()
         self.requests.down(reason)
         self.consumers.down(reason)
 

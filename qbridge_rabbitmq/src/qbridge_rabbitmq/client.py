@@ -172,7 +172,8 @@ class RabbitMQClient(QueueClient):
         consumer = broker.consumers.existing(queue)
         before = consumer.in_flight if consumer is not None else 0
         # In the order in which messages move, so that one that moves meanwhile is counted twice and never missed.
-        delayed = broker.requests.call(what, self._declarations.count_delayed(queue))
+        counted = broker.requests.call(what, self._declarations.count_delayed(queue))
+        delayed = max(counted, broker.pending_delays.count(queue))
         ready = broker.requests.call(what, self._declarations.count(queue))
         if consumer is None:
             return QueueStats(ready, 0, delayed)

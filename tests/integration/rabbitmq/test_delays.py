@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,8 +20,10 @@ from qbridge_core import (
 )
 from qbridge_rabbitmq import RabbitMQClient
 from qbridge_rabbitmq.publish.publisher import Batch
-from qbridge_rabbitmq.queues import delays
+from qbridge_rabbitmq.queues import delays, pending_delays
+from qbridge_rabbitmq.queues.declarations import Declarations
 from support.brokers import RabbitMQBroker
+from support.proxy import TCPProxy
 from support.wait import wait_for
 
 
@@ -199,3 +202,48 @@ def test_g14_a_dead_queue_of_delays_does_not_stop_the_work(
     assert (report.succeeded, report.retried) == (4, 4)
     assert len(runs) == 8
     assert "does not confirm delays" in caplog.text
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["comes here", "comes elsewhere"])
+def test_g14_what_was_delayed_is_not_forgotten_while_the_broker_comes_back(
+    make_client: MakeClient, amqp_url: str, unique_name: str, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
+) -> None:
+    """A queue of delays that is not up yet counts as empty; what this client had put there is not gone for that."""
+    monkeypatch.setattr(pending_delays, "LATE", 3.0 if elsewhere else 60.0)
+    other = make_client(amqp_url)
+    with TCPProxy.to(amqp_url) as proxy:
+        client = make_client(proxy.through(amqp_url), reconnect_delay_max=0.2)
+        client.declare(unique_name)
+        client.publish(unique_name, b"early", delay=0.1)
+        client.ack(client.receive(unique_name, 1, 20.0)[0])
+        client.publish(unique_name, b"x", delay=5.0)
+        monkeypatch.setattr(Declarations, "count_delayed", _none)
+        assert client.stats(unique_name).delayed == 0, "the count can be believed"
+        session = client._broker
+        assert session is not None
+        before = session.connections.times_connected
+        proxy.reset()
+        wait_for(lambda: session.connections.times_connected > before, 20.0, "connected again")
+        wait_for(lambda: _delayed(client, unique_name) == 1, 20.0, "it is somewhere")
+        taker = other if elsewhere else client
+        (delivery,) = taker.receive(unique_name, 1, 20.0)
+        assert delivery.body == b"x"
+        if not elsewhere:
+            assert client.stats(unique_name).delayed == 0
+        taker.ack(delivery)
+        taker.flush()
+        wait_for(lambda: _delayed(client, unique_name) == 0, 20.0, "in the end it is believed to be gone")
+
+
+def _none(self: Declarations, queue: str) -> Iterator[Any]:
+    """As the broker counts what is not up."""
+    del self, queue
+    return 0
+    yield
+
+
+def _delayed(client: RabbitMQClient, queue: str) -> int:
+    try:
+        return client.stats(queue).delayed
+    except TransientError:
+        return -1

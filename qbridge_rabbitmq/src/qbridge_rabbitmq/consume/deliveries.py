@@ -15,6 +15,7 @@ from qbridge_core.backend import (
 )
 from qbridge_rabbitmq.amqp import headers
 from qbridge_rabbitmq.queues import delays
+from qbridge_rabbitmq.queues.pending_delays import PendingDelays
 from qbridge_rabbitmq.recovery.lost_deliveries import LostDeliveries
 from qbridge_rabbitmq.state.identity import likeness
 from qbridge_rabbitmq.state.in_flight import Arrival, DeliveryChannel
@@ -25,11 +26,13 @@ class Deliveries:
 
     Args:
         lost: what was in flight when a channel ended.
+        pending: what was delayed.
         acknowledge: ends a twin.
     """
 
-    def __init__(self, lost: LostDeliveries, acknowledge: Callable[[Delivery], None]) -> None:
+    def __init__(self, lost: LostDeliveries, pending: PendingDelays, acknowledge: Callable[[Delivery], None]) -> None:
         self._lost = lost
+        self._pending = pending
         self._acknowledge = acknowledge
 
     def hand_out(self, queue: str, arrivals: Sequence[Arrival]) -> list[Delivery]:
@@ -51,6 +54,8 @@ class Deliveries:
         if not delayed and not duplicates.marks:
             return True
         content = headers.read(properties)
+        if delayed:
+            self._pending.came(content.mark)
         # One without an id could not be recognized after a loss of the connection, and its twin may be all that is
         # left.
         delayed = delayed and bool(content.mark and content.message_id)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from qbridge_core.backend import UnroutableError, check_queue_name
+from qbridge_rabbitmq.amqp import headers
 from qbridge_rabbitmq.publish.publisher import Publication
 from qbridge_rabbitmq.publish.sender import Sender
 from qbridge_rabbitmq.queues import delays
 from qbridge_rabbitmq.queues.declarations import Declarations
+from qbridge_rabbitmq.queues.pending_delays import PendingDelays
 from qbridge_rabbitmq.queues.requests import Requests
 
 
@@ -17,9 +19,11 @@ class DelayedSender:
         sender: publishes.
         requests: has the levels declared that are missing.
         declarations: knows those that are there.
+        pending: remembers what is under way.
     """
 
-    def __init__(self, sender: Sender, requests: Requests, declarations: Declarations) -> None:
+    def __init__(self, sender: Sender, requests: Requests, declarations: Declarations, pending: PendingDelays) -> None:
+        self._pending = pending
         self._sender = sender
         self._requests = requests
         self._declarations = declarations
@@ -45,4 +49,5 @@ class DelayedSender:
                     raise
                 declared.forget_levels(queue)  # somebody deleted them
             else:
+                self._pending.sent(queue, headers.read(message.properties).mark, delay)
                 return
