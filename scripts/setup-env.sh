@@ -67,5 +67,5 @@ echo "Installing QBridge and its tools into $venv."
     --editable ./qbridge_rabbitmq \
     --editable ./qbridge_redis \
     --editable ./qbridge_memory \
-    --editable './qbridge_kombu[sqlalchemy]' \
+    --editable './qbridge_kombu[redis,sqlalchemy]' \
     --group dev

@@ -46,6 +46,17 @@ class TestSQLite(TestMemory):
         return f"kombu+sqlalchemy:///{tmp_path}/queues.db?dialect=sqlite"
 
 
+class TestRedis(TestMemory):
+    """``kombu+redis://`` on the run's server."""
+
+    outage_options = {"connect_timeout": 2.0, "request_timeout": 2.0, "publish_timeout": 2.0}
+
+    @pytest.fixture
+    def broker_url(self, redis_url: str) -> str:
+        """The URL of the run's server."""
+        return f"kombu+{redis_url}"
+
+
 class TestAMQP(OwnBackend):
     """``kombu+amqp://`` on the run's server."""
 

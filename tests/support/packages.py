@@ -30,6 +30,8 @@ PACKAGES: Final[dict[str, list[str]]] = {
         "kombu+any",
         "kombu+filesystem",
         "kombu+memory",
+        "kombu+redis",
+        "kombu+rediss",
         "kombu+sqlalchemy",
     ],
 }

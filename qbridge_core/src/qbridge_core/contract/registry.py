@@ -58,6 +58,8 @@ _EXTRAS: Final = {
     "kombu+any": "kombu",
     "kombu+filesystem": "kombu",
     "kombu+memory": "kombu",
+    "kombu+redis": "kombu",
+    "kombu+rediss": "kombu",
     "kombu+sqlalchemy": "kombu",
 }
 

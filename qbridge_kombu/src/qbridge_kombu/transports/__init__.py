@@ -13,6 +13,8 @@ SCHEMES: Final[Mapping[str, str]] = {
     "kombu+any": "store:AnyTransport",
     "kombu+filesystem": "filesystem:FilesystemTransport",
     "kombu+memory": "memory:MemoryTransport",
+    "kombu+redis": "redis_lists:RedisListsTransport",
+    "kombu+rediss": "redis_lists:RedisListsTransport",
     "kombu+sqlalchemy": "database:DatabaseTransport",
 }
 """What serves each scheme."""
