@@ -1,11 +1,14 @@
 """The kombu backend adopts the suite, on one transport of each kind."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from conformance.own_backends import OwnBackend
 from qbridge_core.testing import FaultConformance, FaultyBroker
+from support.brokers import RabbitMQBroker
 
 
 class TestMemory(OwnBackend):
@@ -38,12 +41,16 @@ class TestFilesystem(TestMemory):
 
 
 class TestSQLite(TestMemory):
-    """``kombu+sqlalchemy://`` on a file of SQLite."""
+    """``kombu+sqlalchemy://`` on a file of SQLite, where the system has one in memory: each change waits for a disk."""
+
+    options = {"allow_loss": True, "max_message_bytes": 2**21}
 
     @pytest.fixture
-    def broker_url(self, tmp_path: Path) -> str:
+    def broker_url(self, tmp_path: Path) -> Iterator[str]:
         """A new file."""
-        return f"kombu+sqlalchemy:///{tmp_path}/queues.db?dialect=sqlite"
+        memory = Path("/dev/shm")
+        with TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as folder:
+            yield f"kombu+sqlalchemy:///{folder}/queues.db?dialect=sqlite"
 
 
 class TestRedis(TestMemory):
@@ -69,6 +76,14 @@ class TestAMQP(OwnBackend):
         return f"kombu+{amqp_url}"
 
 
+class ThroughKombu:
+    """A server with the URL that leads to it through kombu."""
+
+    def __init__(self, broker: RabbitMQBroker) -> None:
+        self.url = f"kombu+{broker.url}"
+        self.start, self.kill = broker.start, broker.kill
+
+
 @pytest.mark.faults
 class TestAMQPFaults(FaultConformance):
     """``kombu+amqp://`` on a server that is killed."""
@@ -76,7 +91,6 @@ class TestAMQPFaults(FaultConformance):
     queue_age = 2.0
 
     @pytest.fixture
-    def faulty_broker(self, private_rabbitmq: FaultyBroker) -> FaultyBroker:
+    def faulty_broker(self, private_rabbitmq: RabbitMQBroker) -> FaultyBroker:
         """A server of the test's own."""
-        private_rabbitmq.url = f"kombu+{private_rabbitmq.url}"
-        return private_rabbitmq
+        return ThroughKombu(private_rabbitmq)

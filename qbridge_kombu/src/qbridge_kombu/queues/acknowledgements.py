@@ -85,6 +85,7 @@ class Acknowledgements:
             mine = [tag for tag in batch if not transport.bound_to_session or tag.session is session]
             if mine:
                 transport.acknowledge(session, mine[0].name, [tag.received for tag in mine])
+                transport.confirm_acknowledged(session)  # or what went into the void would run again
             with self._lock:
                 for _ in batch:
                     waiting.popleft()

@@ -14,7 +14,6 @@ from qbridge_core.backend import (
     PermanentError,
     QBridgeError,
     QueueFullError,
-    TransientError,
     monotonic,
 )
 from qbridge_kombu.connection.broker import log
@@ -72,17 +71,7 @@ class Settling:
 
     def flush(self, seconds: float) -> bool:
         """Whether the broker has carried out all that was acknowledged, within so many seconds."""
-        deadline, transport = monotonic() + seconds, self._context.transport
-        if not self._acknowledgements.flush(seconds):
-            return False
-        if not transport.bound_to_session:
-            return True
-        for thread in self._context.receivers():
-            try:
-                thread.call(transport.confirm_acknowledged, "flush", max(_LEAST_FLUSH, deadline - monotonic()))
-            except (TransientError, UncertainError):
-                return False
-        return True
+        return self._acknowledgements.flush(seconds)
 
     def stop(self, deadline: float) -> None:
         """Send what is acknowledged, and give back the rest."""

@@ -197,6 +197,7 @@ def _written(channel: Any, message: Outgoing) -> Any:
     properties = dict(message.properties)
     return channel.prepare_message(
         message.body,
+        priority=properties.pop("priority", None),
         content_type=properties.pop("content_type", CONTENT_TYPE),
         content_encoding=properties.pop("content_encoding", CONTENT_ENCODING),
         headers=_packed(message.headers),

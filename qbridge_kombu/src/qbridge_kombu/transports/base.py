@@ -164,7 +164,10 @@ class Transport(ABC):
         """Remove these from the broker. Those that are gone already are no error."""
 
     def confirm_acknowledged(self, session: Session) -> None:  # noqa: B027 - optional
-        """Return when the broker has carried out what :meth:`acknowledge` sent. Nothing where that waits itself."""
+        """Return when the broker has carried out what :meth:`acknowledge` sent; called after each batch of those.
+
+        Nothing where that waits itself.
+        """
 
     def release(self, session: Session, name: str, received: Sequence[Received]) -> bool:
         """Give these back without a copy, for others to have at once; False when the broker cannot do that.

@@ -41,7 +41,7 @@ class FilesystemTransport(VirtualTransport):
         root = f"/{url.path}" if url.path else None
         if url.host:
             raise ConfigurationError(f"{url.scheme}:// takes a folder and no host: {url.scheme}:///var/spool/jobs")
-        if root is None and set(options) < set(self.options):
+        if root is None and not all(name in options for name in self.options):
             raise ConfigurationError(
                 f"{url.scheme}:// needs a folder, as in {url.scheme}:///var/spool/jobs, or the options "
                 f"{', '.join(sorted(self.options))}"

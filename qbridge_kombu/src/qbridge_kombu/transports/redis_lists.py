@@ -19,7 +19,7 @@ _NO_RIGHT: Final = ("NOAUTH", "WRONGPASS", "NOPERM")
 
 
 class RedisListsTransport(StoreTransport):
-    """``kombu+redis://``, ``kombu+rediss://``: the lists that Celery uses. ``redis://`` of qbridge-redis loses nothing."""
+    """``kombu+redis://``, ``kombu+rediss://``: lists, as Celery uses them. ``redis://`` of qbridge-redis loses nothing."""
 
     required = "'kombu[redis]'"
     capabilities = replace(StoreTransport.capabilities, browse=True, ordered=True, exact_stats=True)
@@ -40,7 +40,7 @@ class RedisListsTransport(StoreTransport):
         }
 
     def connected(self, session: Session) -> None:
-        """Have each command sent once: redis-py repeats one whose reply was lost, and a message would be there twice."""
+        """Have each command sent once: redis-py repeats one whose reply was lost, and a message is there twice."""
         from redis.backoff import NoBackoff
         from redis.retry import Retry
 

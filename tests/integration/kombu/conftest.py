@@ -1,0 +1,52 @@
+"""Fixtures for the tests of the kombu backend: clients that are closed in the end, and brokers of the test's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from qbridge_kombu import KombuClient
+
+MakeClient = Callable[..., KombuClient]
+
+
+@pytest.fixture
+def make_client() -> Iterator[MakeClient]:
+    """Make connected clients that are disconnected after the test."""
+    clients: list[KombuClient] = []
+
+    def make(url: str, **options: object) -> KombuClient:
+        client = KombuClient(url, **options)
+        client.connect()
+        clients.append(client)
+        return client
+
+    yield make
+    for client in clients:
+        client.disconnect()
+
+
+@pytest.fixture
+def folder_url(tmp_path: Path) -> str:
+    """The URL of a folder of the test's own."""
+    return f"kombu+filesystem://{tmp_path}/queues?allow_loss=true"
+
+
+@pytest.fixture
+def file_url(tmp_path: Path) -> str:
+    """The URL of an SQLite file of the test's own."""
+    return f"kombu+sqlalchemy:///{tmp_path}/queues.db?dialect=sqlite&allow_loss=true"
+
+
+@pytest.fixture
+def amqp(amqp_url: str) -> str:
+    """The run's RabbitMQ, through kombu."""
+    return f"kombu+{amqp_url}"
+
+
+@pytest.fixture
+def queue(unique_name: str) -> str:
+    """The name of a queue of the test's own."""
+    return unique_name

@@ -1,0 +1,109 @@
+"""What the kombu backend refuses, and how it says so."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+import pytest
+
+from qbridge_core import (
+    AuthenticationError,
+    BrokerUnavailableError,
+    ConfigurationError,
+    InvalidURLError,
+    UnknownOptionError,
+    connect,
+)
+from qbridge_kombu import KombuClient
+from qbridge_kombu.transports import SCHEMES
+from support.brokers import free_port
+
+LOSSY = [
+    "kombu+memory://", "kombu+filesystem:///tmp/jobs", "kombu+sqlalchemy:////tmp/jobs.db?dialect=sqlite",
+    "kombu+redis://localhost", "kombu+any://?transport=kombu.transport.memory:Transport",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("url", LOSSY, ids=lambda url: url.partition(":")[0])
+def test_a_transport_that_loses_what_a_dead_worker_held_is_refused(url: str) -> None:
+    """Nobody is to use one by accident; whoever says that it is allowed gets one that claims no more than it can."""
+    with pytest.raises(ConfigurationError, match="allow_loss=True"):
+        KombuClient(url)
+    capabilities = KombuClient(url, allow_loss=True).capabilities
+    assert not capabilities.redelivers
+    assert not capabilities.durable
+    assert not capabilities.crashes
+
+
+def test_a_transport_that_keeps_messages_needs_no_permission() -> None:
+    """AMQP redelivers, and says so."""
+    capabilities = KombuClient("kombu+amqp://localhost").capabilities
+    assert capabilities.redelivers
+    assert capabilities.durable
+
+
+@pytest.mark.parametrize("scheme", sorted(SCHEMES))
+def test_an_unknown_option_is_named_with_those_that_there_are(scheme: str) -> None:
+    """Of each transport, its own among them."""
+    with pytest.raises(UnknownOptionError, match=r"visibility.*known options: .*allow_loss.*request_timeout"):
+        KombuClient(f"{scheme}://", visibility=30)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("kombu+filesystem://", "needs a folder"),
+        ("kombu+filesystem://host/folder", "no host"),
+        ("kombu+sqlalchemy:////tmp/jobs.db", "dialect"),
+        ("kombu+any://host", "transport=package.module:Class"),
+        ("kombu+any://host?transport=no-module", "transport=package.module:Class"),
+        ("kombu+amqp://one,two", "one host"),
+        ("kombu+amqp://one?queue_type=odd", "queue_type"),
+    ],
+)
+def test_a_url_that_says_too_little_or_too_much_is_refused(url: str, words: str) -> None:
+    """Before anything is connected."""
+    with pytest.raises(ConfigurationError, match=words):
+        KombuClient(url, allow_loss=True)
+
+
+def test_a_scheme_without_a_transport_is_refused() -> None:
+    """The class used directly names the schemes that it has."""
+    with pytest.raises(InvalidURLError, match=r"kombu\+amqp"):
+        KombuClient("kombu+kafka://localhost")
+
+
+def test_what_is_not_installed_is_said_with_what_to_install(monkeypatch: pytest.MonkeyPatch, file_url: str) -> None:
+    """SQLAlchemy does not come with kombu."""
+    monkeypatch.setitem(sys.modules, "sqlalchemy", None)
+    monkeypatch.delitem(sys.modules, "kombu.transport.sqlalchemy", raising=False)
+    monkeypatch.setattr("kombu.transport._transport_cache", {})
+    with pytest.raises(ConfigurationError, match=r"pip install 'kombu\[sqlalchemy\]'"):
+        KombuClient(file_url).connect()
+
+
+def test_a_transport_that_cannot_be_imported_is_named() -> None:
+    """The class of ``kombu+any://`` is found when the client connects."""
+    client = KombuClient("kombu+any://?transport=no_such_module_here:Transport", allow_loss=True)
+    with pytest.raises(ConfigurationError, match="no_such_module_here"):
+        client.connect()
+
+
+def test_wrong_credentials_are_no_outage(amqp_url: str) -> None:
+    """They are an error of their own, and the password is in none of its parts."""
+    address, password = amqp_url.partition("@")[2], "-".join(["s3cret", "word"])
+    with pytest.raises(AuthenticationError) as caught:
+        connect(f"kombu+amqp://guest:{password}@{address}")
+    assert password not in "".join(traceback.format_exception(caught.value))
+    assert caught.value.__cause__ is not None
+
+
+@pytest.mark.parametrize("scheme", ["kombu+amqp", "kombu+redis"])
+def test_a_broker_that_is_away_is_an_error_with_its_cause_and_without_the_password(scheme: str) -> None:
+    """The driver's exception is the cause; whatever has the password in it does not cross."""
+    password, options = "-".join(["s3cret", "word"]), {} if "amqp" in scheme else {"allow_loss": True}
+    with pytest.raises(BrokerUnavailableError) as caught:
+        connect(f"{scheme}://user:{password}@localhost:{free_port()}", **options)
+    assert password not in "".join(traceback.format_exception(caught.value))
+    assert isinstance(caught.value.__cause__, Exception)
