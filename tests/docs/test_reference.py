@@ -17,6 +17,8 @@ import qbridge_memory
 import qbridge_rabbitmq
 import qbridge_redis
 from qbridge_core import QBridgeError, Supervisor, TaskManager, UnknownOptionError, connect, errors, hookspecs
+from qbridge_kombu import KombuClient
+from qbridge_kombu.transports import SCHEMES
 from support.pages import DOCS, PAGES, ROOT, name
 
 
@@ -46,12 +48,35 @@ def test_the_settings_have_every_argument(described: type[object]) -> None:
 def test_the_settings_have_every_option() -> None:
     """The table of options has what the backends know, no more and no less."""
     known = set()
-    for url in ("amqps://localhost/", "rediss+sentinel://localhost/mymaster"):
+    own = ("amqps://localhost/", "rediss+sentinel://localhost/mymaster")
+    for url in (*own, *(f"{scheme}://" for scheme in SCHEMES)):
         with pytest.raises(UnknownOptionError) as caught:
             connect(url, no_such_option=1)
         known |= set(str(caught.value).partition("known options: ")[2].split(", "))
     table = table_after(DOCS / "settings.md", "| Backend | Option")
     assert set(re.findall(r"`([a-z_]+)(?:=[^`]*)?`", table)) == known
+
+
+ENOUGH = {
+    "kombu+any": "kombu+any://?transport=a.b:C",
+    "kombu+filesystem": "kombu+filesystem:///tmp/jobs",
+    "kombu+sqlalchemy": "kombu+sqlalchemy:////tmp/jobs.db?dialect=sqlite",
+}
+"""URLs of those transports for which a scheme is not enough."""
+
+
+def test_the_page_of_kombu_claims_what_the_transports_do() -> None:
+    """Each scheme has a row, and each cell is what its client says of itself."""
+    table = table_after(DOCS / "kombu.md", "## What each one can promise\n")
+    header = (DOCS / "kombu.md").read_text(encoding="utf-8").partition("| Scheme |")[2].splitlines()[0]
+    names = re.findall(r"`(\w+)`", header)
+    rows = [line for line in table.splitlines() if line.startswith("| `kombu")]
+    shown = {scheme: re.findall(r"\b(yes|no)\b", row) for row in rows for scheme in re.findall(r"`(kombu\+\w+)`", row)}
+    claimed = {}
+    for scheme in SCHEMES:
+        capabilities = KombuClient(ENOUGH.get(scheme, f"{scheme}://"), allow_loss=True).capabilities
+        claimed[scheme] = ["yes" if getattr(capabilities, name) else "no" for name in names]
+    assert shown == claimed
 
 
 def test_the_page_of_errors_has_every_error() -> None:

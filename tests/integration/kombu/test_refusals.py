@@ -90,6 +90,13 @@ def test_a_transport_that_cannot_be_imported_is_named() -> None:
         client.connect()
 
 
+def test_a_transport_that_keeps_messages_is_not_taken_for_one_that_gives_them_away(amqp_url: str) -> None:
+    """What is never acknowledged would come again and again."""
+    url = f"kombu+any://{amqp_url.partition('://')[2]}?transport=kombu.transport.pyamqp:Transport"
+    with pytest.raises(ConfigurationError, match="acknowledges messages in a way of its own"):
+        KombuClient(url, allow_loss=True).connect()
+
+
 def test_wrong_credentials_are_no_outage(amqp_url: str) -> None:
     """They are an error of their own, and the password is in none of its parts."""
     address, password = amqp_url.partition("@")[2], "-".join(["s3cret", "word"])

@@ -19,7 +19,7 @@ _NO_RIGHT: Final = ("NOAUTH", "WRONGPASS", "NOPERM")
 
 
 class RedisListsTransport(StoreTransport):
-    """``kombu+redis://``, ``kombu+rediss://``: lists, as Celery uses them. ``redis://`` of qbridge-redis loses nothing."""
+    """``kombu+redis://``, ``kombu+rediss://``: lists, as Celery has them. qbridge-redis loses nothing."""
 
     required = "'kombu[redis]'"
     capabilities = replace(StoreTransport.capabilities, browse=True, ordered=True, exact_stats=True)

@@ -66,6 +66,21 @@ class AnyTransport(StoreTransport):
                 f"{url.scheme}:// needs the option transport, as in {url.scheme}://host?transport=package.module:Class"
             )
 
+    def connected(self, session: Session) -> None:
+        """Refuse one that keeps messages until they are acknowledged: they would come again and again.
+
+        Raises:
+            ConfigurationError: it is of that kind, or not one of kombu's virtual ones.
+        """
+        from kombu.transport import virtual
+
+        acknowledges = getattr(type(session.channel), "basic_ack", None)
+        if acknowledges is not virtual.Channel.basic_ack:
+            raise ConfigurationError(
+                f"{self.given['transport']} acknowledges messages in a way of its own, which {self.url.scheme}:// does "
+                "not know: it serves transports that give a message away when it is received"
+            )
+
     def transport_name(self) -> str:
         """The class."""
         return str(self.given["transport"])
