@@ -77,7 +77,8 @@ class RedisListsTransport(StoreTransport):
 
     def peek(self, session: Session, name: str, limit: int) -> list[Received]:
         """Read the ends of the lists, one for each priority."""
-        channel, found = session.channel, []
+        channel = session.channel
+        found: list[Received] = []
         with channel.conn_or_acquire() as client:
             for priority in channel.priority_steps:
                 if len(found) < limit:
