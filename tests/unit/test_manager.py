@@ -493,8 +493,8 @@ def test_the_number_of_workers_has_the_default_of_the_standard_library(
 ) -> None:
     """``max_workers=None`` means ``min(32, processors + 4)``."""
     for cpus, workers in ((2, 6), (64, 32), (1, 5)):
-        monkeypatch.setattr("qbridge_core.work.manager.usable_processors", lambda cpus=cpus: cpus)
-        assert TaskManager(client, print, "q", "d")._max_workers == workers
+        monkeypatch.setattr("qbridge_core.work.plan.usable_processors", lambda cpus=cpus: cpus)
+        assert TaskManager(client, print, "q", "d")._plan.workers == workers
 
 
 def test_g7_an_exception_can_have_a_limit_of_its_own(client: MemoryClient) -> None:

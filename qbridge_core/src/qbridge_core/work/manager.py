@@ -17,11 +17,10 @@ from qbridge_core.errors import (
     NotConnectedError,
     QBridgeError,
 )
-from qbridge_core.execute.executor import Executor, Handler, checked_handler, is_coroutine_function, loading
+from qbridge_core.execute.executor import Handler, checked_handler, loading
 from qbridge_core.execute.lifespan import Lifespan, checked_lifespan
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import flush, logger
-from qbridge_core.runtime.processors import usable_processors
 from qbridge_core.runtime.signals import stop_signals
 from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.outcome import RunReport, Tally
@@ -38,13 +37,9 @@ from qbridge_core.work.arguments import (
     checked_rules,
 )
 from qbridge_core.work.idle import is_empty
-from qbridge_core.work.intake import Intake
-from qbridge_core.work.poison.isolation import Isolation, can_be_isolated
-from qbridge_core.work.poison.rule import PoisonRule
-from qbridge_core.work.poison.side_queue import SideQueue
+from qbridge_core.work.plan import Plan, usual_workers
 from qbridge_core.work.session import Session
-from qbridge_core.work.settle import Rules, Settler
-from qbridge_core.work.worker import Job
+from qbridge_core.work.settle import Rules
 
 if TYPE_CHECKING:
     import asyncio
@@ -54,7 +49,6 @@ _IDLE_POLL: Final = 0.02
 _LAST_MOMENT: Final = 0.5
 DEFAULT_GRACE_PERIOD: Final = 25.0
 DEFAULT_MAX_ABANDONED: Final = 100
-USUAL_COROUTINES: Final = 100
 
 
 class TaskManager:
@@ -155,9 +149,9 @@ class TaskManager:
         lifespan: Lifespan | None = None,
     ) -> None:
         self._client = checked_client(queue_client)
-        self._handler = checked_handler(handler)
+        handler = checked_handler(handler)
         self._input_queue = check_queue_name(input_queue, MAX_ID_CHARS - len(suspects_queue("")), what="input_queue")
-        self._dead_letter_queue = check_queue_name(dead_letter_queue, what="dead_letter_queue")
+        check_queue_name(dead_letter_queue, what="dead_letter_queue")
         if input_queue == dead_letter_queue:
             raise ConfigurationError(f"input_queue and dead_letter_queue are both {input_queue!r}; they must differ")
         if dead_letter_queue == suspects_queue(input_queue):
@@ -169,28 +163,33 @@ class TaskManager:
         backoffs = [backoff, *(rule.backoff for rule in policy.rules if rule.backoff is not None)]
         if not queue_client.capabilities.delay and any(each != IMMEDIATELY for each in backoffs):
             raise ConfigurationError(f"{type(queue_client).__name__} has no delays, so backoff cannot be used with it")
-        self._task_timeout = require_seconds("task_timeout", task_timeout, positive=True)
-        self._lifespan = checked_lifespan(lifespan)
-        self._program = checked_program(
-            executor, self._handler, policy, max_tasks_per_child, max_memory_per_child, self._lifespan
-        )
-        self._rules = Rules(
+        task_timeout = require_seconds("task_timeout", task_timeout, positive=True)
+        lifespan = checked_lifespan(lifespan)
+        program = checked_program(executor, handler, policy, max_tasks_per_child, max_memory_per_child, lifespan)
+        rules = Rules(
             queue=input_queue,
             policy=policy,
-            task_timeout=self._task_timeout,
+            task_timeout=task_timeout,
             max_crashes=checked_crashes(max_crashes),
-            processes=self._program is not None,
+            processes=program is not None,
             redact=checked_redact(redact),
         )
-        self._loop_factory = checked_loop_factory(loop_factory, self._handler, self._program)
-        self._max_workers = checked_count("max_workers", max_workers) or self._usual_workers()
-        self._grace_period = require_seconds("grace_period", grace_period)
-        self._max_abandoned = checked_count("max_abandoned", max_abandoned) or DEFAULT_MAX_ABANDONED
-        self._max_message_bytes = (
-            checked_count("max_message_bytes", max_message_bytes) or queue_client.max_message_bytes
-        )
-        self._interrupt = checked_flag("interrupt", interrupt)
         self._lifecycle = Lifecycle(plugins)
+        self._plan = Plan(
+            client=queue_client,
+            handler=handler,
+            dead_letter_queue=dead_letter_queue,
+            rules=rules,
+            lifecycle=self._lifecycle,
+            program=program,
+            loop_factory=checked_loop_factory(loop_factory, handler, program),
+            lifespan=lifespan,
+            workers=checked_count("max_workers", max_workers) or usual_workers(handler, program),
+            grace_period=require_seconds("grace_period", grace_period),
+            max_abandoned=checked_count("max_abandoned", max_abandoned) or DEFAULT_MAX_ABANDONED,
+            max_message_bytes=checked_count("max_message_bytes", max_message_bytes) or queue_client.max_message_bytes,
+            interrupt=checked_flag("interrupt", interrupt),
+        )
         self._tally = Tally()
         self._session: Session | None = None
         self._background: threading.Thread | None = None
@@ -317,7 +316,7 @@ class TaskManager:
         """Start processing in a background thread, once the lifespan is entered; raise what keeps it from that."""
         session = self._open_session(poll_timeout=1.0)
         self._background = self._launch(session)
-        if self._lifespan is not None:
+        if self._plan.lifespan is not None:
             self._wait_for_lifespan(session)
         return self
 
@@ -391,60 +390,7 @@ class TaskManager:
                 "the main program starts its TaskManager again in each child process, which imports it: "
                 "put the start below `if __name__ == '__main__':`"
             )
-        self._client.declare(self._input_queue, self._dead_letter_queue)
-        self._client.check_task_timeout(self._input_queue, self._task_timeout, self._max_workers)
-        side_queue = self._declare_side_queue()
-        give_up = threading.Event()
-        settler = Settler(self._client, self._rules, self._lifecycle, self._tally, give_up)
-        rule = (
-            None if side_queue is None else PoisonRule(self._client, self._rules, settler, self._lifecycle, side_queue)
-        )
-        intake = Intake(self._client, self._input_queue, self._max_workers, poll_timeout, side_queue)
-        job = Job(self._executor(), intake, settler, self._lifecycle, self._task_timeout, self._max_message_bytes, rule)
-        isolation = None if side_queue is None or rule is None else self._isolation(side_queue, rule, settler)
-        return Session(
-            self._client, job, self._input_queue, self._max_workers, self._max_abandoned, self._grace_period, give_up,
-            isolation,
-        )  # fmt: skip
-
-    def _executor(self) -> Executor:
-        if self._program is not None:
-            from qbridge_core.execute.processes.children import ProcessExecutor
-
-            return ProcessExecutor(self._program)
-        if is_coroutine_function(self._handler):
-            from qbridge_core.execute.coroutines import AsyncHandler
-
-            return AsyncHandler(self._handler, self._max_workers, self._loop_factory, self._lifespan)
-        return Executor(self._handler, self._interrupt, self._lifespan)
-
-    def _usual_workers(self) -> int:
-        processors = usable_processors()
-        if self._program is not None:
-            return processors
-        return USUAL_COROUTINES if is_coroutine_function(self._handler) else min(32, processors + 4)
-
-    def _declare_side_queue(self) -> SideQueue | None:
-        if not self._client.capabilities.crashes:
-            return None
-        side_queue = SideQueue(
-            self._client,
-            suspects_queue(self._input_queue),
-            self._rules.max_crashes,
-            in_children=self._rules.processes,
-            slots=self._max_workers,
-        )
-        self._client.declare(side_queue.queue, self._dead_letter_queue)
-        return side_queue
-
-    def _isolation(self, side_queue: SideQueue, rule: PoisonRule, settler: Settler) -> Isolation | None:
-        """What runs suspects in a child process, where that may be possible."""
-        if self._rules.processes or not can_be_isolated(self._handler, self._lifespan):
-            return None
-        return Isolation(
-            side_queue, rule, settler, self._lifecycle, self._handler, self._task_timeout, self._max_message_bytes,
-            self._max_workers, self._lifespan,
-        )  # fmt: skip
+        return self._plan.session(self._tally, poll_timeout)
 
     def _wait_until_idle(self, deadline: float, timeout: float) -> RunReport:
         session = self._session
