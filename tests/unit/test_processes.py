@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -380,6 +381,22 @@ def test_g6_an_idle_child_that_dies_harms_no_task(client: MemoryClient, make: Ma
         report = manager.report()
     assert (report.retried, report.dead_lettered) == (0, 0)
     assert len(set(pids(journal))) == 3
+
+
+def test_g6_a_task_that_a_dead_child_had_not_begun_is_not_charged(
+    client: MemoryClient, make: Make, journal: str
+) -> None:
+    """A child may die with a task that waits in its socket: another one runs that, and nothing is counted."""
+    with make() as manager:
+        client.send("q", {"file": journal})
+        wait_for(lambda: manager.report().succeeded == 1, 60.0)
+        os.kill(pids(journal)[0], signal.SIGSTOP)
+        client.send("q", {"file": journal})
+        wait_for(lambda: client.stats("q").in_flight == 1, 60.0)
+        os.kill(pids(journal)[0], signal.SIGKILL)
+        wait_for(lambda: manager.report().succeeded == 2, 60.0)
+        report = manager.report()
+    assert (report.retried, report.dead_lettered) == (0, 0)
 
 
 @pytest.mark.parametrize("task", [{}, {"in C": True}], ids=["os.fork", "fork in C"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
 import subprocess
 import threading
@@ -25,6 +26,8 @@ class JsonLink:
 
     def __init__(self, descriptor: int) -> None:
         self._connection = Connection(descriptor)
+        self._readable = select.poll()  # the connection's own poll() makes and forgets a selector each time
+        self._readable.register(descriptor, select.POLLIN)
         self._sending = threading.Lock()
 
     def say(self, *words: object) -> None:
@@ -73,7 +76,7 @@ class JsonLink:
 
     def poll(self, seconds: float = 0.0) -> bool:
         """Whether there is something to hear, or the other end is gone."""
-        return self._connection.poll(seconds)
+        return bool(self._readable.poll(seconds * 1000))
 
     def fileno(self) -> int:
         """The descriptor, for ``multiprocessing.connection.wait``."""

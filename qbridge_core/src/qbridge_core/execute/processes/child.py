@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import signal
 import socket
 import subprocess
@@ -18,8 +17,9 @@ from typing import Any, Final
 
 from qbridge_core.contract.dead_letter import Reason
 from qbridge_core.execute.executor import NotStartedError
-from qbridge_core.execute.processes.program import BROKEN, CANCEL, DONE, NUMBER_BYTES, RAISED, STARTED, STOP, Assignment
-from qbridge_core.execute.spawned import start_program
+from qbridge_core.execute.processes.program import BROKEN, CANCEL, DONE, RAISED, STOP, packed
+from qbridge_core.execute.processes.startmark import StartMark, shared_file
+from qbridge_core.execute.spawned import JsonLink, start_program
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.exits import describe_exit
 from qbridge_core.runtime.logs import logger
@@ -50,14 +50,10 @@ class Child:
     """
 
     def __init__(self) -> None:
-        inherited, self._lifeline = os.pipe()
         try:
-            self._process, self._link = start_program("qbridge_core.execute.processes.program", inherited)
+            self._lifeline, self._started, self._process, self._link = _start()
         except OSError as exc:
-            os.close(self._lifeline)
             raise ChildStartError(f"no process could be started: {exc}") from exc
-        finally:
-            os.close(inherited)
         self._signalling = threading.Lock()
         self._using = threading.RLock()
         self._busy = False
@@ -103,14 +99,13 @@ class Child:
         self._number += 1
         with self._using, self._at_work():
             try:
-                self._link.send_bytes(self._number.to_bytes(NUMBER_BYTES) + pickle.dumps(Assignment.of(run)))
-                self._report(STARTED)
-            except (EOFError, OSError) as exc:
-                raise NotStartedError(f"the child process {self._outcome()} while it was idle") from exc
-            try:
+                self._link.send_bytes(packed(self._number, run))
                 answer, self.memory, *details = self._report(DONE, RAISED)
-            except (EOFError, OSError):
-                self.end_in_words = self._outcome()
+            except (EOFError, OSError) as exc:
+                outcome = self._outcome()
+                if self._started.get() != self._number:
+                    raise NotStartedError(f"the child process {outcome} while it was idle") from exc
+                self.end_in_words = outcome
                 text = f"the process that ran it {self.end_in_words}"
                 raise Judged(Verdict(Action.CRASH, Explanation(Reason.CRASHED, "", text))) from None
         self.tasks += 1
@@ -187,6 +182,7 @@ class Child:
                 self._wait(_KILL_TIME)
         with self._using:  # its user sees the end of the process and leaves
             self._link.close()
+            self._started.close()
             if self._lifeline >= 0:
                 os.close(self._lifeline)
                 self._lifeline = -1
@@ -260,3 +256,22 @@ class Child:
             return self._link.hear(_LONGEST_REPORT)
         except ValueError as exc:
             raise OSError("no report") from exc
+
+
+def _start() -> tuple[int, StartMark, subprocess.Popen[bytes], JsonLink]:
+    """Start the program, with what both ends share.
+
+    Raises:
+        OSError: there is no room for another process.
+    """
+    with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+        inherited, lifeline = os.pipe()
+        theirs.callback(os.close, inherited)
+        ours.callback(os.close, lifeline)
+        shared = shared_file()
+        theirs.callback(os.close, shared)
+        started = StartMark(shared)
+        ours.callback(started.close)
+        process, link = start_program("qbridge_core.execute.processes.program", inherited, shared)
+        ours.pop_all()
+    return lifeline, started, process, link

@@ -19,7 +19,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import copy_context
-from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Final
 
@@ -28,6 +27,7 @@ from qbridge_core.contract.message import Delivery
 from qbridge_core.execute.executor import is_coroutine_function, refuse_unstarted
 from qbridge_core.execute.lifespan import Lifespan
 from qbridge_core.execute.processes.childlifespan import ChildLifespan
+from qbridge_core.execute.processes.startmark import StartMark
 from qbridge_core.execute.spawned import JsonLink, main_program_imported
 from qbridge_core.execute.threadpool import ThreadPool
 from qbridge_core.runtime.clock import monotonic
@@ -40,54 +40,40 @@ from qbridge_core.task.verdict import Verdict, judge
 
 READY: Final = "ready"
 BROKEN: Final = "broken"
-STARTED: Final = "started"
 DONE: Final = "done"
 RAISED: Final = "raised"
 CANCEL: Final = b"cancel"
 STOP: Final = b"stop"
 _MOST_STUCK: Final = 10
-NUMBER_BYTES: Final = 8
-"""A task is sent as its number, which the reports on it repeat, and a pickled :class:`Assignment`."""
+_NUMBER_BYTES: Final = 8
 
 
-@dataclass(frozen=True)
-class Assignment:
-    """A task on its way into a child process.
+def packed(number: int, run: Run) -> bytes:
+    """A task on its way into a child process: its number, which the report on it repeats, and what the run is made of.
 
-    Attributes:
-        body: the message as the producer wrote it.
-        delivery: what else ``current_task`` shows.
-        remaining: seconds until the deadline. The clocks of two processes need not agree on a point in time.
+    The deadline travels as the seconds until then, for the clocks of two processes need not agree on a point in time.
     """
-
-    body: bytes = field(repr=False)
-    queue: str
-    headers: Mapping[str, Any]
-    attempts: int
-    task_id: str
-    remaining: float
-
-    @classmethod
-    def of(cls, run: Run) -> Assignment:
-        """The task of a run."""
-        delivery = run.delivery
-        remaining = run.deadline - monotonic()
-        headers = dict(delivery.headers)
-        return cls(delivery.body, delivery.queue, headers, delivery.attempts, run.task_id, remaining)
-
-    def run(self) -> Run:
-        """The run, as the child process sees it."""
-        delivery = Delivery(self.body, self.queue, self.headers, attempts=self.attempts)
-        return Run(delivery, self.task_id, self.remaining)
+    delivery = run.delivery
+    remaining = run.deadline - monotonic()
+    parts = (delivery.body, delivery.queue, dict(delivery.headers), delivery.attempts, run.task_id, remaining)
+    return number.to_bytes(_NUMBER_BYTES) + pickle.dumps(parts)
 
 
-def main(descriptor: int, lifeline: int) -> None:
+def _unpacked(parts: memoryview) -> Run:
+    """The run, as the child process sees it."""
+    body, queue, headers, attempts, task_id, remaining = pickle.loads(parts)  # noqa: S301 - from the worker
+    return Run(Delivery(body, queue, headers, attempts=attempts), task_id, remaining)
+
+
+def main(descriptor: int, lifeline: int, shared: int) -> None:
     """Load what must be run and work, until told to stop. The arguments are inherited descriptors."""
     _end_with_parent(lifeline)
     link = JsonLink(descriptor)
     os.register_at_fork(after_in_child=link.close)  # what a handler forks must not speak in our name
+    mark = StartMark(shared)
+    os.close(shared)
     with _telling(link, "it could not load the handler"):
-        server = _load(link)
+        server = _load(link, mark)
     server.obey()
     with _telling(link, "it could not enter the lifespan"):
         server.open()
@@ -118,12 +104,12 @@ def _end_with_parent(lifeline: int) -> None:
         fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
 
 
-def _load(link: JsonLink) -> _Server:
+def _load(link: JsonLink, mark: StartMark) -> _Server:
     """Import the main program, then the handler."""
     preparation, program, watch_memory = pickle.loads(link.receive_bytes())  # noqa: S301 - from the worker
     with main_program_imported(preparation):
         handler, policy, lifespan = pickle.loads(program)  # noqa: S301 - as above
-    return _Server(link, handler, policy, watch_memory, lifespan)
+    return _Server(link, mark, handler, policy, watch_memory, lifespan)
 
 
 class _Server:
@@ -132,6 +118,7 @@ class _Server:
     def __init__(
         self,
         link: JsonLink,
+        mark: StartMark,
         handler: Callable[[Any], Any],
         policy: RetryPolicy,
         watch_memory: bool,
@@ -139,6 +126,7 @@ class _Server:
     ) -> None:
         self._link = link
         self._say = link.say
+        self._mark = mark
         self._threads = ThreadPool()
         self._lifespan = (
             None if lifespan is None else ChildLifespan(lifespan, self._threads, lambda: self._tasks.put(None))
@@ -175,10 +163,10 @@ class _Server:
         """Work until told to stop."""
         self._say(READY)
         while (task := self._tasks.get()) is not None:
-            number = int.from_bytes(task[:NUMBER_BYTES])
-            self._say(STARTED, number)  # before anything that the task could break
+            number = int.from_bytes(task[:_NUMBER_BYTES])
+            self._mark.set(number)  # before anything that the task could break
             # In a context of its own: what one task sets there is nothing to the next one.
-            verdict = copy_context().run(self._handle, memoryview(task)[NUMBER_BYTES:])
+            verdict = copy_context().run(self._handle, memoryview(task)[_NUMBER_BYTES:])
             flush_output()
             memory = memory_in_use() if self._watch_memory else 0
             self._say(*((DONE, number, memory) if verdict is None else (RAISED, number, memory, verdict.as_json())))
@@ -188,10 +176,9 @@ class _Server:
 
     def _handle(self, task: memoryview) -> Verdict | None:
         try:
-            assignment: Assignment = pickle.loads(task)  # noqa: S301 - from the worker
-            self._run = assignment.run()
-            current_run.set(self._run)
-            payload = read_task(assignment.body, len(assignment.body)).payload
+            run = self._run = _unpacked(task)
+            current_run.set(run)
+            payload = read_task(run.delivery.body, len(run.delivery.body)).payload
             if not self._cancelled:
                 with OneProcess():
                     refuse_unstarted(self._handler(payload))
