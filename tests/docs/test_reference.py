@@ -144,7 +144,7 @@ def test_the_architecture_names_threads_that_there_are() -> None:
     named = set(re.findall(r"`(qbridge-[a-z-]+)`", (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")))
     code = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("qbridge_*/src/**/*.py"))
     assert named
-    assert not [thread for thread in named if f'name="{thread}"' not in code]
+    assert not [thread for thread in named if f'"{thread}"' not in code]
 
 
 def test_the_tests_that_show_a_guarantee_exist() -> None:
