@@ -70,11 +70,12 @@ def test_g15_a_receive_brings_what_it_renews(
     for _ in range(2):
         first.reject(take(first, queue), requeue=True)
     assert first.flush()
+    wait_for(lambda: first.stats(queue).ready == 1, 20.0, "the broker has it back")
     (delivery,) = second.receive(queue, 1, timeout)
     assert delivery.body == b"precious"
     second.ack(delivery)
     assert second.flush()
-    assert second.stats(queue) == QueueStats(0, 0, 0)
+    wait_for(lambda: second.stats(queue) == QueueStats(0, 0, 0), 20.0, "there is no second one")
 
 
 def test_g3_a_task_outlasts_many_lost_connections(
