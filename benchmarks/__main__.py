@@ -6,6 +6,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def chosen(options: argparse.Namespace) -> list[Case]:
     cases = [case for name in names for case in MEASUREMENTS[name]()]
     if words:
         cases = [case for case in cases if any(word in case.contestant.key for word in words)]
-    return [case for case in cases if not (options.quick and case.once)]
+    return [case for case in cases if not (options.quick and case.long)]
 
 
 def rounds(cases: list[Case], count: int) -> Iterator[tuple[int, Case]]:
@@ -112,9 +113,11 @@ def run(options: argparse.Namespace, console: Console) -> Results:
             used = {case.contestant.environment for case in cases}
             results = Results(machine.describe(started, used, options))
             for number, case in rounds(cases, options.rounds):
+                begun = time.monotonic()
                 sample = measure(case, number, bench)
                 results.samples.append(sample)
-                console.print(_line(sample), highlight=False, soft_wrap=True, markup=False)
+                line = f"{_line(sample)}  (took {time.monotonic() - begun:.1f} s)"
+                console.print(line, highlight=False, soft_wrap=True, markup=False)
                 if options.out:
                     results.save(options.out)
         finally:

@@ -136,7 +136,7 @@ class Meter:
         if not self._report:
             self._begin()
         self._waiting += 1
-        if self._waiting % self._look_every == 0:
+        if self._waiting % self._look_every == 0 or "at_once" not in self._report:
             self._look()
         await asyncio.sleep(WAIT)
         self._waiting -= 1

@@ -18,7 +18,8 @@ class Case:
         contestant: who is measured.
         measure: measures once, and returns figures by name.
         label: what varies, as the tables show it.
-        once: measured in the first round only, because it takes long.
+        once: measured in the first round only, since no target is judged by it in each round.
+        long: left out of the quick form.
     """
 
     measurement: str
@@ -26,6 +27,7 @@ class Case:
     measure: Callable[[Bench], dict[str, float]] = field(compare=False)
     label: str = ""
     once: bool = False
+    long: bool = False
 
 
 def taking_part(measurement: str) -> list[Contestant]:

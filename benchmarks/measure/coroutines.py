@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from benchmarks.bench import Bench
-from benchmarks.contestants import COROUTINES, Contestant
+from benchmarks.contestants import COROUTINES, PEER, Contestant
 from benchmarks.measure import Case, taking_part
 from benchmarks.meter import waiting_ideal
 
@@ -14,8 +14,11 @@ TASKS = 40_000
 
 
 def cases() -> list[Case]:
-    """Those that can run so many."""
-    return [Case(COROUTINES, contestant, partial(measure, contestant)) for contestant in taking_part(COROUTINES)]
+    """Those that can run so many; the targets look at no peer."""
+    return [
+        Case(COROUTINES, contestant, partial(measure, contestant), once=contestant.kind == PEER)
+        for contestant in taking_part(COROUTINES)
+    ]
 
 
 def measure(contestant: Contestant, bench: Bench) -> dict[str, float]:

@@ -18,7 +18,7 @@ THREADS = (1, 4, 16, 64)
 PROCESSES = (1, 2)
 PREFETCHES = (1, 10, 100, 1000)
 BATCHES = (1, 10, 100, 1000, 10_000)
-LONG = 100_000  # tasks; such cases are measured once
+LONG = 100_000  # tasks
 
 
 def cases() -> list[Case]:
@@ -27,19 +27,19 @@ def cases() -> list[Case]:
 
 
 def _cases(contestant: Contestant) -> list[Case]:
-    def case(label: str, count: int, once: bool = False, **settings: object) -> Case:
-        return Case(GROWTH, contestant, partial(measure, contestant, count, settings), label, once)
+    def case(label: str, count: int, long: bool = False, **settings: object) -> Case:
+        return Case(GROWTH, contestant, partial(measure, contestant, count, settings), label, once=True, long=long)
 
     found = [case(f"{count:,} waiting", -count, count >= LONG) for count in WAITING]
     found += [case(_plural(threads, "thread"), TASKS, threads=threads) for threads in THREADS]
     for processes in PROCESSES:
         label = _plural(processes, "worker process", "es")
-        found.append(Case(GROWTH, contestant, partial(measure_processes, contestant, processes), label))
+        found.append(Case(GROWTH, contestant, partial(measure_processes, contestant, processes), label, once=True))
     if contestant.broker == "rabbitmq":
         found += [case(f"prefetch {count}", TASKS, variant=f"prefetch={count}") for count in PREFETCHES]
     for batch in BATCHES:
         measured = partial(measure_batches, contestant, batch)
-        found.append(Case(GROWTH, contestant, measured, f"send_many of {batch:,}"))
+        found.append(Case(GROWTH, contestant, measured, f"send_many of {batch:,}", once=True))
     return found
 
 

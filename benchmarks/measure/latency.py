@@ -9,7 +9,7 @@ from benchmarks.bench import Bench
 from benchmarks.contestants import LATENCY, Contestant
 from benchmarks.measure import Case, taking_part
 
-MESSAGES = 500
+MESSAGES = 300
 SETTLED = 0.5  # seconds for the worker's other threads to come to rest
 
 
