@@ -21,7 +21,7 @@ from qbridge_memory import MemoryClient
 client = MemoryClient()
 client.connect()
 from qbridge_core.execute.threadpool import ThreadPool
-print(usable_processors(), ThreadPool()._size, TaskManager(client, print, "q", "d")._max_workers)
+print(usable_processors(), ThreadPool()._size, TaskManager(client, print, "q", "d")._plan.workers)
 """
 
 
