@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pika
 import pytest
 
 from integration.rabbitmq.conftest import MakeClient
@@ -76,6 +77,16 @@ def test_g15_a_receive_brings_what_it_renews(
     second.ack(delivery)
     assert second.flush()
     wait_for(lambda: second.stats(queue) == QueueStats(0, 0, 0), 20.0, "there is no second one")
+
+
+def test_g6_a_message_that_is_renewed_stays_a_suspect(make_client: MakeClient, amqp_url: str, queue: str) -> None:
+    """A process that did not declare the queue is told of deaths, though it gets a copy that the broker counts anew."""
+    for _ in range(2):
+        with pika.BlockingConnection(pika.URLParameters(amqp_url)) as dies:
+            holder = dies.channel()
+            wait_for(lambda held=holder: held.basic_get(queue)[0], 10.0, "the message is there")
+    (delivery,) = make_client(amqp_url).receive(queue, 1, 10.0)
+    assert (delivery.redelivered, delivery.suspected, delivery.crashes) == (True, True, 0)
 
 
 def test_g3_a_task_outlasts_many_lost_connections(

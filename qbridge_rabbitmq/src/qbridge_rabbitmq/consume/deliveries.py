@@ -86,7 +86,7 @@ def _delivery(queue: str, arrival: Arrival) -> Delivery:
         attempts=meta_int(meta, ATTEMPTS),
         crashes=meta_int(meta, CRASHES),
         first_failed_at=meta_time(meta, FIRST_FAILED_AT),
-        redelivered=redelivered,
+        redelivered=redelivered or headers.SUSPECTED in meta,  # a copy of a suspect is new to the broker
         meta=meta,
         tag=arrival,
         suspected=suspected or headers.SUSPECTED in meta,
