@@ -15,7 +15,7 @@ import pytest
 
 from qbridge_core import Outcome, Reason, TaskManager, hookimpl
 from qbridge_core.message import BESIDE, SUSPICIONS, SuspectFailure
-from qbridge_core.work.poison.isolation import can_be_isolated, setup_of
+from qbridge_core.work.poison.importing import can_be_isolated, setup_of
 from support import handlers, lifespans
 from support.handlers import Service, note_with_context, notes, work, work_later, work_where_set_up
 from support.suspects import CountingClient, suspected_once

@@ -15,7 +15,8 @@ from qbridge_core.runtime.processors import usable_processors
 from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.outcome import Tally
 from qbridge_core.work.intake import Intake
-from qbridge_core.work.poison.isolation import Isolation, can_be_isolated
+from qbridge_core.work.poison.importing import can_be_isolated
+from qbridge_core.work.poison.isolation import Isolation
 from qbridge_core.work.poison.rule import PoisonRule
 from qbridge_core.work.poison.side_queue import SideQueue
 from qbridge_core.work.session import Session
