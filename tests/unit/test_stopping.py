@@ -53,7 +53,7 @@ def test_a_stop_ends_with_the_last_thing_that_it_waits_for(
     client: MemoryClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever is last, it rings: the look from time to time is for what nobody tells."""
-    monkeypatch.setattr("qbridge_core.work.ending._POLL", 60.0)
+    monkeypatch.setattr("qbridge_core.work.stopping._POLL", 60.0)
 
     class Plugin:
         @hookimpl

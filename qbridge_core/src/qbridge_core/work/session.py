@@ -17,8 +17,8 @@ from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
 from qbridge_core.task import foreign
 from qbridge_core.task.context import current_run
-from qbridge_core.work.ending import LONGEST, Ending
 from qbridge_core.work.poison.isolation import Isolation
+from qbridge_core.work.stopping import LONGEST, Stopping
 from qbridge_core.work.watch import Bell, watch
 from qbridge_core.work.worker import Job, Pool, WorkerPool
 
@@ -80,7 +80,7 @@ class Session:
             self._pool = CoroutinePool(job, workers, max_abandoned, self.bell, isolation)
         else:
             self._pool = WorkerPool(job, workers, max_abandoned, self.bell, isolation)
-        self._ending = Ending(client, job, self._pool, isolation, give_up, lambda: self._stop_requests)
+        self._stopping = Stopping(client, job, self._pool, isolation, give_up, lambda: self._stop_requests)
         self._thread: int | None = None
         self._has_begun = False
         self._started: tuple[threading.Thread, float] | None = None
@@ -109,7 +109,7 @@ class Session:
         """
         return (
             threading.get_ident() in (self._thread, self.starter)
-            or self._ending.owns_current_thread()
+            or self._stopping.owns_current_thread()
             or self._pool.owns_current_thread()
             or self._job.executor.owns_current_thread()
             or self._pool.runs(current_run.get())
@@ -132,7 +132,7 @@ class Session:
             if not self._stop_requests and self._pool.error is None:
                 wait = min(self._pool.expire(), _STALE_POLL)
                 if stale := self._job.intake.stale():  # read ahead behind tasks that turned out to be long
-                    self._ending.give_back(stale)
+                    self._stopping.give_back(stale)
                 return wait
         except BaseException as exc:  # noqa: BLE001 - as above
             self._fail(exc)
@@ -207,7 +207,7 @@ class Session:
             except BaseException as exc:  # noqa: BLE001 - the caller raises it again
                 raised.append(exc)
 
-        return self._ending.call(name, caught), raised
+        return self._stopping.call(name, caught), raised
 
     def _tell_start(self, worker: str) -> None:
         """Call the hooks of the start. They come before all others, unless they hang."""
@@ -229,8 +229,8 @@ class Session:
             raise raised[0]
 
     def _end(self) -> None:
-        self._ending.drain(self._grace_period, self._notice, self.bell)
-        self._ending.finish(patient=self._has_begun)
+        self._stopping.drain(self._grace_period, self._notice, self.bell)
+        self._stopping.finish(patient=self._has_begun)
         if self._started is not None and self._started[0].is_alive():
             self._fail(QBridgeError(_LEFT_BEHIND))
         self._pool.count_stuck()  # also those that came last

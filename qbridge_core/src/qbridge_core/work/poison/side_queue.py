@@ -33,8 +33,8 @@ from qbridge_core.runtime.logs import logger
 from qbridge_core.work.poison.marks import charged, suspicions
 from qbridge_core.work.poison.observer import current_observer
 from qbridge_core.work.poison.scout import Scout
-from qbridge_core.work.poison.stops import LONGEST_STOP, Stops
 from qbridge_core.work.poison.turns import Turns
+from qbridge_core.work.poison.waiting_time import LONGEST_WAIT, WaitingTime
 from qbridge_core.work.watch import watch
 
 _log: Final = logger("qbridge.worker")
@@ -96,7 +96,7 @@ class SideQueue:
         self._turn = threading.Lock()
         self._counting = threading.Lock()
         self._apart = 0
-        self._stops = Stops()
+        self._waiting_time = WaitingTime()
         self._turns = Turns(slots)
         self._scout = Scout(self._count)
         self._look_at = 0.0
@@ -281,7 +281,7 @@ class SideQueue:
                 return self._not_alone(delivery, exhausted, closed)
             if BESIDE in delivery.meta and self._write_anew(delivery, beside=False):
                 continue
-            self._alone_until = began + LONGEST_STOP
+            self._alone_until = began + LONGEST_WAIT
             self._alone = delivery
             return delivery
         self._look_again = not self.isolated  # the others have waited for this long enough
@@ -297,10 +297,10 @@ class SideQueue:
 
     def _wait_until(self, is_quiet: Callable[[], bool], closed: threading.Event) -> bool:
         began = monotonic()
-        until = began + self._stops.left()
+        until = began + self._waiting_time.left()
         while not (quiet := is_quiet()) and monotonic() < until and not closed.wait(_QUIET_POLL):
             pass
-        self._stops.spend(monotonic() - began)
+        self._waiting_time.spend(monotonic() - began)
         return quiet
 
     # ------------------------------------------------------------------ for both

@@ -37,7 +37,7 @@ _POLL: Final = 0.2
 _JOIN_POLL: Final = 0.02
 
 
-class Ending:
+class Stopping:
     """Ends the work of a pool.
 
     Args:
