@@ -14,7 +14,7 @@ from qbridge_core.execute.executor import Executor
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.task import foreign
 from qbridge_core.task.run import Run
-from qbridge_core.work.worker import WorkerPool
+from qbridge_core.work.workerpool import WorkerPool
 from qbridge_memory import MemoryClient
 from support.handlers import notes, work
 from support.wait import wait_for

@@ -15,8 +15,9 @@ from qbridge_core.task.context import current_run
 from qbridge_core.task.foreign import Step, Watched
 from qbridge_core.task.run import Run
 from qbridge_core.task.verdict import name_of
+from qbridge_core.work.job import Job
 from qbridge_core.work.settlingthreads import Chore
-from qbridge_core.work.worker import READING_TIME, Job
+from qbridge_core.work.worker import READING_TIME
 
 if TYPE_CHECKING:
     import asyncio

@@ -38,11 +38,12 @@ from qbridge_core.task.context import current_run, current_state
 from qbridge_core.task.foreign import Step, patience
 from qbridge_core.task.run import Run
 from qbridge_core.work.coroutinechores import Failure, Flight, Preparation, Settlement, task_id_of
+from qbridge_core.work.job import Job
 from qbridge_core.work.poison.isolation import Isolation
 from qbridge_core.work.poison.observer import current_observer
+from qbridge_core.work.pool import too_many
 from qbridge_core.work.settlingthreads import SettlingThreads
 from qbridge_core.work.watch import Bell
-from qbridge_core.work.worker import Job, too_many
 
 _log: Final = logger("qbridge.worker")
 _BATCH: Final = 200
@@ -57,7 +58,7 @@ _OURS: Final = (loopthread.__file__, __file__)
 
 
 class CoroutinePool:
-    """A fixed number of slots for coroutines; in the place of a :class:`~qbridge_core.work.worker.WorkerPool`.
+    """A fixed number of slots for coroutines; in the place of a :class:`~qbridge_core.work.workerpool.WorkerPool`.
 
     Call ``expire`` again after the seconds it returns, from one thread.
 

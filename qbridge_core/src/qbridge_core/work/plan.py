@@ -15,13 +15,13 @@ from qbridge_core.runtime.processors import usable_processors
 from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.outcome import Tally
 from qbridge_core.work.intake import Intake
+from qbridge_core.work.job import Job
 from qbridge_core.work.poison.importing import can_be_isolated
 from qbridge_core.work.poison.isolation import Isolation
 from qbridge_core.work.poison.rule import PoisonRule
 from qbridge_core.work.poison.side_queue import SideQueue
 from qbridge_core.work.session import Session
 from qbridge_core.work.settle import Rules, Settler
-from qbridge_core.work.worker import Job
 
 if TYPE_CHECKING:
     import asyncio

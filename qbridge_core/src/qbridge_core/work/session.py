@@ -17,10 +17,12 @@ from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
 from qbridge_core.task import foreign
 from qbridge_core.task.context import current_run
+from qbridge_core.work.job import Job
 from qbridge_core.work.poison.isolation import Isolation
+from qbridge_core.work.pool import Pool
 from qbridge_core.work.stopping import LONGEST, Stopping
 from qbridge_core.work.watch import Bell, watch
-from qbridge_core.work.worker import Job, Pool, WorkerPool
+from qbridge_core.work.workerpool import WorkerPool
 
 _log: Final = logger("qbridge.manager")
 _STALE_POLL: Final = 1.0

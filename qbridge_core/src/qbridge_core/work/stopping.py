@@ -18,9 +18,10 @@ from qbridge_core.runtime.aside import aside
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
 from qbridge_core.task.run import Run
+from qbridge_core.work.job import Job
 from qbridge_core.work.poison.isolation import Isolation
+from qbridge_core.work.pool import Pool
 from qbridge_core.work.watch import Bell
-from qbridge_core.work.worker import Job, Pool
 
 _log: Final = logger("qbridge.manager")
 LONGEST: Final = 2.5

@@ -1,0 +1,24 @@
+"""What the slots of a pool work with, whatever kind they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qbridge_core.execute.executor import Executor
+from qbridge_core.task.lifecycle import Lifecycle
+from qbridge_core.work.intake import Intake
+from qbridge_core.work.poison.rule import PoisonRule
+from qbridge_core.work.settle import Settler
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What every worker of a pool works with."""
+
+    executor: Executor
+    intake: Intake
+    settler: Settler
+    lifecycle: Lifecycle
+    task_timeout: float
+    max_message_bytes: int
+    poison: PoisonRule | None = None
