@@ -113,7 +113,7 @@ class Preparation(Chore):
         run = self.run = flight.run = Run(delivery, task_id, job.task_timeout)
         flight.payload = self._task.payload
         current_run.set(run)
-        if not job.intake.ending:
+        if not job.dispatcher.ending:
             job.lifecycle.task_started(queue=delivery.queue, task_id=task_id, attempt=run.attempt)
 
     def after(self) -> None:

@@ -90,8 +90,8 @@ class CoroutinePool:
         self._size = size
         self._max_abandoned = max_abandoned
         self._bell = bell
-        self._idle = job.intake.idle
-        self._take_ready = job.intake.take_ready
+        self._idle = job.dispatcher.idle
+        self._take_ready = job.dispatcher.take_ready
         self._hungry = threading.Event()
         self._pid = os.getpid()
         self._look_at = 0.0
@@ -140,7 +140,7 @@ class CoroutinePool:
             self._find_ended()
         if self._look_at_loop():
             wait = min(wait, _LOOK_EVERY)
-        if self.job.intake.ending:
+        if self.job.dispatcher.ending:
             self._hungry.set()
             if not self.alive:
                 self._threads.close()
@@ -175,11 +175,11 @@ class CoroutinePool:
     # ------------------------------------------------------------------ reading
 
     def _feed(self) -> None:
-        """Read until the intake closes, in a thread."""
+        """Read until the dispatcher closes, in a thread."""
         self._feeder = threading.get_ident()
         try:
             current_observer().ready()
-            while not self.job.intake.ending:
+            while not self.job.dispatcher.ending:
                 self._read()
         except BaseException as exc:  # noqa: BLE001 - the supervisor raises it
             self._fail(exc)
@@ -189,16 +189,16 @@ class CoroutinePool:
             self._bell.notify()
 
     def _read(self) -> None:
-        intake = self.job.intake
-        if self._idle.value <= 0 or intake.has_ready:
+        dispatcher = self.job.dispatcher
+        if self._idle.value <= 0 or dispatcher.has_ready:
             self._hungry.wait()
             self._hungry.clear()
             return
-        suspect = intake.feed()
+        suspect = dispatcher.feed()
         if suspect is not None:
             self._idle.add(-1)
             self._post(functools.partial(self._begin, suspect))
-        elif intake.has_ready:
+        elif dispatcher.has_ready:
             self._post(self._fill)
 
     def _post(self, call: Callable[[LoopThread], None]) -> None:
@@ -267,9 +267,9 @@ class CoroutinePool:
         run = flight.run
         assert run is not None  # noqa: S101 - it was made before
         flight.loop = loop
-        if self.job.intake.ending:
-            # Too late to start. The session, which ends the intake first and then takes over what runs, does not miss
-            # it either.
+        if self.job.dispatcher.ending:
+            # Too late to start. The session, which first ends the dispatcher and then takes over what runs, does not
+            # miss it either.
             if run.claim():
                 self._settle(flight, functools.partial(self.job.settler.hand_back, flight.delivery))
             return
@@ -387,14 +387,14 @@ class CoroutinePool:
 
     def release(self, flight: Flight) -> None:
         """A flight is settled, in one of the threads: its slot is free."""
-        intake = self.job.intake
+        dispatcher = self.job.dispatcher
         self._flights.pop(flight, None)
-        intake.done(flight.delivery)
+        dispatcher.done(flight.delivery)
         self._idle.add(1)
-        if intake.ending:
+        if dispatcher.ending:
             self._hungry.set()
             self._bell.notify()
-        elif intake.has_ready:
+        elif dispatcher.has_ready:
             self._post(self._fill)
         else:
             self._hungry.set()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from qbridge_core.execute.executor import Executor
 from qbridge_core.task.lifecycle import Lifecycle
-from qbridge_core.work.intake import Intake
+from qbridge_core.work.dispatcher import Dispatcher
 from qbridge_core.work.poison.rule import PoisonRule
 from qbridge_core.work.settle import Settler
 
@@ -16,7 +16,7 @@ class Job:
     """What every worker of a pool works with."""
 
     executor: Executor
-    intake: Intake
+    dispatcher: Dispatcher
     settler: Settler
     lifecycle: Lifecycle
     task_timeout: float

@@ -14,7 +14,7 @@ from qbridge_core.execute.lifespan import Lifespan
 from qbridge_core.runtime.processors import usable_processors
 from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.outcome import Tally
-from qbridge_core.work.intake import Intake
+from qbridge_core.work.dispatcher import Dispatcher
 from qbridge_core.work.job import Job
 from qbridge_core.work.poison.importing import can_be_isolated
 from qbridge_core.work.poison.isolation import Isolation
@@ -79,8 +79,8 @@ class Plan:
         give_up = threading.Event()
         settler = Settler(client, rules, lifecycle, tally, give_up)
         rule = None if side_queue is None else PoisonRule(client, rules, settler, lifecycle, side_queue)
-        intake = Intake(client, rules.queue, self.workers, poll_timeout, side_queue)
-        job = Job(self._executor(), intake, settler, lifecycle, rules.task_timeout, self.max_message_bytes, rule)
+        dispatcher = Dispatcher(client, rules.queue, self.workers, poll_timeout, side_queue)
+        job = Job(self._executor(), dispatcher, settler, lifecycle, rules.task_timeout, self.max_message_bytes, rule)
         isolation = None if side_queue is None or rule is None else self._isolation(side_queue, rule, settler)
         return Session(
             client, job, rules.queue, self.workers, self.max_abandoned, self.grace_period, give_up, isolation

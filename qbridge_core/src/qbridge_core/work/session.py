@@ -98,7 +98,7 @@ class Session:
 
     def _ask(self, requests: int) -> None:
         # Takes no lock: a signal handler may have interrupted whoever holds it.
-        self._job.intake.ending = True
+        self._job.dispatcher.ending = True
         self._stop_requests = requests
         self._hurry()
         self.bell.notify()
@@ -133,7 +133,7 @@ class Session:
         try:
             if not self._stop_requests and self._pool.error is None:
                 wait = min(self._pool.expire(), _STALE_POLL)
-                if stale := self._job.intake.stale():  # read ahead behind tasks that turned out to be long
+                if stale := self._job.dispatcher.stale():  # read ahead behind tasks that turned out to be long
                     self._stopping.give_back(stale)
                 return wait
         except BaseException as exc:  # noqa: BLE001 - as above
@@ -172,7 +172,7 @@ class Session:
         self.opened.set()
         worker = worker_identity()
         _log.info("worker %s consumes %s", worker, self._queue, extra={"qbridge_queue": self._queue})
-        self._job.intake.open()
+        self._job.dispatcher.open()
         self._has_begun = True
         self._tell_start(worker)
         self._pool.start()
@@ -194,7 +194,7 @@ class Session:
 
     def _lifespan_failed(self, error: BaseException) -> None:
         """The lifespan cannot be entered, or is at its end: nothing more may run."""
-        self._job.intake.ending = True
+        self._job.dispatcher.ending = True
         if self._pool.error is None:
             self._pool.error = error
         self.bell.notify()

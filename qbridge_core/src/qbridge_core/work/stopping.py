@@ -83,8 +83,8 @@ class Stopping:
             bell: rung whenever something has happened.
         """
         deadline = self._drained_by = monotonic() + grace_period
-        intake = self._job.intake
-        intake.shut()
+        dispatcher = self._job.dispatcher
+        dispatcher.shut()
         if self._isolation is not None:
             self._isolation.stop()
 
@@ -92,7 +92,7 @@ class Stopping:
 
         def begin() -> None:
             try:
-                intake.close()
+                dispatcher.close()
                 notice()
             finally:
                 begun.set()
@@ -109,7 +109,7 @@ class Stopping:
             if is_late and self._pool.alive and (closing is beginning or not closing.is_alive()):
                 # Once more: a reader may have passed its check just before.
                 closed_at = monotonic()
-                closing = self.call("qbridge-unsubscribe", intake.close)
+                closing = self.call("qbridge-unsubscribe", dispatcher.close)
 
     def finish(self, *, patient: bool) -> None:
         """Hand back what did not finish, as far as the broker answers in time, flush, and see the lifespan left.
@@ -200,7 +200,7 @@ class Stopping:
             )
             self._job.settler.hand_back(run.delivery)
             self._steps += 1
-        self._return(self._job.intake.left_over()[::-1])  # each goes to the front: this keeps their order
+        self._return(self._job.dispatcher.left_over()[::-1])  # each goes to the front: this keeps their order
 
     def _return(self, deliveries: Sequence[Delivery]) -> None:
         for delivery in deliveries:

@@ -93,7 +93,7 @@ class Worker:
         return self._thread.ident
 
     def _run(self) -> None:
-        """Work until the intake closes or the watchdog gives this thread up."""
+        """Work until the dispatcher closes or the watchdog gives this thread up."""
         error: BaseException | None = None
         self.watched.begin()
         current_state.set(self._job.executor.state)
@@ -104,7 +104,7 @@ class Worker:
         self._end(error)
 
     def _work(self) -> None:
-        executor, intake = self._job.executor, self._job.intake
+        executor, dispatcher = self._job.executor, self._job.dispatcher
         if self._rest is not None:
             self._go_on(self._rest)
             self._rest = None
@@ -112,7 +112,7 @@ class Worker:
                 return
         if executor.prepare():
             current_observer().ready()
-        while not self.abandoned and executor.prepare() and (delivery := intake.take()) is not None:
+        while not self.abandoned and executor.prepare() and (delivery := dispatcher.take()) is not None:
             # In a context of its own: what one task sets there is nothing to the next one. Its hooks see it too.
             context = self.context = copy_context()
             self.delivery = delivery
@@ -123,7 +123,7 @@ class Worker:
                 return
             finally:
                 if not self.abandoned:  # otherwise its replacement does
-                    intake.done(delivery)
+                    dispatcher.done(delivery)
             self.context = self.delivery = None
             del context, delivery  # an idle worker holds nothing of its last task
 
@@ -140,7 +140,7 @@ class Worker:
             return
         finally:
             if not self.abandoned:
-                self._job.intake.done(rest.delivery)
+                self._job.dispatcher.done(rest.delivery)
         self.context = self.delivery = None
 
     def _end(self, error: BaseException | None) -> None:
@@ -185,7 +185,7 @@ class Worker:
     def _perform(self, run: Run, payload: object) -> None:
         job = self._job
         self.running = run
-        if job.intake.ending:
+        if job.dispatcher.ending:
             # Too late to start. The pool, which closes first and then takes over what runs, does not miss it either.
             self._give_back(run)
             return

@@ -53,8 +53,8 @@ class WorkerPool:
         first = min(self._size, _AT_ONCE) if self._job.executor.in_thread else self._size
         for _ in range(first):
             self._add(None)
-        self._job.intake.need = self._grow
-        self._job.intake.unstarted = self._size - first
+        self._job.dispatcher.need = self._grow
+        self._job.dispatcher.unstarted = self._size - first
         self._grow(1)  # all of the first may have a task by now, and somebody must read
 
     @property
@@ -168,10 +168,10 @@ class WorkerPool:
     def _grow(self, count: int) -> None:
         """Start so many more workers, as far as there may be more."""
         with self._growing:
-            self._start_more(min(count, self._job.intake.unstarted))
+            self._start_more(min(count, self._job.dispatcher.unstarted))
 
     def _start_more(self, count: int) -> None:
-        intake = self._job.intake
+        dispatcher = self._job.dispatcher
         for _ in range(count):
             worker = Worker(self, self._job)
             with self._lock:
@@ -182,10 +182,10 @@ class WorkerPool:
             except RuntimeError as exc:  # the others go on
                 with self._lock:
                     self._workers.discard(worker)
-                intake.unstarted = 0
+                dispatcher.unstarted = 0
                 _log.warning("no more than %d of %d workers can run: %s", running - 1, self._size, exc)
                 return
-            intake.unstarted -= 1
+            dispatcher.unstarted -= 1
 
     def _snapshot(self) -> list[Worker]:
         with self._lock:

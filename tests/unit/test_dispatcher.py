@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from qbridge_core import BrokerUnavailableError, Delivery, NotConnectedError, Outcome, TaskManager
-from qbridge_core.work.intake import Intake
+from qbridge_core.work.dispatcher import Dispatcher
 from qbridge_core.work.readahead import MOST, ReadAhead
 from qbridge_memory import MemoryClient
 from support.wait import wait_for
@@ -75,7 +75,7 @@ def test_idle_workers_ask_for_one_message_each_at_once(recording: Recording) -> 
     with TaskManager(recording, lambda _: barrier.wait(), "q", "d", max_workers=4) as manager:
         session = manager._session
         assert session is not None
-        wait_for(lambda: recording.at_once == 1 and session._job.intake._idle.value == 4, 5.0)
+        wait_for(lambda: recording.at_once == 1 and session._job.dispatcher._idle.value == 4, 5.0)
         recording.send_many("q", range(8))
         wait_for(lambda: recording.stats("q").in_flight == recording.stats("q").ready == 0, 5.0)
         assert max(recording.asked) > 1
@@ -88,27 +88,27 @@ def test_one_receive_runs_at_a_time(recording: Recording) -> None:
     assert recording.most_at_once == 1
 
 
-def test_a_closed_intake_lets_nothing_out(recording: Recording) -> None:
+def test_a_closed_dispatcher_lets_nothing_out(recording: Recording) -> None:
     """After ``close`` every worker gets None, also where messages wait; they are left over."""
     recording.send_many("q", range(3))
-    intake = Intake(recording, "q", 3, 0.1)
-    intake.open()
-    intake._ready.extend(recording.receive("q", 2))
-    intake.close()
-    assert intake.take() is None
-    assert len(intake.left_over()) == 2
-    assert intake.left_over() == []
+    dispatcher = Dispatcher(recording, "q", 3, 0.1)
+    dispatcher.open()
+    dispatcher._ready.extend(recording.receive("q", 2))
+    dispatcher.close()
+    assert dispatcher.take() is None
+    assert len(dispatcher.left_over()) == 2
+    assert dispatcher.left_over() == []
     assert recording.stats("q").ready == 1
 
 
 def test_closing_wakes_a_waiting_worker(recording: Recording) -> None:
     """A worker that waits for messages ends at once, not after the poll timeout."""
-    intake = Intake(recording, "q", 1, 300.0)
+    dispatcher = Dispatcher(recording, "q", 1, 300.0)
     results: list[Delivery | None] = []
-    thread = threading.Thread(target=lambda: results.append(intake.take()), daemon=True)
+    thread = threading.Thread(target=lambda: results.append(dispatcher.take()), daemon=True)
     thread.start()
     wait_for(lambda: recording.at_once == 1, 5.0)
-    wait_for(lambda: intake.close() or results, 5.0)
+    wait_for(lambda: dispatcher.close() or results, 5.0)
     assert results == [None]
 
 
@@ -151,11 +151,11 @@ def test_pauses_grow_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     client = Flaky()
     client.connect()
     client.error = BrokerUnavailableError("gone")
-    intake = Intake(client, "q", 1, 0.1)
+    dispatcher = Dispatcher(client, "q", 1, 0.1)
     pauses: list[float] = []
-    monkeypatch.setattr(intake._closed, "wait", pauses.append)
+    monkeypatch.setattr(dispatcher._closed, "wait", pauses.append)
     for _ in range(7):
-        intake._read()
+        dispatcher._read()
     assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
 
 
@@ -163,7 +163,7 @@ def test_a_disconnected_client_ends_the_asking() -> None:
     """Nobody will connect it again: the worker is told."""
     client = Recording()
     with pytest.raises(NotConnectedError):
-        Intake(client, "q", 1, 0.1).take()
+        Dispatcher(client, "q", 1, 0.1).take()
 
 
 def test_g4_quick_tasks_are_read_ahead_within_a_bound() -> None:
@@ -215,8 +215,8 @@ def test_g8_what_waits_behind_long_tasks_goes_back_uncounted(recording: Recordin
         recording.send_many("q", range(5))
         session = manager._session
         assert session is not None
-        intake = session._job.intake
-        intake._ready.extend(recording.receive("q", 3))  # as if they had been read with the first two
+        dispatcher = session._job.dispatcher
+        dispatcher._ready.extend(recording.receive("q", 3))  # as if they had been read with the first two
         wait_for(lambda: recording.stats("q").ready == 5, 10.0)
         assert recording.stats("q").in_flight == 2
         release.set()

@@ -33,7 +33,7 @@ _LOOK_EVERY: Final = 0.25
 _STEP: Final = 100
 
 
-class Intake:
+class Dispatcher:
     """The deliveries of one queue for the workers of one process. Thread-safe.
 
     Args:
@@ -103,7 +103,7 @@ class Intake:
             _log.debug("unsubscribe while closing: %s", exc)
 
     def take(self) -> Delivery | None:
-        """Wait for the next delivery; None when the intake is closed.
+        """Wait for the next delivery; None when the dispatcher is closed.
 
         Raises:
             NotConnectedError: somebody disconnected the client.
@@ -125,7 +125,7 @@ class Intake:
                 self._reading.release()  # otherwise ``done`` or ``stale`` does
 
     def take_ready(self) -> Delivery | None:
-        """The next delivery that is here already; None when there is none, or the intake is closed. Never waits."""
+        """The next delivery that is here already; None when there is none, or the dispatcher is closed. Never waits."""
         if self.ending:
             return None
         try:
