@@ -173,7 +173,7 @@ class WorkerPool:
     def _start_more(self, count: int) -> None:
         dispatcher = self._job.dispatcher
         for _ in range(count):
-            worker = Worker(self, self._job)
+            worker = Worker(self._job, self.worker_ended)
             with self._lock:
                 self._workers.add(worker)
                 running = len(self._workers)
