@@ -21,8 +21,9 @@ from typing import NoReturn
 import pytest
 
 from qbridge_core.runtime.logs import flush, logger
-from support.brokers import Broker, RabbitMQBroker, RedisBroker, amqp_answers, redis_answers
+from support.brokers import Broker, RabbitMQBroker, RedisBroker, amqp_answers, redis_answers, start_new
 from support.proxy import TCPProxy
+from support.sqs import SQSBroker
 from support.versions import amqp_version, redis_version
 from support.wait import wait_for
 
@@ -151,6 +152,25 @@ def amqp_url() -> str:
 def redis_url() -> str:
     """The URL of the run's Redis; it is shared, so use unique queue names and break nothing."""
     return _shared_url(REDIS)
+
+
+@pytest.fixture(scope="session")
+def sqs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SQSBroker]:
+    """A server for Amazon SQS, of this process; use unique queue names and break nothing.
+
+    It is not shared by the workers of pytest-xdist: it boots in a second, and only where a test asks for it.
+    """
+    broker = start_new(SQSBroker, tmp_path_factory.mktemp("sqs"))
+    yield broker
+    broker.close()
+
+
+@pytest.fixture
+def private_sqs(tmp_path: Path) -> Iterator[SQSBroker]:
+    """A server for Amazon SQS (`SQSBroker`) of this test alone, for tests that break it."""
+    broker = start_new(SQSBroker, tmp_path / "sqs")
+    yield broker
+    broker.close()
 
 
 def _private(kind: Kind, directory: Path) -> Iterator[Broker]:

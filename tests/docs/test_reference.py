@@ -61,6 +61,7 @@ ENOUGH = {
     "kombu+any": "kombu+any://?transport=a.b:C",
     "kombu+filesystem": "kombu+filesystem:///tmp/jobs",
     "kombu+sqlalchemy": "kombu+sqlalchemy:////tmp/jobs.db?dialect=sqlite",
+    "kombu+sqs": "kombu+sqs://",
 }
 """URLs of those transports for which a scheme is not enough."""
 

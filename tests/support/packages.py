@@ -33,6 +33,7 @@ PACKAGES: Final[dict[str, list[str]]] = {
         "kombu+redis",
         "kombu+rediss",
         "kombu+sqlalchemy",
+        "kombu+sqs",
     ],
 }
 """The packages, and the schemes that each serves."""

@@ -83,7 +83,8 @@ class KombuClient(QueueClient):
 
     Args:
         url: ``kombu+amqp://user:password@host:port/vhost``, ``kombu+filesystem:///folder``,
-            ``kombu+sqlalchemy://user:password@host/database?dialect=postgresql``, ``kombu+memory://``, or for any other
+            ``kombu+sqlalchemy://user:password@host/database?dialect=postgresql``, ``kombu+memory://``,
+            ``kombu+sqs://key:secret@?region=eu-west-1``, or for any other
             transport ``kombu+any://user:password@host:port/path?transport=package.module:Class``.
         options: ``allow_loss`` (false), ``max_message_bytes`` (16 MiB), and in seconds ``connect_timeout`` (5),
             ``request_timeout`` (5), ``publish_timeout`` (10), ``poll_interval`` (0.2); and those of the transport,

@@ -61,6 +61,7 @@ _EXTRAS: Final = {
     "kombu+redis": "kombu",
     "kombu+rediss": "kombu",
     "kombu+sqlalchemy": "kombu",
+    "kombu+sqs": "kombu",
 }
 
 _lock = threading.Lock()

@@ -41,7 +41,7 @@ class Broker:
             ConfigurationError: something is not installed.
         """
         try:
-            Connection(**self.transport.connection_arguments()).transport_cls  # noqa: B018 - it imports
+            self.transport.load()
         except Exception as exc:  # noqa: BLE001 - whatever a module raises when it is imported
             error = self.translated(exc, f"use {self.transport.url.scheme}://")
             raise error from error.__cause__

@@ -40,6 +40,8 @@ class Received:
         redelivered: the broker says that it has handed it out before.
         suspected: a process may have died with it: the broker handed it out before, and that was no hand-back. What
             this client had itself when its connection was lost is recognized by the bridge.
+        identity: the broker's own name of the message, the same at each delivery, where it has one and any session
+            settles: the bridge recognizes what it holds or has removed, and settles it with the newest handle.
     """
 
     body: bytes = field(repr=False)
@@ -48,3 +50,4 @@ class Received:
     handle: Any = field(default=None, repr=False)
     redelivered: bool = False
     suspected: bool = False
+    identity: str | None = None

@@ -17,7 +17,6 @@ from qbridge_kombu.transports.session import Session
 
 wall_clock: Final[Callable[[], float]] = functools.partial(time.clock_gettime, time.CLOCK_REALTIME)
 """Unix time that no frozen clock of a test stops: due times are compared across processes."""
-_LOOK_EVERY: Final = 0.25
 _SWEEP_EVERY: Final = 2.0
 _COSTS_AT_MOST: Final = 20  # a sweep of a second happens every 20 seconds, unless something is known to be due
 _AT_ONCE: Final = 100
@@ -83,13 +82,13 @@ class _Companion:
         now = monotonic()
         if now < self._look_at:
             return False
-        self._look_at = now + _LOOK_EVERY
+        self._look_at = now + self._transport.delayed_look
         return True
 
     def swept(self, session: Session) -> int:
         """Move what is due; return how many are left."""
         self.move_on(session)
-        return self._size(session)
+        return self._size(session) + (self._transport.delayed(session, self._companion) if self._exists else 0)
 
     def move_on(self, session: Session) -> None:
         """Look, and sweep if something can be due."""

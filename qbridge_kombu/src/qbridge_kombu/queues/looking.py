@@ -34,7 +34,12 @@ class Looking:
         """Delete what is ready."""
         transport = self._context.transport
         name = transport.name_of(queue)
-        return self._context.ask(lambda session: transport.purge(session, name), f"purge {queue!r}")
+        total = 0
+        while True:
+            purged = self._context.ask(lambda session: transport.purge(session, name), f"purge {queue!r}")
+            total += purged
+            if not purged or not transport.purges_in_parts:
+                return total
 
     def dead_letters(self, queue: str, limit: int) -> list[DeadLetter]:
         """List the oldest."""

@@ -153,8 +153,7 @@ class Settling:
         except UncertainError as exc:
             raise BrokerUnavailableError(str(exc)) from exc.__cause__
         if done:
-            for tag in tags:
-                self._context.in_flight.settled(tag)
+            self._context.in_flight.released(tags)
             self._context.bell(first.queue).set()
         return done
 

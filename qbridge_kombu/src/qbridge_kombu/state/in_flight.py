@@ -62,6 +62,8 @@ class InFlight:
         self._buffered: dict[str, deque[Tag]] = {}
         self._lost: dict[Key, deque[Tag]] = {}
         self._done: OrderedDict[Key, int] = OrderedDict()
+        self._held: dict[tuple[str, str], Tag] = {}
+        self._gone: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def add(self, queue: str, name: str, received: list[Received], session: Session) -> list[Received]:
         """Take what a transport has handed out into the buffer; return what is to be acknowledged at once.
@@ -72,9 +74,11 @@ class InFlight:
         with self._lock:
             buffer = self._buffered.setdefault(queue, deque())
             for each in received:
-                known = self._recognized(queue, each, session) if self._bound and each.suspected else None
+                known = self._known(queue, each, session)
                 if known is None:
                     tag = Tag(self, queue, name, each, session)
+                    if each.identity is not None:
+                        self._held[queue, each.identity] = tag
                     self._open[tag] = None
                     buffer.append(tag)
                 elif known is State.SETTLED:
@@ -93,6 +97,11 @@ class InFlight:
             if tag.state is State.LOST:
                 return
             self._open.pop(tag, None)
+            self._let_go(tag)
+            if tag.received.identity is not None:
+                self._gone[tag.queue, tag.received.identity] = None
+                while len(self._gone) > _MAX_REMEMBERED:
+                    self._gone.popitem(last=False)
             if self._bound and tag.session is None and tag.state is not State.SETTLED:
                 self._forget_lost(tag)
                 key = _key(tag.queue, tag.received)
@@ -101,10 +110,19 @@ class InFlight:
                     self._done.popitem(last=False)
             tag.state = State.SETTLED
 
+    def released(self, tags: list[Tag]) -> None:
+        """These were given back as they are, and may come again."""
+        with self._lock:
+            for tag in tags:
+                self._open.pop(tag, None)
+                self._let_go(tag)
+                tag.state = State.SETTLED
+
     def lost(self, tags: list[Tag]) -> None:
         """The broker has taken these back."""
         with self._lock:
             for tag in tags:
+                self._let_go(tag)
                 if self._open.pop(tag, 0) is None:
                     tag.state = State.LOST
 
@@ -147,6 +165,25 @@ class InFlight:
             self._open.clear()
             self._buffered.clear()
             self._lost.clear()
+            self._held.clear()
+
+    def _known(self, queue: str, received: Received, session: Session) -> State | None:
+        if received.identity is not None:
+            return self._identified(queue, received)
+        return self._recognized(queue, received, session) if self._bound and received.suspected else None
+
+    def _identified(self, queue: str, received: Received) -> State | None:
+        """The same by the broker's own name of the message, whatever has delivered it twice."""
+        key = (queue, received.identity or "")
+        tag = self._held.get(key)
+        if tag is not None:
+            tag.received.handle = received.handle
+            return State.OPEN
+        return State.SETTLED if key in self._gone else None
+
+    def _let_go(self, tag: Tag) -> None:
+        if tag.received.identity is not None:
+            self._held.pop((tag.queue, tag.received.identity), None)
 
     def _recognized(self, queue: str, received: Received, session: Session) -> State | None:
         """What this client knows of a message that comes again: it is open still, or settled; None when nothing."""

@@ -16,6 +16,7 @@ SCHEMES: Final[Mapping[str, str]] = {
     "kombu+redis": "redis_lists:RedisListsTransport",
     "kombu+rediss": "redis_lists:RedisListsTransport",
     "kombu+sqlalchemy": "database:DatabaseTransport",
+    "kombu+sqs": "sqs:SQSTransport",
 }
 """What serves each scheme."""
 

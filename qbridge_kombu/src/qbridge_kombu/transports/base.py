@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from kombu.connection import Connection
+
 from qbridge_core.backend import BrokerURL, Capabilities, OptionReader
 from qbridge_kombu.protocol.messages import Outgoing, Received
 from qbridge_kombu.transports.session import Session
@@ -39,12 +41,14 @@ class Transport(ABC):
             ``<queue>.delayed``, in steps of this length.
         blocking_receive: seconds for which one call of :meth:`receive` may wait at the broker for a message (long
             polling). Then each queue that is received from has a session and thread of its own. With 0 it is polled.
+        delayed_look: seconds between two looks into ``<queue>.delayed``.
         one_session: one connection does everything: the broker has one writer at a time anyway.
         publish_batch: how many messages :meth:`publish` gets at once at most.
         receive_batch: how many messages :meth:`receive` is asked for at once at most.
         acknowledge_batch: how many messages :meth:`acknowledge` gets at once at most.
         instant_acknowledge: acknowledging is nothing but forgetting, without the broker (class B).
         releases_uncounted: :meth:`release` counts nothing, so a hand-back needs no copy.
+        purges_in_parts: :meth:`purge` deletes for a moment only, and is called until it finds nothing.
         secrets: what no text may show, beside the password of the URL.
     """
 
@@ -57,12 +61,14 @@ class Transport(ABC):
     longest_task: float | None = None
     max_native_delay: float = 0.0
     blocking_receive: float = 0.0
+    delayed_look: ClassVar[float] = 0.25
     one_session: ClassVar[bool] = False
     publish_batch: int = 100
     receive_batch: int = 100
     acknowledge_batch: int = 100
     instant_acknowledge: ClassVar[bool] = False
     releases_uncounted: ClassVar[bool] = False
+    purges_in_parts: ClassVar[bool] = False
     secrets: Sequence[str] = ()
 
     def __init__(self, url: BrokerURL, options: Mapping[str, Any]) -> None:
@@ -79,6 +85,10 @@ class Transport(ABC):
     @abstractmethod
     def connection_arguments(self) -> Mapping[str, Any]:
         """The arguments of ``kombu.Connection``. It is made for each session; nothing is connected by that."""
+
+    def load(self) -> None:
+        """Import, and make once, what may take longer than any deadline of a call; nothing is connected by that."""
+        Connection(**self.connection_arguments()).transport_cls  # noqa: B018 - it imports
 
     def connected(self, session: Session) -> None:  # noqa: B027 - optional
         """A new session is there: look at the broker, once for each session. What it raises ends the session."""
