@@ -151,8 +151,14 @@ print(sorted(set(optional) & set(sys.modules)))
 @pytest.mark.parametrize(
     ("statement", "unwanted"),
     [
-        ("import qbridge_core", {"ctypes", "hashlib", "pathlib", "qbridge_core.work", "qbridge_core.execute"}),
-        ("import qbridge_core.backend", {"ctypes", "hashlib", "pathlib", "qbridge_core.work", "qbridge_core.execute"}),
+        (
+            "import qbridge_core",
+            {"ctypes", "hashlib", "pathlib", "socket", "qbridge_core.work", "qbridge_core.execute"},
+        ),
+        (
+            "import qbridge_core.backend",
+            {"ctypes", "hashlib", "pathlib", "socket", "qbridge_core.work", "qbridge_core.execute"},
+        ),
         ("from qbridge_core import TaskManager", {"qbridge_core.execute.coroutines", "qbridge_core.supervise"}),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 
 
 def default_dead_letter_queue(queue: str) -> str:
@@ -18,4 +17,6 @@ def suspects_queue(queue: str) -> str:
 
 def worker_identity() -> str:
     """``host:pid`` of this process, as dead letters name it (asked anew each time: a fork changes the pid)."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+    from socket import gethostname  # takes milliseconds, which an import need not wait for
+
+    return f"{gethostname()}:{os.getpid()}"
