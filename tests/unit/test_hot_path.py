@@ -62,7 +62,7 @@ def test_no_thread_and_no_timer_is_made_for_a_task(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(threading.Thread, "start", counted)
     consume(lambda _: None)
-    assert len(started) <= 5, Counter(started)
+    assert len(started) <= 10, Counter(started)  # of the session, from start to stop
 
 
 def test_a_hook_that_nobody_implements_is_not_called() -> None:
