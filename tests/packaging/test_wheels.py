@@ -84,6 +84,22 @@ def test_core_with_redis_needs_nothing_else(wheels: dict[str, Path], clean_pytho
     assert run(clean_python, "-I", "-c", program) == "[]"
 
 
+def test_the_extra_kombu_runs_tasks_from_a_folder(wheels: dict[str, Path], clean_python: Path, tmp_path: Path) -> None:
+    """`qbridge-core[kombu]` brings kombu and what that needs, and no other backend."""
+    folder = wheels["qbridge_core"].parent
+    pip("install", "--quiet", "--find-links", folder, "qbridge-core[kombu]", python=clean_python)
+    program = (
+        "import importlib.util\n"
+        "from qbridge_core import TaskManager, connect\n"
+        f"with connect('kombu+filesystem://{tmp_path}/queues', allow_loss=True) as client:\n"
+        "    client.declare('jobs', 'dead')\n"
+        "    client.send_many('jobs', range(3))\n"
+        "    print(TaskManager(client, lambda payload: None, 'jobs', 'dead').run_until_idle(20))\n"
+        "print([name for name in ('pika', 'redis', 'sqlalchemy') if importlib.util.find_spec(name)])"
+    )
+    assert run(clean_python, "-I", "-c", program).splitlines() == ["3 succeeded", "[]"]
+
+
 def test_the_root_installs_all_and_leaves_no_pointer_behind(clean_python: Path) -> None:
     """`pip install .` brings the packages of all distributions, and no requirement that names a folder."""
     pip("install", "--quiet", ROOT, python=clean_python)

@@ -44,10 +44,11 @@ def test_many_callers_share_two_connections(make_client: MakeClient, amqp: str, 
     assert new == ["qbridge-kombu-receiver", "qbridge-kombu-sender"]
 
 
+@pytest.mark.parametrize("ends", ["after the broker has noticed", "before"])
 def test_a_cut_runs_no_task_twice(
-    make_client: MakeClient, amqp: str, tcp_proxy: Callable[[str], TCPProxy], queue: str
+    make_client: MakeClient, amqp: str, tcp_proxy: Callable[[str], TCPProxy], queue: str, ends: str
 ) -> None:
-    """What the broker delivers again is recognized, and acknowledged when its run is over."""
+    """What the broker delivers again is recognized, whether its acknowledgement was not sent or went into the void."""
     proxy = tcp_proxy(amqp)
     client, direct = make_client(proxy.through(amqp), request_timeout=2.0), make_client(amqp)
     direct.declare(queue, f"{queue}-dead")
@@ -65,10 +66,13 @@ def test_a_cut_runs_no_task_twice(
     with TaskManager(client, handler, queue, f"{queue}-dead", max_workers=3):
         assert all_run.wait(20.0)
         proxy.reset()
-        go_on.set()  # the acknowledgements may go into the void
+        if ends != "before":
+            wait_for(lambda: direct.stats(queue).ready == 3, 20.0, "the broker does not notice the cut")
+        go_on.set()
         wait_for(lambda: client.stats(queue).in_flight == 0 and client.flush(), 20.0, "the tasks are not settled")
-    assert runs == {0: 1, 1: 1, 2: 1}
-    assert direct.stats(queue).ready == 0
+        direct.send(queue, 3)
+        wait_for(lambda: 3 in runs and direct.stats(queue).ready == 0, 20.0, "the worker does not go on")
+    assert runs == {0: 1, 1: 1, 2: 1, 3: 1}
     assert direct.stats(f"{queue}-dead").ready == 0
 
 

@@ -88,6 +88,16 @@ def test_headers_that_the_broker_would_obey_are_the_producers(make_client: MakeC
     assert client.stats(f"{queue}-other").ready == 0
 
 
+def test_what_is_no_message_of_kombus_in_a_folder_is_malformed(
+    make_client: MakeClient, folder_url: str, queue: str, tmp_path: Path
+) -> None:
+    """kombu would lose the file and raise an error; here the worker gets what is in it."""
+    client = make_client(folder_url)
+    client.declare(queue)
+    (tmp_path / "queues" / "messages" / f"1_x.{queue}.msg").write_bytes(b"\xff no JSON")
+    assert [delivery.body for delivery in client.receive(queue, 2, 10.0)] == [b"\xff no JSON"]
+
+
 def test_what_is_no_message_of_kombus_in_a_table_is_dead_lettered(
     make_client: MakeClient, file_url: str, queue: str, tmp_path: Path
 ) -> None:

@@ -7,13 +7,14 @@ import json
 import os
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from qbridge_core.backend import BrokerURL, ConfigurationError, OptionReader
+from qbridge_core.backend import NO_HEADERS, BrokerURL, ConfigurationError, OptionReader
 from qbridge_kombu.options import option_text
 from qbridge_kombu.protocol.messages import Outgoing, Received
 from qbridge_kombu.protocol.names import encoded
@@ -95,6 +96,30 @@ class FilesystemTransport(VirtualTransport):
             with suppress(OSError):
                 os.unlink(hidden)
             raise
+
+    def receive(self, session: Session, name: str, count: int, wait: float) -> list[Received]:
+        """Take the first files. The folder is listed again when all of the last list are taken, not for each one."""
+        self.require(session, name)
+        listed: deque[str] = session.notes.setdefault(name, deque())
+        taken: list[Received] = []
+        if not listed:
+            listed.extend(sorted(self._files(name)))
+        while listed and len(taken) < count:
+            with suppress(FileNotFoundError):  # somebody else was quicker
+                taken.append(self._take(session, listed.popleft()))
+        return taken
+
+    def _take(self, session: Session, file: str) -> Received:
+        """Rename a file, which one consumer can only, then read and delete it."""
+        shown = os.path.join(self._folders["data_folder_in"], file)
+        hidden = os.path.join(self._folders["data_folder_in"], f"{uuid.uuid4().hex}.taken")
+        os.rename(shown, hidden)
+        text = Path(hidden).read_bytes()
+        os.unlink(hidden)
+        try:
+            return received(session.channel, json.loads(text))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return Received(text, NO_HEADERS, {})  # no message of kombu's: for the worker to call malformed
 
     def peek(self, session: Session, name: str, limit: int) -> list[Received]:
         """Read the first files."""
