@@ -123,6 +123,7 @@ class Session:
         try:
             if self._opens():
                 self._begin()
+            self._thread = None  # this one ends, and its identifier may be that of whoever calls ``stop``
             watch.add(self)
         except BaseException as exc:  # noqa: BLE001 - whatever it is, the worker ends with it
             self._fail(exc)
