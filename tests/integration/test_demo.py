@@ -64,11 +64,14 @@ def perfect(demo: ModuleType) -> Perfect:
     return plan, done, letters
 
 
-@pytest.mark.parametrize("broker", ["memory", "rabbitmq", "redis"])
+@pytest.mark.parametrize("broker", ["memory", "rabbitmq", "redis", "sqs"])
 def test_the_demo_accounts_for_every_task(request: pytest.FixtureRequest, broker: str) -> None:
     """On every broker the demo exits with 0, with each kind of task where it belongs, and prints no control codes."""
     fixtures = {"rabbitmq": "amqp_url", "redis": "redis_url"}
-    url = request.getfixturevalue(fixtures[broker]) if broker in fixtures else "memory://demo"
+    if broker == "sqs":
+        url = request.getfixturevalue("sqs_server").url
+    else:
+        url = request.getfixturevalue(fixtures[broker]) if broker in fixtures else "memory://demo"
     result = run_demo(url)
     assert result.returncode == 0, result.stdout + result.stderr
     lines = cells(result.stdout)
