@@ -2,9 +2,9 @@
 
     python examples/demo.py [URL]
 
-URL is memory://demo (the default), amqp://…, redis://… or kombu+sqs://…. The queues get names of their own and are emptied at
-the end, so a broker that others use will do. Exit status: 0 when nothing was lost, 1 when a task is not where it
-should be (the list says which), 2 when the broker cannot be used.
+URL is memory://demo (the default), amqp://…, redis://… or kombu+sqs://…. The queues get names of their own and are
+emptied at the end, so a broker that others use will do. Exit status: 0 when nothing was lost, 1 when a task is not
+where it should be (the list says which), 2 when the broker cannot be used.
 """
 
 from __future__ import annotations

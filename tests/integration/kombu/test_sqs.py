@@ -23,6 +23,7 @@ from qbridge_core import (
     connect,
 )
 from qbridge_kombu import KombuClient
+from qbridge_kombu.transports.sqs import SQSTransport
 from support.proxy import TCPProxy
 from support.sqs import SQSBroker
 from support.wait import wait_for
@@ -413,6 +414,30 @@ def test_long_delays_wait_beside_the_queue(client: KombuClient, sqs_server: SQSB
     names = ["ApproximateNumberOfMessagesDelayed"]
     counts = sqs_server.request("GetQueueAttributes", QueueUrl=url, AttributeNames=names)["Attributes"]
     assert int(counts[names[0]]) == 1
+
+
+def test_a_worker_that_is_never_idle_moves_long_delays_on(
+    monkeypatch: pytest.MonkeyPatch, make_client: MakeClient, sqs_server: SQSBroker, queue: str
+) -> None:
+    """Step by step, not early, and out of the queue beside; steps of a second stand for those of 15 minutes."""
+    monkeypatch.setattr(SQSTransport, "max_native_delay", 1.0)
+    monkeypatch.setattr(SQSTransport, "delayed_look", 0.1)
+    client = make_client(sqs_server.url, **FAST)
+    client.declare(queue)
+    began = time.monotonic()
+    client.publish(queue, b"late", delay=3)
+
+    def came() -> bool:
+        client.publish(queue, b"now")
+        deliveries = client.receive(queue, 10, 1.0)
+        for delivery in deliveries:
+            client.ack(delivery)
+        return b"late" in {delivery.body for delivery in deliveries}
+
+    wait_for(came, 20, "it comes")
+    assert time.monotonic() - began >= 2.9
+    assert client.flush()
+    assert in_all(client, f"{queue}.delayed") == 0
 
 
 def test_credentials_may_come_from_the_environment(

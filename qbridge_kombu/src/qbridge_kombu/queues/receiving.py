@@ -51,6 +51,7 @@ class Receiving:
             if self._cancels[queue] != before:
                 return []
             bell.clear()
+            self._delays.look(queue)  # before the answer: a busy queue, or one that is waited at, has no other moment
             left = deadline - monotonic()
             try:
                 found = self._ask(queue, count, left)
@@ -64,7 +65,6 @@ class Receiving:
                 if refusal is not None:
                     raise refusal
                 return []
-            self._delays.look(queue)
             bell.wait(min(pause.next(), left))
 
     def cancel(self, queue: str) -> list[Tag]:
