@@ -296,6 +296,24 @@ def test_a_task_of_three_leases_runs_once(make_client: MakeClient, sqs_server: S
     assert worker.stats(queue).ready == 0
 
 
+def test_what_comes_twice_to_one_client_is_handed_out_once(
+    make_client: MakeClient, sqs_server: SQSBroker, queue: str
+) -> None:
+    """The service ends a lease and delivers again: the delivery that there is has the new receipt, and settles it."""
+    client = make_client(sqs_server.url, lease=30, wait_time=1)
+    client.declare(queue)
+    client.publish(queue, b"x")
+    (delivery,) = receive(client, queue)
+    receipt = delivery.tag.received.handle.receipt
+    url = sqs_server.queue_url(queue)
+    sqs_server.request("ChangeMessageVisibility", QueueUrl=url, ReceiptHandle=receipt, VisibilityTimeout=0)
+    assert client.receive(queue, 1, 1.0) == []
+    assert delivery.tag.received.handle.receipt != receipt
+    client.ack(delivery)
+    assert client.flush()
+    assert in_all(client, queue) == 0
+
+
 def test_a_task_over_twelve_hours_is_refused(client: KombuClient, queue: str) -> None:
     """The service does not lend a message for longer."""
     client.declare(queue)
