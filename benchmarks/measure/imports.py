@@ -14,7 +14,7 @@ from benchmarks.contestants import IMPORTS, Contestant
 from benchmarks.environments import python_of
 from benchmarks.measure import Case, taking_part
 
-RUNS = 20
+RUNS = 10
 
 
 def cases() -> list[Case]:
