@@ -97,7 +97,7 @@ CONTESTANTS = (
     _peer("Huey", "redis", "huey"),
     _peer("arq", "redis", "arq", "", *_ALL, COROUTINES),
     _peer("SAQ", "redis", "saq"),  # each of its places is a connection of its own: 10,000 do not start
-    _peer("streaQ", "redis", "streaq", "", *_ALL, COROUTINES),
+    _peer("streaQ", "redis", "streaq"),
     _imported("Python alone", "", RAW, "qbridge"),
     _imported("pika", "pika", RAW, "qbridge"),
     _imported("redis-py", "redis", RAW, "qbridge"),
