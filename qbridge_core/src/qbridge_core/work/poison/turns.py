@@ -9,7 +9,8 @@ from qbridge_core.contract.message import Delivery
 from qbridge_core.runtime.clock import monotonic
 
 # When nothing came for so long the others have nothing to do. In proportion to what a stop took, because that was long
-# when the broker is slow; then what it has takes longer to come, too.
+# when the broker is slow; then what it has takes longer to come, too. Where nothing came the last time either, the
+# shortest wait will do: what comes during a stop is there at its end.
 _SHARE: Final = 0.5
 _SHORTEST_WAIT: Final = 0.05
 _LONGEST_WAIT: Final = 0.5
@@ -33,6 +34,7 @@ class Turns:
         self._until = 0.0
         self._wait = 0.0
         self._skipped = False
+        self._was_skipped = False
 
     def may_begin(self, now: float) -> bool:
         """Whether it is the turn of the suspects."""
@@ -41,7 +43,7 @@ class Turns:
     def begin(self, now: float) -> None:
         """Nobody reads from now on."""
         self._since = now
-        self._skipped = False
+        self._was_skipped, self._skipped = self._skipped, False
 
     def run_beside(self, delivery: Delivery) -> None:
         """A suspect takes one of the slots."""
@@ -61,7 +63,8 @@ class Turns:
         since, self._since = self._since, None
         if since is not None:
             now = monotonic()
-            self._wait = min(max(_SHARE * (now - since), _SHORTEST_WAIT), _LONGEST_WAIT)
+            wait = 0.0 if self._was_skipped else _SHARE * (now - since)
+            self._wait = min(max(wait, _SHORTEST_WAIT), _LONGEST_WAIT)
             self._until = now + (now - since)
 
     @property
