@@ -14,10 +14,14 @@ from qbridge_core.runtime.clock import monotonic
 _SHARE: Final = 0.5
 _SHORTEST_WAIT: Final = 0.05
 _LONGEST_WAIT: Final = 0.5
+# Suspects that are quickly done share a turn: at its begin the others must end what they do, and that takes time too.
+_SHORTEST_TURN: Final = 0.25
 
 
 class Turns:
     """Gives others as much time as they had to wait for suspects, and half of the slots, as far as they need it.
+
+    The turn of the suspects is over when they have stopped others for a quarter of a second in all.
 
     A stop lasts from the search for a suspect until it has been found, or has run when nothing else could meanwhile.
     ``ended`` may be called by any thread, the rest by whoever has the right to read.
@@ -31,6 +35,7 @@ class Turns:
         self._stops_all = slots == 1
         self._beside: set[Delivery] = set()
         self._since: float | None = None
+        self._ended_at = self._stopped = 0.0
         self._until = 0.0
         self._wait = 0.0
         self._skipped = False
@@ -42,6 +47,8 @@ class Turns:
 
     def begin(self, now: float) -> None:
         """Nobody reads from now on."""
+        if now - self._ended_at > self._stopped:  # the others had as much time, though it was not their turn yet
+            self._stopped = 0.0
         self._since = now
         self._was_skipped, self._skipped = self._skipped, False
 
@@ -62,10 +69,14 @@ class Turns:
         """The stop is over, if it is not over already; others may read."""
         since, self._since = self._since, None
         if since is not None:
-            now = monotonic()
-            wait = 0.0 if self._was_skipped else _SHARE * (now - since)
+            now = self._ended_at = monotonic()
+            self._stopped += now - since
+            if self._stopped < _SHORTEST_TURN:
+                return
+            wait = 0.0 if self._was_skipped else _SHARE * self._stopped
             self._wait = min(max(wait, _SHORTEST_WAIT), _LONGEST_WAIT)
-            self._until = now + (now - since)
+            self._until = now + self._stopped
+            self._stopped = 0.0
 
     @property
     def patience(self) -> float:
