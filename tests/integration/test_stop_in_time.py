@@ -69,6 +69,7 @@ def private_broker(request: pytest.FixtureRequest) -> Broker:
     return broker
 
 
+@pytest.mark.timeout(300)
 def test_g16_the_whole_stop_is_in_time_with_a_broker_that_is_silent(
     private_broker: Broker, unique_name: str, worker: Any
 ) -> None:
@@ -82,7 +83,8 @@ def test_g16_the_whole_stop_is_in_time_with_a_broker_that_is_silent(
                 client.send_many(queue, range(TASKS))
                 took, errors = _stop(worker(private_broker.url, queue), private_broker if silent else None)
                 if not silent:
-                    wait_for(lambda: client.stats(queue).ready == TASKS, 30, "all are back")  # noqa: B023 - at once
+                    # At least once: an acknowledgement that came too late leaves a copy and its original.
+                    wait_for(lambda: client.stats(queue).ready >= TASKS, 30, "all are back")  # noqa: B023 - at once
                 all_given_back = silent or errors.count("it goes back to the queue") == TASKS
                 if took <= GRACE + 3 + SLACK and all_given_back:
                     break
