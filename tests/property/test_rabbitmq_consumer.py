@@ -14,6 +14,7 @@ from qbridge_core import Delivery
 from qbridge_rabbitmq.consume.consumer import Consumer
 from qbridge_rabbitmq.consume.deliveries import Deliveries
 from qbridge_rabbitmq.consume.getting import GetRequest
+from qbridge_rabbitmq.queues.pending_delays import PendingDelays
 from qbridge_rabbitmq.recovery.lost_deliveries import LostDeliveries
 from qbridge_rabbitmq.settle.acknowledgements import Acknowledgements
 from support.amqp_model import LATE, LOST, MISSING, Broker, Channel, Connection
@@ -53,7 +54,7 @@ class ConsumerMachine(RuleBasedStateMachine):
         self.io = IO()
         self.lost = LostDeliveries()
         self.acknowledgements = Acknowledgements(cast(Any, self.io), self.lost)
-        self.deliveries = Deliveries(self.lost, self.acknowledgements.acknowledge)
+        self.deliveries = Deliveries(self.lost, PendingDelays(), self.acknowledgements.acknowledge)
         self.restores: list[Callable[[BaseException | None], None]] = []
         self.consumer = Consumer(QUEUE, cast(Any, self.io), lambda _, done: self.restores.append(done), self.lost)
         self.connection: Connection | None = None

@@ -12,12 +12,14 @@ import inspect
 import pkgutil
 from abc import ABC
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sized
+from itertools import chain
 from types import ModuleType
 from typing import Generic, Protocol
 from urllib.request import BaseHandler, HTTPRedirectHandler
 
 import pika
 import pytest
+from kombu.transport import SQS
 from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 
 import qbridge_core
@@ -32,11 +34,13 @@ OPEN: set[object] = {
     object, tuple, str, ABC, Generic, Protocol, enum.Enum, enum.StrEnum, enum.ReprEnum,
     Mapping, Collection, Container, Iterable, Sized, BaseHandler, HTTPRedirectHandler,
 }  # fmt: skip
-# What is derived from pika's classes on purpose, with everything that is defined there.
+# What is derived from pika's and kombu's classes on purpose, with everything that is defined there.
 OVERRIDDEN = {
     pika.SelectConnection: {"_on_data_available", "_read_frame", "_output_marshaled_frames"},
     pika.BasicProperties: {"encode"},
     SelectorIOServicesAdapter: {"connect_socket", "create_streaming_connection"},
+    SQS.Channel: {"_update_queue_cache", "new_sqs_client"},
+    SQS.Transport: {"Channel"},
 }
 
 
@@ -68,9 +72,9 @@ def test_no_class_is_derived_from_one_whose_names_may_change(package: ModuleType
 
 
 @pytest.mark.parametrize("base", OVERRIDDEN, ids=lambda base: str(base.__name__))
-def test_only_what_is_meant_of_pika_is_overridden(base: type) -> None:
-    """A class that extends one of pika's shares no name with it but those that it overrides on purpose."""
-    for module in modules(qbridge_rabbitmq):
+def test_only_what_is_meant_of_a_driver_is_overridden(base: type) -> None:
+    """A class that extends one of a driver's shares no name with it but those that it overrides on purpose."""
+    for module in chain(modules(qbridge_rabbitmq), modules(qbridge_kombu)):
         for kind in vars(module).values():
             if inspect.isclass(kind) and issubclass(kind, base) and ours(kind):
                 own = {name for name in vars(kind) if not name.startswith(("__", "_abc"))}

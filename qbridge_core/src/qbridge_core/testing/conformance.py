@@ -30,6 +30,7 @@ from qbridge_core.testing.workers import WorkerTests
 
 T = TypeVar("T")
 _DELAY = 1.0
+_OLD = b"old"
 
 
 class BackendConformance(
@@ -83,7 +84,7 @@ class FaultConformance(Backend):
         """A declared, empty queue that is old enough to survive, with what the broker needs for its delays."""
         client.declare(queue_name, dead)
         if client.capabilities.delay:
-            client.publish(queue_name, b"old", delay=_DELAY)
+            client.publish(queue_name, _OLD, delay=_DELAY)
         old_enough = time.monotonic() + self.queue_age
         self.eventually(lambda: time.monotonic() >= old_enough, self.queue_age + 1)
         if client.capabilities.delay:
@@ -177,7 +178,8 @@ class FaultConformance(Backend):
             faulty_broker.start()
             self.eventually(lambda: len(runs) == 300, self.recovery_timeout, "tasks are missing after the crash")
             self.eventually(_quiet(lambda: is_empty(client, queue)), 30.0, "the queue is not empty at the end")
-        assert make_client().stats(dead).ready == 0
+        # The one of the fixture is no task: a broker may have forgotten in its crash that it was acknowledged.
+        assert {letter.body for letter in _receive(make_client(), dead)} <= {_OLD}, "a task became a dead letter"
 
     def test_g1_publishing_while_the_broker_is_down_raises_and_recovers(
         self, faulty_broker: FaultyBroker, make_client: MakeClient, client: QueueClient, queue: str, dead: str

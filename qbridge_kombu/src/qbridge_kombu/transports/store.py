@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Final
 
 from qbridge_core.backend import BrokerURL, ConfigurationError, OptionReader
@@ -12,6 +13,8 @@ from qbridge_kombu.transports.session import Session
 from qbridge_kombu.transports.virtual import VirtualTransport
 
 _LONGEST_NAME: Final = 200
+_IN_PROCESS: Final = "kombu.transport.memory:Transport"
+"""The one transport of kombu's that other processes do not see."""
 
 
 class StoreTransport(VirtualTransport):
@@ -65,6 +68,8 @@ class AnyTransport(StoreTransport):
             raise ConfigurationError(
                 f"{url.scheme}:// needs the option transport, as in {url.scheme}://host?transport=package.module:Class"
             )
+        if name == _IN_PROCESS:
+            self.capabilities = replace(self.capabilities, shared=False)
 
     def connected(self, session: Session) -> None:
         """Refuse one that keeps messages until they are acknowledged: they would come again and again.
