@@ -101,6 +101,7 @@ class SideQueue:
         self._scout = Scout(self._count)
         self._look_at = 0.0
         self._look_again = False
+        self._left = 0
         self._must_run_alone = False
         self._alone: Delivery | None = None
         self._alone_until = 0.0
@@ -184,10 +185,7 @@ class SideQueue:
         if self._apart:  # suspects run in child processes
             self._look_at = began + _BUSY
             return None
-        if not self._scout.is_looking:
-            # Before the look, so that ``moved`` meanwhile is not forgotten.
-            self._look_at = began + look_every(watch.count)
-        if not (waiting := self._scout.look()):
+        if not (waiting := self._look(began)):
             return None
         if not self._turn.acquire(blocking=False):
             self._look_at = began + _BUSY
@@ -208,6 +206,7 @@ class SideQueue:
         if delivery is not None or self._look_again:
             self._look_at = 0.0  # when the others have had their turn
             self._look_again = False
+        self._left = waiting - 1 if delivery is not None else 0
         return delivery
 
     @property
@@ -249,6 +248,14 @@ class SideQueue:
     def last_death(self, task_id: str) -> str:
         """How the last process that ran this suspect in a worker's thread ended; "" when nobody saw it."""
         return self._observer.last_death(self.queue, task_id)
+
+    def _look(self, now: float) -> int | None:
+        """How many there are; None when the broker takes long to say so."""
+        if not self._scout.is_looking:
+            # Before the look, so that ``moved`` meanwhile is not forgotten.
+            self._look_at = now + look_every(watch.count)
+        # A look takes long on a loaded broker: one will do for all that it found.
+        return self._left or self._scout.look()
 
     def _is_due(self, now: float) -> bool:
         if self.isolated and not self._must_run_alone:
