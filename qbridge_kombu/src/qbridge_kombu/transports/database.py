@@ -160,7 +160,10 @@ class DatabaseTransport(VirtualTransport):
         """Take one connection of the engine that kombu makes; its mapped classes have no part in this."""
         engine, _ = session.channel._open()
         session.notes["engine"] = engine
-        session.notes["connection"] = engine.connect()
+        connection = session.notes["connection"] = engine.connect()
+        # All sessions of a process share kombu's engine. When another one disposes of it, this connection would go
+        # back to a pool that is no more, and be left open.
+        connection.detach()
 
     def closing(self, session: Session) -> None:
         """Close the connection, and those that the engine keeps."""
