@@ -160,6 +160,20 @@ class Versions:
         """The tasks that were done."""
         return {task for task, _, _ in self.events("done")}
 
+    def cut_short(self, killed: list[int]) -> set[str]:
+        """Tasks whose outcome a kill may have come before: the next attempt's copy can be there beside the original.
+
+        So it is for what the killed workers had begun and not done, and for what a child process ran, which notes what
+        it has done before its worker, which may be killed first, tells the broker.
+        """
+        workers = {process.pid for _, process in self.workers} | self.gone.keys()
+        ended = set(self.events("done"))
+        return {
+            task
+            for task, attempt, pid in self.events("start")
+            if pid not in workers or (pid in killed and (task, attempt, pid) not in ended)
+        }
+
     def versions_of(self, pids: set[int]) -> set[str]:
         """The versions of the workers among these processes."""
         alive = {process.pid: version for version, process in self.workers}
@@ -246,7 +260,8 @@ def test_workers_and_producers_of_two_versions_share_a_queue(versions: Versions,
         worked = {pid for task, _, pid in versions.events("start") if f"-{kind}-" in task}
         assert versions.versions_of(worked) == {"old", "new"}, kind
     others = Counter((task, attempt) for task, attempt, pid in versions.events("done") if pid not in killed)
-    assert set(others.values()) == {1}, "what no killed worker had runs once"
+    twice = {task for (task, _), count in others.items() if count > 1}
+    assert twice <= versions.cut_short(killed), "what no killed worker had runs once"
 
 
 @pytest.mark.timeout(240)

@@ -61,7 +61,8 @@ def test_g7_delays_end_in_their_own_order(client: RabbitMQClient, unique_name: s
     while len(order) < 7:
         for delivery in client.receive(unique_name, 10, 10.0):
             now, (earliest, latest) = time.monotonic(), due[delivery.body]
-            assert earliest - 0.01 < now < latest + 0.6, f"{delivery.body!r} came {now - latest:+.3f} s late"
+            # A busy machine makes it late; behind the message of a minute it would be later by far.
+            assert earliest - 0.01 < now < latest + 3.0, f"{delivery.body!r} came {now - latest:+.3f} s late"
             order.append(float(delivery.body))
             client.ack(delivery)
     assert order == sorted(wanted[:-1])
