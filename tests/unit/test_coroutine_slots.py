@@ -234,6 +234,7 @@ def test_g10_who_blocks_the_loop_is_named_and_charged_alone(
     assert len(said) == 1
     assert said[0].levelno == logging.ERROR
     assert "wait_in_a_library" in said[0].getMessage()
+    assert "coroutinepool.py" not in said[0].getMessage()  # from the handler inwards
 
 
 @pytest.mark.parametrize("way", ["callback", "task of its own"])

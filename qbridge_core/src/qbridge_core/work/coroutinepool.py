@@ -1,13 +1,9 @@
-"""Runs coroutines on an event loop, with no thread for each, and the watch over their timeouts.
+"""Runs coroutines on an event loop, with no thread for each.
 
-One thread reads messages, as many as slots are free, and wakes the loop once for all that have come. The loop starts
-them, and acknowledges what succeeds where the client promises that this does not wait. All else that becomes of a task
-may wait for the broker or for a user's code, so a few threads do it (``settlingthreads``). A slot is free again when
-its task is settled.
-
-A coroutine whose time is over is cancelled, and its slot is free though it may go on. When the loop does not answer by
-then, one of the coroutines blocks it: that one is charged for its time, the others go back to the queue uncharged, and
-there is a new loop.
+One thread reads messages, as many as slots are free (``coroutinefeeder``), and wakes the loop once for all that have
+come. The loop starts them, and acknowledges what succeeds where the client promises that this does not wait. All else
+that becomes of a task may wait for the broker or for a user's code, so a few threads do it (``settlingthreads``). A
+slot is free again when its task is settled. Late ones are ended by the watch over them (``coroutinewatch``).
 """
 
 from __future__ import annotations
@@ -17,17 +13,14 @@ import functools
 import math
 import os
 import threading
-import traceback
 from collections.abc import Callable
 from contextvars import Context
-from types import FrameType
 from typing import Final, cast
 
 from qbridge_core.contract.envelope import MalformedTaskError, read_task
 from qbridge_core.contract.headers import REASON
 from qbridge_core.contract.message import Delivery
 from qbridge_core.errors import NotConnectedError
-from qbridge_core.execute import loopthread
 from qbridge_core.execute.coroutines import AsyncHandler
 from qbridge_core.execute.executor import refuse_unstarted
 from qbridge_core.execute.loopthread import LoopThread
@@ -38,9 +31,10 @@ from qbridge_core.task.context import current_run, current_state
 from qbridge_core.task.foreign import Step, patience
 from qbridge_core.task.run import Run
 from qbridge_core.work.coroutinechores import Failure, Flight, Preparation, Settlement, task_id_of
+from qbridge_core.work.coroutinefeeder import CoroutineFeeder
+from qbridge_core.work.coroutinewatch import CoroutineWatch
 from qbridge_core.work.job import Job
 from qbridge_core.work.poison.isolation import Isolation
-from qbridge_core.work.poison.observer import current_observer
 from qbridge_core.work.pool import too_many
 from qbridge_core.work.settlingthreads import SettlingThreads
 from qbridge_core.work.watch import Bell
@@ -48,13 +42,6 @@ from qbridge_core.work.watch import Bell
 _log: Final = logger("qbridge.worker")
 _BATCH: Final = 200
 """So many tasks are started before the others on the loop get a turn."""
-_LOOK_EVERY: Final = 0.1
-_LOOK_FOR_ENDED: Final = 1.0
-_LAST_STARTED: Final = 1.0
-"""Runs are looked at in the order of their start, give or take so many seconds."""
-
-
-_OURS: Final = (loopthread.__file__, __file__)
 
 
 class CoroutinePool:
@@ -92,16 +79,13 @@ class CoroutinePool:
         self._bell = bell
         self._idle = job.dispatcher.idle
         self._take_ready = job.dispatcher.take_ready
-        self._hungry = threading.Event()
         self._pid = os.getpid()
-        self._look_at = 0.0
         self._flights: dict[Flight, None] = {}
-        self._overdue: dict[Flight, None] = {}
-        """Their time is over, and the loop has not cancelled them yet; whoever takes one out settles it."""
         self._acks_at_once = False
-        self._feeder: int | None = None
-        self._feeding = False
-        self._threads = SettlingThreads(size, patience(job.task_timeout), job.lifecycle, self._fail)
+        self._feeder = CoroutineFeeder(job.dispatcher, self._start_suspect, self.refill, self.fail, bell)
+        self._hungry = self._feeder.hungry
+        self._threads = SettlingThreads(size, patience(job.task_timeout), job.lifecycle, self.fail)
+        self._watch = CoroutineWatch(self, handler, self._flights)
         self.error: BaseException | None = None
 
     # ------------------------------------------------------------------ for the session
@@ -110,22 +94,20 @@ class CoroutinePool:
         """Begin to take messages."""
         self._acks_at_once = self.job.settler.acks_at_once
         self._idle.add(self._size)
-        self._feeding = True
         try:
             self._handler.loop()
-            threading.Thread(target=self._feed, name="qbridge-feeder", daemon=True).start()
+            self._feeder.start()
         except RuntimeError as exc:  # the system has no thread left
-            self._feeding = False
-            self._fail(exc)
+            self.fail(exc)
 
     @property
     def alive(self) -> bool:
         """True while messages are read or tasks are not settled."""
-        return self._feeding or bool(self._flights)
+        return self._feeder.feeding or bool(self._flights)
 
     def owns_current_thread(self) -> bool:
         """True in a thread that this one waits for."""
-        return threading.get_ident() == self._feeder or self._threads.owns_current_thread()
+        return threading.get_ident() == self._feeder.ident or self._threads.owns_current_thread()
 
     def runs(self, run: Run | None) -> bool:
         """True for a run that is not settled."""
@@ -133,13 +115,7 @@ class CoroutinePool:
 
     def expire(self) -> float:
         """End the runs whose time is over, and give up what hangs; return the seconds until the next one can be."""
-        now = monotonic()
-        wait = min(self.job.task_timeout, self._threads.expire(), self._expire_runs(now))
-        if now > self._look_at:
-            self._look_at = now + _LOOK_FOR_ENDED
-            self._find_ended()
-        if self._look_at_loop():
-            wait = min(wait, _LOOK_EVERY)
+        wait = min(self.job.task_timeout, self._threads.expire(), self._watch.look(monotonic()))
         if self.job.dispatcher.ending:
             self._hungry.set()
             if not self.alive:
@@ -159,7 +135,7 @@ class CoroutinePool:
     def claim_running(self) -> list[Run]:
         """Take over the runs that have not ended; their results are ignored from now on."""
         flights = [(flight, flight.run) for flight in list(self._flights)]
-        overdue = [flight for flight in list(self._overdue) if self._takes_overdue(flight)]
+        overdue = self._watch.take_overdue()
         claimed = [run for _, run in flights if run is not None and run.cancel()]
         for flight, _ in flights:
             self._cancel_before_leaving(flight)
@@ -170,36 +146,18 @@ class CoroutinePool:
         """End a coroutine before the lifespan, where there is one; the loop ends what is left after it."""
         loop = flight.loop
         if loop is not None and loop.lifespan is not None:
-            loop.post(functools.partial(self._cancel, flight, loop))
+            loop.post(functools.partial(self._watch.cancel, flight, loop))
 
     # ------------------------------------------------------------------ reading
 
-    def _feed(self) -> None:
-        """Read until the dispatcher closes, in a thread."""
-        self._feeder = threading.get_ident()
-        try:
-            current_observer().ready()
-            while not self.job.dispatcher.ending:
-                self._read()
-        except BaseException as exc:  # noqa: BLE001 - the supervisor raises it
-            self._fail(exc)
-        finally:
-            self._feeding = False
-            self._feeder = None
-            self._bell.notify()
+    def _start_suspect(self, delivery: Delivery) -> None:
+        """Start a message in a slot that is taken for it."""
+        self._idle.add(-1)
+        self._post(functools.partial(self._begin, delivery))
 
-    def _read(self) -> None:
-        dispatcher = self.job.dispatcher
-        if self._idle.value <= 0 or dispatcher.has_ready:
-            self._hungry.wait()
-            self._hungry.clear()
-            return
-        suspect = dispatcher.feed()
-        if suspect is not None:
-            self._idle.add(-1)
-            self._post(functools.partial(self._begin, suspect))
-        elif dispatcher.has_ready:
-            self._post(self._fill)
+    def refill(self) -> None:
+        """Have the loop start what has been read."""
+        self._post(self._fill)
 
     def _post(self, call: Callable[[LoopThread], None]) -> None:
         """Have the loop call this, with itself as the argument."""
@@ -215,7 +173,7 @@ class CoroutinePool:
             else:
                 call(loop)
         except BaseException as exc:  # noqa: BLE001 - the supervisor raises it
-            self._fail(exc)
+            self.fail(exc)
 
     # ------------------------------------------------------------------ in the loop
 
@@ -227,7 +185,7 @@ class CoroutinePool:
             self._idle.add(-1)
             if not self._begin_next(loop):
                 return
-        self._post(self._fill)
+        self.refill()
 
     def _begin_next(self, loop: LoopThread) -> bool:
         """Start the next task in a slot that is free; False when none is there, and the slot is idle."""
@@ -247,7 +205,7 @@ class CoroutinePool:
         try:
             task = read_task(delivery.body, job.max_message_bytes)
         except MalformedTaskError as exc:
-            self._settle(flight, functools.partial(job.settler.malformed, delivery, exc))
+            self.settle(flight, functools.partial(job.settler.malformed, delivery, exc))
             return
         if (
             job.lifecycle.order is not None
@@ -271,7 +229,7 @@ class CoroutinePool:
             # Too late to start. The session, which first ends the dispatcher and then takes over what runs, does not
             # miss it either.
             if run.claim():
-                self._settle(flight, functools.partial(self.job.settler.hand_back, flight.delivery))
+                self.settle(flight, functools.partial(self.job.settler.hand_back, flight.delivery))
             return
         if run.cancelled:
             return
@@ -284,7 +242,7 @@ class CoroutinePool:
                 flight.task = context.run(loop.loop.create_task, coroutine)
         except BaseException as exc:  # noqa: BLE001 - the task factory may raise anything
             coroutine.close()
-            self._ended(flight, loop, exc)
+            self.ended(flight, loop, exc)
 
     def _prepared_context(self, prepared: Context, run: Run, loop: LoopThread) -> Context:
         """The context of a task whose hooks were called before it was known which loop it would get."""
@@ -302,7 +260,7 @@ class CoroutinePool:
         run.in_handler = True
         try:
             refuse_unstarted(await self._function(payload))
-        except GeneratorExit:  # nobody runs this any more; a handler's own is found by ``_find_ended``
+        except GeneratorExit:  # nobody runs this any more; a handler's own is found by ``coroutinewatch``
             raise
         except BaseException as exc:  # noqa: BLE001 - whatever a handler raises is its failure
             error = exc
@@ -311,30 +269,14 @@ class CoroutinePool:
             if os.getpid() != self._pid:
                 end_copy(error)
         try:
-            self._ended(flight, loop, error)
+            self.ended(flight, loop, error)
         except BaseException as exc:  # noqa: BLE001 - no slot is lost in silence
-            self._fail(exc)
+            self.fail(exc)
         # The exception's traceback holds this frame, and this frame the exception: without this the cycle (and with it
         # the payload) would wait for the garbage collector.
         error = None
 
-    def _find_ended(self) -> None:
-        """Look for coroutines that have ended without having said so: most were cancelled before their first step."""
-        for flight in list(self._flights):
-            task, loop = flight.task, flight.loop
-            if task is not None and loop is not None and task.done():
-                loop.post(functools.partial(self._end, flight, task, loop))
-
-    def _end(self, flight: Flight, task: asyncio.Task[None], loop: LoopThread) -> None:
-        """In the loop: see to a task whose coroutine does not."""
-        try:
-            if flight.task is task:
-                error = None if task.cancelled() else task.exception()
-                self._ended(flight, loop, error or asyncio.CancelledError())
-        except BaseException as exc:  # noqa: BLE001 - no slot is lost in silence
-            self._fail(exc)
-
-    def _ended(self, flight: Flight, loop: LoopThread, error: BaseException | None) -> None:
+    def ended(self, flight: Flight, loop: LoopThread, error: BaseException | None) -> None:
         """A coroutine has ended: see to its settlement, unless somebody else does."""
         run, settler = flight.run, self.job.settler
         assert run is not None  # noqa: S101 - it was made before
@@ -351,22 +293,22 @@ class CoroutinePool:
                 run.task_id, duration, extra=run.log_fields(),
             )  # fmt: skip
         elif not in_time:
-            self._settle(flight, functools.partial(settler.timed_out, run, None))
+            self.settle(flight, functools.partial(settler.timed_out, run, None))
         elif self._acks_at_once and not flight.delivery.suspected and settler.acknowledge(run, duration):
             del self._flights[flight]
             if loop.replaced or loop.loop.get_task_factory() is not None:
                 self._idle.add(1)  # a factory may start tasks at once, each one within the one before
-                self._post(self._fill)
+                self.refill()
             else:
                 self._begin_next(loop)
         else:
-            self._settle(flight, functools.partial(settler.succeeded, run, duration), repeatable=False)
+            self.settle(flight, functools.partial(settler.succeeded, run, duration), repeatable=False)
         if loop.replaced:
-            self._leave(loop)
+            self._watch.leave(loop)
 
     # ------------------------------------------------------------------ settling
 
-    def _settle(self, flight: Flight, action: Callable[[], object], *, repeatable: bool = True) -> None:
+    def settle(self, flight: Flight, action: Callable[[], object], *, repeatable: bool = True) -> None:
         """Have a thread settle it."""
         flight.loop = None
         self._threads.do(Settlement(self, flight, self._context_of(flight), Step(action), repeatable=repeatable))
@@ -395,120 +337,14 @@ class CoroutinePool:
             self._hungry.set()
             self._bell.notify()
         elif dispatcher.has_ready:
-            self._post(self._fill)
+            self.refill()
         else:
             self._hungry.set()
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
         """Keep the first error, and end with it."""
         if self.error is None:
             self.error = error
             if not isinstance(error, NotConnectedError):
                 _log.error("a worker thread broke", exc_info=error)
         self._bell.notify()
-
-    # ------------------------------------------------------------------ timeouts
-
-    def _expire_runs(self, now: float) -> float:
-        wait = self.job.task_timeout
-        for flight in list(self._flights):
-            run, loop = flight.run, flight.loop
-            if run is None or loop is None:
-                continue
-            left = run.deadline - now
-            if left > 0:
-                wait = min(wait, left)
-                if left > _LAST_STARTED:
-                    break  # they are in the order of their start, nearly
-            elif run.cancel():
-                self._expire(flight, loop)
-        return wait
-
-    def _expire(self, flight: Flight, loop: LoopThread) -> None:
-        """Have the loop cancel a coroutine, whose run this pool has the right to settle."""
-        self._overdue[flight] = None
-        if loop.replaced:
-            self._charge_overdue(flight, loop.blocker()[1])
-        else:
-            loop.ask()
-        loop.post(functools.partial(self._cancel, flight, loop))
-
-    def _cancel(self, flight: Flight, loop: LoopThread) -> None:
-        """In the loop: end a coroutine whose result no longer counts."""
-        try:
-            if flight.task is not None:
-                loop.cancelled[flight] = monotonic()
-                flight.task.cancel()
-            self._charge_overdue(flight, None)
-            if loop.replaced:
-                self._leave(loop)
-        except BaseException as exc:  # noqa: BLE001 - no slot is lost in silence
-            self._fail(exc)
-
-    def _charge_overdue(self, flight: Flight, stack: FrameType | None) -> None:
-        run = flight.run
-        if self._takes_overdue(flight) and run is not None:
-            self._settle(flight, functools.partial(self.job.settler.timed_out, run, stack))
-
-    def _takes_overdue(self, flight: Flight) -> bool:
-        try:
-            del self._overdue[flight]
-        except KeyError:
-            return False  # somebody else was quicker
-        return True
-
-    def _look_at_loop(self) -> bool:
-        """Replace the loop when it is blocked; True while that is not known."""
-        loop = self._handler.loop() if self._overdue else None
-        if loop is None or not loop.was_asked:
-            return False
-        if loop.is_blocked():
-            self._replace(loop)
-            return False
-        return True
-
-    def _replace(self, loop: LoopThread) -> None:
-        """Leave a loop to the coroutine that blocks it; that one keeps its time, and the others go back."""
-        blocker, stack = loop.blocker()
-        self._handler.replace(loop)
-        others = 0
-        for flight in list(self._flights):
-            run = flight.run
-            if flight.loop is not loop or run is None:
-                continue
-            overdue = self._takes_overdue(flight)
-            if run is blocker and not overdue:
-                continue
-            if not overdue and not run.cancel():
-                continue  # it has just ended
-            if run is blocker or (blocker is None and overdue):
-                self._settle(flight, functools.partial(self.job.settler.timed_out, run, stack))
-            else:
-                others += 1
-                self._settle(flight, functools.partial(self.job.settler.hand_back, flight.delivery))
-            loop.post(functools.partial(self._cancel, flight, loop))
-        _report(blocker, stack, others)
-        self._post(self._fill)
-
-    def _leave(self, loop: LoopThread) -> None:
-        """In a loop that was replaced: end it when nothing runs there whose result counts."""
-        if not loop.stopping and not any(flight.loop is loop for flight in list(self._flights)):
-            loop.stop()
-
-
-def _report(blocker: Run | None, stack: FrameType | None, others: int) -> None:
-    """Say who blocks the loop, and where."""
-    name = "something that is no task" if blocker is None else f"task {blocker.task_id}"
-    _log.error(
-        "the event loop of the handlers is blocked by %s; there is a new one, and %d tasks that waited on the old one "
-        "go back to the queue, nothing counted. It is blocked at %s",
-        name, others, _where(stack), extra={} if blocker is None else blocker.log_fields(),
-    )  # fmt: skip
-
-
-def _where(stack: FrameType | None) -> str:
-    """A stack in one line, from the handler inwards, since a log has one line for each record."""
-    calls = traceback.extract_stack(stack) if stack is not None else []
-    ours = [number for number, call in enumerate(calls) if call.filename in _OURS]
-    inner = calls[ours[-1] + 1 :] if ours else calls
-    return ", ".join(f"{call.filename}:{call.lineno} in {call.name}" for call in inner) or "an unknown place"

@@ -1,0 +1,207 @@
+"""Watches over coroutines: ends those whose time is over, and leaves a loop to the one of them that blocks it.
+
+A coroutine whose time is over is cancelled, and its slot is free though it may go on. When the loop does not answer by
+then, one of the coroutines blocks it: that one is charged for its time, the others go back to the queue uncharged, and
+there is a new loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import traceback
+from collections.abc import Callable, Iterable
+from types import FrameType
+from typing import Final, Protocol
+
+from qbridge_core.execute import loopthread
+from qbridge_core.execute.coroutines import AsyncHandler
+from qbridge_core.execute.loopthread import LoopThread
+from qbridge_core.runtime.clock import monotonic
+from qbridge_core.runtime.logs import logger
+from qbridge_core.task.run import Run
+from qbridge_core.work.coroutinechores import Flight
+from qbridge_core.work.job import Job
+
+_log: Final = logger("qbridge.worker")
+_LOOK_EVERY: Final = 0.1
+_LOOK_FOR_ENDED: Final = 1.0
+_LAST_STARTED: Final = 1.0
+"""Runs are looked at in the order of their start, give or take so many seconds."""
+_OURS: Final = (loopthread.__file__, os.path.join(os.path.dirname(__file__), "coroutinepool.py"))
+"""Through these a handler is called."""
+
+
+class Flights(Protocol):
+    """Who has the coroutines."""
+
+    job: Job
+
+    def settle(self, flight: Flight, action: Callable[[], object]) -> None:
+        """Have a thread settle it."""
+        ...
+
+    def refill(self) -> None:
+        """Have the loop start more of them."""
+        ...
+
+    def ended(self, flight: Flight, loop: LoopThread, error: BaseException | None) -> None:
+        """In the loop: a coroutine has ended, so see to its settlement, unless somebody else does."""
+        ...
+
+    def fail(self, error: BaseException) -> None:
+        """Keep the first error, and end with it."""
+        ...
+
+
+class CoroutineWatch:
+    """The watch over the coroutines of a pool.
+
+    Args:
+        pool: has them.
+        handler: has the loop that they run on.
+        flights: those that are not settled, in the order of their start, nearly.
+    """
+
+    def __init__(self, pool: Flights, handler: AsyncHandler, flights: Iterable[Flight]) -> None:
+        self._pool = pool
+        self._settler = pool.job.settler
+        self._timeout = pool.job.task_timeout
+        self._handler = handler
+        self._flights = flights
+        self._look_at = 0.0
+        self._overdue: dict[Flight, None] = {}
+        """Their time is over, and the loop has not cancelled them yet; whoever takes one out settles it."""
+
+    def look(self, now: float) -> float:
+        """End the runs whose time is over, and give up what hangs; return the seconds until the next one can be."""
+        wait = self._expire_runs(now)
+        if now > self._look_at:
+            self._look_at = now + _LOOK_FOR_ENDED
+            self._find_ended()
+        return min(wait, _LOOK_EVERY) if self._look_at_loop() else wait
+
+    def take_overdue(self) -> list[Flight]:
+        """Take over what is not cancelled yet."""
+        return [flight for flight in list(self._overdue) if self._takes_overdue(flight)]
+
+    def _expire_runs(self, now: float) -> float:
+        wait = self._timeout
+        for flight in list(self._flights):
+            run, loop = flight.run, flight.loop
+            if run is None or loop is None:
+                continue
+            left = run.deadline - now
+            if left > 0:
+                wait = min(wait, left)
+                if left > _LAST_STARTED:
+                    break  # they are in the order of their start, nearly
+            elif run.cancel():
+                self._expire(flight, loop)
+        return wait
+
+    def _expire(self, flight: Flight, loop: LoopThread) -> None:
+        """Have the loop cancel a coroutine, whose run this pool has the right to settle."""
+        self._overdue[flight] = None
+        if loop.replaced:
+            self._charge_overdue(flight, loop.blocker()[1])
+        else:
+            loop.ask()
+        loop.post(functools.partial(self.cancel, flight, loop))
+
+    def cancel(self, flight: Flight, loop: LoopThread) -> None:
+        """In the loop: end a coroutine whose result no longer counts."""
+        try:
+            if flight.task is not None:
+                loop.cancelled[flight] = monotonic()
+                flight.task.cancel()
+            self._charge_overdue(flight, None)
+            if loop.replaced:
+                self.leave(loop)
+        except BaseException as exc:  # noqa: BLE001 - no slot is lost in silence
+            self._pool.fail(exc)
+
+    def _charge_overdue(self, flight: Flight, stack: FrameType | None) -> None:
+        run = flight.run
+        if self._takes_overdue(flight) and run is not None:
+            self._pool.settle(flight, functools.partial(self._settler.timed_out, run, stack))
+
+    def _takes_overdue(self, flight: Flight) -> bool:
+        try:
+            del self._overdue[flight]
+        except KeyError:
+            return False  # somebody else was quicker
+        return True
+
+    def _find_ended(self) -> None:
+        """Look for coroutines that have ended without having said so: most were cancelled before their first step."""
+        for flight in list(self._flights):
+            task, loop = flight.task, flight.loop
+            if task is not None and loop is not None and task.done():
+                loop.post(functools.partial(self._end, flight, task, loop))
+
+    def _end(self, flight: Flight, task: asyncio.Task[None], loop: LoopThread) -> None:
+        """In the loop: see to a task whose coroutine does not."""
+        try:
+            if flight.task is task:
+                error = None if task.cancelled() else task.exception()
+                self._pool.ended(flight, loop, error or asyncio.CancelledError())
+        except BaseException as exc:  # noqa: BLE001 - no slot is lost in silence
+            self._pool.fail(exc)
+
+    def _look_at_loop(self) -> bool:
+        """Replace the loop when it is blocked; True while that is not known."""
+        loop = self._handler.loop() if self._overdue else None
+        if loop is None or not loop.was_asked:
+            return False
+        if loop.is_blocked():
+            self._replace(loop)
+            return False
+        return True
+
+    def _replace(self, loop: LoopThread) -> None:
+        """Leave a loop to the coroutine that blocks it; that one keeps its time, and the others go back."""
+        blocker, stack = loop.blocker()
+        self._handler.replace(loop)
+        others = 0
+        for flight in list(self._flights):
+            run = flight.run
+            if flight.loop is not loop or run is None:
+                continue
+            overdue = self._takes_overdue(flight)
+            if run is blocker and not overdue:
+                continue
+            if not overdue and not run.cancel():
+                continue  # it has just ended
+            if run is blocker or (blocker is None and overdue):
+                self._pool.settle(flight, functools.partial(self._settler.timed_out, run, stack))
+            else:
+                others += 1
+                self._pool.settle(flight, functools.partial(self._settler.hand_back, flight.delivery))
+            loop.post(functools.partial(self.cancel, flight, loop))
+        _report(blocker, stack, others)
+        self._pool.refill()
+
+    def leave(self, loop: LoopThread) -> None:
+        """In a loop that was replaced: end it when nothing runs there whose result counts."""
+        if not loop.stopping and not any(flight.loop is loop for flight in list(self._flights)):
+            loop.stop()
+
+
+def _report(blocker: Run | None, stack: FrameType | None, others: int) -> None:
+    """Say who blocks the loop, and where."""
+    name = "something that is no task" if blocker is None else f"task {blocker.task_id}"
+    _log.error(
+        "the event loop of the handlers is blocked by %s; there is a new one, and %d tasks that waited on the old one "
+        "go back to the queue, nothing counted. It is blocked at %s",
+        name, others, _where(stack), extra={} if blocker is None else blocker.log_fields(),
+    )  # fmt: skip
+
+
+def _where(stack: FrameType | None) -> str:
+    """A stack in one line, from the handler inwards, since a log has one line for each record."""
+    calls = traceback.extract_stack(stack) if stack is not None else []
+    ours = [number for number, call in enumerate(calls) if call.filename in _OURS]
+    inner = calls[ours[-1] + 1 :] if ours else calls
+    return ", ".join(f"{call.filename}:{call.lineno} in {call.name}" for call in inner) or "an unknown place"
