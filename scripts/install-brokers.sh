@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Make sure that the tests find RabbitMQ and Redis: a URL in the environment, an installed server, or, for root on
-# Debian, a fresh install. The tests start private servers themselves, so that an installed service is not started.
+# Make sure that the tests find RabbitMQ, Redis and PostgreSQL: a URL in the environment, an installed server, or, for
+# root on Debian, a fresh install. The tests start private servers themselves; an installed service is not started.
 set -euo pipefail
 
 policy=/usr/sbin/policy-rc.d
@@ -17,12 +17,18 @@ has_redis() {
         command -v redis-server >/dev/null 2>&1 || command -v valkey-server >/dev/null 2>&1
 }
 
+has_postgresql() {
+    [[ -n ${QBRIDGE_TEST_POSTGRESQL_URL:-} ]] || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null ||
+        command -v postgres >/dev/null 2>&1
+}
+
 explain_and_exit() {
     {
         echo "error: the tests need: ${missing[*]}"
         echo "  Debian or Ubuntu:  sudo apt-get install ${missing[*]}"
-        echo "  macOS (Homebrew):  brew install rabbitmq redis"
-        echo "or the URL of a server that they may use: QBRIDGE_TEST_AMQP_URL=amqp://… QBRIDGE_TEST_REDIS_URL=redis://…"
+        echo "  macOS (Homebrew):  brew install rabbitmq redis postgresql"
+        echo "or the URL of a server that they may use: QBRIDGE_TEST_AMQP_URL=amqp://… QBRIDGE_TEST_REDIS_URL=redis://…" \
+            "QBRIDGE_TEST_POSTGRESQL_URL=postgresql://…"
     } >&2
     exit 1
 }
@@ -34,7 +40,7 @@ put_guard() {
 #!/bin/sh
 $marker
 for argument in "\$@"; do
-    case "\$argument" in rabbitmq-server* | redis-server* | epmd*) exit 101 ;; esac
+    case "\$argument" in rabbitmq-server* | redis-server* | epmd* | postgresql*) exit 101 ;; esac
 done
 [ -x $saved ] && exec $saved "\$@"
 exit 0
@@ -58,6 +64,7 @@ disable_services() {
 missing=()
 has_rabbitmq || missing+=(rabbitmq-server)
 has_redis || missing+=(redis-server)
+has_postgresql || missing+=(postgresql)
 [[ ${#missing[@]} -gt 0 ]] || exit 0
 
 [[ $EUID -eq 0 && -e /etc/debian_version ]] && command -v apt-get >/dev/null 2>&1 || explain_and_exit

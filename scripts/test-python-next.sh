@@ -9,7 +9,7 @@ tree=$PWD/.matrix/$suite
 wheels=$PWD/.pythons/next
 in_tree=(scripts/in-tree.sh "$tree")
 
-scripts/debian-tree.sh "$suite" python3,python3-venv,rabbitmq-server,redis-server,git
+scripts/debian-tree.sh "$suite" python3,python3-venv,rabbitmq-server,redis-server,postgresql,git
 version=$("${in_tree[@]}" /usr/bin/python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 # The tree knows no package index: what it installs is fetched out here.
@@ -20,7 +20,7 @@ PYTHON=.venv/bin/python scripts/build-wheels.sh "$wheels"
     --only-binary=:all: 'pip>=25.1' 'qbridge-core[all,testing]' --group test
 
 mkdir -p "$tree$PWD"
-exec env -u QBRIDGE_TEST_AMQP_URL -u QBRIDGE_TEST_REDIS_URL WHEELS="$wheels" PYTHONS="$version" \
+exec env -u QBRIDGE_TEST_AMQP_URL -u QBRIDGE_TEST_REDIS_URL -u QBRIDGE_TEST_POSTGRESQL_URL WHEELS="$wheels" PYTHONS="$version" \
     PIP_NO_INDEX=1 PIP_FIND_LINKS="$wheels" PIP_CONFIG_FILE=/dev/null \
     QBRIDGE_REQUIRE_BROKERS=1 QBRIDGE_REQUIRE_PYTHONS=1 \
     PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \

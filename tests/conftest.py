@@ -3,8 +3,8 @@
 The process that controls the run starts them, so that the workers of pytest-xdist share them; the workers
 learn the URLs from the environment. RabbitMQ boots while pytest collects: only the fixture waits for it.
 
-QBRIDGE_TEST_AMQP_URL and QBRIDGE_TEST_REDIS_URL name servers to use instead. With QBRIDGE_REQUIRE_BROKERS=1 a
-missing broker is a failure and not a skip.
+QBRIDGE_TEST_AMQP_URL, QBRIDGE_TEST_REDIS_URL and QBRIDGE_TEST_POSTGRESQL_URL name servers to use instead. With
+QBRIDGE_REQUIRE_BROKERS=1 a missing broker is a failure and not a skip.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import pytest
 
 from qbridge_core.runtime.logs import flush, logger
 from support.brokers import Broker, RabbitMQBroker, RedisBroker, amqp_answers, redis_answers, start_new
+from support.postgresql import PostgreSQLBroker, postgresql_answers, postgresql_version
 from support.proxy import TCPProxy
 from support.sqs import SQSBroker
 from support.versions import amqp_version, redis_version
@@ -44,6 +45,11 @@ RABBITMQ = Kind(
     "RabbitMQ", RabbitMQBroker, "QBRIDGE_TEST_AMQP_URL", "QBRIDGE_TEST_AMQP_LOG", amqp_answers, amqp_version
 )
 REDIS = Kind("Redis", RedisBroker, "QBRIDGE_TEST_REDIS_URL", "QBRIDGE_TEST_REDIS_LOG", redis_answers, redis_version)
+POSTGRESQL = Kind(
+    "PostgreSQL", PostgreSQLBroker, "QBRIDGE_TEST_POSTGRESQL_URL", "QBRIDGE_TEST_POSTGRESQL_LOG",
+    postgresql_answers, postgresql_version,
+)  # fmt: skip
+KINDS = (RABBITMQ, REDIS, POSTGRESQL)
 
 _ONLY_SHOWING = (
     "collectonly",
@@ -64,7 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
     is_worker = hasattr(config, "workerinput")
     if is_worker or any(config.getoption(name, default=None) for name in _ONLY_SHOWING):
         return
-    for kind in (RABBITMQ, REDIS):
+    for kind in KINDS:
         if not os.environ.get(kind.url_variable) and kind.broker.available():
             broker = kind.broker(tempfile.mkdtemp(prefix=f"qbridge-{kind.name.lower()}-"))
             broker.spawn()
@@ -98,16 +104,16 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say which brokers the run uses."""
-    return [_describe(kind) for kind in (RABBITMQ, REDIS)]
+    return [_describe(kind) for kind in KINDS]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say at the end which servers the run had, and in red which broker was missing."""
-    urls = [(kind, url) for kind in (RABBITMQ, REDIS) if (url := os.environ.get(kind.url_variable))]
+    urls = [(kind, url) for kind in KINDS if (url := os.environ.get(kind.url_variable))]
     if versions := [version for kind, url in urls if (version := kind.version(url))]:
         terminalreporter.write_line(f"servers: {', '.join(versions)}")
     if terminalreporter.stats.get("skipped") or terminalreporter.stats.get("error"):
-        for kind in (RABBITMQ, REDIS):
+        for kind in KINDS:
             if not os.environ.get(kind.url_variable):
                 terminalreporter.write_line(_missing_line(kind), red=True, bold=True)
 
@@ -152,6 +158,12 @@ def amqp_url() -> str:
 def redis_url() -> str:
     """The URL of the run's Redis; it is shared, so use unique queue names and break nothing."""
     return _shared_url(REDIS)
+
+
+@pytest.fixture(scope="session")
+def postgresql_url() -> str:
+    """The URL of a database in the run's PostgreSQL, ``postgresql://…``; use unique queue names and break nothing."""
+    return _shared_url(POSTGRESQL)
 
 
 @pytest.fixture(scope="session")

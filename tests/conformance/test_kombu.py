@@ -53,6 +53,25 @@ class TestSQLite(TestMemory):
             yield f"kombu+sqlalchemy:///{folder}/queues.db?dialect=sqlite"
 
 
+class TestPostgreSQL(TestMemory):
+    """``kombu+sqlalchemy://`` on the run's PostgreSQL, where two may write at once.
+
+    What takes long and is the client's own work is left to SQLite.
+    """
+
+    test_g9_a_stuck_handler_neither_stops_the_others_nor_stays = None
+    test_g10_an_async_handler_runs_many_at_once_and_is_cancelled = None
+    test_g13_all_letters_are_replayed = None
+    wait = 30.0
+    options = {"allow_loss": True, "max_message_bytes": 2**21}
+    outage_options = {"connect_timeout": 2.0, "request_timeout": 2.0, "publish_timeout": 2.0}
+
+    @pytest.fixture
+    def broker_url(self, postgresql_url: str) -> str:
+        """The URL of the run's server."""
+        return f"kombu+sqlalchemy{postgresql_url.removeprefix('postgresql')}?dialect=postgresql%2Bpsycopg"
+
+
 class TestRedis(TestMemory):
     """``kombu+redis://`` on the run's server."""
 

@@ -83,6 +83,13 @@ def test_what_is_not_installed_is_said_with_what_to_install(monkeypatch: pytest.
         KombuClient(file_url).connect()
 
 
+def test_an_unknown_dialect_is_named() -> None:
+    """No waiting makes SQLAlchemy know it, so that this is no outage."""
+    client = KombuClient("kombu+sqlalchemy://user:secret@host/db?dialect=oracul&allow_loss=true")
+    with pytest.raises(ConfigurationError, match="does not know 'oracul'"):
+        client.connect()
+
+
 def test_a_transport_that_cannot_be_imported_is_named() -> None:
     """The class of ``kombu+any://`` is found when the client connects."""
     client = KombuClient("kombu+any://?transport=no_such_module_here:Transport", allow_loss=True)

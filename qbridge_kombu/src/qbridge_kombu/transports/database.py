@@ -54,6 +54,18 @@ class DatabaseTransport(VirtualTransport):
         tables = {name: self.given[name] for name in ("queue_tablename", "message_tablename") if name in self.given}
         return {"hostname": f"sqlalchemy+{self._address}", "transport_options": tables}
 
+    def load(self) -> None:
+        """Import the database's driver, too: on a busy machine that takes as long as a connection may."""
+        super().load()
+        from sqlalchemy import make_url
+        from sqlalchemy.exc import ArgumentError
+
+        dialect = self.given["dialect"]
+        try:
+            make_url(f"{dialect}://").get_dialect().import_dbapi()
+        except ArgumentError as exc:
+            raise ConfigurationError(f"option dialect: SQLAlchemy does not know {dialect!r}") from exc
+
     def name_of(self, queue: str) -> str:
         """What fits into the column."""
         return encoded(queue, allowed=r"\s\S", escape="%", most=_LONGEST_NAME)
@@ -158,7 +170,7 @@ class DatabaseTransport(VirtualTransport):
 
     def connected(self, session: Session) -> None:
         """Take one connection of the engine that kombu makes; its mapped classes have no part in this."""
-        engine, _ = session.channel._open()
+        engine = _engine(session)
         session.notes["engine"] = engine
         connection = session.notes["connection"] = engine.connect()
         # All sessions of a process share kombu's engine. When another one disposes of it, this connection would go
@@ -205,6 +217,29 @@ class DatabaseTransport(VirtualTransport):
                 return None
             ids[name] = int(found)
         return ids[name]
+
+
+def _engine(session: Session) -> Any:
+    """The engine that all sessions of a process share; kombu makes the tables with it, unless they are there."""
+    channel = session.channel
+    if session.connection.hostname not in channel._engines:
+        _make_tables(channel)
+    return channel._open()[0]
+
+
+def _make_tables(channel: Any) -> None:
+    """Make what is missing; kombu itself fails, and leaves a connection open, where another process is quicker."""
+    from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
+
+    engine, tables = channel._engine_from_config(), channel.queue_cls.metadata
+    try:
+        tables.create_all(engine)
+    except DBAPIError as exc:
+        if not isinstance(exc, IntegrityError | ProgrammingError) and "exists" not in str(exc):
+            raise
+        tables.create_all(engine)
+    finally:
+        engine.dispose()
 
 
 def _messages(session: Session) -> Any:
