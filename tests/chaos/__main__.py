@@ -16,10 +16,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from chaos.cell import Outcome, broker_of
+from chaos.cell import Outcome
 from chaos.job import Job
-from chaos.plan import SCENARIOS, Backend, Plan, Size, make_plan
+from chaos.plan import SCENARIOS, Backend, Plan, Size, make_plan, scenarios_of
 from chaos.report import LEGEND, command, in_order, markdown, table
+from chaos.targets import broker_of
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -52,8 +53,9 @@ def plans(options: argparse.Namespace, seed: int) -> Iterator[Plan]:
     size = Size(options.tasks, options.task_seconds, options.threads, options.faults)
     for backend in Backend:
         if backend in wanted or ("rabbitmq" in wanted and backend.startswith("rabbitmq")):
-            for scenario in options.fault or SCENARIOS:
-                yield make_plan(seed, backend, scenario, size)
+            for scenario in scenarios_of(backend):
+                if scenario in (options.fault or SCENARIOS):
+                    yield make_plan(seed, backend, scenario, size)
 
 
 def run_all(options: argparse.Namespace) -> tuple[list[Outcome], list[str]]:
@@ -92,7 +94,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
-    missing = {plan.backend for plan in plans(options, 0) if not broker_of(plan.backend).available()}
+    cells = list(plans(options, 0))
+    if not cells:
+        console.print("error: there is no such fault for that backend")
+        return 2
+    missing = {plan.backend for plan in cells if not broker_of(plan.backend).available()}
     if missing:
         console.print(f"error: no server is installed for {', '.join(sorted(missing))}; see `make test`")
         return 2

@@ -8,32 +8,29 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from chaos import letters
 from chaos.checker import Verdict, check
 from chaos.faults import Victims, strike
 from chaos.history import History, Journal, Letter, Period
-from chaos.plan import MAX_CRASHES, MAX_RETRIES, Backend, Fate, Plan, Strike, task_of
+from chaos.letters import Letters
+from chaos.plan import MAX_CRASHES, MAX_RETRIES, Fate, Plan, Strike, task_of
 from chaos.publisher import Background, Publisher, copy_of
 from chaos.supervisor import Supervisor
+from chaos.targets import TARGETS, broker_of
 from chaos.worker_program import Settings
 from qbridge_core import QueueClient, TransientError, connect
-from support.brokers import Broker, RabbitMQBroker, RedisBroker, start_new
+from support.brokers import Broker, start_new
 from support.proxy import TCPProxy
 
 QUEUE = "chaos"
-DEAD = "chaos.dead"
+DEAD = "chaos-dead"  # a name that every broker can have
 SUSPECTS = f"{QUEUE}.suspects"
 # RabbitMQ 3.10 does not recover a quorum queue that is killed in its first second.
 _AGE_OF_QUEUES = 5.0
 _POLL = 0.05
 _WITH_FAULT = 6  # one message of so many is sent from the beginning of a fault on
 _COUNTING = 20.0  # RabbitMQ counts the messages of a quorum queue every few seconds only
+_FETCHING = 30.0
 _COUNT_POLL = 2.0  # and asking it takes a process that is busy for a second
-_OPTIONS = {
-    Backend.QUORUM: "?heartbeat=2",
-    Backend.CLASSIC: "?heartbeat=2&queue_type=classic",
-    Backend.REDIS: "?lease=2",
-}
 Say = Callable[[str], None]
 
 
@@ -45,11 +42,6 @@ class Outcome:
     history: History
     letters: Sequence[Letter]
     verdict: Verdict
-
-
-def broker_of(backend: Backend) -> type[Broker]:
-    """The server of this backend."""
-    return RedisBroker if backend is Backend.REDIS else RabbitMQBroker
 
 
 def run_cell(plan: Plan, directory: Path, say: Say = lambda text: None) -> Outcome:
@@ -64,10 +56,10 @@ def run_cell(plan: Plan, directory: Path, say: Say = lambda text: None) -> Outco
 
 def run_cell_on(broker: Broker, plan: Plan, directory: Path, say: Say = lambda text: None) -> Outcome:
     """Carry out a plan on a broker that is started and that nobody else uses."""
-    options = _OPTIONS[plan.backend]
-    with TCPProxy.to(broker.url) as proxy, connect(broker.url + options) as direct:
+    url_of = TARGETS[plan.backend].url
+    with TCPProxy.to(broker.url) as proxy, connect(url_of(broker.url)) as direct:
         prepare(direct, plan)
-        with connect(proxy.through(broker.url) + options) as client:
+        with connect(url_of(proxy.through(broker.url))) as client:
             cell = _Cell(plan, broker, proxy, direct, Publisher(client, QUEUE, plan), directory, say)
             history, dead = cell.run()
     return Outcome(plan, history, dead, check(plan, history, dead))
@@ -83,6 +75,10 @@ def prepare(client: QueueClient, plan: Plan) -> None:
         client.send(QUEUE, {}, delay=plan.backoff)
     declared = time.monotonic()
     _until(lambda: time.monotonic() > declared + plan.backoff + _AGE_OF_QUEUES, plan.backoff + _AGE_OF_QUEUES + 1)
+    if client.stats(QUEUE).delayed:  # in a queue from which consumers fetch what is due
+        client.ack(client.receive(QUEUE, 1, _FETCHING)[0])
+        client.flush()
+        client.unsubscribe(QUEUE)
     client.purge(QUEUE)
 
 
@@ -116,6 +112,7 @@ class _Cell:
         self._publisher = publisher
         self._say = say
         self._journal = Journal(directory / "journal")
+        self._letters = Letters(direct, DEAD, plan, QUEUE)
         self._log = directory / "worker.log"
         self._overdue = ""
         self._stuck: frozenset[str] = frozenset()
@@ -144,12 +141,12 @@ class _Cell:
             residue=self._residue(),
             leftovers=self._leftovers(),
             seconds=ended - began,
-        ), self._letters()
+        ), self._read_letters()
 
     @contextmanager
     def _supervised(self) -> Iterator[Supervisor]:
         settings = Settings(
-            url=self._proxy.through(self._broker.url) + _OPTIONS[self._plan.backend],
+            url=TARGETS[self._plan.backend].url(self._proxy.through(self._broker.url)),
             queue=QUEUE,
             dead_letter_queue=DEAD,
             journal=str(self._journal.path),
@@ -217,25 +214,14 @@ class _Cell:
 
     def _without_letter(self) -> set[str]:
         """The messages that should be in the dead-letter queue and are not."""
-        return self._expected(lambda fate: fate.letters) - {letter.name for letter in self._letters()}
+        return self._expected(lambda fate: fate.letters) - {letter.name for letter in self._read_letters()}
 
     def _is_over(self) -> bool:
         expected = sum(fate.letters for fate in self._plan.fates.values())
-        return not self._to_do() and self._letter_count() >= expected and self._is_empty()
+        return not self._to_do() and self._letters.count() >= expected and self._is_empty()
 
-    def _letter_count(self) -> int:
-        try:
-            return self._direct.stats(DEAD).ready
-        except TransientError:
-            return 0
-
-    def _letters(self) -> list[Letter]:
-        try:
-            found = self._direct.dead_letters(DEAD, limit=2 * len(self._plan.fates))
-        except TransientError:
-            return []
-        workers = {run.pid for run in self._journal.runs}
-        return [letters.read(letter, self._plan, QUEUE, workers) for letter in found]
+    def _read_letters(self) -> list[Letter]:
+        return self._letters.read({run.pid for run in self._journal.runs})
 
     def _counts(self) -> dict[str, int]:
         """Messages of each queue but the dead-letter queue; -1 while the broker cannot say."""
@@ -258,8 +244,8 @@ class _Cell:
     def _residue(self) -> dict[str, int]:
         """What is left when the worker has ended, and dead letters that cannot be listed."""
         _until(self._is_settled, _COUNTING, poll=_COUNT_POLL)
-        unlisted = abs(self._letter_count() - len(self._letters()))
-        return self._everything_left() | {f"{DEAD} that are not listed": unlisted}
+        read = len(self._read_letters())
+        return self._everything_left() | {f"{DEAD} that are not listed": abs(self._letters.count() - read)}
 
     def _leftovers(self) -> frozenset[str]:
         """The messages that are left in the input queue, or some of them."""

@@ -12,6 +12,7 @@ from chaos.supervisor import Supervisor
 from qbridge_core import QBridgeError, connect
 from support.brokers import Broker, RabbitMQBroker, RedisBroker
 from support.proxy import TCPProxy
+from support.sqs import SQSBroker
 from support.wait import wait_for
 
 _NO_MEMORY = "0.00001"
@@ -71,13 +72,21 @@ def _restart_broker(victims: Victims, lasts: float) -> None:
     victims.broker.start()
 
 
+def _freeze_broker(victims: Victims, lasts: float) -> None:
+    """Stop its process, which keeps its connections and answers nobody, and let it go on."""
+    victims.broker.suspend()
+    time.sleep(lasts or 0.5)
+    victims.broker.resume()
+
+
 def _terminate_worker(victims: Victims, lasts: float) -> None:
     victims.supervisor.terminate()
     _wait_for_the_next(victims)
 
 
 def _kill_worker(victims: Victims, lasts: float) -> None:
-    _let_it_keep_up(victims.broker)
+    if not isinstance(victims.broker, SQSBroker):  # which has no disk
+        _let_it_keep_up(victims.broker)
     victims.supervisor.kill()
     _wait_for_the_next(victims)
 
@@ -124,4 +133,5 @@ _HOW: dict[Fault, Callable[[Victims, float], None]] = {
     Fault.WORKER_TERM: _terminate_worker,
     Fault.WORKER_KILL: _kill_worker,
     Fault.ALARM: _alarm,
+    Fault.FREEZE: _freeze_broker,
 }

@@ -7,7 +7,45 @@ from collections.abc import Iterable, Set
 from chaos.history import Letter
 from chaos.plan import WORKER_FAULTS, Fate, Plan, task_of
 from chaos.publisher import message_for
-from qbridge_core import DeadLetter
+from qbridge_core import DeadLetter, QueueClient, TransientError
+
+_BATCH = 100
+
+
+class Letters:
+    """The dead letters of a cell. A broker that cannot list them hands them out, and those are kept here."""
+
+    def __init__(self, client: QueueClient, dead_letter_queue: str, plan: Plan, queue: str) -> None:
+        self._client = client
+        self._where = dead_letter_queue
+        self._plan = plan
+        self._queue = queue
+        self._taken: list[DeadLetter] = []
+
+    def count(self) -> int:
+        """How many there are, those that were taken among them; too few while the broker cannot say."""
+        try:
+            return len(self._taken) + self._client.stats(self._where).ready
+        except TransientError:
+            return 0
+
+    def read(self, workers: Set[int]) -> list[Letter]:
+        """What counts of each letter, which one of these worker processes wrote; none while the broker is away."""
+        try:
+            found = self._list()
+        except TransientError:
+            return []
+        return [read(letter, self._plan, self._queue, workers) for letter in found]
+
+    def _list(self) -> list[DeadLetter]:
+        if self._client.capabilities.browse:
+            return self._client.dead_letters(self._where, limit=2 * len(self._plan.fates))
+        while batch := self._client.receive(self._where, _BATCH, 1.0):
+            for each in batch:
+                self._taken.append(DeadLetter.from_headers(each.body, each.headers, each.meta))
+                self._client.ack(each)
+        self._client.flush()
+        return self._taken
 
 
 def read(letter: DeadLetter, plan: Plan, queue: str, workers: Set[int]) -> Letter:

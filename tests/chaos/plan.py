@@ -19,6 +19,18 @@ class Backend(StrEnum):
     QUORUM = "rabbitmq-quorum"
     CLASSIC = "rabbitmq-classic"
     REDIS = "redis"
+    KOMBU_AMQP = "kombu+amqp"
+    """On RabbitMQ, quorum queues."""
+    KOMBU_SQS = "kombu+sqs"
+    """On moto's server, which forgets everything when it ends."""
+
+    @property
+    def slowness(self) -> float:
+        """How many times longer than the tasks themselves the work may take on a machine that is busy.
+
+        kombu's brokers hand out one message in a round trip, or ten.
+        """
+        return 25.0 if self in (Backend.KOMBU_AMQP, Backend.KOMBU_SQS) else 5.0
 
     @property
     def doubles_copies(self) -> bool:
@@ -39,6 +51,7 @@ class Fault(StrEnum):
     WORKER_TERM = "worker SIGTERM"
     WORKER_KILL = "worker SIGKILL"
     ALARM = "memory alarm"
+    FREEZE = "broker SIGSTOP"
 
 
 MIXED: Final = "mixed"
@@ -47,8 +60,24 @@ DELAYED: Final = "delayed retries"
 SCENARIOS: Final = (*(fault.value for fault in Fault), MIXED, DELAYED)
 
 NETWORK_FAULTS: Final = (Fault.CUT, Fault.HALF_OPEN)
-BROKER_FAULTS: Final = (Fault.BROKER_KILL, Fault.BROKER_RESTART, Fault.ALARM)
+BROKER_FAULTS: Final = (Fault.BROKER_KILL, Fault.BROKER_RESTART, Fault.ALARM, Fault.FREEZE)
 WORKER_FAULTS: Final = (Fault.WORKER_TERM, Fault.WORKER_KILL)
+_FORGETFUL: Final = (*NETWORK_FAULTS, Fault.FREEZE, *WORKER_FAULTS)
+"""The faults that a server survives which keeps everything in memory."""
+
+
+def faults_of(backend: Backend) -> tuple[Fault, ...]:
+    """The faults that a backend's server is put to; a frozen one is what a silent connection is to the others."""
+    if backend is Backend.KOMBU_SQS:
+        return _FORGETFUL
+    return tuple(fault for fault in Fault if fault is not Fault.FREEZE)
+
+
+def scenarios_of(backend: Backend) -> tuple[str, ...]:
+    """Those of `SCENARIOS` that there are for a backend."""
+    faults = faults_of(backend)
+    delayed = (DELAYED,) if Fault.BROKER_KILL in faults else ()
+    return (*(fault.value for fault in faults), MIXED, *delayed)
 
 
 class Fate(StrEnum):
@@ -170,7 +199,7 @@ def make_plan(seed: int, backend: Backend, scenario: str, size: Size) -> Plan:
     """Draw the plan of one cell."""
     # Each cell has a generator of its own, so that one cell alone repeats what it did within the table.
     rng = random.Random(f"{seed} {backend} {scenario} {size}")
-    faults = _faults(rng, scenario, size)
+    faults = _faults(rng, scenario, size, faults_of(backend))
     return Plan(
         seed=seed,
         backend=backend,
@@ -181,19 +210,21 @@ def make_plan(seed: int, backend: Backend, scenario: str, size: Size) -> Plan:
         threads=size.threads,
         backoff=1.0 if scenario == DELAYED else 0.0,
         # 180 s: see DELAYED. Otherwise there is the work, and what a loaded machine needs to reconnect.
-        bound=(300.0 if scenario == DELAYED else 90.0) + 5 * size.tasks * size.task_seconds / size.threads,
+        bound=(300.0 if scenario == DELAYED else 90.0)
+        + backend.slowness * size.tasks * size.task_seconds / size.threads,
     )
 
 
-def _faults(rng: random.Random, scenario: str, size: Size) -> list[Fault]:
+def _faults(rng: random.Random, scenario: str, size: Size, possible: Sequence[Fault]) -> list[Fault]:
     if scenario == DELAYED:
         return [Fault.BROKER_KILL] * size.strikes
     if scenario != MIXED:
         return [Fault(scenario)] * size.strikes
     if size.brief:
-        faults = [rng.choice(kind) for kind in (NETWORK_FAULTS, BROKER_FAULTS, WORKER_FAULTS)]
+        kinds = (NETWORK_FAULTS, BROKER_FAULTS, WORKER_FAULTS)
+        faults = [rng.choice([fault for fault in kind if fault in possible]) for kind in kinds]
     else:
-        faults = list(Fault)
+        faults = list(possible)
     rng.shuffle(faults)
     return faults
 
@@ -212,7 +243,7 @@ def _strikes(rng: random.Random, faults: Sequence[Fault], size: Size) -> list[St
 def _duration(rng: random.Random, fault: Fault) -> float:
     if fault in WORKER_FAULTS or rng.random() < 0.3:
         return 0.0
-    longest = {Fault.HALF_OPEN: 4.0, Fault.ALARM: 4.0, Fault.CUT: 1.0}.get(fault, 2.0)
+    longest = {Fault.HALF_OPEN: 4.0, Fault.ALARM: 4.0, Fault.FREEZE: 6.0, Fault.CUT: 1.0}.get(fault, 2.0)
     return rng.uniform(0.1, longest)
 
 

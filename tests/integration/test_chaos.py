@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from chaos.cell import broker_of, run_cell
+from chaos.cell import run_cell
 from chaos.plan import MIXED, Backend, Fate, Sent, Size, make_plan
 from chaos.publisher import Publisher, copy_of
 from chaos.report import failure
+from chaos.targets import broker_of
 from qbridge_core import connect
 from support.brokers import RedisBroker
 from support.wait import wait_for

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from chaos.cell import broker_of
 from chaos.plan import Backend
+from chaos.targets import broker_of
 from soak.plan import Plan
 from soak.run import Outcome, soak_privately
 

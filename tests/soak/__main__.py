@@ -12,13 +12,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from chaos.cell import broker_of
 from chaos.plan import Backend
+from chaos.targets import broker_of
 from soak.plan import Plan
 from soak.report import LEGEND, table
 from soak.run import Outcome, Say, soak_at, soak_privately
 
 _DEFAULT_BACKENDS = (Backend.REDIS, Backend.QUORUM)
+_BACKENDS = (*_DEFAULT_BACKENDS, Backend.CLASSIC)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -29,7 +30,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--url", help="a server that runs; private ones when missing")
     where.add_argument(
-        "--backend", choices=list(Backend), action="append", help=f"of {', '.join(_DEFAULT_BACKENDS)} when missing"
+        "--backend", choices=_BACKENDS, action="append", help=f"of {', '.join(_DEFAULT_BACKENDS)} when missing"
     )
     parser.add_argument("--keep", type=Path, metavar="DIRECTORY", help="keep journals and logs there")
     return parser.parse_args(arguments)

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from chaos.cell import broker_of
 from chaos.plan import Backend
+from chaos.targets import broker_of
 from qbridge_core import QueueClient, connect
 from qbridge_core.contract.names import suspects_queue
 from soak import publisher_program, worker_program

@@ -13,7 +13,19 @@ import pytest
 from chaos.checker import Verdict, check
 from chaos.history import DONE, FAILED, History, Journal, Letter, Period, Run
 from chaos.letters import read
-from chaos.plan import SCENARIOS, Backend, Fate, Fault, Plan, Sent, Size, Strike, make_plan
+from chaos.plan import (
+    SCENARIOS,
+    Backend,
+    Fate,
+    Fault,
+    Plan,
+    Sent,
+    Size,
+    Strike,
+    faults_of,
+    make_plan,
+    scenarios_of,
+)
 from chaos.publisher import message_for
 from qbridge_core import DeadLetter, Reason
 
@@ -439,19 +451,29 @@ def test_g13_the_content_of_a_dead_letter_is_compared(change: dict[str, Any], te
 def test_the_same_seed_makes_the_same_plan() -> None:
     """Every cell can be repeated alone, and differs from its neighbours and from other seeds."""
     size = Size(tasks=200)
-    cells = list(itertools.product(Backend, SCENARIOS))
+    cells = [(backend, scenario) for backend in Backend for scenario in scenarios_of(backend)]
     plans = [make_plan(7, backend, scenario, size) for backend, scenario in cells]
     assert plans == [make_plan(7, backend, scenario, size) for backend, scenario in cells]
     assert make_plan(8, *cells[0], size) != plans[0]
-    assert len({tuple(map(str, plan.strikes)) for plan in plans}) == len(plans)
+    assert len({tuple(plan.strikes) for plan in plans}) == len(plans)
 
 
 @pytest.mark.parametrize("brief", [True, False])
-def test_a_mixed_plan_has_every_kind_of_fault(brief: bool) -> None:
-    """Each fault once; briefly, one of the network, one of the broker and one of the worker."""
-    faults = [strike.fault for strike in make_plan(3, Backend.REDIS, "mixed", Size(brief=brief)).strikes]
-    assert len(faults) == (3 if brief else len(Fault))
+@pytest.mark.parametrize("backend", Backend)
+def test_a_mixed_plan_has_every_kind_of_fault(backend: Backend, brief: bool) -> None:
+    """Each fault of the backend once; briefly, one of the network, one of the broker and one of the worker."""
+    faults = [strike.fault for strike in make_plan(3, backend, "mixed", Size(brief=brief)).strikes]
+    assert len(faults) == (3 if brief else len(faults_of(backend)))
     assert len(set(faults)) == len(faults)
+    assert set(faults) <= set(faults_of(backend))
+
+
+def test_a_server_that_forgets_everything_is_never_ended() -> None:
+    """A broker in memory is frozen where others are killed; there is a cell for each fault that it survives."""
+    ends = {Fault.BROKER_KILL, Fault.BROKER_RESTART, Fault.ALARM}
+    assert not ends & set(faults_of(Backend.KOMBU_SQS))
+    assert {"broker SIGSTOP", "worker SIGKILL", "mixed"} <= set(scenarios_of(Backend.KOMBU_SQS))
+    assert {scenario for backend in Backend for scenario in scenarios_of(backend)} == set(SCENARIOS)
 
 
 def test_a_plan_has_every_fate_and_publishes_each_task_once() -> None:
