@@ -133,7 +133,7 @@ class Preparation(Chore):
     def _may_run(self, watched: Watched, delivery: Delivery, task_id: str) -> bool:
         job = self._pool.job
         if delivery.noted is not None:
-            if job.settler.settle_noted(delivery, delivery.noted):
+            if job.consequences.settle_noted(delivery, delivery.noted):
                 return False
         elif REASON in delivery.meta:
             delivery.begin_anew()
@@ -153,16 +153,16 @@ class Failure(Chore):
 
     def do(self, watched: Watched) -> None:
         """Do it."""
-        run, settler, error = self._flight.run, self._pool.job.settler, self._error
+        run, consequences, error = self._flight.run, self._pool.job.consequences, self._error
         assert run is not None  # noqa: S101 - it has raised this
         run.deadline = max(run.deadline, monotonic() + READING_TIME)
         run.raised = name_of(type(error))
         self.run = run
-        verdict = settler.read(error)
+        verdict = consequences.read(error)
         in_time = run.claim()
         self.run = None
         if in_time:
-            watched.do(Step(functools.partial(settler.failed, run, error, verdict)))
+            watched.do(Step(functools.partial(consequences.failed, run, error, verdict)))
             self._pool.release(self._flight)
 
     def rest(self, step: Step | None) -> Chore:
@@ -175,12 +175,12 @@ class Failure(Chore):
 
 
 def _expired(pool: Slots, flight: Flight, context: Context) -> Chore:
-    run, settler = flight.run, pool.job.settler
+    run, consequences = flight.run, pool.job.consequences
     assert run is not None  # noqa: S101 - its time is over
     if run.raised:
-        action = functools.partial(settler.unreadable, run, run.raised)
+        action = functools.partial(consequences.unreadable, run, run.raised)
     else:
-        action = functools.partial(settler.timed_out, run, None)
+        action = functools.partial(consequences.timed_out, run, None)
     return Settlement(pool, flight, context.copy(), Step(action))
 
 

@@ -205,7 +205,7 @@ class CoroutinePool:
         try:
             task = read_task(delivery.body, job.max_message_bytes)
         except MalformedTaskError as exc:
-            self.settle(flight, functools.partial(job.settler.malformed, delivery, exc))
+            self.settle(flight, functools.partial(job.consequences.malformed, delivery, exc))
             return
         if (
             job.lifecycle.order is not None
@@ -293,8 +293,8 @@ class CoroutinePool:
                 run.task_id, duration, extra=run.log_fields(),
             )  # fmt: skip
         elif not in_time:
-            self.settle(flight, functools.partial(settler.timed_out, run, None))
-        elif self._acks_at_once and not flight.delivery.suspected and settler.acknowledge(run, duration):
+            self.settle(flight, functools.partial(self.job.consequences.timed_out, run, None))
+        elif self._acks_at_once and not flight.delivery.suspected and settler.acknowledge(run, duration, at_once=True):
             del self._flights[flight]
             if loop.replaced or loop.loop.get_task_factory() is not None:
                 self._idle.add(1)  # a factory may start tasks at once, each one within the one before
@@ -302,7 +302,7 @@ class CoroutinePool:
             else:
                 self._begin_next(loop)
         else:
-            self.settle(flight, functools.partial(settler.succeeded, run, duration), repeatable=False)
+            self.settle(flight, functools.partial(settler.acknowledge, run, duration), repeatable=False)
         if loop.replaced:
             self._watch.leave(loop)
 

@@ -66,7 +66,8 @@ class CoroutineWatch:
 
     def __init__(self, pool: Flights, handler: AsyncHandler, flights: Iterable[Flight]) -> None:
         self._pool = pool
-        self._settler = pool.job.settler
+        self._consequences = pool.job.consequences
+        self._hand_back = pool.job.settler.hand_back
         self._timeout = pool.job.task_timeout
         self._handler = handler
         self._flights = flights
@@ -125,7 +126,7 @@ class CoroutineWatch:
     def _charge_overdue(self, flight: Flight, stack: FrameType | None) -> None:
         run = flight.run
         if self._takes_overdue(flight) and run is not None:
-            self._pool.settle(flight, functools.partial(self._settler.timed_out, run, stack))
+            self._pool.settle(flight, functools.partial(self._consequences.timed_out, run, stack))
 
     def _takes_overdue(self, flight: Flight) -> bool:
         try:
@@ -175,10 +176,10 @@ class CoroutineWatch:
             if not overdue and not run.cancel():
                 continue  # it has just ended
             if run is blocker or (blocker is None and overdue):
-                self._pool.settle(flight, functools.partial(self._settler.timed_out, run, stack))
+                self._pool.settle(flight, functools.partial(self._consequences.timed_out, run, stack))
             else:
                 others += 1
-                self._pool.settle(flight, functools.partial(self._settler.hand_back, flight.delivery))
+                self._pool.settle(flight, functools.partial(self._hand_back, flight.delivery))
             loop.post(functools.partial(self.cancel, flight, loop))
         _report(blocker, stack, others)
         self._pool.refill()

@@ -8,7 +8,8 @@ from qbridge_core.execute.executor import Executor
 from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.work.dispatcher import Dispatcher
 from qbridge_core.work.poison.rule import PoisonRule
-from qbridge_core.work.settle import Settler
+from qbridge_core.work.settle.consequences import Consequences
+from qbridge_core.work.settle.settler import Settler
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,7 @@ class Job:
     executor: Executor
     dispatcher: Dispatcher
     settler: Settler
+    consequences: Consequences
     lifecycle: Lifecycle
     task_timeout: float
     max_message_bytes: int

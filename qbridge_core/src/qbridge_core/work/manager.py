@@ -39,7 +39,7 @@ from qbridge_core.work.arguments import (
 from qbridge_core.work.idle import is_empty
 from qbridge_core.work.plan import Plan, usual_workers
 from qbridge_core.work.session import Session
-from qbridge_core.work.settle import Rules
+from qbridge_core.work.settle.rules import Rules
 
 if TYPE_CHECKING:
     import asyncio

@@ -21,7 +21,9 @@ from qbridge_core.work.poison.isolation import Isolation
 from qbridge_core.work.poison.rule import PoisonRule
 from qbridge_core.work.poison.side_queue import SideQueue
 from qbridge_core.work.session import Session
-from qbridge_core.work.settle import Rules, Settler
+from qbridge_core.work.settle.consequences import Consequences
+from qbridge_core.work.settle.rules import Rules
+from qbridge_core.work.settle.settler import Settler
 
 if TYPE_CHECKING:
     import asyncio
@@ -78,10 +80,14 @@ class Plan:
         side_queue = self._declare_side_queue()
         give_up = threading.Event()
         settler = Settler(client, rules, lifecycle, tally, give_up)
-        rule = None if side_queue is None else PoisonRule(client, rules, settler, lifecycle, side_queue)
+        consequences = Consequences(rules, settler, lifecycle)
+        rule = None if side_queue is None else PoisonRule(client, rules, consequences, settler, lifecycle, side_queue)
         dispatcher = Dispatcher(client, rules.queue, self.workers, poll_timeout, side_queue)
-        job = Job(self._executor(), dispatcher, settler, lifecycle, rules.task_timeout, self.max_message_bytes, rule)
-        isolation = None if side_queue is None or rule is None else self._isolation(side_queue, rule, settler)
+        job = Job(
+            self._executor(), dispatcher, settler, consequences, lifecycle, rules.task_timeout, self.max_message_bytes,
+            rule,
+        )  # fmt: skip
+        isolation = None if side_queue is None else self._isolation(side_queue, job)
         return Session(
             client, job, rules.queue, self.workers, self.max_abandoned, self.grace_period, give_up, isolation
         )
@@ -106,11 +112,11 @@ class Plan:
         self.client.declare(side_queue.queue, self.dead_letter_queue)
         return side_queue
 
-    def _isolation(self, side_queue: SideQueue, rule: PoisonRule, settler: Settler) -> Isolation | None:
+    def _isolation(self, side_queue: SideQueue, job: Job) -> Isolation | None:
         """What runs suspects in a child process, where that may be possible."""
-        if self.rules.processes or not can_be_isolated(self.handler, self.lifespan):
+        if job.poison is None or self.rules.processes or not can_be_isolated(self.handler, self.lifespan):
             return None
         return Isolation(
-            side_queue, rule, settler, self.lifecycle, self.handler, self.rules.task_timeout, self.max_message_bytes,
-            self.workers, self.lifespan,
+            side_queue, job.poison, job.settler, job.consequences, self.lifecycle, self.handler,
+            self.rules.task_timeout, self.max_message_bytes, self.workers, self.lifespan,
         )  # fmt: skip

@@ -170,7 +170,7 @@ class Worker:
         try:
             task = read_task(delivery.body, job.max_message_bytes)
         except MalformedTaskError as exc:
-            self.watched.do(Step(functools.partial(job.settler.malformed, delivery, exc)))
+            self.watched.do(Step(functools.partial(job.consequences.malformed, delivery, exc)))
             return
         if (delivery.noted is not None or REASON in delivery.meta) and self._is_settled_by_history(delivery):
             return
@@ -221,7 +221,7 @@ class Worker:
     def _is_settled_by_history(self, delivery: Delivery) -> bool:
         """Look at what was decided about a message when it was here before, or in the queue that it is a letter of."""
         if delivery.noted is not None:
-            return self._job.settler.settle_noted(delivery, delivery.noted)
+            return self._job.consequences.settle_noted(delivery, delivery.noted)
         delivery.begin_anew()
         return False
 
@@ -237,13 +237,13 @@ class Worker:
 
     def _finish(self, run: Run, duration: float, error: BaseException | None) -> None:
         """Settle the run, unless the watchdog did."""
-        settler = self._job.settler
+        consequences = self._job.consequences
         verdict: Verdict | None = None
         if error is not None and duration <= self._job.task_timeout:
             # Before the claim: the watch sees that this run has not ended when the exception's own code hangs.
             run.deadline = max(run.deadline, monotonic() + READING_TIME)
             run.raised = name_of(type(error))
-            verdict = settler.read(error)
+            verdict = consequences.read(error)
         in_time = run.claim()
         self.running = None
         if not in_time:
@@ -254,11 +254,11 @@ class Worker:
             )  # fmt: skip
             return
         if duration > self._job.task_timeout:
-            self.watched.do(Step(functools.partial(settler.timed_out, run, None)))
+            self.watched.do(Step(functools.partial(consequences.timed_out, run, None)))
         elif error is None or verdict is None:
-            settler.succeeded(run, duration)
+            self._job.settler.acknowledge(run, duration)
         else:
-            self.watched.do(Step(functools.partial(settler.failed, run, error, verdict)))
+            self.watched.do(Step(functools.partial(consequences.failed, run, error, verdict)))
 
 
 _ENTRY: Final = Worker._perform.__code__

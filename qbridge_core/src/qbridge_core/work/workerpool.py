@@ -124,16 +124,16 @@ class WorkerPool:
 
     def _abandon(self, worker: Worker, run: Run) -> None:
         """Leave a thread to its run, which is too late; another one settles that."""
-        executor, settler = self._job.executor, self._job.settler
+        executor, consequences = self._job.executor, self._job.consequences
         stack = sys._current_frames().get(worker.ident or 0) if executor.in_thread else None
         if not run.in_handler:
             worker.hangs_outside = True
         self._leave(worker)
         worker.interrupt(run)
         if run.raised:
-            step = Step(functools.partial(settler.unreadable, run, run.raised))
+            step = Step(functools.partial(consequences.unreadable, run, run.raised))
         else:
-            step = Step(functools.partial(settler.timed_out, run, stack))
+            step = Step(functools.partial(consequences.timed_out, run, stack))
         if call := worker.watched.call:  # the hook that tells of the start
             _log.error("%s has not returned within the time of task %s", call.name, run.task_id, extra=run.log_fields())
         self._add(Rest(run.delivery, step, worker.context))

@@ -33,7 +33,8 @@ from qbridge_core.work.poison.lookout import lookout_of
 from qbridge_core.work.poison.rule import PoisonRule
 from qbridge_core.work.poison.side_queue import SideQueue
 from qbridge_core.work.poison.suspect_runner import SuspectRunner
-from qbridge_core.work.settle import Settler
+from qbridge_core.work.settle.consequences import Consequences
+from qbridge_core.work.settle.settler import Settler
 
 _log: Final = logger("qbridge.worker")
 _TRY_AGAIN_AFTER: Final = 60.0
@@ -47,6 +48,7 @@ class Isolation:
         side_queue: where they come from.
         rule: decides about them.
         settler: settles their runs.
+        consequences: decides what their ends lead to, where the rule does not.
         lifecycle: hooks to call before a run.
         handler: what runs.
         task_timeout: seconds that a run may take.
@@ -60,6 +62,7 @@ class Isolation:
         side_queue: SideQueue,
         rule: PoisonRule,
         settler: Settler,
+        consequences: Consequences,
         lifecycle: Lifecycle,
         handler: Callable[[Any], object],
         task_timeout: float,
@@ -70,6 +73,7 @@ class Isolation:
         self.side_queue = side_queue
         self.rule = rule
         self.settler = settler
+        self.consequences = consequences
         self.lifecycle = lifecycle
         self.task_timeout = task_timeout
         self.max_message_bytes = max_message_bytes

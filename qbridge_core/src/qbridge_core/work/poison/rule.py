@@ -19,8 +19,11 @@ from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.run import Run
 from qbridge_core.work.poison.marks import charged, suspicions
 from qbridge_core.work.poison.side_queue import SideQueue
-from qbridge_core.work.repeat import RefusedError
-from qbridge_core.work.settle import Rules, Settler, in_words, log_fields, unrepeatable
+from qbridge_core.work.settle.consequences import Consequences
+from qbridge_core.work.settle.failures import failure_of, in_words, log_fields, unrepeatable
+from qbridge_core.work.settle.repeat import RefusedError
+from qbridge_core.work.settle.rules import Rules
+from qbridge_core.work.settle.settler import Settler
 
 _log: Final = logger("qbridge.worker")
 
@@ -31,16 +34,24 @@ class PoisonRule:
     Args:
         client: the broker.
         rules: what a worker does with its runs.
+        consequences: what follows from a death that is charged.
         settler: settles them.
         lifecycle: hooks to call.
         side_queue: where messages go that may have killed a worker.
     """
 
     def __init__(
-        self, client: QueueClient, rules: Rules, settler: Settler, lifecycle: Lifecycle, side_queue: SideQueue
+        self,
+        client: QueueClient,
+        rules: Rules,
+        consequences: Consequences,
+        settler: Settler,
+        lifecycle: Lifecycle,
+        side_queue: SideQueue,
     ) -> None:
         self._client = client
         self._rules = rules
+        self._consequences = consequences
         self._settler = settler
         self._lifecycle = lifecycle
         self._side_queue = side_queue
@@ -66,7 +77,7 @@ class PoisonRule:
         if death := side_queue.last_death(task_id):
             text += f"; the last one, {death}"
         explanation = Explanation(Reason.CRASHED, "", text)
-        self._settler.dead_letter(delivery, self._settler.failure(delivery, explanation, task_id, delivery.attempts))
+        self._settler.dead_letter(delivery, failure_of(self._rules, delivery, explanation, task_id, delivery.attempts))
         return True
 
     def _isolate(self, delivery: Delivery, task_id: str, doubtful: bool) -> bool:
@@ -80,8 +91,8 @@ class PoisonRule:
         crashes = min(known, self._rules.max_crashes - 1)
         before = SUSPICIONS in delivery.meta  # it was in a child and in a worker since it was suspected first
         failure = SuspectFailure.of(
-            self._settler.failure(
-                replace(delivery, crashes=crashes), Explanation(Reason.CRASHED), task_id, delivery.attempts
+            failure_of(
+                self._rules, replace(delivery, crashes=crashes), Explanation(Reason.CRASHED), task_id, delivery.attempts
             ),
             suspicions(delivery) + int(doubtful and before),
             beside=beside,
@@ -114,7 +125,7 @@ class PoisonRule:
         self._lifecycle.task_failed(
             queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, exception=RemoteError(text, "", "")
         )
-        self._settler.count_crash(run, explanation, crashes)
+        self._consequences.crashed(run, explanation, crashes)
 
     def failed_apart(self, run: Run, explanation: Explanation) -> bool:
         """A suspect did not succeed in its child process, which lived: it runs in a worker, and nothing is counted.
@@ -122,7 +133,7 @@ class PoisonRule:
         It may need what the main program sets up, which the child does not have. False when the broker refuses to have
         it in its queue again; then it is not settled.
         """
-        failure = self._settler.failure(run.delivery, explanation, run.task_id, run.delivery.attempts)
+        failure = failure_of(self._rules, run.delivery, explanation, run.task_id, run.delivery.attempts)
         cleared = SuspectFailure.of(failure, suspicions(run.delivery))
 
         def move() -> None:

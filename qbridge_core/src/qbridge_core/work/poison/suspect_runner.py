@@ -22,7 +22,8 @@ from qbridge_core.task.run import Run
 from qbridge_core.task.verdict import Action, Judged, Verdict
 from qbridge_core.work.poison.rule import PoisonRule
 from qbridge_core.work.poison.side_queue import LOOK_EVERY, SideQueue
-from qbridge_core.work.settle import Settler
+from qbridge_core.work.settle.consequences import Consequences
+from qbridge_core.work.settle.settler import Settler
 
 if TYPE_CHECKING:
     from qbridge_core.execute.processes.child import Child
@@ -42,6 +43,7 @@ class Runners(Protocol):
     side_queue: SideQueue
     rule: PoisonRule
     settler: Settler
+    consequences: Consequences
     lifecycle: Lifecycle
     task_timeout: float
     max_message_bytes: int
@@ -188,13 +190,13 @@ class SuspectRunner:
 
     def _deal_with(self, delivery: Delivery) -> None:
         isolation = self._isolation
-        settler, lifecycle = isolation.settler, isolation.lifecycle
+        consequences, lifecycle = isolation.consequences, isolation.lifecycle
         try:
             task = read_task(delivery.body, isolation.max_message_bytes)
         except MalformedTaskError as exc:
-            settler.malformed(delivery, exc)
+            consequences.malformed(delivery, exc)
             return
-        if delivery.noted is not None and settler.settle_noted(delivery, delivery.noted):
+        if delivery.noted is not None and consequences.settle_noted(delivery, delivery.noted):
             return
         task_id = task.task_id or meta_text(delivery.meta, TASK_ID) or delivery.message_id or new_id()
         if isolation.rule.dead_letter_poison(delivery, task_id):
@@ -207,7 +209,7 @@ class SuspectRunner:
         run = self.running = Run(delivery, task_id, isolation.task_timeout)
         if isolation.closed.is_set():
             if run.claim():
-                settler.hand_back(delivery)
+                isolation.settler.hand_back(delivery)
             return
         lifecycle.task_started(queue=delivery.queue, task_id=task_id, attempt=run.attempt)
         self._settle(run, child)
@@ -234,7 +236,7 @@ class SuspectRunner:
         if late.is_set():
             self._repeat_in_worker(run, Explanation.timed_out(isolation.task_timeout, None))
         elif verdict is None:
-            isolation.settler.succeeded(run, duration)
+            isolation.settler.acknowledge(run, duration)
         elif verdict.action is Action.CRASH:
             crashed = functools.partial(isolation.rule.crashed_apart, run, child.identity, child.end_in_words)
             self.watched.do(Step(crashed))

@@ -1,0 +1,112 @@
+"""Decides what the end of a run leads to: another attempt at once or later, the dead letters, or neither.
+
+What a handler's exception asks for is in :mod:`qbridge_core.task.verdict`, whether and when there is another attempt in
+:mod:`qbridge_core.task.retry`; how the broker is made to agree in :mod:`qbridge_core.work.settle.settler`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import FrameType
+
+from qbridge_core.contract.dead_letter import Failure, Noted, Reason
+from qbridge_core.contract.envelope import MalformedTaskError
+from qbridge_core.contract.message import Delivery
+from qbridge_core.errors import RemoteError
+from qbridge_core.task.explanation import Explanation
+from qbridge_core.task.lifecycle import Lifecycle
+from qbridge_core.task.run import Run
+from qbridge_core.task.verdict import Action, Judged, Verdict, judge
+from qbridge_core.work.settle.failures import failure_of
+from qbridge_core.work.settle.rules import Rules
+from qbridge_core.work.settle.settler import Settler
+
+
+class Consequences:
+    """What the runs of one queue lead to. Thread-safe.
+
+    Args:
+        rules: what to do with them.
+        settler: settles them.
+        lifecycle: hooks to call before a settlement.
+    """
+
+    def __init__(self, rules: Rules, settler: Settler, lifecycle: Lifecycle) -> None:
+        self._rules = rules
+        self._settler = settler
+        self._lifecycle = lifecycle
+
+    def read(self, exc: BaseException) -> Verdict:
+        """What a handler's exception asks for. It runs the exception's own code, which may hang."""
+        return exc.verdict if type(exc) is Judged else judge(exc, self._rules.policy)
+
+    def failed(self, run: Run, exc: BaseException, verdict: Verdict) -> None:
+        """Do what the handler's exception asks for, or retry or dead-letter the message."""
+        shown = exc
+        if type(exc) is Judged:
+            shown = RemoteError(
+                verdict.explanation.message, verdict.explanation.exception_type, verdict.explanation.traceback
+            )
+        explanation = verdict.explanation
+        if verdict.action is Action.POSTPONE:
+            self._settler.postpone(run, explanation, verdict.delay or 0.0)
+            return
+        self._lifecycle.task_failed(queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, exception=shown)
+        if verdict.action is Action.REJECT:
+            self._settler.dead_letter(run.delivery, self._failure(run, explanation))
+        elif verdict.action is Action.CRASH:
+            self.crashed(run, explanation)
+        else:
+            self._count_failure(run, explanation, verdict.rule, delay=verdict.delay, final=verdict.final)
+
+    def timed_out(self, run: Run, stack: FrameType | None) -> None:
+        """Retry or dead-letter a message whose handler ran too long."""
+        self._lifecycle.task_timed_out(
+            queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, timeout=self._rules.task_timeout
+        )
+        self._count_failure(run, Explanation.timed_out(self._rules.task_timeout, stack))
+
+    def unreadable(self, run: Run, exception_type: str) -> None:
+        """Retry or dead-letter a message whose handler raised what cannot be read in time."""
+        self._count_failure(run, Explanation(Reason.FAILED, exception_type, "(could not be read in time)"))
+
+    def malformed(self, delivery: Delivery, exc: MalformedTaskError) -> None:
+        """Dead-letter a message that can never run."""
+        explanation = Explanation(Reason.MALFORMED, type(exc).__name__, str(exc))
+        failure = failure_of(self._rules, delivery, explanation, delivery.message_id or "", delivery.attempts)
+        self._settler.dead_letter(delivery, failure)
+
+    def crashed(self, run: Run, explanation: Explanation, crashes: int | None = None) -> None:
+        """A child process died of this task alone: no attempt is counted, and after enough deaths it is poison."""
+        if crashes is None:
+            crashes = min(run.delivery.crashes, self._rules.max_crashes - 1) + 1
+        failure = replace(self._failure(run, explanation), attempts=run.delivery.attempts, crashes=crashes)
+        if crashes >= self._rules.max_crashes:
+            self._settler.dead_letter(run.delivery, failure)
+        else:
+            self._settler.retry(run, failure, self._rules.policy.pause(crashes))
+
+    def settle_noted(self, delivery: Delivery, noted: Noted) -> bool:
+        """Dead-letter a message if that was decided when it was here before; False when it may run."""
+        if noted.is_final:
+            self._settler.dead_letter(delivery, noted.failure)
+        return noted.is_final
+
+    def _count_failure(
+        self,
+        run: Run,
+        explanation: Explanation,
+        rule: int | None = None,
+        *,
+        delay: float | None = None,
+        final: bool = False,
+    ) -> None:
+        failure = self._failure(run, explanation)
+        policy_delay = self._rules.policy.next_delay(run.attempt, rule)
+        if final or policy_delay is None:
+            self._settler.dead_letter(run.delivery, failure)
+        else:
+            self._settler.retry(run, failure, policy_delay if delay is None else delay)
+
+    def _failure(self, run: Run, explanation: Explanation) -> Failure:
+        return failure_of(self._rules, run.delivery, explanation, run.task_id, run.attempt)

@@ -1,0 +1,207 @@
+"""Settles deliveries: acknowledges, retries, dead-letters or hands them back, however long the broker takes to agree.
+
+A settlement is repeated with backoff while the broker cannot do it, until it is done, the delivery is lost (then the
+broker delivers the message again) or the worker is told to give up. It is never skipped to make progress. What the
+broker refuses for some seconds, because a queue is full or a right is missing, goes back to its queue, which needs
+neither; what is to become of it is remembered where it comes again.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from typing import Final
+
+from qbridge_core.contract.client import QueueClient
+from qbridge_core.contract.dead_letter import Failure, Noted
+from qbridge_core.contract.headers import MAX_EXCEPTION_MESSAGE_CHARS
+from qbridge_core.contract.message import Delivery
+from qbridge_core.errors import MessageTooLargeError, QBridgeError
+from qbridge_core.runtime.logs import logger
+from qbridge_core.runtime.outage import Outage
+from qbridge_core.task import foreign
+from qbridge_core.task.explanation import Explanation
+from qbridge_core.task.lifecycle import Lifecycle
+from qbridge_core.task.outcome import Outcome, Tally, dead_lettered
+from qbridge_core.task.run import Run
+from qbridge_core.work.settle.failures import failure_of, in_words, log_fields, nameless, unrepeatable
+from qbridge_core.work.settle.repeat import Describe, RefusedError, Repeater
+from qbridge_core.work.settle.rules import Rules
+
+_log: Final = logger("qbridge.worker")
+
+
+class Settler:
+    """Settles the deliveries of one queue. Thread-safe.
+
+    Args:
+        client: the broker.
+        rules: what a worker does with its runs.
+        lifecycle: hooks to call after a settlement.
+        tally: counts the outcomes.
+        give_up: set when the worker must end now; pending settlements are then left to the broker.
+
+    Attributes:
+        persist: repeats what the broker must be made to do; see :meth:`Repeater.repeat`.
+    """
+
+    def __init__(
+        self,
+        client: QueueClient,
+        rules: Rules,
+        lifecycle: Lifecycle,
+        tally: Tally,
+        give_up: threading.Event,
+    ) -> None:
+        self._client = client
+        self._rules = rules
+        self._lifecycle = lifecycle
+        self._tally = tally
+        repeater = Repeater(rules.queue, give_up, logs_outages=client.logs_outages)
+        self.persist, self._insist = repeater.repeat, repeater.insist
+        self._refusals = Outage()
+
+    @property
+    def acks_at_once(self) -> bool:
+        """Whether ``acknowledge`` may be called ``at_once``."""
+        return self._client.capabilities.instant_ack and self._lifecycle.order is None
+
+    def acknowledge(self, run: Run, duration: float, *, at_once: bool = False) -> bool:
+        """Acknowledge a message whose handler returned; False when that was not done.
+
+        Args:
+            run: its run, which the caller has claimed.
+            duration: seconds that it took.
+            at_once: wait for nothing: what is not done is left to a call that may. Only for an event loop, with a
+                client whose ``ack`` never waits, and where no hook hears of it; see ``acks_at_once``.
+        """
+        order = self._lifecycle.order
+        told = None if order is None else order.begin(run.task_id)
+        try:
+            # For each message, so without what ``persist`` takes beside the call itself.
+            try:
+                self._client.ack(run.delivery)
+            except Exception as exc:  # noqa: BLE001 - a backend's bug must not end the worker
+                if at_once or not self._insist(exc, functools.partial(self._client.ack, run.delivery), run.log_fields):
+                    return False
+            self._tally.add(Outcome.SUCCEEDED)
+            if order is not None:  # otherwise nobody listens
+                self._lifecycle.task_succeeded(
+                    queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, duration=duration
+                )
+        finally:
+            if order is not None and told is not None:
+                order.end(run.task_id, told)
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("task %s succeeded after %.3f s", run.task_id, duration, extra=run.log_fields())
+        return True
+
+    def postpone(self, run: Run, explanation: Explanation, delay: float) -> None:
+        """Have a message run again later, nothing counted."""
+        delay = self._possible(delay)
+
+        def reject() -> None:
+            self._client.reject(run.delivery, requeue=True, delay=delay)
+
+        try:
+            done = self.persist(reject, run.log_fields, may_refuse=True)
+        except RefusedError as refused:
+            if isinstance(refused.__cause__, MessageTooLargeError):
+                failure = failure_of(self._rules, run.delivery, explanation, run.task_id, run.attempt)
+                self.dead_letter(run.delivery, unrepeatable(failure, refused.__cause__))
+            else:
+                self.give_back(run.delivery, refused.__cause__, run.log_fields)
+            return
+        if done:
+            foreign.settled()
+            self._tally.add(Outcome.SNOOZED)
+            why = explanation.redacted(self._rules.redact).message[:MAX_EXCEPTION_MESSAGE_CHARS]
+            _log.info("task %s snoozed for %g s: %s", run.task_id, delay, why, extra=run.log_fields())
+
+    def retry(self, run: Run, failure: Failure, delay: float) -> None:
+        """Have a message run again, and tell of it."""
+        delay = self._possible(delay)
+        with self._lifecycle.telling(run.task_id):
+            self._retry_and_tell(run, failure, delay)
+
+    def _retry_and_tell(self, run: Run, failure: Failure, delay: float) -> None:
+        # A suspect that ran alone goes back to the queue itself.
+        back = None if run.delivery.queue == self._rules.queue else self._rules.queue
+
+        def reject() -> None:
+            self._client.reject(run.delivery, requeue=True, delay=delay, failure=failure, queue=back)
+
+        try:
+            done = self.persist(reject, run.log_fields, may_refuse=True)
+        except RefusedError as refused:
+            if isinstance(refused.__cause__, MessageTooLargeError):
+                self.dead_letter(run.delivery, unrepeatable(failure, refused.__cause__))
+                return
+            run.delivery.note(Noted(failure))
+            done = self.give_back(run.delivery, refused.__cause__, run.log_fields)
+            delay = 0.0
+        if not done:
+            return
+        foreign.settled()
+        self._tally.add(Outcome.RETRIED)
+        _log.warning(
+            "task %s %s in attempt %d (%s); next attempt in %g s",
+            run.task_id, failure.reason, run.attempt, in_words(failure), delay,
+            extra=run.log_fields(),
+        )  # fmt: skip
+        self._lifecycle.task_retried(queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, delay=delay)
+
+    def _possible(self, delay: float) -> float:
+        """The delay as far as the backend can hold it: running too early loses nothing."""
+        capabilities = self._client.capabilities
+        if not capabilities.delay:
+            return 0.0
+        if delay > capabilities.max_delay:
+            _log.warning("a delay of %g s is cut to the %g s that the broker can hold", delay, capabilities.max_delay)
+        return min(delay, capabilities.max_delay)
+
+    def dead_letter(self, delivery: Delivery, failure: Failure) -> None:
+        """Move a message to the dead-letter queue, and tell of it."""
+        with self._lifecycle.telling(failure.task_id):
+            self._dead_letter_and_tell(delivery, failure)
+
+    def _dead_letter_and_tell(self, delivery: Delivery, failure: Failure) -> None:
+        name = failure.task_id or nameless(delivery)
+        fields = log_fields(delivery, name, failure.attempts)
+
+        def reject() -> None:
+            self._client.reject(delivery, requeue=False, failure=failure)
+
+        try:
+            done = self.persist(reject, lambda: fields, may_refuse=True)
+        except RefusedError as refused:
+            delivery.note(Noted(failure, is_final=True))
+            if self.give_back(delivery, refused.__cause__, lambda: fields):
+                self._tally.add(Outcome.HANDED_BACK)
+            return
+        if not done:
+            return
+        foreign.settled()
+        self._tally.add(dead_lettered(failure.reason))
+        _log.error(
+            "task %s dead-lettered: %s after %d attempts (%s)",
+            name, failure.reason, failure.attempts, in_words(failure),
+            extra=fields,
+        )  # fmt: skip
+        self._lifecycle.task_dead_lettered(queue=delivery.queue, task_id=failure.task_id, failure=failure)
+
+    def hand_back(self, delivery: Delivery) -> None:
+        """Return a message to the queue, nothing counted."""
+        fields = log_fields(delivery, delivery.message_id, delivery.attempts + 1)
+        if self.persist(lambda: self._client.reject(delivery, requeue=True), lambda: fields):
+            self._tally.add(Outcome.HANDED_BACK)
+
+    def give_back(self, delivery: Delivery, reason: BaseException | None, describe: Describe) -> bool:
+        """Give a message back that the broker refuses to have elsewhere; the worker is free for others."""
+        if reason is not None and self._refusals.is_news(reason):
+            _log.error(
+                "the broker refuses where tasks of %s are to go: %s; they go back to the queue until it does not",
+                delivery.queue, reason, extra=describe(), exc_info=None if isinstance(reason, QBridgeError) else reason,
+            )  # fmt: skip
+        return self.persist(lambda: self._client.reject(delivery, requeue=True), describe)
