@@ -12,11 +12,14 @@
 * **Tools:** :func:`monotonic`, which no frozen clock of a test stops, :func:`logger`, which never raises or waits,
   :class:`GrowingPause` between tries, :class:`Outage`, which makes one story of many complaints, and :class:`Mailbox`,
   through which many threads hand work to one.
-* **The errors** that may cross the border; :mod:`qbridge_core.errors` draws their tree.
+* **The border:** :func:`guarded` lets only QBridge's errors out of a client's methods, :func:`callers_own` the caller's
+  own as they are, and :func:`is_passing` tells what the system may give later.
+* **The errors** that may cross it; :mod:`qbridge_core.errors` draws their tree.
 
 The tests are in :mod:`qbridge_core.testing`; a backend's package never imports those.
 """
 
+from qbridge_core.contract.boundary import callers_own, guarded, is_passing
 from qbridge_core.contract.capabilities import Capabilities
 from qbridge_core.contract.checks import (
     MAX_ID_CHARS,
@@ -152,6 +155,7 @@ __all__ = [
     "UnroutableError",
     "UnsupportedError",
     "WORKER",
+    "callers_own",
     "check_body",
     "check_content",
     "check_count",
@@ -169,7 +173,9 @@ __all__ = [
     "check_wait",
     "check_wanted",
     "default_dead_letter_queue",
+    "guarded",
     "hookimpl",
+    "is_passing",
     "logger",
     "merge_options",
     "meta_int",

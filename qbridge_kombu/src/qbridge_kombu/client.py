@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Final, ParamSpec, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Final
 
 from qbridge_core.backend import (
     NO_HEADERS,
@@ -25,6 +24,7 @@ from qbridge_core.backend import (
     QueueClient,
     QueueStats,
     UnsupportedError,
+    callers_own,
     check_count,
     check_declaration,
     check_delay,
@@ -34,6 +34,7 @@ from qbridge_core.backend import (
     check_rejection,
     check_replay,
     check_wait,
+    guarded,
     monotonic,
     read_options,
     rejection,
@@ -46,32 +47,15 @@ from qbridge_kombu.state.in_flight import Tag
 from qbridge_kombu.transports import SCHEMES, transport_class
 from qbridge_kombu.transports.base import Transport
 
-P = ParamSpec("P")
-R = TypeVar("R")
 _DISCONNECT_TIME: Final = 5.0
 
 
-class _CallersError(Exception):
-    """What the caller's own iterable raised; the ``__cause__`` crosses as it is."""
+def _translated(exc: Exception) -> QBridgeError:
+    """The contract's error for something unexpected."""
+    return PermanentError(f"unexpected {type(exc).__name__} in the kombu backend: {exc}")
 
 
-def _guarded(method: Callable[P, R]) -> Callable[P, R]:
-    """Have a method raise nothing but errors of the contract."""
-
-    @functools.wraps(method)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return method(*args, **kwargs)
-        except QBridgeError:
-            raise
-        except _CallersError as exc:
-            raise exc.__cause__ or exc from None
-        except Exception as exc:
-            if exc.__traceback__ is not None and exc.__traceback__.tb_next is None:
-                raise  # Python's own TypeError: the caller has passed arguments that do not exist
-            raise PermanentError(f"unexpected {type(exc).__name__} in the kombu backend: {exc}") from exc
-
-    return call
+_guarded_method: Final = guarded(_translated)
 
 
 class KombuClient(QueueClient):
@@ -132,7 +116,7 @@ class KombuClient(QueueClient):
         parts = self._parts
         return parts is not None and parts.pid == os.getpid() and not parts.context.closing.is_set()
 
-    @_guarded
+    @_guarded_method
     def connect(self) -> None:
         """Connect, with a thread for each connection.
 
@@ -150,7 +134,7 @@ class KombuClient(QueueClient):
                 parts.start()
                 self._parts = parts
 
-    @_guarded
+    @_guarded_method
     def disconnect(self) -> None:
         """Give back what is unsettled, and close. Takes about 5 seconds at most."""
         if self._parts is not None and self._parts.pid != os.getpid():
@@ -166,20 +150,20 @@ class KombuClient(QueueClient):
 
     # ------------------------------------------------------------------ queues
 
-    @_guarded
+    @_guarded_method
     def declare(self, queue: str, dead_letter_queue: str | None = None) -> None:
         """Create both queues where they are missing."""
         check_declaration(queue, dead_letter_queue)
         self._connected().declare(queue, dead_letter_queue)
         self._declarations.remember(queue, dead_letter_queue)
 
-    @_guarded
+    @_guarded_method
     def stats(self, queue: str) -> QueueStats:
         """Count the messages; those in flight are this client's own, unless the broker counts all."""
         check_queue_name(queue)
         return self._connected().looking.stats(queue)
 
-    @_guarded
+    @_guarded_method
     def purge(self, queue: str) -> int:
         """Delete the ready messages."""
         check_queue_name(queue)
@@ -187,7 +171,7 @@ class KombuClient(QueueClient):
 
     # ------------------------------------------------------------------ publishing
 
-    @_guarded
+    @_guarded_method
     def publish(
         self,
         queue: str,
@@ -204,43 +188,43 @@ class KombuClient(QueueClient):
         message = Message(body, NO_HEADERS if headers is None else headers, message_id)
         self._connected().publisher.publish(queue, [message], seconds, check_publish_timeout(timeout))
 
-    @_guarded
+    @_guarded_method
     def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
         """Publish in batches, each confirmed."""
         check_queue_name(queue)
-        given = _callers(messages) if isinstance(messages, Iterable) else messages
+        given = callers_own(messages) if isinstance(messages, Iterable) else messages
         self._connected().publisher.publish(queue, given, 0.0, check_publish_timeout(timeout))
 
     # ------------------------------------------------------------------ consuming
 
-    @_guarded
+    @_guarded_method
     def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
         """Take up to ``max_messages``; wait up to ``timeout`` seconds for the first."""
         check_queue_name(queue)
         count, seconds = check_count("max_messages", max_messages, 1), check_wait(timeout)
         return self._connected().receiving.receive(queue, count, seconds)
 
-    @_guarded
+    @_guarded_method
     def unsubscribe(self, queue: str) -> None:
         """Wake a blocked ``receive``, and give back what it has not returned."""
         check_queue_name(queue)
         parts = self._connected()
         parts.settling.hand_back_all(parts.receiving.cancel(queue), monotonic() + self._settings.request_timeout)
 
-    @_guarded
+    @_guarded_method
     def check_task_timeout(self, queue: str, seconds: float, workers: int) -> None:  # noqa: ARG002 - the contract's
         """Refuse runs that take longer than the broker lets a worker hold a message."""
         check_queue_name(queue)
         self._connected().leases.check_task_timeout(queue, seconds)
 
-    @_guarded
+    @_guarded_method
     def ack(self, delivery: Delivery) -> None:
         """Remove the message from the broker."""
         check_delivery(delivery)
         parts = self._connected()
         parts.settling.acknowledge(_own(parts, delivery))
 
-    @_guarded
+    @_guarded_method
     def reject(
         self,
         delivery: Delivery,
@@ -261,7 +245,7 @@ class KombuClient(QueueClient):
         else:
             settling.hand_back(tag, self._delay(delay))
 
-    @_guarded
+    @_guarded_method
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait until the broker has carried out the acknowledgements."""
         seconds = check_wait(timeout)
@@ -269,7 +253,7 @@ class KombuClient(QueueClient):
 
     # ------------------------------------------------------------------ dead letters
 
-    @_guarded
+    @_guarded_method
     def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
         """List the oldest, where the transport can look without taking."""
         check_queue_name(queue)
@@ -278,7 +262,7 @@ class KombuClient(QueueClient):
             raise UnsupportedError(f"{self._transport.url.scheme}:// cannot list {queue!r} without consuming it")
         return parts.looking.dead_letters(queue, check_count("limit", limit))
 
-    @_guarded
+    @_guarded_method
     def replay(self, dead_letter_queue: str, *, target: str | None = None, limit: int | None = None) -> int:
         """Send dead letters back."""
         check_replay(dead_letter_queue, target, limit)
@@ -322,11 +306,3 @@ def _own(parts: Connected, delivery: Delivery) -> Tag:
     if tag.in_flight is not parts.context.in_flight:
         raise DeliveryLostError(f"a delivery of {delivery.queue!r} went back to the broker with its connection")
     return tag
-
-
-def _callers(messages: Iterable[Message]) -> Iterator[Message]:
-    """The same; what the caller's iterable raises can be told from what the backend does."""
-    try:
-        yield from messages
-    except Exception as exc:
-        raise _CallersError from exc

@@ -30,7 +30,7 @@ from qbridge_core.backend import (
     check_wanted,
     monotonic,
 )
-from qbridge_redis.connection.boundary import guarded
+from qbridge_redis.connection.boundary import guarded_method
 from qbridge_redis.connection.options import Deployment, Options
 from qbridge_redis.node import Node
 from qbridge_redis.nodes import Nodes
@@ -93,7 +93,7 @@ class RedisClient(QueueClient):
         nodes = self._nodes
         return nodes is not None and nodes.pid == os.getpid() and not nodes.closing.is_set()
 
-    @guarded
+    @guarded_method
     def connect(self) -> None:
         """Connect, look whether the server can keep the guarantees, and start two background threads.
 
@@ -114,7 +114,7 @@ class RedisClient(QueueClient):
                 nodes.start()
                 self._nodes = nodes
 
-    @guarded
+    @guarded_method
     def disconnect(self) -> None:
         """Send acknowledgements, hand back what is unsettled, close.
 
@@ -133,25 +133,25 @@ class RedisClient(QueueClient):
 
     # ------------------------------------------------------------------ queues
 
-    @guarded
+    @guarded_method
     def declare(self, queue: str, dead_letter_queue: str | None = None) -> None:
         """Create the streams and their group where missing."""
         check_declaration(queue, dead_letter_queue)
         self._connected().declare(queue, dead_letter_queue)
 
-    @guarded
+    @guarded_method
     def stats(self, queue: str) -> QueueStats:
         """Count the messages of a queue, those of all clients, in one round trip."""
         return self._running(queue).admin.stats(queue)
 
-    @guarded
+    @guarded_method
     def purge(self, queue: str) -> int:
         """Delete the ready messages."""
         return self._running(queue).admin.purge(queue)
 
     # ------------------------------------------------------------------ publishing
 
-    @guarded
+    @guarded_method
     def publish(
         self,
         queue: str,
@@ -174,7 +174,7 @@ class RedisClient(QueueClient):
         if delay > 0:
             node.delayed(queue)
 
-    @guarded
+    @guarded_method
     def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
         """Publish in pipelines; ``timeout`` is for each of them."""
         check_queue_name(queue)  # before the messages: they may be in the wrong order
@@ -182,7 +182,7 @@ class RedisClient(QueueClient):
 
     # ------------------------------------------------------------------ consuming
 
-    @guarded
+    @guarded_method
     def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
         """Take up to ``max_messages``; nothing more is read ahead."""
         node = self._running(queue)
@@ -191,7 +191,7 @@ class RedisClient(QueueClient):
             raise NotConnectedError("the client was disconnected")  # what came is handed back by disconnect
         return batch
 
-    @guarded
+    @guarded_method
     def receive_any(self, wanted: Mapping[str, int], timeout: float = 0.0) -> list[Delivery]:
         """Take what comes to any of the queues, with one blocking read for all of them.
 
@@ -214,7 +214,7 @@ class RedisClient(QueueClient):
         if nodes is not None and (node := nodes.single()) is not None:
             node.several.wake()
 
-    @guarded
+    @guarded_method
     def subscribe(self, queue: str, prefetch: int) -> None:
         """Have the queue read with a connection of its own, or, when it is idle and there are many, with the others.
 
@@ -223,7 +223,7 @@ class RedisClient(QueueClient):
         super().subscribe(queue, prefetch)
         self._running(queue).subscribe(queue)
 
-    @guarded
+    @guarded_method
     def unsubscribe(self, queue: str) -> None:
         """Wake a blocked ``receive``, and give back what it has not returned."""
         nodes = self._nodes
@@ -244,7 +244,7 @@ class RedisClient(QueueClient):
         if tag.in_flight.ack(tag):
             node.acknowledgements.wake()
 
-    @guarded
+    @guarded_method
     def reject(
         self,
         delivery: Delivery,
@@ -273,7 +273,7 @@ class RedisClient(QueueClient):
         if requeue and delay > 0:
             self._running(queue or delivery.queue).delayed(queue or delivery.queue)
 
-    @guarded
+    @guarded_method
     def flush(self, timeout: float = 5.0) -> bool:
         """Send the acknowledgements now; return True when none is left."""
         timeout = check_wait(timeout)
@@ -288,12 +288,12 @@ class RedisClient(QueueClient):
 
     # ------------------------------------------------------------------ dead letters
 
-    @guarded
+    @guarded_method
     def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
         """List a dead-letter queue, oldest first."""
         return self._running(queue).dead_letters.first(queue, check_count("limit", limit))
 
-    @guarded
+    @guarded_method
     def replay(self, dead_letter_queue: str, *, target: str | None = None, limit: int | None = None) -> int:
         """Send dead letters back in their order, each page in one atomic step. Letters that a consumer holds stay.
 

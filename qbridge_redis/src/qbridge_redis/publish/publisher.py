@@ -19,12 +19,12 @@ from redis.exceptions import ResponseError
 from qbridge_core.backend import (
     Message,
     UnroutableError,
+    callers_own,
     check_content,
     check_message,
     check_messages,
     monotonic,
 )
-from qbridge_redis.connection.boundary import callers
 from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import unreachable
 from qbridge_redis.connection.reconnect_pause import ReconnectPause
@@ -87,7 +87,7 @@ class Publisher:
             self._publish(queue, left, limit)
 
     def _chunks(self, queue: str, messages: Iterable[Message]) -> Iterator[Sequence[Command]]:
-        iterator = callers(check_messages(messages))
+        iterator = callers_own(check_messages(messages))
         while batch := list(islice(iterator, _CHUNK)):
             yield from _by_size([self._now(queue, check_message(message)) for message in batch])
 
