@@ -9,6 +9,7 @@ from typing import Final
 
 from qbridge_core.backend import (
     NO_HEADERS,
+    BrokerUnavailableError,
     BrokerURL,
     Capabilities,
     ConfigurationError,
@@ -35,6 +36,7 @@ from qbridge_core.backend import (
     check_replay,
     check_wait,
     guarded,
+    is_passing,
     monotonic,
     read_options,
     rejection,
@@ -52,6 +54,8 @@ _DISCONNECT_TIME: Final = 5.0
 
 def _translated(exc: Exception) -> QBridgeError:
     """The contract's error for something unexpected."""
+    if is_passing(exc):
+        return BrokerUnavailableError(f"the client cannot do this now: {type(exc).__name__}: {exc}")
     return PermanentError(f"unexpected {type(exc).__name__} in the kombu backend: {exc}")
 
 

@@ -49,10 +49,10 @@ class Connected:
         seconds = context.settings.connect_timeout + context.settings.request_timeout
         try:
             context.sender.call(lambda _: None, f"connect to {context.transport.url}", seconds)
+            self.leases.start()
         except BaseException:
-            self.context.sender.close(0.0)
+            context.sender.close(0.0)
             raise
-        self.leases.start()
 
     def declare(self, queue: str, dead_letter_queue: str | None) -> None:
         """Make both where they are missing."""

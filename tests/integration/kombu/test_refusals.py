@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import sys
+import threading
 import traceback
 
 import pytest
@@ -121,3 +123,27 @@ def test_a_broker_that_is_away_is_an_error_with_its_cause_and_without_the_passwo
         connect(f"{scheme}://user:{password}@localhost:{free_port()}", **options)
     assert password not in "".join(traceback.format_exception(caught.value))
     assert isinstance(caught.value.__cause__, Exception)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.EMFILE, "Too many open files"), RuntimeError("can't start new thread"), MemoryError()],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_the_system_cannot_give_now_may_be_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch, folder_url: str, error: Exception
+) -> None:
+    """Without a descriptor, a thread or memory left the broker cannot be reached now, which is no permanent error."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise error
+
+    client = KombuClient(folder_url)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(BrokerUnavailableError) as caught:
+            client.connect()
+    assert caught.value.__cause__ is error
+    client.connect()
+    client.declare("jobs")
+    client.disconnect()
