@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from qbridge_core import Outcome, TaskManager, hookimpl
+from qbridge_core import Outcome, QBridgeError, TaskManager, hookimpl
 from qbridge_memory import MemoryClient
 from support.wait import wait_for
 
@@ -206,3 +206,34 @@ def test_a_stop_during_a_failure_settles_it_first(client: MemoryClient) -> None:
         assert running.wait(5)
     assert str(manager.report()) == "1 retried"
     assert client.receive("q")[0].attempts == 1
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "reason"),
+    [
+        ("pool", "claim_running", "the tasks that run have not been taken over: a lock is never released"),
+        ("client", "hand_back", "the broker has not taken back what did not finish"),
+        ("client", "flush", "the broker has not taken the last settlements"),
+    ],
+)
+def test_g20_a_stop_that_is_late_says_what_it_waits_for(
+    client: MemoryClient, monkeypatch: pytest.MonkeyPatch, owner: str, name: str, reason: str
+) -> None:
+    """The error of a stop that is not done in time names the step that does not end."""
+    monkeypatch.setattr("qbridge_core.work.session.LONGEST", 0.1)
+    end, running = threading.Event(), threading.Event()
+
+    def handler(_: object) -> None:
+        running.set()
+        end.wait(30)
+
+    client.send("q", 1)
+    manager = TaskManager(client, handler, "q", "d", max_workers=1, task_timeout=60, grace_period=0.1)
+    manager.__enter__()
+    assert running.wait(5)
+    session = manager._session
+    assert session is not None
+    monkeypatch.setattr({"client": client, "pool": session._pool}[owner], name, lambda *_: end.wait(30))
+    with pytest.raises(QBridgeError, match=reason):
+        manager.__exit__(None, None, None)
+    end.set()

@@ -76,7 +76,9 @@ class ConnectedBroker:
         self.acknowledgements = Acknowledgements(self.io, lost)
         self.deliveries = Deliveries(lost, self.pending_delays, self.acknowledgements.acknowledge)
         self.delayed = DelayedSender(self.sender, requests, declarations, self.pending_delays)
-        self.handbacks = Handbacks(self.io, self.sender, lost)
+        self.handbacks = Handbacks(
+            self.io, self.sender, declarations, lost, self.acknowledgements, self.consumers.existing
+        )
         self.rejections = Rejections(
             self.io,
             self.sender,

@@ -41,7 +41,7 @@ from qbridge_rabbitmq.connection.options import Endpoint, Options
 from qbridge_rabbitmq.consume.consumer_timeout import most_in_time
 from qbridge_rabbitmq.dead_letters import browse, replay
 from qbridge_rabbitmq.dead_letters.broker_deaths import dead_letter
-from qbridge_rabbitmq.publish.messages import CHUNK, chunks, publication
+from qbridge_rabbitmq.publish.messages import chunks, publication
 from qbridge_rabbitmq.publish.publisher import LARGE, Batch
 from qbridge_rabbitmq.queues import delays
 from qbridge_rabbitmq.queues.declarations import TO_DECLARE, Declarations
@@ -301,8 +301,7 @@ class RabbitMQClient(QueueClient):
         if not ended.wait(_UNSUBSCRIBE_TIMEOUT):
             return  # a silent broker: it takes all of them back with the connection
         left = [arrival for arrival in consumer.take_left() if not arrival.channel.lost]
-        for start in range(0, len(left), CHUNK):
-            broker.handbacks.give_back(queue, left[start : start + CHUNK])
+        broker.handbacks.give_back(queue, left)
 
     def ack(self, delivery: Delivery) -> None:
         """Acknowledge, with the next of the acknowledgements that the I/O thread sends together.
@@ -339,6 +338,15 @@ class RabbitMQClient(QueueClient):
         _refuse_strange(delivery)
         rejections = self._live().rejections
         rejections.reject(delivery, requeue, check_delay(delay, delays.MAX_SECONDS), failure, queue)
+
+    @bounded
+    def hand_back(self, deliveries: Iterable[Delivery]) -> None:
+        """Hand back as ``reject`` does; the copies are on their way together, and so are their confirmations."""
+        handbacks = self._live().handbacks
+        held = list(deliveries)
+        for delivery in held:
+            _refuse_strange(delivery)
+        handbacks.hand_back(held)
 
     @bounded
     def flush(self, timeout: float = 5.0) -> bool:

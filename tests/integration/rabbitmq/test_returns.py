@@ -9,8 +9,9 @@ import pika
 import pytest
 
 from integration.rabbitmq.conftest import MakeClient
-from qbridge_core import Delivery, QueueStats
+from qbridge_core import Delivery, Message, QueueStats
 from qbridge_rabbitmq import RabbitMQClient
+from qbridge_rabbitmq.publish.publisher import Batch
 from qbridge_rabbitmq.queues.declarations import Declarations
 from support.wait import wait_for
 
@@ -60,6 +61,38 @@ def test_g2_lost_connections_use_up_no_message(
         take(holder, queue)
         holder.disconnect()
     check(client, queue)
+
+
+def test_g16_what_goes_back_together_waits_for_one_round_of_confirmations(
+    client: RabbitMQClient, make_client: MakeClient, amqp_url: str, unique_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All copies are on their way before the first one is confirmed; one that is not confirmed delays no other."""
+    worker = make_client(amqp_url)
+    worker.declare(unique_name)
+    client.publish_many(unique_name, [Message(b"%d" % number) for number in range(20)])
+    worker.subscribe(unique_name, 20)
+    held: list[Delivery] = []
+    wait_for(lambda: held.extend(worker.receive(unique_name, 20, 0.5)) or len(held) == 20, 20.0, "all are here")
+    broker = worker._broker
+    assert broker is not None
+    submit, finish, steps = broker.publisher.submit, broker.acknowledgements.finish, []
+
+    def publish(batch: Batch) -> None:
+        steps.append("copy")
+        if steps.count("copy") != 7:  # the broker does not answer to this one
+            submit(batch)
+
+    def acknowledge(delivery: Delivery) -> None:
+        steps.append("original")
+        finish(delivery)
+
+    monkeypatch.setattr(broker.publisher, "submit", publish)
+    monkeypatch.setattr(broker.acknowledgements, "finish", acknowledge)
+    worker.hand_back(held)
+    assert steps == ["copy"] * 20 + ["original"] * 19
+    worker.unsubscribe(unique_name)
+    assert worker.flush()
+    wait_for(lambda: client.stats(unique_name) == QueueStats(20, 0, 0), 20.0, "all are back, each of them once")
 
 
 @pytest.mark.parametrize("timeout", [0.0, 10.0])

@@ -421,6 +421,23 @@ class ForgetsOnHandBack(MemoryClient):
             super().reject(delivery, requeue, **options)
 
 
+class HandsBackTheFirst(MemoryClient):
+    """Hands one of several back."""
+
+    def hand_back(self, deliveries: Iterable[Delivery]) -> None:
+        for delivery in list(deliveries)[:1]:
+            self.reject(delivery)
+
+
+class HandsBackWhatIsSettled(MemoryClient):
+    """Publishes all of several anew."""
+
+    def hand_back(self, deliveries: Iterable[Delivery]) -> None:
+        for delivery in deliveries:
+            self.publish(delivery.queue, delivery.body, headers=delivery.headers, message_id=delivery.message_id)
+            self.ack(delivery)
+
+
 class CountsCrashesOnHandBack(MemoryClient):
     """Takes each redelivery for a crash."""
 

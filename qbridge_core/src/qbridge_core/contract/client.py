@@ -54,7 +54,7 @@ from qbridge_core.contract.headers import SOURCE_QUEUE, meta_text
 from qbridge_core.contract.message import Delivery, Message, QueueStats, check_message
 from qbridge_core.contract.replay import replay_letters
 from qbridge_core.contract.turns import receive_in_turn
-from qbridge_core.errors import PayloadError, UnroutableError, UnsupportedError
+from qbridge_core.errors import PayloadError, QBridgeError, UnroutableError, UnsupportedError
 
 _PAGE = 100
 _NO_CAPABILITIES = Capabilities()
@@ -379,6 +379,28 @@ class QueueClient(ABC):
             UnsupportedError: ``delay`` without the capability.
             NotConnectedError: ``disconnect`` was called.
         """
+
+    def hand_back(self, deliveries: Iterable[Delivery]) -> None:
+        """Hand several deliveries back, each as ``reject(delivery)`` does, in their order.
+
+        The default calls that for one after the other. A backend that waits for the broker in ``reject`` can have it
+        work on all of them at once: a worker that stops has a second or two for everything that it holds.
+
+        Args:
+            deliveries: gone through once; who takes the next one has handed back the one before, or goes on to do all
+                together.
+
+        Raises:
+            QBridgeError: the first error of ``reject``; the others went back, as far as they can.
+        """
+        errors: list[QBridgeError] = []
+        for delivery in deliveries:
+            try:
+                self.reject(delivery, requeue=True)
+            except QBridgeError as exc:
+                errors.append(exc)
+        if errors:
+            raise errors[0]
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Send the settlements that were put off; return True when none is left. The default has none.

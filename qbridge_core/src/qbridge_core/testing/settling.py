@@ -90,6 +90,21 @@ class SettlingTests(Backend):
         assert (again.body, dict(again.headers), again.message_id) == (b"x", {"h": "1"}, "m")
         assert (again.attempts, again.crashes) == (0, 0)
 
+    def test_g8_several_are_handed_back_together(
+        self, make_client: MakeClient, client: QueueClient, queue: str
+    ) -> None:
+        """``hand_back`` makes each of several messages ready again, counts nothing, and leaves settled ones alone."""
+        client.publish_many(queue, [Message(b"%d" % number) for number in range(9)])
+        deliveries = self.receive_all(client, queue, 9)
+        client.ack(deliveries[4])
+        client.hand_back(iter(deliveries))
+        client.hand_back([])
+        other = make_client()
+        again = self.receive_all(other, queue, 8)
+        assert {delivery.body for delivery in again} == {b"%d" % number for number in range(9)} - {deliveries[4].body}
+        assert not any(delivery.attempts or delivery.crashes for delivery in again)
+        assert other.receive(queue, 1, 0.0) == [], "what was handed back is there twice"
+
     def test_g5_attempts_travel_with_the_message(
         self, make_client: MakeClient, client: QueueClient, queue: str
     ) -> None:

@@ -29,10 +29,6 @@ _STALE_POLL: Final = 1.0
 _LOOK_EVERY: Final = 0.25
 _JOIN_POLL: Final = 0.05
 _LONGEST_HURRY: Final = 1.3
-_LEFT_BEHIND: Final = (
-    "the stop was not done in time, because a hook does not return or a lock is never released; "
-    "what this process holds is delivered again"
-)
 
 
 class Session:
@@ -161,7 +157,7 @@ class Session:
         """Wait for the end, which a request to stop brings about: in bounded time, whatever hangs."""
         while not self.stopped.wait(_LOOK_EVERY):
             if self._must_end_at is not None and monotonic() > self._must_end_at:
-                self._fail(QBridgeError(_LEFT_BEHIND))
+                self._fail(_left_behind(self._stopping.step))
                 self.stopped.set()
 
     def wait_until_opened(self) -> None:
@@ -235,7 +231,7 @@ class Session:
         self._stopping.drain(self._grace_period, self._notice, self.bell)
         self._stopping.finish(patient=self._has_begun)
         if self._started is not None and self._started[0].is_alive():
-            self._fail(QBridgeError(_LEFT_BEHIND))
+            self._fail(_left_behind("a plugin's qbridge_worker_started has not returned"))
         self._pool.count_stuck()  # also those that came last
         if self._pool.error is not None:
             self._fail(self._pool.error)
@@ -267,3 +263,7 @@ class Session:
         patience = self._grace_period + LONGEST if self._stop_requests < 2 else _LONGEST_HURRY
         must_end_at = monotonic() + patience
         self._must_end_at = must_end_at if self._must_end_at is None else min(self._must_end_at, must_end_at)
+
+
+def _left_behind(reason: str) -> QBridgeError:
+    return QBridgeError(f"the stop was not done in time: {reason}; what this process holds is delivered again")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from qbridge_core.contract.client import QueueClient
@@ -26,16 +26,19 @@ from qbridge_core.work.watch import Bell
 _log: Final = logger("qbridge.manager")
 LONGEST: Final = 2.5
 """Seconds that ``finish`` takes at most when the grace period is over."""
-_HAND_BACK_TIME: Final = 2.0
-_SILENCE: Final = 0.7
+_HAND_BACK_TIME: Final = 1.8
+# Longer than a client waits for the copies of what it hands back: it can do without them then.
+_SILENCE: Final = 1.1
 _CLOSING: Final = 1.0
 _FLUSH_TIME: Final = 1.0
 _LAST_FLUSH: Final = 0.25
 _HURRY: Final = 0.5
-_LEAVING_TIME: Final = 2.25
+_LEAVING_TIME: Final = 2.05
 _HURRIED_LEAVING: Final = 1.0
 _POLL: Final = 0.2
 _JOIN_POLL: Final = 0.02
+_NO_OTHER_REASON: Final = "a lock is never released, or the machine is too busy"
+"""Why a step is not over that waits for nobody, or no longer."""
 
 
 class Stopping:
@@ -48,6 +51,9 @@ class Stopping:
         isolation: what runs suspects, if anything does.
         give_up: set when the workers must end now.
         requests: tells how often somebody has asked to stop.
+
+    Attributes:
+        step: what is not done yet, and why; for the log, when the time is over.
     """
 
     def __init__(
@@ -68,6 +74,7 @@ class Stopping:
         self._over = threading.Event()
         self._drained_by = 0.0
         self._steps = 0
+        self.step = f"it has not begun: {_NO_OTHER_REASON}"
         self._helpers: set[int] = set()
 
     def owns_current_thread(self) -> bool:
@@ -84,9 +91,11 @@ class Stopping:
         """
         deadline = self._drained_by = monotonic() + grace_period
         dispatcher = self._job.dispatcher
+        self.step = f"the workers have not been told: {_NO_OTHER_REASON}"
         dispatcher.shut()
         if self._isolation is not None:
             self._isolation.stop()
+        self.step = f"it still waits for the tasks that run: {_NO_OTHER_REASON}"
 
         begun = threading.Event()
 
@@ -119,12 +128,14 @@ class Stopping:
         Args:
             patient: whether the lifespan has what is left of the grace period.
         """
+        self.step = f"the tasks that run have not been taken over: {_NO_OTHER_REASON}"
         self._give_up.set()
         begin, requests = monotonic(), self._requests()
         answers = self._give_back()
         left = _HAND_BACK_TIME - (monotonic() - begin)
         self._flush(max(_LAST_FLUSH, min(_FLUSH_TIME, left)) if answers else _LAST_FLUSH)
         self._over.set()
+        self.step = "the lifespan is not left"
         latest = begin + (_LEAVING_TIME if requests < 2 else _HURRIED_LEAVING)
         self._wait_for_lifespan(max(latest, self._drained_by) if patient and requests < 2 else latest, requests)
 
@@ -144,7 +155,7 @@ class Stopping:
 
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
         """Return what no worker has begun, in a thread of its own: the broker may be slow."""
-        self.call("qbridge-return", lambda: self._return(deliveries))
+        self.call("qbridge-return", lambda: self._job.settler.hand_back_all(deliveries))
 
     @property
     def _is_busy(self) -> bool:
@@ -167,7 +178,8 @@ class Stopping:
         runs = self._pool.claim_running()
         if self._isolation is not None:
             runs += self._isolation.claim_running()
-        # In a thread of its own: with a broker that does not answer each one may take seconds.
+        self.step = "the broker has not taken back what did not finish"
+        # In a thread of its own: with a broker that does not answer it may take seconds.
         helper = self.call("qbridge-hand-back", lambda: self._hand_back(runs))
         begin = heard = monotonic()
         steps, requests = self._steps, self._requests()  # one more request, and there is no time for this either
@@ -192,23 +204,25 @@ class Stopping:
         if self._isolation is not None:
             self._isolation.close()
         self._steps += 1
+        left = self._job.dispatcher.left_over()[::-1]  # each goes to the front: this keeps their order
+        self._job.settler.hand_back_all(self._in_turn(runs, left))
+
+    def _in_turn(self, runs: Sequence[Run], left: Sequence[Delivery]) -> Iterator[Delivery]:
         for run in runs:
             if self._over.is_set():
                 return  # the time was over
             _log.warning(
                 "task %s did not finish in time; it goes back to the queue", run.task_id, extra=run.log_fields()
             )
-            self._job.settler.hand_back(run.delivery)
+            yield run.delivery
             self._steps += 1
-        self._return(self._job.dispatcher.left_over()[::-1])  # each goes to the front: this keeps their order
-
-    def _return(self, deliveries: Sequence[Delivery]) -> None:
-        for delivery in deliveries:
-            self._job.settler.hand_back(delivery)
+        for delivery in left:
+            yield delivery
             self._steps += 1
 
     def _flush(self, seconds: float) -> None:
         flushed: list[bool] = []
+        self.step = "the broker has not taken the last settlements"
 
         def flush() -> None:
             try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qbridge_core.backend import BrokerUnavailableError, QBridgeError
+from qbridge_core.backend import BrokerUnavailableError, QBridgeError, monotonic
 from qbridge_rabbitmq.connection.connections import Connections
 from qbridge_rabbitmq.publish.publisher import Batch, Publication, Publisher
 
@@ -43,6 +43,25 @@ class Sender:
         batch = self.begin(messages)
         self._await(batch, timeout)
         return batch.errors
+
+    def send_apart(self, messages: list[Publication], timeout: float) -> list[QBridgeError | None]:
+        """Publish messages and wait for their confirmations, all at once; what kept each one back, if anything did.
+
+        None shares the fate of another one, not even where the time is over before all have an outcome.
+        """
+        batches = [Batch([message]) for message in messages]
+        self._connections.io.post(lambda: self._submit_all(batches))
+        deadline = monotonic() + timeout
+        return [
+            batch.errors.get(0)
+            if batch.wait(max(0.0, deadline - monotonic()))
+            else self._publisher.unconfirmed(batch, timeout)
+            for batch in batches
+        ]
+
+    def _submit_all(self, batches: list[Batch]) -> None:
+        for batch in batches:
+            self._publisher.submit(batch)
 
     def begin(self, messages: list[Publication]) -> Batch:
         """Publish messages; ``wait_for`` then waits for their confirmations."""

@@ -45,3 +45,9 @@ def claim(delivery: Delivery) -> bool | None:
     """Take the right to settle a delivery; see :meth:`DeliveryChannel.claim`."""
     arrival: Arrival = delivery.tag
     return arrival.channel.claim(arrival.number)
+
+
+def unclaim(delivery: Delivery, lost: LostDeliveries) -> None:
+    """Give that right back: settling it has failed, and can be tried again."""
+    while not delivery.tag.channel.unclaim(delivery.tag.number) and not lost.unclaim(delivery):
+        pass

@@ -39,10 +39,9 @@ from qbridge_rabbitmq.queues import delays
 from qbridge_rabbitmq.queues.declarations import Declarations
 from qbridge_rabbitmq.queues.requests import Requests
 from qbridge_rabbitmq.recovery.lost_deliveries import LostDeliveries
-from qbridge_rabbitmq.settle.acknowledgements import Acknowledgements, claim
-from qbridge_rabbitmq.settle.handbacks import HAND_BACK_TIMEOUT, MANY_RETURNS, Handbacks
-from qbridge_rabbitmq.state.identity import exact
-from qbridge_rabbitmq.state.in_flight import Arrival, Handback
+from qbridge_rabbitmq.settle.acknowledgements import Acknowledgements, claim, unclaim
+from qbridge_rabbitmq.settle.handbacks import Handbacks
+from qbridge_rabbitmq.state.in_flight import Arrival
 
 _log: Final = logger("qbridge.rabbitmq")
 _REFUSALS: Final = (AuthenticationError, ConfigurationError, QueueFullError, QueueMismatchError, UnroutableError)
@@ -68,7 +67,7 @@ class Rejections:
         declarations: what is known of the queues.
         lost: what was in flight when a channel ended.
         acknowledgements: end the originals.
-        handbacks: makes the copies of what goes back with nothing counted.
+        handbacks: put back what is to be tried as if it had not been here.
         consumer: that of a queue, if there is one.
     """
 
@@ -99,88 +98,22 @@ class Rejections:
         self, delivery: Delivery, requeue: bool, delay: float, failure: Failure | None, queue: str | None
     ) -> None:
         """Carry out ``RabbitMQClient.reject``."""
-        hand_back = requeue and failure is None and delay <= 0
+        if requeue and failure is None and delay <= 0:
+            self._handbacks.hand_back([delivery])
+            return
         move = _Move(requeue, delay, failure, queue)
-        later = None if hand_back else functools.partial(self._move_later, delivery, move)
         while (claimed := claim(delivery)) is None:
-            if hand_back:
-                self._withdraw_duplicates(delivery)
-                self._remember(delivery)
-            if self._lost.record(delivery, later):
+            if self._lost.record(delivery, functools.partial(self._move_later, delivery, move)):
                 return
         if not claimed:
             return
         try:
-            if hand_back:
-                self._withdraw_duplicates(delivery)
-                self._hand_back(delivery)
-                return
             done = self._move(delivery, move)
         except BaseException:
-            while not delivery.tag.channel.unclaim(delivery.tag.number) and not self._lost.unclaim(delivery):
-                pass
+            unclaim(delivery, self._lost)
             raise
         if done:
             self._acknowledgements.finish(delivery)
-
-    # ------------------------------------------------------------------ back to the queue
-
-    def _withdraw_duplicates(self, delivery: Delivery) -> None:
-        self._lost.duplicates.withdraw(headers.read(delivery.tag.properties).mark)
-
-    def _hand_back(self, delivery: Delivery) -> None:
-        consumer = self._consumer(delivery.queue)
-        if consumer is not None and (consumer.works or self._declarations.is_side_queue(delivery.queue)):
-            refusal = self._copy_back(delivery)
-            if refusal is None:
-                self._acknowledgements.finish(delivery)
-                return
-            self._require_room_for_return(delivery, refusal)
-            self._remember(delivery, came_back=True)
-        while not delivery.tag.channel.give_back(delivery.tag.number):  # its connection was lost meanwhile
-            if self._lost.unclaim(delivery) and self._lost.record(delivery, None):
-                return
-        self._io.wake()
-
-    def _remember(self, delivery: Delivery, *, came_back: bool = False) -> None:
-        """Recognize the message when it comes again, if there is something to know about it."""
-        arrival: Arrival = delivery.tag
-        if came_back or delivery.noted is not None or arrival.suspected:
-            key = exact(delivery.queue, arrival.properties, arrival.body)
-            self._lost.note_handback(key, Handback(delivery.noted, delivery.suspected))
-
-    def _copy_back(self, delivery: Delivery) -> QBridgeError | None:
-        """Publish a copy to the message's own queue; why that was not possible, if it was not."""
-        queue = delivery.queue
-        arrival: Arrival = delivery.tag
-        noted = delivery.noted
-        if noted is None:
-            message = self._handbacks.copy_of(queue, arrival)
-        else:
-            ours = copies.history(delivery.meta) | noted.failure.retry_headers()
-            properties = copies.copy(arrival.properties, ours, noted.failure.task_id, headers.new_mark())
-            message = Publication("", queue, properties, arrival.body)
-        key = exact(queue, message.properties, message.body)
-        if noted is not None:
-            self._lost.note_handback(key, Handback(noted, suspected=False))
-        try:
-            self._sender.send([message], HAND_BACK_TIMEOUT)
-        except QBridgeError as exc:
-            _log.debug("a message of %r goes back without a copy: %s", queue, exc)
-            if not isinstance(exc, PublishUnconfirmedError):
-                self._lost.take_handback(key)
-            return exc
-        return None
-
-    def _require_room_for_return(self, delivery: Delivery, refusal: QBridgeError) -> None:
-        """Keep what the broker may drop when it comes back once more: a quorum queue can have a limit of returns."""
-        queue = delivery.queue
-        if self._declarations.is_unlimited(queue) or self._declarations.has_route(queue):
-            return
-        if headers.delivery_count(delivery.tag.properties) >= MANY_RETURNS:
-            raise refusal
-
-    # ------------------------------------------------------------------ elsewhere
 
     def _move(self, delivery: Delivery, how: _Move) -> bool:
         """Carry a move out; True when the original has to be acknowledged now."""
@@ -211,9 +144,7 @@ class Rejections:
         _log.error("a message of %r cannot be settled: %s; it goes back to the queue", delivery.queue, reason)
         if how.failure is not None:
             delivery.note(Noted(how.failure, is_final=not how.requeue))
-        self._withdraw_duplicates(delivery)
-        self._hand_back(delivery)
-        return True
+        return not self._handbacks.return_claimed([delivery])
 
     def _retry(self, delivery: Delivery, delay: float, failure: Failure | None, queue: str) -> None:
         ours = failure.retry_headers() if failure is not None else copies.history(delivery.meta)

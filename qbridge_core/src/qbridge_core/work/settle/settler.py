@@ -9,8 +9,10 @@ neither; what is to become of it is remembered where it comes again.
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import threading
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from qbridge_core.contract.client import QueueClient
@@ -196,6 +198,25 @@ class Settler:
         fields = log_fields(delivery, delivery.message_id, delivery.attempts + 1)
         if self.persist(lambda: self._client.reject(delivery, requeue=True), lambda: fields):
             self._tally.add(Outcome.HANDED_BACK)
+
+    def hand_back_all(self, deliveries: Iterable[Delivery]) -> None:
+        """Return messages to the queue together, nothing counted; ``deliveries`` are gone through once."""
+        waiting = iter(deliveries)
+        taken: list[Delivery] = []
+
+        def take() -> Iterator[Delivery]:
+            for delivery in waiting:
+                taken.append(delivery)
+                yield delivery
+
+        try:
+            self._client.hand_back(take())
+        except Exception:  # noqa: BLE001 - whatever it is, each has a try of its own, and a line in the log
+            for delivery in itertools.chain(taken, waiting):
+                self.hand_back(delivery)  # does nothing for one that went back
+        else:
+            for _ in taken:
+                self._tally.add(Outcome.HANDED_BACK)
 
     def give_back(self, delivery: Delivery, reason: BaseException | None, describe: Describe) -> bool:
         """Give a message back that the broker refuses to have elsewhere; the worker is free for others."""
