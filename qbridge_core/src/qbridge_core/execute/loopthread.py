@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gc
 import math
-import sys
 import threading
 from asyncio.events import Handle
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import Any, Final
 from qbridge_core.execute.lifespan import OpenedLifespan
 from qbridge_core.execute.threadpool import PATIENCE
 from qbridge_core.runtime.clock import monotonic
+from qbridge_core.runtime.frames import frame_of, undisturbed
 from qbridge_core.runtime.logs import log_errors_of, logger
 from qbridge_core.runtime.mailbox import Mailbox
 from qbridge_core.task.context import current_run, current_state
@@ -144,15 +144,16 @@ class LoopThread:
         self._thread.join(_CLOSE_TIME)
 
     def _frame(self) -> FrameType | None:
-        return sys._current_frames().get(self._thread.ident or 0)
+        return frame_of(self._thread.ident)
 
     def _callback(self, frame: FrameType | None) -> object:
         """What the loop is calling: for one that is not written in Python, the task alone."""
         callback = None
-        while frame is not None:
-            if frame.f_code is _CALLS:
-                callback = frame.f_locals.get("self")  # the outermost, if a handler calls others
-            frame = frame.f_back
+        with undisturbed:
+            while frame is not None:
+                if frame.f_code is _CALLS:
+                    callback = frame.f_locals.get("self")  # the outermost, if a handler calls others
+                frame = frame.f_back
         return asyncio.current_task(self.loop) if callback is None else callback
 
     def _answer(self) -> None:

@@ -11,6 +11,7 @@ from typing import Final
 
 from qbridge_core.contract.dead_letter import Reason
 from qbridge_core.contract.headers import MAX_EXCEPTION_MESSAGE_CHARS, MAX_TRACEBACK_CHARS
+from qbridge_core.runtime.frames import calls
 from qbridge_core.runtime.logs import logger
 from qbridge_core.task import foreign
 
@@ -111,6 +112,6 @@ def _plain(text: str) -> str:
 
 def _frames_of_handler(stack: FrameType) -> list[str]:
     """The stack from the handler on, or all of it when the handler is not on it any more."""
-    frames = traceback.extract_stack(stack)
+    frames = calls(stack)
     callers = [position for position, frame in enumerate(frames) if (frame.filename, frame.name) in _CALLERS]
     return traceback.format_list(frames[callers[-1] + 1 :] if callers and callers[-1] + 1 < len(frames) else frames)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-import traceback
 from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Final, Protocol
@@ -19,6 +18,7 @@ from qbridge_core.execute import loopthread
 from qbridge_core.execute.coroutines import AsyncHandler
 from qbridge_core.execute.loopthread import LoopThread
 from qbridge_core.runtime.clock import monotonic
+from qbridge_core.runtime.frames import calls
 from qbridge_core.runtime.logs import logger
 from qbridge_core.task.run import Run
 from qbridge_core.work.coroutinechores import Flight
@@ -202,7 +202,7 @@ def _report(blocker: Run | None, stack: FrameType | None, others: int) -> None:
 
 def _where(stack: FrameType | None) -> str:
     """A stack in one line, from the handler inwards, since a log has one line for each record."""
-    calls = traceback.extract_stack(stack) if stack is not None else []
-    ours = [number for number, call in enumerate(calls) if call.filename in _OURS]
-    inner = calls[ours[-1] + 1 :] if ours else calls
+    found = calls(stack) if stack is not None else []
+    ours = [number for number, call in enumerate(found) if call.filename in _OURS]
+    inner = found[ours[-1] + 1 :] if ours else found
     return ", ".join(f"{call.filename}:{call.lineno} in {call.name}" for call in inner) or "an unknown place"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import sys
 import threading
 from typing import Final
 
 from qbridge_core.errors import NotConnectedError
 from qbridge_core.runtime.clock import monotonic
+from qbridge_core.runtime.frames import frame_of
 from qbridge_core.runtime.logs import logger
 from qbridge_core.task.foreign import Step, patience
 from qbridge_core.task.run import Run
@@ -125,7 +125,7 @@ class WorkerPool:
     def _abandon(self, worker: Worker, run: Run) -> None:
         """Leave a thread to its run, which is too late; another one settles that."""
         executor, consequences = self._job.executor, self._job.consequences
-        stack = sys._current_frames().get(worker.ident or 0) if executor.in_thread else None
+        stack = frame_of(worker.ident) if executor.in_thread else None
         if not run.in_handler:
             worker.hangs_outside = True
         self._leave(worker)

@@ -18,6 +18,7 @@ from typing import Final, Protocol
 
 from qbridge_core.execute.interrupt.late import Late
 from qbridge_core.runtime.clock import monotonic
+from qbridge_core.runtime.frames import undisturbed
 
 if sys.version_info >= (3, 12):
     from qbridge_core.execute.interrupt.monitoring import Monitor as _Way
@@ -114,7 +115,8 @@ class Interrupter:
     def _look(self, since: float) -> float:
         """Look at the threads that could take it; return the pause until the next look."""
         now = monotonic()
-        frames = sys._current_frames()
+        with undisturbed:
+            frames = sys._current_frames()
         active = [case.target for case in self._cases.values() if _is_active(case, frames, now, since)]
         if not active:
             self._way.rest()

@@ -20,6 +20,7 @@ from typing import Final
 
 from qbridge_core.execute.interrupt.late import Late
 from qbridge_core.execute.interrupt.safepoints import backward_jumps, have_one_guard, is_safe, precedes_try
+from qbridge_core.runtime.frames import undisturbed
 from qbridge_core.task.context import HandlerTimeout
 
 _SEND: Final = ctypes.pythonapi.PyThreadState_SetAsyncExc
@@ -49,7 +50,9 @@ class Sampler:
             if frame is None or not target.is_in_handler():
                 continue
             position = frame.f_lasti
-            if _can_take_it(frame, position, target):
+            with undisturbed:
+                can_take_it = _can_take_it(frame, position, target)
+            if can_take_it:
                 self._send(target, frame, position)
 
     def rest(self) -> None:
@@ -65,7 +68,7 @@ class Sampler:
         is_at = map(operator.eq, map(_POSITION, (frame,)), (position,))
         still_there = map(operator.and_, is_innermost, is_at)
         sent = map(_SEND, compress((ctypes.c_ulong(target.ident),), still_there), repeat(_EXCEPTION))
-        with suppress(KeyError):  # the thread has ended
+        with undisturbed, suppress(KeyError):  # the thread has ended
             if deque(sent, maxlen=1):
                 self._late.pop(target.ident, None)
 
