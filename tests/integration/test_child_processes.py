@@ -75,6 +75,7 @@ def start(tmp_path: Path, journal: Path, unique_name: str) -> Iterator[Start]:
         process.wait()
 
 
+@pytest.mark.timeout(360)
 @pytest.mark.parametrize("deed", ["sleep", "be stubborn", "hold the interpreter", "start a process"])
 def test_g10_a_killed_worker_leaves_no_orphans(
     redis_url: str, unique_name: str, journal: Path, start: Start, deed: str
@@ -93,7 +94,30 @@ def test_g10_a_killed_worker_leaves_no_orphans(
             children.append(pids(journal)[-1])
         worker.kill()
         worker.wait()
-        wait_for(lambda: not any(map(alive, children)), 20, "no child is left")
+        wait_for(lambda: not any(map(alive, children)), 60, "no child is left")
+
+
+def test_g10_a_child_that_starts_while_its_worker_dies_loads_nothing() -> None:
+    """The kernel tells of no death that came before it was asked to; such a child looks by itself."""
+    code = """
+import os
+from qbridge_core.execute.processes.program import main
+
+lifeline, workers = os.pipe()
+if {dead}:
+    os.close(workers)
+try:
+    main(-1, lifeline, -1)
+except OSError:
+    print("it goes on", flush=True)
+"""
+    printed = {
+        dead: subprocess.run(
+            [sys.executable, "-c", code.format(dead=dead)], capture_output=True, text=True, check=False
+        )
+        for dead in (False, True)
+    }
+    assert (printed[False].stdout, printed[True].stdout) == ("it goes on\n", ""), printed
 
 
 def children_of(pid: int) -> list[int]:

@@ -14,6 +14,7 @@ import os
 import pickle
 import queue
 import resource
+import select
 import signal
 import sys
 import threading
@@ -96,12 +97,17 @@ def _end_with_parent(lifeline: int) -> None:
     """Have the kernel end this process group when the worker is gone, even while C code holds the interpreter.
 
     The worker holds the other end of this pipe. When the worker dies, the kernel signals SIGIO, which ends a process.
-    Other systems than Linux ignore it by default, or do not send it; there the thread that listens must do.
+    Other systems than Linux ignore it by default, or do not send it; there the thread that listens must do. A worker
+    that has died before is seen at once: nothing is imported any more.
     """
     with contextlib.suppress(OSError):
         signal.signal(signal.SIGIO, signal.SIG_DFL)
         fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgid(0))
         fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+        end = select.poll()
+        end.register(lifeline, 0)
+        if end.poll(0):
+            os._exit(1)
 
 
 def _load(link: JsonLink, mark: StartMark) -> _Server:
