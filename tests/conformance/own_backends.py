@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from qbridge_core import (
     QueueClient,
 )
 from qbridge_core.testing import BackendConformance
+from qbridge_core.testing.base import MakeClient
 
 
 class OwnBackend(BackendConformance):
@@ -41,6 +44,17 @@ class OwnBackend(BackendConformance):
             with pytest.raises(ConfigurationError):
                 client.reject(delivery, **arguments)
         client.ack(delivery)
+
+    @pytest.mark.skipif(not Path("/proc/self/net/tcp").exists(), reason="sockets are found as Linux shows them")
+    def test_disconnect_leaves_no_socket(self, make_client: MakeClient, queue: str) -> None:
+        """After ``disconnect`` no connection to the broker is open, though the client is kept."""
+        before = _sockets()
+        client = make_client()
+        client.declare(queue)
+        client.send(queue, 1)
+        client.ack(self.receive_one(client, queue))
+        client.disconnect()
+        self.eventually(lambda: _sockets() <= before)
 
     def test_g18_a_part_of_the_wrong_type_is_refused(self, client: QueueClient, queue: str) -> None:
         """A body, headers or an id of another type are errors of QBridge's in ``publish`` and ``publish_many``."""
@@ -72,3 +86,15 @@ class OwnBackend(BackendConformance):
             with pytest.raises(MessageTooLargeError):  # the backend's own limit may be lower
                 call()
         assert client.stats(queue).ready == 0
+
+
+def _sockets() -> set[str]:
+    """The connections over TCP that this process has, by the numbers that the kernel gives them."""
+    own = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # it is closed meanwhile
+            own.add(str(entry.readlink()))
+    rows = [
+        line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/self/net/{name}").read_text().splitlines()
+    ]
+    return {row[9] for row in rows[1:] if len(row) > 9 and f"socket:[{row[9]}]" in own}

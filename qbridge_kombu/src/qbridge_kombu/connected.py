@@ -72,6 +72,7 @@ class Connected:
         self.leases.stop(max(_LEAST, deadline - monotonic()))
         for thread in [*context.receivers(), context.sender]:
             thread.close(max(_LEAST, deadline - monotonic()))
+        context.transport.disconnected()
 
     def _let_receives_end(self, deadline: float) -> None:
         """What is being received just now is in flight afterwards, and nothing more is."""

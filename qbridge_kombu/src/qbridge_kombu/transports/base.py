@@ -96,6 +96,9 @@ class Transport(ABC):
     def closing(self, session: Session) -> None:  # noqa: B027 - optional
         """A session is about to be closed, also one that is broken."""
 
+    def disconnected(self) -> None:  # noqa: B027 - optional
+        """All sessions are closed: close what they shared. They may be made anew."""
+
     def interrupt(self, session: Session) -> None:  # noqa: B027 - optional
         """End a call that hangs in another thread, when that can be done: the session is given up."""
 

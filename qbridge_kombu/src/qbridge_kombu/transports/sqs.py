@@ -159,6 +159,13 @@ class SQSTransport(Transport):
                 self._client_pid = os.getpid()
             return self._client
 
+    def disconnected(self) -> None:
+        """Close the connections; those of a parent process are its own."""
+        with self._lock:
+            client, self._client = self._client, None
+            if client is not None and self._client_pid == os.getpid():
+                client.close()
+
     def translate(self, exc: Exception, doing: str) -> Exception | None:
         """What botocore's errors mean."""
         from qbridge_kombu.transports.sqs_service import meaning
