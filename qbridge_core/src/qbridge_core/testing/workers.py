@@ -80,13 +80,14 @@ class WorkerTests(Backend):
 
         client.declare(queue_name, dead)
         client.send_many(queue_name, ["stuck", *(f"good-{n}" for n in range(20))])
-        manager = TaskManager(client, handler, queue_name, dead, max_retries=1, task_timeout=0.3, max_workers=1)
+        manager = TaskManager(client, handler, queue_name, dead, max_retries=1, task_timeout=0.6, max_workers=1)
         try:
-            report = manager.run_until_idle(30.0)
+            report = manager.run_until_idle(60.0)
         finally:
             release.set()
         assert runs["stuck"] == 2
-        assert (report.succeeded, report[Outcome.RETRIED], report[Outcome.TIMED_OUT]) == (20, 1, 1)
+        assert (report.succeeded, report[Outcome.TIMED_OUT]) == (20, 1)
+        assert report[Outcome.RETRIED] >= 1, "and what a busy machine made late"
         if client.capabilities.browse:
             (letter,) = client.dead_letters(dead)
             assert (letter.reason, letter.attempts) == (Reason.TIMED_OUT, 2)
