@@ -99,6 +99,24 @@ def test_a_shorter_retention_is_warned_of_and_left_alone(
     assert found["Attributes"]["MessageRetentionPeriod"] == "86400"
 
 
+def test_disconnect_closes_the_connections_that_all_sessions_share(
+    client: KombuClient, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """boto3's client ends with ours, which makes another one when it connects again."""
+    transport = client._transport
+    assert isinstance(transport, SQSTransport)
+    closed: list[str] = []
+    close = transport._client.close
+    monkeypatch.setattr(transport._client, "close", lambda: closed.append("closed") or close())
+    client.disconnect()
+    client.disconnect()
+    assert closed == ["closed"]
+    client.connect()
+    client.declare(queue)
+    client.send(queue, 1)
+    client.ack(client.receive(queue, 1, 10.0)[0])
+
+
 def test_a_fifo_queue_is_refused(client: KombuClient) -> None:
     """With a sentence that says why, in each call."""
     for call in (lambda: client.declare("jobs.fifo"), lambda: client.publish("jobs.fifo", b"x")):

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from pika.exceptions import StreamLostError
 
 from integration.rabbitmq.conftest import MakeClient
 from qbridge_core import Delivery, Failure, Message, Reason, TaskManager, TransientError
@@ -209,11 +210,11 @@ def test_g6_what_was_only_read_ahead_when_a_channel_ended_is_not_suspected(
     assert all(delivery.redelivered and not delivery.suspected for delivery in back)
 
 
-@pytest.mark.parametrize("end", ["stop", "lost channel"])
+@pytest.mark.parametrize("end", ["stop", "lost channel", "lost connection"])
 def test_g6_a_suspect_that_nobody_has_run_stays_suspected(
     make_client: MakeClient, url: str, unique_name: str, hold: Hold, end: str
 ) -> None:
-    """What a dead worker held and the next one gives back, from its buffer too, or loses with its channel."""
+    """What a dead worker held and the next one gives back, read ahead too, or loses, though that excuses others."""
     client = make_client(url)
     client.declare(unique_name)
     client.send_many(unique_name, range(4))
@@ -235,7 +236,10 @@ def test_g6_a_suspect_that_nobody_has_run_stays_suspected(
     else:
         channel = consumer.channel
         assert channel is not None
-        session.io.post(lambda: channel.amqp.basic_ack(4711))  # the broker closes a channel for an unknown tag
+        if end == "lost channel":
+            session.io.post(lambda: channel.amqp.basic_ack(4711))  # the broker closes a channel for an unknown tag
+        else:
+            session.io.post(lambda: channel.connection.abandon(StreamLostError("by the test")))
         wait_for(lambda: channel.lost, 10.0)
         client.reject(two)
     back = [take(client, unique_name) for _ in range(4)]
