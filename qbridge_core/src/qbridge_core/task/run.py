@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from qbridge_core.contract.message import Delivery
+from qbridge_core.contract.headers import TASK_ID, meta_text
+from qbridge_core.contract.message import Delivery, new_id
 from qbridge_core.runtime.clock import monotonic
 
 
@@ -64,3 +65,8 @@ class Run:
     def log_fields(self) -> dict[str, object]:
         """What every log record about this run carries."""
         return {"qbridge_task_id": self.task_id, "qbridge_queue": self.delivery.queue, "qbridge_attempt": self.attempt}
+
+
+def task_id_of(delivery: Delivery) -> str:
+    """The id of a task that has none of its own: what it was called before, its message's, or a new one."""
+    return meta_text(delivery.meta, TASK_ID) or delivery.message_id or new_id()

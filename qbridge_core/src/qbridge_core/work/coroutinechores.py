@@ -7,13 +7,13 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qbridge_core.contract.envelope import Task
-from qbridge_core.contract.headers import REASON, TASK_ID, meta_text
-from qbridge_core.contract.message import Delivery, new_id
+from qbridge_core.contract.headers import REASON
+from qbridge_core.contract.message import Delivery
 from qbridge_core.execute.loopthread import LoopThread
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.task.context import current_run
 from qbridge_core.task.foreign import Step, Watched
-from qbridge_core.task.run import Run
+from qbridge_core.task.run import Run, task_id_of
 from qbridge_core.task.verdict import name_of
 from qbridge_core.work.job import Job
 from qbridge_core.work.settlingthreads import Chore
@@ -182,8 +182,3 @@ def _expired(pool: Slots, flight: Flight, context: Context) -> Chore:
     else:
         action = functools.partial(consequences.timed_out, run, None)
     return Settlement(pool, flight, context.copy(), Step(action))
-
-
-def task_id_of(delivery: Delivery) -> str:
-    """The id of a task that does not say one."""
-    return meta_text(delivery.meta, TASK_ID) or delivery.message_id or new_id()

@@ -29,8 +29,8 @@ from qbridge_core.runtime.forks import end_copy
 from qbridge_core.runtime.logs import logger
 from qbridge_core.task.context import current_run, current_state
 from qbridge_core.task.foreign import Step, patience
-from qbridge_core.task.run import Run
-from qbridge_core.work.coroutinechores import Failure, Flight, Preparation, Settlement, task_id_of
+from qbridge_core.task.run import Run, task_id_of
+from qbridge_core.work.coroutinechores import Failure, Flight, Preparation, Settlement
 from qbridge_core.work.coroutinefeeder import CoroutineFeeder
 from qbridge_core.work.coroutinewatch import CoroutineWatch
 from qbridge_core.work.job import Job

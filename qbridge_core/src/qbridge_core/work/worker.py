@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from qbridge_core.contract.envelope import MalformedTaskError, read_task
-from qbridge_core.contract.headers import REASON, TASK_ID, meta_text
-from qbridge_core.contract.message import Delivery, new_id
+from qbridge_core.contract.headers import REASON
+from qbridge_core.contract.message import Delivery
 from qbridge_core.execute.executor import refuse_unstarted
 from qbridge_core.execute.interrupt.interrupter import interrupter
 from qbridge_core.execute.interrupt.late import Late
@@ -26,7 +26,7 @@ from qbridge_core.runtime.forks import end_copy, process
 from qbridge_core.runtime.logs import logger
 from qbridge_core.task.context import current_run, current_state
 from qbridge_core.task.foreign import GivenUp, Step, Watched
-from qbridge_core.task.run import Run
+from qbridge_core.task.run import Run, task_id_of
 from qbridge_core.task.verdict import Verdict, name_of
 from qbridge_core.work.job import Job
 from qbridge_core.work.poison.observer import current_observer
@@ -174,7 +174,7 @@ class Worker:
             return
         if (delivery.noted is not None or REASON in delivery.meta) and self._is_settled_by_history(delivery):
             return
-        task_id = task.task_id or meta_text(delivery.meta, TASK_ID) or delivery.message_id or new_id()
+        task_id = task.task_id or task_id_of(delivery)
         if (delivery.crashes or delivery.suspected) and not self._may_run_here(delivery, task_id):
             return
         order = job.lifecycle.order

@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol
 
 from qbridge_core.contract.envelope import MalformedTaskError, read_task
-from qbridge_core.contract.headers import TASK_ID, meta_text
-from qbridge_core.contract.message import Delivery, new_id
+from qbridge_core.contract.message import Delivery
 from qbridge_core.execute.executor import NotStartedError
 from qbridge_core.execute.lifespan import Lifespan
 from qbridge_core.runtime.clock import monotonic
@@ -18,7 +17,7 @@ from qbridge_core.runtime.logs import logger
 from qbridge_core.task.explanation import Explanation
 from qbridge_core.task.foreign import GivenUp, Step, Watched
 from qbridge_core.task.lifecycle import Lifecycle
-from qbridge_core.task.run import Run
+from qbridge_core.task.run import Run, task_id_of
 from qbridge_core.task.verdict import Action, Judged, Verdict
 from qbridge_core.work.poison.rule import PoisonRule
 from qbridge_core.work.poison.side_queue import LOOK_EVERY, SideQueue
@@ -198,7 +197,7 @@ class SuspectRunner:
             return
         if delivery.noted is not None and consequences.settle_noted(delivery, delivery.noted):
             return
-        task_id = task.task_id or meta_text(delivery.meta, TASK_ID) or delivery.message_id or new_id()
+        task_id = task.task_id or task_id_of(delivery)
         if isolation.rule.dead_letter_poison(delivery, task_id):
             return
         child = self._usable_child(delivery)
