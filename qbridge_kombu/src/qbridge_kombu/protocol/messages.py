@@ -51,3 +51,16 @@ class Received:
     redelivered: bool = False
     suspected: bool = False
     identity: str | None = None
+
+
+def prepared(channel: Any, message: Outgoing) -> Any:
+    """A message as a channel of kombu's takes it."""
+    properties = dict(message.properties)
+    return channel.prepare_message(
+        message.body,
+        priority=properties.pop("priority", None),
+        content_type=properties.pop("content_type", CONTENT_TYPE),
+        content_encoding=properties.pop("content_encoding", CONTENT_ENCODING),
+        headers=dict(message.headers),
+        properties=properties,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Final
 
 import amqp
@@ -21,7 +22,7 @@ from qbridge_core.backend import (
 )
 from qbridge_kombu.options import option_text
 from qbridge_kombu.protocol.headers import HEADERS, was_handed_back, was_suspected
-from qbridge_kombu.protocol.messages import CONTENT_ENCODING, CONTENT_TYPE, Outgoing, Received
+from qbridge_kombu.protocol.messages import Outgoing, Received, prepared
 from qbridge_kombu.protocol.names import encoded
 from qbridge_kombu.transports.base import Transport
 from qbridge_kombu.transports.confirms import Confirms
@@ -194,15 +195,9 @@ def _close(channel: Any) -> None:
 
 
 def _written(channel: Any, message: Outgoing) -> Any:
-    properties = dict(message.properties)
-    return channel.prepare_message(
-        message.body,
-        priority=properties.pop("priority", None),
-        content_type=properties.pop("content_type", CONTENT_TYPE),
-        content_encoding=properties.pop("content_encoding", CONTENT_ENCODING),
-        headers=_packed(message.headers),
-        properties={**properties, "delivery_mode": 2},
-    )
+    """A message as py-amqp sends it: persistent, and with no header that the broker would act on."""
+    properties = {**message.properties, "delivery_mode": 2}
+    return prepared(channel, replace(message, headers=_packed(message.headers), properties=properties))
 
 
 def _read(message: Any) -> Received:

@@ -11,10 +11,10 @@ from urllib.parse import quote
 
 from qbridge_core.backend import NO_HEADERS, BrokerURL, ConfigurationError, OptionReader, UnroutableError
 from qbridge_kombu.options import option_text
-from qbridge_kombu.protocol.messages import Outgoing, Received
+from qbridge_kombu.protocol.messages import Outgoing, Received, prepared
 from qbridge_kombu.protocol.names import encoded
 from qbridge_kombu.transports.session import Session
-from qbridge_kombu.transports.virtual import VirtualTransport, prepared, received
+from qbridge_kombu.transports.virtual import VirtualTransport, received
 
 _LONGEST_NAME: Final = 200  # the column
 

@@ -16,10 +16,10 @@ from typing import Any, ClassVar, Final
 
 from qbridge_core.backend import NO_HEADERS, BrokerURL, ConfigurationError, OptionReader
 from qbridge_kombu.options import option_text
-from qbridge_kombu.protocol.messages import Outgoing, Received
+from qbridge_kombu.protocol.messages import Outgoing, Received, prepared
 from qbridge_kombu.protocol.names import encoded
 from qbridge_kombu.transports.session import Session
-from qbridge_kombu.transports.virtual import VirtualTransport, prepared, received
+from qbridge_kombu.transports.virtual import VirtualTransport, received
 
 _SUFFIX: Final = ".msg"
 _LONGEST_NAME: Final = 150  # of the 255 bytes that a file may have, the time, a UUID and the suffixes need 70

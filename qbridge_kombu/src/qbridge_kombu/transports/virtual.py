@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from qbridge_core.backend import Capabilities, UnroutableError
 from qbridge_kombu.protocol.headers import was_handed_back, was_suspected
-from qbridge_kombu.protocol.messages import CONTENT_ENCODING, CONTENT_TYPE, Outgoing, Received
+from qbridge_kombu.protocol.messages import Outgoing, Received, prepared
 from qbridge_kombu.transports.base import Transport
 from qbridge_kombu.transports.session import Session
 
@@ -96,19 +96,6 @@ class VirtualTransport(Transport):
         """The queues that were found to exist."""
         known: set[str] = session.notes.setdefault(_KNOWN, set())
         return known
-
-
-def prepared(channel: Any, message: Outgoing) -> Any:
-    """A message as a channel of kombu's takes it."""
-    properties = dict(message.properties)
-    return channel.prepare_message(
-        message.body,
-        priority=properties.pop("priority", None),
-        content_type=properties.pop("content_type", CONTENT_TYPE),
-        content_encoding=properties.pop("content_encoding", CONTENT_ENCODING),
-        headers=dict(message.headers),
-        properties=properties,
-    )
 
 
 def received(channel: Any, payload: dict[str, Any], handle: Any = None) -> Received:
