@@ -18,6 +18,7 @@ from support.wait import wait_for
 
 TASKS = 500
 _AT_ONCE = 20
+_OF_A_SLOW_STOP = ("qbridge-unsubscribe", "qbridge-return")
 
 
 def consume(handler: Any) -> None:
@@ -63,7 +64,10 @@ def test_no_thread_and_no_timer_is_made_for_a_task(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(threading.Thread, "start", counted)
     consume(lambda _: None)
-    assert len(started) <= 10, Counter(started)  # of the session, from start to stop
+    # Of the session, from start to stop. A slow machine adds some that a stop asks the broker with once more.
+    usual = [name for name in started if name not in _OF_A_SLOW_STOP]
+    assert len(usual) <= 7, Counter(started)
+    assert len(started) <= 10, Counter(started)
 
 
 def test_a_hook_that_nobody_implements_is_not_called() -> None:
