@@ -29,6 +29,7 @@ BACKEND = [
     "Capabilities",
     "ConfigurationError",
     "DeadLetter",
+    "DeclaredQueues",
     "Delivery",
     "DeliveryLostError",
     "EXCEPTION_MESSAGE",

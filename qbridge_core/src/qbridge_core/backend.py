@@ -9,6 +9,7 @@
 * **Checks of arguments** (``check_…``), so that the same call means the same on every broker.
 * **QBridge's headers:** their names, what reads them (:func:`meta_int`, :func:`meta_text`, :func:`meta_time`,
   :meth:`Delivery.from_headers`, :meth:`DeadLetter.from_headers`) and how long what they hold may be.
+* **Declarations:** :class:`DeclaredQueues` remembers them, and where rejected messages go.
 * **Tools:** :func:`monotonic`, which no frozen clock of a test stops, :func:`logger`, which never raises or waits,
   :class:`GrowingPause` between tries, :class:`Outage`, which makes one story of many complaints, and :class:`Mailbox`,
   through which many threads hand work to one.
@@ -38,6 +39,7 @@ from qbridge_core.contract.checks import (
 )
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.dead_letter import DeadLetter, Failure, Noted, Reason
+from qbridge_core.contract.declared import DeclaredQueues
 from qbridge_core.contract.headers import (
     ATTEMPTS,
     BESIDE,
@@ -113,6 +115,7 @@ __all__ = [
     "Capabilities",
     "ConfigurationError",
     "DeadLetter",
+    "DeclaredQueues",
     "Delivery",
     "DeliveryLostError",
     "EXCEPTION_MESSAGE",

@@ -14,6 +14,7 @@ from qbridge_core.backend import (
     Capabilities,
     ConfigurationError,
     DeadLetter,
+    DeclaredQueues,
     Delivery,
     DeliveryLostError,
     Failure,
@@ -44,7 +45,6 @@ from qbridge_core.backend import (
 from qbridge_kombu.connected import Connected
 from qbridge_kombu.options import READERS, Settings
 from qbridge_kombu.protocol.messages import Outgoing
-from qbridge_kombu.state.declarations import Declarations
 from qbridge_kombu.state.in_flight import Tag
 from qbridge_kombu.transports import SCHEMES, transport_class
 from qbridge_kombu.transports.base import Transport
@@ -100,7 +100,7 @@ class KombuClient(QueueClient):
                 "docs/kombu.md)"
             )
         self.max_message_bytes = self._settings.max_message_bytes
-        self._declarations = Declarations()
+        self._declarations = DeclaredQueues()
         self._parts: Connected | None = None
         self._switching = threading.Lock()
 

@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from typing import Final
 
-from qbridge_core.backend import QBridgeError, monotonic
+from qbridge_core.backend import DeclaredQueues, QBridgeError, monotonic
 from qbridge_kombu.options import Settings
 from qbridge_kombu.queues.delays import Delays
 from qbridge_kombu.queues.leases import Leases
@@ -15,7 +15,6 @@ from qbridge_kombu.queues.publisher import Publisher
 from qbridge_kombu.queues.receiving import Receiving
 from qbridge_kombu.queues.settling import Settling
 from qbridge_kombu.state.context import Context
-from qbridge_kombu.state.declarations import Declarations
 from qbridge_kombu.transports.base import Transport
 
 _LEAST: Final = 0.1  # seconds for each step of the end, however late it is
@@ -28,7 +27,7 @@ class Connected:
         pid: the process that connected it; in another one it must not be used.
     """
 
-    def __init__(self, transport: Transport, settings: Settings, declarations: Declarations) -> None:
+    def __init__(self, transport: Transport, settings: Settings, declarations: DeclaredQueues) -> None:
         self.pid = os.getpid()
         self.context = Context(transport, settings, declarations)
         self.publisher = Publisher(self.context)

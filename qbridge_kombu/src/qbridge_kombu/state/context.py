@@ -6,11 +6,10 @@ import threading
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from qbridge_core.backend import UnroutableError
+from qbridge_core.backend import DeclaredQueues, UnroutableError
 from qbridge_kombu.connection.broker import Broker
 from qbridge_kombu.connection.thread import ConnectionThread, closed
 from qbridge_kombu.options import Settings
-from qbridge_kombu.state.declarations import Declarations
 from qbridge_kombu.state.in_flight import InFlight
 from qbridge_kombu.transports.base import Transport
 from qbridge_kombu.transports.session import Session
@@ -27,7 +26,7 @@ class Context:
         closing: set when the client is being disconnected.
     """
 
-    def __init__(self, transport: Transport, settings: Settings, declarations: Declarations) -> None:
+    def __init__(self, transport: Transport, settings: Settings, declarations: DeclaredQueues) -> None:
         self.transport = transport
         self.settings = settings
         self.declarations = declarations

@@ -6,7 +6,7 @@ from typing import Final
 
 from redis.exceptions import ResponseError
 
-from qbridge_core.backend import UnroutableError, default_dead_letter_queue, suspects_queue
+from qbridge_core.backend import DeclaredQueues, UnroutableError, suspects_queue
 from qbridge_redis.connection.connection import RedisConnection
 from qbridge_redis.connection.errors import checked, code, refused
 from qbridge_redis.connection.outage_log import log
@@ -16,38 +16,18 @@ from qbridge_redis.protocol.scripts import ENSURE
 _MISSING: Final = -1
 
 
-class Declarations:
-    """The declared queues of one client: those are made again when somebody deletes them. Thread-safe."""
+class Declarations(DeclaredQueues):
+    """The declared queues of one client, and how Redis gets them. Thread-safe."""
 
     def __init__(self, keys: Keys, group: str) -> None:
+        super().__init__()
         self._keys = keys
         self._group = group
-        self._declared: dict[str, str | None] = {}
-        self._dead_letter_queues: dict[str, str] = {}
         self._warned: set[str] = set()
-
-    def remember(self, queue: str, dead_letter_queue: str | None) -> None:
-        """Note a declaration."""
-        self._declared[queue] = None
-        if dead_letter_queue is not None:
-            self._declared[dead_letter_queue] = None
-            self._dead_letter_queues[queue] = dead_letter_queue
-
-    def is_declared(self, queue: str) -> bool:
-        """Whether this client declared it."""
-        return queue in self._declared
-
-    def dead_letter_queue(self, queue: str) -> str:
-        """Where rejected messages of a queue go."""
-        return self._dead_letter_queues.get(queue) or default_dead_letter_queue(queue)
 
     def holds_suspects(self, queue: str) -> bool:
         """Whether it holds the suspects of a queue that this client declared."""
         return any(queue == suspects_queue(declared) for declared in self.declared())
-
-    def declared(self) -> list[str]:
-        """All of them."""
-        return list(self._declared)
 
     def ensure(self, connection: RedisConnection, queue: str, *, create: bool = False) -> bool:
         """Make the group of a queue where it is missing; the queue too with ``create`` or if it was declared.
