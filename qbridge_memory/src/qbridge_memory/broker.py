@@ -170,10 +170,10 @@ class MemoryBroker:
                 for token in sorted((t for t, held in queue.in_flight.items() if held.owner is owner), reverse=True):
                     self._give_back(queue, token)
 
-    def wake(self) -> None:
-        """Let every waiting ``take`` look at its ``cancelled`` again."""
+    def wake(self, name: str | None = None) -> None:
+        """Let every ``take`` that waits, or those for one queue, look at its ``cancelled`` again."""
         with self._lock:
-            for queue in self._queues.values():
+            for queue in self._queues.values() if name is None else self._named(name):
                 queue.notify_all()
 
     def peek(self, name: str, limit: int) -> list[StoredMessage]:
@@ -206,6 +206,10 @@ class MemoryBroker:
         if name not in self._queues:
             self._queues[name] = _Queue(threading.Condition(self._lock))
         return self._queues[name]
+
+    def _named(self, name: str) -> list[_Queue]:
+        queue = self._queues.get(name)
+        return [] if queue is None else [queue]
 
     def _existing(self, name: str) -> _Queue:
         try:

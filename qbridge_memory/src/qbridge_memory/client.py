@@ -188,7 +188,7 @@ class MemoryClient(QueueClient):
     def unsubscribe(self, queue: str) -> None:
         """Wake a blocked ``receive``; nothing is prefetched, so there is nothing to give back."""
         self._unsubscribes[check_queue_name(queue)] += 1
-        self._broker.wake()
+        self._broker.wake(queue)
 
     def ack(self, delivery: Delivery) -> None:
         """Remove the message from the broker."""

@@ -93,7 +93,7 @@ def calls_of(broker: RedisBroker, command: str) -> int:
 def test_idle_queues_share_a_connection(broker: RedisBroker, own_client: RedisClient, consumers: Consumers) -> None:
     """However many queues a process waits for, its connections and threads stay as many."""
     threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("qbridge-redis")]
-    assert connections(broker) <= MOST_CONNECTIONS
+    wait_for(lambda: connections(broker) <= MOST_CONNECTIONS, 15.0, "those of the start are kept")
     assert len(threads) <= MOST_CONNECTIONS, threads
 
 
@@ -306,3 +306,17 @@ def test_g4_connections_that_nobody_uses_any_more_are_closed(
     wait_for(lambda: connections(broker) <= 2, 10.0, "the connections are kept")
     client.publish(queue, b"body")
     assert client.stats(queue).ready == 1
+
+
+def test_g4_of_the_connections_of_a_rush_two_are_kept(
+    make_client: MakeClient, broker: RedisBroker, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are closed soon, long before the last ones."""
+    monkeypatch.setattr("qbridge_redis.recovery.maintenance._SPARE_TIME", 0.3)
+    client = make_client(broker.url)
+    client.declare(queue)
+    broker.cli("CLIENT", "PAUSE", 500, "ALL")
+    for one in [Background(lambda: client.stats(queue)) for _ in range(10)]:
+        one.result()
+    wait_for(lambda: connections(broker) <= 4, 10.0, "the connections are kept")
+    assert client.stats(queue).ready == 0

@@ -26,6 +26,8 @@ from qbridge_core.runtime.outage import Outage
 from qbridge_core.runtime.pause import GrowingPause
 from qbridge_core.work.poison.side_queue import SideQueue
 from qbridge_core.work.readahead import LARGE, ReadAhead
+from qbridge_core.work.rest import IDLE_AFTER, pause
+from qbridge_core.work.watch import watch
 
 _log: Final = logger("qbridge.worker")
 _STALE_AFTER: Final = 1.0
@@ -67,6 +69,12 @@ class Dispatcher:
         """How many of the workers have no thread yet; it counts as idle what is started when ``need`` asks for it."""
         self.need: Callable[[int], None] = _nobody
         """Called with the number of workers that are missing, by the one that reads."""
+        self._wakes = type(client).unsubscribe is not QueueClient.unsubscribe
+        self._counted = 0
+        self._idle_since = 0.0
+        self._rests = False
+        self.roused: Callable[[], None] = _ignore
+        """Called with the first message after a time of rest; must not wait."""
         self.ending = False
         """Set it to let nothing more out, before ``close``; a plain attribute, so that a signal handler can."""
 
@@ -174,6 +182,7 @@ class Dispatcher:
         return None
 
     def _note_alone(self, suspect: Delivery) -> Delivery:
+        self.rouse()
         if self._runs_alone(suspect):
             self._alone = suspect  # whoever takes it keeps the right to read
         elif self.unstarted and self._idle.value <= 1:
@@ -205,6 +214,30 @@ class Dispatcher:
                 pass  # that was the last one, or a worker has come for it
         return waiting
 
+    def may_rest(self) -> bool:
+        """Whether nothing has come for a while and nothing runs; for one thread, which calls it again and again.
+
+        As long as it is so, requests wait for longer where many managers share the process, and ``roused`` is called
+        when it is not so any more.
+        """
+        now, since = monotonic(), self._idle_since
+        if self._counted != self._received or not self._is_idle():
+            self._counted, self._idle_since, self._rests = self._received, now, False
+        elif now - since >= IDLE_AFTER:
+            self._rests = True
+            # Looked at again: whoever has disturbed it before may have seen no rest.
+            if self._counted != self._received or since != self._idle_since or not self._is_idle():
+                self.rouse()
+        return self._rests
+
+    def rouse(self) -> None:
+        """End the rest, and begin none for a while."""
+        self._idle_since, self._rests = monotonic(), False
+        self.roused()
+
+    def _is_idle(self) -> bool:
+        return self._is_quiet() and not self._ready and self._alone is None
+
     def _runs_alone(self, delivery: Delivery) -> bool:
         return delivery.queue != self._queue and self._suspects is not None and self._suspects.is_alone(delivery)
 
@@ -225,6 +258,8 @@ class Dispatcher:
         done = self._received - (self._workers - self.unstarted - max(1, self._idle.value))
         more = self._read_ahead.more(done, monotonic())
         timeout, suspects = self._poll_timeout, self._suspects
+        if self._rests:
+            timeout = self._long_timeout()
         if suspects is not None:
             timeout = min(timeout, suspects.patience)
         try:
@@ -237,6 +272,8 @@ class Dispatcher:
         if not batch and suspects is not None:
             suspects.nothing_else()
         self._received += len(batch)
+        if self._rests and batch:
+            self.rouse()
         if self.unstarted and (missing := len(batch) + 1 - self._idle.value) > 0:  # with one to read next
             self.need(missing)
         if batch and (len(batch[-1].body) > LARGE or self._read_ahead.size > LARGE):
@@ -246,6 +283,15 @@ class Dispatcher:
             self._pause.reset()
             self._say_that_it_works()
         return batch
+
+    def _long_timeout(self) -> float:
+        """For how many seconds a request of a queue that rests may wait; ``unsubscribe`` must be able to end it."""
+        if not self._wakes:
+            return self._poll_timeout
+        longer = pause(watch.count)
+        if self._suspects is not None:
+            longer = min(longer, self._suspects.due_in())
+        return max(self._poll_timeout, longer)
 
     def _wait_after(self, exc: Exception) -> None:
         """The client reconnects by itself: keep asking, with pauses, and say so once and then each minute."""
@@ -269,6 +315,10 @@ class Dispatcher:
 
 def _nobody(count: int) -> None:
     """Start no workers."""
+
+
+def _ignore() -> None:
+    """Nobody wants to know."""
 
 
 class Gauge:

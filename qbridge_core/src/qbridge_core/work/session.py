@@ -20,6 +20,7 @@ from qbridge_core.task.context import current_run
 from qbridge_core.work.job import Job
 from qbridge_core.work.poison.isolation import Isolation
 from qbridge_core.work.pool import Pool
+from qbridge_core.work.rest import MANY, pause
 from qbridge_core.work.stopping import LONGEST, Stopping
 from qbridge_core.work.watch import Bell, watch
 from qbridge_core.work.workerpool import WorkerPool
@@ -42,7 +43,6 @@ class Session:
         error: what ended it, unless it was asked to stop; set as soon as it is known.
         pid: the process that it belongs to.
         starter: the thread that waits for it in ``start``, if one does.
-        look_at: when to call ``look`` (monotonic time).
         bell: rung when it should be called now.
         opened: set when the lifespan is entered, or there is none, or the session ends.
     """
@@ -68,7 +68,6 @@ class Session:
         self._queue = input_queue
         self._isolation = isolation
         self._grace_period = grace_period
-        self.look_at = 0.0
         self.bell = Bell(self)
         self._stop_requests = 0
         self._pool: Pool
@@ -78,6 +77,9 @@ class Session:
             self._pool = CoroutinePool(job, workers, max_abandoned, self.bell, isolation)
         else:
             self._pool = WorkerPool(job, workers, max_abandoned, self.bell, isolation)
+        job.dispatcher.roused = functools.partial(watch.look_within_a_second, self)
+        if isolation is not None:
+            isolation.rouse = job.dispatcher.rouse
         self._stopping = Stopping(client, job, self._pool, isolation, give_up, lambda: self._stop_requests)
         self._thread: int | None = None
         self._has_begun = False
@@ -129,7 +131,7 @@ class Session:
         """End the runs whose time is over, and the session when it is to stop; see :class:`~.watch.Watched`."""
         try:
             if not self._stop_requests and self._pool.error is None:
-                wait = min(self._pool.expire(), _STALE_POLL)
+                wait = min(self._pool.expire(), self._look_in())
                 if stale := self._job.dispatcher.stale():  # read ahead behind tasks that turned out to be long
                     self._stopping.give_back(stale)
                 return wait
@@ -137,6 +139,15 @@ class Session:
             self._fail(exc)
         aside("qbridge-manager", self._finish)
         return None
+
+    def _look_in(self) -> float:
+        """Seconds until the next look, whatever the runs that are known want."""
+        if watch.count <= MANY or (self._isolation is not None and self._isolation.has_runners):
+            return _STALE_POLL
+        if not self._job.dispatcher.may_rest():
+            return _STALE_POLL
+        # Many that rest are looked at together: on the second.
+        return pause(watch.count) + 1.0 - monotonic() % 1.0
 
     def _finish(self) -> None:
         """Drain and stop. Never raises."""

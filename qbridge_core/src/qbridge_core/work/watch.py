@@ -5,24 +5,23 @@ It never waits for a broker or a user's code. A session begins and ends in a thr
 
 from __future__ import annotations
 
+import heapq
+import itertools
+import math
 import os
 import threading
+from collections import deque
 from typing import Final, Protocol
 
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.wakeup import Wakeup
 
-_LONGEST: Final = 3600.0  # the platform's own limit on waiting is far away, but finite
+_LONGEST: Final = 1.0
+_REPLACED: Final = 100
 
 
 class Watched(Protocol):
-    """What is looked after.
-
-    Attributes:
-        look_at: when to look again (monotonic time).
-    """
-
-    look_at: float
+    """What is looked after."""
 
     def look(self) -> float | None:
         """Look; return the seconds until the next time, or None for no more looks. Never raises."""
@@ -34,7 +33,12 @@ class Watch:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._watched: dict[Watched, None] = {}
+        self._watched: dict[Watched, float] = {}
+        """With the time of the next look (monotonic time)."""
+        self._rung: deque[Watched] = deque()
+        self._due: list[tuple[float, int, Watched]] = []
+        """A heap; what has another time in ``_watched`` was replaced."""
+        self._numbers = itertools.count()
         self._doorbell: Wakeup | None = None
 
     @property
@@ -48,21 +52,25 @@ class Watch:
         Raises:
             RuntimeError: the system has no thread left.
         """
-        watched.look_at = 0.0
         with self._lock:
             if self._doorbell is None:
                 doorbell = Wakeup()
                 threading.Thread(target=self._run, args=(doorbell,), name="qbridge-watch", daemon=True).start()
                 self._doorbell = doorbell
-            self._watched[watched] = None
+            self._watched[watched] = math.inf
         self.ring(watched)
 
     def ring(self, watched: Watched) -> None:
         """Have it looked at soon. Takes no lock: a signal handler may call it."""
-        watched.look_at = 0.0
         doorbell = self._doorbell
         if doorbell is not None:
+            self._rung.append(watched)
             doorbell.notify()
+
+    def look_within_a_second(self, watched: Watched) -> None:
+        """Have it looked at without waking the thread for it. Takes no lock."""
+        if self._doorbell is not None:
+            self._rung.append(watched)
 
     def _run(self, doorbell: Wakeup) -> None:
         while (seconds := self._look()) is not None:
@@ -70,28 +78,38 @@ class Watch:
 
     def _look(self) -> float | None:
         """Look where it is time to; return the seconds until the next time, or None when there is nothing left."""
+        for watched in self._to_look_at(monotonic()):
+            self._look_at(watched)
         with self._lock:
-            everything = list(self._watched)
-            if not everything:
+            if not self._watched:
                 self._doorbell = None
+                self._due.clear()
+                self._rung.clear()
                 return None
-        now = monotonic()
-        next_at = now + _LONGEST
-        for watched in everything:
-            if watched.look_at <= now:
-                self._look_at(watched)
-            next_at = min(next_at, watched.look_at)
-        return max(0.0, next_at - monotonic())
+        next_at = self._due[0][0] if self._due else math.inf
+        return 0.0 if self._rung else max(0.0, min(next_at - monotonic(), _LONGEST))
+
+    def _to_look_at(self, now: float) -> list[Watched]:
+        now_due: dict[Watched, None] = {}
+        while self._rung:
+            now_due[self._rung.popleft()] = None
+        while self._due and self._due[0][0] <= now:
+            at, _, watched = heapq.heappop(self._due)
+            if self._watched.get(watched) == at:
+                now_due[watched] = None
+        return [watched for watched in now_due if watched in self._watched]
 
     def _look_at(self, watched: Watched) -> None:
-        watched.look_at = monotonic() + _LONGEST
         seconds = watched.look()
-        if seconds is None:
-            with self._lock:
-                self._watched.pop(watched, None)
-            watched.look_at = 0.0  # look at once whether anything is left
-        else:
-            watched.look_at = min(watched.look_at, monotonic() + seconds)  # somebody may have rung meanwhile
+        with self._lock:
+            if seconds is None:
+                del self._watched[watched]
+                return
+            at = self._watched[watched] = monotonic() + seconds
+            heapq.heappush(self._due, (at, next(self._numbers), watched))
+            if len(self._due) > 2 * len(self._watched) + _REPLACED:
+                self._due = [due for due in self._due if self._watched.get(due[2]) == due[0]]
+                heapq.heapify(self._due)
 
 
 watch: Final = Watch()

@@ -70,11 +70,11 @@ class ConnectionPool:
                 return
         connection.close()
 
-    def trim(self, seconds: float) -> None:
-        """Close the connections that nobody has used for so long."""
+    def trim(self, seconds: float, keep: int = 0) -> None:
+        """Close the connections that nobody has used for so long, but for some."""
         before, old = monotonic() - seconds, []
         with self._lock, contextlib.suppress(IndexError):  # another thread takes the last one without the lock
-            while self._idle[0].unused_since < before:
+            while len(self._idle) > keep and self._idle[0].unused_since < before:
                 old.append(self._idle.pop(0))
         for connection in old:
             connection.close()

@@ -14,7 +14,7 @@ from qbridge_redis.state.in_flight import InFlight
 
 PATIENCE: Final = 1.0
 """Seconds for which nobody may ask for a queue, or for what has come for it, before it is given up."""
-TOGETHER: Final = 0.5
+TOGETHER: Final = 1.0
 """Seconds by which looks for abandoned entries come too early or too late, so that those of many queues go together."""
 
 

@@ -14,6 +14,8 @@ from qbridge_redis.protocol.scripts import NEXT_DUE, PROMOTE, Command
 from qbridge_redis.state.context import NodeContext, log
 
 _POLL: Final = 0.25
+_LONGEST_POLL: Final = 1.0
+_EACH_SECOND: Final = 1000  # queues; what this client delays itself is due when it is due, however many there are
 _BATCH: Final = 100
 _WARN_EVERY: Final = 60.0
 _FEW: Final = 8  # queues that are looked at one by one
@@ -36,7 +38,7 @@ class Delays:
         """Move what is due to its queue, a batch of each one."""
         keys = self._context.keys
         # Set first: what another thread sets while the replies are on their way must not be overwritten.
-        self.due_at = monotonic() + _POLL
+        self.due_at = monotonic() + min(max(_POLL, len(queues) / _EACH_SECOND), _LONGEST_POLL)
         due = queues if len(queues) <= _FEW else self._due(connection, queues)
         commands: list[Command] = [PROMOTE([keys.stream(q), keys.delayed(q)], _BATCH) for q in due]
         if not commands:

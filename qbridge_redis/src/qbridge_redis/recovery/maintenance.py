@@ -22,6 +22,9 @@ from qbridge_redis.state.context import NodeContext, log
 
 _REAP_EVERY: Final = 300.0
 _RELEASE_EVERY: Final = 30.0
+_SPARE: Final = 2
+"""So many connections are kept for longer though nobody uses them."""
+_SPARE_TIME: Final = 5.0
 _REAP_IDLE: Final = 3600.0
 _REFUSED_PAUSE: Final = 5.0
 _WATCH_EVERY: Final = 1.0
@@ -128,6 +131,7 @@ class Maintenance:
             self._leases.renew(self._connection)
         if now >= self._delays.due_at:
             self._delays.deliver_due(self._connection, self._queues())
+        self._context.pool.trim(_SPARE_TIME, _SPARE)
         if now >= self._release_at:
             self._release(self._connection)
             self._release_at = now + _RELEASE_EVERY

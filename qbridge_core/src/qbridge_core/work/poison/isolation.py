@@ -89,6 +89,8 @@ class Isolation:
         self._try_at = 0.0
         self._said = False
         self._lookout = lookout_of(side_queue.client)
+        self.rouse: Callable[[], None] = _ignore
+        """Called when a suspect is about to be dealt with, so that ``expire`` is called each second from then on."""
         side_queue.isolated = True
         side_queue.ring = self._ring
 
@@ -112,6 +114,11 @@ class Isolation:
     def busy(self) -> bool:
         """True while a suspect runs or is being settled."""
         return any(runner.running is not None for runner in self._all_runners())
+
+    @property
+    def has_runners(self) -> bool:
+        """True while a thread looks for suspects, or deals with one."""
+        return bool(self._runners)
 
     def claim_running(self) -> list[Run]:
         """Take over the runs that have not ended; their results are ignored from now on."""
@@ -216,6 +223,7 @@ class Isolation:
             if len(self._runners) >= self._most or self.closed.is_set():
                 return
             self._runners.add(runner)
+        self.rouse()
         if not self._start(runner):
             self.runner_ended(runner)
 
@@ -231,3 +239,7 @@ class Isolation:
     def _all_runners(self) -> list[SuspectRunner]:
         with self._lock:
             return list(self._runners)
+
+
+def _ignore() -> None:
+    """Nobody wants to know."""

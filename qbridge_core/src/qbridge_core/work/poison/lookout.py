@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import os
 import threading
 import weakref
@@ -29,6 +31,9 @@ class Lookout:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._look_at: dict[Seeker, float] = {}
+        self._due: list[tuple[float, int, Seeker]] = []
+        """A heap; what has another time in ``_look_at`` was replaced."""
+        self._numbers = itertools.count()
         self._is_running = False
 
     def add(self, seeker: Seeker) -> None:
@@ -41,7 +46,7 @@ class Lookout:
             if not self._is_running:
                 threading.Thread(target=self._run, name="qbridge-lookout", daemon=True).start()
                 self._is_running = True
-            self._look_at[seeker] = monotonic()
+            self._plan(seeker, monotonic())
             self._changed.notify()
 
     def remove(self, seeker: Seeker) -> None:
@@ -54,8 +59,12 @@ class Lookout:
         """Look for it now."""
         with self._changed:
             if seeker in self._look_at:
-                self._look_at[seeker] = monotonic()
+                self._plan(seeker, monotonic())
                 self._changed.notify()
+
+    def _plan(self, seeker: Seeker, at: float) -> None:
+        self._look_at[seeker] = at
+        heapq.heappush(self._due, (at, next(self._numbers), seeker))
 
     def _run(self) -> None:
         while (seeker := self._next()) is not None:
@@ -68,12 +77,17 @@ class Lookout:
         """Wait until it is time to look for one; None when there is nobody left."""
         with self._changed:
             while self._look_at:
-                seeker, at = min(self._look_at.items(), key=lambda item: item[1])
+                at, _, seeker = self._due[0]
                 now = monotonic()
-                if at <= now:
-                    self._look_at[seeker] = now + look_every(len(self._look_at))
+                if self._look_at.get(seeker) != at:
+                    heapq.heappop(self._due)
+                elif at <= now:
+                    heapq.heappop(self._due)
+                    self._plan(seeker, now + look_every(len(self._look_at)))
                     return seeker
-                self._changed.wait(at - now)
+                else:
+                    self._changed.wait(at - now)
+            self._due.clear()
             self._is_running = False
             return None
 

@@ -17,6 +17,7 @@ Which of the two it is stands on the message before the run, so that whoever get
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -214,6 +215,12 @@ class SideQueue:
         """For how many seconds to wait for other messages before ``take`` is called again."""
         patience = self._turns.patience
         return min(patience, _ANSWERING) if self._scout.is_looking else patience
+
+    def due_in(self) -> float:
+        """Seconds until ``take`` may find something that was not moved here; infinite when other threads look."""
+        if self.isolated and not self._must_run_alone:
+            return math.inf
+        return max(0.0, self._look_at - monotonic())
 
     def nothing_else(self) -> None:
         """For so long no other message has come."""
