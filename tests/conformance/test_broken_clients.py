@@ -17,6 +17,7 @@ from qbridge_core import QueueClient
 from qbridge_memory import MemoryClient
 from support.broken import calls, claims, keeping, leases, memory, outages
 from support.brokers import start_new
+from support.estimates import EstimatingClient
 from support.leases.broker import LeaseBroker
 from support.leases.client import LeaseClient
 from support.lists import ListClient
@@ -39,6 +40,7 @@ QUICK = {
 }
 """Run on every client: what is not broken must pass."""
 
+COUNTS = {"test_counts_show_what_was_done", "test_g13_listing_neither_consumes_nor_reorders"}
 BROKEN: dict[type[MemoryClient], set[str]] = {
     memory.ForgetsTheOrder: {"test_g18_arguments_in_the_wrong_order_are_named"},
     memory.LosesOnReject: {
@@ -186,6 +188,8 @@ BROKEN: dict[type[MemoryClient], set[str]] = {
     keeping.ReplaysAsRedelivered: {"test_g13_replay_sends_letters_back_with_counters_reset"},
     claims.PublishesBackwards: {"test_messages_arrive_in_order"},
     claims.LosesWithoutOrder: {"test_messages_arrive_in_order"},
+    claims.ClaimsExactCounts: COUNTS,
+    claims.NeverCountsRight: COUNTS,
 }
 
 OUTAGES = {"test_g1_without_a_broker_each_call_ends_with_a_typed_error"}
@@ -277,6 +281,7 @@ class TestClient(BackendConformance):
     options = {options!r}
     outage_options = {outage_options!r}
     wait = {wait!r}
+    counting_timeout = wait
     redelivery_timeout = 2 * wait
     outage_timeout = 4.0
 
@@ -417,6 +422,22 @@ def test_a_third_party_backend_passes_with_the_abstract_methods_alone(tmp_path: 
     passed, failed, output = run_suite(tmp_path, ListClient)
     assert failed == set(), output
     assert len(passed) > 60, output
+
+
+def test_a_client_without_order_and_exact_counts_need_not_lie(tmp_path: Path) -> None:
+    """Who claims neither passes with counts that are late and messages that come in any order."""
+    tests = COUNTS | {
+        "test_g2_the_main_job",
+        "test_g7_a_handler_can_say_what_becomes_of_its_task",
+        "test_g13_all_letters_are_replayed",
+        "test_g13_letters_that_somebody_holds_are_left_alone",
+        "test_g13_what_replay_cannot_send_back_stays_in_its_place",
+        "test_messages_arrive_in_order",
+        "test_purge_leaves_what_is_delayed",
+        "test_replay_keeps_to_its_limit_and_target",
+    }
+    passed, failed, output = run_suite(tmp_path, EstimatingClient, tests)
+    assert (passed, failed) == (tests, set()), output
 
 
 def test_what_a_client_can_do_may_depend_on_its_instance(tmp_path: Path, lease_url: str) -> None:

@@ -1,16 +1,18 @@
-"""Clients that claim of redelivery or of order what does not hold, or hide what does."""
+"""Clients that claim of redelivery, order or counts what does not hold, or hide what does."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
 
-from qbridge_core import Delivery, Message
+from qbridge_core import Delivery, Message, QueueStats
 from qbridge_memory import MemoryClient
+from support.estimates import EstimatingClient
 from support.leases.client import LeaseClient
 
 CLAIMS = LeaseClient.capabilities
 _MANY = 50
+_A_FEW = 4
 
 
 class ForgetsAtOnce(LeaseClient):
@@ -57,3 +59,26 @@ class LosesWithoutOrder(MemoryClient):
         """Publish all but one."""
         given = list(messages)
         super().publish_many(queue, given[:-1] if len(given) >= _MANY else given, timeout=timeout)
+
+
+class ClaimsExactCounts(EstimatingClient):
+    """Claims that counts are exact, and those of longer queues are a moment old."""
+
+    capabilities = replace(EstimatingClient.capabilities, ordered=True, exact_stats=True)
+    publish_many = MemoryClient.publish_many
+
+    def stats(self, queue: str) -> QueueStats:
+        """Count some at once, and more later."""
+        counted = MemoryClient.stats(self, queue)
+        return counted if counted.ready < _A_FEW else super().stats(queue)
+
+
+class NeverCountsRight(MemoryClient):
+    """Says that counts are estimates, and never comes to the right ones."""
+
+    capabilities = replace(MemoryClient.capabilities, exact_stats=False)
+
+    def stats(self, queue: str) -> QueueStats:
+        """Count a few at most."""
+        counted = super().stats(queue)
+        return replace(counted, ready=min(counted.ready, _A_FEW))

@@ -28,7 +28,7 @@ class Capabilities:
         ordered: messages of one publisher are delivered in the order of publishing, as far as nothing is handed back;
             letters are listed and replayed in theirs.
         exact_stats: ``stats`` is exact, and at once what was published and settled before. Without it counts are
-            estimates that become right in time.
+            estimates that become right in time; ``replay`` and ``run_until_idle`` go by them, and may leave something.
     """
 
     delay: bool = False

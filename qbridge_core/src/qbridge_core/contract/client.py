@@ -124,7 +124,7 @@ class QueueClient(ABC):
     def stats(self, queue: str) -> QueueStats:
         """Count the messages of a queue; one that does not exist has none, and is not created.
 
-        What is due counts as ready, whether somebody receives it or not.
+        What is due counts as ready, whether somebody receives it or not. Exact where ``exact_stats`` is claimed.
 
         Raises:
             BrokerUnavailableError: no connection.
@@ -429,7 +429,8 @@ class QueueClient(ABC):
         """Send dead letters back to the queue they came from, counters reset; return how many went back.
 
         A queue that does not exist has none.
-        At most as many as were there at the start, so that letters which fail again at once do not go round. A letter
+        At most as many as were there at the start (as ``stats`` counts them, which may be too few where ``exact_stats``
+        is not claimed), so that letters which fail again at once do not go round. A letter
         is removed only after its copy is confirmed. Letters that a consumer holds stay with it and use up no limit.
         When one cannot be sent back, it and those behind it stay in their order, whether hand-backs go to the front or
         to the end.

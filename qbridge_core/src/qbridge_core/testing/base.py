@@ -153,6 +153,34 @@ class Backend(Settings):
         """The items, sorted where the client does not claim ``ordered``: to be compared with others of that kind."""
         return list(items) if client.capabilities.ordered else sorted(items)
 
+    def counting_time(self, client: QueueClient) -> float:
+        """Seconds that ``stats`` may take to be right: none where ``exact_stats`` is claimed."""
+        return 0.0 if client.capabilities.exact_stats else self.counting_timeout
+
+    def assert_counts(
+        self, client: QueueClient, queue: str, *, soon: bool = False, message: str = "", **counts: int
+    ) -> None:
+        """Fail unless ``stats`` counts so many: at once, or within ``counting_timeout`` where counts are estimates.
+
+        Args:
+            client: whose ``stats`` is asked.
+            queue: of which queue.
+            soon: what is counted takes its time, too: ``wait`` at most.
+            message: what to say when it fails.
+            counts: the wanted ``ready``, ``in_flight`` and ``delayed``; what is not given may be any number.
+        """
+        seconds = max(self.counting_time(client), self.wait if soon else 0.0)
+        _assert_counted(client, queue, counts, seconds, message or "stats is wrong")
+
+    def assert_empty(self, client: QueueClient, queue: str, *, soon: bool = False) -> None:
+        """``assert_counts`` for a queue that holds nothing at all."""
+        self.assert_counts(client, queue, soon=soon, ready=0, in_flight=0, delayed=0)
+
+    def await_counts(self, client: QueueClient, queue: str, **counts: int) -> None:
+        """Before a call that goes by the counts: wait where they are estimates, and leave exact ones alone."""
+        if not client.capabilities.exact_stats:
+            _assert_counted(client, queue, counts, self.counting_time(client), "stats does not become right")
+
     def bury(self, client: QueueClient, queue: str, *bodies: bytes) -> None:
         """Publish messages and dead-letter them."""
         for body in bodies:
@@ -218,6 +246,18 @@ def a_failure(queue: str, attempts: int = 1, reason: Reason = Reason.FAILED, cra
         task_id="task-1",
         worker="host:1",
     )
+
+
+def _assert_counted(client: QueueClient, queue: str, counts: dict[str, int], seconds: float, message: str) -> None:
+    deadline = time.monotonic() + seconds
+    while (seen := _counted(client, queue, counts)) != counts:
+        assert time.monotonic() < deadline, f"{message}: {seen}, not {counts}, in {queue}"
+        time.sleep(0.01)
+
+
+def _counted(client: QueueClient, queue: str, names: Iterable[str]) -> dict[str, int]:
+    stats = client.stats(queue)
+    return {name: getattr(stats, name) for name in names}
 
 
 def is_empty(client: QueueClient, queue: str) -> bool:

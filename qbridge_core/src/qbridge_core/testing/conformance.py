@@ -155,7 +155,7 @@ class FaultConformance(Backend):
         faulty_broker.start()
         counts = _quiet(lambda: client.stats(queue) is not None)
         self.eventually(counts, self.recovery_timeout, "counting does not recover")
-        assert client.stats(queue).ready == 0, "a message survives a crash of the broker: claim durable"
+        self.assert_counts(client, queue, ready=0, message="a message survives a crash of the broker: claim durable")
 
     def test_g15_a_subscribed_worker_goes_on_after_a_broker_crash(
         self, faulty_broker: FaultyBroker, make_client: MakeClient, client: QueueClient, queue: str, dead: str
@@ -177,7 +177,8 @@ class FaultConformance(Backend):
             faulty_broker.kill()
             faulty_broker.start()
             self.eventually(lambda: len(runs) == 300, self.recovery_timeout, "tasks are missing after the crash")
-            self.eventually(_quiet(lambda: is_empty(client, queue)), 30.0, "the queue is not empty at the end")
+            patience = max(30.0, self.counting_time(client))
+            self.eventually(_quiet(lambda: is_empty(client, queue)), patience, "the queue is not empty at the end")
         # The one of the fixture is no task: a broker may have forgotten in its crash that it was acknowledged.
         assert {letter.body for letter in _receive(make_client(), dead)} <= {_OLD}, "a task became a dead letter"
 
@@ -197,7 +198,8 @@ class FaultConformance(Backend):
             self.recovery_timeout,
             "publishing does not recover",
         )
-        self.eventually(_quiet(lambda: client.stats(queue).ready > 0), 30.0, "counting does not recover")
+        patience = max(30.0, self.counting_time(client))
+        self.eventually(_quiet(lambda: client.stats(queue).ready > 0), patience, "counting does not recover")
         self.eventually(lambda: b"y" in {delivery.body for delivery in _receive(client, queue)}, 30.0, "y is missing")
         if forget := getattr(faulty_broker, "forget", None):
             consumer, quiet = make_client(), f"{queue}-quiet"

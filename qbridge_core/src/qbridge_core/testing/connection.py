@@ -25,7 +25,7 @@ from qbridge_core import (
     QueueClient,
     UnknownOptionError,
 )
-from qbridge_core.testing.base import Backend, Call, MakeClient, is_empty
+from qbridge_core.testing.base import Backend, Call, MakeClient
 
 
 class ConnectionTests(Backend):
@@ -48,7 +48,7 @@ class ConnectionTests(Backend):
         client.connect()
         client.ack(delivery)
         assert client.flush()
-        assert is_empty(client, queue)
+        self.assert_empty(client, queue)
         with pytest.raises(KeyError), client:
             raise KeyError
         assert not client.connected
@@ -161,7 +161,7 @@ class ConnectionTests(Backend):
             with suppress(NotConnectedError):
                 harmless()
         client.connect()
-        assert client.stats(queue).ready == 1
+        self.assert_counts(client, queue, ready=1)
 
     def test_connecting_again_remembers_the_pairs(self, client: QueueClient, queue: str, dead: str) -> None:
         """What was declared holds for the client's life, over ``disconnect`` and a declaration without the pair."""
@@ -178,7 +178,7 @@ class ConnectionTests(Backend):
         client.publish(other, b"there")
         client.reject(self.get_one(client, queue), requeue=False)
         assert [d.body for d in self.receive_all(client, other, 2)] == [b"there", b"x"]
-        assert client.stats(dead).ready == 0
+        self.assert_counts(client, dead, ready=0)
 
     def test_declaring_creates_the_dead_letter_queue(self, client: QueueClient, queue: str, dead: str) -> None:
         """Both queues of the pair exist when ``declare`` returns."""
@@ -226,7 +226,8 @@ class ConnectionTests(Backend):
         except DeliveryLostError:
             self.receive_one(client, queue)
         else:
-            self.eventually(lambda: client.flush() and is_empty(client, queue))
+            self.eventually(client.flush)
+            self.assert_empty(client, queue, soon=True)
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
     def test_a_forked_child_leaves_its_parents_connection_alone(self, broker_url: str, queue: str) -> None:
@@ -259,7 +260,7 @@ class ConnectionTests(Backend):
         assert after.body == b"after"
         client.ack(after)
         assert client.flush()
-        assert is_empty(client, queue)
+        self.assert_empty(client, queue)
 
     def test_g17_no_password_shows(
         self, broker_url: str, client: QueueClient, caplog: pytest.LogCaptureFixture

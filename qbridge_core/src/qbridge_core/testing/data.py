@@ -8,7 +8,7 @@ from collections.abc import Callable, MutableMapping
 import pytest
 
 from qbridge_core import Failure, Message, MessageTooLargeError, PayloadError, QBridgeError, QueueClient, Reason
-from qbridge_core.testing.base import Backend, a_failure, is_empty
+from qbridge_core.testing.base import Backend, a_failure
 
 ODD_NAMES = (
     "with spaces",
@@ -57,7 +57,7 @@ class DataTests(Backend):
             assert (delivery.body, delivery.queue) == (b"%d" % number, name)
             client.reject(delivery, requeue=False)
             client.flush()  # where a copy was confirmed, the original may be acknowledged a little later
-            assert is_empty(client, name)
+            self.assert_empty(client, name)
             letter = self.receive_one(client, f"{name}-d")
             assert letter.body == b"%d" % number
             client.ack(letter)
@@ -78,7 +78,7 @@ class DataTests(Backend):
             if attempts == 2:
                 for delivery in deliveries:
                     client.reject(delivery, requeue=True)
-                self.eventually(lambda: client.stats(dead).ready == len(ODD_IDS))
+                self.assert_counts(client, dead, ready=len(ODD_IDS), soon=True)
                 assert client.replay(dead) == len(ODD_IDS)
                 continue
             for delivery in deliveries:
@@ -131,7 +131,7 @@ class DataTests(Backend):
         assert self.in_order(client, arrived) == [(b"%d" % n, {"n": str(n)}, f"id-{n}") for n in range(3)]
         with pytest.raises(PayloadError):
             client.publish_many(queue, [Message(b"x", {"x-qbridge-reason": "failed"})])
-        assert client.stats(queue).ready == 0
+        self.assert_counts(client, queue, ready=0)
 
     def test_g19_the_largest_body_can_be_settled_in_every_way(self, client: QueueClient, queue: str, dead: str) -> None:
         """What ``publish`` takes at its limit has room for the longest explanation; what has not is refused."""
@@ -148,7 +148,7 @@ class DataTests(Backend):
             client.publish(queue, body)
         with pytest.raises(MessageTooLargeError):
             client.publish_many(queue, [Message(body)])
-        assert client.stats(queue).ready == 0
+        self.assert_counts(client, queue, ready=0)
         try:
             client.publish(queue, body[1:])
         except MessageTooLargeError:
@@ -168,6 +168,7 @@ class DataTests(Backend):
         delivery = self.receive_one(client, queue)
         assert "confidential" not in repr(delivery)
         client.reject(delivery, requeue=False, failure=a_failure(queue))
+        self.await_counts(client, dead, ready=1)
         assert client.replay(dead) == 1
         client.ack(self.receive_one(client, queue))
         assert client.flush()
@@ -194,6 +195,7 @@ class DataTests(Backend):
             assert letter.body == body
             assert letter.exception_message == failure.exception_message
             assert letter.traceback == failure.traceback
+        self.await_counts(client, dead, ready=1)
         assert client.replay(dead) == 1
         again = self.receive_one(client, queue)
         assert (again.body, dict(again.headers)) == (body, headers)

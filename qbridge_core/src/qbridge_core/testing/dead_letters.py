@@ -9,7 +9,7 @@ import pytest
 
 from qbridge_core import ConfigurationError, Message, QueueClient, Reason, UnroutableError, UnsupportedError
 from qbridge_core.message import SOURCE_QUEUE, meta_text
-from qbridge_core.testing.base import Backend, Call, MakeClient, a_failure, is_empty
+from qbridge_core.testing.base import Backend, Call, MakeClient, a_failure
 
 
 class DeadLetterTests(Backend):
@@ -21,7 +21,7 @@ class DeadLetterTests(Backend):
         """The message leaves its queue and is a normal message of the dead-letter queue, byte for byte."""
         self.bury(client, queue, b"\x00\xffnot json")
         assert client.flush()
-        assert is_empty(client, queue)
+        self.assert_empty(client, queue)
         letter = self.receive_one(client, dead)
         assert (letter.body, dict(letter.headers)) == (b"\x00\xffnot json", {"h": "ü"})
 
@@ -78,7 +78,7 @@ class DeadLetterTests(Backend):
             listed = [letter.body for letter in client.dead_letters(dead)]
             assert self.in_order(client, listed) == bodies
             assert [letter.body for letter in client.dead_letters(dead, limit=3)] == listed[:3]
-        assert client.stats(dead).ready == 7
+        self.assert_counts(client, dead, ready=7)
         assert self.in_order(client, (delivery.body for delivery in self.receive_all(client, dead, 7))) == bodies
 
     def test_listing_an_empty_or_missing_queue_gives_nothing(self, client: QueueClient, queue: str, dead: str) -> None:
@@ -106,6 +106,7 @@ class DeadLetterTests(Backend):
     ) -> None:
         """``replay`` returns how many went back; they are the producer's messages again, without a history."""
         self.bury(client, queue, b"1", b"2", b"3")
+        self.await_counts(client, dead, ready=3)
         assert client.replay(dead) == 3
         back = self.receive_all(client, queue, 3)
         assert {delivery.body for delivery in back} == {b"1", b"2", b"3"}
@@ -113,17 +114,19 @@ class DeadLetterTests(Backend):
         assert {delivery.first_failed_at for delivery in back} == {None}
         assert {delivery.redelivered for delivery in back} == {False}
         assert {tuple(delivery.headers.items()) for delivery in back} == {(("h", "ü"),)}
-        assert is_empty(client, dead)
+        self.assert_empty(client, dead)
 
     def test_replay_keeps_to_its_limit_and_target(self, client: QueueClient, queue: str, dead: str) -> None:
         """At most ``limit`` letters go, oldest first, to the queue that ``target`` names."""
         self.bury(client, queue, b"1", b"2", b"3")
         target = f"{queue}-target"
         client.declare(target)
+        self.await_counts(client, dead, ready=3)
         assert client.replay(dead, limit=2, target=target) == 2
         replayed = [delivery.body for delivery in self.receive_all(client, target, 2)]
         assert replayed == [b"1", b"2"] or (not client.capabilities.ordered and {*replayed} < {b"1", b"2", b"3"})
-        assert (client.stats(dead).ready, client.stats(queue).ready) == (1, 0)
+        self.assert_counts(client, dead, ready=1)
+        self.assert_counts(client, queue, ready=0)
 
     def test_a_replay_that_makes_no_sense_is_refused(self, client: QueueClient, queue: str, dead: str) -> None:
         """Into the dead-letter queue itself a letter would lose what it says; and a limit is a whole number."""
@@ -136,6 +139,7 @@ class DeadLetterTests(Backend):
             client.replay(dead, target="")
         with pytest.raises(ConfigurationError, match="limit"):
             client.replay(dead, limit=-1)
+        self.await_counts(client, dead, ready=1)
         assert client.replay(dead, limit=0) == 0
         assert client.replay(dead) == 1
         assert self.receive_one(client, queue).body == b"1"
@@ -144,6 +148,7 @@ class DeadLetterTests(Backend):
         """A letter that does not say where it came from is an error, and stays in the dead-letter queue."""
         client.declare(dead)
         client.publish(dead, b"x")
+        self.await_counts(client, dead, ready=1)
         with pytest.raises(UnroutableError):
             client.replay(dead)
         assert self.receive_one(client, dead).body == b"x"
@@ -158,10 +163,11 @@ class DeadLetterTests(Backend):
     def test_g13_all_letters_are_replayed(self, client: QueueClient, queue: str, dead: str) -> None:
         """However many there are, in their order."""
         client.publish_many(dead, [Message(b"%d" % number) for number in range(205)])
+        self.await_counts(client, dead, ready=205)
         assert client.replay(dead, target=queue) == 205
         replayed = [delivery.body for delivery in self.receive_all(client, queue, 205)]
         assert self.in_order(client, replayed) == self.in_order(client, (b"%d" % number for number in range(205)))
-        assert is_empty(client, dead)
+        self.assert_empty(client, dead)
 
     def test_g13_letters_that_somebody_holds_are_left_alone(
         self, make_client: MakeClient, client: QueueClient, queue: str, dead: str
@@ -171,8 +177,10 @@ class DeadLetterTests(Backend):
         holder = make_client()
         held = self.receive_one(holder, dead)
         assert held.body == b"1" or not client.capabilities.ordered
-        assert (client.stats(dead).ready, holder.stats(dead).in_flight) == (2, 1)
+        self.assert_counts(client, dead, ready=2)
+        self.assert_counts(holder, dead, in_flight=1)
         assert client.replay(dead, limit=1) == 1, "letters that somebody holds use up the limit"
+        self.await_counts(client, dead, ready=1)
         assert client.replay(dead) == 1
         replayed = [delivery.body for delivery in self.receive_all(client, queue, 2)]
         assert self.in_order(client, replayed) == sorted({b"1", b"2", b"3"} - {held.body})
@@ -180,7 +188,7 @@ class DeadLetterTests(Backend):
         assert client.purge(dead) == 1
         holder.ack(held)
         assert holder.flush()
-        assert is_empty(client, dead)
+        self.assert_empty(client, dead)
 
     def test_g13_what_replay_cannot_send_back_stays_in_its_place(
         self, client: QueueClient, queue: str, dead: str
@@ -193,6 +201,7 @@ class DeadLetterTests(Backend):
         for number, delivery in enumerate(self.receive_all(client, queue, 6)):
             source = f"{queue}-gone" if number == 2 else queue
             client.reject(delivery, requeue=False, failure=a_failure(source, attempts=4))
+        self.await_counts(client, dead, ready=6)
         with pytest.raises(UnroutableError):
             client.replay(dead)
         if not client.capabilities.ordered:  # nobody knows which came before the one that cannot go
@@ -204,7 +213,7 @@ class DeadLetterTests(Backend):
             assert [letter.body for letter in client.dead_letters(dead)] == [b"2", b"3", b"4", b"5"]
         with pytest.raises(UnroutableError):
             client.replay(dead)
-        assert client.stats(dead).ready == 4
+        self.assert_counts(client, dead, ready=4)
         assert client.replay(dead, target=target) == 4
         assert [delivery.body for delivery in self.receive_all(client, target, 4)] == [b"2", b"3", b"4", b"5"]
 
@@ -213,6 +222,7 @@ class DeadLetterTests(Backend):
     ) -> None:
         """Letters that fail again at once do not go round and round."""
         self.bury(client, queue, *(b"%d" % number for number in range(5)))
+        self.await_counts(client, dead, ready=5)
         worker = make_client()
         worker.declare(queue, dead)
         ended = threading.Event()
@@ -226,7 +236,7 @@ class DeadLetterTests(Backend):
         try:
             assert replaying.ended(self.wait), "replay goes on and on"
             assert replaying.result() == 5
-            self.eventually(lambda: client.stats(dead).ready == 5)
+            self.assert_counts(client, dead, ready=5, soon=True)
         finally:
             ended.set()
             assert failing.ended(self.wait)
@@ -241,7 +251,7 @@ class DeadLetterTests(Backend):
         assert letter.message_id == "m"
         assert meta_text(letter.meta, SOURCE_QUEUE) == queue
         client.reject(letter, requeue=True)
-        self.eventually(lambda: client.stats(dead).ready == 1)
+        self.assert_counts(client, dead, ready=1, soon=True)
         assert client.replay(dead) == 1
         again = self.receive_one(client, queue)
         assert (again.message_id, again.attempts, again.crashes, again.suspected) == ("m", 0, 0, False)

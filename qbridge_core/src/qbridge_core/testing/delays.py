@@ -76,7 +76,7 @@ class DelayTests(Backend):
         client.publish(queue, b"later", delay=_DELAY)
         client.publish(queue, b"now")
         assert client.purge(queue) == 1
-        assert client.stats(queue).delayed == 1
+        self.assert_counts(client, queue, delayed=1)
         assert self.receive_one(client, queue).body == b"later"
 
     @pytest.mark.usefixtures("delays")
@@ -93,15 +93,14 @@ class DelayTests(Backend):
         held = _TEN_YEARS if math.isinf(longest) else min(longest, 30.0)
         client.publish(queue, b"y", delay=held)
         client.reject(delivery, requeue=True, delay=held)
-        stats = client.stats(queue)
-        assert (stats.ready, stats.in_flight, stats.delayed) == (0, 0, 2)
+        self.assert_counts(client, queue, ready=0, in_flight=0, delayed=2)
 
     @pytest.mark.usefixtures("delays")
     def test_what_is_due_is_counted_as_ready(self, client: QueueClient, queue: str) -> None:
         """Without anybody who receives it, so that who looks at the numbers sees what a worker would get."""
         client.publish(queue, b"x", delay=0.1)
-        self.eventually(lambda: client.stats(queue).ready == 1)
-        assert client.stats(queue).delayed == 0
+        self.assert_counts(client, queue, ready=1, soon=True)
+        self.assert_counts(client, queue, delayed=0)
 
     @pytest.mark.usefixtures("delays")
     def test_g1_a_delay_for_a_missing_queue_is_an_error(self, client: QueueClient, queue_name: str) -> None:

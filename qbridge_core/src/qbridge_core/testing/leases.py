@@ -105,7 +105,7 @@ class LeaseTests(Backend):
         again = self.receive_one(other, queue)
         assert (again.body, again.attempts, again.crashes) == (handed_back.body, 0, 0)
         assert not again.suspected
-        assert other.stats(dead).ready == 1
+        self.assert_counts(other, dead, ready=1)
 
     def test_g8_disconnecting_gives_back_at_once_and_counts_nothing(
         self, make_client: MakeClient, broker_url: str, client: QueueClient, queue: str

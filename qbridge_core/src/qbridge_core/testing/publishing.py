@@ -55,7 +55,7 @@ class PublishingTests(Backend):
         """Reserved names and values that are not strings are errors, not silently changed."""
         with pytest.raises(PayloadError):
             client.publish(queue, b"{}", headers=headers)
-        assert client.stats(queue).ready == 0
+        self.assert_counts(client, queue, ready=0)
 
     def test_g18_arguments_in_the_wrong_order_are_named(self, client: QueueClient, queue: str) -> None:
         """A payload, a body or messages where the queue belongs are an error that says the order."""
@@ -107,7 +107,7 @@ class PublishingTests(Backend):
             for no_number in (float("nan"), float("inf"), "1"):
                 with pytest.raises(ConfigurationError, match="timeout"):
                     call(no_number)
-        assert client.stats(queue).ready == 0
+        self.assert_counts(client, queue, ready=0)
 
     def test_g18_what_is_no_sequence_of_messages_is_refused(self, client: QueueClient, queue: str) -> None:
         """Payloads are no messages, and one string or mapping is no list of payloads."""
@@ -117,7 +117,7 @@ class PublishingTests(Backend):
         for one in ("text", b"bytes", {"key": 1}):
             with pytest.raises(PayloadError, match="send_many"):
                 client.send_many(queue, one)
-        assert client.stats(queue).ready == 0
+        self.assert_counts(client, queue, ready=0)
 
     @pytest.mark.parametrize("message_id", ["", "\ud800", "é" * 128, 7], ids=ascii)
     def test_a_message_id_that_cannot_be_kept_is_refused(
@@ -126,7 +126,7 @@ class PublishingTests(Backend):
         """An id that is no string, or does not fit into AMQP's short strings, is an error on every broker."""
         with pytest.raises(PayloadError, match="message_id"):
             client.publish(queue, b"{}", message_id=message_id)
-        assert client.stats(queue).ready == 0
+        self.assert_counts(client, queue, ready=0)
 
     @pytest.mark.parametrize(
         "delay", [-1, float("nan"), float("inf"), 10**400, "1"], ids=["-1", "nan", "inf", "int", "text"]
@@ -137,7 +137,7 @@ class PublishingTests(Backend):
             pytest.skip("no delays claimed")
         with pytest.raises(ConfigurationError, match="delay"):
             client.publish(queue, b"{}", delay=delay)
-        assert client.stats(queue).ready == 0
+        self.assert_counts(client, queue, ready=0)
         client.publish(queue, b"{}")
         delivery = self.receive_one(client, queue)
         with pytest.raises(ConfigurationError, match="delay"):
@@ -150,7 +150,7 @@ class PublishingTests(Backend):
             client.publish(queue_name, b"{}")
         with pytest.raises(UnroutableError):
             client.publish_many(queue_name, [Message(b"1"), Message(b"2")])
-        assert client.stats(queue_name).ready == 0
+        self.assert_counts(client, queue_name, ready=0)
 
     def test_messages_arrive_in_order(self, client: QueueClient, queue: str) -> None:
         """Messages of one publisher are delivered in the order of publishing, where that is claimed; none is lost."""
@@ -162,9 +162,9 @@ class PublishingTests(Backend):
     def test_g1_all_messages_of_publish_many_are_there_on_return(self, client: QueueClient, queue: str) -> None:
         """``publish_many`` returns when the broker holds every message, and ``purge`` deletes every one."""
         client.publish_many(queue, [Message(b"%d" % n) for n in range(1_200)])
-        assert client.stats(queue).ready == 1_200
+        self.assert_counts(client, queue, ready=1_200)
         assert client.purge(queue) == 1_200
-        assert client.stats(queue).ready == 0
+        self.assert_counts(client, queue, ready=0)
 
     def test_publishing_from_many_threads(self, client: QueueClient, queue: str) -> None:
         """``publish`` may be called from many threads at once."""
@@ -202,7 +202,7 @@ class PublishingTests(Backend):
         """``send_many`` returns the task ids in order; one bad payload stops it before anything is sent."""
         with pytest.raises(PayloadError):
             client.send_many(queue, [1, object()])
-        assert client.stats(queue).ready == 0
+        self.assert_counts(client, queue, ready=0)
         ids = client.send_many(queue, ["a", "b", "c"])
         received = [json.loads(d.body) for d in self.receive_all(client, queue, 3)]
         arrived = [(task["task_id"], task["payload"]) for task in received]
@@ -223,9 +223,9 @@ class PublishingTests(Backend):
         client.publish(queue, b"later", delay=0.5)
         client.publish(queue, b"now")
         assert self.receive_one(client, queue).body == b"now"
-        assert client.stats(queue).delayed == 1
+        self.assert_counts(client, queue, delayed=1)
         assert self.receive_one(client, queue).body == b"later"
-        assert client.stats(queue).delayed == 0
+        self.assert_counts(client, queue, delayed=0)
 
     def test_g7_a_long_delay_does_not_hold_up_a_short_one(self, client: QueueClient, queue: str) -> None:
         """Messages come in the order in which their delays end, not in the order of publishing."""
@@ -234,7 +234,7 @@ class PublishingTests(Backend):
         client.publish(queue, b"long", delay=30.0)
         client.publish(queue, b"short", delay=0.3)
         assert self.receive_one(client, queue).body == b"short"
-        assert client.stats(queue).delayed == 1
+        self.assert_counts(client, queue, delayed=1)
 
     @staticmethod
     def supports_delay(client: QueueClient) -> bool:

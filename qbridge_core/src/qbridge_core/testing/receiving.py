@@ -42,7 +42,7 @@ class ReceivingTests(Backend):
         for count in _NO_COUNTS:
             with pytest.raises(ConfigurationError, match="max_messages"):
                 client.receive(queue, count, 0.1)
-        assert client.stats(queue).ready == 1
+        self.assert_counts(client, queue, ready=1)
 
     def test_g18_a_prefetch_that_makes_no_sense_is_refused(self, client: QueueClient, queue: str) -> None:
         """It is an error that names the value, and the connection goes on."""
@@ -60,8 +60,7 @@ class ReceivingTests(Backend):
         """No more than ``max_messages`` are taken; the others stay ready."""
         client.send_many(queue, range(5))
         assert len(client.receive(queue, 2, self.wait)) == 2
-        stats = client.stats(queue)
-        assert (stats.ready, stats.in_flight, stats.delayed) == (3, 2, 0)
+        self.assert_counts(client, queue, ready=3, in_flight=2, delayed=0)
 
     def test_a_waiting_receive_gets_a_new_message(
         self, make_client: MakeClient, client: QueueClient, queue: str
@@ -98,7 +97,7 @@ class ReceivingTests(Backend):
                 client.ack(delivery)
                 seen += 1
         assert seen == 50
-        self.eventually(lambda: client.stats(queue).in_flight == 0)
+        self.assert_counts(client, queue, in_flight=0, soon=True)
 
     def test_unsubscribe_wakes_a_waiting_receive(self, client: QueueClient, queue: str) -> None:
         """A blocked ``receive`` returns an empty list when another thread unsubscribes."""
@@ -168,10 +167,30 @@ class ReceivingTests(Backend):
         assert second.body == first.body
         assert second.attempts == 0
 
+    def test_counts_show_what_was_done(
+        self, make_client: MakeClient, client: QueueClient, queue: str, dead: str
+    ) -> None:
+        """What was published and settled shows in ``stats``: at once where ``exact_stats`` is claimed, or in time."""
+        other = make_client()
+        for ready in (2, 5):
+            client.publish_many(queue, [Message(b"x")] * min(ready, 3))
+            self.assert_counts(client, queue, ready=ready, in_flight=0, delayed=0)
+            self.assert_counts(other, queue, ready=ready)
+        held = self.receive_all(client, queue, 3)
+        client.unsubscribe(queue)
+        self.assert_counts(client, queue, ready=2, in_flight=3)
+        client.ack(held[0])
+        client.reject(held[1], requeue=True)
+        client.reject(held[2], requeue=False)
+        assert client.flush()
+        self.assert_counts(client, queue, ready=3, in_flight=0)
+        self.assert_counts(other, dead, ready=1)
+        assert other.purge(queue) == 3
+        self.assert_empty(client, queue)
+
     def test_stats_of_a_missing_queue_are_zero(self, client: QueueClient, queue_name: str) -> None:
         """A queue that does not exist holds nothing."""
-        stats = client.stats(queue_name)
-        assert (stats.ready, stats.in_flight, stats.delayed) == (0, 0, 0)
+        self.assert_empty(client, queue_name)
         with pytest.raises(UnroutableError):
             client.publish(queue_name, b"looking at a queue has created it")
 
@@ -180,15 +199,14 @@ class ReceivingTests(Backend):
         client.send(queue, 1)
         client.declare(queue, dead)
         client.declare(queue)
-        assert client.stats(queue).ready == 1
+        self.assert_counts(client, queue, ready=1)
 
     def test_purge_deletes_what_is_ready_only(self, client: QueueClient, queue: str) -> None:
         """``purge`` returns how many it deleted; a delivery in flight stays and can be settled."""
         client.send_many(queue, range(5))
         delivery = self.receive_one(client, queue)
         assert client.purge(queue) == 4
-        stats = client.stats(queue)
-        assert (stats.ready, stats.in_flight) == (0, 1)
+        self.assert_counts(client, queue, ready=0, in_flight=1)
         client.reject(delivery, requeue=True)
         again = self.receive_one(client, queue)
         assert again.body == delivery.body

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from qbridge_core import BrokerUnavailableError, Delivery, NotConnectedError, QueueClient, TransientError
-from qbridge_core.testing.base import Backend, MakeClient, is_empty, succeeds
+from qbridge_core.testing.base import Backend, MakeClient, succeeds
 from qbridge_core.testing.link import Link
 
 
@@ -38,7 +38,7 @@ class RecoveryTests(Backend):
         client.ack(held)
         assert client.flush()
         client.disconnect()
-        assert is_empty(direct, queue)
+        self.assert_empty(direct, queue)
         self.eventually(lambda: link.connections == 0, message="connections stay open after disconnect")
 
     def test_g15_a_client_survives_outages_again_and_again(

@@ -16,6 +16,7 @@ class Settings:
         url: the broker's URL; override the ``broker_url`` fixture instead when a fixture of yours makes it.
         options: options for ``connect``; choose short leases and timeouts so that the suite is quick.
         wait: seconds after which a test gives up on what should happen at once; raise it for a slow broker.
+        counting_timeout: seconds within which ``stats`` becomes right, where ``exact_stats`` is not claimed.
         redelivery_timeout: seconds within which the tasks of a killed process are delivered again.
         lease: seconds after which the broker takes back what a client no longer renews; the suite holds a delivery for
             longer. When it is not set, the option ``lease`` counts, if there is one.
@@ -29,6 +30,7 @@ class Settings:
     url: ClassVar[str] = ""
     options: ClassVar[Mapping[str, Any]] = {}
     wait: ClassVar[float] = WAIT
+    counting_timeout: ClassVar[float] = 60.0
     redelivery_timeout: ClassVar[float] = 60.0
     lease: ClassVar[float | None] = None
     lease_options: ClassVar[Collection[str]] = ("lease",)

@@ -10,7 +10,7 @@ import pytest
 
 from qbridge_core import ConfigurationError, Delivery, DeliveryLostError, Message, QueueClient, UnsupportedError
 from qbridge_core.message import SuspectFailure, meta_text
-from qbridge_core.testing.base import Backend, Call, MakeClient, a_failure, is_empty
+from qbridge_core.testing.base import Backend, Call, MakeClient, a_failure
 
 
 class SettlingTests(Backend):
@@ -21,7 +21,7 @@ class SettlingTests(Backend):
         client.send(queue, 1)
         client.ack(self.receive_one(client, queue))
         assert client.flush()
-        assert is_empty(client, queue)
+        self.assert_empty(client, queue)
         client.disconnect()
         assert make_client().receive(queue, 1, 0.2) == []
 
@@ -45,7 +45,7 @@ class SettlingTests(Backend):
             thread.start()
         for thread in threads:
             thread.join()
-        self.eventually(lambda: is_empty(client, queue))
+        self.assert_empty(client, queue, soon=True)
 
     def test_the_first_settlement_counts(self, client: QueueClient, queue: str, dead: str) -> None:
         """A second settlement of the same delivery does nothing, whatever it is."""
@@ -59,8 +59,8 @@ class SettlingTests(Backend):
         client.reject(rejected, requeue=True)
         client.ack(rejected)
         assert client.flush()
-        assert is_empty(client, queue)
-        assert client.stats(dead).ready == 1
+        self.assert_empty(client, queue)
+        self.assert_counts(client, dead, ready=1)
 
     def test_g2_deliveries_are_rejected_from_many_threads_and_once(
         self, client: QueueClient, queue: str, dead: str
@@ -78,7 +78,7 @@ class SettlingTests(Backend):
             assert call.ended(self.wait), "reject hangs"
             call.result()
         assert client.flush()
-        assert is_empty(client, queue)
+        self.assert_empty(client, queue)
         assert {letter.body for letter in self.receive_all(client, dead, 20)} == {b"%d" % n for n in range(20)}
         assert client.receive(dead, 1, 0.0) == [], "a delivery that two threads settled is there twice"
 
@@ -132,12 +132,13 @@ class SettlingTests(Backend):
         failure = a_failure(queue, attempts=2)
         client.reject(self.receive_one(client, queue), requeue=True, failure=failure, queue=f"{queue}-other")
         assert client.flush()
-        assert is_empty(client, queue)
+        self.assert_empty(client, queue)
         moved = self.receive_one(client, f"{queue}-other")
         assert (moved.body, dict(moved.headers), moved.message_id, moved.attempts) == (b"x", {"h": "1"}, "m", 2)
         if client.capabilities.delay:
             client.reject(moved, requeue=True, delay=0.3, failure=failure, queue=queue)
-            assert (client.stats(queue).ready, client.receive(f"{queue}-other", 1, 0.0)) == (0, [])
+            self.assert_counts(client, queue, ready=0)
+            assert client.receive(f"{queue}-other", 1, 0.0) == []
             assert self.receive_one(client, queue).attempts == 2
 
     def test_g4_a_retry_leaves_one_message(self, client: QueueClient, queue: str) -> None:
@@ -145,8 +146,8 @@ class SettlingTests(Backend):
         client.publish(queue, b"x")
         client.reject(self.receive_one(client, queue), requeue=True, failure=a_failure(queue))
         assert client.flush()
-        self.eventually(lambda: client.stats(queue).in_flight == 0)
-        assert client.stats(queue).ready == 1
+        self.assert_counts(client, queue, in_flight=0, soon=True)
+        self.assert_counts(client, queue, ready=1)
 
     def test_g8_handing_back_for_later_is_free_too(self, client: QueueClient, queue: str) -> None:
         """``reject(requeue=True, delay)`` without a failure postpones the message and counts nothing."""
@@ -155,7 +156,7 @@ class SettlingTests(Backend):
         client.publish(queue, b"x", headers={"h": "1"}, message_id="m")
         client.reject(self.receive_one(client, queue), requeue=True, failure=a_failure(queue, attempts=1))
         client.reject(self.receive_one(client, queue), requeue=True, delay=0.5)
-        assert client.stats(queue).delayed == 1
+        self.assert_counts(client, queue, delayed=1)
         again = self.receive_one(client, queue)
         assert (again.body, dict(again.headers), again.message_id) == (b"x", {"h": "1"}, "m")
         assert (again.attempts, again.first_failed_at) == (1, 1_700_000_000.25)
@@ -179,7 +180,7 @@ class SettlingTests(Backend):
             return
         client.reject(delivery, requeue=True, delay=0.5, failure=a_failure(queue))
         assert client.flush()
-        assert client.stats(queue).delayed == 1
+        self.assert_counts(client, queue, delayed=1)
         assert self.receive_one(client, queue).attempts == 1
 
     def test_g8_a_hand_back_keeps_what_was_counted(
@@ -197,7 +198,7 @@ class SettlingTests(Backend):
                 name: meta_text(delivery.meta, name) for name in failure.retry_headers()
             }
             client.reject(delivery, requeue=True)
-        assert make_client().stats(queue).ready == 1
+        self.assert_counts(make_client(), queue, ready=1)
 
     def test_a_hand_back_loses_nothing_whatever_it_is_given(self, client: QueueClient, queue: str) -> None:
         """``queue`` is for another attempt; without a failure it is refused or means nothing."""
@@ -234,8 +235,9 @@ class SettlingTests(Backend):
         client.reject(retried, requeue=True, failure=a_failure(queue))
         client.reject(handed_back, requeue=True)
         assert client.flush()
-        self.eventually(lambda: client.stats(queue).in_flight == 1)
+        self.assert_counts(client, queue, in_flight=1, soon=True)
         # What was handed back may be on its way to its place.
-        self.eventually(lambda: (client.stats(queue).ready, client.stats(dead).ready) == (2, 1))
+        self.assert_counts(client, queue, ready=2, soon=True)
+        self.assert_counts(client, dead, ready=1, soon=True)
         assert sorted(delivery.attempts for delivery in self.receive_all(client, queue, 2)) == [0, 1]
         client.ack(held)

@@ -48,7 +48,8 @@ class SeveralQueuesTests(Backend):
                 client.send_many(queue, range(5))
             assert self.collect(client, dict.fromkeys(queues, 2), 5 * _COUNT) == dict.fromkeys(queues, 5)
         assert client.flush()
-        self.eventually(lambda: all(client.stats(queue).in_flight == 0 for queue in queues))
+        for queue in queues:
+            self.assert_counts(client, queue, in_flight=0, soon=True)
 
     def test_of_each_queue_at_most_as_many_as_wanted_are_received(self, client: QueueClient, queues: list[str]) -> None:
         """A queue with many messages does not fill the place of others, and one that is not named is left alone."""
@@ -102,7 +103,7 @@ class SeveralQueuesTests(Backend):
         for wanted in _NO_MAPPINGS:
             with pytest.raises(ConfigurationError):
                 client.receive_any(wanted, 0.1)
-        assert client.stats(queue).ready == 1
+        self.assert_counts(client, queue, ready=1)
 
     def test_a_missing_one_of_several_queues_is_an_error(self, client: QueueClient, queues: list[str]) -> None:
         """It is named, instead of being waited for without an end."""

@@ -289,7 +289,8 @@ class TaskManager:
         """Process tasks until the queue is empty: nothing ready, in flight or delayed.
 
         Returns what happened since the manager was created. RabbitMQ tells a client only of its own deliveries in
-        flight, so there the work of other processes on the same queue is not waited for.
+        flight, so there the work of other processes on the same queue is not waited for. A client that does not claim
+        ``exact_stats`` may say that a queue is empty into which something was sent just now: then this ends too early.
 
         Args:
             timeout: seconds after which to give up.
