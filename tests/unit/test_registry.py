@@ -201,6 +201,20 @@ def test_backends_are_sorted_and_named(install: Install, run: Run) -> None:
     assert printed == "True registered in this process qbridge-memory"
 
 
+def test_the_listing_says_of_whom_messages_are_lost(install: Install, run: Run, tmp_path: Path) -> None:
+    """A distribution marks its own schemes, and no other's."""
+    install("qb-good", "good", GOOD)
+    marks = "[qbridge.lossy]\ngood = qb_good\nmemory = qb_good\n"
+    with (tmp_path / "qb_good-1.0.dist-info" / "entry_points.txt").open("a") as points:
+        points.write(marks)
+    printed = run("""
+        import qbridge_core
+        names = qbridge_core.backends()
+        print(names["good"], names["memory"], sep="|")
+    """)
+    assert printed == "qb-good (loses what a killed worker holds; needs allow_loss)|qbridge-memory"
+
+
 def test_a_registered_factory_comes_first(run: Run, install: Install) -> None:
     """``register_backend`` wins over an installed backend, and gets the URL and the options."""
     install("qb-bad", "good", "1 / 0")

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from importlib import metadata
 
 ENTRY_POINT_GROUP: Final = "qbridge"
+LOSSY_GROUP: Final = "qbridge.lossy"
+"""Names the schemes, beside their own entry points, whose clients do not claim ``redelivers``."""
+_LOSES: Final = "loses what a killed worker holds; needs allow_loss"
 _log: Final = logger("qbridge.connect")
 _START_TIMEOUT: Final = "start_timeout"
 _IN_QUERY: Final = re.compile(rf"([?&]){_START_TIMEOUT}=[^&#]*&?")
@@ -151,8 +154,16 @@ def register_backend(scheme: str, factory: BackendFactory) -> None:
 
 
 def backends() -> dict[str, str]:
-    """The schemes that can be used and the distribution that serves each; nothing is imported for it."""
-    found = {entry.name: _distribution(entry) for entry in _entry_points()}
+    """The schemes that can be used and the distribution that serves each; nothing is imported for it.
+
+    Behind the distribution stands what a scheme's broker does not keep: ``qbridge-kombu (loses what a killed worker
+    holds; needs allow_loss)``. All others deliver at least once.
+    """
+    lossy = {(_distribution(entry), entry.name) for entry in _entry_points(group=LOSSY_GROUP)}
+    found = {}
+    for entry in _entry_points():
+        owner = _distribution(entry)
+        found[entry.name] = f"{owner} ({_LOSES})" if (owner, entry.name) in lossy else owner
     with _lock:
         found.update(dict.fromkeys(_registered, "registered in this process"))
     return dict(sorted(found.items()))
@@ -197,10 +208,20 @@ def _entry_point(scheme: str) -> metadata.EntryPoint:
             f"(from a checkout of QBridge: pip install ./qbridge_{_EXTRAS[scheme]})"
         )
     known = ", ".join(f"{name}://" for name in sorted({*_schemes(), *_EXTRAS}))
-    raise UnknownSchemeError(f"no backend serves {scheme}://; known schemes: {known}")
+    raise UnknownSchemeError(f"no backend serves {scheme}://; known schemes: {known}{_of_kombu(scheme)}")
 
 
-def _entry_points(scheme: str | None = None) -> list[metadata.EntryPoint]:
+def _of_kombu(scheme: str) -> str:
+    """What else can be done with a transport of kombu's that has no scheme."""
+    if not scheme.startswith("kombu+"):
+        return ""
+    return (
+        "; a transport of kombu's without a scheme is named as kombu+any://host?transport=package.module:Class, if it "
+        "can be served at all: see docs/kombu.md"
+    )
+
+
+def _entry_points(scheme: str | None = None, group: str = ENTRY_POINT_GROUP) -> list[metadata.EntryPoint]:
     """The backends that are installed, as far as that can be read.
 
     Without a free descriptor ``importlib`` finds nothing, says nothing, and goes on to do so for as long as no
@@ -209,20 +230,20 @@ def _entry_points(scheme: str | None = None) -> list[metadata.EntryPoint]:
     try:
         from importlib import metadata  # loads a lot that who sends and receives needs only once, or never
 
-        found = _found(scheme)
+        found = _found(scheme, group)
         if not found:
             metadata.MetadataPathFinder().invalidate_caches()  # of an instance: no class method before Python 3.13
-            found = _found(scheme)
+            found = _found(scheme, group)
             os.close(os.open(os.devnull, os.O_RDONLY))
     except (OSError, ImportError) as exc:
         raise BackendLoadError(f"the installed packages cannot be searched for a backend: {exc}") from exc
     return found
 
 
-def _found(scheme: str | None) -> list[metadata.EntryPoint]:
+def _found(scheme: str | None, group: str) -> list[metadata.EntryPoint]:
     from importlib import metadata
 
-    entries = metadata.entry_points(group=ENTRY_POINT_GROUP)
+    entries = metadata.entry_points(group=group)
     return [entry for entry in entries if scheme is None or entry.name == scheme]
 
 
