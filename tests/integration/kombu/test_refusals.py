@@ -8,6 +8,7 @@ import threading
 import traceback
 
 import pytest
+from kombu.transport import memory
 
 from qbridge_core import (
     AuthenticationError,
@@ -15,6 +16,8 @@ from qbridge_core import (
     ConfigurationError,
     InvalidURLError,
     UnknownOptionError,
+    UnknownSchemeError,
+    backends,
     connect,
 )
 from qbridge_kombu import KombuClient
@@ -43,6 +46,16 @@ def test_a_transport_that_keeps_messages_needs_no_permission() -> None:
     capabilities = KombuClient("kombu+amqp://localhost").capabilities
     assert capabilities.redelivers
     assert capabilities.durable
+
+
+@pytest.mark.parametrize("scheme", sorted(SCHEMES))
+def test_the_list_of_backends_says_which_schemes_lose_messages(scheme: str) -> None:
+    """Of each scheme what its client claims, without importing it."""
+    urls = {url.partition("://")[0]: url for url in LOSSY}
+    claims = KombuClient(urls.get(scheme, f"{scheme}://localhost"), allow_loss=True).capabilities
+    served = backends()[scheme]
+    assert served.startswith("qbridge-kombu")
+    assert ("needs allow_loss" in served) == (not claims.redelivers)
 
 
 @pytest.mark.parametrize("scheme", sorted(SCHEMES))
@@ -99,11 +112,39 @@ def test_a_transport_that_cannot_be_imported_is_named() -> None:
         client.connect()
 
 
-def test_a_transport_that_keeps_messages_is_not_taken_for_one_that_gives_them_away(amqp_url: str) -> None:
+class Keeping(memory.Transport):
+    """Somebody's transport whose broker keeps messages."""
+
+    class Channel(memory.Channel):  # noqa: D106
+        def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:  # noqa: D102
+            super().basic_ack(delivery_tag, multiple)
+
+
+def test_a_transport_that_keeps_messages_is_not_taken_for_one_that_gives_them_away() -> None:
     """What is never acknowledged would come again and again."""
-    url = f"kombu+any://{amqp_url.partition('://')[2]}?transport=kombu.transport.pyamqp:Transport"
+    url = f"kombu+any://?transport={__name__}:Keeping"
     with pytest.raises(ConfigurationError, match="acknowledges messages in a way of its own"):
         KombuClient(url, allow_loss=True).connect()
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("pyamqp", r"use amqp:// or kombu\+amqp://"), ("SQS", r"use kombu\+sqs://"), ("azureservicebus", "Not served"),
+        ("gcpubsub", "Not served"), ("pgmq", "Not served"), ("confluentkafka", "Not served"),
+    ],
+)  # fmt: skip
+def test_transports_of_kombu_that_keep_messages_are_refused_with_what_to_do(module: str, words: str) -> None:
+    """Installed or not, and before anything is connected."""
+    with pytest.raises(ConfigurationError, match=words):
+        KombuClient(f"kombu+any://?transport=kombu.transport.{module}:Transport", allow_loss=True)
+
+
+@pytest.mark.parametrize("scheme", ["kombu+azureservicebus", "kombu+mongodb"])
+def test_a_transport_without_a_scheme_is_refused_with_where_to_look(scheme: str) -> None:
+    """Most of kombu's transports have none of their own."""
+    with pytest.raises(UnknownSchemeError, match=r"kombu\+any://.*transport=package.module:Class.*docs/kombu.md"):
+        connect(f"{scheme}://host")
 
 
 def test_wrong_credentials_are_no_outage(amqp_url: str) -> None:

@@ -61,7 +61,8 @@ def translated(exc: Exception, doing: str, translate: Translate, secrets: Secret
     found = translate(exc, doing)
     if not isinstance(found, QBridgeError):
         if isinstance(exc, ImportError):
-            found = ConfigurationError(f"cannot {doing}: {_in_words(exc, secrets)}; run: pip install {required}")
+            what = f"run: pip install {required}" if required else "install the package that has it"
+            found = ConfigurationError(f"cannot {doing}: {_in_words(exc, secrets)}; {what}")
         else:
             found = BrokerUnavailableError(f"cannot {doing}: {_in_words(exc, secrets)}")
     # A cause must not show either what the text hides.

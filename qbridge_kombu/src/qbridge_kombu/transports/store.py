@@ -15,6 +15,18 @@ from qbridge_kombu.transports.virtual import VirtualTransport
 _LONGEST_NAME: Final = 200
 _IN_PROCESS: Final = "kombu.transport.memory:Transport"
 """The one transport of kombu's that other processes do not see."""
+_GIVE_AWAY: Final = "it serves transports that give a message away when it is received"
+_NO_BACKEND: Final = f"{_GIVE_AWAY}, and this one is served by no other scheme; see 'Not served' in docs/kombu.md"
+_INSTEAD: Final[Mapping[str, str]] = {
+    "kombu.transport.SQS": "use kombu+sqs://",
+    "kombu.transport.azureservicebus": _NO_BACKEND,
+    "kombu.transport.confluentkafka": _NO_BACKEND,
+    "kombu.transport.gcpubsub": _NO_BACKEND,
+    "kombu.transport.librabbitmq": "use amqp:// or kombu+amqp://",
+    "kombu.transport.pgmq": _NO_BACKEND,
+    "kombu.transport.pyamqp": "use amqp:// or kombu+amqp://",
+}
+"""kombu's modules that keep messages themselves: what to do instead. They need not be installed to be refused."""
 
 
 class StoreTransport(VirtualTransport):
@@ -68,6 +80,8 @@ class AnyTransport(StoreTransport):
             raise ConfigurationError(
                 f"{url.scheme}:// needs the option transport, as in {url.scheme}://host?transport=package.module:Class"
             )
+        if instead := _INSTEAD.get(name.partition(":")[0]):
+            raise self._refusal(name, instead)
         if name == _IN_PROCESS:
             self.capabilities = replace(self.capabilities, shared=False)
 
@@ -81,10 +95,13 @@ class AnyTransport(StoreTransport):
 
         acknowledges = getattr(type(session.channel), "basic_ack", None)
         if acknowledges is not virtual.Channel.basic_ack:
-            raise ConfigurationError(
-                f"{self.given['transport']} acknowledges messages in a way of its own, which {self.url.scheme}:// does "
-                "not know: it serves transports that give a message away when it is received"
-            )
+            raise self._refusal(self.given["transport"], _GIVE_AWAY)
+
+    def _refusal(self, transport: str, instead: str) -> ConfigurationError:
+        return ConfigurationError(
+            f"{transport} acknowledges messages in a way of its own, which {self.url.scheme}:// does not know: "
+            f"{instead}"
+        )
 
     def transport_name(self) -> str:
         """The class."""
