@@ -27,6 +27,7 @@ from benchmarks.measure import (
     mixed,
     processes,
     publish,
+    sqs,
 )
 from benchmarks.results import Results, Sample
 from benchmarks.targets import verdicts
@@ -43,6 +44,7 @@ MEASUREMENTS = {
     "imports": imports.cases,
     "footprint": footprint.cases,
     "growth": growth.cases,
+    "sqs": sqs.cases,
 }
 QUICK_SCALE = 0.25
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 QBRIDGE, PEER, RAW = "qbridge", "peer", "raw"
 CONSUME, PUBLISH, LATENCY, MIXED, FOOTPRINT, GROWTH = "consume", "publish", "latency", "mixed", "footprint", "growth"
 BODIES, COROUTINES, PROCESSES, IMPORTS = "bodies", "coroutines", "processes", "imports"
+SQS = "sqs"
 NO_BROKER = "none"
 _ALL = (CONSUME, PUBLISH, LATENCY, MIXED, FOOTPRINT)
 _CONSUMING = (CONSUME, LATENCY, MIXED, FOOTPRINT)
@@ -18,7 +19,7 @@ class Contestant:
 
     Attributes:
         name: as the tables show it.
-        broker: "rabbitmq", "redis", "memory" or "none".
+        broker: "rabbitmq", "redis", "memory", "sqs" or "none".
         program: the module in benchmarks/peers; for the imports, what is imported.
         variant: which of its forms.
         kind: QBridge, a peer, or a bare client loop.
@@ -38,6 +39,11 @@ class Contestant:
     def key(self) -> str:
         """Its name on the command line."""
         return f"{self.name} {self.broker}".lower().replace(" ", "-").replace(",", "")
+
+    @property
+    def publishes(self) -> bool:
+        """Whether its publishing is measured; another form of the same worker publishes in the same way."""
+        return self.variant != "solo"
 
     def takes_part(self, measurement: str) -> bool:
         """Whether it is measured in this."""
@@ -98,6 +104,8 @@ CONTESTANTS = (
     _peer("arq", "redis", "arq", "", *_ALL, COROUTINES),
     _peer("SAQ", "redis", "saq"),  # each of its places is a connection of its own: 10,000 do not start
     _peer("streaQ", "redis", "streaq"),
+    _qbridge("QBridge", "sqs", "sync", SQS),
+    *(Contestant(f"Celery, {pool}", "sqs", "celery", pool, PEER, (SQS,), "celery-sqs") for pool in ("threads", "solo")),
     _imported("Python alone", "", RAW, "qbridge"),
     _imported("pika", "pika", RAW, "qbridge"),
     _imported("redis-py", "redis", RAW, "qbridge"),

@@ -14,6 +14,7 @@ PLOTS = "plots"
 # Ranges keep the programs in benchmarks/peers working; the exact versions are part of the output.
 REQUIREMENTS = {
     "celery": ["celery[redis]>=5.4,<6", "hiredis"],
+    "celery-sqs": ["celery[sqs]>=5.4,<6"],  # apart, since boto3 takes memory
     "dramatiq": ["dramatiq[rabbitmq,redis]>=1.17,<3", "hiredis"],
     "taskiq": ["taskiq>=0.11,<1", "taskiq-aio-pika>=0.4,<1", "taskiq-redis>=1,<2", "hiredis", "uvloop"],
     "faststream": ["faststream[rabbit,redis]>=0.5,<1", "hiredis", "uvloop"],
@@ -24,7 +25,8 @@ REQUIREMENTS = {
     PLOTS: ["matplotlib>=3.8,<4"],
 }
 SHOWN = (
-    *("qbridge-core", "pika", "redis", "hiredis", "uvloop", "coredis", "aio-pika", "kombu", "amqp"),
+    *("qbridge-core", "pika", "redis", "hiredis", "uvloop", "coredis", "aio-pika", "kombu", "amqp", "boto3"),
+    *("pycurl", "moto"),
     *("celery", "dramatiq", "taskiq", "taskiq-aio-pika", "taskiq-redis", "faststream", "huey", "arq", "saq", "streaq"),
 )
 

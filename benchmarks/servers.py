@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+from importlib import metadata
 from pathlib import Path
 from typing import ClassVar
 
 from support.brokers import Broker, RabbitMQBroker, RedisBroker, find_program
+from support.sqs import SQSBroker
 
 _DELETE_ALL = '[rabbit_amqqueue:delete(Q, false, false, <<"bench">>) || Q <- rabbit_amqqueue:list()], ok.'
 
@@ -49,6 +52,26 @@ class BenchRedis(RedisBroker):
         return output.split("v=")[-1].split()[0]
 
 
+class BenchSQS(SQSBroker):
+    """moto's server, as the tests use it: queues are in memory, and requests are answered one after the other."""
+
+    settings: ClassVar[str] = "a stub in one process of Python"
+
+    def clear(self) -> None:
+        """Delete all queues."""
+        for url in self.request("ListQueues").get("QueueUrls", []):
+            self.request("DeleteQueue", QueueUrl=url)
+
+    def version(self) -> str:
+        """What is measured."""
+        return f"moto {metadata.version('moto')}"
+
+    def processor_time(self) -> float:
+        """Seconds that its process has taken."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class NoServer:
     """What `memory://` needs."""
 
@@ -63,8 +86,12 @@ class NoServer:
         return "-"
 
 
-Server = BenchRabbitMQ | BenchRedis | NoServer
-KINDS: dict[str, type[BenchRabbitMQ] | type[BenchRedis]] = {"rabbitmq": BenchRabbitMQ, "redis": BenchRedis}
+Server = BenchRabbitMQ | BenchRedis | BenchSQS | NoServer
+KINDS: dict[str, type[BenchRabbitMQ] | type[BenchRedis] | type[BenchSQS]] = {
+    "rabbitmq": BenchRabbitMQ,
+    "redis": BenchRedis,
+    "sqs": BenchSQS,
+}
 
 
 def start(kind: str, directory: Path) -> Server:

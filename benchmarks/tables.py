@@ -23,6 +23,7 @@ from benchmarks.contestants import (
     PROCESSES,
     PUBLISH,
     RAW,
+    SQS,
 )
 from benchmarks.results import Results, Row, ratio
 from benchmarks.targets import KILOBYTE, MEBIBYTE, Verdict
@@ -130,9 +131,20 @@ SHEETS = (
         "QBridge as the work grows, and what its settings cost",
         (_RATE, _CPU, _AT_FIRST, _AT_LAST),
     ),
+    Sheet(
+        SQS,
+        "Amazon SQS on moto's server: tasks that do nothing, and publishing",
+        (
+            _RATE,
+            _CPU,
+            Column("server's CPU µs each", "server_us", _number),
+            Column("of one processor", "server_part", _two),
+        ),
+        "per_second",
+    ),
 )
 _BEGIN, _END = "<!-- figures: make bench MARKDOWN=... writes from here -->", "<!-- to here -->"
-_BROKERS = {"rabbitmq": "RabbitMQ", "redis": "Redis", "memory": "memory", NO_BROKER: "-"}
+_BROKERS = {"rabbitmq": "RabbitMQ", "redis": "Redis", "memory": "memory", "sqs": "SQS", NO_BROKER: "-"}
 _COMPARED = {"times best peer": PEER, "times bare client": RAW}
 Grid = tuple[str, list[str], list[list[str]]]
 

@@ -18,6 +18,7 @@ from benchmarks.contestants import (
     PUBLISH,
     QBRIDGE,
     RAW,
+    SQS,
 )
 from benchmarks.results import Results
 
@@ -34,6 +35,7 @@ MOST_THREADS = 20.0
 KILOBYTES_EACH = 6.0
 PROCESSES_TO_PEERS = 8.0
 BODIES_TO_RAW = 0.7
+SQS_TO_CELERY = 3.0
 IMPORT_MILLISECONDS = 40.0
 KILOBYTE = 1000
 MEBIBYTE = 2**20  # the unit of ps and top
@@ -41,6 +43,7 @@ IDLE_MEBIBYTES = 30.0
 GROWN = 0.9
 FLAT = 1.2
 ONE_BY_ONE, AT_ONCE, MANY = "one by one", "one by one from 16 threads", "many"
+CONSUMED = "consumed"
 LONG_BODIES = ("10 KB", "1 MB")
 FEW_WAITING, MANY_WAITING = "10,000 waiting", "1,000,000 waiting"
 
@@ -87,6 +90,17 @@ def verdicts(results: Results) -> list[Verdict]:
     imported = _own(results, IMPORTS, NO_BROKER)
     cost = (imported["cpu"] - alone["cpu"]) * 1e3 if imported and alone else None
     found.append(Verdict("import qbridge_core, CPU ms above Python alone", cost, IMPORT_MILLISECONDS, False))
+    return found + _of_sqs(results)
+
+
+def _of_sqs(results: Results) -> list[Verdict]:
+    """Against Celery on the same server, which knows no way of its own for many."""
+    rate, found = "per_second", []
+    for label, other in ((CONSUMED, CONSUMED), (MANY, ONE_BY_ONE)):
+        own, peer = _own(results, SQS, "sqs", label), _best(results, SQS, "sqs", PEER, rate, other)
+        against = "" if label == other else f" {other}"
+        text = f"SQS: {label}, times Celery{against}"
+        found.append(Verdict(text, _part(own, rate, peer, rate), SQS_TO_CELERY))
     return found
 
 

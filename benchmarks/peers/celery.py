@@ -13,6 +13,15 @@ from benchmarks.peers.driver import Peer, main
 app = celery.Celery("bench", set_as_current=True)
 
 
+def _options(url: str, confirm: bool) -> dict[str, object]:
+    if url.startswith("amqp"):
+        return {"confirm_publish": confirm}
+    if "sqs" in url:
+        # Without a pause between two requests, which is a second by default.
+        return {"region": "us-east-1", "is_secure": False, "visibility_timeout": 3600, "polling_interval": 0}
+    return {}
+
+
 class Celery(Peer):
     """The variant is the worker's pool: "threads", "solo" or "prefork"."""
 
@@ -22,7 +31,7 @@ class Celery(Peer):
         super().__init__(order)
         confirm = order.role != "fill"  # which is not measured
         app.conf.update(
-            broker_url=order.url,
+            broker_url=order.url.removeprefix("kombu+"),
             task_default_queue=order.queue,
             task_acks_late=True,
             task_reject_on_worker_lost=True,
@@ -31,7 +40,7 @@ class Celery(Peer):
             worker_prefetch_multiplier=10,
             worker_send_task_events=False,
             worker_hijack_root_logger=False,
-            broker_transport_options={"confirm_publish": confirm} if order.url.startswith("amqp") else {},
+            broker_transport_options=_options(order.url, confirm),
             broker_connection_retry_on_startup=True,
         )
         handle = self.meter.handle
