@@ -263,7 +263,10 @@ class KombuClient(QueueClient):
         check_queue_name(queue)
         parts = self._connected()
         if not self.capabilities.browse:
-            raise UnsupportedError(f"{self._transport.url.scheme}:// cannot list {queue!r} without consuming it")
+            raise UnsupportedError(
+                f"{self._transport.url.scheme}:// cannot list {queue!r} without consuming it: receive the letters, or "
+                "replay them"
+            )
         return parts.looking.dead_letters(queue, check_count("limit", limit))
 
     @_guarded_method

@@ -8,20 +8,24 @@ import threading
 import traceback
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from kombu.transport import memory
 
 from qbridge_core import (
     AuthenticationError,
     BrokerUnavailableError,
+    BrokerURL,
     ConfigurationError,
     InvalidURLError,
     UnknownOptionError,
     UnknownSchemeError,
     backends,
     connect,
+    logs,
 )
 from qbridge_kombu import KombuClient
 from qbridge_kombu.transports import SCHEMES
+from qbridge_kombu.transports.sqs import SQSTransport
 from support.brokers import free_port
 
 LOSSY = [
@@ -39,6 +43,34 @@ def test_a_transport_that_loses_what_a_dead_worker_held_is_refused(url: str) -> 
     assert not capabilities.redelivers
     assert not capabilities.durable
     assert not capabilities.crashes
+
+
+def test_a_region_is_never_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another region has other queues, and kombu would take one of its own."""
+    for name in ("AWS_DEFAULT_REGION", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    for host in ("", "sqs.eu-west-1.amazonaws.com"):
+        with pytest.raises(ConfigurationError, match=r"\?region=eu-west-1, or set AWS_DEFAULT_REGION"):
+            connect(f"kombu+sqs://key:secret@{host}")
+
+
+def test_a_region_that_nobody_knows_is_doubted() -> None:
+    """A service that cannot be reached may be one that does not exist."""
+    for region, words in (("eu-wast-1", "is 'eu-wast-1' a region"), ("eu-west-1", None)):
+        transport = SQSTransport(BrokerURL.parse("kombu+sqs://"), {"region": region})
+        error = transport.translate(EndpointConnectionError(endpoint_url="https://x"), "connect")
+        assert isinstance(error, BrokerUnavailableError)
+        assert (words or "") in str(error)
+        assert (words is not None) == ("a region of" in str(error))
+
+
+def test_a_first_connection_that_fails_is_raised_and_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody tries again until there was a connection, so no log says that."""
+    with pytest.raises(BrokerUnavailableError):
+        connect(f"kombu+amqp://localhost:{free_port()}")
+    logs.flush()
+    assert not caplog.records
 
 
 def test_a_transport_that_keeps_messages_needs_no_permission() -> None:
@@ -74,6 +106,8 @@ def test_an_unknown_option_is_named_with_those_that_there_are(scheme: str) -> No
         ("kombu+any://host", "transport=package.module:Class"),
         ("kombu+any://host?transport=no-module", "transport=package.module:Class"),
         ("kombu+amqp://one,two", "one host"),
+        ("kombu+sqs://key:secret@eu-west-1", r"\?region=eu-west-1"),
+        ("kombu+sqs://key:secret@?region=eu%20west", "name of a region"),
         ("kombu+amqp://one?queue_type=odd", "queue_type"),
     ],
 )
@@ -105,10 +139,11 @@ def test_an_unknown_dialect_is_named() -> None:
         client.connect()
 
 
-def test_a_transport_that_cannot_be_imported_is_named() -> None:
+@pytest.mark.parametrize("transport", ["no_such_module_here:Transport", "kombu.transport.memory:NoSuchClass"])
+def test_a_transport_that_cannot_be_imported_is_named(transport: str) -> None:
     """The class of ``kombu+any://`` is found when the client connects."""
-    client = KombuClient("kombu+any://?transport=no_such_module_here:Transport", allow_loss=True)
-    with pytest.raises(ConfigurationError, match="no_such_module_here"):
+    client = KombuClient(f"kombu+any://?transport={transport}", allow_loss=True)
+    with pytest.raises(ConfigurationError, match=transport.partition(":")[0]):
         client.connect()
 
 

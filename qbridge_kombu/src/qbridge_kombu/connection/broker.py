@@ -33,6 +33,7 @@ class Broker:
         self.transport = transport
         self._secrets = Secrets(transport.url.password, *transport.secrets)
         self._outage = Outage(forget_after=_FORGET_AFTER)
+        self._was_reached = False
 
     def load(self) -> None:
         """Import what the transport needs: that may take longer than any deadline of a call.
@@ -65,6 +66,7 @@ class Broker:
                 session.close()
             error = self.translated(exc, doing)
             raise error from error.__cause__
+        self._was_reached = True
         return session
 
     def translated(self, exc: Exception, doing: str) -> QBridgeError:
@@ -73,7 +75,12 @@ class Broker:
         return translated(exc, doing, transport.translate, self._secrets, transport.required)
 
     def lost(self, who: object, error: BaseException) -> None:
-        """A part of the client cannot use the broker: the log says so once, and again each minute."""
+        """A part of the client cannot use the broker: the log says so once, and again each minute.
+
+        Before it could be used for the first time ``connect`` raises that, and nobody tries again.
+        """
+        if not self._was_reached:
+            return
         self._outage.lost(who)
         kind = AuthenticationError if isinstance(error, AuthenticationError) else BrokerUnavailableError
         if self._outage.is_news(kind):

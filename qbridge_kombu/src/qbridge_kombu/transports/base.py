@@ -88,7 +88,7 @@ class Transport(ABC):
 
     def load(self) -> None:
         """Import, and make once, what may take longer than any deadline of a call; nothing is connected by that."""
-        Connection(**self.connection_arguments()).transport_cls  # noqa: B018 - it imports
+        Connection(**self.connection_arguments()).get_transport_cls()
 
     def connected(self, session: Session) -> None:  # noqa: B027 - optional
         """A new session is there: look at the broker, once for each session. What it raises ends the session."""

@@ -29,6 +29,7 @@ from qbridge_kombu.transports.base import Transport
 from qbridge_kombu.transports.session import Session
 from qbridge_kombu.transports.sqs_messages import envelope, is_copy, received
 from qbridge_kombu.transports.sqs_queues import LARGEST, Queues
+from qbridge_kombu.transports.sqs_region import check_host, option_region, require_region
 
 if TYPE_CHECKING:
     from qbridge_kombu.transports.sqs_service import Service  # botocore is imported when a client connects
@@ -71,7 +72,7 @@ class SQSTransport(Transport):
     keeps_unacknowledged = True
     required = "boto3"
     options: ClassVar[Mapping[str, OptionReader]] = {
-        "region": option_text,
+        "region": option_region,
         "tls": option_flag,
         "session_token": option_text,
         "lease": _option_lease,
@@ -99,6 +100,7 @@ class SQSTransport(Transport):
         super().__init__(url, options)
         if len(url.hosts) > 1:
             raise ConfigurationError(f"{url.scheme}:// takes one host, or none for Amazon's own")
+        check_host(url)
         if url.path:
             raise ConfigurationError(f"{url.scheme}:// takes no path; queues are named by the calls")
         if (url.username is None) != (url.password is None):
@@ -139,6 +141,7 @@ class SQSTransport(Transport):
 
     def load(self) -> None:
         """Make boto3's client: it reads the service's description."""
+        require_region(self.url, self.given)
         self._shared_client(Session(Connection(**self.connection_arguments()), self.closing).channel)
 
     def connected(self, session: Session) -> None:
@@ -170,7 +173,7 @@ class SQSTransport(Transport):
         """What botocore's errors mean."""
         from qbridge_kombu.transports.sqs_service import meaning
 
-        return meaning(exc, doing)
+        return meaning(exc, doing, None if self.url.host else self.given.get("region"))
 
     # ------------------------------------------------------------------ queues
 

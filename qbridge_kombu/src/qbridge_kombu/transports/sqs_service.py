@@ -6,7 +6,14 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError, PartialCredentialsError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    EndpointConnectionError,
+    InvalidRegionError,
+    NoCredentialsError,
+    PartialCredentialsError,
+)
 
 from qbridge_core.backend import (
     AuthenticationError,
@@ -19,6 +26,7 @@ from qbridge_core.backend import (
     UnroutableError,
     monotonic,
 )
+from qbridge_kombu.transports.sqs_region import doubt
 
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0
@@ -155,18 +163,25 @@ def entry_error(failure: Mapping[str, Any], doing: str) -> QBridgeError:
     return kind(f"cannot {doing}: the service refuses it ({code}): {text}")
 
 
-def meaning(exc: Exception, doing: str) -> QBridgeError | None:
-    """What an error of botocore's means; None for one that says nothing but that the service was not reached."""
+def meaning(exc: Exception, doing: str, region: str | None = None) -> QBridgeError | None:
+    """What an error of botocore's means; None for one that says nothing but that the service was not reached.
+
+    Args:
+        exc: the error.
+        doing: what could not be done.
+        region: Amazon's region that was asked for, which may not exist.
+    """
     if isinstance(exc, ClientError):
         return _refusal(exc, _code(exc), doing)
     if isinstance(exc, NoCredentialsError | PartialCredentialsError):
         return AuthenticationError(
             f"cannot {doing}: no credentials were found; give them in the URL, or set them up as boto3 looks for them"
         )
-    if isinstance(exc, NoRegionError):
-        return ConfigurationError(f"cannot {doing}: no region is known; give the option region")
+    if isinstance(exc, InvalidRegionError):
+        return ConfigurationError(f"cannot {doing}: {exc}")
     if isinstance(exc, BotoCoreError):
-        return BrokerUnavailableError(f"cannot {doing}: {type(exc).__name__}: {exc}")
+        hint = doubt(region) if isinstance(exc, EndpointConnectionError) else ""
+        return BrokerUnavailableError(f"cannot {doing}: {type(exc).__name__}: {exc}{hint}")
     return None
 
 

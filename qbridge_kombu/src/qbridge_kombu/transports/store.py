@@ -85,6 +85,17 @@ class AnyTransport(StoreTransport):
         if name == _IN_PROCESS:
             self.capabilities = replace(self.capabilities, shared=False)
 
+    def load(self) -> None:
+        """Import it.
+
+        Raises:
+            ConfigurationError: its module has no such class.
+        """
+        try:
+            super().load()
+        except AttributeError as exc:
+            raise ConfigurationError(f"there is no {self.given['transport']}: {exc}") from exc
+
     def connected(self, session: Session) -> None:
         """Refuse one that keeps messages until they are acknowledged: they would come again and again.
 
