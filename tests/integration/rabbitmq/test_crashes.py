@@ -242,6 +242,7 @@ def test_g6_a_suspect_that_nobody_has_run_stays_suspected(
             session.io.post(lambda: channel.connection.abandon(StreamLostError("by the test")))
         wait_for(lambda: channel.lost, 10.0)
         client.reject(two)
+        wait_for(lambda: consumer.channel not in (None, channel), 20.0, "it consumes again")
     back = [take(client, unique_name) for _ in range(4)]
     assert len({delivery.body for delivery in back}) == 4
     assert all(delivery.suspected and not delivery.crashes for delivery in back)
