@@ -222,3 +222,42 @@ def test_g8_what_waits_behind_long_tasks_goes_back_uncounted(recording: Recordin
         release.set()
         report = manager.run_until_idle(20.0)
     assert (report.succeeded, report[Outcome.HANDED_BACK], report.retried) == (7, 3, 0)
+
+
+def test_what_is_read_ahead_is_shared_equally(recording: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each worker that takes several gets its share, what no worker has begun goes first, and suspects go alone."""
+    monkeypatch.setattr(ReadAhead, "more", lambda self, done, now: 20)
+    recording.send_many("q", range(40))
+    dispatcher = Dispatcher(recording, "q", 2, 0.1)
+    taken = [dispatcher.take_more(_take(dispatcher), 100) for _ in range(2)]
+    assert [len(each) for each in taken] == [11, 10]
+    assert dispatcher.put_back(taken[0][3:]) == []
+    assert _take(dispatcher) is taken[0][3]
+    taken[0][5].suspected = True
+    assert dispatcher.take_more(taken[0][3], 100) == taken[0][3:5]
+    assert dispatcher.take_more(_take(dispatcher), 100) == [taken[0][5]]
+    assert len(dispatcher.take_more(_take(dispatcher), 3)) == 3
+
+
+def test_g8_tasks_are_not_shared_that_workers_are_free_for(recording: Recording) -> None:
+    """As long as tasks are not known to be quick, a worker takes none beside its own."""
+    recording.send_many("q", range(40))
+    dispatcher = Dispatcher(recording, "q", 4, 0.1)
+    dispatcher.idle.add(3)
+    assert len(dispatcher.take_more(_take(dispatcher), 100)) == 1
+    assert dispatcher.has_ready
+
+
+def test_g8_what_comes_back_when_all_was_handed_back_is_not_kept(recording: Recording) -> None:
+    """A worker that notices late, while the pool closes, has to hand its unbegun tasks back itself."""
+    recording.send_many("q", range(3))
+    dispatcher = Dispatcher(recording, "q", 1, 0.1)
+    taken = [_take(dispatcher) for _ in range(3)]
+    assert dispatcher.left_over() == []
+    assert dispatcher.put_back(taken[1:]) == taken[1:]
+
+
+def _take(dispatcher: Dispatcher) -> Delivery:
+    delivery = dispatcher.take()
+    assert delivery is not None
+    return delivery

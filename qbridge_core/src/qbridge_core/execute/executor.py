@@ -8,14 +8,16 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final, TypeGuard
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeGuard
 
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.execute.interrupt.owncode import OwnCode
 from qbridge_core.execute.lifespan import Lifespan, OpenedLifespan
 from qbridge_core.task.context import TaskContext, current_task
 from qbridge_core.task.run import Run
+from qbridge_core.task.verdict import Verdict
 
 if TYPE_CHECKING:
     from qbridge_core.execute.lifespanthread import LifespanThread
@@ -30,6 +32,33 @@ class NotStartedError(Exception):
     """There was no run that counts, for a reason that is none of the task's doing."""
 
 
+class Progress(NamedTuple):
+    """What has become of tasks that are run together.
+
+    Attributes:
+        done: those that have succeeded, in the order in which they ran.
+        failed: the one that has failed, and what its end asks for.
+        others: those that do not begin any more.
+    """
+
+    done: Sequence[Run]
+    failed: tuple[Run, Verdict] | None
+    others: Sequence[Run]
+
+
+class Together(Protocol):
+    """Tasks that are run one after the other, until one fails or they take too long."""
+
+    @property
+    def unfinished(self) -> Sequence[Run]:
+        """In any thread: the one that is at work, and those behind it; none at the end."""
+        ...
+
+    def follow(self) -> Progress:
+        """Begin, or wait for a moment; what has become of the tasks since the last time."""
+        ...
+
+
 class Executor:
     """Runs the handler in the worker's own thread; the base of the other executors. Thread-safe.
 
@@ -38,6 +67,7 @@ class Executor:
             ``not_started``, or :class:`~qbridge_core.task.verdict.Judged`. An attribute and not a method, so that
             nothing stands on the stack between the worker and the handler.
         not_started: the exceptions that mean :class:`NotStartedError`; none where the handler could raise them itself.
+        takes_many: True where ``together`` runs several tasks for less than one by one.
         in_thread: True when the handler stands on the worker's own stack.
         on_loop: True when handlers run on an event loop, and not in workers' threads.
         own: the code in which HandlerTimeout may be raised when a run is late; None to leave late runs alone.
@@ -51,6 +81,7 @@ class Executor:
         lifespan: see above.
     """
 
+    takes_many = False
     in_thread = True
     on_loop = False
     not_started: tuple[type[NotStartedError], ...] = ()
@@ -101,6 +132,19 @@ class Executor:
             ConfigurationError: handlers can never be run.
         """
         return True
+
+    @property
+    def room(self) -> int:
+        """How many tasks the calling thread may have run together now."""
+        return 1
+
+    def together(self, runs: Sequence[Run]) -> AbstractContextManager[Together]:
+        """Have several tasks run by the calling thread's means, within this block.
+
+        Raises:
+            NotStartedError: nothing has begun.
+        """
+        raise NotImplementedError
 
     def cancel(self, run: Run) -> None:
         """End a run whose result no longer counts; not here, where it runs in the worker's own thread."""

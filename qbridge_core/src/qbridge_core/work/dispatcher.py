@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from qbridge_core.contract.client import QueueClient
@@ -25,7 +25,7 @@ from qbridge_core.runtime.logs import logger
 from qbridge_core.runtime.outage import Outage
 from qbridge_core.runtime.pause import GrowingPause
 from qbridge_core.work.poison.side_queue import SideQueue
-from qbridge_core.work.readahead import LARGE, ReadAhead
+from qbridge_core.work.readahead import LARGE, SECONDS_HELD, ReadAhead
 from qbridge_core.work.rest import IDLE_AFTER, pause
 from qbridge_core.work.watch import watch
 
@@ -44,10 +44,17 @@ class Dispatcher:
         workers: how many workers there are.
         poll_timeout: seconds that one ``receive`` may wait.
         suspects: messages that must run apart, if the backend can tell which those are.
+        seconds_held: so much work of quick tasks may be held beyond what the workers do.
     """
 
     def __init__(
-        self, client: QueueClient, queue: str, workers: int, poll_timeout: float, suspects: SideQueue | None = None
+        self,
+        client: QueueClient,
+        queue: str,
+        workers: int,
+        poll_timeout: float,
+        suspects: SideQueue | None = None,
+        seconds_held: float = SECONDS_HELD,
     ) -> None:
         self._client = client
         self._queue = queue
@@ -56,10 +63,12 @@ class Dispatcher:
         self._reading = threading.Lock()
         self._idle = Gauge()
         self._workers = workers
-        self._read_ahead = ReadAhead(workers)
+        self._read_ahead = ReadAhead(workers, seconds_held)
         self._received = 0
+        self._share = 0  # of each worker in what came last, beside the one task that it takes
         self._received_at = 0.0
         self._closed = threading.Event()
+        self._is_over = False
         self._pause = GrowingPause(0.1, 2.0)
         self._outage = Outage()
         self._suspects = suspects
@@ -132,6 +141,28 @@ class Dispatcher:
             if delivery is None or not self._runs_alone(delivery):
                 self._reading.release()  # otherwise ``done`` or ``stale`` does
 
+    def take_more(self, first: Delivery, most: int) -> list[Delivery]:
+        """What a worker has just taken, and its share of what was read ahead, but no more than ``most``. Never waits.
+
+        Only what no worker has had before is taken together: it is not poison, and has no past that counts.
+        """
+        ready, taken = self._ready, [first]
+        share = min(most - 1, self._share)
+        if share < 1 or self.ending or first.queue != self._queue or not _is_new(first):
+            return taken
+        try:
+            while share and _is_new(ready[0]):
+                taken.append(ready.popleft())
+                share -= 1
+        except IndexError:
+            pass  # other workers were quicker
+        return taken
+
+    def put_back(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Leave to others what did not begin; what nobody comes for any more is returned."""
+        self._ready.extendleft(reversed(deliveries))
+        return self.left_over() if self._is_over else []
+
     def take_ready(self) -> Delivery | None:
         """The next delivery that is here already; None when there is none, or the dispatcher is closed. Never waits."""
         if self.ending:
@@ -191,9 +222,13 @@ class Dispatcher:
 
     def left_over(self) -> list[Delivery]:
         """Remove and return what was received and no worker took. Call it when the workers have ended."""
-        left = list(self._ready)
-        self._ready.clear()
-        return left
+        self._is_over = True  # before the look
+        left: list[Delivery] = []
+        try:
+            while True:
+                left.append(self._ready.popleft())
+        except IndexError:
+            return left
 
     def stale(self) -> list[Delivery]:
         """Remove and return what has waited for a second, because tasks take longer than those before them.
@@ -272,6 +307,7 @@ class Dispatcher:
         if not batch and suspects is not None:
             suspects.nothing_else()
         self._received += len(batch)
+        self._share = max(0, len(batch) - idle) // self._workers
         if self._rests and batch:
             self.rouse()
         if self.unstarted and (missing := len(batch) + 1 - self._idle.value) > 0:  # with one to read next
@@ -311,6 +347,11 @@ class Dispatcher:
             logging.INFO if self._outage.was_reported else logging.DEBUG,
             "receiving from %s again after %.1f s", self._queue, seconds or 0.0, extra={"qbridge_queue": self._queue},
         )  # fmt: skip
+
+
+def _is_new(delivery: Delivery) -> bool:
+    """True for what no worker has had before, as far as is known."""
+    return not (delivery.meta or delivery.crashes or delivery.suspected or delivery.noted)
 
 
 def _nobody(count: int) -> None:

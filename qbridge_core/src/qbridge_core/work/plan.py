@@ -20,6 +20,7 @@ from qbridge_core.work.poison.importing import can_be_isolated
 from qbridge_core.work.poison.isolation import Isolation
 from qbridge_core.work.poison.rule import PoisonRule
 from qbridge_core.work.poison.side_queue import SideQueue
+from qbridge_core.work.readahead import SECONDS_FOR_CHILDREN, SECONDS_HELD
 from qbridge_core.work.session import Session
 from qbridge_core.work.settle.consequences import Consequences
 from qbridge_core.work.settle.rules import Rules
@@ -82,7 +83,8 @@ class Plan:
         settler = Settler(client, rules, lifecycle, tally, give_up)
         consequences = Consequences(rules, settler, lifecycle)
         rule = None if side_queue is None else PoisonRule(client, rules, consequences, settler, lifecycle, side_queue)
-        dispatcher = Dispatcher(client, rules.queue, self.workers, poll_timeout, side_queue)
+        held = SECONDS_HELD if self.program is None else SECONDS_FOR_CHILDREN
+        dispatcher = Dispatcher(client, rules.queue, self.workers, poll_timeout, side_queue, held)
         job = Job(
             self._executor(), dispatcher, settler, consequences, lifecycle, rules.task_timeout, self.max_message_bytes,
             rule,

@@ -3,7 +3,8 @@
 A round trip to the broker takes as long as dozens of tasks that do next to nothing, so taking one message for each free
 worker would let the workers wait most of the time. Taking more is harmless only as long as it is little work: what
 is held here no other worker process can have, and it is delivered again when this one dies. So what is held beyond the
-free workers is two milliseconds of work at most, and tasks that take longer than that are never held.
+free workers is two milliseconds of work at most, and tasks that take longer than that are never held; ten milliseconds
+where child processes run them, which get them together.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ MOST: Final = 100
 """More brings nothing: the round trip is a small part of the cost by then."""
 LARGE: Final = PREFETCH_BYTES // MOST
 """Smaller messages, in bytes, make no difference."""
-_SECONDS_HELD: Final = 0.002
+SECONDS_HELD: Final = 0.002
+"""Where threads or coroutines run the tasks."""
+SECONDS_FOR_CHILDREN: Final = 0.01
 # A shorter time would take some tasks that happen to end together for quick ones.
-_WINDOW: Final = 0.005
+_WINDOWS: Final = 2.5
 
 
 class ReadAhead:
@@ -26,13 +29,16 @@ class ReadAhead:
 
     Args:
         workers: how many there are.
+        seconds: so much work may be held beyond what they do.
 
     Attributes:
         size: of the bodies that came lately, about, as far as they were large.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, seconds: float = SECONDS_HELD) -> None:
         self._workers = workers
+        self._seconds = seconds
+        self._window = seconds * _WINDOWS
         self._since = 0.0
         self._done = 0
         self._more = 0
@@ -47,8 +53,8 @@ class ReadAhead:
     def more(self, done: int, now: float) -> int:
         """How many messages to take beyond the free workers, when ``done`` tasks have ended in all until ``now``."""
         elapsed = now - self._since
-        if elapsed >= _WINDOW:
-            held = int((done - self._done) / elapsed * _SECONDS_HELD)
+        if elapsed >= self._window:
+            held = int((done - self._done) / elapsed * self._seconds)
             most = min(MOST, PREFETCH_BYTES // max(1, self.size))
             self._more = min(held, most) if held >= self._workers else 0
             self._since, self._done = now, done

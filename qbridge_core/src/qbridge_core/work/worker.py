@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import Final
@@ -55,6 +55,8 @@ class Rest:
 class Worker:
     """One slot: takes deliveries and runs the handler on them, one at a time, in a thread of its own.
 
+    :class:`~qbridge_core.work.batchworker.BatchWorker` runs several in one go.
+
     It holds its thread instead of being one: the names of ``threading.Thread`` differ from release to release.
 
     Args:
@@ -62,6 +64,8 @@ class Worker:
         ended: called when this thread is about to end, with what ended it too early.
         rest: what another thread has left, to be done before the first delivery.
     """
+
+    _takes_many = False
 
     def __init__(
         self, job: Job, ended: Callable[[Worker, BaseException | None], None], rest: Rest | None = None
@@ -104,7 +108,7 @@ class Worker:
         self._end(error)
 
     def _work(self) -> None:
-        executor, dispatcher = self._job.executor, self._job.dispatcher
+        executor, dispatcher, takes_many = self._job.executor, self._job.dispatcher, self._takes_many
         if self._rest is not None:
             self._go_on(self._rest)
             self._rest = None
@@ -113,6 +117,8 @@ class Worker:
         if executor.prepare():
             current_observer().ready()
         while not self.abandoned and executor.prepare() and (delivery := dispatcher.take()) is not None:
+            if takes_many and self._run_together(delivery):
+                continue
             # In a context of its own: what one task sets there is nothing to the next one. Its hooks see it too.
             context = self.context = copy_context()
             self.delivery = delivery
@@ -126,6 +132,11 @@ class Worker:
                     dispatcher.done(delivery)
             self.context = self.delivery = None
             del context, delivery  # an idle worker holds nothing of its last task
+
+    def _run_together(self, delivery: Delivery) -> bool:
+        """Run it with others; False when it is to be run alone, or this kind of worker runs none together."""
+        del delivery
+        return False
 
     def _go_on(self, rest: Rest) -> None:
         """Do what another thread has left: the broker may be slow, so the watch does not."""
@@ -154,6 +165,16 @@ class Worker:
             error = exc if error is None else error
         finally:
             self._tell_ended(self, error)
+
+    @property
+    def unfinished(self) -> Sequence[Run]:
+        """In any thread: what it runs."""
+        run = self.running
+        return [] if run is None else [run]
+
+    def still_runs(self, run: Run) -> bool:
+        """In any thread: whether what seems to be at work is."""
+        return self.running is run
 
     def interrupt(self, run: Run) -> None:
         """Have the executor end a run, or raise HandlerTimeout in this thread when that can be done."""
@@ -248,10 +269,7 @@ class Worker:
         self.running = None
         if not in_time:
             self.abandoned = True  # the watchdog has replaced this thread, or the pool is closing
-            _log.warning(
-                "the handler of task %s ended %.3f s after its start, too late; its result is ignored",
-                run.task_id, duration, extra=run.log_fields(),
-            )  # fmt: skip
+            say_late(run, duration)
             return
         if duration > self._job.task_timeout:
             self.watched.do(Step(functools.partial(consequences.timed_out, run, None)))
@@ -259,6 +277,14 @@ class Worker:
             self._job.settler.acknowledge(run, duration)
         else:
             self.watched.do(Step(functools.partial(consequences.failed, run, error, verdict)))
+
+
+def say_late(run: Run, duration: float) -> None:
+    """Say that a run has ended when somebody else had settled it."""
+    _log.warning(
+        "the handler of task %s ended %.3f s after its start, too late; its result is ignored",
+        run.task_id, duration, extra=run.log_fields(),
+    )  # fmt: skip
 
 
 _ENTRY: Final = Worker._perform.__code__

@@ -12,6 +12,7 @@ from qbridge_core.runtime.frames import frame_of
 from qbridge_core.runtime.logs import logger
 from qbridge_core.task.foreign import Step, patience
 from qbridge_core.task.run import Run
+from qbridge_core.work.batchworker import BatchWorker, suits
 from qbridge_core.work.job import Job
 from qbridge_core.work.poison.isolation import Isolation
 from qbridge_core.work.pool import too_many
@@ -20,6 +21,7 @@ from qbridge_core.work.worker import Rest, Worker
 
 _log: Final = logger("qbridge.worker")
 _AT_ONCE: Final = 32
+_SOON: Final = 0.05
 
 
 class WorkerPool:
@@ -37,6 +39,7 @@ class WorkerPool:
 
     def __init__(self, job: Job, size: int, max_abandoned: int, bell: Bell, isolation: Isolation | None = None) -> None:
         self._job = job
+        self._make = BatchWorker if suits(job) else Worker
         self._isolation = isolation
         self._patience = patience(job.task_timeout)
         self._size = size
@@ -88,6 +91,8 @@ class WorkerPool:
             left = run.deadline - now
             if left > 0:
                 wait = min(wait, left)
+            elif not worker.still_runs(run):
+                wait = min(wait, _SOON)
             elif run.cancel():
                 self._abandon(worker, run)
         if self._isolation is not None:
@@ -108,8 +113,7 @@ class WorkerPool:
 
     def claim_running(self) -> list[Run]:
         """Take over the runs that have not ended; their results are ignored from now on."""
-        runs = [worker.running for worker in self._snapshot()]
-        return [run for run in runs if run is not None and run.cancel()]
+        return [run for worker in self._snapshot() for run in worker.unfinished if run.cancel()]
 
     def worker_ended(self, worker: Worker, error: BaseException | None) -> None:
         """Called by a worker's thread when it ends."""
@@ -157,7 +161,7 @@ class WorkerPool:
             self._job.executor.release(worker.watched.thread)
 
     def _add(self, rest: Rest | None) -> None:
-        worker = Worker(self._job, self.worker_ended, rest)
+        worker = self._make(self._job, self.worker_ended, rest)
         with self._lock:
             self._workers.add(worker)
         try:
@@ -173,7 +177,7 @@ class WorkerPool:
     def _start_more(self, count: int) -> None:
         dispatcher = self._job.dispatcher
         for _ in range(count):
-            worker = Worker(self._job, self.worker_ended)
+            worker = self._make(self._job, self.worker_ended)
             with self._lock:
                 self._workers.add(worker)
                 running = len(self._workers)

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from qbridge_core.contract.dead_letter import Reason
@@ -97,9 +97,9 @@ class Child:
             Judged: the handler raised, or the process died.
         """
         self._number += 1
-        with self._using, self._at_work():
+        with self.at_work():
             try:
-                self._link.send_bytes(packed(self._number, run))
+                self._link.send_bytes(packed(self._number, [run]))
                 answer, self.memory, *details = self._report(DONE, RAISED)
             except (EOFError, OSError) as exc:
                 outcome = self._outcome()
@@ -111,6 +111,57 @@ class Child:
         self.tasks += 1
         if answer == RAISED:
             raise Judged(Verdict.from_json(details[0]))
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Around what the worker's thread does with it while it runs tasks."""
+        with self._using:
+            self._busy = True
+            try:
+                yield
+            finally:
+                self._busy = False
+
+    @property
+    def next_number(self) -> int:
+        """The number of the task that it is given next."""
+        return self._number + 1
+
+    def begin(self, runs: Sequence[Run]) -> None:
+        """Have it run several tasks, one after the other, within ``at_work``.
+
+        :class:`~qbridge_core.execute.processes.batch.Batch` knows what to make of the reports.
+
+        Raises:
+            OSError: the process has ended.
+        """
+        first = self._number + 1
+        self._number += len(runs)
+        self._link.send_bytes(packed(first, runs))
+
+    def hear(self, seconds: float) -> list[Any] | None:
+        """The next report, or None when none has come after so many seconds.
+
+        Raises:
+            EOFError, OSError: the process has ended, or writes nonsense.
+        """
+        return self._receive() if self._has_spoken(seconds) else None
+
+    @property
+    def begun(self) -> int:
+        """The number of the task that it has begun last."""
+        return self._started.get()
+
+    def outcome(self) -> str:
+        """How the process ended, in words; what is left of it is killed."""
+        self.end_in_words = self._outcome()
+        return self.end_in_words
+
+    def confused(self) -> None:
+        """It speaks of a task that it was not given: nothing that comes can be relied on, so it is killed."""
+        self.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._wait(_KILL_TIME)
 
     @property
     def identity(self) -> str:
@@ -189,14 +240,6 @@ class Child:
 
     # ------------------------------------------------------------------ parts
 
-    @contextlib.contextmanager
-    def _at_work(self) -> Iterator[None]:
-        self._busy = True
-        try:
-            yield
-        finally:
-            self._busy = False
-
     def _interrupt(self) -> None:
         self._cancelled = True
         self._tell(CANCEL)
@@ -236,9 +279,7 @@ class Child:
         match self._receive():
             case [str(word), int(number), *details] if word in expected and number == self._number:
                 return [word, *details]
-        self.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._wait(_KILL_TIME)
+        self.confused()
         raise NotStartedError("the child process confused its tasks and was killed")
 
     def _receive(self) -> list[Any]:
@@ -249,13 +290,19 @@ class Child:
         Raises:
             EOFError, OSError: the process has ended, or writes nonsense.
         """
-        while not self._link.poll(_LOOK_EVERY):
-            if not self.is_alive and not self._link.poll():
-                raise EOFError
+        while not self._has_spoken(_LOOK_EVERY):
+            pass
         try:
             return self._link.hear(_LONGEST_REPORT)
         except ValueError as exc:
             raise OSError("no report") from exc
+
+    def _has_spoken(self, seconds: float) -> bool:
+        if self._link.poll(seconds):
+            return True
+        if not self.is_alive and not self._link.poll():
+            raise EOFError
+        return False
 
 
 def _start() -> tuple[int, StartMark, subprocess.Popen[bytes], JsonLink]:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.execute.executor import Executor, NotStartedError
 from qbridge_core.execute.lifespan import Lifespan
+from qbridge_core.execute.processes.batch import Batch
 from qbridge_core.execute.processes.child import EXIT_TIME, Child, ChildStartError
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.interpreter import main_program
@@ -27,6 +29,8 @@ from qbridge_core.task.run import Run
 
 _log: Final = logger("qbridge.worker")
 _CLOSE_TIME: Final = 0.5
+MOST_TOGETHER: Final = 100
+"""More tasks a child is never given at once: a hundred cost hardly more for each than a thousand."""
 _LEAVING_TIME: Final = 25.0
 """Seconds that a process gets to leave its lifespan, when it is replaced or its worker has the time."""
 
@@ -98,6 +102,7 @@ class ProcessExecutor(Executor):
     """
 
     in_thread = False
+    takes_many = True
     not_started = (NotStartedError,)
 
     def __init__(self, program: Program) -> None:
@@ -134,6 +139,31 @@ class ProcessExecutor(Executor):
             self.release()
             child = None
         return (child is not None or self._start()) and not self._closed.is_set()
+
+    @property
+    def room(self) -> int:
+        """How many tasks the calling thread's child may be given together; its memory is looked at after each."""
+        program, child = self._program, self._child()
+        if child is None or program.max_memory is not None:
+            return 1
+        return MOST_TOGETHER if program.max_tasks is None else program.max_tasks - child.tasks
+
+    @contextmanager
+    def together(self, runs: Sequence[Run]) -> Iterator[Batch]:
+        """Give the calling thread's child several tasks."""
+        child = self._child()
+        assert child is not None  # noqa: S101 - a worker calls this, after prepare
+        self._running.update(dict.fromkeys(runs, child))
+        try:
+            if any(run.cancelled for run in runs):
+                raise NotStartedError("cancelled before it began")
+            with child.at_work():
+                yield Batch(child, runs)
+        finally:
+            for run in runs:
+                del self._running[run]
+            if self._is_spent(child) or not child.is_usable:
+                self.release()
 
     def cancel(self, run: Run) -> None:
         """Interrupt the handler and kill its process soon afterwards."""

@@ -1,4 +1,4 @@
-"""The program of a child process that runs handlers: one task at a time, until its worker says stop or is gone.
+"""The program of a child process that runs handlers: one task after the other, until its worker says stop or is gone.
 
 It hears of tasks, cancellations and the stop over a socket, in a thread, while the main thread runs the handler. What
 it reports are texts and numbers in JSON: nothing that a handler made is ever unpickled by the worker.
@@ -18,7 +18,7 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from types import FrameType
 from typing import Any, Final
@@ -47,22 +47,29 @@ CANCEL: Final = b"cancel"
 STOP: Final = b"stop"
 _MOST_STUCK: Final = 10
 _NUMBER_BYTES: Final = 8
+TIME_TOGETHER: Final = 0.01
+"""Seconds after which a child begins none of the tasks any more that it was given together."""
+
+_Parts = tuple[bytes, str, dict[str, Any], int, str, float]
 
 
-def packed(number: int, run: Run) -> bytes:
-    """A task on its way into a child process: its number, which the report on it repeats, and what the run is made of.
+def packed(number: int, runs: Sequence[Run]) -> bytes:
+    """Tasks on their way into a child process: the number of the first, which the report builds on, and their parts.
 
     The deadline travels as the seconds until then, for the clocks of two processes need not agree on a point in time.
     """
+    now = monotonic()
+    return number.to_bytes(_NUMBER_BYTES) + pickle.dumps([_parts(run, now) for run in runs])
+
+
+def _parts(run: Run, now: float) -> _Parts:
     delivery = run.delivery
-    remaining = run.deadline - monotonic()
-    parts = (delivery.body, delivery.queue, dict(delivery.headers), delivery.attempts, run.task_id, remaining)
-    return number.to_bytes(_NUMBER_BYTES) + pickle.dumps(parts)
+    return (delivery.body, delivery.queue, dict(delivery.headers), delivery.attempts, run.task_id, run.deadline - now)
 
 
-def _unpacked(parts: memoryview) -> Run:
+def _unpacked(parts: _Parts) -> Run:
     """The run, as the child process sees it."""
-    body, queue, headers, attempts, task_id, remaining = pickle.loads(parts)  # noqa: S301 - from the worker
+    body, queue, headers, attempts, task_id, remaining = parts
     return Run(Delivery(body, queue, headers, attempts=attempts), task_id, remaining)
 
 
@@ -168,26 +175,50 @@ class _Server:
     def serve(self) -> None:
         """Work until told to stop."""
         self._say(READY)
-        while (task := self._tasks.get()) is not None:
-            number = int.from_bytes(task[:_NUMBER_BYTES])
-            self._mark.set(number)  # before anything that the task could break
-            # In a context of its own: what one task sets there is nothing to the next one.
-            verdict = copy_context().run(self._handle, memoryview(task)[_NUMBER_BYTES:])
-            flush_output()
+        while (tasks := self._tasks.get()) is not None:
+            number, verdict = self._work_off(tasks)
             memory = memory_in_use() if self._watch_memory else 0
             self._say(*((DONE, number, memory) if verdict is None else (RAISED, number, memory, verdict.as_json())))
-            del task, verdict  # an idle process holds nothing of its last task
+            del tasks, verdict  # an idle process holds nothing of its last task
             if self._threads.stuck() > _MOST_STUCK:
                 return  # another process, without them, takes its place
 
-    def _handle(self, task: memoryview) -> Verdict | None:
+    def _work_off(self, tasks: bytes) -> tuple[int, Verdict | None]:
+        """Run tasks that came together, until one fails or they take too long; the number of the last, and its verdict.
+
+        Those behind it the worker has again. When it sees one of them at work for longer than they may take together,
+        it need not wait for the report: the mark is set before the look at the clock, so none begins after that one.
+        """
+        number = int.from_bytes(tasks[:_NUMBER_BYTES])
+        over_at = monotonic() + TIME_TOGETHER  # before the mark
+        self._mark.set(number)  # before anything that the task could break
         try:
-            run = self._run = _unpacked(task)
+            each = pickle.loads(memoryview(tasks)[_NUMBER_BYTES:])  # noqa: S301 - from the worker
+        except BaseException as exc:  # noqa: BLE001 - there may be no memory for it
+            return number, judge(exc, self._policy)
+        last = number + len(each) - 1
+        for parts in each:
+            # In a context of its own: what one task sets there is nothing to the next one.
+            verdict = copy_context().run(self._handle, parts)
+            flush_output()
+            if verdict is not None or number == last:
+                return number, verdict
+            self._mark.set(number + 1)
+            if monotonic() > over_at or self._cancelled:
+                self._mark.set(number)
+                break
+            number += 1
+        return number, None
+
+    def _handle(self, parts: _Parts) -> Verdict | None:
+        try:
+            run = self._run = _unpacked(parts)
             current_run.set(run)
             payload = read_task(run.delivery.body, len(run.delivery.body)).payload
-            if not self._cancelled:
-                with OneProcess():
-                    refuse_unstarted(self._handler(payload))
+            if self._cancelled:
+                raise HandlerTimeout
+            with OneProcess():
+                refuse_unstarted(self._handler(payload))
         except BaseException as exc:  # noqa: BLE001 - whatever a handler raises is its failure
             self._run = None
             return judge(exc, self._policy)

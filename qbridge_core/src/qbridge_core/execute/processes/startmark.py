@@ -1,18 +1,17 @@
 """The number of the task that a child process has begun, in memory that its worker sees too.
 
-A message would say the same, but wake the worker for each task. The worker looks only when the process has died: a task
-that was not begun is not charged with that.
+A message would say the same, but wake the worker for each task. The worker looks when the process has died, for a task
+that was not begun is not charged with that, and now and then while several tasks are with it.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-import struct
 import tempfile
 from typing import Final
 
-_NUMBER: Final = struct.Struct("=Q")
+_SIZE: Final = 8
 
 
 class StartMark:
@@ -26,18 +25,23 @@ class StartMark:
     """
 
     def __init__(self, descriptor: int) -> None:
-        self._memory = mmap.mmap(descriptor, _NUMBER.size)
+        self._memory = mmap.mmap(descriptor, _SIZE)
+        self._number = memoryview(self._memory).cast("Q")  # written in one piece, for the other end may look meanwhile
 
     def set(self, number: int) -> None:
         """In the process: this task begins."""
-        _NUMBER.pack_into(self._memory, 0, number)
+        self._number[0] = number
 
     def get(self) -> int:
-        """The task that began last; 0 before the first one."""
-        return int(_NUMBER.unpack_from(self._memory)[0])
+        """The task that began last; 0 before the first one, and when this end has been closed."""
+        try:
+            return int(self._number[0])
+        except ValueError:  # whoever asks may be another thread than the one that closes it
+            return 0
 
     def close(self) -> None:
         """Release what belongs to this end."""
+        self._number.release()
         self._memory.close()
 
 
@@ -53,7 +57,7 @@ def shared_file() -> int:
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())
     try:
-        os.ftruncate(descriptor, _NUMBER.size)
+        os.ftruncate(descriptor, _SIZE)
     except OSError:
         os.close(descriptor)
         raise
