@@ -1,0 +1,168 @@
+"""Programs of Celery's and of QBridge's on one queue: what becomes of the other's messages, and that nobody suffers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from qbridge_core import DeadLetter, QueueClient, QueueMismatchError, Reason, TaskManager, connect
+from support.brokers import redis_command
+from support.sqs import SQSBroker
+from support.wait import wait_for
+
+pytestmark = pytest.mark.slow
+_PROGRAM = Path(__file__).parents[2] / "support" / "celery_program.py"
+DISCARDS = "Received and deleted unknown message"
+
+
+class CeleryProgram:
+    """Celery's side, in processes of its own."""
+
+    def __init__(self, url: str, queue: str, folder: Path) -> None:
+        self._arguments = [url.removeprefix("kombu+").partition("?")[0], queue, str(folder / "celery")]
+        self._log = folder / "celery.log"
+        self._worker: subprocess.Popen[bytes] | None = None
+        command = [sys.executable, str(_PROGRAM), "send", *self._arguments]
+        self._producer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def send(self, *numbers: int) -> str:
+        """Send a task for each; return "sent", or an error."""
+        assert self._producer.stdin is not None
+        assert self._producer.stdout is not None
+        self._producer.stdin.write(b"%s\n" % " ".join(map(str, numbers)).encode())
+        self._producer.stdin.flush()
+        return self._producer.stdout.readline().decode().strip()
+
+    def start(self) -> None:
+        """Start a worker, and return when it works."""
+        with self._log.open("wb") as log:
+            command = [sys.executable, str(_PROGRAM), "work", *self._arguments]
+            self._worker = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        wait_for(lambda: b" ready." in self._log.read_bytes(), 60, "Celery's worker starts")
+
+    def is_alive(self) -> bool:
+        """Whether the worker has not ended."""
+        return self._worker is not None and self._worker.poll() is None
+
+    def done(self) -> list[int]:
+        """The numbers of the tasks that have run."""
+        journal = Path(self._arguments[2])
+        return [int(line.split()[1]) for line in journal.read_text().splitlines()] if journal.exists() else []
+
+    def discarded(self) -> int:
+        """How many messages the worker says that it has thrown away."""
+        return self._log.read_text().count(DISCARDS)
+
+    def close(self) -> None:
+        """End the processes."""
+        with self._producer as producer:
+            producer.kill()
+        if self._worker is not None:
+            self._worker.kill()
+            self._worker.wait()
+
+
+@pytest.fixture(params=["sqs", "redis", "amqp"])
+def url(request: pytest.FixtureRequest) -> str:
+    """The URL of each broker that both reach."""
+    if request.param == "sqs":
+        server: SQSBroker = request.getfixturevalue("sqs_server")
+        return f"{server.url}?lease=3&wait_time=1"
+    address: str = request.getfixturevalue(f"{request.param}_url")
+    return f"kombu+{address}" + ("?allow_loss=true" if request.param == "redis" else "")
+
+
+@pytest.fixture
+def celery(url: str, queue: str, tmp_path: Path) -> Iterator[CeleryProgram]:
+    """Celery on the test's queue."""
+    program = CeleryProgram(url, queue, tmp_path)
+    yield program
+    program.close()
+
+
+def letters(client: QueueClient, queue: str, count: int) -> list[DeadLetter]:
+    """So many dead letters, which are given back."""
+    found = []
+
+    def all_came() -> bool:
+        found.extend(client.receive(queue, count, 1.0))
+        return len(found) >= count
+
+    wait_for(all_came, 30, "the letters come")
+    for each in found:
+        client.reject(each, requeue=True)
+    return [DeadLetter.from_headers(each.body, each.headers, each.meta) for each in found]
+
+
+def left(client: QueueClient, queue: str) -> int:
+    """How many messages there are in the queue."""
+    stats = client.stats(queue)
+    return stats.ready + stats.in_flight
+
+
+def test_neither_celery_nor_qbridge_is_poisoned_by_the_others_tasks(
+    url: str, celery: CeleryProgram, queue: str
+) -> None:
+    """QBridge dead-letters a task of Celery's once, as malformed, and it runs at Celery when it is replayed; a Celery
+    worker logs what is no task of its own and throws it away; no message goes round, and both workers go on.
+    """
+    dead = f"{queue}-dead"
+    runs: list[int] = []
+    assert celery.send(1, 2, 3) == "sent"
+    with connect(url) as client:
+        client.declare(queue, dead)
+        client.send_many(queue, [10, 11])
+        report = TaskManager(client, runs.append, queue, dead, max_workers=2).run_until_idle(60.0)
+        assert (report.succeeded, report.dead_lettered, sorted(runs)) == (2, 3, [10, 11])
+        found = letters(client, dead, 3)
+        assert {letter.reason for letter in found} == {Reason.MALFORMED}
+        assert sorted(json.loads(letter.body)[0][0] for letter in found) == [1, 2, 3]
+        assert {letter.headers["task"] for letter in found} == {"tests.note"}
+
+        celery.start()
+        assert client.replay(dead) == 3
+        wait_for(lambda: sorted(celery.done()) == [1, 2, 3], 60, "Celery runs what was sent back")
+        client.send(queue, 12)
+        client.publish(queue, b"\xff no task of anybody's")
+        wait_for(lambda: celery.discarded() == 2, 60, "Celery throws away what is not its own")
+
+        with TaskManager(client, runs.append, queue, dead, max_workers=2):
+            client.send_many(queue, range(100, 120))
+            assert celery.send(*range(20, 40)) == "sent"
+
+            def accounted() -> bool:
+                return len(celery.done()) - 3 + left(client, dead) == 20 and len(runs) + celery.discarded() == 24
+
+            wait_for(accounted, 60, "each message is settled by one of the two")
+            wait_for(lambda: left(client, queue) == 0, 30, "none is left")
+        assert accounted()
+        assert len(set(runs)) == len(runs)
+        assert celery.send(4) == "sent"
+        wait_for(lambda: 4 in celery.done(), 60, "Celery's worker goes on")
+        assert celery.is_alive()
+
+
+def test_a_name_that_celery_uses_on_a_redis_is_refused_and_the_other_way_round(
+    redis_url: str, queue: str, tmp_path: Path
+) -> None:
+    """``redis://`` makes no stream where Celery has a list, nor Celery a list where there is a stream; both stay."""
+    celery = CeleryProgram(redis_url, queue, tmp_path)
+    try:
+        with connect(redis_url) as client:
+            client.declare(queue)
+            client.send(queue, 10)
+            assert "WRONGTYPE" in celery.send(1)
+            assert client.stats(queue).ready == 1
+            client.purge(queue)
+            redis_command(redis_url, "DEL", queue)
+            assert celery.send(1) == "sent"
+            with pytest.raises(QueueMismatchError):
+                client.declare(queue)
+            assert redis_command(redis_url, "LLEN", queue) == 1
+    finally:
+        celery.close()
