@@ -21,7 +21,7 @@ tests=(tests/unit tests/conformance
 driver_tests=(tests/integration/rabbitmq/test_frames.py tests/integration/rabbitmq/test_headers.py
     tests/integration/rabbitmq/test_lifecycle.py tests/integration/rabbitmq/test_publishing.py
     tests/integration/redis/test_lifecycle.py tests/integration/redis/test_publishing.py
-    tests/integration/redis/test_wire.py)
+    tests/integration/redis/test_wire.py tests/integration/kombu)
 
 is_version() {
     [[ -x $1 ]] && "$1" -c "import sys, venv, ensurepip; sys.exit('%d.%d' % sys.version_info[:2] != '$2')" 2>/dev/null

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from support.packages import PACKAGES, ROOT, pip, run
+from support.sqs import SQSBroker
 
 pytestmark = pytest.mark.packaging
 
@@ -84,20 +85,28 @@ def test_core_with_redis_needs_nothing_else(wheels: dict[str, Path], clean_pytho
     assert run(clean_python, "-I", "-c", program) == "[]"
 
 
-def test_the_extra_kombu_runs_tasks_from_a_folder(wheels: dict[str, Path], clean_python: Path, tmp_path: Path) -> None:
-    """`qbridge-core[kombu]` brings kombu and what that needs, and no other backend."""
+def test_the_extra_kombu_runs_tasks_from_a_folder_and_from_sqs(
+    wheels: dict[str, Path], clean_python: Path, tmp_path: Path, sqs_server: SQSBroker
+) -> None:
+    """`qbridge-core[kombu]` brings kombu, boto3 and what those need, and no other backend."""
     folder = wheels["qbridge_core"].parent
     pip("install", "--quiet", "--find-links", folder, "qbridge-core[kombu]", python=clean_python)
     program = (
         "import importlib.util\n"
-        "from qbridge_core import TaskManager, connect\n"
-        f"with connect('kombu+filesystem://{tmp_path}/queues', allow_loss=True) as client:\n"
-        "    client.declare('jobs', 'dead')\n"
-        "    client.send_many('jobs', range(3))\n"
-        "    print(TaskManager(client, lambda payload: None, 'jobs', 'dead').run_until_idle(20))\n"
-        "print([name for name in ('pika', 'redis', 'sqlalchemy') if importlib.util.find_spec(name)])"
+        "from qbridge_core import Outcome, TaskManager, connect\n"
+        "def handler(payload):\n"
+        "    if payload == 'bad':\n"
+        "        raise ValueError\n"
+        f"for url in ('kombu+filesystem://{tmp_path}/queues?allow_loss=true', '{sqs_server.url}?wait_time=1'):\n"
+        "    with connect(url) as client:\n"
+        "        client.declare('jobs', 'dead')\n"
+        "        client.send_many('jobs', [1, 2, 3, 'bad'])\n"
+        "        client.publish('jobs', b'no task')\n"
+        "        report = TaskManager(client, handler, 'jobs', 'dead', max_retries=1).run_until_idle(60)\n"
+        "        print(report.succeeded, report.retried, report[Outcome.MALFORMED], client.stats('dead').ready)\n"
+        "print([name for name in ('pika', 'redis', 'sqlalchemy', 'pycurl') if importlib.util.find_spec(name)])"
     )
-    assert run(clean_python, "-I", "-c", program).splitlines() == ["3 succeeded", "[]"]
+    assert run(clean_python, "-I", "-c", program).splitlines() == ["3 1 1 2", "3 1 1 2", "[]"]
 
 
 def test_the_root_installs_all_and_leaves_no_pointer_behind(clean_python: Path) -> None:
