@@ -4,12 +4,14 @@
 * A worker that keeps outcomes for a broker that is out of reach, and is killed or told to stop before it is back, takes
   them with it.
 * On RabbitMQ, a copy (for a retry, or a dead letter) whose confirmation was lost is published again. A worker that
-  lives hands out one of two retries; a later one may hand out the other. A letter may be there twice.
+  lives hands out one of two retries; a later one may hand out the other. A letter may be there twice. On kombu's
+  brokers the worker that lives runs both.
 * On RabbitMQ, what a killed worker held is moved aside by another one, to run alone: a copy is confirmed, and then the
   original is acknowledged. When that worker is killed in between, both are there, and both run.
 
-Each of the first two needs a worker that was ended by a fault, and a run of the same message elsewhere after that:
-where no worker was ended, no run is excused. The last one needs two workers that were killed, one after the other.
+Each of the first two needs a worker that was ended by a fault, and a run of the same message elsewhere after that.
+Where no worker was ended, no run is excused but those of a doubled retry on kombu's brokers. The last one needs two
+workers that were killed, one after the other.
 """
 
 from __future__ import annotations
@@ -35,13 +37,14 @@ class Excuses:
         """How many successful and how many failed runs more than planned a message may have."""
         good = failed = 0
         workers = set()
-        for run in self._before_the_end_of_their_worker(runs):
-            if self._is_unsettled(run):
+        for run in runs:
+            elsewhere = self._ran_elsewhere(run, runs)
+            if elsewhere and self._is_unsettled(run):
                 # The message comes back as it was before this run.
                 good += fate.good_runs
                 failed += fate.failed_runs - run.attempt + 1 if run.outcome == FAILED else 0
                 workers.add(run.pid)
-            elif self._may_be_doubled(run):
+            elif self._may_be_doubled(run) and (elsewhere or self._plan.backend.is_a_bridge):
                 # Two messages are what they were after this run.
                 good += fate.good_runs
                 failed += fate.failed_runs - run.attempt
@@ -74,7 +77,7 @@ class Excuses:
         for pid, count in self._used.items():
             killed = self._history.kills.get(pid, math.inf)
             in_reach = self._history.settled_until(pid) == killed - SETTLING_SECONDS
-            if in_reach and count > self._plan.threads:
+            if in_reach and count > self._plan.threads + self._plan.backend.acknowledgements_under_way:
                 yield f"DUPLICATE: {count} messages ran again although their runs had ended before worker {pid} did"
         for pid, count in self._moved.items():
             if count > self._plan.threads:
@@ -88,12 +91,10 @@ class Excuses:
         kills = sorted((moment, pid) for pid, moment in self._history.kills.items() if moment < last)
         return kills[-1][1] if len(kills) > 1 else None
 
-    def _before_the_end_of_their_worker(self, runs: Sequence[Run]) -> Iterable[Run]:
-        """Runs that ended, and after whose worker the message was run again by another one."""
-        for run in runs:
-            ended = self._history.ended_by_a_fault(run.pid)
-            if run.outcome and any(later.began > ended and later.pid != run.pid for later in runs):
-                yield run
+    def _ran_elsewhere(self, run: Run, runs: Sequence[Run]) -> bool:
+        """Whether it ended, and the message was run again by another worker after the end of its own."""
+        ended = self._history.ended_by_a_fault(run.pid)
+        return bool(run.outcome) and any(later.began > ended and later.pid != run.pid for later in runs)
 
     def _is_unsettled(self, run: Run) -> bool:
         """Whether the broker may not have learned of it before its worker ended."""

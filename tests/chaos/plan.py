@@ -30,7 +30,17 @@ class Backend(StrEnum):
 
         kombu's brokers hand out one message in a round trip, or ten.
         """
-        return 25.0 if self in (Backend.KOMBU_AMQP, Backend.KOMBU_SQS) else 5.0
+        return 25.0 if self.is_a_bridge else 5.0
+
+    @property
+    def is_a_bridge(self) -> bool:
+        """Whether it is one of kombu's: of two copies that a lost confirmation has made, a living worker runs both."""
+        return self in (Backend.KOMBU_AMQP, Backend.KOMBU_SQS)
+
+    @property
+    def acknowledgements_under_way(self) -> int:
+        """How many there may be beside those of the tasks that run; SQS takes ten in a request, and others wait."""
+        return 20 if self is Backend.KOMBU_SQS else 0
 
     @property
     def doubles_copies(self) -> bool:

@@ -250,10 +250,17 @@ def test_g3_a_kill_excuses_one_repetition_only() -> None:
 
 
 def test_g3_a_kill_excuses_no_more_messages_than_ran_at_once() -> None:
-    """Eleven tasks ran again after a worker of ten threads, though all had ended just before the kill."""
-    names = [f"good{number}.0" for number in range(11)]
-    plan = replace(PLAN, fates=FATES | {name[:-2]: Fate.SUCCEEDS for name in names})
-    for many, excused in ((10, True), (11, False)):
+    """Tasks ran again after a worker of ten threads, though all had ended just before the kill; with SQS twenty
+    acknowledgements may be under way.
+    """
+    names = [f"good{number}.0" for number in range(31)]
+    for backend, many, excused in (
+        (Backend.REDIS, 10, True),
+        (Backend.REDIS, 11, False),
+        (Backend.KOMBU_SQS, 30, True),
+        (Backend.KOMBU_SQS, 31, False),
+    ):
+        plan = replace(PLAN, backend=backend, fates=FATES | {name[:-2]: Fate.SUCCEEDS for name in names})
         twice = [replace(each, name=name) for name in names[:many] for each in (_LATE, AGAIN)]
         once = [run(name, 1, DONE) for name in names[many:]]
         found = replace(history(*twice, *once), copies=COPIES | dict.fromkeys(names, Sent.CONFIRMED))
@@ -377,13 +384,14 @@ def test_g3_only_a_lost_confirmation_on_rabbitmq_excuses_a_second_letter(
 
 
 @pytest.mark.parametrize("backend", Backend)
-def test_g3_a_lost_confirmation_excuses_no_second_run(backend: Backend) -> None:
+def test_g3_a_lost_confirmation_excuses_a_second_run_on_brokers_of_kombu_only(backend: Backend) -> None:
     """A run failed just before a cut, and from then on its task runs twice, in a worker that lives."""
     runs = [run(BAD, 1, FAILED, at=9.9), *(run(BAD, attempt, FAILED, at=20.0) for attempt in (2, 2, 3, 3, 4, 4))]
     cut = Period(Fault.CUT, Fault.CUT.value, 10.0, 10.1, backlog=5)
     verdict = check(replace(PLAN, backend=backend), replace(history(*runs, without=BAD), faults=[cut]), LETTERS)
     assert verdict.duplicates == 3
-    assert "3 failed runs too many" in problems(verdict)[BAD]
+    excused = backend in (Backend.KOMBU_AMQP, Backend.KOMBU_SQS)
+    assert problems(verdict).get(BAD, "").count("3 failed runs too many") == (not excused)
 
 
 @pytest.mark.parametrize(("backend", "excused"), [(Backend.QUORUM, True), (Backend.REDIS, False)])
