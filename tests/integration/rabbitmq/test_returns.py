@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -88,11 +89,38 @@ def test_g16_what_goes_back_together_waits_for_one_round_of_confirmations(
 
     monkeypatch.setattr(broker.publisher, "submit", publish)
     monkeypatch.setattr(broker.acknowledgements, "finish", acknowledge)
+    monkeypatch.setattr("qbridge_rabbitmq.settle.handbacks._TIMEOUT", 1.0)
     worker.hand_back(held)
     assert steps == ["copy"] * 20 + ["original"] * 19
     worker.unsubscribe(unique_name)
     assert worker.flush()
     wait_for(lambda: client.stats(unique_name) == QueueStats(20, 0, 0), 20.0, "all are back, each of them once")
+
+
+def test_g16_what_goes_back_waits_for_a_slow_confirmation(
+    client: RabbitMQClient, make_client: MakeClient, amqp_url: str, unique_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that takes seconds for a copy is waited for: the message is there once, and no suspect."""
+    worker = make_client(amqp_url)
+    worker.declare(unique_name)
+    client.publish_many(unique_name, [Message(b"%d" % number) for number in range(4)])
+    worker.subscribe(unique_name, 4)
+    held: list[Delivery] = []
+    wait_for(lambda: held.extend(worker.receive(unique_name, 1, 0.5)) or len(held) >= 1, 20.0, "one is here")
+    broker = worker._broker
+    assert broker is not None
+    submit, io = broker.publisher.submit, broker.io
+    monkeypatch.setattr(
+        broker.publisher, "submit", lambda batch: threading.Timer(2.5, io.post, [lambda: submit(batch)]).start()
+    )
+    worker.hand_back(held)
+    worker.unsubscribe(unique_name)
+    assert worker.flush()
+    again: list[Delivery] = []
+    client.subscribe(unique_name, 10)
+    wait_for(lambda: again.extend(client.receive(unique_name, 10, 0.5)) or len(again) >= 4, 20.0, "all are back")
+    assert client.receive(unique_name, 10, 0.5) == []
+    assert not [delivery for delivery in again if delivery.suspected or delivery.redelivered]
 
 
 @pytest.mark.parametrize("timeout", [0.0, 10.0])

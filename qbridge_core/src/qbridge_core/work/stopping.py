@@ -27,8 +27,9 @@ _log: Final = logger("qbridge.manager")
 LONGEST: Final = 2.5
 """Seconds that ``finish`` takes at most when the grace period is over."""
 _HAND_BACK_TIME: Final = 1.8
-# Longer than a client waits for the copies of what it hands back: it can do without them then.
 _SILENCE: Final = 1.1
+# Of the grace period, when it is not over: longer than a client waits for the copies of what it hands back.
+_MOST_SILENCE: Final = 5.5
 _CLOSING: Final = 1.0
 _FLUSH_TIME: Final = 1.0
 _LAST_FLUSH: Final = 0.25
@@ -131,8 +132,9 @@ class Stopping:
         self.step = f"the tasks that run have not been taken over: {_NO_OTHER_REASON}"
         self._give_up.set()
         begin, requests = monotonic(), self._requests()
-        answers = self._give_back()
-        left = _HAND_BACK_TIME - (monotonic() - begin)
+        spare = min(_MOST_SILENCE, self._drained_by - begin)
+        answers = self._give_back(spare)
+        left = max(spare, _HAND_BACK_TIME) - (monotonic() - begin)
         self._flush(max(_LAST_FLUSH, min(_FLUSH_TIME, left)) if answers else _LAST_FLUSH)
         self._over.set()
         self.step = "the lifespan is not left"
@@ -173,8 +175,12 @@ class Stopping:
 
         return aside(name, registered)
 
-    def _give_back(self) -> bool:
-        """False when it was not done in time, or somebody could not wait."""
+    def _give_back(self, spare: float) -> bool:
+        """False when it was not done in time, or somebody could not wait.
+
+        Args:
+            spare: seconds that are left of the grace period.
+        """
         runs = self._pool.claim_running()
         if self._isolation is not None:
             runs += self._isolation.claim_running()
@@ -189,7 +195,9 @@ class Stopping:
             if self._steps != steps:
                 steps, heard = self._steps, now
             silence = _SILENCE if steps else _CLOSING  # the executor comes first, and ends what it runs in its own time
-            if now - heard > self._patience(silence) or now - begin > self._patience(_HAND_BACK_TIME):
+            if now - heard > self._patience(max(spare, silence)):
+                return False
+            if now - begin > self._patience(max(spare, _HAND_BACK_TIME)):
                 return False
             if self._requests() != requests:
                 return False

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import queue
+from collections.abc import Iterator
+
 from qbridge_core.backend import BrokerUnavailableError, QBridgeError, monotonic
 from qbridge_rabbitmq.connection.connections import Connections
 from qbridge_rabbitmq.publish.publisher import Batch, Publication, Publisher
@@ -44,20 +47,24 @@ class Sender:
         self._await(batch, timeout)
         return batch.errors
 
-    def send_apart(self, messages: list[Publication], timeout: float) -> list[QBridgeError | None]:
-        """Publish messages and wait for their confirmations, all at once; what kept each one back, if anything did.
+    def send_apart(self, messages: list[Publication], timeout: float) -> Iterator[tuple[int, QBridgeError | None]]:
+        """Publish messages all at once; yield each one's position when it has an outcome, and what kept it back if any.
 
-        None shares the fate of another one, not even where the time is over before all have an outcome.
+        None shares the fate of another one, and what is not confirmed in time comes last.
         """
-        batches = [Batch([message]) for message in messages]
+        came: queue.SimpleQueue[Batch] = queue.SimpleQueue()
+        waiting: dict[Batch, int] = {_Announced(message, came): position for position, message in enumerate(messages)}
+        batches = list(waiting)
         self._connections.io.post(lambda: self._submit_all(batches))
         deadline = monotonic() + timeout
-        return [
-            batch.errors.get(0)
-            if batch.wait(max(0.0, deadline - monotonic()))
-            else self._publisher.unconfirmed(batch, timeout)
-            for batch in batches
-        ]
+        while waiting:
+            try:
+                batch = came.get(timeout=max(0.0, deadline - monotonic()))
+            except queue.Empty:
+                break
+            yield waiting.pop(batch), batch.errors.get(0)
+        for batch, position in waiting.items():
+            yield position, self._publisher.unconfirmed(batch, timeout)
 
     def _submit_all(self, batches: list[Batch]) -> None:
         for batch in batches:
@@ -93,3 +100,19 @@ class Sender:
     def _leave_silent(self, batch: Batch) -> None:
         if self._publisher.is_silent(batch):
             self._connections.publishing.move("the server confirms nothing")
+
+
+class _Announced(Batch):
+    """A message that says so when it has an outcome."""
+
+    def __init__(self, message: Publication, came: queue.SimpleQueue[Batch]) -> None:
+        super().__init__([message])
+        self._came = came
+
+    def settle(self, message: Publication, error: QBridgeError | None = None) -> None:
+        super().settle(message, error)
+        self._came.put(self)
+
+    def fail(self, error: QBridgeError) -> None:
+        super().fail(error)
+        self._came.put(self)

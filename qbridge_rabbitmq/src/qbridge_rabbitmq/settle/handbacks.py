@@ -20,7 +20,9 @@ from qbridge_rabbitmq.state.in_flight import Arrival, Handback
 
 _Any = TypeVar("_Any")
 _log: Final = logger("qbridge.rabbitmq")
-_TIMEOUT: Final = 1.0
+# What goes back without its copy is a suspect, and there twice when the copy arrives after all: worth some patience.
+_TIMEOUT: Final = 5.0
+_RENEWAL_TIMEOUT: Final = 1.0
 # A quorum queue may have a limit of returns, and drops what exceeds it: RabbitMQ 4 sets one of 20 unless the queue says
 # otherwise, as those that QBridge declares do.
 _MANY_RETURNS: Final = 10
@@ -98,8 +100,8 @@ class Handbacks:
                     refused.append((delivery, None))
             except Exception as exc:  # noqa: BLE001 - the others go back all the same
                 failed.append((delivery, exc))
-        outcomes = self._sender.send_apart([copy for _, copy in copied], _TIMEOUT) if copied else []
-        for (delivery, copy), refusal in zip(copied, outcomes, strict=True):
+        for position, refusal in self._sender.send_apart([copy for _, copy in copied], _TIMEOUT):
+            delivery, copy = copied[position]
             if refusal is None:
                 self._acknowledgements.finish(delivery)
             else:
@@ -173,21 +175,21 @@ class Handbacks:
     def give_back(self, queue: str, arrivals: Sequence[Arrival]) -> None:
         """Return what nobody has taken: as copies that the broker has not delivered yet, or else as it is."""
         for some in _parts(arrivals):
-            outcomes = self._sender.send_apart([self.copy_of(queue, one) for one in some], _TIMEOUT)
-            for arrival, refusal in zip(some, outcomes, strict=True):
+            for position, refusal in self._sender.send_apart([self.copy_of(queue, one) for one in some], _TIMEOUT):
+                arrival = some[position]
                 if refusal is None:
                     self._lost.replace(queue, arrival)
                 else:
                     _log.debug("a message of %r goes back without a copy: %s", queue, refusal)
                     arrival.channel.give_back(arrival.number)
-        self._io.wake()
+                self._io.wake()
 
     def renew(self, queue: str, arrival: Arrival) -> bool:
         """Put a copy, which the broker counts anew, in the place of a message that it may soon drop; whether it did."""
         if headers.delivery_count(arrival.properties) < FEW_RETURNS:
             return False
         try:
-            self._sender.send([self.copy_of(queue, arrival)], _TIMEOUT)
+            self._sender.send([self.copy_of(queue, arrival)], _RENEWAL_TIMEOUT)
         except QBridgeError as exc:
             _log.debug("a message of %r is close to its delivery limit: %s", queue, exc)
             return False
