@@ -132,6 +132,13 @@ def test_what_is_not_installed_is_said_with_what_to_install(monkeypatch: pytest.
         KombuClient(file_url).connect()
 
 
+@pytest.mark.parametrize("slashes", ["///", "////"])
+def test_a_file_that_sqlite_cannot_open_is_named_with_what_a_path_looks_like(slashes: str) -> None:
+    """Three slashes begin a path from the working directory."""
+    with pytest.raises(BrokerUnavailableError, match=r"no/such/folder/jobs.db.*folder must exist.*four slashes"):
+        connect(f"kombu+sqlalchemy:{slashes}no/such/folder/jobs.db?dialect=sqlite", allow_loss=True)
+
+
 def test_an_unknown_dialect_is_named() -> None:
     """No waiting makes SQLAlchemy know it, so that this is no outage."""
     client = KombuClient("kombu+sqlalchemy://user:secret@host/db?dialect=oracul&allow_loss=true")

@@ -9,7 +9,14 @@ from dataclasses import replace
 from typing import Any, ClassVar, Final
 from urllib.parse import quote
 
-from qbridge_core.backend import NO_HEADERS, BrokerURL, ConfigurationError, OptionReader, UnroutableError
+from qbridge_core.backend import (
+    NO_HEADERS,
+    BrokerUnavailableError,
+    BrokerURL,
+    ConfigurationError,
+    OptionReader,
+    UnroutableError,
+)
 from qbridge_kombu.options import option_text
 from qbridge_kombu.protocol.messages import Outgoing, Received, prepared
 from qbridge_kombu.protocol.names import encoded
@@ -65,6 +72,15 @@ class DatabaseTransport(VirtualTransport):
             make_url(f"{dialect}://").get_dialect().import_dbapi()
         except ArgumentError as exc:
             raise ConfigurationError(f"option dialect: SQLAlchemy does not know {dialect!r}") from exc
+
+    def translate(self, exc: Exception, doing: str) -> Exception | None:
+        """A file that SQLite cannot open is the path's fault, most of the time."""
+        if not self.given["dialect"].startswith("sqlite") or "unable to open database file" not in str(exc):
+            return None
+        return BrokerUnavailableError(
+            f"cannot {doing}: SQLite cannot open the file {self.url.path!r}: its folder must exist, and a path from "
+            f"the root has four slashes, as in {self.url.scheme}:////var/lib/jobs.db?dialect=sqlite"
+        )
 
     def name_of(self, queue: str) -> str:
         """What fits into the column."""
