@@ -57,7 +57,8 @@ def checked_loop_factory(
     if factory is None:
         return None
     if not callable(factory):
-        raise ConfigurationError(f"loop_factory must be a function that makes an event loop, not {factory!r}")
+        wanted = "loop_factory must be a function that makes an event loop, such as asyncio.new_event_loop"
+        raise ConfigurationError(f"{wanted}, not {factory!r}")
     if program is not None or not is_coroutine_function(handler):
         raise ConfigurationError("loop_factory needs an `async def` handler, and executor='thread'")
     return factory
