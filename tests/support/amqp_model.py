@@ -256,8 +256,8 @@ class Channel:
                 self._pass_on(tag, delivery_tag, number, redelivered)
                 if tag not in self.consumers:
                     break
-        for call in list(self.connection.after_reading):
-            call()
+        while self.connection.after_reading:
+            self.connection.after_reading.pop()()
 
     def _pass_on(self, consumer_tag: str, delivery_tag: int, number: int, redelivered: bool) -> None:
         """Past pika, or as pika does it: what has a body of several frames, and what comes for a consumer that ends."""

@@ -103,7 +103,7 @@ class AmqpConnection(pika.SelectConnection):
     Attributes:
         sinks: who takes the deliveries of a consumer, by its tag, past pika.
         confirmed: who takes the confirmations of a channel, past pika.
-        after_reading: called when all that was read from the socket at once has been dealt with.
+        after_reading: called once, when all that was read from the socket at once has been dealt with.
         largest_body: the server's ``max_message_size``, when it has refused a message for it; 0 before.
     """
 
@@ -152,8 +152,8 @@ class AmqpConnection(pika.SelectConnection):
         try:
             self._read_frames(data_in)
         finally:
-            for call in list(self.after_reading):
-                call()
+            while self.after_reading:
+                self.after_reading.pop()()
 
     def _read_frames(self, data_in: bytes) -> None:
         self._frame_buffer += data_in

@@ -90,8 +90,10 @@ class Buffer:
 
     # ------------------------------------------------------------------ I/O thread
 
-    def gather(self, arrival: Arrival) -> None:
-        """Hand over an arrival with the others that come in the same piece, at ``release``."""
+    def gather(self, arrival: Arrival, after_reading: list[Callable[[], None]]) -> None:
+        """Hand over an arrival with the others that come in the same piece, at ``release``, which is put there."""
+        if not self._gathered:
+            after_reading.append(self.release)
         self._gathered.append(arrival)
 
     def release(self) -> None:

@@ -201,7 +201,6 @@ class Consumer:
         amqp = connection.channel(on_open_callback=self._on_open)
         amqp.add_on_close_callback(self._on_close)
         amqp.add_on_cancel_callback(self._on_cancelled_by_broker)
-        connection.after_reading.append(self.buffer.release)
         self.channel = DeliveryChannel(connection, amqp, self.queue)
         self._enter(State.OPENING)
 
@@ -248,7 +247,6 @@ class Consumer:
         """Note what was in flight on a channel that has ended, and what nobody has taken."""
         self.buffer.release()
         unread = self.buffer.drain()
-        channel.connection.after_reading.remove(self.buffer.release)
         self._redeliveries.note_end(channel, unread)
 
     def _consumer_refused(self, reason: BaseException, refused: bool) -> None:
@@ -278,13 +276,14 @@ class Consumer:
 
     def _start(self, channel: DeliveryChannel) -> None:
         gather, unsettled, examine = self.buffer.gather, channel.unsettled, self._redeliveries.examine
+        after_reading = channel.connection.after_reading
 
         def deliver(number: int, redelivered: bool, properties: bytes, body: bytes) -> None:
             self._arrived = True
             unsettled[number] = None
             arrival = examine(Arrival(channel, number, redelivered, properties, body))
             if arrival is not None:
-                gather(arrival)
+                gather(arrival, after_reading)
 
         self._enter(State.STARTING)
         tags = self._tags = ConsumerTags(

@@ -130,7 +130,9 @@ class Consumers:
         """Send what was settled; whether there was anything."""
         settled = False
         for consumer in self.all():
-            if consumer.channel is not None and consumer.channel.flush():
+            channel = consumer.channel
+            # What waits to be settled is unsettled until then: most of many queues have nothing.
+            if channel is not None and channel.unsettled and channel.flush():
                 settled = True
                 consumer.hurry()
         return settled
