@@ -141,6 +141,7 @@ class _Cell:
             residue=self._residue(),
             leftovers=self._leftovers(),
             seconds=ended - began,
+            settling=self._plan.backend.settling,
         ), self._read_letters()
 
     @contextmanager

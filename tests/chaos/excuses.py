@@ -20,8 +20,8 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from chaos.history import DONE, FAILED, SETTLING_SECONDS, History, Run
-from chaos.plan import Fate, Fault, Plan
+from chaos.history import DONE, FAILED, History, Run
+from chaos.plan import Backend, Fate, Fault, Plan
 
 
 class Excuses:
@@ -76,8 +76,8 @@ class Excuses:
         """Workers whose end had to excuse more than it can: about as many messages as it ran at once."""
         for pid, count in self._used.items():
             killed = self._history.kills.get(pid, math.inf)
-            in_reach = self._history.settled_until(pid) == killed - SETTLING_SECONDS
-            if in_reach and count > self._plan.threads + self._plan.backend.acknowledgements_under_way:
+            in_reach = self._history.settled_until(pid) == killed - self._history.settling
+            if in_reach and count > self._plan.threads and self._plan.backend is not Backend.KOMBU_SQS:
                 yield f"DUPLICATE: {count} messages ran again although their runs had ended before worker {pid} did"
         for pid, count in self._moved.items():
             if count > self._plan.threads:

@@ -13,9 +13,7 @@ from chaos.plan import WORKER_FAULTS, Fault, Sent
 
 DONE: Final = "done"
 FAILED: Final = "failed"
-# How long the outcome of a run may be on its way to the broker, and how long a worker may take to find a broker that is
-# back.
-SETTLING_SECONDS: Final = 0.5
+# How long a worker may take to find a broker that is back.
 RECOVERY_SECONDS: Final = 5.0
 
 
@@ -92,6 +90,7 @@ class History:
         residue: messages that were left, by queue; without those in the dead-letter queue.
         leftovers: the names of messages that were left in the input queue, as far as they could be read.
         seconds: from the first task to the last.
+        settling: for how many seconds the outcome of a run may be on its way to the broker.
     """
 
     runs: Sequence[Run] = ()
@@ -105,6 +104,7 @@ class History:
     residue: Mapping[str, int] = field(default_factory=dict)
     leftovers: frozenset[str] = frozenset()
     seconds: float = 0.0
+    settling: float = 0.5
 
     def runs_by_name(self) -> dict[str, list[Run]]:
         """The runs of each copy that had any, in their order."""
@@ -123,7 +123,7 @@ class History:
         A worker that was told to stop has told the broker everything, unless the broker was out of reach.
         """
         if pid in self.kills:
-            return self._in_reach_before(self.kills[pid] - SETTLING_SECONDS)
+            return self._in_reach_before(self.kills[pid] - self.settling)
         stopped = self.stops.get(pid, math.inf)
         moment = self._in_reach_before(stopped)
         return moment if moment < stopped else math.inf
@@ -132,14 +132,13 @@ class History:
         for fault in sorted(self.faults, key=lambda each: each.began, reverse=True):
             # While the broker is out of reach the worker keeps the outcomes.
             if fault.fault not in WORKER_FAULTS and fault.began <= moment < fault.ended + RECOVERY_SECONDS:
-                moment = fault.began - SETTLING_SECONDS
+                moment = fault.began - self.settling
         return moment
 
     def out_of_reach(self, moment: float) -> bool:
         """Whether what a worker sent to the broker then may have arrived without its answer."""
         return any(
-            fault.fault not in WORKER_FAULTS
-            and fault.began - SETTLING_SECONDS <= moment < fault.ended + RECOVERY_SECONDS
+            fault.fault not in WORKER_FAULTS and fault.began - self.settling <= moment < fault.ended + RECOVERY_SECONDS
             for fault in self.faults
         )
 

@@ -38,9 +38,13 @@ class Backend(StrEnum):
         return self in (Backend.KOMBU_AMQP, Backend.KOMBU_SQS)
 
     @property
-    def acknowledgements_under_way(self) -> int:
-        """How many there may be beside those of the tasks that run; SQS takes ten in a request, and others wait."""
-        return 20 if self is Backend.KOMBU_SQS else 0
+    def settling(self) -> float:
+        """How many seconds the outcome of a run may be on its way to the broker.
+
+        SQS takes ten acknowledgements in a request, one request after the other: there the time bounds what a kill
+        repeats, and elsewhere the number of tasks that run as well.
+        """
+        return 3.0 if self is Backend.KOMBU_SQS else 0.5
 
     @property
     def doubles_copies(self) -> bool:

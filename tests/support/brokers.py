@@ -312,7 +312,7 @@ class RabbitMQBroker(Broker):
 
     def contents(self) -> dict[str, int]:
         """The queues with all their messages; of a quorum queue as they were some seconds ago."""
-        listed = self.rabbitmqctl("list_queues", "name", "messages", "--no-table-headers")
+        listed = self.rabbitmqctl("list_queues", "name", "messages", "--no-table-headers", timeout=180.0)
         return {name: int(count) for name, count in (line.split("\t") for line in listed.splitlines())}
 
     def _server_command(self) -> list[str]:
