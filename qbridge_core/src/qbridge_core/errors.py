@@ -23,6 +23,7 @@
     │   ├── UnroutableError                the queue does not exist
     │   ├── MessageTooLargeError           over max_message_bytes or the broker's limit
     │   ├── QueueMismatchError             the queue exists and cannot be used as asked
+    │   ├── LettersGoneError               letters that were named are not there; the others are done
     │   └── UnsupportedError               the backend does not have this capability (see its ``capabilities``)
     ├── RemoteError                        what a handler raised in a child process, for lifecycle hooks
     ├── TooManyStuckTasksError             too many handlers hang past their timeout: the process must be restarted
@@ -34,6 +35,11 @@ A driver's exception never crosses a backend's boundary: it becomes one of these
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+_MOST_IDS: Final = 5
 
 
 class QBridgeError(Exception):
@@ -118,6 +124,27 @@ class MessageTooLargeError(PermanentError):
 
 class QueueMismatchError(PermanentError):
     """The queue exists in a form that cannot be used as asked (an exclusive queue, a key of another type)."""
+
+
+class LettersGoneError(PermanentError):
+    """Dead letters that were named are not in the queue any more, or a consumer holds them; the others are done.
+
+    Attributes:
+        ids: theirs, in the order in which they were named.
+        done: how many of the others were sent back or deleted.
+    """
+
+    def __init__(self, ids: Sequence[str], done: int = 0) -> None:
+        super().__init__(tuple(ids), done)
+        self.ids = tuple(ids)
+        self.done = done
+
+    def __str__(self) -> str:
+        shown = ", ".join(map(repr, self.ids[:_MOST_IDS])) + (", …" if len(self.ids) > _MOST_IDS else "")
+        return (
+            f"{len(self.ids)} of the named dead letters are not in the queue, or a consumer holds them: {shown}; "
+            f"{self.done} others are done"
+        )
 
 
 class UnsupportedError(PermanentError):

@@ -27,6 +27,7 @@ from qbridge_core.backend import (
     QueueStats,
     UnsupportedError,
     callers_own,
+    check_after,
     check_count,
     check_declaration,
     check_delay,
@@ -41,6 +42,7 @@ from qbridge_core.backend import (
     monotonic,
     read_options,
     rejection,
+    replay_headers,
 )
 from qbridge_kombu.connected import Connected
 from qbridge_kombu.options import READERS, Settings
@@ -258,10 +260,12 @@ class KombuClient(QueueClient):
     # ------------------------------------------------------------------ dead letters
 
     @_guarded_method
-    def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
+    def dead_letters(self, queue: str, limit: int = 100, *, after: DeadLetter | str | None = None) -> list[DeadLetter]:
         """List the oldest, where the transport can look without taking."""
         check_queue_name(queue)
         parts = self._connected()
+        if check_after(after) is not None:
+            raise self._cannot_choose(queue)
         if not self.capabilities.browse:
             raise UnsupportedError(
                 f"{self._transport.url.scheme}:// cannot list {queue!r} without consuming it: receive the letters, or "
@@ -270,16 +274,28 @@ class KombuClient(QueueClient):
         return parts.looking.dead_letters(queue, check_count("limit", limit))
 
     @_guarded_method
-    def replay(self, dead_letter_queue: str, *, target: str | None = None, limit: int | None = None) -> int:
+    def replay(
+        self,
+        dead_letter_queue: str,
+        *,
+        target: str | None = None,
+        limit: int | None = None,
+        letters: Iterable[DeadLetter | str] | None = None,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> int:
         """Send dead letters back."""
         check_replay(dead_letter_queue, target, limit)
         self._connected()
-        return super().replay(dead_letter_queue, target=target, limit=limit)
+        return super().replay(
+            dead_letter_queue, target=target, limit=limit, letters=letters, body=body, headers=headers
+        )
 
     def _publish_letter(self, queue: str, delivery: Delivery) -> None:
         check_queue_name(queue)
         properties = delivery.tag.received.properties
-        self._connected().publisher.copy(queue, Outgoing(delivery.body, delivery.headers, properties))
+        headers = {**delivery.headers, **replay_headers(delivery.meta)}
+        self._connected().publisher.copy(queue, Outgoing(delivery.body, headers, properties))
 
     def _delay(self, delay: object) -> float:
         seconds = check_delay(delay, self.capabilities.max_delay)

@@ -16,15 +16,20 @@ from typing import Any
 from qbridge_core.backend import QueueStats, UnroutableError, monotonic
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StoredMessage:
-    """A message as the broker keeps it; a new state is a new object."""
+    """A message as the broker keeps it; a new state is a new object.
+
+    Attributes:
+        number: given when it is first listed, a higher one to what comes later; 0 before.
+    """
 
     body: bytes
     headers: Mapping[str, Any]
     message_id: str | None
     meta: Mapping[str, Any]
     redelivered: bool = False
+    number: int = 0
 
 
 @dataclass(slots=True)
@@ -157,7 +162,7 @@ class MemoryBroker:
                 return False
             queue = self._declare(target)
             message = replace(
-                held.message, meta=meta, message_id=held.message.message_id or message_id, redelivered=False
+                held.message, meta=meta, message_id=held.message.message_id or message_id, redelivered=False, number=0
             )
             self._place(queue, message, delay)
             queue.notify_all()
@@ -176,11 +181,47 @@ class MemoryBroker:
             for queue in self._queues.values() if name is None else self._named(name):
                 queue.notify_all()
 
-    def peek(self, name: str, limit: int) -> list[StoredMessage]:
-        """The first ready messages, left where they are; none for a queue that does not exist."""
+    def peek(self, name: str, limit: int, after: int = 0) -> list[StoredMessage]:
+        """The first ready messages behind a number, left where they are; none for a queue that does not exist."""
         with self._lock:
             queue = self._queues.get(name)
-            return list(itertools.islice(queue.ready, min(limit, len(queue.ready)))) if queue else []
+            waiting = iter(queue.ready) if queue else iter(())
+            if after:
+                waiting = itertools.dropwhile(lambda message: 0 < message.number <= after, waiting)
+            found = list(itertools.islice(waiting, min(limit, len(queue.ready)) if queue else 0))
+            for message in found:
+                message.number = message.number or next(self._sequence)
+            return found
+
+    def pick(
+        self,
+        name: str,
+        wanted: Callable[[StoredMessage], bool],
+        send: Callable[[StoredMessage], tuple[str, StoredMessage]] | None,
+    ) -> int:
+        """Take ready messages out of a queue, whose others keep their order; return how many.
+
+        ``send`` says where each one goes, and as what; without it they are deleted.
+
+        Raises:
+            UnroutableError: one cannot go where it should; it and those behind it stay.
+        """
+        kept: list[StoredMessage] = []
+        done = 0
+        with self._lock:
+            ready = queue.ready if (queue := self._queues.get(name)) else deque()
+            try:
+                while ready:
+                    if not wanted(ready[0]):
+                        kept.append(ready.popleft())
+                        continue
+                    if send is not None:
+                        self._send(*send(ready[0]))
+                    ready.popleft()
+                    done += 1
+            finally:
+                ready.extendleft(reversed(kept))
+        return done
 
     def purge(self, name: str) -> int:
         """Delete the ready messages; return how many there were."""
@@ -216,6 +257,11 @@ class MemoryBroker:
             return self._queues[name]
         except KeyError:
             raise UnroutableError(f"queue {name!r} does not exist; call declare({name!r}) first") from None
+
+    def _send(self, name: str, message: StoredMessage) -> None:
+        queue = self._existing(name)
+        self._place(queue, message, 0.0)
+        queue.notify_all()
 
     def _place(self, queue: _Queue, message: StoredMessage, delay: float) -> None:
         if delay > 0:

@@ -11,33 +11,43 @@ from typing import Any, Final
 
 from qbridge_core.backend import (
     NO_HEADERS,
+    SOURCE_QUEUE,
     BrokerURL,
     Capabilities,
     DeadLetter,
     Delivery,
     DeliveryLostError,
+    Edit,
     Failure,
     InvalidURLError,
+    LettersGoneError,
     Message,
     NotConnectedError,
     QueueClient,
     QueueStats,
+    UnroutableError,
+    check_after,
+    check_choice,
     check_content,
     check_count,
     check_declaration,
     check_delay,
     check_delivery,
+    check_letters,
     check_message,
     check_messages,
     check_publish_timeout,
     check_queue_name,
     check_rejection,
+    check_replay,
     check_wait,
     check_wanted,
     default_dead_letter_queue,
+    meta_text,
     option_count,
     read_options,
     rejection,
+    replay_headers,
 )
 from qbridge_memory.broker import MemoryBroker, StoredMessage
 
@@ -79,7 +89,7 @@ class MemoryClient(QueueClient):
         ConfigurationError: the option is no whole number of at least 1.
     """
 
-    capabilities = Capabilities(delay=True, browse=True, instant_ack=True)
+    capabilities = Capabilities(delay=True, browse=True, instant_ack=True, letters=True)
 
     def __init__(self, url: str = "memory://", **options: object) -> None:
         parsed = BrokerURL.parse(url)
@@ -223,16 +233,48 @@ class MemoryClient(QueueClient):
             done = self._broker.give_back(delivery.queue, delivery.tag)
         self._finish(delivery, done)
 
-    def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
-        """List the ready messages of a dead-letter queue, oldest first."""
+    def dead_letters(self, queue: str, limit: int = 100, *, after: DeadLetter | str | None = None) -> list[DeadLetter]:
+        """List the ready messages of a dead-letter queue, oldest first; what is gone has its place still."""
         self._require_connection(queue)
-        found = self._broker.peek(queue, check_count("limit", limit))
-        return [DeadLetter.from_headers(message.body, message.headers, message.meta) for message in found]
+        found = self._broker.peek(queue, check_count("limit", limit), _number(check_after(after)))
+        return [
+            DeadLetter.from_headers(message.body, message.headers, message.meta, letter_id=str(message.number))
+            for message in found
+        ]
+
+    def replay(
+        self,
+        dead_letter_queue: str,
+        *,
+        target: str | None = None,
+        limit: int | None = None,
+        letters: Iterable[DeadLetter | str] | None = None,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> int:
+        """Send letters back; those that are named in one atomic step."""
+        check_replay(dead_letter_queue, target, limit)
+        chosen = check_choice(letters, limit=limit, body=body, headers=headers, most=self.max_message_bytes)
+        if chosen is None:
+            return super().replay(dead_letter_queue, target=target, limit=limit)
+        self._require_connection(dead_letter_queue)
+        edit = chosen.edit
+
+        def send(letter: StoredMessage) -> tuple[str, StoredMessage]:
+            return target or _source(dead_letter_queue, letter), _back(letter, edit)
+
+        return chosen.finish(self._broker.pick(dead_letter_queue, lambda one: chosen.take(str(one.number)), send))
+
+    def delete_letters(self, dead_letter_queue: str, *, letters: Iterable[DeadLetter | str]) -> int:
+        """Delete letters that are named, in one atomic step."""
+        self._require_connection(dead_letter_queue)
+        chosen = check_letters(letters)
+        return chosen.finish(self._broker.pick(dead_letter_queue, lambda one: chosen.take(str(one.number)), None))
 
     def _publish_letter(self, queue: str, delivery: Delivery) -> None:
         check_queue_name(queue)
-        copy = StoredMessage(delivery.body, delivery.headers, delivery.message_id, NO_HEADERS)
-        self._broker.put(queue, [copy], 0.0)
+        headers = replay_headers(delivery.meta)
+        self._broker.put(queue, [StoredMessage(delivery.body, delivery.headers, delivery.message_id, headers)], 0.0)
 
     def _put(self, queue: str, messages: Iterable[Message], delay: float) -> None:
         self._require_connection(queue)
@@ -274,6 +316,31 @@ def _delivery(queue: str, token: int, message: StoredMessage) -> Delivery:
         tag=token,
         redelivered=message.redelivered,
     )
+
+
+def _number(letter_id: str | None) -> int:
+    if letter_id is None:
+        return 0
+    if not (letter_id.isascii() and letter_id.isdigit()):
+        raise LettersGoneError([letter_id])
+    return int(letter_id)
+
+
+def _source(queue: str, letter: StoredMessage) -> str:
+    source = meta_text(letter.meta, SOURCE_QUEUE)
+    if not source:
+        raise UnroutableError(f"a dead letter in {queue!r} does not say which queue it came from; give replay a target")
+    return source
+
+
+def _back(letter: StoredMessage, edit: Edit | None) -> StoredMessage:
+    """What goes back of a letter."""
+    meta = replay_headers(letter.meta, edit, letter.message_id)
+    if edit is None:
+        return StoredMessage(letter.body, letter.headers, letter.message_id, meta)
+    body = letter.body if edit.body is None else edit.body
+    headers = letter.headers if edit.headers is None else edit.headers
+    return StoredMessage(body, headers, edit.message_id, meta)
 
 
 def _stored(message: Message, most: int) -> StoredMessage:

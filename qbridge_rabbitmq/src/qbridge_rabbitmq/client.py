@@ -23,10 +23,13 @@ from qbridge_core.backend import (
     QueueClient,
     QueueMismatchError,
     QueueStats,
+    check_after,
+    check_choice,
     check_count,
     check_declaration,
     check_delay,
     check_delivery,
+    check_letters,
     check_publish_timeout,
     check_queue_name,
     check_rejection,
@@ -39,8 +42,7 @@ from qbridge_rabbitmq.broker import ConnectedBroker
 from qbridge_rabbitmq.connection.boundary import bounded, translated
 from qbridge_rabbitmq.connection.options import Endpoint, Options
 from qbridge_rabbitmq.consume.consumer_timeout import most_in_time
-from qbridge_rabbitmq.dead_letters import browse, replay
-from qbridge_rabbitmq.dead_letters.broker_deaths import dead_letter
+from qbridge_rabbitmq.dead_letters import listing, replay
 from qbridge_rabbitmq.publish.messages import chunks, publication
 from qbridge_rabbitmq.publish.publisher import LARGE, Batch
 from qbridge_rabbitmq.queues import delays
@@ -88,7 +90,14 @@ class RabbitMQClient(QueueClient):
 
     logs_outages = True
     capabilities = Capabilities(
-        delay=True, max_delay=delays.MAX_SECONDS, browse=True, crashes=True, durable=True, shared=True, instant_ack=True
+        delay=True,
+        max_delay=delays.MAX_SECONDS,
+        browse=True,
+        crashes=True,
+        durable=True,
+        shared=True,
+        instant_ack=True,
+        letters=True,
     )
 
     def __init__(self, rabbitmq_url: str = "amqp://guest:guest@localhost:5672/", **options: object) -> None:
@@ -356,27 +365,56 @@ class RabbitMQClient(QueueClient):
     # ------------------------------------------------------------------ dead letters
 
     @bounded
-    def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
+    def dead_letters(self, queue: str, limit: int = 100, *, after: DeadLetter | str | None = None) -> list[DeadLetter]:
         """List a dead-letter queue, oldest first.
 
         The letters are taken without an acknowledgement and given back by closing the channel, which keeps their order.
-        While this runs, other consumers do not see them.
+        While this runs, other consumers do not see them. With ``after`` all letters before it are taken, too; when that
+        one is gone, nobody knows where it was.
         """
         broker = self._live()
         check_queue_name(queue)
+        behind = check_after(after)
         if check_count("limit", limit) == 0:
             return []
         with self._browsing:
-            arrivals = browse.look(broker, self._declarations, queue, limit)
-        return [dead_letter(arrival) for arrival in arrivals]
+            if behind is None:
+                return listing.look(broker, self._declarations, queue, limit)
+            return listing.look_behind(broker, self._declarations, queue, limit, behind)
 
     @bounded
-    def replay(self, dead_letter_queue: str, *, target: str | None = None, limit: int | None = None) -> int:
-        """Send dead letters back, in order; while this runs, other consumers do not see those of a page."""
+    def replay(
+        self,
+        dead_letter_queue: str,
+        *,
+        target: str | None = None,
+        limit: int | None = None,
+        letters: Iterable[DeadLetter | str] | None = None,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> int:
+        """Send dead letters back, in order; while this runs, other consumers do not see those of a page.
+
+        To find letters that are named, all before them are taken, and given back at the end.
+        """
         broker = self._live()
         check_replay(dead_letter_queue, target, limit)
+        chosen = check_choice(letters, limit=limit, body=body, headers=headers, most=self.max_message_bytes)
         with self._browsing:
-            return replay.replay(broker, self._declarations, dead_letter_queue, target, limit)
+            if chosen is None:
+                return replay.replay(broker, self._declarations, dead_letter_queue, target, limit)
+            done = replay.replay_chosen(broker, self._declarations, dead_letter_queue, target, chosen)
+        return chosen.finish(done)
+
+    @bounded
+    def delete_letters(self, dead_letter_queue: str, *, letters: Iterable[DeadLetter | str]) -> int:
+        """Delete letters that are named; all before them are taken to find them, and given back at the end."""
+        broker = self._live()
+        check_queue_name(dead_letter_queue)
+        chosen = check_letters(letters)
+        with self._browsing:
+            done = replay.delete(broker, self._declarations, dead_letter_queue, chosen)
+        return chosen.finish(done)
 
     # ------------------------------------------------------------------ details
 

@@ -18,10 +18,13 @@ from qbridge_core.backend import (
     NotConnectedError,
     QueueClient,
     QueueStats,
+    check_after,
+    check_choice,
     check_count,
     check_declaration,
     check_delay,
     check_delivery,
+    check_letters,
     check_publish_timeout,
     check_queue_name,
     check_rejection,
@@ -69,7 +72,14 @@ class RedisClient(QueueClient):
     """
 
     capabilities = Capabilities(
-        delay=True, max_delay=_LONGEST_DELAY, browse=True, crashes=True, durable=True, shared=True, instant_ack=True
+        delay=True,
+        max_delay=_LONGEST_DELAY,
+        browse=True,
+        crashes=True,
+        durable=True,
+        shared=True,
+        instant_ack=True,
+        letters=True,
     )
 
     logs_outages = True
@@ -289,27 +299,50 @@ class RedisClient(QueueClient):
     # ------------------------------------------------------------------ dead letters
 
     @guarded_method
-    def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
-        """List a dead-letter queue, oldest first."""
-        return self._running(queue).dead_letters.first(queue, check_count("limit", limit))
+    def dead_letters(self, queue: str, limit: int = 100, *, after: DeadLetter | str | None = None) -> list[DeadLetter]:
+        """List a dead-letter queue, oldest first; an ``after`` that is gone still has its place."""
+        letters = self._running(queue).dead_letters
+        return letters.look(queue, check_count("limit", limit), check_after(after))
 
     @guarded_method
-    def replay(self, dead_letter_queue: str, *, target: str | None = None, limit: int | None = None) -> int:
+    def replay(
+        self,
+        dead_letter_queue: str,
+        *,
+        target: str | None = None,
+        limit: int | None = None,
+        letters: Iterable[DeadLetter | str] | None = None,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> int:
         """Send dead letters back in their order, each page in one atomic step. Letters that a consumer holds stay.
 
         One that cannot be sent ends it; those behind it keep their places.
 
-        On a cluster, if both queues have not one hash slot: copied, confirmed, then deleted.
+        On a cluster, if both queues have not one hash slot: each one copied, confirmed, then deleted.
 
         Raises:
-            ConfigurationError: the target is no queue, or the dead-letter queue itself; or the limit is no whole number
-                of at least 0.
+            ConfigurationError: the arguments make no sense.
+            LettersGoneError: some of those that were named are not there, or a consumer holds them.
             UnroutableError: a letter does not say where it came from, or that queue is gone; it stays where it is.
             PublishUnconfirmedError: the reply was lost; calling again does not send a letter twice
                 (but for a cluster without common hash slots).
         """
         check_replay(dead_letter_queue, target, limit)
-        return self._running(dead_letter_queue).dead_letters.replay(dead_letter_queue, target, limit)
+        chosen = check_choice(letters, limit=limit, body=body, headers=headers, most=self.max_message_bytes)
+        node = self._running(dead_letter_queue)
+        if chosen is None:
+            return node.dead_letters.replay(dead_letter_queue, target, limit)
+        if (edit := chosen.edit) is not None:
+            node.context.limits.check(edit.body or b"", edit.headers or {})
+        return chosen.finish(node.dead_letters.replay_chosen(dead_letter_queue, target, chosen))
+
+    @guarded_method
+    def delete_letters(self, dead_letter_queue: str, *, letters: Iterable[DeadLetter | str]) -> int:
+        """Delete letters that are named, a hundred in one atomic step; those that a consumer holds stay."""
+        node = self._running(dead_letter_queue)
+        chosen = check_letters(letters)
+        return chosen.finish(node.dead_letters.delete(dead_letter_queue, chosen))
 
     # ------------------------------------------------------------------ helpers
 

@@ -138,6 +138,7 @@ def test_a_copy_across_slots_keeps_every_byte(
         b"h\xe9ader": b"\xfe",
         b"x-qbridge-header-body": b"b",
         b"message_id": b"m",
+        b"x-qbridge-replays": b"1",
     }
     delivery = take(client, queue)
     assert (delivery.body, delivery.headers["body"], delivery.message_id) == (b"\xff\x00", "b", "m")

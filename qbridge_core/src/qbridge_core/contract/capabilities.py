@@ -15,6 +15,8 @@ class Capabilities:
         delay: ``publish``, ``send`` and ``reject`` accept ``delay > 0``; the broker holds the message.
         max_delay: the longest delay in seconds that the broker can hold; a longer one is a ``ConfigurationError``.
         browse: ``dead_letters`` lists a dead-letter queue without consuming it.
+        letters: each letter that ``dead_letters`` lists has an ``id``, and ``after`` goes on behind one; ``replay`` and
+            ``delete_letters`` take those that are named. It needs ``browse``.
         crashes: ``Delivery.crashes`` counts the worker processes that died with the message, or ``Delivery.suspected``
             says that one may have, and ``crashes`` counts those that die with it when it runs alone; see there. It
             needs ``shared``: else a broker dies with the only process that knows it.
@@ -41,3 +43,4 @@ class Capabilities:
     redelivers: bool = True
     ordered: bool = True
     exact_stats: bool = True
+    letters: bool = False

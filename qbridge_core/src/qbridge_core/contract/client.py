@@ -51,7 +51,9 @@ from qbridge_core.contract.checks import (
 )
 from qbridge_core.contract.dead_letter import DeadLetter, Failure
 from qbridge_core.contract.headers import SOURCE_QUEUE, meta_text
+from qbridge_core.contract.letters import check_after, check_choice, check_letters
 from qbridge_core.contract.message import Delivery, Message, QueueStats, check_message
+from qbridge_core.contract.older import refuse_what_is_new
 from qbridge_core.contract.replay import replay_letters
 from qbridge_core.contract.turns import receive_in_turn
 from qbridge_core.errors import PayloadError, QBridgeError, UnroutableError, UnsupportedError
@@ -68,6 +70,10 @@ class QueueClient(ABC):
     reminder each minute, and one INFO line with the duration when it is back. Workers are silent about it then."""
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
     """The longest body that ``publish`` takes, an option of each backend; also what a worker with this client takes."""
+
+    def __init_subclass__(cls, **arguments: object) -> None:
+        super().__init_subclass__(**arguments)
+        refuse_what_is_new(cls)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -413,41 +419,90 @@ class QueueClient(ABC):
 
     # ------------------------------------------------------------------ dead letters
 
-    def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
+    def dead_letters(self, queue: str, limit: int = 100, *, after: DeadLetter | str | None = None) -> list[DeadLetter]:
         """List a dead-letter queue, oldest first, without consuming or reordering it.
 
         Letters that a consumer holds may be missing. A queue that does not exist has none.
 
+        Args:
+            queue: the dead-letter queue.
+            limit: at most this many.
+            after: a letter, or its id, behind which to begin; the last one of a page gives the next page.
+
         Raises:
-            UnsupportedError: the backend cannot look without consuming.
+            UnsupportedError: the backend cannot look without consuming, or ``after`` without the capability
+                ``letters``.
+            LettersGoneError: the letter ``after`` is gone, and the backend cannot tell where it was.
             BrokerUnavailableError: no connection.
-            ConfigurationError: the limit is no whole number of at least 0.
+            ConfigurationError: the limit is no whole number of at least 0, or ``after`` is neither letter nor id.
         """
+        check_after(after)
         raise UnsupportedError(f"{type(self).__name__} cannot list {queue!r} (limit {limit}) without consuming it")
 
-    def replay(self, dead_letter_queue: str, *, target: str | None = None, limit: int | None = None) -> int:
+    def replay(
+        self,
+        dead_letter_queue: str,
+        *,
+        target: str | None = None,
+        limit: int | None = None,
+        letters: Iterable[DeadLetter | str] | None = None,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> int:
         """Send dead letters back to the queue they came from, counters reset; return how many went back.
 
-        A queue that does not exist has none.
+        A queue that does not exist has none. How often a message was sent back is counted in a header of QBridge's,
+        which it keeps on all its ways, where the capability ``letters`` is claimed.
         At most as many as were there at the start (as ``stats`` counts them, which may be too few where ``exact_stats``
         is not claimed), so that letters which fail again at once do not go round. A letter
         is removed only after its copy is confirmed. Letters that a consumer holds stay with it and use up no limit.
         When one cannot be sent back, it and those behind it stay in their order, whether hand-backs go to the front or
         to the end.
 
+        With ``letters`` only those go, in the order of the queue, and the others keep theirs. Killed at any point
+        nothing is lost, and one letter at most is there twice. An edited letter is another message: it has a new
+        message id, and the id of its task.
+
         Args:
             dead_letter_queue: where to take them from.
             target: the queue to send all of them to, instead of each one's own source queue.
             limit: at most this many.
+            letters: those that ``dead_letters`` has listed, or their ids; an id that is named twice stands for two.
+            body: new bytes for the only one that is named.
+            headers: new headers for the only one that is named, in place of the producer's.
 
         Raises:
-            ConfigurationError: the target is no queue, or the dead-letter queue itself; or the limit is no whole number
-                of at least 0.
+            ConfigurationError: the target is no queue, or the dead-letter queue itself; the limit is no whole number
+                of at least 0; or ``letters``, ``body`` and ``headers`` make no sense together.
+            UnsupportedError: ``letters`` without the capability.
+            LettersGoneError: some are not there, or a consumer holds them; all others went back.
             UnroutableError: a letter does not say where it came from, or that queue is gone; it stays where it is.
             The errors of ``publish``.
         """
         check_replay(dead_letter_queue, target, limit)
+        if check_choice(letters, limit=limit, body=body, headers=headers, most=self.max_message_bytes) is not None:
+            raise self._cannot_choose(dead_letter_queue)
         return replay_letters(self, dead_letter_queue, target, limit)
+
+    def delete_letters(self, dead_letter_queue: str, *, letters: Iterable[DeadLetter | str]) -> int:
+        """Delete dead letters that are named; return how many there were. The others keep their order.
+
+        Args:
+            dead_letter_queue: where they are.
+            letters: those that ``dead_letters`` has listed, or their ids; an id that is named twice stands for two.
+
+        Raises:
+            ConfigurationError: ``letters`` are no letters.
+            UnsupportedError: without the capability ``letters``.
+            LettersGoneError: some are not there, or a consumer holds them; all others are deleted.
+            BrokerUnavailableError: no connection.
+        """
+        check_queue_name(dead_letter_queue)
+        check_letters(letters)
+        raise self._cannot_choose(dead_letter_queue)
+
+    def _cannot_choose(self, queue: str) -> UnsupportedError:
+        return UnsupportedError(f"{type(self).__name__} cannot take single letters from {queue!r}")
 
     def _take_letters(self, queue: str, count: int) -> list[Delivery]:
         """Up to ``count`` letters; none when there are no more."""

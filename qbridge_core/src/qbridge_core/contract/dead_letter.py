@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from qbridge_core.contract.checks import MAX_ID_CHARS
+from qbridge_core.contract.envelope import MalformedTaskError, read_task
 from qbridge_core.contract.headers import (
     ATTEMPTS,
     BESIDE,
@@ -19,6 +20,7 @@ from qbridge_core.contract.headers import (
     MAX_EXCEPTION_MESSAGE_CHARS,
     MAX_TRACEBACK_CHARS,
     REASON,
+    REPLAYS,
     SOURCE_QUEUE,
     SUSPICIONS,
     TASK_ID,
@@ -60,6 +62,7 @@ class Failure:
         source_queue: the queue that the message was received from.
         task_id: the task's id, or "" for a message without a readable one.
         worker: ``host:pid`` of the process.
+        replays: how often it was sent back from a dead-letter queue before; written when it was.
     """
 
     reason: Reason
@@ -73,6 +76,7 @@ class Failure:
     source_queue: str = ""
     task_id: str = ""
     worker: str = ""
+    replays: int = 0
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__
@@ -90,7 +94,7 @@ class Failure:
         }
         if self.crashes:
             headers[CRASHES] = self.crashes
-        return headers
+        return headers | self._replayed()
 
     def dead_letter_headers(self) -> dict[str, str | int]:
         """All headers of a dead letter; :meth:`DeadLetter.from_headers` reads them back."""
@@ -106,7 +110,11 @@ class Failure:
             SOURCE_QUEUE: self.source_queue,
             TASK_ID: self.task_id,
             WORKER: self.worker,
+            **self._replayed(),
         }
+
+    def _replayed(self) -> dict[str, str | int]:
+        return {REPLAYS: self.replays} if self.replays else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +128,9 @@ class DeadLetter:
             learned from the broker, else ``Reason.REJECTED``.
         first_failed_at: Unix time in seconds, ``None`` when unknown.
         last_failed_at: Unix time in seconds, ``None`` when unknown.
+        id: names the letter in ``replay``, ``delete_letters`` and ``after=``, in any process, for as long as it stays
+            in its queue. Letters of other programs that are equal may share one. "" from a backend without the
+            capability ``letters``.
     """
 
     body: bytes = field(repr=False)
@@ -135,9 +146,21 @@ class DeadLetter:
     source_queue: str
     task_id: str
     worker: str
+    replays: int = 0
+    id: str = ""
+
+    @property
+    def payload(self) -> Any:
+        """What the handler got, read from the body anew each time; ``None`` too when the body is no task."""
+        try:
+            return read_task(self.body, len(self.body)).payload
+        except MalformedTaskError:
+            return None
 
     @classmethod
-    def from_headers(cls, body: bytes, headers: Mapping[str, Any], meta: Mapping[str, Any]) -> DeadLetter:
+    def from_headers(
+        cls, body: bytes, headers: Mapping[str, Any], meta: Mapping[str, Any], *, letter_id: str = ""
+    ) -> DeadLetter:
         """Read a dead letter from its body, the producer's headers and QBridge's own (values: str, bytes or int)."""
         return cls(
             body=body,
@@ -153,6 +176,8 @@ class DeadLetter:
             source_queue=meta_text(meta, SOURCE_QUEUE),
             task_id=meta_text(meta, TASK_ID),
             worker=meta_text(meta, WORKER),
+            replays=meta_int(meta, REPLAYS),
+            id=letter_id,
         )
 
 

@@ -26,6 +26,9 @@ SUSPICIONS: Final = HEADER_PREFIX + "suspicions"
 BESIDE: Final = HEADER_PREFIX + "beside"
 """On a suspect that may run beside others: when its holder dies, ``SUSPICIONS`` goes up and not ``CRASHES``."""
 
+REPLAYS: Final = HEADER_PREFIX + "replays"
+"""How often somebody has sent it back from a dead-letter queue."""
+
 # Bounds of what a failure may add to a message: AMQP 0-9-1 puts all headers into one frame (131,072 bytes by
 # default in RabbitMQ), and a dead letter that the broker refuses for its headers would be stuck for ever.
 MAX_EXCEPTION_MESSAGE_CHARS: Final = 1_000

@@ -21,7 +21,16 @@ from qbridge_core.contract.checks import (
 )
 from qbridge_core.contract.dead_letter import Failure, Noted, Reason
 from qbridge_core.contract.envelope import write_task
-from qbridge_core.contract.headers import ATTEMPTS, CRASHES, FIRST_FAILED_AT, NO_HEADERS, TASK_ID, meta_int, meta_time
+from qbridge_core.contract.headers import (
+    ATTEMPTS,
+    CRASHES,
+    FIRST_FAILED_AT,
+    NO_HEADERS,
+    REPLAYS,
+    TASK_ID,
+    meta_int,
+    meta_time,
+)
 from qbridge_core.contract.names import worker_identity
 from qbridge_core.errors import ConfigurationError, PayloadError
 
@@ -213,7 +222,7 @@ class Delivery:
         self.attempts = 0
         self.crashes = max(0, self.crashes - meta_int(self.meta, CRASHES))  # those since then count
         self.first_failed_at = None
-        self.meta = {TASK_ID: self.meta[TASK_ID]} if TASK_ID in self.meta else NO_HEADERS
+        self.meta = {name: self.meta[name] for name in (TASK_ID, REPLAYS) if name in self.meta} or NO_HEADERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,4 +252,5 @@ def rejection(delivery: Delivery) -> Failure:
         source_queue=delivery.queue,
         task_id=delivery.message_id or "",
         worker=worker_identity(),
+        replays=meta_int(delivery.meta, REPLAYS),
     )

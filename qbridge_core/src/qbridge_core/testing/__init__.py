@@ -16,7 +16,7 @@ import pytest
 # Before the imports below: only modules that are imported later get pytest's detailed assertion messages.
 pytest.register_assert_rewrite(
     *(f"{__name__}.{part}" for part in ("base", "connection", "publishing", "data", "delays", "receiving", "settling")),
-    *(f"{__name__}.{part}" for part in ("leases", "dead_letters", "outages", "recovery", "interruptions")),
+    *(f"{__name__}.{part}" for part in ("leases", "dead_letters", "letters", "outages", "recovery", "interruptions")),
     *(f"{__name__}.{part}" for part in ("workers", "conformance")),
 )
 

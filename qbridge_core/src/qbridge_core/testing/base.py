@@ -231,7 +231,9 @@ class Call:
         self.seconds = time.monotonic() - began
 
 
-def a_failure(queue: str, attempts: int = 1, reason: Reason = Reason.FAILED, crashes: int = 0) -> Failure:
+def a_failure(
+    queue: str, attempts: int = 1, reason: Reason = Reason.FAILED, crashes: int = 0, replays: int = 0
+) -> Failure:
     """A failure with a value in each field."""
     return Failure(
         reason=reason,
@@ -245,6 +247,7 @@ def a_failure(queue: str, attempts: int = 1, reason: Reason = Reason.FAILED, cra
         source_queue=queue,
         task_id="task-1",
         worker="host:1",
+        replays=replays,
     )
 
 

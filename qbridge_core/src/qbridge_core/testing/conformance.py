@@ -20,6 +20,7 @@ from qbridge_core.testing.dead_letters import DeadLetterTests
 from qbridge_core.testing.delays import DelayTests
 from qbridge_core.testing.interruptions import InterruptionTests
 from qbridge_core.testing.leases import LeaseTests
+from qbridge_core.testing.letters import LetterTests
 from qbridge_core.testing.outages import OutageTests
 from qbridge_core.testing.publishing import PublishingTests
 from qbridge_core.testing.receiving import ReceivingTests
@@ -43,6 +44,7 @@ class BackendConformance(
     SettlingTests,
     LeaseTests,
     DeadLetterTests,
+    LetterTests,
     OutageTests,
     RecoveryTests,
     InterruptionTests,

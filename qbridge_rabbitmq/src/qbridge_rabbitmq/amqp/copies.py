@@ -22,6 +22,7 @@ from qbridge_core.backend import (
     MAX_ID_CHARS,
     MAX_TRACEBACK_CHARS,
     REASON,
+    REPLAYS,
     SOURCE_QUEUE,
     SUSPICIONS,
     TASK_ID,
@@ -58,7 +59,7 @@ _CARRIED: Final = {CARRIED_CC, _CARRIED_EXPIRATION, _CARRIED_USER_ID}
 _ROUTING: Final = {"CC", "BCC"}
 _COUNTS: Final = {DELIVERY_COUNT, "x-acquired-count"}
 _ESSENTIAL: Final = (REASON, ATTEMPTS, CRASHES, FIRST_FAILED_AT, LAST_FAILED_AT, SOURCE_QUEUE, EXCEPTION_MESSAGE)
-_HISTORY: Final = (ATTEMPTS, CRASHES, FIRST_FAILED_AT, SUSPICIONS, BESIDE)
+_HISTORY: Final = (ATTEMPTS, CRASHES, FIRST_FAILED_AT, SUSPICIONS, BESIDE, REPLAYS)
 Ours = Mapping[str, str | int]
 
 
@@ -130,7 +131,7 @@ def handed_back(raw: bytes, most: int, ours: Ours | None = None, mark: str | Non
         most: bytes that the connection can carry; how the broker dead-lettered it before is left out of what is
             larger. The result may still be too large.
         ours: what to write anew.
-        mark: see :func:`copy`.
+        mark: that of the original, or "" for none, of a copy that is to be taken for it.
     """
     ours = ours or {}
     try:
@@ -140,13 +141,28 @@ def handed_back(raw: bytes, most: int, ours: Ours | None = None, mark: str | Non
     entries, unreadable = cut(fields.get(HEADERS))
     left_out = _COUNTS | _ROUTING | {MARK} | ours.keys()
     kept = [(name, piece) for name, piece in entries if name not in left_out]
-    added = [*_carried(fields, entries), *_written(ours), entry(MARK, mark or new_mark()), unreadable]
+    mark = new_mark() if mark is None else mark
+    marked = [entry(MARK, mark)] if mark else []
+    added = [*_carried(fields, entries), *_written(ours), *marked, unreadable]
     for drops_deaths in (False, True):
         pieces = [piece for name, piece in kept if not (drops_deaths and is_brokers(name))]
         result = _persistent(fields, [*pieces, *added])
         if len(result) <= most:
             break
     return result
+
+
+def edited(raw: bytes, headers: Mapping[str, str] | None, message_id: str) -> bytes:
+    """The properties with another message id and, where they are given, other headers of the producer."""
+    try:
+        fields = split(raw)
+    except MalformedTableError:
+        fields = {}
+    fields[MESSAGE_ID] = short(message_id.encode())
+    if headers is not None:
+        carried = [piece for name, piece in cut(fields.get(HEADERS))[0] if name in _CARRIED]
+        fields[HEADERS] = table(b"".join([*carried, *(entry(name, value) for name, value in headers.items())]))
+    return join(fields)
 
 
 def uncounted(raw: bytes) -> bytes:

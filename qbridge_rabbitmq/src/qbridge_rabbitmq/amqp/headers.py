@@ -146,6 +146,11 @@ def delivery_count(raw: bytes) -> int:
     return value if isinstance(value, int) else 0
 
 
+def is_counted(raw: bytes) -> bool:
+    """Whether the broker counts how often it came back, as only quorum queues do."""
+    return any(find(raw, name) is not None for name in (DELIVERY_COUNT, "x-acquired-count"))
+
+
 # ---------------------------------------------------------------------- properties
 
 

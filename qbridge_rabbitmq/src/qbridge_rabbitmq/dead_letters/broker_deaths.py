@@ -14,6 +14,7 @@ from qbridge_core.backend import (
     SOURCE_QUEUE,
     DeadLetter,
     Reason,
+    meta_text,
 )
 from qbridge_rabbitmq.amqp import headers
 from qbridge_rabbitmq.state.in_flight import Arrival
@@ -47,13 +48,31 @@ def explain(raw: bytes) -> dict[str, Any]:
     }
 
 
+def source_of(arrival: Arrival, meta: Mapping[str, Any]) -> str:
+    """Where a letter with these headers of ours came from; "" when nobody knows."""
+    return meta_text(meta, SOURCE_QUEUE) or meta_text(explain(arrival.properties), SOURCE_QUEUE)
+
+
+def letter_id(arrival: Arrival) -> str:
+    """What names a letter: its mark, or what its producer wrote, with its body; never what a look at it changes."""
+    from hashlib import blake2b  # a worker does without the module
+
+    content = headers.read(arrival.properties)
+    said: tuple[object, ...] = (content.mark,)
+    if not content.mark:
+        said = ("", content.message_id, source_of(arrival, content.meta), sorted(content.headers.items()))
+    digest = blake2b(repr(said).encode("utf-8", "backslashreplace"), digest_size=16)
+    digest.update(arrival.body)
+    return digest.hexdigest()
+
+
 def dead_letter(arrival: Arrival) -> DeadLetter:
     """What an arrival from a dead-letter queue says; of one that the broker put there, its own words."""
     content = headers.read(arrival.properties)
     meta = content.meta
     if SOURCE_QUEUE not in meta:
         meta = {**meta, **explain(arrival.properties)}
-    return DeadLetter.from_headers(arrival.body, content.headers, meta)
+    return DeadLetter.from_headers(arrival.body, content.headers, meta, letter_id=letter_id(arrival))
 
 
 def _in_words(death: Mapping[str, Any]) -> str:

@@ -1,9 +1,12 @@
-"""Looks at the messages of a queue without consuming them.
+"""Looks at the messages of a queue without consuming them, and at those that stay when some are taken out.
 
-AMQP 0-9-1 has no way to look. So a consumer takes the messages without acknowledging them, and they go back when its
-channel is closed. A classic queue puts them where they were. A quorum queue appends them to the messages that came back
-earlier, which it delivers before all others: to keep the order, all of those have to be taken, beyond what was asked
-for. (It also keeps the order of what one consumer held, but not of messages that were asked for one by one.)
+AMQP 0-9-1 has no way to look. So consumers take the messages without acknowledging them, and they go back when their
+channels are closed. A classic queue puts them where they were. A quorum queue appends them to the messages that came
+back earlier, which it delivers before all others: to keep the order, all of those have to be taken, beyond what was
+asked for. (It also keeps the order of what one consumer held, but not of messages that were asked for one by one.)
+It sends 2,000 messages to one consumer at most, so each page has one of its own, on a channel of its own, and ends it
+before it looks at what has come: else the broker would send more for each message that is removed. What stays is not
+kept here, only its numbers are.
 
 What is on its way when the channel is closed counts as delivered and comes back, and a queue with a delivery limit
 drops what came back too often. So a letter is awaited for as long as it takes: an answer on the same channel comes
@@ -18,10 +21,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from qbridge_core.backend import BrokerUnavailableError, QBridgeError, TransientError, logger, monotonic
-from qbridge_rabbitmq.amqp import headers
+from qbridge_core.backend import (
+    PREFETCH_BYTES,
+    BrokerUnavailableError,
+    QBridgeError,
+    TransientError,
+    logger,
+    monotonic,
+)
+from qbridge_rabbitmq.amqp import copies, headers
 from qbridge_rabbitmq.broker import ConnectedBroker
 from qbridge_rabbitmq.consume.consumer import Consumer
+from qbridge_rabbitmq.publish.publisher import Publication
 from qbridge_rabbitmq.queues.declarations import Declarations
 from qbridge_rabbitmq.settle.handbacks import FEW_RETURNS
 from qbridge_rabbitmq.state.in_flight import Arrival
@@ -32,55 +43,143 @@ _PATIENCE: Final = 1.0
 _UNDER_WAY: Final = 3.0
 _HESITATION: Final = 10.0
 _RETURN_TIMEOUT: Final = 2.0
+_END_TIMEOUT: Final = 10.0
 _PAGE: Final = 100
 _LARGEST_PAGE: Final = 1_000
-# On a classic queue after a crash of the broker all messages look as if they had come back.
+_SMALLEST_PAGE: Final = 20
+# On a classic queue, which needs no more, all messages look as if they had come back after a crash of the broker.
 _MOST_EXTRA: Final = 2_000
 
 
-def look(broker: ConnectedBroker, declared: Declarations, queue: str, limit: int) -> list[Arrival]:
-    """Up to ``limit`` messages from the front of a queue; none when it does not exist.
+class Held:
+    """Messages from the front of a queue, page by page, none of which anybody else sees. For one thread.
+
+    Args:
+        broker: the connected one.
+        declared: what is known of the queue.
+        queue: its name.
+    """
+
+    def __init__(self, broker: ConnectedBroker, declared: Declarations, queue: str) -> None:
+        self._broker = broker
+        self._declared = declared
+        self._queue = queue
+        self._ready = broker.requests.call(f"queue {queue!r}", declared.count(queue))
+        self._unlimited = self._ready > 0 and broker.requests.call(f"queue {queue!r}", declared.check_unlimited(queue))
+        self._consumers: list[Consumer] = []
+        self._seen = self._extra = self._bytes = 0
+        self._current: list[Arrival] = []
+        self._last: Arrival | None = None
+
+    def pages(self, wanted: int | None = None, *, sized: bool = True) -> Iterator[list[Arrival]]:
+        """The messages from the front, in order, until so many were there, or all that there were at the beginning.
+
+        Args:
+            wanted: how many.
+            sized: let no page be larger than fits into memory, as far as those before it tell.
+
+        Raises:
+            BrokerUnavailableError: the connection was lost, or the broker does not deliver what is ready.
+        """
+        most = self._ready if wanted is None else min(self._ready, wanted)
+        while self._seen < most:
+            self._leave_page()
+            self._current = self._page(min(most - self._seen, self._fitting if sized else _LARGEST_PAGE))
+            if not self._current:
+                return  # somebody else took them
+            yield self._current
+
+    def remove(self, arrival: Arrival) -> None:
+        """Take out a message of the page that was given out last; on return the broker does not have it any more.
+
+        Raises:
+            BrokerUnavailableError: nobody knows whether it has.
+        """
+        channel = arrival.channel
+        if not channel.acknowledge(arrival) or not self._broker.consumers.barrier(self._consumers[-1], _END_TIMEOUT):
+            raise BrokerUnavailableError(f"no answer about a letter of {self._queue!r}: it may be there still")
+        if channel.lost:
+            raise BrokerUnavailableError(f"the connection was lost: a letter of {self._queue!r} may be there still")
+
+    def keep_order(self) -> None:
+        """Take what has to go back behind the messages that are held, so that these come before it.
+
+        Raises:
+            BrokerUnavailableError: as ``pages``.
+        """
+        self._leave_page()
+        while self._consumers and self._seen < self._ready and self._last and self._comes_back(self._last):
+            self._current = self._page(min(self._ready - self._seen, self._fitting))
+            self._extra += len(self._current)
+            if not self._current:
+                return
+            self._leave_page()
+
+    def give_back(self) -> None:
+        """Have the broker take back what was not removed."""
+        self._leave_page()
+        # From 4.3 on a closed channel counts as a failed delivery, and a negative acknowledgement does not; but in a
+        # queue without a limit the latter moves the message to the end.
+        closing = self._unlimited or self._declared.server_version < (4, 3)
+        for consumer in self._consumers:
+            _give_back(self._broker, self._declared, consumer, closing=closing)
+
+    def _page(self, count: int) -> list[Arrival]:
+        """The messages of one more consumer, which has ended by then; none when somebody else took them."""
+        broker = self._broker
+        consumer = broker.consumers.new(self._queue)
+        self._consumers.append(consumer)
+        consumer.prefetch = count
+        page: list[Arrival] = []
+        _take(broker, self._declared, consumer, page, consumers=len(self._consumers))
+        page += _end(broker, consumer)
+        if page:
+            self._seen += len(page)
+            self._bytes += sum(len(arrival.body) for arrival in page)
+            self._last = page[-1]
+        return page
+
+    def _leave_page(self) -> None:
+        """What has to be done with the page that was given out last, before there is another one."""
+        page, self._current = self._current, []
+        if page and not self._unlimited:
+            _renew(self._broker, self._queue, [one for one in page if one.number in one.channel.unsettled])
+        if self._consumers and not self._consumers[-1].in_flight:  # all were removed, or there was nothing
+            _give_back(self._broker, self._declared, self._consumers.pop(), closing=True)
+
+    @property
+    def _fitting(self) -> int:
+        """How many messages fit into memory at once, as far as is known."""
+        if not self._seen:
+            return _PAGE
+        return max(_SMALLEST_PAGE, min(_LARGEST_PAGE, PREFETCH_BYTES * self._seen // (self._bytes or 1)))
+
+    def _comes_back(self, arrival: Arrival) -> bool:
+        """Whether there may be more behind it that came back earlier, which a quorum queue would deliver first."""
+        return arrival.redelivered and (headers.is_counted(arrival.properties) or self._extra < _MOST_EXTRA)
+
+
+@contextmanager
+def held(broker: ConnectedBroker, declared: Declarations, queue: str) -> Iterator[Held]:
+    """Hold messages from the front of a queue; what was not removed goes back to its place.
 
     Raises:
         BrokerUnavailableError: no connection, or it was lost meanwhile, or the broker does not deliver what is ready.
     """
-    with held(broker, declared, queue, limit) as arrivals:
-        if not declared.is_unlimited(queue):
-            _renew(broker, queue, arrivals)
-        return arrivals[:limit]
-
-
-@contextmanager
-def held(broker: ConnectedBroker, declared: Declarations, queue: str, limit: int) -> Iterator[list[Arrival]]:
-    """Hold messages from the front of a queue; what was not acknowledged goes back to its place.
-
-    It may be more than ``limit``, so that the order can be kept.
-
-    Raises:
-        BrokerUnavailableError: as :func:`look`.
-    """
-    ready = broker.requests.call(f"queue {queue!r}", declared.count(queue))
-    unlimited = ready > 0 and broker.requests.call(f"queue {queue!r}", declared.check_unlimited(queue))
-    pages: list[tuple[Consumer, list[Arrival]]] = []
-    arrivals: list[Arrival] = []
-    most = min(ready, limit + _MOST_EXTRA)
+    holding = Held(broker, declared, queue)
     try:
-        while len(arrivals) < most and (len(arrivals) < limit or arrivals[-1].redelivered):
-            missing = limit - len(arrivals)
-            consumer = broker.consumers.new(queue)
-            page: list[Arrival] = []
-            pages.append((consumer, page))
-            consumer.prefetch = min(most - len(arrivals), missing if missing > 0 else _PAGE, _LARGEST_PAGE)
-            _take(broker, declared, consumer, page, consumers=len(pages))
-            if not page:
-                break  # somebody else took them
-            arrivals += page
-        yield arrivals
+        yield holding
+    except BaseException as reason:
+        try:
+            holding.keep_order()
+            holding.give_back()
+        except QBridgeError as exc:
+            reason.add_note(f"and the letters may not be in their order: {exc}")
+        raise
+    try:
+        holding.keep_order()
     finally:
-        for consumer, page in pages:
-            # From 4.3 on a closed channel counts as a failed delivery, and a negative acknowledgement does not; but
-            # in a queue without a limit the latter moves the message to the end.
-            _give_back(broker, declared, consumer, page, closing=unlimited or declared.server_version < (4, 3))
+        holding.give_back()
 
 
 def _take(
@@ -114,7 +213,7 @@ def _next(broker: ConnectedBroker, consumer: Consumer, count: int) -> list[Arriv
 def _may_come(
     broker: ConnectedBroker, declared: Declarations, consumer: Consumer, consumers: int, waited: float
 ) -> bool:
-    """Whether to wait on, after nothing has come for so many seconds; ``consumers`` are our own.
+    """Whether to wait on, after nothing has come for so many seconds; ``consumers`` are our own at most.
 
     Raises:
         BrokerUnavailableError: the broker does not deliver what it has ready.
@@ -129,9 +228,15 @@ def _may_come(
     return waited < _HESITATION
 
 
-def _give_back(
-    broker: ConnectedBroker, declared: Declarations, consumer: Consumer, arrivals: list[Arrival], *, closing: bool
-) -> None:
+def _end(broker: ConnectedBroker, consumer: Consumer) -> list[Arrival]:
+    """End a consumer, whose channel goes on to hold what it brought; what nobody has taken of that."""
+    ended = threading.Event()
+    broker.io.post(lambda: consumer.unsubscribe(ended.set))
+    ended.wait(_END_TIMEOUT)  # a broker that does not answer is noticed by what comes next
+    return [arrival for arrival in consumer.take_left() if not arrival.channel.lost]
+
+
+def _give_back(broker: ConnectedBroker, declared: Declarations, consumer: Consumer, *, closing: bool) -> None:
     before = broker.requests.call(f"queue {consumer.queue!r}", declared.count(consumer.queue))
     closed = threading.Event()
     returning = 0
@@ -141,9 +246,8 @@ def _give_back(
         if consumer.channel is not None:
             consumer.channel.flush()
             returning = len(consumer.channel.unsettled)  # without those that were replaced
-        if not closing:
-            for arrival in arrivals:
-                arrival.channel.nack(arrival.number)
+            for number in [] if closing else list(consumer.channel.unsettled):
+                consumer.channel.nack(number)
         consumer.close(closed.set)
 
     broker.io.post(close)
@@ -157,14 +261,17 @@ def _give_back(
 
 
 def _renew(broker: ConnectedBroker, queue: str, arrivals: list[Arrival]) -> None:
-    """Replace messages that came back many times by copies, which the broker counts anew."""
+    """Replace messages that came back many times by copies, which the broker counts anew and which look the same."""
     for arrival in arrivals:
-        if headers.delivery_count(arrival.properties) >= FEW_RETURNS:
-            try:
-                broker.sender.send([broker.handbacks.copy_of(queue, arrival)])
-            except QBridgeError as exc:
-                _log.warning("a message of %r is close to its delivery limit: %s", queue, exc)
-                if isinstance(exc, TransientError):
-                    return
-                continue  # something is wrong with this one
-            arrival.channel.acknowledge(arrival)
+        if headers.delivery_count(arrival.properties) < FEW_RETURNS:
+            continue
+        mark = headers.read(arrival.properties).mark
+        copy = copies.handed_back(arrival.properties, broker.sender.room, mark=mark)
+        try:
+            broker.sender.send([Publication("", queue, copy, arrival.body)])
+        except QBridgeError as exc:
+            _log.warning("a message of %r is close to its delivery limit: %s", queue, exc)
+            if isinstance(exc, TransientError):
+                return
+            continue  # something is wrong with this one
+        arrival.channel.acknowledge(arrival)

@@ -1,74 +1,91 @@
-"""Sends dead letters back to where they came from, and keeps the order of those that stay."""
+"""Sends dead letters back, or deletes them, and keeps the order of those that stay.
+
+One letter at a time: its copy is confirmed, and the broker has answered that the letter is gone, before the next one is
+touched. So whoever dies on the way leaves one letter at most that is there twice.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby
-from typing import Final
+from collections.abc import Callable
 
-from qbridge_core.backend import SOURCE_QUEUE, UnroutableError, meta_text
+from qbridge_core.backend import Chosen, Edit, MessageTooLargeError, UnroutableError, replay_headers
 from qbridge_rabbitmq.amqp import copies, headers
 from qbridge_rabbitmq.broker import ConnectedBroker
-from qbridge_rabbitmq.dead_letters import broker_deaths, browse
-from qbridge_rabbitmq.publish.publisher import LARGE, Publication
+from qbridge_rabbitmq.dead_letters import browse
+from qbridge_rabbitmq.dead_letters.broker_deaths import letter_id, source_of
+from qbridge_rabbitmq.publish.publisher import Publication
 from qbridge_rabbitmq.queues.declarations import Declarations
 from qbridge_rabbitmq.state.in_flight import Arrival
-
-_PAGE: Final = 500
-_TOGETHER: Final = 100
 
 
 def replay(broker: ConnectedBroker, declared: Declarations, queue: str, target: str | None, limit: int | None) -> int:
     """Replay up to ``limit`` letters, a page at a time; how many went back.
 
-    The letters of a page are taken without an acknowledgement, as for a listing, and each is acknowledged when its copy
-    is confirmed. So what cannot be sent goes back to its place together with what is behind it.
+    What cannot be sent goes back to its place together with what is behind it.
 
     Raises:
         QBridgeError: the first letter that could not be sent.
     """
-    waiting = broker.requests.call(f"queue {queue!r}", declared.count(queue))
-    remaining = waiting if limit is None else min(limit, waiting)
     replayed = 0
-    while replayed < remaining:
-        with browse.held(broker, declared, queue, min(_PAGE, remaining - replayed)) as arrivals:
-            if not arrivals:
-                break
-            page = arrivals[: remaining - replayed]
-            for name, letters in groupby(page, key=lambda arrival: target or _source(arrival)):
-                for part in _parts(list(letters)):
-                    _send(broker, queue, name, part)
-                    replayed += len(part)
+    with browse.held(broker, declared, queue) as held:
+        for page in held.pages(limit):
+            for arrival in page:
+                _send(broker, queue, target, arrival)
+                held.remove(arrival)
+                replayed += 1
     return replayed
 
 
-def _send(broker: ConnectedBroker, queue: str, target: str, letters: Sequence[Arrival]) -> None:
-    if not target:
+def replay_chosen(
+    broker: ConnectedBroker, declared: Declarations, queue: str, target: str | None, chosen: Chosen
+) -> int:
+    """Replay those that are named; how many went back.
+
+    Raises:
+        QBridgeError: the first letter that could not be sent.
+    """
+    return _each(broker, declared, queue, chosen, lambda one: _send(broker, queue, target, one, chosen.edit))
+
+
+def delete(broker: ConnectedBroker, declared: Declarations, queue: str, chosen: Chosen) -> int:
+    """Delete those that are named; how many there were.
+
+    Raises:
+        BrokerUnavailableError: the connection was lost; some may be there still.
+    """
+    return _each(broker, declared, queue, chosen, lambda _: None)
+
+
+def _each(
+    broker: ConnectedBroker, declared: Declarations, queue: str, chosen: Chosen, do: Callable[[Arrival], None]
+) -> int:
+    """Take out those that are named, each after something was done with it; how many."""
+    done = 0
+    if chosen.is_complete:
+        return done
+    with browse.held(broker, declared, queue) as held:
+        for page in held.pages():
+            for arrival in page:
+                if chosen.take(letter_id(arrival)):
+                    do(arrival)
+                    held.remove(arrival)
+                    done += 1
+            if chosen.is_complete:
+                break
+    return done
+
+
+def _send(broker: ConnectedBroker, queue: str, target: str | None, letter: Arrival, edit: Edit | None = None) -> None:
+    content = headers.read(letter.properties)
+    where = target or source_of(letter, content.meta)
+    if not where:
         raise UnroutableError(f"a dead letter in {queue!r} does not say which queue it came from; give replay a target")
-    room = broker.sender.room
-    failed = broker.sender.send_each(
-        [Publication("", target, copies.copy(one.properties, {}, most=room), one.body) for one in letters]
-    )
-    for position, letter in enumerate(letters):
-        if position not in failed:
-            letter.channel.acknowledge(letter)
-    if failed:
-        raise failed[min(failed)]
-
-
-def _source(arrival: Arrival) -> str:
-    meta = headers.read(arrival.properties).meta
-    return meta_text(meta, SOURCE_QUEUE) or meta_text(broker_deaths.explain(arrival.properties), SOURCE_QUEUE)
-
-
-def _parts(letters: list[Arrival]) -> Iterator[list[Arrival]]:
-    """What goes out together: some letters, or a large one by itself."""
-    part: list[Arrival] = []
-    size = 0
-    for letter in letters:
-        if part and (len(part) >= _TOGETHER or size + len(letter.body) > LARGE):
-            yield part
-            part, size = [], 0
-        part.append(letter)
-        size += len(letter.body)
-    yield part
+    ours, room = replay_headers(content.meta, edit, content.message_id), broker.sender.room
+    properties, body = letter.properties, letter.body
+    if edit is not None:
+        properties = copies.edited(properties, edit.headers, edit.message_id)
+        body = body if edit.body is None else edit.body
+    properties = copies.copy(properties, ours, most=room)
+    if edit is not None and not copies.leaves_room(properties, room):
+        raise MessageTooLargeError(f"the new headers for a letter of {queue!r} leave no room for an explanation")
+    broker.sender.send([Publication("", where, properties, body)])

@@ -20,9 +20,11 @@ from qbridge_core.backend import (
     TASK_ID,
     DeadLetter,
     Delivery,
+    Edit,
     meta_int,
     meta_text,
     meta_time,
+    replay_headers,
 )
 
 REDELIVERED: Final = HEADER_PREFIX + "redelivered"
@@ -88,13 +90,27 @@ def _decode_all(fields: Sequence[bytes]) -> Decoded:
 
 
 def for_producer(fields: Sequence[bytes]) -> Fields:
-    """The fields without QBridge's own: what a replayed dead letter keeps. ``replay.lua`` does the same."""
+    """The fields without QBridge's own."""
     kept: Fields = []
     for position in range(0, len(fields) - 1, 2):
         name = fields[position]
         if not name.startswith(_OWN) or name.startswith(_ESCAPED):
             kept += name, fields[position + 1]
     return kept or [BODY, b""]
+
+
+def replayed(fields: Sequence[bytes], edit: Edit | None = None) -> Fields:
+    """The fields of a dead letter that goes back. ``replay.lua`` does the same for one that nobody edits."""
+    body, _, message_id, meta = decode(fields)
+    own = encode_meta(replay_headers(meta, edit, message_id))
+    if edit is None:
+        return for_producer(fields) + own
+    body = body if edit.body is None else edit.body
+    if edit.headers is not None:
+        return encode(body, edit.headers, edit.message_id) + own
+    kept = for_producer(fields)
+    rest = [part for i in range(0, len(kept), 2) if kept[i] not in (BODY, MESSAGE_ID) for part in kept[i : i + 2]]
+    return [BODY, body, MESSAGE_ID, edit.message_id, *rest, *own]
 
 
 def moved(fields: Sequence[bytes], message_id: str, meta: Mapping[str, str | int | bytes]) -> Fields:
@@ -170,14 +186,14 @@ def with_history(queue: str, decoded: Decoded, tag: object) -> Delivery:
     )
 
 
-def dead_letter(fields: Sequence[bytes]) -> DeadLetter:
+def dead_letter(entry_id: bytes, fields: Sequence[bytes]) -> DeadLetter:
     """The dead letter of an entry. One that QBridge did not write is known by its message id at least."""
     body, headers, message_id, meta = decode(fields)
     if message_id and not meta_text(meta, TASK_ID):
         meta = {**meta, TASK_ID: message_id}
     if missing := meta_text(meta, LEFT_OUT):
         meta = {**meta, EXCEPTION_MESSAGE: f"{meta_text(meta, EXCEPTION_MESSAGE)} [{missing}]".strip()}
-    return DeadLetter.from_headers(body, headers, meta)
+    return DeadLetter.from_headers(body, headers, meta, letter_id=entry_id.decode())
 
 
 def _as_text(value: bytes) -> str:

@@ -54,6 +54,7 @@ def with_text(command: Command) -> Command:
 _by_sha: Final[dict[str, Script]] = {}
 
 ACK: Final = Script("ack")
+DELETE_LETTERS: Final = Script("delete_letters")
 ENSURE: Final = Script("ensure")
 REMOVE_CONSUMER: Final = Script("remove_consumer")
 FIND_ABANDONED: Final = Script("find_abandoned")
@@ -66,6 +67,7 @@ REMOVE_IDLE_CONSUMERS: Final = Script("remove_idle_consumers")
 RELEASE: Final = Script("release")
 RENEW: Final = Script("renew")
 REPLAY: Final = Script("replay", "spread")
+REPLAY_EDITED: Final = Script("replay_edited", "spread")
 RESTORE: Final = Script("restore", "spread")
 SETTLE: Final = Script("settle", "spread")
 TAKE_OVER: Final = Script("take_over")

@@ -16,6 +16,7 @@ from qbridge_core.backend import (
     ATTEMPTS,
     CRASHES,
     REASON,
+    REPLAYS,
     TASK_ID,
     Delivery,
     Failure,
@@ -89,4 +90,5 @@ def _forgotten(delivery: Delivery, reason: Reason) -> Failure:
         source_queue=delivery.queue,
         task_id=meta_text(delivery.meta, TASK_ID) or delivery.message_id or "",
         worker=worker_identity(),
+        replays=meta_int(delivery.meta, REPLAYS),
     )

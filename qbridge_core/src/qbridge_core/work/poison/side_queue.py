@@ -25,7 +25,7 @@ from typing import Final
 
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.dead_letter import Failure, Reason, SuspectFailure
-from qbridge_core.contract.headers import BESIDE, TASK_ID, meta_text
+from qbridge_core.contract.headers import BESIDE, REPLAYS, TASK_ID, meta_int, meta_text
 from qbridge_core.contract.message import Delivery
 from qbridge_core.contract.names import worker_identity
 from qbridge_core.errors import BrokerUnavailableError, QBridgeError
@@ -368,6 +368,7 @@ class SideQueue:
             source_queue=self.queue,
             task_id=meta_text(delivery.meta, TASK_ID) or delivery.message_id or "",
             worker=worker_identity(),
+            replays=meta_int(delivery.meta, REPLAYS),
         )
         copy = SuspectFailure.of(failure, suspicions(delivery), beside=beside)
         try:

@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 
 from qbridge_core.contract.dead_letter import Failure
-from qbridge_core.contract.headers import MAX_EXCEPTION_MESSAGE_CHARS
+from qbridge_core.contract.headers import MAX_EXCEPTION_MESSAGE_CHARS, REPLAYS, meta_int
 from qbridge_core.contract.message import Delivery
 from qbridge_core.contract.names import worker_identity
 from qbridge_core.task.explanation import Explanation
@@ -30,6 +30,7 @@ def failure_of(rules: Rules, delivery: Delivery, explanation: Explanation, task_
         source_queue=rules.queue,
         task_id=task_id,
         worker=worker_identity(),
+        replays=meta_int(delivery.meta, REPLAYS),
     )
 
 

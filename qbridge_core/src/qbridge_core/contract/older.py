@@ -1,0 +1,41 @@
+"""Backends that were written before there were some of the arguments: they go on working, and refuse the new ones."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any, Final
+
+from qbridge_core.errors import UnsupportedError
+
+_ADDED: Final = {"dead_letters": ("after",), "replay": ("letters", "body", "headers")}
+_TAKES_ANY: Final = 0x08  # the flag of a code object for ``**arguments``
+
+
+def refuse_what_is_new(cls: type) -> None:
+    """Let methods of a class that lack an argument of the contract raise ``UnsupportedError`` for it."""
+    for name, added in _ADDED.items():
+        method = vars(cls).get(name)
+        if isinstance(method, FunctionType) and (missing := [one for one in added if not _takes(method, one)]):
+            setattr(cls, name, _refusing(method, missing))
+
+
+def _takes(method: Callable[..., Any], argument: str) -> bool:
+    while (wrapped := getattr(method, "__wrapped__", None)) is not None:
+        method = wrapped
+    code = getattr(method, "__code__", None)
+    if code is None or code.co_flags & _TAKES_ANY:
+        return True  # it says itself what it takes
+    return argument in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+
+
+def _refusing(method: Callable[..., Any], missing: list[str]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(self: object, *args: Any, **kwargs: Any) -> Any:
+        for argument in missing:
+            if kwargs.pop(argument, None) is not None:
+                raise UnsupportedError(f"{type(self).__name__}.{method.__name__} does not know {argument!r}")
+        return method(self, *args, **kwargs)
+
+    return call
