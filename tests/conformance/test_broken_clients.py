@@ -15,7 +15,7 @@ import pytest
 
 from qbridge_core import QueueClient
 from qbridge_memory import MemoryClient
-from support.broken import calls, claims, keeping, leases, memory, outages
+from support.broken import calls, claims, keeping, leases, letters, memory, outages
 from support.brokers import start_new
 from support.estimates import EstimatingClient
 from support.leases.broker import LeaseBroker
@@ -87,6 +87,23 @@ BROKEN: dict[type[MemoryClient], set[str]] = {
     memory.LeavesThread: {"test_disconnect_leaves_no_thread"},
     memory.SettlesTwice: {"test_the_first_settlement_counts"},
     memory.WorksAfterDisconnect: {"test_g18_calls_on_a_disconnected_client_say_so"},
+    letters.NamesNoLetters: {
+        "test_letters_are_named_as_far_as_that_is_claimed",
+        "test_g13_letters_are_listed_page_by_page",
+        "test_g13_chosen_letters_are_sent_back",
+    },
+    letters.HidesItsLetters: {"test_letters_are_named_as_far_as_that_is_claimed"},
+    letters.NamesLettersAnew: {"test_g13_letters_are_listed_page_by_page"},
+    letters.ForgetsWhereItWas: {"test_a_listing_behind_a_letter_that_is_gone"},
+    letters.ReplaysTheOldest: {"test_g13_chosen_letters_are_sent_back"},
+    letters.TurnsWhatStays: {"test_g13_chosen_letters_are_sent_back", "test_g13_chosen_letters_are_deleted"},
+    letters.CountsNoReplays: {"test_replays_are_counted"},
+    letters.ForgetsReplaysOnRetry: {"test_replays_are_counted"},
+    letters.KeepsTheIdOfAnEditedLetter: {"test_a_letter_is_sent_back_edited"},
+    letters.LosesTheTaskOfAnEditedLetter: {"test_a_letter_is_sent_back_edited"},
+    letters.SaysNothingOfWhatIsGone: {"test_letters_that_are_gone_do_not_keep_the_others"},
+    letters.StopsAtWhatIsGone: {"test_letters_that_are_gone_do_not_keep_the_others"},
+    letters.RemovesChosenFirst: {"test_a_chosen_letter_that_cannot_go_stays_in_its_place"},
     memory.ForgetsIdsOfLetters: {"test_a_letter_keeps_its_id_and_forgets_its_crashes"},
     memory.DropsDuplicates: {"test_a_message_id_is_no_key"},
     memory.LowersHeaderNames: {"test_g13_odd_headers_and_ids_are_kept_all_the_way"},
@@ -397,7 +414,7 @@ def test_the_suite_fails_where_a_client_of_a_real_broker_is_broken(
 
 def test_every_broken_client_is_run() -> None:
     """A class that is only written and not listed proves nothing."""
-    modules = (memory, calls, claims, keeping, leases, outages)
+    modules = (memory, calls, claims, keeping, leases, letters, outages)
     broken = {
         kind
         for module in modules

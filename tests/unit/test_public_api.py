@@ -34,6 +34,7 @@ CORE = [
     "HandlerTimeout",
     "IdleTimeoutError",
     "InvalidURLError",
+    "LettersGoneError",
     "LinearBackoff",
     "Message",
     "MessageTooLargeError",

@@ -100,7 +100,8 @@ class ConsumerTags:
         return consumer_tag == self.first
 
     def _add(self, prefetch: int) -> str:
-        consumer_tag = f"qbridge-{next(_numbers)}"
+        # In the order of time: when their channel dies a quorum queue takes back what they held in that of the tags.
+        consumer_tag = f"qbridge-{next(_numbers):010}"
         self._awaited += 1
         self._channel.basic_qos(prefetch_count=prefetch, callback=_ignore)
         self._channel.basic_consume(self._queue, self._take, consumer_tag=consumer_tag, callback=self._on_consume_ok)

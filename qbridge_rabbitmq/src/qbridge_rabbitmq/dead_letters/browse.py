@@ -4,9 +4,10 @@ AMQP 0-9-1 has no way to look. So consumers take the messages without acknowledg
 channels are closed. A classic queue puts them where they were. A quorum queue appends them to the messages that came
 back earlier, which it delivers before all others: to keep the order, all of those have to be taken, beyond what was
 asked for. (It also keeps the order of what one consumer held, but not of messages that were asked for one by one.)
-It sends 2,000 messages to one consumer at most, so each page has one of its own, on a channel of its own, and ends it
-before it looks at what has come: else the broker would send more for each message that is removed. What stays is not
-kept here, only its numbers are.
+It sends 2,000 messages to one consumer at most, so each page has one of its own, and ends it before it looks at what
+has come: else the broker would send more for each message that is removed. All are on one channel, so that the queue
+gets what they hold back in their order also when this process dies: it goes through some tens of consumers of a
+channel in the order of their tags. What stays is not kept here, only its numbers are.
 
 What is on its way when the channel is closed counts as delivered and comes back, and a queue with a delivery limit
 drops what came back too often. So a letter is awaited for as long as it takes: an answer on the same channel comes
@@ -47,6 +48,8 @@ _END_TIMEOUT: Final = 10.0
 _PAGE: Final = 100
 _LARGEST_PAGE: Final = 1_000
 _SMALLEST_PAGE: Final = 20
+# Erlang goes through a map of so many keys in their order.
+_ON_ONE_CHANNEL: Final = 32
 # On a classic queue, which needs no more, all messages look as if they had come back after a crash of the broker.
 _MOST_EXTRA: Final = 2_000
 
@@ -66,7 +69,8 @@ class Held:
         self._queue = queue
         self._ready = broker.requests.call(f"queue {queue!r}", declared.count(queue))
         self._unlimited = self._ready > 0 and broker.requests.call(f"queue {queue!r}", declared.check_unlimited(queue))
-        self._consumers: list[Consumer] = []
+        self._consumers: list[Consumer] = []  # one for each channel, which has had several
+        self._pages = 0
         self._seen = self._extra = self._bytes = 0
         self._current: list[Arrival] = []
         self._last: Arrival | None = None
@@ -127,11 +131,12 @@ class Held:
     def _page(self, count: int) -> list[Arrival]:
         """The messages of one more consumer, which has ended by then; none when somebody else took them."""
         broker = self._broker
-        consumer = broker.consumers.new(self._queue)
-        self._consumers.append(consumer)
-        consumer.prefetch = count
+        if not self._consumers or self._pages % _ON_ONE_CHANNEL == 0:
+            self._consumers.append(broker.consumers.new(self._queue))
+        self._pages += 1
+        consumer = self._consumers[-1]
         page: list[Arrival] = []
-        _take(broker, self._declared, consumer, page, consumers=len(self._consumers))
+        _take(broker, self._declared, consumer, count, page, consumers=self._pages)
         page += _end(broker, consumer)
         if page:
             self._seen += len(page)
@@ -183,10 +188,9 @@ def held(broker: ConnectedBroker, declared: Declarations, queue: str) -> Iterato
 
 
 def _take(
-    broker: ConnectedBroker, declared: Declarations, consumer: Consumer, page: list[Arrival], consumers: int
+    broker: ConnectedBroker, declared: Declarations, consumer: Consumer, count: int, page: list[Arrival], consumers: int
 ) -> None:
     """Fill the page; it stays shorter when somebody else took the rest."""
-    count = consumer.prefetch
     broker.io.post(lambda: consumer.subscribe(count))
     since = monotonic()
     while len(page) < count and consumer.missing is None:
