@@ -7,7 +7,8 @@ asked for. (It also keeps the order of what one consumer held, but not of messag
 It sends 2,000 messages to one consumer at most, so each page has one of its own, and ends it before it looks at what
 has come: else the broker would send more for each message that is removed. All are on one channel, so that the queue
 gets what they hold back in their order also when this process dies: it goes through some tens of consumers of a
-channel in the order of their tags. What stays is not kept here, only its numbers are.
+channel in the order of their tags. (And so what came back earlier is taken before anything is removed.) What stays is
+not kept here, only its numbers are.
 
 What is on its way when the channel is closed counts as delivered and comes back, and a queue with a delivery limit
 drops what came back too often. So a letter is awaited for as long as it takes: an answer on the same channel comes
@@ -72,7 +73,7 @@ class Held:
         self._consumers: list[Consumer] = []  # one for each channel, which has had several
         self._pages = 0
         self._seen = self._extra = self._bytes = 0
-        self._current: list[Arrival] = []
+        self._many_returns: list[Arrival] = []
         self._last: Arrival | None = None
 
     def pages(self, wanted: int | None = None, *, sized: bool = True) -> Iterator[list[Arrival]]:
@@ -87,20 +88,30 @@ class Held:
         """
         most = self._ready if wanted is None else min(self._ready, wanted)
         while self._seen < most:
-            self._leave_page()
-            self._current = self._page(min(most - self._seen, self._fitting if sized else _LARGEST_PAGE))
-            if not self._current:
+            page = self._page(min(most - self._seen, self._fitting if sized else _LARGEST_PAGE))
+            if not page:
                 return  # somebody else took them
-            yield self._current
+            yield page
+            self._leave_page()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all that is held goes back to the front in its order, also when this process dies."""
+        last = self._last
+        if last is None or self._seen >= self._ready:
+            return True
+        return not (last.redelivered and headers.is_counted(last.properties))
 
     def remove(self, arrival: Arrival) -> None:
-        """Take out a message of the page that was given out last; on return the broker does not have it any more.
+        """Take out a message; on return the broker does not have it any more.
 
         Raises:
             BrokerUnavailableError: nobody knows whether it has.
         """
         channel = arrival.channel
-        if not channel.acknowledge(arrival) or not self._broker.consumers.barrier(self._consumers[-1], _END_TIMEOUT):
+        holder = next((consumer for consumer in self._consumers if consumer.channel is channel), None)
+        known = holder is not None and channel.acknowledge(arrival)
+        if holder is None or not known or not self._broker.consumers.barrier(holder, _END_TIMEOUT):
             raise BrokerUnavailableError(f"no answer about a letter of {self._queue!r}: it may be there still")
         if channel.lost:
             raise BrokerUnavailableError(f"the connection was lost: a letter of {self._queue!r} may be there still")
@@ -111,17 +122,15 @@ class Held:
         Raises:
             BrokerUnavailableError: as ``pages``.
         """
-        self._leave_page()
         while self._consumers and self._seen < self._ready and self._last and self._comes_back(self._last):
-            self._current = self._page(min(self._ready - self._seen, self._fitting))
-            self._extra += len(self._current)
-            if not self._current:
+            page = self._page(min(self._ready - self._seen, self._fitting))
+            self._extra += len(page)
+            if not page:
                 return
-            self._leave_page()
 
     def give_back(self) -> None:
         """Have the broker take back what was not removed."""
-        self._leave_page()
+        _renew(self._broker, self._queue, self._many_returns)
         # From 4.3 on a closed channel counts as a failed delivery, and a negative acknowledgement does not; but in a
         # queue without a limit the latter moves the message to the end.
         closing = self._unlimited or self._declared.server_version < (4, 3)
@@ -142,13 +151,12 @@ class Held:
             self._seen += len(page)
             self._bytes += sum(len(arrival.body) for arrival in page)
             self._last = page[-1]
+        if not self._unlimited and sum(len(one.body) for one in self._many_returns) < PREFETCH_BYTES:
+            self._many_returns += [one for one in page if headers.delivery_count(one.properties) >= FEW_RETURNS]
         return page
 
     def _leave_page(self) -> None:
         """What has to be done with the page that was given out last, before there is another one."""
-        page, self._current = self._current, []
-        if page and not self._unlimited:
-            _renew(self._broker, self._queue, [one for one in page if one.number in one.channel.unsettled])
         if self._consumers and not self._consumers[-1].in_flight:  # all were removed, or there was nothing
             _give_back(self._broker, self._declared, self._consumers.pop(), closing=True)
 
@@ -267,8 +275,8 @@ def _give_back(broker: ConnectedBroker, declared: Declarations, consumer: Consum
 def _renew(broker: ConnectedBroker, queue: str, arrivals: list[Arrival]) -> None:
     """Replace messages that came back many times by copies, which the broker counts anew and which look the same."""
     for arrival in arrivals:
-        if headers.delivery_count(arrival.properties) < FEW_RETURNS:
-            continue
+        if arrival.number not in arrival.channel.unsettled:
+            continue  # it was removed
         mark = headers.read(arrival.properties).mark
         copy = copies.handed_back(arrival.properties, broker.sender.room, mark=mark)
         try:
