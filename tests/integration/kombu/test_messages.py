@@ -47,7 +47,7 @@ def test_a_foreign_message_goes_through_retry_and_letters_unchanged(
     with Connection(amqp_url) as connection:
         message = as_celery(queue)(connection).get()
         assert message.payload == body
-        assert message.headers == AS_CELERY["headers"]
+        assert message.headers == {**AS_CELERY["headers"], "x-qbridge-replays": 1}
         assert (message.properties["correlation_id"], message.content_encoding) == ("id-1", "utf-8")
         message.ack()
 

@@ -74,6 +74,19 @@ def test_g19_headers_that_fill_a_frame_end_in_a_letter_and_no_connection(
     assert client.stats(unique_name).ready == 2
 
 
+def test_g19_a_foreign_letter_that_fills_a_frame_goes_back(
+    client: RabbitMQClient, foreign: Foreign, unique_name: str
+) -> None:
+    """Where there is no room to count that it was sent back, it is sent back uncounted."""
+    dead = f"{unique_name}.dead"
+    client.declare(unique_name, dead)
+    foreign(dead, b"x", {"h": "x" * (FULL + 120)})
+    (letter,) = client.dead_letters(dead)
+    assert client.replay(dead, target=unique_name, letters=[letter]) == 1
+    (delivery,) = client.receive(unique_name, 1, 10.0)
+    assert (len(delivery.headers["h"]), dict(delivery.meta)) == (FULL + 120, {})
+
+
 def test_g19_what_publish_accepts_goes_every_way(client: RabbitMQClient, unique_name: str) -> None:
     """The largest headers that ``publish`` takes: retried, delayed, dead-lettered with a full explanation, replayed."""
     dead = f"{unique_name}.dead"
