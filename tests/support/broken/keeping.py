@@ -187,7 +187,7 @@ class DelaysLetters(MemoryClient):
 class ListsText(MemoryClient):
     """Takes the body of a letter for text."""
 
-    def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
+    def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:  # type: ignore[override]
         letters = super().dead_letters(queue, limit)
         return [replace(letter, body=letter.body.decode("utf-8", "replace").encode()) for letter in letters]
 
@@ -195,7 +195,7 @@ class ListsText(MemoryClient):
 class CreatesToList(MemoryClient):
     """Creates the queue that it lists."""
 
-    def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
+    def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:  # type: ignore[override]
         letters = super().dead_letters(queue, limit)
         self._broker.declare(queue)
         return letters

@@ -56,7 +56,7 @@ class ForgetsWhereItWas(MemoryClient):
 class ReplaysTheOldest(MemoryClient):
     """Sends as many back as were named, from the front."""
 
-    def replay(self, queue: str, *, letters: Any = None, **options: Any) -> int:
+    def replay(self, queue: str, *, letters: Any = None, **options: Any) -> int:  # type: ignore[override]
         if letters is not None and not isinstance(letters, str) and len(options) < 2 and "body" not in options:
             with suppress(TypeError):
                 letters = super().dead_letters(queue, len(letters))[: len(letters)]
@@ -66,7 +66,7 @@ class ReplaysTheOldest(MemoryClient):
 class TurnsWhatStays(MemoryClient):
     """Puts the letters that it has looked at to the end."""
 
-    def replay(self, queue: str, *, letters: Any = None, **options: Any) -> int:
+    def replay(self, queue: str, *, letters: Any = None, **options: Any) -> int:  # type: ignore[override]
         done = super().replay(queue, letters=letters, **options)
         if letters:
             self._turn(queue)
@@ -102,7 +102,7 @@ class ForgetsReplaysOnRetry(MemoryClient):
 class KeepsTheIdOfAnEditedLetter(MemoryClient):
     """Takes an edited letter for the same message."""
 
-    def replay(self, queue: str, *, letters: Any = None, **options: Any) -> int:
+    def replay(self, queue: str, *, letters: Any = None, **options: Any) -> int:  # type: ignore[override]
         edits = "body" in options or "headers" in options
         ids = [message.message_id for message in self._broker.peek(queue, 1000) if _is_named(message, letters)]
         done = super().replay(queue, letters=letters, **options)
@@ -128,7 +128,7 @@ class LosesTheTaskOfAnEditedLetter(MemoryClient):
 class SaysNothingOfWhatIsGone(MemoryClient):
     """Does the rest, and returns."""
 
-    def replay(self, queue: str, **options: Any) -> int:
+    def replay(self, queue: str, **options: Any) -> int:  # type: ignore[override]
         try:
             return super().replay(queue, **options)
         except LettersGoneError as exc:
@@ -144,7 +144,7 @@ class SaysNothingOfWhatIsGone(MemoryClient):
 class StopsAtWhatIsGone(MemoryClient):
     """Looks whether all are there before it does anything."""
 
-    def replay(self, queue: str, *, letters: Any = None, **options: Any) -> int:
+    def replay(self, queue: str, *, letters: Any = None, **options: Any) -> int:  # type: ignore[override]
         if isinstance(letters, list) and letters:
             ids = [each.id if isinstance(each, DeadLetter) else each for each in letters]
             known = {letter.id for letter in self.dead_letters(queue, 1000)}
@@ -157,7 +157,7 @@ class StopsAtWhatIsGone(MemoryClient):
 class RemovesChosenFirst(MemoryClient):
     """Deletes a letter before it knows where it can go."""
 
-    def replay(self, queue: str, *, letters: Any = None, **options: Any) -> int:
+    def replay(self, queue: str, *, letters: Any = None, **options: Any) -> int:  # type: ignore[override]
         try:
             return super().replay(queue, letters=letters, **options)
         except UnroutableError:

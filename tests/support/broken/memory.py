@@ -152,14 +152,14 @@ class ListsNothing(MemoryClient):
 
     capabilities = Capabilities(delay=True)
 
-    def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
+    def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:  # type: ignore[override]
         return []
 
 
 class ConsumesOnBrowse(MemoryClient):
     """Lists dead letters by taking them out."""
 
-    def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
+    def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:  # type: ignore[override]
         letters = super().dead_letters(queue, limit)
         for delivery in self.receive(queue, limit) if letters else []:
             self.ack(delivery)
@@ -169,7 +169,7 @@ class ConsumesOnBrowse(MemoryClient):
 class ReordersOnBrowse(MemoryClient):
     """Lists dead letters by taking them out and putting them back at the end."""
 
-    def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
+    def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:  # type: ignore[override]
         letters = super().dead_letters(queue, limit)
         broker: Any = self._broker
         if letters:
@@ -666,7 +666,7 @@ class ReplaysWithoutIds(MemoryClient):
 class ListsAll(MemoryClient):
     """Has a default limit of its own."""
 
-    def dead_letters(self, queue: str, limit: int = 10_000) -> list[DeadLetter]:
+    def dead_letters(self, queue: str, limit: int = 10_000) -> list[DeadLetter]:  # type: ignore[override]
         return super().dead_letters(queue, limit)
 
 

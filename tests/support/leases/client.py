@@ -256,7 +256,7 @@ class LeaseClient(QueueClient):
 
     # ------------------------------------------------------------------ dead letters
 
-    def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:
+    def dead_letters(self, queue: str, limit: int = 100) -> list[DeadLetter]:  # type: ignore[override]
         """List them."""
         count = check_count("limit", limit)
         items = self._call(self._live(), "peek", queue=check_queue_name(queue), count=count)
