@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.brokers import Broker
+from support.programs import Programs
 from support.worker_process import Journal, StartWorker, quick
 
 BROKERS = ("rabbitmq", "redis")
@@ -52,3 +53,11 @@ def start_worker(journal: Journal, unique_name: str) -> StartWorker:
         return journal.start_worker(url, unique_name, timeout)
 
     return start
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Iterator[Programs]:
+    """Start programs; they are killed after the test."""
+    programs = Programs(tmp_path)
+    yield programs
+    programs.close()

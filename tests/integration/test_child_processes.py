@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from qbridge_core import Reason, connect
 from support.handlers import notes
+from support.programs import TESTS, Programs, children_of, is_alive
 from support.wait import wait_for
 
 pytestmark = pytest.mark.faults
@@ -34,14 +35,6 @@ if __name__ == "__main__":
 """
 
 
-def alive(pid: int) -> bool:
-    """True while the process runs."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
-
-
 def pids(journal: Path) -> list[int]:
     """The processes that wrote to the journal, in order."""
     return [int(line.split()[1]) for line in notes(journal)]
@@ -57,22 +50,10 @@ def journal(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start(tmp_path: Path, journal: Path, unique_name: str) -> Iterator[Start]:
+def start(programs: Programs, unique_name: str) -> Start:
     """Start a worker program on the test's queue; it is killed after the test."""
-    processes: list[subprocess.Popen[bytes]] = []
-
-    def start(url: str, code: str = PROGRAM) -> subprocess.Popen[bytes]:
-        tests = str(Path(__file__).parents[1])
-        path = tmp_path / "worker.py"
-        path.write_text(code.format(tests=tests, url=url, queue=unique_name, dead=f"{unique_name}-dead"))
-        with (tmp_path / "log").open("ab") as log:
-            processes.append(subprocess.Popen([sys.executable, str(path)], stdout=log, stderr=log))
-        return processes[-1]
-
-    yield start
-    for process in processes:
-        process.kill()
-        process.wait()
+    names = {"tests": TESTS, "queue": unique_name, "dead": f"{unique_name}-dead"}
+    return lambda url, code=PROGRAM: programs.start(code.format(url=url, **names))
 
 
 @pytest.mark.timeout(360)
@@ -94,7 +75,7 @@ def test_g10_a_killed_worker_leaves_no_orphans(
             children.append(pids(journal)[-1])
         worker.kill()
         worker.wait()
-        wait_for(lambda: not any(map(alive, children)), 60, "no child is left")
+        wait_for(lambda: not any(map(is_alive, children)), 60, "no child is left")
 
 
 def test_g10_a_child_that_starts_while_its_worker_dies_loads_nothing() -> None:
@@ -118,19 +99,6 @@ except (OSError, ValueError):  # there is no such socket
             start_new_session=True,  # the kernel signals its process group
         )  # fmt: skip
         assert child.stdout == printed, child.stderr
-
-
-def children_of(pid: int) -> list[int]:
-    """The processes that a process has started."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(entry.read_text().rpartition(")")[2].split()[1])
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if parent == pid:
-            found.append(int(entry.parent.name))
-    return found
 
 
 def test_g6_a_segfault_harms_nobody_else(
@@ -177,7 +145,7 @@ def test_g16_a_signal_to_everybody_stops_gracefully(
         assert worker.wait(30) == 0
         assert client.stats(unique_name).ready == client.stats(unique_name).in_flight == 0
         assert notes(journal)[-1].startswith("finished")
-    assert not any(map(alive, children))
+    assert not any(map(is_alive, children))
 
 
 def test_g10_a_program_without_a_guard_is_told_so(

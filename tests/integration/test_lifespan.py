@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 from qbridge_core import QueueClient, TaskManager, connect
 from support.handlers import notes
 from support.lifespans import JOURNAL, events, events_of, work
+from support.programs import TESTS, Programs, children_of
 from support.wait import wait_for
 
 pytestmark = pytest.mark.faults
@@ -55,36 +55,17 @@ def client(shared_url: str, unique_name: str) -> Iterator[QueueClient]:
 
 
 @pytest.fixture
-def start(tmp_path: Path, unique_name: str, shared_url: str) -> Iterator[Start]:
+def start(programs: Programs, unique_name: str, shared_url: str) -> Start:
     """Start a worker program on the test's queue; it is killed after the test."""
-    processes: list[subprocess.Popen[bytes]] = []
+    names = {"tests": TESTS, "url": shared_url, "queue": unique_name, "dead": f"{unique_name}-dead"}
 
     def start(
         handler: str = "work_on_loop", lifespan: str = "with_loop", executor: str = "thread",
         run: str = "build().start()",
     ) -> subprocess.Popen[bytes]:  # fmt: skip
-        path = tmp_path / "worker.py"
-        names = {"tests": str(Path(__file__).parents[1]), "queue": unique_name, "dead": f"{unique_name}-dead"}
-        path.write_text(
-            PROGRAM.format(url=shared_url, handler=handler, lifespan=lifespan, executor=executor, run=run, **names)
-        )
-        with (tmp_path / "log").open("ab") as log:
-            processes.append(subprocess.Popen([sys.executable, str(path)], stdout=log, stderr=log))
-        return processes[-1]
+        return programs.start(PROGRAM.format(handler=handler, lifespan=lifespan, executor=executor, run=run, **names))
 
-    yield start
-    for process in processes:
-        process.kill()
-        process.wait()
-
-
-def children_of(pid: int) -> list[int]:
-    """The processes that a process has started."""
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            found += map(int, (task / "children").read_text().split())
-    return found
+    return start
 
 
 def test_nothing_is_taken_while_a_lifespan_is_entered(client: QueueClient, unique_name: str) -> None:

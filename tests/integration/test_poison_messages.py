@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 
 from qbridge_core import QueueClient, Reason, TransientError, connect
 from support.handlers import notes
+from support.programs import TESTS, Programs
 from support.wait import wait_for
 
 pytestmark = pytest.mark.faults
@@ -52,22 +52,10 @@ def journal(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start(tmp_path: Path, unique_name: str, url: str) -> Iterator[Start]:
+def start(programs: Programs, unique_name: str, url: str) -> Start:
     """Start a worker on the test's queue; it is killed after the test."""
-    processes: list[subprocess.Popen[bytes]] = []
-
-    def start(handler: str = "work") -> subprocess.Popen[bytes]:
-        path = tmp_path / "worker.py"
-        tests = str(Path(__file__).parents[1])
-        names = {"queue": unique_name, "dead": f"{unique_name}-dead"}
-        path.write_text(PROGRAM.format(tests=tests, url=url, handler=handler, **names))
-        with (tmp_path / "log").open("ab") as log:
-            processes.append(subprocess.Popen([sys.executable, str(path)], stdout=log, stderr=log))
-        return processes[-1]
-
-    yield start
-    for process in processes:
-        kill(process)
+    names = {"tests": TESTS, "queue": unique_name, "dead": f"{unique_name}-dead"}
+    return lambda handler="work": programs.start(PROGRAM.format(url=url, handler=handler, **names))
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 from qbridge_core import ConfigurationError, QueueClient, Reason, Supervisor, connect
 from support.brokers import Broker
 from support.handlers import notes
+from support.programs import TESTS, Programs, children_of, is_alive
 from support.wait import wait_for
 
 pytestmark = pytest.mark.faults
@@ -85,51 +85,18 @@ def client(url: str, unique_name: str) -> Iterator[QueueClient]:
 
 
 @pytest.fixture
-def start(tmp_path: Path, unique_name: str, url: str, journal: Path) -> Iterator[Start]:
+def start(programs: Programs, unique_name: str, url: str, journal: Path) -> Start:
     """Start a program with a supervisor on the test's queue; everything is killed after the test."""
-    processes: list[subprocess.Popen[bytes]] = []
+    names = {"tests": TESTS, "queue": unique_name, "dead": f"{unique_name}-dead", "journal": str(journal)}
 
     def start(
         build: str = "build", processes_: int = 2, grace: float = 20.0, url_: str = url, start_timeout: float = 60.0
     ) -> subprocess.Popen[bytes]:
-        path = tmp_path / "supervised_program.py"
         values: dict[str, Any] = {"build": build, "processes": processes_, "grace": grace, "url": url_}
-        values |= {"journal": str(journal), "start_timeout": start_timeout}
-        tests = str(Path(__file__).parents[1])
-        path.write_text(PROGRAM.format(tests=tests, queue=unique_name, dead=f"{unique_name}-dead", **values))
-        with (tmp_path / "log").open("ab") as log:
-            processes.append(subprocess.Popen([sys.executable, str(path)], stdout=log, stderr=log))
-        return processes[-1]
+        code = PROGRAM.format(start_timeout=start_timeout, **values, **names)
+        return programs.start(code, "supervised_program.py")
 
-    yield start
-    for process in processes:
-        children = children_of(process.pid)
-        process.kill()
-        process.wait()
-        for pid in children:
-            if alive(pid):
-                os.kill(pid, signal.SIGKILL)
-
-
-def alive(pid: int) -> bool:
-    """True while the process runs."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def children_of(pid: int) -> list[int]:
-    """The processes that a process has started."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(entry.read_text().rpartition(")")[2].split()[1])
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if parent == pid:
-            found.append(int(entry.parent.name))
-    return found
+    return start
 
 
 @pytest.mark.parametrize("url", ["redis", "quorum", "classic"], indirect=True)
@@ -187,7 +154,7 @@ def test_g16_sigterm_stops_everybody_gracefully(
         os.kill(pid, signal.SIGTERM)
     go.touch()
     assert supervisor.wait(60) == 0
-    assert not any(map(alive, children))
+    assert not any(map(is_alive, children))
     assert sum(line.startswith("finished") for line in notes(journal)) == 8
     assert client.stats(unique_name).ready == client.stats(unique_name).in_flight == 0
 
@@ -201,10 +168,10 @@ def test_g16_a_second_signal_ends_the_grace_period(
     wait_for(lambda: notes(journal), 60, "the task runs")
     children = children_of(supervisor.pid)
     supervisor.send_signal(signal.SIGTERM)
-    wait_for(lambda: sum(map(alive, children)) == 1, 30, "the idle worker has ended, the busy one waits")
+    wait_for(lambda: sum(map(is_alive, children)) == 1, 30, "the idle worker has ended, the busy one waits")
     supervisor.send_signal(signal.SIGTERM)
     assert supervisor.wait(30) == 0
-    assert not any(map(alive, children))
+    assert not any(map(is_alive, children))
     wait_for(lambda: client.stats(unique_name).ready == 1, 10)
     (delivery,) = client.receive(unique_name, 1, 10.0)
     assert (delivery.attempts, delivery.crashes) == (0, 0)
@@ -226,7 +193,7 @@ def test_g16_a_third_signal_ends_everybody_at_once(
         supervisor.send_signal(signal.SIGTERM)
         time.sleep(0.2)  # signals that wait together count as one
     assert supervisor.wait(10) == 128 + signal.SIGTERM
-    wait_for(lambda: not any(map(alive, children)), 10, "nobody is left")
+    wait_for(lambda: not any(map(is_alive, children)), 10, "nobody is left")
 
 
 def test_g16_a_third_signal_to_a_worker_ends_it(
@@ -238,10 +205,10 @@ def test_g16_a_third_signal_to_a_worker_ends_it(
     wait_for(lambda: notes(journal), 60, "the task runs")
     (worker,) = children_of(supervisor.pid)
     for _ in range(3):
-        assert alive(worker)
+        assert is_alive(worker)
         os.kill(worker, signal.SIGTERM)
         time.sleep(0.2)
-    wait_for(lambda: not alive(worker), 10, "it has ended")
+    wait_for(lambda: not is_alive(worker), 10, "it has ended")
 
 
 def test_queues_in_the_memory_of_one_process_are_refused(start: Start, tmp_path: Path) -> None:
@@ -268,7 +235,7 @@ def test_g14_workers_survive_their_supervisor_only_to_finish(
     supervisor.kill()
     supervisor.wait()
     go.touch()
-    wait_for(lambda: not any(map(alive, children)), 60, "no worker is left")
+    wait_for(lambda: not any(map(is_alive, children)), 60, "no worker is left")
     assert sum(line.startswith("finished") for line in notes(journal)) == 8
     stats = client.stats(unique_name)
     assert (stats.in_flight, stats.ready) == (0, 20 + 16 - len(notes(journal)))
@@ -341,7 +308,7 @@ def test_g14_a_build_that_hangs_ends_with_its_supervisor(start: Start, journal: 
     (worker,) = children_of(supervisor.pid)
     supervisor.kill()
     supervisor.wait()
-    wait_for(lambda: not alive(worker), 15, "the worker has ended")
+    wait_for(lambda: not is_alive(worker), 15, "the worker has ended")
 
 
 def test_a_broker_that_was_never_there_ends_the_supervisor(
@@ -392,7 +359,7 @@ def test_g14_a_worker_that_dies_in_an_outage_of_the_broker_costs_nobody_else(
     os.kill(first, signal.SIGKILL)
     wait_for(lambda: log_of(tmp_path).count("the worker cannot start") >= 6, 120, "its successors fail")
     assert supervisor.poll() is None
-    assert alive(second)
+    assert is_alive(second)
     assert "starts in 6.4 s" not in log_of(tmp_path), "the pauses stay short, for the broker may be back any moment"
     private_broker.start()
     wait_for(lambda: log_of(tmp_path).count(" consumes ") == 3, 90, "a successor works")

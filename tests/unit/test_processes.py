@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -29,6 +28,7 @@ from qbridge_core import (
 from qbridge_core.runtime.exits import describe_exit
 from qbridge_memory import MemoryClient
 from support.handlers import Gone, Service, forget_to_await, notes, work, work_later
+from support.programs import children_of, is_alive
 from support.wait import wait_for
 
 Make = Callable[..., TaskManager]
@@ -56,29 +56,13 @@ def nothing_is_left() -> Iterator[None]:
     """No test leaves a child process, a thread or a descriptor behind."""
     before = _descriptors(), threading.active_count()
     yield
-    wait_for(lambda: not _children(), 10.0, "the child processes are gone")
+    wait_for(lambda: not children_of(os.getpid()), 10.0, "the child processes are gone")
     wait_for(lambda: threading.active_count() <= before[1], 10.0, "the threads have ended")
     assert _descriptors() <= before[0]
 
 
-def _children() -> list[str]:
-    children: list[str] = []
-    for task in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
-            children += (task / "children").read_text().split()
-    return children
-
-
 def _descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
-
-
-def alive(pid: int) -> bool:
-    """True while the process runs."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
 
 
 def pids(journal: str) -> list[int]:
@@ -285,7 +269,7 @@ def test_g10_a_timeout_ends_the_process(client: MemoryClient, make: Make, journa
         wait_for(lambda: manager.report().succeeded == 1, 60.0, "the next task is done")
         first, *_, last = [int(line.split()[1]) for line in notes(journal) if line.startswith("-")]
         assert first != last
-        wait_for(lambda: not alive(first), 30.0, "the stuck process is gone")
+        wait_for(lambda: not is_alive(first), 30.0, "the stuck process is gone")
     (letter,) = client.dead_letters("d")
     assert (letter.reason, letter.crashes, letter.exception_type) == (Reason.TIMED_OUT, 0, "TimeoutError")
     assert letter.traceback == ""
@@ -310,7 +294,7 @@ def test_g10_what_a_handler_started_is_killed_with_it(client: MemoryClient, make
     client.send("q", {"do": "start a process", "file": journal})
     assert make(task_timeout=2.0).run_until_idle(60.0)[Outcome.TIMED_OUT] == 1
     grandchild = int(notes(journal)[-1].split()[1])
-    wait_for(lambda: not alive(grandchild), 30.0, "the process of the process is gone")
+    wait_for(lambda: not is_alive(grandchild), 30.0, "the process of the process is gone")
 
 
 def test_g10_many_timeouts_at_once_stop_nobody(client: MemoryClient, make: Make, journal: str) -> None:
@@ -413,7 +397,7 @@ def test_g2_a_fork_that_returns_acknowledges_nothing(
         child = pids(str(journal))[0]
         wait_for(lambda: len(notes(forks)) == 5, 60.0, "there are four processes")
         copies = {int(line.split()[1]) for line in notes(forks)} - {child}
-        wait_for(lambda: not any(map(alive, copies)), 30.0, "the copies have ended")
+        wait_for(lambda: not any(map(is_alive, copies)), 30.0, "the copies have ended")
         assert manager.report().succeeded == 1
         go.touch()
         wait_for(lambda: manager.report().succeeded == 2, 60.0, "the next task is done")
@@ -443,7 +427,7 @@ def test_g2_a_report_about_another_task_ends_the_child(client: MemoryClient, mak
     client.send("q", {"do": "wait for a file", "file": str(journal), "until": str(go)})
     with make() as manager:
         wait_for(lambda: set(pids(str(journal))) - set(pids(str(first))), 60.0, "another child runs the next task")
-        assert not alive(pids(str(first))[0])
+        assert not is_alive(pids(str(first))[0])
         assert manager.report().succeeded == 1
         go.touch()
         wait_for(lambda: manager.report().succeeded == 2, 60.0, "the next task is done")
@@ -534,7 +518,7 @@ def test_g16_what_does_not_end_in_time_is_killed_and_goes_back(client: MemoryCli
     with make(task_timeout=600.0, grace_period=0.1) as manager:
         wait_for(lambda: notes(journal), 60.0)
     assert manager.report()[Outcome.HANDED_BACK] == 1
-    assert not alive(int(notes(journal)[0].split()[1]))
+    assert not is_alive(int(notes(journal)[0].split()[1]))
     (delivery,) = client.receive("q")
     assert (delivery.attempts, delivery.crashes) == (0, 0)
     client.reject(delivery, requeue=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from qbridge_kombu import KombuClient
+from support.clients import connected
 
 MakeClient = Callable[..., KombuClient]
 
@@ -15,17 +16,8 @@ MakeClient = Callable[..., KombuClient]
 @pytest.fixture
 def make_client() -> Iterator[MakeClient]:
     """Make connected clients that are disconnected after the test."""
-    clients: list[KombuClient] = []
-
-    def make(url: str, **options: object) -> KombuClient:
-        client = KombuClient(url, **options)
-        client.connect()
-        clients.append(client)
-        return client
-
-    yield make
-    for client in clients:
-        client.disconnect()
+    with connected(KombuClient) as make:
+        yield make
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pika
 import pytest
 
 from qbridge_rabbitmq import RabbitMQClient
+from support.clients import connected
 
 MakeClient = Callable[..., RabbitMQClient]
 
@@ -16,17 +17,8 @@ MakeClient = Callable[..., RabbitMQClient]
 @pytest.fixture
 def make_client() -> Iterator[MakeClient]:
     """Make connected clients: `make_client(url, option=value)`; all are disconnected after the test."""
-    clients: list[RabbitMQClient] = []
-
-    def make(url: str, **options: object) -> RabbitMQClient:
-        client = RabbitMQClient(url, **options)
-        clients.append(client)
-        client.connect()
-        return client
-
-    yield make
-    for client in clients:
-        client.disconnect()
+    with connected(RabbitMQClient) as make:
+        yield make
 
 
 @pytest.fixture

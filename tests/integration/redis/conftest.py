@@ -9,22 +9,14 @@ import pytest
 from integration.redis.helpers import Cli, MakeClient
 from qbridge_redis import RedisClient
 from support.brokers import RedisBroker, redis_command
+from support.clients import connected
 
 
 @pytest.fixture
 def make_client(request: pytest.FixtureRequest) -> Iterator[MakeClient]:
     """Make clients of the run's server (or of a URL) that are disconnected after the test."""
-    clients: list[RedisClient] = []
-
-    def make(url: str | None = None, **options: object) -> RedisClient:
-        client = RedisClient(url or request.getfixturevalue("redis_url"), **options)
-        client.connect()
-        clients.append(client)
-        return client
-
-    yield make
-    for client in clients:
-        client.disconnect()
+    with connected(RedisClient) as make:
+        yield lambda url=None, **options: make(url or request.getfixturevalue("redis_url"), **options)
 
 
 @pytest.fixture
