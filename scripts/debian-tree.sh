@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Make a small tree of another release of Debian: scripts/debian-tree.sh SUITE PACKAGES, in .matrix/SUITE. Needs root on
-# Debian; made once, a few minutes and 400 MB. MATRIX_MIRROR=… names a mirror; otherwise it is that of apt's own sources.
+# Debian; made once for the same packages, a few minutes and 400 MB. MATRIX_MIRROR=… names a mirror; otherwise it is that
+# of apt's own sources.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -54,14 +55,24 @@ make_tree() {
         fail "debootstrap failed; the end of $home/debootstrap.log:" "$(tail -n 5 "$home/debootstrap.log")"
     rm -rf "$tree.part"/var/cache/apt "$tree.part"/var/lib/apt/lists
     echo "127.0.0.1 localhost" >"$tree.part/etc/hosts"
+    rm -rf --one-file-system "$tree"
     mv "$tree.part" "$tree"
+}
+
+# Whether the tree has them all: an older one may have been made for fewer.
+has_packages() {
+    local package
+    for package in ${packages//,/ }; do
+        compgen -G "$tree/var/lib/dpkg/info/$package.list" >/dev/null ||
+            compgen -G "$tree/var/lib/dpkg/info/$package:*.list" >/dev/null || return 1
+    done
 }
 
 check_host
 mkdir -p "$home"
 exec 9>"$home/lock"
 flock 9
-if [[ ! -d $tree ]]; then
+if [[ ! -d $tree ]] || ! has_packages; then
     install_debootstrap
     make_tree
 fi
