@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from support.wait import wait_for
 pytestmark = pytest.mark.slow
 _PROGRAM = Path(__file__).parents[2] / "support" / "celery_program.py"
 DISCARDS = "Received and deleted unknown message"
+_DELETES_ON_SQS = tuple(map(int, version("kombu").split(".")[:2])) >= (5, 7)
 
 
 class CeleryProgram:
@@ -71,6 +73,8 @@ class CeleryProgram:
 def url(request: pytest.FixtureRequest) -> str:
     """The URL of each broker that both reach."""
     if request.param == "sqs":
+        if not _DELETES_ON_SQS:
+            pytest.skip("before kombu 5.7 what a Celery worker throws away comes again on SQS, until QBridge gets it")
         server: SQSBroker = request.getfixturevalue("sqs_server")
         return f"{server.url}?lease=3&wait_time=1"
     address: str = request.getfixturevalue(f"{request.param}_url")
