@@ -43,7 +43,7 @@ class LetterTests(Backend):
         ):
             with pytest.raises(UnsupportedError):
                 refused()
-        assert client.stats(dead).ready == 2
+        self.assert_counts(client, dead, ready=2)
 
     def test_g13_letters_are_listed_page_by_page(
         self, make_client: MakeClient, client: QueueClient, queue: str, dead: str
