@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -190,6 +191,36 @@ def test_reading_ahead_needs_more_than_tasks_that_end_together() -> None:
     assert ahead.more(10, 100.005) == 0
     assert ahead.more(1_000, 100.015) > 0
     assert ahead.more(1_010, 105.0) == 0
+
+
+def test_the_wait_for_the_broker_is_no_part_of_the_tasks() -> None:
+    """Ten tasks of 0.1 ms for each answer that takes 20 ms are quick ones, and ten of 3 ms are not."""
+    quick, slow = ReadAhead(workers=10), ReadAhead(workers=10)
+    now = 100.0
+    for number in range(100):
+        quick.more(number * 10, now)
+        slow.more(number * 10, now)
+        quick.waited(0.02)
+        slow.waited(0.018)
+        now += 0.021
+    assert 15 <= quick.more(1_000, now) <= 20
+    assert slow.more(1_000, now) == 0
+
+
+def test_quick_tasks_are_read_ahead_from_a_broker_that_answers_late() -> None:
+    """Requests that take 10 ms bring more than one message for each worker, once it is plain that tasks are quick."""
+
+    class Late(Recording):
+        def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
+            time.sleep(0.01)
+            return super().receive(queue, max_messages, timeout)
+
+    client = Late()
+    with client:
+        client.declare("q", "d")
+        client.send_many("q", range(5_000))
+        assert TaskManager(client, lambda _: None, "q", "d", max_workers=4).run_until_idle(60.0).succeeded == 5_000
+    assert len(client.asked) < 1_000  # 1,250 would bring one for each worker
 
 
 def test_g4_many_quick_tasks_need_few_requests(recording: Recording) -> None:

@@ -291,7 +291,8 @@ class Dispatcher:
     def _read(self) -> list[Delivery]:
         idle = max(1, self._idle.value + min(self.unstarted, _STEP))
         done = self._received - (self._workers - self.unstarted - max(1, self._idle.value))
-        more = self._read_ahead.more(done, monotonic())
+        began = monotonic()
+        more = self._read_ahead.more(done, began)
         timeout, suspects = self._poll_timeout, self._suspects
         if self._rests:
             timeout = self._long_timeout()
@@ -304,6 +305,7 @@ class Dispatcher:
         except Exception as exc:  # noqa: BLE001 - whatever it is, the worker must go on asking
             self._wait_after(exc)
             return []
+        self._note_wait(began)
         if not batch and suspects is not None:
             suspects.nothing_else()
         self._received += len(batch)
@@ -328,6 +330,11 @@ class Dispatcher:
         if self._suspects is not None:
             longer = min(longer, self._suspects.due_in())
         return max(self._poll_timeout, longer)
+
+    def _note_wait(self, began: float) -> None:
+        """A request that began then has been answered: no work was done while all workers waited for it."""
+        if self._is_quiet():
+            self._read_ahead.waited(max(0.0, monotonic() - max(began, self._idle.raised_at)))
 
     def _wait_after(self, exc: Exception) -> None:
         """The client reconnects by itself: keep asking, with pauses, and say so once and then each minute."""
@@ -363,13 +370,21 @@ def _ignore() -> None:
 
 
 class Gauge:
-    """A number that many threads change."""
+    """A number that many threads change.
+
+    Attributes:
+        value: the number.
+        raised_at: when it last grew (monotonic time).
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.value = 0
+        self.raised_at = 0.0
 
     def add(self, change: int) -> None:
         """Change it."""
         with self._lock:
             self.value += change
+            if change > 0:
+                self.raised_at = monotonic()

@@ -4,7 +4,9 @@ A round trip to the broker takes as long as dozens of tasks that do next to noth
 worker would let the workers wait most of the time. Taking more is harmless only as long as it is little work: what
 is held here no other worker process can have, and it is delivered again when this one dies. So what is held beyond the
 free workers is two milliseconds of work at most, and tasks that take longer than that are never held; ten milliseconds
-where child processes run them, which get them together.
+where child processes run them, which get them together. Time in which all workers waited is no work: where the broker
+answers late, or the machine is busy, tasks are no longer for that, and to take few of them would make the workers wait
+even more.
 """
 
 from __future__ import annotations
@@ -49,6 +51,10 @@ class ReadAhead:
         # Growth counts at once, and shrinking slowly.
         self.size = size if size > self.size else self.size - (self.size - size) // 8
         self._more = min(self._more, PREFETCH_BYTES // max(1, self.size))
+
+    def waited(self, seconds: float) -> None:
+        """For so long nothing ran, since ``more`` was called last: all workers waited for messages."""
+        self._since += seconds
 
     def more(self, done: int, now: float) -> int:
         """How many messages to take beyond the free workers, when ``done`` tasks have ended in all until ``now``."""
