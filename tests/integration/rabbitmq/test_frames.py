@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -21,13 +22,14 @@ _TAG = "qbridge-1"
 Seen = list[tuple[object, ...]]
 
 
-def delivery(number: int, body: bytes, *, channel: int = 1, tag: str = _TAG, redelivered: bool = False) -> bytes:
-    """A message as the broker sends it, in frames that pika has made."""
+def delivery(
+    number: int, body: bytes, *, channel: int = 1, tag: str = _TAG, redelivered: bool = False, room: int = _FRAME_MAX
+) -> bytes:
+    """A message as the broker sends it, in frames that pika has made, with so many bytes of the body in each."""
     method = spec.Basic.Deliver(tag, number, redelivered, "", "queue")
     properties = RawProperties(headers.fresh({}, str(number)))
     parts = [frame.Method(channel, method).marshal(), frame.Header(channel, len(body), properties).marshal()]
-    if body:
-        parts.append(frame.Body(channel, body).marshal())
+    parts += [frame.Body(channel, body[start : start + room]).marshal() for start in range(0, len(body), room)]
     return b"".join(parts)
 
 
@@ -40,31 +42,100 @@ def read(data: bytes, seen: Seen) -> int:
     """Read with a sink for consumer ``qbridge-1`` and confirmations of channel 2; the bytes that were read."""
     sinks: dict[bytes, frames.Sink] = {_TAG.encode(): lambda *values: seen.append(values)}
     confirmed: dict[int, frames.Confirmed] = {2: lambda *values: seen.append(values)}
-    return frames.read_ahead(data, sinks, confirmed)[0]
+    return frames.read_ahead(data, sinks, confirmed, _FRAME_MAX)[0]
+
+
+def reading(seen: Seen, frame_max: int) -> tuple[Any, list[frame.Frame]]:
+    """A connection that reads what :func:`read` does; and the frames that it leaves to pika."""
+    left: list[frame.Frame] = []
+    connection: Any = AmqpConnection.__new__(AmqpConnection)
+    connection._frame_buffer, connection._pieces, connection._missing = b"", [], 0
+    connection.bytes_received = connection.frames_received = 0
+    connection.params = SimpleNamespace(frame_max=frame_max)
+    connection.sinks = {_TAG.encode(): lambda *values: seen.append(values)}
+    connection.confirmed = {2: lambda *values: seen.append(values)}
+    connection._process_frame = left.append
+    return connection, left
 
 
 @given(
     bodies=st.lists(st.binary(max_size=40) | st.just(b"\xce\x00\x3c\x00\x3c"), min_size=1, max_size=6),
     cuts=st.lists(st.integers(0, 10_000), max_size=6),
+    room=st.sampled_from([8, 13, 40]),
+    at_ends=st.booleans(),
 )
 @settings(max_examples=200, deadline=None)
-def test_messages_that_arrive_in_pieces_are_read_once_each(bodies: list[bytes], cuts: list[int]) -> None:
-    """Wherever the stream is cut, each delivery and each confirmation is seen once, whole and in order."""
-    stream = b"".join(
-        delivery(number, body, redelivered=number % 2 == 1) + confirmation(number) for number, body in enumerate(bodies)
-    )
+def test_messages_that_arrive_in_pieces_are_read_once_each(
+    bodies: list[bytes], cuts: list[int], room: int, at_ends: bool
+) -> None:
+    """Wherever the stream is cut, each delivery and each confirmation is seen once, whole and in order, past pika.
+
+    Whatever is whole is seen with the piece that ends it.
+    """
+    messages = [
+        (delivery(number, body, redelivered=number % 2 == 1, room=room), confirmation(number))
+        for number, body in enumerate(bodies)
+    ]
+    stream = b"".join(part for message in messages for part in message)
+    ends = list(itertools.accumulate(len(part) for message in messages for part in message))
     seen: Seen = []
-    buffer = b""
-    edges = sorted({cut % len(stream) for cut in cuts} | {len(stream)})
+    connection, left = reading(seen, room + 8)
+    edges = sorted({cut % len(stream) for cut in cuts} | {len(stream)} | set(ends if at_ends else ()))
     for start, end in zip([0, *edges], edges, strict=False):
-        buffer += stream[start:end]
-        buffer = buffer[read(buffer, seen) :]
+        connection._read_frames(stream[start:end])
+        assert len(seen) == sum(1 for one in ends if one <= end)
+        assert connection.bytes_received == end
     expected: Seen = []
     for number, body in enumerate(bodies):
         expected.append((number, number % 2 == 1, headers_of(seen, number), body))
         expected.append((number, False))
-    assert buffer == b""
     assert seen == expected
+    assert left == []
+    assert connection._frame_buffer == b""
+
+
+@given(cuts=st.lists(st.integers(0, 200), max_size=4), place=st.integers(1, 4))
+@settings(max_examples=100, deadline=None)
+def test_a_message_with_something_in_between_is_left_to_pika(cuts: list[int], place: int) -> None:
+    """All of its frames, in order, and with the frame of another channel that stands between two of them."""
+    parts = [part.marshal() for part in parts_of(delivery(1, b"x" * 20, room=8))]
+    stream = b"".join([*parts[:place], frame.Heartbeat().marshal(), *parts[place:]])
+    seen: Seen = []
+    connection, left = reading(seen, 16)
+    edges = sorted({cut % len(stream) for cut in cuts} | {len(stream)})
+    for start, end in zip([0, *edges], edges, strict=False):
+        connection._read_frames(stream[start:end])
+    assert seen == []
+    assert [part.marshal() for part in left] == [*parts[:place], frame.Heartbeat().marshal(), *parts[place:]]
+
+
+def parts_of(stream: bytes) -> list[Any]:
+    """The frames of a stream, decoded by pika but for the properties."""
+    connection, left = reading([], 16)
+    connection.sinks = connection.confirmed = {}
+    connection._read_frames(stream)
+    return left
+
+
+def test_a_long_body_is_looked_at_when_it_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not with each of the pieces in which it comes, which would cost the square of their number."""
+    looks: list[int] = []
+    look = frames.read_ahead
+
+    def counted(data: bytes, *rest: Any) -> tuple[int, int, int]:
+        looks.append(len(data))
+        return look(data, *rest)
+
+    monkeypatch.setattr(frames, "read_ahead", counted)
+    seen: Seen = []
+    connection, left = reading(seen, _FRAME_MAX)
+    body = bytes(range(256)) * 4_000
+    stream = delivery(1, body, room=_FRAME_MAX - 8)
+    for start in range(0, len(stream), 4_096):
+        connection._read_frames(stream[start : start + 4_096])
+    assert seen == [(1, False, headers_of(seen, 1), body)]
+    assert left == []
+    assert looks == [4_096, len(stream)]
 
 
 def headers_of(seen: Seen, number: int) -> object:
@@ -106,7 +177,7 @@ def test_an_error_of_a_receiver_is_not_taken_for_an_incomplete_frame() -> None:
         raise IndexError("a bug")
 
     with pytest.raises(IndexError, match="a bug"):
-        frames.read_ahead(delivery(1, b"x"), {_TAG.encode(): broken}, {})
+        frames.read_ahead(delivery(1, b"x"), {_TAG.encode(): broken}, {}, _FRAME_MAX)
 
 
 @pytest.mark.parametrize("size", [0, 1, _FRAME_MAX - 8, _FRAME_MAX - 7, 3 * _FRAME_MAX])

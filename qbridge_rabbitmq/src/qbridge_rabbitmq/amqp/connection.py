@@ -119,8 +119,6 @@ class AmqpConnection(pika.SelectConnection):
 
         def _process_frame(self, frame_value: Any) -> None: ...
 
-        def _trim_frame_buffer(self, byte_count: int) -> None: ...
-
         def _terminate_stream(self, error: Exception | None) -> None: ...
 
     def __init__(self, parameters: pika.ConnectionParameters, *, ioloop: IOLoop, **callbacks: Any) -> None:
@@ -130,6 +128,8 @@ class AmqpConnection(pika.SelectConnection):
         self.after_reading: list[Callable[[], None]] = []
         self.largest_body = 0
         self._greeted = self._abandoned = False
+        self._pieces: list[bytes] = []  # of a message, behind the buffer
+        self._missing = 0
         super().__init__(parameters, custom_ioloop=self._services, **callbacks)
 
     @property
@@ -156,17 +156,27 @@ class AmqpConnection(pika.SelectConnection):
                 self.after_reading.pop()()
 
     def _read_frames(self, data_in: bytes) -> None:
-        self._frame_buffer += data_in
+        self.bytes_received += len(data_in)  # of a long message too, which may take longer than a heartbeat
+        if len(data_in) < self._missing:
+            self._missing -= len(data_in)
+            self._pieces.append(data_in)
+            return
+        self._frame_buffer = b"".join((self._frame_buffer, *self._pieces, data_in))
+        self._pieces, self._missing = [], 0
         while self._frame_buffer:
             if self.sinks or self.confirmed:
-                size, count = frames.read_ahead(self._frame_buffer, self.sinks, self.confirmed)
+                size, count, self._missing = frames.read_ahead(
+                    self._frame_buffer, self.sinks, self.confirmed, self.params.frame_max
+                )
                 if size:
                     self.frames_received += count
-                    self._trim_frame_buffer(size)
+                    self._frame_buffer = self._frame_buffer[size:]
+                if self._missing:
+                    return
             size, frame_value = self._read_frame()
             if not frame_value:
                 return
-            self._trim_frame_buffer(size)
+            self._frame_buffer = self._frame_buffer[size:]
             self._process_frame(frame_value)
 
     def _read_frame(self) -> tuple[int, Any]:

@@ -28,7 +28,6 @@ NEEDED: Final[Mapping[type, tuple[str, ...]]] = {
         "_process_frame",
         "_read_frame",
         "_terminate_stream",
-        "_trim_frame_buffer",
     ),
     SelectorIOServicesAdapter: ("connect_socket", "create_streaming_connection"),
     Channel: ("_rpc",),

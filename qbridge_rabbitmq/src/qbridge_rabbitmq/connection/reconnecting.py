@@ -176,7 +176,7 @@ class ReconnectingConnection:
 
     def _suspect(self, attempt: AmqpConnection) -> None:
         """Find out why a server is silent. It must not be asked in this thread, since it may go on being so."""
-        if self._attempt is attempt and not attempt.bytes_received:
+        if self._attempt is attempt and not attempt.frames_received:
             address = self.address
             threading.Thread(target=self._probe, args=(attempt, address), name="qbridge-probe", daemon=True).start()
 
