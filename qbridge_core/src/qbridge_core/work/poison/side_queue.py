@@ -19,21 +19,18 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-import time
 from collections.abc import Callable
 from typing import Final
 
 from qbridge_core.contract.client import QueueClient
-from qbridge_core.contract.dead_letter import Failure, Reason, SuspectFailure
-from qbridge_core.contract.headers import BESIDE, REPLAYS, TASK_ID, meta_int, meta_text
+from qbridge_core.contract.headers import BESIDE
 from qbridge_core.contract.message import Delivery
-from qbridge_core.contract.names import worker_identity
-from qbridge_core.errors import BrokerUnavailableError, QBridgeError
+from qbridge_core.errors import QBridgeError
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
-from qbridge_core.work.poison.marks import charged, suspicions
 from qbridge_core.work.poison.observer import current_observer
 from qbridge_core.work.poison.scout import Scout
+from qbridge_core.work.poison.suspects import Suspects
 from qbridge_core.work.poison.turns import Turns
 from qbridge_core.work.poison.waiting_time import LONGEST_WAIT, WaitingTime
 from qbridge_core.work.watch import watch
@@ -48,9 +45,6 @@ _LONGEST_LOOK: Final = 0.9
 _BUSY: Final = 0.5
 _ANSWERING: Final = 0.5
 _FEW: Final = 5
-# One failure is no news: a connection is lost now and then, and the client reports that itself.
-_BEAR: Final = 3
-_WARN_EVERY: Final = 60.0
 
 
 def look_every(queues: int) -> float:
@@ -88,7 +82,7 @@ class SideQueue:
     ) -> None:
         self.client = client
         self._observer = current_observer()
-        self._max_crashes = max_crashes
+        self._suspects = Suspects(client, queue, max_crashes)
         self._in_children = in_children
         self.queue = queue
         self.isolated = False
@@ -99,15 +93,13 @@ class SideQueue:
         self._apart = 0
         self._waiting_time = WaitingTime()
         self._turns = Turns(slots)
-        self._scout = Scout(self._count)
+        self._scout = Scout(self._suspects.count)
         self._look_at = 0.0
         self._look_again = False
         self._left = 0
         self._must_run_alone = False
         self._alone: Delivery | None = None
         self._alone_until = 0.0
-        self._failures = 0
-        self._warn_at = 0.0
 
     @property
     def may_run_beside(self) -> bool:
@@ -122,13 +114,13 @@ class SideQueue:
 
     def is_poison(self, delivery: Delivery) -> bool:
         """Whether a message has killed so many processes that it must not run again."""
-        return charged(delivery) >= self._max_crashes
+        return self._suspects.is_poison(delivery)
 
     # ------------------------------------------------------------------ for the threads with a child process
 
     def has_any(self) -> bool:
         """Whether there is a suspect, as far as the broker can tell."""
-        return self._count() > 0
+        return self._suspects.count() > 0
 
     def take_isolated(self) -> Delivery | None:
         """The next suspect to run in a child process, or one that is poison; None when there is none.
@@ -138,7 +130,7 @@ class SideQueue:
         if not self._turn.acquire(timeout=LOOK_EVERY):  # one runs alone in a worker
             return None
         try:
-            delivery = self._find(self._next_isolated, self._count())
+            delivery = self._suspects.find(self._next_isolated, self._suspects.count())
             if delivery is not None:
                 with self._counting:
                     self._apart += 1
@@ -154,22 +146,22 @@ class SideQueue:
     def leave(self, delivery: Delivery) -> None:
         """No child process can be had for it: leave it and those behind it to the workers."""
         self.isolated = False
-        if not self._write_anew(delivery, beside=True):
+        if not self._suspects.write_anew(delivery, beside=True):
             with contextlib.suppress(QBridgeError):  # what is not settled the broker delivers again at the end
                 self.client.reject(delivery, requeue=True)
         self.moved()
 
     def _next_isolated(self, waiting: int) -> Delivery | None:
         for _ in range(2 * waiting):
-            delivery = self._receive()
-            if delivery is None or self.is_poison(delivery):
+            delivery = self._suspects.receive()
+            if delivery is None or self._suspects.is_poison(delivery):
                 return delivery
-            exhausted = self._is_exhausted(delivery)
+            exhausted = self._suspects.is_exhausted(delivery)
             if exhausted:
                 self._must_run_alone = True
             elif BESIDE in delivery.meta:
                 return delivery
-            if not self._write_anew(delivery, beside=True):
+            if not self._suspects.write_anew(delivery, beside=True):
                 return delivery
         return None
 
@@ -194,7 +186,7 @@ class SideQueue:
         self._turns.begin(began)
         delivery = None
         try:
-            delivery = self._find(
+            delivery = self._suspects.find(
                 lambda count: self._next(count, lambda: is_quiet() and not self._apart, closed), waiting
             )
         finally:
@@ -276,24 +268,24 @@ class SideQueue:
         quiet = is_quiet() or (waiting > _FEW and not self.may_run_beside and self._wait_until(is_quiet, closed))
         until = monotonic() + _LONGEST_LOOK
         while monotonic() < until:
-            delivery = self._receive()
-            if delivery is None or self.is_poison(delivery):
+            delivery = self._suspects.receive()
+            if delivery is None or self._suspects.is_poison(delivery):
                 return delivery
-            exhausted = self._is_exhausted(delivery)
+            exhausted = self._suspects.is_exhausted(delivery)
             if self.may_run_beside and not exhausted:
                 if self._in_children and BESIDE in delivery.meta:
                     return delivery
-                if self._write_anew(delivery, beside=True):  # for the thread that is there for it
+                if self._suspects.write_anew(delivery, beside=True):  # for the thread that is there for it
                     continue
                 return delivery
             if not quiet:
                 # Marked first: what waits for others to end would be charged when one of them kills us.
-                if BESIDE not in delivery.meta and self._write_anew(delivery, beside=True):
+                if BESIDE not in delivery.meta and self._suspects.write_anew(delivery, beside=True):
                     continue
                 quiet = self._wait_until(is_quiet, closed)
             if not quiet:
                 return self._not_alone(delivery, exhausted, closed)
-            if BESIDE in delivery.meta and self._write_anew(delivery, beside=False):
+            if BESIDE in delivery.meta and self._suspects.write_anew(delivery, beside=False):
                 continue
             self._alone_until = began + LONGEST_WAIT
             self._alone = delivery
@@ -307,7 +299,7 @@ class SideQueue:
             self.client.reject(delivery, requeue=True)
             return None
         self._must_run_alone = exhausted
-        return None if exhausted and self._write_anew(delivery, beside=True) else delivery
+        return None if exhausted and self._suspects.write_anew(delivery, beside=True) else delivery
 
     def _wait_until(self, is_quiet: Callable[[], bool], closed: threading.Event) -> bool:
         began = monotonic()
@@ -316,80 +308,6 @@ class SideQueue:
             pass
         self._waiting_time.spend(monotonic() - began)
         return quiet
-
-    # ------------------------------------------------------------------ for both
-
-    def _is_exhausted(self, delivery: Delivery) -> bool:
-        return suspicions(delivery) >= self._max_crashes
-
-    def _count(self) -> int:
-        """How many there are; none when the broker does not say."""
-        try:
-            stats = self.client.stats(self.queue)
-        except QBridgeError as exc:
-            self._report(exc)
-            return 0
-        # One that is held may have a dead holder, which only ``receive`` finds out.
-        count = stats.ready + stats.in_flight
-        if not count:
-            self._failures = 0
-        return count
-
-    def _find(self, take: Callable[[int], Delivery | None], waiting: int) -> Delivery | None:
-        """Call it with the number of messages there are, if any."""
-        if not waiting:
-            return None
-        try:
-            delivery = take(waiting)
-        except QBridgeError as exc:
-            self._report(exc)
-            return None
-        self._failures = 0
-        return delivery
-
-    def _receive(self) -> Delivery | None:
-        for delivery in self.client.receive(self.queue, 1, 0.0):
-            delivery.suspected = True
-            return delivery
-        return None
-
-    def _write_anew(self, delivery: Delivery, *, beside: bool) -> bool:
-        """Put a copy at the end of the queue that says how it will run; False when the message has to run as it is."""
-        crashes = charged(delivery)
-        if not beside and self._is_exhausted(delivery):
-            crashes = self._max_crashes - 1  # it has had its chances: a death alone decides
-        now = time.time()
-        failure = Failure(
-            reason=Reason.CRASHED,
-            attempts=delivery.attempts,
-            crashes=crashes,
-            first_failed_at=delivery.first_failed_at or now,
-            last_failed_at=now,
-            source_queue=self.queue,
-            task_id=meta_text(delivery.meta, TASK_ID) or delivery.message_id or "",
-            worker=worker_identity(),
-            replays=meta_int(delivery.meta, REPLAYS),
-        )
-        copy = SuspectFailure.of(failure, suspicions(delivery), beside=beside)
-        try:
-            self.client.reject(delivery, requeue=True, failure=copy)
-        except QBridgeError as exc:
-            _log.debug("a suspect of %s cannot be written anew: %s", self.queue, exc)
-            return False
-        return True
-
-    def _report(self, exc: QBridgeError) -> None:
-        self._failures += 1
-        now = monotonic()
-        said_by_client = self.client.logs_outages and isinstance(exc, BrokerUnavailableError)
-        if said_by_client or self._failures < _BEAR or now < self._warn_at:
-            _log.debug("cannot look for suspects: %s", exc)
-            return
-        self._warn_at = now + _WARN_EVERY
-        _log.warning(
-            "cannot look for suspects in %s, %d times in a row: %s", self.queue, self._failures, exc,
-            extra={"qbridge_queue": self.queue},
-        )  # fmt: skip
 
 
 def _nobody() -> None:
