@@ -220,12 +220,17 @@ def test_g20_a_stop_that_is_late_says_what_it_waits_for(
     client: MemoryClient, monkeypatch: pytest.MonkeyPatch, owner: str, name: str, reason: str
 ) -> None:
     """The error of a stop that is not done in time names the step that does not end."""
-    monkeypatch.setattr("qbridge_core.work.session.LONGEST", 0.1)
-    end, running = threading.Event(), threading.Event()
+    for patience in ("_SILENCE", "_HAND_BACK_TIME", "_FLUSH_TIME", "_LAST_FLUSH"):
+        monkeypatch.setattr(f"qbridge_core.work.stopping.{patience}", 60.0)
+    end, running, reached = threading.Event(), threading.Event(), threading.Event()
 
     def handler(_: object) -> None:
         running.set()
-        end.wait(30)
+        end.wait(60)
+
+    def hang(*_: object) -> None:
+        reached.set()
+        end.wait(60)
 
     client.send("q", 1)
     manager = TaskManager(client, handler, "q", "d", max_workers=1, task_timeout=60, grace_period=0.1)
@@ -233,7 +238,13 @@ def test_g20_a_stop_that_is_late_says_what_it_waits_for(
     assert running.wait(5)
     session = manager._session
     assert session is not None
-    monkeypatch.setattr({"client": client, "pool": session._pool}[owner], name, lambda *_: end.wait(30))
+    monkeypatch.setattr({"client": client, "pool": session._pool}[owner], name, hang)
+    monkeypatch.setattr(session, "_hurry", lambda: None)  # there is time, until it hangs
+    stopper = threading.Thread(target=manager.stop)
+    stopper.start()
+    assert reached.wait(30)
+    session._must_end_at = 0.0
+    stopper.join(30)
     with pytest.raises(QBridgeError, match=reason):
         manager.__exit__(None, None, None)
     end.set()
