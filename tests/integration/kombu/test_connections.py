@@ -138,3 +138,12 @@ def test_a_client_that_was_not_connected_starts_no_thread() -> None:
     before = own_threads()
     KombuClient("kombu+amqp://localhost")
     assert own_threads() == before
+
+
+def test_a_connection_that_was_lost_is_not_made_anew_to_be_ended(make_client: MakeClient, amqp: str) -> None:
+    """py-amqp connects when a property of a connection is asked for that has been given up, and warns of that."""
+    broker = make_client(amqp)._connected().context.broker
+    session = broker.open()
+    session.raw.collect()
+    broker.transport.interrupt(session)
+    assert not session.raw.connected

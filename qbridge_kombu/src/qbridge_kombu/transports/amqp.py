@@ -86,10 +86,9 @@ class AMQPTransport(Transport):
         session.channel.auto_decode = False
 
     def interrupt(self, session: Session) -> None:
-        """End the socket."""
-        transport = session.raw.transport
-        if transport.sock is not None:
-            transport.sock.shutdown(socket.SHUT_RDWR)
+        """End the socket. One that py-amqp has given up already must not be asked for: it would connect anew."""
+        if session.raw.connected and session.raw.transport.sock is not None:
+            session.raw.transport.sock.shutdown(socket.SHUT_RDWR)
 
     def translate(self, exc: Exception, doing: str) -> Exception | None:
         """What the reply codes of AMQP mean."""
