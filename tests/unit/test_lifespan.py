@@ -465,9 +465,14 @@ def test_ctrl_c_while_a_lifespan_is_entered_stops_the_manager(client: MemoryClie
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     running = manager(client, journal.function, lifespan)
-    threading.Thread(target=press).start()
-    with pytest.raises(KeyboardInterrupt):
-        running.__enter__()
+    # A shell has its background jobs ignore Ctrl-C, and Python leaves that so.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Thread(target=press).start()
+        with pytest.raises(KeyboardInterrupt):
+            running.__enter__()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not running.running
 
 
