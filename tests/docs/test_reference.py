@@ -19,7 +19,7 @@ import qbridge_redis
 from qbridge_core import QBridgeError, Supervisor, TaskManager, UnknownOptionError, connect, errors, hookspecs
 from qbridge_kombu import KombuClient
 from qbridge_kombu.transports import SCHEMES
-from support.pages import DOCS, PAGES, ROOT, name
+from support.pages import DOCS, INSTALL, PAGES, ROOT, name
 
 
 def table_after(page: Path, start: str) -> str:
@@ -107,6 +107,17 @@ def test_the_readme_installs_what_its_programs_need() -> None:
     schemes = set(re.findall(r'connect\("(\w+)://', text))
     assert schemes
     assert {{"amqp": "rabbitmq"}.get(scheme, scheme) for scheme in schemes} <= set(extras.split(","))
+
+
+def test_all_pages_install_in_one_way() -> None:
+    """Whichever page somebody copies the command from, it is the one that works today: that of `docs/install.md`."""
+    commands = {page: INSTALL.findall(page.read_text(encoding="utf-8")) for page in PAGES}
+    assert {name(page) for page in commands if commands[page]} >= {
+        "README.md",
+        "docs/install.md",
+        "qbridge_core/README.md",
+    }
+    assert len({command for found in commands.values() for command, _ in found}) == 1
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -10,6 +10,8 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[2]
 DOCS: Final = ROOT / "docs"
 PAGES: Final = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("qbridge_*/*.md")), *sorted(DOCS.rglob("*.md"))]
+INSTALL: Final = re.compile(r'^(pip install .*)"qbridge-core\[([\w,]+)\]"', re.MULTILINE)
+"""A command that installs from wheels: what comes before the distribution, and its extras."""
 _FENCED: Final = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 _CODE: Final = re.compile(r"`[^`\n]*`")
 _LINK: Final = re.compile(r"\]\((?P<target>[^)\s]+)\)")
@@ -20,6 +22,12 @@ _MARKUP: Final = re.compile(r"\[(?P<shown>[^]]*)\]\([^)]*\)")
 def name(page: Path) -> str:
     """A page's path below the root, for names of tests."""
     return str(page.relative_to(ROOT))
+
+
+def install_line(extra: str) -> str:
+    """The command with which ``docs/install.md`` installs one backend from wheels."""
+    ((command, _),) = INSTALL.findall((DOCS / "install.md").read_text(encoding="utf-8"))
+    return f'{command}"qbridge-core[{extra}]"'
 
 
 def links(page: Path) -> list[str]:

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import qbridge_core
+from support.pages import install_line
 
 
 def run(code: str) -> str:
@@ -39,7 +40,7 @@ def test_a_missing_backend_has_its_install_line(module: str) -> None:
     """Without the distribution, or its driver, the import fails with what to type."""
     kind, text, cause = run(BLOCKED.format(module=module)).split("|")
     assert (kind, cause) == ("ImportError", "ModuleNotFoundError")
-    assert "pip install qbridge-core[rabbitmq]" in text
+    assert f"run: {install_line('rabbitmq')} " in text
 
 
 def test_another_missing_module_is_not_blamed_on_the_user() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from qbridge_core import ConfigurationError, connect, register_backend
+from support.pages import install_line
 
 GOOD = """
 import qbridge_core
@@ -100,11 +101,11 @@ def test_an_unknown_scheme_names_the_known_ones(install: Install, run: Run) -> N
     [("amqp", "rabbitmq"), ("amqps", "rabbitmq"), ("redis", "redis"), ("memory", "memory"), ("kombu+amqp", "kombu")],
 )
 def test_a_missing_backend_has_its_install_line(run: Run, scheme: str, extra: str) -> None:
-    """A scheme of ours without its distribution says what to type."""
+    """A scheme of ours without its distribution says what to type, in the words of the page about it."""
     hide = "from importlib import metadata; metadata.entry_points = lambda **_: ()\n"
     kind, text, _ = run(hide + FAIL.format(url=f"{scheme}://u:secret@h")).split("|")
     assert kind == "BackendNotInstalledError"
-    assert f"pip install qbridge-core[{extra}]" in text
+    assert f"run: {install_line(extra)} " in text
     assert "secret" not in text
 
 

@@ -18,8 +18,7 @@ def __getattr__(name: str) -> object:
     except ModuleNotFoundError as exc:
         if exc.name not in ("qbridge_rabbitmq", "pika"):
             raise
-        raise ImportError(
-            "the RabbitMQ backend is not installed; run: pip install qbridge-core[rabbitmq] "
-            "(from a checkout of QBridge: pip install ./qbridge_rabbitmq)"
-        ) from exc
+        from qbridge_core.contract.registry import how_to_install
+
+        raise ImportError(f"the RabbitMQ backend is not installed; {how_to_install('rabbitmq')}") from exc
     return RabbitMQClient

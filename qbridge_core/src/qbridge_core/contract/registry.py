@@ -204,11 +204,18 @@ def _entry_point(scheme: str) -> metadata.EntryPoint:
         return next(iter(found.values()))
     if scheme in _EXTRAS:
         raise BackendNotInstalledError(
-            f"the backend for {scheme}:// is not installed; run: pip install qbridge-core[{_EXTRAS[scheme]}] "
-            f"(from a checkout of QBridge: pip install ./qbridge_{_EXTRAS[scheme]})"
+            f"the backend for {scheme}:// is not installed; {how_to_install(_EXTRAS[scheme])}"
         )
     known = ", ".join(f"{name}://" for name in sorted({*_schemes(), *_EXTRAS}))
     raise UnknownSchemeError(f"no backend serves {scheme}://; known schemes: {known}{_of_kombu(scheme)}")
+
+
+def how_to_install(extra: str) -> str:
+    """What to type for a backend of ours that is missing, as the README says it, too."""
+    return (
+        f'run: pip install --find-links dist "qbridge-core[{extra}]" where dist is the folder that `make wheels` fills '
+        f"(from a checkout of QBridge: pip install ./qbridge_{extra})"
+    )
 
 
 def _of_kombu(scheme: str) -> str:
