@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from support.pages import ROOT
+
 # As on Windows: these modules and functions do not exist there. The standard library, which was made for this system,
 # is imported before they go.
 WITHOUT_POSIX = """
@@ -21,6 +23,9 @@ for owner, names in (
         if hasattr(owner, name):
             delattr(owner, name)
 """
+
+CHILD_PROCESSES = "qbridge_core.execute.processes"
+"""Its modules are imported for `executor="process"` only, which is refused before."""
 
 
 def run_without_posix(program: str) -> str:
@@ -68,17 +73,20 @@ with connect("memory://") as client:
     assert run_without_posix(program) == "done"
 
 
-@pytest.mark.parametrize("module", ["qbridge_redis.plugin", "qbridge_rabbitmq.plugin"])
-def test_the_backends_need_no_posix(module: str) -> None:
-    """Each backend and all of its modules can be imported without any POSIX-only module."""
+@pytest.mark.parametrize("package", [path.name for path in sorted(ROOT.glob("qbridge_*"))])
+def test_the_packages_need_no_posix(package: str) -> None:
+    """Core and backends can be imported, each module at any depth, without POSIX-only modules; child processes not."""
     program = f"""
-import importlib, pkgutil
-package = importlib.import_module({module!r}.partition(".")[0])
-for found in pkgutil.iter_modules(package.__path__):
-    importlib.import_module(f"{{package.__name__}}.{{found.name}}")
-print("imported")
+import importlib, pkgutil, {package}
+for found in pkgutil.walk_packages({package}.__path__, "{package}."):
+    if not found.name.startswith("{CHILD_PROCESSES}."):
+        importlib.import_module(found.name)
+        print(found.name)
 """
-    assert run_without_posix(program) == "imported"
+    source = ROOT / package / "src"
+    files = [path.relative_to(source).with_suffix("") for path in (source / package).rglob("*.py")]
+    names = {".".join(path.parts).removesuffix(".__init__") for path in files} - {package}
+    assert set(run_without_posix(program).split()) == {n for n in names if not n.startswith(f"{CHILD_PROCESSES}.")}
 
 
 def test_processes_refuse_in_a_sentence_without_posix() -> None:
