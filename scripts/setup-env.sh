@@ -45,7 +45,7 @@ install_venv_package() {
 }
 
 python=$(find_python)
-[[ -n $python ]] || fail "Python 3.11 or newer is needed (on Debian: apt-get install python3 python3-venv);" \
+[[ -n $python ]] || fail "Python 3.11 or newer is needed${PYTHON:+, and $PYTHON is none} (on Debian: apt-get install python3 python3-venv);" \
     "PYTHON=/path/to/python3 chooses another one."
 
 if ! can_make_venv "$python" && is_debian_root; then
@@ -54,6 +54,9 @@ if ! can_make_venv "$python" && is_debian_root; then
 fi
 can_make_venv "$python" || fail "$python cannot create virtual environments: the modules venv and ensurepip" \
     "are missing. On Debian or Ubuntu run: sudo apt-get install python3-venv"
+
+[[ -n ${PYTHON:-} || $python == python3 ]] ||
+    echo "python3 is not Python 3.11 or newer with venv and ensurepip; taking $python."
 
 if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     echo "Creating $venv with $("$python" --version)."
