@@ -79,14 +79,19 @@ def test_g18_a_wrong_argument_of_a_supervisor_is_named(arguments: Any, name: str
         Supervisor(*arguments)
 
 
-def urls() -> list[tuple[str, str]]:
-    """Each option that takes seconds, with a URL of its backend."""
-    redis = ("lease", "publish_timeout", "connect_timeout", "socket_timeout")
-    rabbitmq = ("connect_timeout", "publish_timeout", "request_timeout", "consumer_timeout", "reconnect_delay")
-    return [("redis://localhost:1", name) for name in redis] + [("amqp://localhost:1", name) for name in rabbitmq]
+SECONDS = {
+    "redis://localhost:1": ("lease", "publish_timeout", "connect_timeout", "socket_timeout"),
+    "amqp://localhost:1": (
+        "connect_timeout", "publish_timeout", "request_timeout", "consumer_timeout", "reconnect_delay",
+        "reconnect_delay_max", "heartbeat",
+    ),
+    "kombu+amqp://localhost:1": ("connect_timeout", "request_timeout", "publish_timeout", "poll_interval"),
+    "kombu+sqs://key:secret@localhost:1": ("lease", "wait_time"),
+}  # fmt: skip
+"""Each option that takes seconds, by a URL of its backend; SQS has those of all of kombu's, too."""
 
 
-@pytest.mark.parametrize(("url", "name"), urls())
+@pytest.mark.parametrize(("url", "name"), [(url, name) for url, names in SECONDS.items() for name in names])
 def test_g18_senseless_seconds_of_an_option_are_named(url: str, name: str) -> None:
     """In the URL and as a keyword, before anything is connected; no error of the system's or a driver's gets out."""
     for value in (0, -1, math.nan, math.inf, 1e300, 10**400, "1e300", "nan", "inf", "x", "", True, None, b"1", [1]):
@@ -97,7 +102,7 @@ def test_g18_senseless_seconds_of_an_option_are_named(url: str, name: str) -> No
             connect(f"{url}?{name}={text}")
 
 
-@pytest.mark.parametrize("url", ["memory://", "redis://localhost:1", "amqp://localhost:1"])
+@pytest.mark.parametrize("url", ["memory://", *SECONDS])
 def test_g18_a_senseless_limit_of_bytes_is_named(url: str) -> None:
     """The limit is one option of all backends."""
     for value in (0, -1, 1.5, "1.5", "x", "", True, None, math.inf, "9" * 30):
