@@ -110,6 +110,14 @@ def test_g18_a_senseless_limit_of_bytes_is_named(url: str) -> None:
             connect(url, max_message_bytes=value)
 
 
+@pytest.mark.parametrize("digits", ["9" * 10, "9" * 30, "9" * 5000])
+@pytest.mark.parametrize("url", ["redis://localhost:1/{}", "unix:///x?db={}", "redis://localhost:1?wait_replicas={}"])
+def test_g18_a_number_that_no_server_can_count_to_is_named(url: str, digits: str) -> None:
+    """Python itself refuses to read very long ones, with an error of its own."""
+    with pytest.raises(ConfigurationError, match=r"(db|wait_replicas|database) must be at most 2147483647"):
+        connect(url.format(digits))
+
+
 @pytest.mark.parametrize("payloads", [None, 3, 1.5, "text", b"bytes", {"a": 1}])
 def test_g18_what_is_no_list_of_payloads_is_named(client: MemoryClient, payloads: Any) -> None:
     """One payload where a list of them belongs is an error that names the right call, and sends nothing."""

@@ -21,6 +21,8 @@ from qbridge_redis.connection.hints import hints
 
 _TLS_ONLY: Final = {"cafile", "certfile", "keyfile"}
 _SENTINEL_ONLY: Final = {"sentinel_username", "sentinel_password"}
+_MOST: Final = 2_147_483_647
+"""What a server can count to."""
 _LOGIN: Final = {"db", "username", "password"}
 _FROM_URL: Final = {"deployment", "hosts", "service", "tls"} | _LOGIN
 _FORMS: Final = {
@@ -176,9 +178,10 @@ def _path(url: BrokerURL, deployment: Deployment) -> tuple[str, int]:
             raise InvalidURLError(f"{url} must name the service that the sentinels watch, {_form(url)}")
     if not (database or "0").isascii() or not (database or "0").isdigit():
         raise InvalidURLError(f"{url} must end with the number of a database, {_form(url)}")
-    if deployment is Deployment.CLUSTER and int(database or "0"):
+    number = _count("the number of a database", database or "0")
+    if deployment is Deployment.CLUSTER and number:
         raise InvalidURLError(f"{url} names a database, but a cluster has only 0, {_form(url)}")
-    return service, int(database or "0")
+    return service, number
 
 
 def _form(url: BrokerURL) -> str:
@@ -197,6 +200,8 @@ def _count(name: str, value: object) -> int:
     text = str(value)
     if isinstance(value, bool | float) or not text.isascii() or not text.isdigit():
         raise ConfigurationError(f"{name} must be a whole number from 0, not {value!r}")
+    if len(text) > len(str(_MOST)) or int(text) > _MOST:  # int() itself refuses very long texts, with a ValueError
+        raise ConfigurationError(f"{name} must be at most {_MOST}, not {text[:40]}")
     return int(text)
 
 
