@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
+from qbridge_core import TaskManager
 from qbridge_core.runtime.processors import usable_processors
+from qbridge_core.work import plan
+from qbridge_memory import MemoryClient
 
 MACHINE = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 PROGRAM = """
@@ -21,15 +27,31 @@ from qbridge_memory import MemoryClient
 client = MemoryClient()
 client.connect()
 from qbridge_core.execute.threadpool import ThreadPool
-print(usable_processors(), ThreadPool()._size, TaskManager(client, print, "q", "d")._plan.workers)
+from json import loads
+for more in ({}, {"executor": "process"}):
+    print(TaskManager(client, loads, "q", "d", **more)._plan.workers)
+print(usable_processors(), ThreadPool()._size)
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
 def test_an_affinity_is_obeyed() -> None:
-    """A process that is bound to one processor counts one, and has 5 threads, for tasks and for coroutines' calls."""
+    """Bound to one processor: it counts one, has one child process, and 5 threads for tasks or coroutines' calls."""
     done = subprocess.run([sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True, timeout=60)
-    assert done.stdout.split() == ["1", "5", "5"]
+    assert done.stdout.split() == ["5", "1", "1", "5"]
+
+
+@pytest.mark.parametrize(("executor", "workers"), [("process", {1: 1, 3: 3, 64: 64}), ("thread", {1: 5, 3: 7, 64: 32})])
+def test_the_usual_number_of_workers_follows_the_processors(
+    client: MemoryClient,
+    monkeypatch: pytest.MonkeyPatch,
+    executor: Literal["thread", "process"],
+    workers: dict[int, int],
+) -> None:
+    """As many child processes as an affinity and a container's limit leave; threads, which wait a lot, are 4 more."""
+    for processors, expected in workers.items():
+        monkeypatch.setattr(plan, "usable_processors", partial(int, processors))
+        assert TaskManager(client, json.loads, "q", "d", executor=executor)._plan.workers == expected
 
 
 @pytest.mark.parametrize(
