@@ -87,6 +87,7 @@ def test_g10_a_coroutine_that_is_too_late_is_cancelled(client: MemoryClient) -> 
     before = threading.active_count()
     manager = TaskManager(client, handler, "q", "dead", max_retries=0, task_timeout=0.1, max_workers=1)
     assert manager.run_until_idle(10.0)[Outcome.TIMED_OUT] == 1
+    assert client.dead_letters("dead")[0].exception_type == "TimeoutError"
     assert cancelled.wait(10.0)
     wait_for(lambda: threading.active_count() <= before)
 

@@ -138,37 +138,51 @@ class Unprintable(Exception):
     __repr__ = __str__
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        SystemExit(1),
-        KeyboardInterrupt(),
-        GeneratorExit(),
-        BaseException("x"),
-        asyncio.CancelledError(),
-        StopIteration(1),
-        MemoryError(),
-        RecursionError(),
-        Unprintable(),
-        BaseExceptionGroup("g", [SystemExit(1)]),
-        ConfigurationError("from a handler"),
-        NotConnectedError("from a handler"),
-        type("Odd", (Exception,), {"__module__": None})(),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_whatever_a_handler_raises_is_its_failure(client: MemoryClient, error: BaseException) -> None:
-    """The task is dead-lettered with the exception's name, and the worker goes on."""
+class Service:
+    """Somebody's class."""
+
+    class Failed(Exception):
+        """An exception that is named after the class that it belongs to."""
+
+
+RAISED: dict[str, BaseException] = {
+    "SystemExit": SystemExit(1),
+    "KeyboardInterrupt": KeyboardInterrupt(),
+    "GeneratorExit": GeneratorExit(),
+    "BaseException": BaseException("x"),
+    "asyncio.exceptions.CancelledError": asyncio.CancelledError(),
+    "StopIteration": StopIteration(1),
+    "MemoryError": MemoryError(),
+    "RecursionError": RecursionError(),
+    f"{__name__}.Unprintable": Unprintable(),
+    f"{__name__}.Service.Failed": Service.Failed(),
+    "BaseExceptionGroup": BaseExceptionGroup("g", [SystemExit(1)]),
+    "qbridge_core.errors.ConfigurationError": ConfigurationError("from a handler"),
+    "qbridge_core.errors.NotConnectedError": NotConnectedError("from a handler"),
+    "None.Odd": type("Odd", (Exception,), {"__module__": None})(),
+}
+"""What handlers may raise, by the name that a dead letter gives to it."""
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+@pytest.mark.parametrize("name", RAISED)
+def test_whatever_a_handler_raises_is_its_failure(client: MemoryClient, name: str, kind: str) -> None:
+    """The task is dead-lettered with the exception's full name, and the worker goes on."""
 
     def handler(payload: str) -> None:
         if payload == "bad":
-            raise error
+            raise RAISED[name]
+
+    async def coroutine(payload: str) -> None:
+        handler(payload)
 
     client.send_many("q", ["bad", "good"])
-    report = TaskManager(client, handler, "q", "d", max_retries=1, max_workers=1).run_until_idle(10.0)
+    called: Callable[[str], object] = handler if kind == "def" else coroutine
+    report = TaskManager(client, called, "q", "d", max_retries=1, max_workers=1).run_until_idle(10.0)
     assert (report.succeeded, report.retried, report[Outcome.FAILED]) == (1, 1, 1)
     letter = client.dead_letters("d")[0]
-    assert letter.exception_type.endswith(type(error).__name__)
+    # Python turns a StopIteration into another error where it leaves a coroutine.
+    assert letter.exception_type == ("RuntimeError" if (name, kind) == ("StopIteration", "async def") else name)
     assert letter.attempts == 2
 
 
@@ -328,7 +342,8 @@ def test_g9_a_late_result_changes_nothing(client: MemoryClient, late: str) -> No
     assert ended.wait(10)
     wait_for(lambda: workers() <= before, 10.0)
     assert str(manager.report()) == "1 dead-lettered (timed out)"
-    assert [letter.reason for letter in client.dead_letters("d")] == [Reason.TIMED_OUT]
+    (letter,) = client.dead_letters("d")
+    assert (letter.reason, letter.exception_type) == (Reason.TIMED_OUT, "TimeoutError")
 
 
 def test_a_dead_letter_shows_where_a_handler_was_stuck(client: MemoryClient) -> None:

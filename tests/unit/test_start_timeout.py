@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import time
 from collections.abc import Iterator, Mapping
 
 import pytest
 
-from qbridge_core import AuthenticationError, BrokerUnavailableError, ConfigurationError, QueueClient, connect
+from qbridge_core import (
+    AuthenticationError,
+    BrokerUnavailableError,
+    ConfigurationError,
+    QueueClient,
+    Supervisor,
+    connect,
+)
 from qbridge_core.contract import registry as registry_module
 from qbridge_core.contract.registry import register_backend
 from qbridge_memory import MemoryClient
@@ -66,6 +74,11 @@ def test_a_broker_that_is_not_up_yet_is_waited_for(
     assert len(warnings) == 1
     assert warnings[0].endswith(": nobody there")
     assert "s3cret" not in warnings[0]
+
+
+def test_a_supervisor_waits_for_a_minute() -> None:
+    """Who says nothing may start a supervisor and its broker together; and 0 is how not to wait."""
+    assert inspect.signature(Supervisor).parameters["start_timeout"].default == 60.0
 
 
 def test_without_it_nothing_is_waited_for(late: Late) -> None:
