@@ -45,7 +45,7 @@ from qbridge_core.backend import (
     replay_headers,
 )
 from qbridge_kombu.connected import Connected
-from qbridge_kombu.options import READERS, Settings
+from qbridge_kombu.options import HINTS, READERS, Settings
 from qbridge_kombu.protocol.messages import Outgoing
 from qbridge_kombu.state.in_flight import Tag
 from qbridge_kombu.transports import SCHEMES, transport_class
@@ -92,7 +92,7 @@ class KombuClient(QueueClient):
     def __init__(self, url: str, **options: object) -> None:
         parsed = BrokerURL.parse(url)
         kind = _kind(parsed)
-        given = read_options(parsed, options, {**READERS, **kind.options})
+        given = read_options(parsed, options, {**READERS, **kind.options}, HINTS)
         self._settings = Settings.of(given)
         self._transport: Transport = kind(parsed, {**_DEFAULTS, **given})
         if not self._transport.keeps_unacknowledged and not self._settings.allow_loss:

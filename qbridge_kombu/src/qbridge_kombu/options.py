@@ -70,3 +70,10 @@ READERS: Final[Mapping[str, OptionReader]] = {
     "poll_interval": option_seconds,
     "max_message_bytes": option_count,
 }
+
+_CHECKED: Final = (
+    "certificates are always checked, as TLS protects nobody without that; what the system trusts is trusted, or what "
+    "the file has that SSL_CERT_FILE names"
+)
+HINTS: Final = dict.fromkeys(("ssl", "ssl_cert_reqs", "ssl_check_hostname", "ssl_ca_certs", "cafile"), _CHECKED)
+"""What to do instead of these options of kombu's and Celery's."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Final
@@ -65,14 +66,16 @@ class AMQPTransport(Transport):
     def connection_arguments(self) -> Mapping[str, Any]:
         """Where the broker is. Each read and write has a deadline, which kombu does not set."""
         url = self.url
+        host = url.host or "localhost"
         return {
-            "hostname": url.host or "localhost",
+            "hostname": host,
             "port": url.port,
             "userid": url.username or "guest",
             "password": "guest" if url.username is None else url.password or "",
             "virtual_host": url.path or "/",
             "transport": "pyamqp",
-            "ssl": url.scheme.endswith("amqps"),
+            # py-amqp compares no name with that of the certificate unless it is told which.
+            "ssl": {"server_hostname": host, "cert_reqs": ssl.CERT_REQUIRED} if url.scheme.endswith("amqps") else False,
             "login_method": self.given.get("login_method", "PLAIN"),
             "connect_timeout": self.given["connect_timeout"],
             "transport_options": {

@@ -29,7 +29,8 @@ class RedisListsTransport(StoreTransport):
         """Where the server is; certificates are always checked, which kombu leaves out by default."""
         arguments = dict(super().connection_arguments())
         if self.url.scheme.endswith("rediss"):
-            arguments["ssl"] = {"ssl_cert_reqs": "required"}
+            # redis-py before 6.0 compares no name with that of the certificate by itself.
+            arguments["ssl"] = {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
         return {**arguments, "virtual_host": self.url.path or "0"}
 
     def transport_options(self) -> Mapping[str, Any]:
