@@ -175,6 +175,14 @@ def test_the_names_that_other_clients_use_are_answered_with_ours() -> None:
             RabbitMQClient(f"amqp://localhost?{name}=1")
 
 
+@pytest.mark.parametrize("option", ["verify=verify_none", "ssl_cert_reqs=none"])
+def test_g17_not_to_check_certificates_is_refused(option: str) -> None:
+    """With the reason, as that is what people ask for whose certificate is not trusted."""
+    name = option.partition("=")[0]
+    with pytest.raises(UnknownOptionError, match=f"{name}: certificates are always checked.* protects nobody.* cafile"):
+        RabbitMQClient(f"amqps://localhost?{option}")
+
+
 def test_a_missing_permission_is_named(managed: ManagedRabbitMQ, unique_name: str) -> None:
     """Which one, on what, and the command that grants it, for declaring, publishing, receiving and consuming."""
     with RabbitMQClient(managed.url_for()) as client:

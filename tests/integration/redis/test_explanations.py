@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -204,6 +205,17 @@ def test_options_of_redis_py_are_answered_with_ours(option: str, sentence: str) 
         assert sentence in str(caught.value)
         assert "known options" in str(caught.value)
         assert "secret-word" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["none", None, ssl.CERT_NONE])
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "rediss+cluster"])
+def test_g17_not_to_check_certificates_is_refused(scheme: str, value: object) -> None:
+    """`ssl_cert_reqs=none` is answered with the reason, and with what helps."""
+    ask = r"ssl_cert_reqs: certificates are always checked.* protects nobody.* cafile"
+    with pytest.raises(UnknownOptionError, match=ask):
+        RedisClient(f"{scheme}://localhost", ssl_cert_reqs=value)
+    with pytest.raises(UnknownOptionError, match=ask):
+        RedisClient(f"{scheme}://localhost?ssl_cert_reqs=none")
 
 
 def test_a_unix_socket_is_a_way_to_a_server(secure: SecureRedis, unique_name: str) -> None:

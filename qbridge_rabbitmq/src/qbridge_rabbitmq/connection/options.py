@@ -32,6 +32,7 @@ _LARGEST_SHORT: Final = 65_535
 _TCP_OPTIONS: Final = {"TCP_USER_TIMEOUT": 10_000, "TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
 
+_CHECKED: Final = "certificates are always checked, as TLS protects nobody without that; cafile names the CA to trust"
 _TLS: Final = "cafile, certfile and keyfile, with an amqps:// URL"
 _IN_URL: Final = "it is a part of the URL: amqp://user:password@host:port/vhost"
 _NEVER_GIVES_UP: Final = "a client connects again for ever; connect_timeout limits the first time"
@@ -57,6 +58,7 @@ _ELSEWHERE: Final = {
     "socket_timeout": "connect_timeout",
     "ssl": _TLS,
     "ssl_ca_certs": "cafile",
+    "ssl_cert_reqs": _CHECKED,
     "ssl_certfile": "certfile",
     "ssl_keyfile": "keyfile",
     "ssl_options": _TLS,
@@ -65,7 +67,7 @@ _ELSEWHERE: Final = {
     "timeout": "connect_timeout, publish_timeout or request_timeout",
     "user": _IN_URL,
     "username": _IN_URL,
-    "verify": "a certificate is always verified; cafile names what to trust",
+    "verify": _CHECKED,
     "vhost": _IN_URL,
     "virtual_host": _IN_URL,
 }
