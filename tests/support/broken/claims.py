@@ -1,16 +1,22 @@
-"""Clients that claim of redelivery, order or counts what does not hold, or hide what does."""
+"""Clients that claim of redelivery, order, counts or outages what does not hold, or hide what does."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import ClassVar
 
 from qbridge_core import Delivery, Message, QueueStats
+from qbridge_core.backend import BrokerUnavailableError
 from qbridge_memory import MemoryClient
+from support.broken.leases import WithPool
 from support.estimates import EstimatingClient
 from support.leases.client import LeaseClient
+from support.leases.wire import Pool, Wire
 
 CLAIMS = LeaseClient.capabilities
+_log = logging.getLogger("qbridge.broken")
 _MANY = 50
 _A_FEW = 4
 
@@ -82,3 +88,53 @@ class NeverCountsRight(MemoryClient):
         """Count a few at most."""
         counted = super().stats(queue)
         return replace(counted, ready=min(counted.ready, _A_FEW))
+
+
+class LogsNoOutage(LeaseClient):
+    """Claims to say when its connection is lost, so that workers do not."""
+
+    logs_outages = True
+
+
+class TellingPool(Pool):
+    """Logs that the broker is away, once in an outage, and that it is back."""
+
+    end: ClassVar[int] = logging.INFO
+    is_away = False
+
+    def _borrow(self, patience: float) -> Wire:
+        try:
+            wire = super()._borrow(patience)
+        except BrokerUnavailableError:
+            if not self.is_away:
+                _log.warning("the broker is away")
+            self.is_away = True
+            raise
+        if self.is_away:
+            _log.log(self.end, "the broker is back")
+        self.is_away = False
+        return wire
+
+
+class LogsOutagesUnclaimed(WithPool):
+    """Logs its outages, and does not say so: workers tell of them once more."""
+
+    pool = TellingPool
+
+
+class SilentEnd(TellingPool):
+    """Has a level for the end of an outage that nobody sees."""
+
+    end = logging.DEBUG
+
+
+class LogsNoEnd(WithPool):
+    """Claims to log outages, and is silent about their end."""
+
+    logs_outages = True
+    pool = SilentEnd
+
+    def connect(self) -> None:
+        """Tell of a beginning."""
+        super().connect()
+        _log.info("connected")

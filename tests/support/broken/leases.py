@@ -41,12 +41,16 @@ class PropertyClient(LeaseClient):
 class WaitsForAcks(LeaseClient):
     """Says that it never does."""
 
-    capabilities = replace(CLAIMS, instant_ack=True)
-
     def ack(self, delivery: Delivery) -> None:
         super().ack(delivery)
         with suppress(QBridgeError):
             self.stats(delivery.queue)
+
+
+class HidesInstantAcks(LeaseClient):
+    """Does not say that its acknowledgements never wait."""
+
+    capabilities = replace(CLAIMS, instant_ack=False)
 
 
 class WithLink(LeaseClient):

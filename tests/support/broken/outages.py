@@ -73,12 +73,6 @@ class ReconnectsOnce(WithPool):
     pool = OneOutage
 
 
-class LogsNoOutage(LeaseClient):
-    """Claims to say when its connection is lost, so that workers do not."""
-
-    logs_outages = True
-
-
 class DeclaresInVain(LeaseClient):
     """Takes a queue for declared that the broker has never heard of."""
 

@@ -67,7 +67,7 @@ class LeaseClient(QueueClient):
     """
 
     capabilities = Capabilities(
-        delay=True, max_delay=LONGEST_DELAY, browse=True, crashes=True, durable=True, shared=True
+        delay=True, max_delay=LONGEST_DELAY, browse=True, crashes=True, durable=True, shared=True, instant_ack=True
     )
 
     def __init__(self, url: str, **options: object) -> None:

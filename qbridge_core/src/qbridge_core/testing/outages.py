@@ -188,17 +188,27 @@ class OutageTests(Backend):
     def test_an_instant_ack_waits_for_no_broker(
         self, kind: str, link: Link, make_linked_client: Callable[..., QueueClient], queue: str, dead: str
     ) -> None:
-        """Where that is claimed, an event loop may acknowledge at any time: when a loss begins, and long after that."""
+        """Where that is claimed, an event loop may acknowledge at any time: when a loss begins, and long after that.
+
+        Where it is not, some ``ack`` waits for a broker that is silent: else claim it. Is there a reason to wait that
+        this does not show, skip the test.
+        """
         client = make_linked_client(leases=False)
-        if not client.capabilities.instant_ack:
+        claimed = client.capabilities.instant_ack
+        if not claimed and kind == "cut":
             return
         client.declare(queue, dead)
         client.send_many(queue, range(_VICTIMS))
         deliveries = self.receive_all(client, queue, _VICTIMS)
         getattr(link, kind)()
+        ended = True
         for delivery in deliveries:
             call = Call(lambda delivery=delivery: client.ack(delivery))  # type: ignore[misc]
-            assert call.ended(_AT_ONCE), f"ack takes more than {_AT_ONCE:g} s, and is said never to wait"
+            ended = call.ended(_AT_ONCE)
+            if not ended:
+                break
             assert call.error is None or isinstance(call.error, QBridgeError), f"ack leaks {call.error!r}"
             time.sleep(_SHORT / _VICTIMS)  # the client finds out meanwhile
+        assert ended or not claimed, f"ack takes more than {_AT_ONCE:g} s, and is said never to wait"
+        assert claimed or not ended, "ack never waits for its broker: claim instant_ack"
         link.restore()
