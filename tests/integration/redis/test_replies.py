@@ -10,6 +10,7 @@ import pytest
 
 from integration.redis.helpers import MakeClient
 from qbridge_core import BrokerBlockedError, Message, QBridgeError
+from qbridge_redis.protocol.scripts import REPLAY
 from support.brokers import free_port
 
 OK, MOVED, NIL = b"+1-0\r\n", b"-MOVED 1 127.0.0.1:1\r\n", b"$-1\r\n"
@@ -54,6 +55,42 @@ class Node:
         return b":1\r\n" if command[0] == b"EVALSHA" else b"+OK\r\n"
 
 
+class NodeWithLetters(Node):
+    """One with dead letters of too many fields for a script: each is copied, and then deleted, by itself."""
+
+    LETTERS = (b"1-0", b"2-0", b"3-0")
+
+    def __init__(self, *rounds: list[bytes]) -> None:
+        self.deleted: list[bytes] = []
+        super().__init__(*rounds)
+
+    def _answer(self, command: list[bytes]) -> bytes:
+        if command[0] == b"XDEL":
+            self.deleted.append(command[-1])
+            return b":1\r\n"
+        if command[0] == b"XPENDING":
+            return b"*0\r\n"
+        if command[0] == b"XREVRANGE":
+            return _array(_letter(self.LETTERS[-1]))
+        if command[0] == b"XRANGE":
+            return _array(*map(_letter, self.LETTERS))
+        if command[:2] == [b"EVALSHA", REPLAY.sha.encode()]:
+            return _array(_array(), _array(*map(_text, self.LETTERS)))
+        return super()._answer(command)
+
+
+def _text(text: bytes) -> bytes:
+    return b"$%d\r\n%b\r\n" % (len(text), text)
+
+
+def _array(*items: bytes) -> bytes:
+    return b"*%d\r\n%b" % (len(items), b"".join(items))
+
+
+def _letter(entry_id: bytes) -> bytes:
+    return _array(_text(entry_id), _array(_text(b"body"), _text(entry_id)))
+
+
 @pytest.fixture
 def nodes() -> Iterator[list[Node]]:
     """Nodes to close in the end."""
@@ -84,3 +121,16 @@ def test_g1_a_refusal_between_redirections_is_not_taken_for_published(
     else:
         assert error is None
         assert all(nodes[0].bodies.count(message.body) == 3 for message in messages)
+
+
+@pytest.mark.parametrize("at", [0, 2])
+def test_g13_a_letter_whose_copy_is_refused_after_a_redirection_stays(
+    make_client: MakeClient, nodes: list[Node], at: int
+) -> None:
+    """Letters whose copies were redirected and then stored are deleted; the refused one and those behind it are not."""
+    node = NodeWithLetters([MOVED, OK] * at, [MOVED, FULL])
+    nodes.append(node)
+    client = make_client(f"redis://127.0.0.1:{node.port}")
+    with pytest.raises(BrokerBlockedError):
+        client.replay("dead", target="q")
+    assert node.deleted == list(node.LETTERS[:at])
