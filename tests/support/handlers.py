@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from contextvars import ContextVar
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -91,6 +93,23 @@ def note_and_set_tenant(payload: str) -> None:
     """Note what a context variable has, and set it."""
     note(payload, _tenant.get())
     _tenant.set("somebody")
+
+
+def note_when_forgotten(payload: dict[str, Any]) -> None:
+    """Note when the memory of this process is as it was with its first payload, then do what the payload asks for."""
+    if not tracemalloc.is_tracing():
+        tracemalloc.start()
+    else:
+        limit = len(payload["filler"]) // 4  # what is traced began with the first payload
+        threading.Thread(target=_note_when_below, args=(limit, payload["file"]), daemon=True).start()
+    DEEDS[payload["do"]](payload)
+
+
+def _note_when_below(limit: int, path: str) -> None:
+    while tracemalloc.get_traced_memory()[0] > limit:
+        time.sleep(0.02)
+        gc.collect()
+    note(path, "forgotten")
 
 
 def raise_the_payload(payload: str) -> None:

@@ -16,7 +16,7 @@ from qbridge_core import Delivery, TaskManager
 from qbridge_core.hookspecs import hookimpl
 from qbridge_core.task.run import Run
 from qbridge_memory import MemoryClient
-from support.handlers import note_and_set_tenant, notes
+from support.handlers import note_and_set_tenant, note_when_forgotten, notes
 from support.wait import wait_for
 
 tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
@@ -156,6 +156,18 @@ def test_an_idle_worker_keeps_no_message(client: MemoryClient, handler: Any, fat
         manager.run_until_idle(10)
         client.purge("d")
         wait_for(lambda: not [item for item in _messages() if all(item is not other for other in others)])
+
+
+@pytest.mark.parametrize("deed", ["nothing", "reject"])
+def test_an_idle_child_process_keeps_no_message(client: MemoryClient, tmp_path: Path, deed: str) -> None:
+    """The memory that the last message took is free while the child waits for the next one."""
+    path = tmp_path / "notes"
+    payload = {"do": deed, "file": str(path)}
+    with TaskManager(client, note_when_forgotten, "q", "d", max_workers=1, executor="process") as manager:
+        for size in (1, 4 * 1024 * 1024):
+            client.send("q", payload | {"filler": "x" * size})
+            manager.run_until_idle(20)
+        wait_for(lambda: notes(path) == ["forgotten"], 20)
 
 
 def _messages() -> list[object]:
