@@ -11,6 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import pytest
 
@@ -21,12 +22,14 @@ from qbridge_core import (
     ConfigurationError,
     InvalidURLError,
     NotConnectedError,
+    TaskManager,
     TransientError,
     UnknownOptionError,
     connect,
 )
 from qbridge_rabbitmq import RabbitMQClient
 from support.brokers import RabbitMQBroker, free_port
+from support.handlers import note, notes
 from support.proxy import TCPProxy
 from support.wait import wait_for
 
@@ -374,6 +377,39 @@ def test_a_forked_child_keeps_nothing_of_the_parents_connections(
     client.ack(client.receive(unique_name, 1, 10.0)[0])
     assert client.flush()
     assert session.connections.times_connected == 1
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs Linux's list of open descriptors")
+def test_g3_a_handler_that_forks_and_returns_disturbs_no_connection(
+    make_client: MakeClient, amqp_url: str, unique_name: str, tmp_path: Path
+) -> None:
+    """The copy has none of the worker's sockets and ends with the handler; the worker goes on with its connections."""
+    before, children, path = open_descriptors(), list[int](), str(tmp_path / "notes")
+
+    def handler(payload: object) -> None:
+        if payload == "work":
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child:
+            children.append(child)
+        else:
+            note(path, f"{(open_descriptors() - before).total()} kept")
+
+    client = make_client(amqp_url)
+    with TaskManager(client, handler, unique_name, f"{unique_name}.dead", max_workers=1) as manager:
+        client.send(unique_name, "fork")
+        wait_for(lambda: children, 20.0, "it has forked")
+        _, ended = os.waitpid(children[0], 0)
+        client.send(unique_name, "work")
+        report = manager.run_until_idle(20.0)
+    session = client._broker
+    assert session is not None
+    assert session.connections.times_connected == 1
+    assert str(report) == "2 succeeded"
+    assert notes(path) == ["0 kept"]
+    assert os.waitstatus_to_exitcode(ended) == 0
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs Linux's list of open descriptors")

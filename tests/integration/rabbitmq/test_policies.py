@@ -13,7 +13,7 @@ import pytest
 
 from integration.rabbitmq.conftest import MakeClient
 from integration.rabbitmq.managed import ManagedRabbitMQ
-from qbridge_core import ConfigurationError
+from qbridge_core import ConfigurationError, Delivery, Message, QueueFullError
 from qbridge_core.runtime.logs import flush
 from qbridge_rabbitmq import RabbitMQClient
 from qbridge_rabbitmq.queues import policies
@@ -74,6 +74,42 @@ def test_policies_that_take_messages_out_are_told_once_with_what_mends_them(
     assert len(warnings_about(caplog, "policy")) == 6
 
 
+@pytest.mark.parametrize("kind", ["policies", "operator-policies"])
+def test_g12_a_length_limit_on_the_dead_letter_queue_loses_no_letter(
+    make_client: MakeClient, managed: ManagedRabbitMQ, unique_name: str, kind: str
+) -> None:
+    """What has no room there is refused, so that its task comes back; and no older letter is dropped for a new one."""
+    dead = f"{unique_name}-dead"
+    managed.set_policy(unique_name, f"^{re.escape(dead)}$", {"max-length": 2}, kind)
+    client = make_client(managed.url_for())
+    client.declare(unique_name, dead)
+    client.publish_many(unique_name, [Message(b"%d" % number) for number in range(8)])
+    letters: list[bytes] = []
+    refused: list[Delivery] = []
+    for delivery in take_all(client, unique_name, 8):
+        try:
+            client.reject(delivery, requeue=False)
+            letters.append(delivery.body)
+        except QueueFullError:
+            refused.append(delivery)
+    assert letters
+    assert refused
+    assert [letter.body for letter in client.dead_letters(dead)] == letters
+    for delivery in refused:
+        client.reject(delivery, requeue=True)
+    again = [delivery.body for delivery in take_all(client, unique_name, len(refused))]
+    assert sorted(again) == [delivery.body for delivery in refused]
+
+
+def take_all(client: RabbitMQClient, queue: str, count: int) -> list[Delivery]:
+    """So many messages, which may come in parts."""
+    found: list[Delivery] = []
+    while len(found) < count and (some := client.receive(queue, count - len(found), 10.0)):
+        found += some
+    assert len(found) == count
+    return found
+
+
 def policies_of(client: RabbitMQClient) -> policies.Policies:
     """What looks after the policies of a client."""
     assert client._policies is not None
@@ -124,11 +160,13 @@ def test_what_a_foreign_queue_means_is_told_once(
     channel.queue_declare(f"{unique_name}-2", durable=True, auto_delete=True)
     routed = {"x-dead-letter-exchange": "theirs", "x-dead-letter-routing-key": "letters"}
     channel.queue_declare(f"{unique_name}-3", durable=True, arguments=routed)
+    limited = {"x-queue-type": "quorum", "x-delivery-limit": 3}
+    channel.queue_declare(f"{unique_name}-4", durable=True, arguments=limited)
     client = make_client(amqp_url)
     for _ in range(2):
-        for name in (unique_name, f"{unique_name}-2", f"{unique_name}-3"):
+        for name in (unique_name, *(f"{unique_name}-{number}" for number in (2, 3, 4))):
             client.declare(name)
-    first, second, third = warnings_about(caplog, "declared by somebody else")
+    first, second, third, fourth = warnings_about(caplog, "declared by somebody else")
     for says in ("durable is False (its messages are lost", "x-message-ttl is 5000 (", "x-max-length is 7 ("):
         assert says in first
     assert "x-expires is 600000 (" in first
@@ -136,4 +174,5 @@ def test_what_a_foreign_queue_means_is_told_once(
     assert "x-dead-letter-exchange is theirs (what the broker itself takes out of it goes there" in third
     assert "x-dead-letter-routing-key is letters (" in third
     assert "delete it when it is empty, and declare it again" in third
+    assert "x-delivery-limit is 3 (a message that comes back more often is taken out" in fourth
     channel.queue_declare(unique_name, durable=False, arguments=arguments)
