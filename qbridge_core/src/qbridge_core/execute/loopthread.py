@@ -167,7 +167,10 @@ class LoopThread:
 
     def _work(self) -> None:
         for call in self._posted.take():
-            call()
+            try:
+                call()
+            except BaseException:  # noqa: BLE001 - those behind it are other tasks' slots
+                _log.exception("the event loop of the handlers goes on after an unexpected error")
 
     def run(self) -> None:
         """What the thread does; until ``stop``, in the calling thread."""

@@ -144,7 +144,10 @@ class LogQueue:
     def _tell_dropped(self) -> None:
         with self._counting:
             dropped, self._dropped = self._dropped, 0
-        self._say_dropped(dropped)
+        try:
+            self._say_dropped(dropped)
+        except BaseException as exc:  # noqa: BLE001 - without this thread nobody would log any more
+            self._complain("the count of lost records", exc)
 
     def _complain(self, what: str, exc: BaseException) -> None:
         """Say where it cannot fail that logging itself does, but not for each record."""

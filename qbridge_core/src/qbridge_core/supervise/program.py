@@ -208,8 +208,11 @@ class Orders:
             self._obeyed = True
 
     def _listen(self) -> None:
-        while (word := self._link.hear()) is not None:
-            self._note(word)
+        try:
+            while (word := self._link.hear()) is not None:
+                self._note(word)
+        except BaseException:  # noqa: BLE001 - a worker that hears no orders would never end
+            _log.exception("the supervisor cannot be heard; the worker stops")
         self._note(STOP)  # the supervisor is gone
 
     def _note(self, word: str) -> None:

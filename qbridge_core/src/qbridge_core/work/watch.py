@@ -14,6 +14,7 @@ from collections import deque
 from typing import Final, Protocol
 
 from qbridge_core.runtime.clock import monotonic
+from qbridge_core.runtime.endurance import Endurance
 from qbridge_core.runtime.wakeup import Wakeup
 
 _LONGEST: Final = 1.0
@@ -40,6 +41,7 @@ class Watch:
         """A heap; what has another time in ``_watched`` was replaced."""
         self._numbers = itertools.count()
         self._doorbell: Wakeup | None = None
+        self._endurance = Endurance("the watch over running tasks")
 
     @property
     def count(self) -> int:
@@ -73,8 +75,12 @@ class Watch:
             self._rung.append(watched)
 
     def _run(self, doorbell: Wakeup) -> None:
-        while (seconds := self._look()) is not None:
+        seconds: float | None = 0.0
+        while seconds is not None:
             doorbell.wait(seconds)
+            seconds = _LONGEST  # if the look fails
+            with self._endurance:
+                seconds = self._look()
 
     def _look(self) -> float | None:
         """Look where it is time to; return the seconds until the next time, or None when there is nothing left."""
@@ -100,7 +106,9 @@ class Watch:
         return [watched for watched in now_due if watched in self._watched]
 
     def _look_at(self, watched: Watched) -> None:
-        seconds = watched.look()
+        seconds: float | None = _LONGEST  # if its look fails, which must cost the others nothing
+        with self._endurance:
+            seconds = watched.look()
         with self._lock:
             if seconds is None:
                 del self._watched[watched]

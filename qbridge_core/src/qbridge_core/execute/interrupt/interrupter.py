@@ -18,6 +18,7 @@ from typing import Final, Protocol
 
 from qbridge_core.execute.interrupt.late import Late
 from qbridge_core.runtime.clock import monotonic
+from qbridge_core.runtime.endurance import Endurance
 from qbridge_core.runtime.frames import undisturbed
 
 if sys.version_info >= (3, 12):
@@ -32,6 +33,7 @@ _BUSY_TIME: Final = 10.0
 """Seconds of being looked at after which a thread is given up: it stays in a library, and the looks cost others."""
 _QUICK: Final = 0.002
 _SLOW: Final = 0.1
+_NAME: Final = "the thread that interrupts late handlers"
 
 
 class Way(Protocol):
@@ -66,6 +68,7 @@ class Interrupter:
         self._way: Way = _Way(self._late)
         self._changed = threading.Event()
         self._is_running = False
+        self._endurance = Endurance(_NAME)
 
     def interrupt(self, target: Late) -> None:
         """Raise HandlerTimeout in a thread, once, when control is in its handler's own code; never when that is not."""
@@ -94,6 +97,7 @@ class Interrupter:
         """Forget everything, in a forked process: it has one thread only, and no lock may stay held in it."""
         self._lock = threading.Lock()
         self._changed = threading.Event()
+        self._endurance = Endurance(_NAME)
         self._is_running = False
         self._late.clear()
         self._cases.clear()
@@ -107,10 +111,13 @@ class Interrupter:
             with self._lock:
                 self._drop_done()
                 if not self._cases:
-                    self._way.rest()
                     self._is_running = False
+                    with self._endurance:
+                        self._way.rest()
                     return
-                pause = self._look(pause)
+                since, pause = pause, _SLOW  # if the look fails
+                with self._endurance:
+                    pause = self._look(since)
 
     def _look(self, since: float) -> float:
         """Look at the threads that could take it; return the pause until the next look."""

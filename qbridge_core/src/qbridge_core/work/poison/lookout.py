@@ -70,7 +70,7 @@ class Lookout:
         while (seeker := self._next()) is not None:
             try:
                 seeker.seek()
-            except Exception:  # noqa: BLE001 - a backend's bug must not end this thread
+            except BaseException:  # noqa: BLE001 - a backend's bug must not end this thread
                 _log.exception("suspects cannot be looked for; the next look is in %g s", LOOK_EVERY)
 
     def _next(self) -> Seeker | None:
