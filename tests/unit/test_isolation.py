@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from qbridge_core import Outcome, Reason, TaskManager, hookimpl
+from qbridge_core import BrokerBlockedError, Delivery, Outcome, Reason, TaskManager, hookimpl
 from qbridge_core.message import BESIDE, SUSPICIONS, SuspectFailure
 from qbridge_core.work.poison.importing import can_be_isolated, setup_of
 from support import handlers, lifespans
@@ -371,3 +371,56 @@ def test_g20_foreign_code_that_hangs_at_a_suspect_stops_no_other_suspect(
 def threads_named(name: str) -> int:
     """How many there are."""
     return sum(thread.name == name for thread in threading.enumerate())
+
+
+def test_g6_a_suspect_has_its_turn_beside_what_cannot_be_settled(
+    client: CountingClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slot that the broker does not let go of is waited for no longer than one with a long task."""
+    monkeypatch.setattr("qbridge_core.work.poison.waiting_time.LONGEST_WAIT", 0.3)
+    released, stuck, done = threading.Event(), threading.Event(), list[str]()
+    ack = client.ack
+
+    def refuse(delivery: Delivery) -> None:
+        if b"stuck" in delivery.body and not released.is_set():
+            stuck.set()
+            raise BrokerBlockedError("the broker does not take it")
+        ack(delivery)
+
+    def handler(payload: str) -> None:  # which no child process can have
+        done.append(payload)
+
+    monkeypatch.setattr(client, "ack", refuse)
+    client.send("q", "stuck")
+    with manager(client, handler) as running:
+        assert stuck.wait(10.0)
+        client.send_many("q", ["suspect", "quick"])
+        wait_for(lambda: {"suspect", "quick"} <= set(done), 20.0, "the suspect waits for the slot")
+        assert not released.is_set()
+        released.set()
+        assert running.run_until_idle(PATIENCE).succeeded == 3
+    assert sorted(done) == ["quick", "stuck", "suspect"]
+
+
+def test_g6_a_suspect_that_cannot_be_settled_stops_no_other(
+    client: CountingClient, journal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the end of one suspect cannot be written, the next one and other tasks are done."""
+    released, stuck = threading.Event(), threading.Event()
+    ack = client.ack
+
+    def refuse(delivery: Delivery) -> None:
+        if b"suspect-1" in delivery.body and not released.is_set():
+            stuck.set()
+            raise BrokerBlockedError("the broker does not take it")
+        ack(delivery)
+
+    monkeypatch.setattr(client, "ack", refuse)
+    client.send("q", {"id": "suspect-1", "file": journal})
+    with manager(client) as running:
+        assert stuck.wait(PATIENCE)
+        client.send_many("q", [{"id": each, "file": journal} for each in ("suspect-2", "quick")])
+        wait_for(lambda: runs(journal, "suspect-2") and runs(journal, "quick"), PATIENCE, "they wait for the first one")
+        released.set()
+        assert running.run_until_idle(PATIENCE).succeeded == 3
+    assert len(runs(journal, "suspect-1")) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 from qbridge_core.contract.envelope import MalformedTaskError, read_task
@@ -112,6 +112,8 @@ class SuspectRunner:
             self._work()
         except GivenUp:
             self._isolation.count_hanging(-1)
+        except BaseException:  # noqa: BLE001 - there is another runner when the next suspect comes
+            _log.exception("a thread for suspects ends after an unexpected error")
         finally:
             if not watched.is_lost:
                 self._end_child()
@@ -193,13 +195,15 @@ class SuspectRunner:
         try:
             task = read_task(delivery.body, isolation.max_message_bytes)
         except MalformedTaskError as exc:
-            consequences.malformed(delivery, exc)
-            return
-        if delivery.noted is not None and consequences.settle_noted(delivery, delivery.noted):
+            with self._helped():
+                consequences.malformed(delivery, exc)
             return
         task_id = task.task_id or task_id_of(delivery)
-        if isolation.rule.dead_letter_poison(delivery, task_id):
-            return
+        with self._helped():
+            if delivery.noted is not None and consequences.settle_noted(delivery, delivery.noted):
+                return
+            if isolation.rule.dead_letter_poison(delivery, task_id):
+                return
         child = self._usable_child(delivery)
         if child is None:
             return
@@ -230,9 +234,13 @@ class SuspectRunner:
         duration = monotonic() - run.started_at
         if late.is_set():
             self._end_child()
-        if not run.claim():
-            return
-        if late.is_set():
+        if run.claim():
+            with self._helped():
+                self._conclude(run, child, verdict, duration, late=late.is_set())
+
+    def _conclude(self, run: Run, child: Child, verdict: Verdict | None, duration: float, *, late: bool) -> None:
+        isolation = self._isolation
+        if late:
             self._repeat_in_worker(run, Explanation.timed_out(isolation.task_timeout, None))
         elif verdict is None:
             isolation.settler.acknowledge(run, duration)
@@ -241,6 +249,18 @@ class SuspectRunner:
             self.watched.do(Step(crashed))
         else:
             self._repeat_in_worker(run, verdict.explanation)
+
+    @contextmanager
+    def _helped(self) -> Iterator[None]:
+        """Have another one look after the other suspects when the broker does not let this one go soon."""
+        watch = threading.Timer(_LONG, self._isolation.add_runner)
+        watch.daemon = True
+        with suppress(RuntimeError):  # the system has no thread left: the others wait
+            watch.start()
+        try:
+            yield
+        finally:
+            watch.cancel()
 
     def _repeat_in_worker(self, run: Run, explanation: Explanation) -> None:
         def repeat() -> None:
@@ -257,7 +277,8 @@ class SuspectRunner:
             return
         _log.warning("task %s did not start and goes back: %s", run.task_id, reason, extra=run.log_fields())
         if self._unstarted < _MOST_UNSTARTED:
-            self._isolation.settler.hand_back(run.delivery)
+            with self._helped():
+                self._isolation.settler.hand_back(run.delivery)
         else:
             self._isolation.give_up(run.delivery, str(reason))
 
