@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import io
 import logging
 import queue
@@ -12,6 +13,7 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any
 
@@ -115,6 +117,65 @@ def test_g10_a_call_that_took_too_long_is_cut_where_it_was_made() -> None:
 
     work(handler, [1])
     wait_for(lambda: ends == ["caught"])
+
+
+LIBRARY = """
+import threading
+import time
+
+lock = threading.Lock()
+condition = threading.Condition()
+uses = 0
+
+
+def with_lock():
+    global uses
+    lock.acquire()
+    try:
+        uses += 1
+        time.sleep(0.001)
+    finally:
+        lock.release()
+
+
+def with_condition():
+    global uses
+    with condition:
+        uses += 1
+        condition.wait(0.001)
+        condition.notify_all()
+"""
+
+
+@pytest.mark.parametrize("name", ["with_lock", "with_condition"])
+def test_g10_a_timeout_leaves_no_lock_of_ones_own_making_held_in_a_library(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Handlers are interrupted between their calls of a library that takes a lock or a condition, and never in them."""
+    (tmp_path / "locking_library.py").write_text(LIBRARY)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "locking_library", raising=False)
+    library: Any = importlib.import_module("locking_library")
+    use, held = getattr(library, name), library.lock if name == "with_lock" else library.condition
+    ends: list[str] = []
+
+    def handler(_: object) -> None:
+        until = time.monotonic() + 10 * LATE
+        try:
+            while time.monotonic() < until:
+                use()
+                sum(range(2000))  # some time of its own, where a sampled thread can be met
+        except HandlerTimeout:
+            ends.append("interrupted")
+        else:
+            ends.append("its own")
+
+    work(handler, range(24))
+    wait_for(lambda: len(ends) == 24, 20)
+    assert held.acquire(timeout=5), "a timeout has left it held"
+    held.release()
+    if sys.version_info >= (3, 12):
+        assert "interrupted" in ends
 
 
 class Guard:
