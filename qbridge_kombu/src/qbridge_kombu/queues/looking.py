@@ -18,17 +18,25 @@ class Looking:
         self._delays = delays
 
     def stats(self, queue: str) -> QueueStats:
-        """Count; what is due is moved into its queue first."""
+        """Count; what is due is moved into its queue first.
+
+        A message on its way from one count to another may be in both, and is in one of them at least: what is in flight
+        is looked at before the broker, for what goes back meanwhile, and after it, for what is received meanwhile.
+        """
         context, transport = self._context, self._context.transport
         name = transport.name_of(queue)
 
-        def work(session: Session) -> QueueStats:
+        def work(session: Session) -> tuple[int, int | None, int]:
             delayed = self._delays.count(session, queue)
-            in_flight = transport.in_flight(session, name)
-            own = context.in_flight.queues()[queue] if in_flight is None else in_flight
-            return QueueStats(transport.size(session, name), own, delayed + transport.delayed(session, name))
+            theirs = transport.in_flight(session, name)
+            return transport.size(session, name), theirs, delayed + transport.delayed(session, name)
 
-        return context.ask(work, f"count the messages of {queue!r}")
+        own = context.in_flight.unfinished(queue)
+        ready, in_flight, delayed = context.ask(work, f"count the messages of {queue!r}")
+        if in_flight is None:
+            context.in_flight.wait_arrived(queue, context.settings.request_timeout)
+            in_flight = len(own | context.in_flight.unfinished(queue))
+        return QueueStats(ready, in_flight, delayed)
 
     def purge(self, queue: str) -> int:
         """Delete what is ready."""

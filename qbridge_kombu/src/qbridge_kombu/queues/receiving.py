@@ -95,8 +95,10 @@ class Receiving:
         def work(session: Session) -> None:
             if context.closing.is_set():  # what is in flight is being given back
                 return
-            received = transport.receive(session, name, asked, wait)
-            if received and (done := context.in_flight.add(queue, name, received, session)):
+            with context.in_flight.arriving(queue):
+                received = transport.receive(session, name, asked, wait)
+                done = context.in_flight.add(queue, name, received, session) if received else None
+            if done:
                 transport.acknowledge(session, name, done)
 
         doing = f"receive from {queue!r}"

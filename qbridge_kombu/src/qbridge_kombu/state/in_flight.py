@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from typing import Final
 
@@ -58,6 +60,8 @@ class InFlight:
     def __init__(self, bound: bool) -> None:
         self._bound = bound
         self._lock = threading.Lock()
+        self._arrived = threading.Condition(self._lock)
+        self._arriving: dict[object, str] = {}
         self._open: dict[Tag, None] = {}
         self._buffered: dict[str, deque[Tag]] = {}
         self._lost: dict[Key, deque[Tag]] = {}
@@ -84,6 +88,25 @@ class InFlight:
                 elif known is State.SETTLED:
                     done.append(each)
         return done
+
+    @contextmanager
+    def arriving(self, queue: str) -> Iterator[None]:
+        """Around a request for messages: the broker may have handed out what ``add`` has not taken yet."""
+        request = object()
+        with self._lock:
+            self._arriving[request] = queue
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._arriving[request]
+                self._arrived.notify_all()
+
+    def wait_arrived(self, queue: str, timeout: float) -> None:
+        """Wait until the requests for a queue that are under way have ended, at most so many seconds."""
+        with self._lock:
+            requests = [request for request, name in self._arriving.items() if name == queue]
+            self._arrived.wait_for(lambda: not any(each in self._arriving for each in requests), timeout)
 
     def take(self, queue: str, count: int) -> list[Tag]:
         """Up to ``count`` from the buffer, for a caller."""
@@ -151,10 +174,10 @@ class InFlight:
         with self._lock:
             return list(self._buffered.pop(queue, ()))
 
-    def queues(self) -> Counter[str]:
-        """How many are in flight of each queue, without those whose acknowledgement is on its way."""
+    def unfinished(self, queue: str) -> set[Tag]:
+        """What is in flight of a queue, without that whose acknowledgement is on its way."""
         with self._lock:
-            return Counter(tag.queue for tag in self._open if tag.state is State.OPEN)
+            return {tag for tag in self._open if tag.state is State.OPEN and tag.queue == queue}
 
     def end(self) -> None:
         """The client is disconnected: none of them is its own any more."""
