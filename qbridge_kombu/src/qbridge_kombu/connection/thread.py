@@ -13,6 +13,7 @@ from qbridge_core.backend import (
     BrokerUnavailableError,
     GrowingPause,
     NotConnectedError,
+    PermanentError,
     QBridgeError,
     monotonic,
 )
@@ -121,7 +122,7 @@ class ConnectionThread:
         call = _Call(work, doing, math.inf, False, on_failure)
         try:
             self._hand_over(call)
-        except NotConnectedError as exc:
+        except (NotConnectedError, RuntimeError) as exc:  # the second when the system has no thread left
             call.fail(exc)
 
     def close(self, timeout: float) -> None:
@@ -250,7 +251,10 @@ class _Runner:
 
     def _run(self) -> None:
         while (call := self._next()) is not None:
-            self._do(call)
+            try:
+                self._do(call)
+            except BaseException as exc:  # noqa: BLE001 - what comes after it would wait for a dead thread
+                self._survive(call, exc)
             self._running = None
             del call  # a message may be in it
         self._drop(None)
@@ -281,6 +285,14 @@ class _Runner:
             if not tries or monotonic() >= call.deadline:
                 call.fail(self._owner.failure(error, call))
                 return
+
+    def _survive(self, call: _Call[Any], exc: BaseException) -> None:
+        """Nobody knows what it has left behind: the next call has a new connection."""
+        log.error("%s goes on after an unexpected error", self._thread.name, exc_info=exc)
+        with suppress(BaseException):
+            self._drop(None)
+        with suppress(BaseException):
+            call.fail(PermanentError(f"cannot {call.doing}: unexpected {type(exc).__name__}: {exc}"))
 
     def _try(self, call: _Call[Any], session: Session) -> Exception | None:
         """Do it; the driver's error, if there is one, has cost the session."""

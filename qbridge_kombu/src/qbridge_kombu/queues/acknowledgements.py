@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from contextlib import suppress
 from itertools import islice
 from typing import Final
 
@@ -98,10 +99,12 @@ class Acknowledgements:
         with self._lock:
             self._sending.discard(queue)
             if self._timer is None and not self._context.closing.is_set():
-                self._timer = threading.Timer(self._pause.next(), self._send_again)
-                self._timer.daemon = True
-                self._timer.name = "qbridge-kombu-acknowledgements"
-                self._timer.start()
+                timer = threading.Timer(self._pause.next(), self._send_again)
+                timer.daemon = True
+                timer.name = "qbridge-kombu-acknowledgements"
+                with suppress(RuntimeError):  # the system has no thread left: the next one, or a flush, sends them
+                    timer.start()
+                    self._timer = timer
 
     def _send_again(self) -> None:
         with self._lock:

@@ -106,6 +106,7 @@ class Acknowledgements:
                 closing.wait(pause.next())
             except Exception:  # noqa: BLE001 - a dead thread would be worse than any error
                 log.exception("the thread that acknowledges goes on after an unexpected error")
+                self._wanted.set()
                 closing.wait(pause.next())
 
     def _pause(self) -> float | None:
