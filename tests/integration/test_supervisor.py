@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from qbridge_core import ConfigurationError, QueueClient, Reason, Supervisor, connect
+from qbridge_core import ConfigurationError, QueueClient, QueueStats, Reason, Supervisor, connect
 from support.brokers import Broker
 from support.handlers import notes
 from support.programs import TESTS, Programs, children_of, is_alive
@@ -34,6 +34,20 @@ def build():
     return TaskManager(
         connect({url!r}), work, {queue!r}, {dead!r}, max_workers=4, task_timeout=600.0, grace_period={grace}
     )
+
+def raising(*args, **kwargs):
+    raise KeyError("task_id")
+
+def with_raising_factory():
+    logging.basicConfig(level=logging.INFO)
+    logging.setLogRecordFactory(raising)
+    return TaskManager(connect({url!r}), work, {queue!r}, {dead!r}, max_workers=2, max_retries=1)
+
+def with_raising_filter():
+    logging.basicConfig(level=logging.INFO)
+    for name in ("manager", "worker", "redis", "supervisor"):
+        logging.getLogger("qbridge." + name).addFilter(raising)
+    return TaskManager(connect({url!r}), work, {queue!r}, {dead!r}, max_workers=2, max_retries=1)
 
 def broken():
     raise OSError("no configuration")
@@ -138,6 +152,23 @@ def test_g14_a_killed_worker_is_replaced(client: QueueClient, unique_name: str, 
         return len(now) == 2 and first[0] not in now and first[1] in now
 
     wait_for(replaced, 60, "another worker has started")
+
+
+@pytest.mark.parametrize("build", ["with_raising_factory", "with_raising_filter"])
+def test_g20_logging_that_raises_neither_ends_nor_restarts_a_worker(
+    client: QueueClient, unique_name: str, journal: Path, start: Start, build: str
+) -> None:
+    """Its tasks are done, retried and dead-lettered by the worker that was started, and SIGTERM ends all with 0."""
+    dead = f"{unique_name}-dead"
+    client.send_many(unique_name, [{"id": "good", "file": str(journal)}, {"do": "fail", "file": str(journal)}])
+    supervisor = start(build, processes_=1)
+    wait_for(lambda: client.stats(dead).ready == 1, 60, "the bad one is dead-lettered")
+    wait_for(lambda: client.stats(unique_name) == QueueStats(0, 0, 0), 10, "the good one is done")
+    lines = [line.split() for line in notes(journal)]
+    assert sorted(name for name, _ in lines) == ["-", "-", "good"]
+    assert {int(pid) for _, pid in lines} == set(children_of(supervisor.pid))
+    supervisor.send_signal(signal.SIGTERM)
+    assert supervisor.wait(60) == 0
 
 
 def test_g16_sigterm_stops_everybody_gracefully(

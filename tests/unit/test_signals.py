@@ -205,6 +205,38 @@ def test_g16_a_second_signal_waits_for_no_lock(program: Callable[..., Program], 
     assert time.monotonic() - begin < 8
 
 
+def test_g16_a_program_of_handlers_that_log_and_are_late_stops(program: Callable[..., Program]) -> None:
+    """After many timeouts in the midst of logging nothing is locked: one signal ends the program with 0."""
+    worker = program(
+        """
+        import io, logging
+        logging.basicConfig(level=logging.INFO, stream=io.StringIO())
+        client.send_many("q", range(200))
+        ends, Manager = [], TaskManager
+
+        def TaskManager(*args, **options):
+            return Manager(*args, **{**options, "max_workers": 8})
+
+        def handler(payload):
+            until = time.monotonic() + 0.4
+            try:
+                while time.monotonic() < until:
+                    time.sleep(0.001)
+                    logging.info("working on %s", payload)
+            finally:
+                ends.append(payload)
+                len(ends) < 24 or started.set()
+        """,
+        "task_timeout=0.05, max_retries=0, grace_period=2",
+        "say(logging.getLogger().handlers[0].lock.acquire(timeout=5))",
+    )
+    assert worker.read() == "started"
+    worker.process.send_signal(signal.SIGTERM)
+    code, lines, errors = worker.finish(20)
+    assert (code, lines[-1]) == (0, "True"), errors
+    assert "dead-lettered (timed out)" in lines[-2]
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_g16_a_third_signal_ends_the_process(program: Callable[..., Program], number: int) -> None:
     """While the second one waits for what hangs, the third ends the process with 128 and the signal's number."""
