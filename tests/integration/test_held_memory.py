@@ -18,6 +18,14 @@ MIB = 1024 * 1024
 
 
 @pytest.fixture
+def few_objects() -> Iterator[None]:
+    """Keep what there is out of the lists of the garbage collector, so that it and a look through them are quick."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture
 def tracing() -> Iterator[None]:
     """Count what is allocated from now on."""
     tracemalloc.start()
@@ -32,7 +40,7 @@ def in_use() -> int:
 
 
 @pytest.mark.parametrize("fate", ["succeeds", "fails"])
-@pytest.mark.usefixtures("tracing")
+@pytest.mark.usefixtures("few_objects", "tracing")
 def test_g4_an_idle_worker_keeps_nothing_of_a_large_message(shared_url: str, unique_name: str, fate: str) -> None:
     """Neither the worker nor its client holds the bytes of the last message while they wait for the next one."""
 
@@ -51,14 +59,6 @@ def test_g4_an_idle_worker_keeps_nothing_of_a_large_message(shared_url: str, uni
         client.send(unique_name, [fate, "x" * 4 * MIB])
         manager.run_until_idle(20.0)
         wait_for(lambda: in_use() - before < MIB, 10.0, "the memory is free")
-
-
-@pytest.fixture
-def few_objects() -> Iterator[None]:
-    """Keep what there is out of the lists of the garbage collector, so that looking through them is quick."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def held() -> int:
@@ -83,6 +83,5 @@ def test_g4_what_is_held_of_large_messages_stays_within_the_budget(
         client.declare(unique_name, f"{unique_name}.dead")
         client.send_many(unique_name, ["x" * size] * count)
         with TaskManager(client, len, unique_name, f"{unique_name}.dead", max_workers=workers) as manager:
-            while manager.report().succeeded < count:
-                seen.append(held())
+            wait_for(lambda: seen.append(held()) or manager.report().succeeded == count, 60.0, interval=0.002)
     assert size <= max(seen) <= budget + (workers + 1) * size  # with one that is being put together
