@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 import tracemalloc
 from collections.abc import Iterator
 
@@ -79,9 +80,13 @@ def test_g4_what_is_held_of_large_messages_stays_within_the_budget(
     monkeypatch.setattr(dispatcher, "LARGE", budget // readahead.MOST)
     monkeypatch.setattr(plan, "SECONDS_HELD", 0.02)  # as if tasks with such messages were very quick
     seen = [0]
+
+    def handler(_: str) -> None:
+        time.sleep(0.0002)  # lets the other thread look while something is held
+
     with connect(shared_url) as client:
         client.declare(unique_name, f"{unique_name}.dead")
         client.send_many(unique_name, ["x" * size] * count)
-        with TaskManager(client, len, unique_name, f"{unique_name}.dead", max_workers=workers) as manager:
+        with TaskManager(client, handler, unique_name, f"{unique_name}.dead", max_workers=workers) as manager:
             wait_for(lambda: seen.append(held()) or manager.report().succeeded == count, 60.0, interval=0.002)
     assert size <= max(seen) <= budget + (workers + 1) * size  # with one that is being put together
