@@ -6,11 +6,13 @@ skipped, and fail when ``QBRIDGE_REQUIRE_HISTORY=1``.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
 import tarfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -30,6 +32,7 @@ BEFORE = "2647540"
 """The commit of version 0.1, before the packages were rearranged."""
 NEEDED = ("qbridge_core", "qbridge_rabbitmq", "qbridge_redis")
 THREADS = 4  # of each worker
+_OFFER_AFTER = 5.0
 _PROGRAM = Path(__file__).with_name("versions_program.py")
 OLD_AND_NEW = [("old", "new"), ("new", "old")]
 
@@ -147,10 +150,23 @@ class Versions:
         lines = (line.split() for line in self.journal.read_text().splitlines())
         return [(task, int(attempt), int(pid)) for event, task, attempt, pid in lines if event == kind]
 
-    def kill_worker(self, version: str, kind: str) -> int:
-        """Kill the worker of this version when it runs a task of a kind; return its process id."""
+    def kill_worker(self, version: str, kind: str, offer: Callable[[], None]) -> int:
+        """Kill the worker of this version when it runs a task of a kind; return its process id.
+
+        The other one may have taken all there were: ``offer`` sends some more.
+        """
         (process,) = (process for own, process in self.workers if own == version)
-        is_reached = lambda: any(kind in task and by == process.pid for task, _, by in self.events("start"))  # noqa: E731
+        offered = time.monotonic()
+
+        def is_reached() -> bool:
+            nonlocal offered
+            if any(kind in task and by == process.pid for task, _, by in self.events("start")):
+                return True
+            if time.monotonic() > offered + _OFFER_AFTER:
+                offer()
+                offered = time.monotonic()
+            return False
+
         wait_for(is_reached, 60, f"the {version} worker runs a task of the kind {kind}")
         process.kill()
         process.wait()
@@ -236,6 +252,14 @@ def mixture(sender: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 def test_workers_and_producers_of_two_versions_share_a_queue(versions: Versions, client: QueueClient) -> None:
     """Each task is done or a dead letter, whoever sent it and whoever is killed; only what that one had runs twice."""
     all_good, all_bad, killed = set(), set(), []
+    offers = itertools.count()
+
+    def offer() -> None:
+        more = tasks(f"more{next(offers)}-{len(killed)}", 2 * THREADS, do="hold", sleep=0.3)
+        all_good.update(ids(more))
+        for task in more:
+            client.send(versions.queue, task["payload"], task_id=task["payload"]["id"])
+
     for round_, victim in enumerate(("old", "new")):
         for sender in ("old", "new"):
             good, bad = mixture(f"{sender}{round_}")
@@ -245,7 +269,7 @@ def test_workers_and_producers_of_two_versions_share_a_queue(versions: Versions,
         if not versions.workers:
             for version in ("old", "new"):
                 versions.start_worker(version)
-        killed.append(versions.kill_worker(victim, f"{round_}-hold"))
+        killed.append(versions.kill_worker(victim, f"{round_}-hold", offer))
         versions.replace_dead_workers()
     versions.wait_for_the_end(client, all_good, all_bad)
 
