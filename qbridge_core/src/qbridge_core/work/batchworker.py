@@ -13,12 +13,12 @@ from contextvars import copy_context
 from typing import Final
 
 from qbridge_core.contract.envelope import MalformedTaskError, read_task
-from qbridge_core.contract.message import Delivery, new_id
+from qbridge_core.contract.message import Delivery
 from qbridge_core.execute.executor import NotStartedError, Together
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.task.context import current_run
 from qbridge_core.task.foreign import GivenUp, Step
-from qbridge_core.task.run import Run
+from qbridge_core.task.run import Run, task_id_of
 from qbridge_core.task.verdict import Judged, Verdict
 from qbridge_core.work.job import Job
 from qbridge_core.work.worker import Worker, say_late
@@ -67,7 +67,7 @@ class BatchWorker(Worker):
         try:
             for delivery in deliveries:
                 task = read_task(delivery.body, job.max_message_bytes)
-                run = Run(delivery, task.task_id or delivery.message_id or new_id(), job.task_timeout)
+                run = Run(delivery, task.task_id or task_id_of(delivery), job.task_timeout)
                 run.in_handler = True
                 runs.append(run)
         except MalformedTaskError:
