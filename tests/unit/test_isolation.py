@@ -148,8 +148,10 @@ def test_g15_suspects_do_not_wait_for_one_that_takes_long(client: CountingClient
     """While one of them runs for long in its child process, another child works off those behind it."""
     go = f"{journal}.go"
     long = {"id": "suspect-long", "do": "wait for a file", "until": go, "file": journal}
-    client.send_many("q", [long, *({"id": f"suspect-{n}", "file": journal} for n in range(5))])
+    client.send("q", long)
     with manager(client, task_timeout=600.0) as running:
+        wait_for(lambda: runs(journal, "suspect-long"), PATIENCE, "it runs, and the others come behind it")
+        client.send_many("q", [{"id": f"suspect-{n}", "file": journal} for n in range(5)])
         wait_for(lambda: len(notes(journal)) == 6, PATIENCE, "all of them run")
         wait_for(lambda: running.report().succeeded == 5, PATIENCE, "all but one are done")
         Path(go).touch()
