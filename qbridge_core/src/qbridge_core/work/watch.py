@@ -5,8 +5,6 @@ It never waits for a broker or a user's code. A session begins and ends in a thr
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import math
 import os
 import threading
@@ -15,10 +13,10 @@ from typing import Final, Protocol
 
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.endurance import Endurance
+from qbridge_core.runtime.schedule import Schedule
 from qbridge_core.runtime.wakeup import Wakeup
 
 _LONGEST: Final = 1.0
-_REPLACED: Final = 100
 
 
 class Watched(Protocol):
@@ -34,12 +32,8 @@ class Watch:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._watched: dict[Watched, float] = {}
-        """With the time of the next look (monotonic time)."""
+        self._watched: Schedule[Watched] = Schedule()
         self._rung: deque[Watched] = deque()
-        self._due: list[tuple[float, int, Watched]] = []
-        """A heap; what has another time in ``_watched`` was replaced."""
-        self._numbers = itertools.count()
         self._doorbell: Wakeup | None = None
         self._endurance = Endurance("the watch over running tasks")
 
@@ -59,7 +53,7 @@ class Watch:
                 doorbell = Wakeup()
                 threading.Thread(target=self._run, args=(doorbell,), name="qbridge-watch", daemon=True).start()
                 self._doorbell = doorbell
-            self._watched[watched] = math.inf
+            self._watched.plan(watched, math.inf)
         self.ring(watched)
 
     def ring(self, watched: Watched) -> None:
@@ -89,20 +83,17 @@ class Watch:
         with self._lock:
             if not self._watched:
                 self._doorbell = None
-                self._due.clear()
+                self._watched.clear()
                 self._rung.clear()
                 return None
-        next_at = self._due[0][0] if self._due else math.inf
-        return 0.0 if self._rung else max(0.0, min(next_at - monotonic(), _LONGEST))
+        return 0.0 if self._rung else max(0.0, min(self._watched.next_at - monotonic(), _LONGEST))
 
     def _to_look_at(self, now: float) -> list[Watched]:
         now_due: dict[Watched, None] = {}
         while self._rung:
             now_due[self._rung.popleft()] = None
-        while self._due and self._due[0][0] <= now:
-            at, _, watched = heapq.heappop(self._due)
-            if self._watched.get(watched) == at:
-                now_due[watched] = None
+        while (due := self._watched.take_due(now)) is not None:
+            now_due[due] = None
         return [watched for watched in now_due if watched in self._watched]
 
     def _look_at(self, watched: Watched) -> None:
@@ -111,13 +102,9 @@ class Watch:
             seconds = watched.look()
         with self._lock:
             if seconds is None:
-                del self._watched[watched]
-                return
-            at = self._watched[watched] = monotonic() + seconds
-            heapq.heappush(self._due, (at, next(self._numbers), watched))
-            if len(self._due) > 2 * len(self._watched) + _REPLACED:
-                self._due = [due for due in self._due if self._watched.get(due[2]) == due[0]]
-                heapq.heapify(self._due)
+                self._watched.forget(watched)
+            else:
+                self._watched.plan(watched, monotonic() + seconds)
 
 
 watch: Final = Watch()

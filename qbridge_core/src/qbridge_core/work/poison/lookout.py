@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import os
 import threading
 import weakref
@@ -12,6 +10,7 @@ from typing import Final, Protocol
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
+from qbridge_core.runtime.schedule import Schedule
 from qbridge_core.work.poison.side_queue import LOOK_EVERY, look_every
 
 _log: Final = logger("qbridge.worker")
@@ -30,10 +29,7 @@ class Lookout:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._look_at: dict[Seeker, float] = {}
-        self._due: list[tuple[float, int, Seeker]] = []
-        """A heap; what has another time in ``_look_at`` was replaced."""
-        self._numbers = itertools.count()
+        self._seekers: Schedule[Seeker] = Schedule()
         self._is_running = False
 
     def add(self, seeker: Seeker) -> None:
@@ -46,25 +42,21 @@ class Lookout:
             if not self._is_running:
                 threading.Thread(target=self._run, name="qbridge-lookout", daemon=True).start()
                 self._is_running = True
-            self._plan(seeker, monotonic())
+            self._seekers.plan(seeker, monotonic())
             self._changed.notify()
 
     def remove(self, seeker: Seeker) -> None:
         """Look for it no more."""
         with self._changed:
-            self._look_at.pop(seeker, None)
+            self._seekers.forget(seeker)
             self._changed.notify()
 
     def ring(self, seeker: Seeker) -> None:
         """Look for it now."""
         with self._changed:
-            if seeker in self._look_at:
-                self._plan(seeker, monotonic())
+            if seeker in self._seekers:
+                self._seekers.plan(seeker, monotonic())
                 self._changed.notify()
-
-    def _plan(self, seeker: Seeker, at: float) -> None:
-        self._look_at[seeker] = at
-        heapq.heappush(self._due, (at, next(self._numbers), seeker))
 
     def _run(self) -> None:
         while (seeker := self._next()) is not None:
@@ -76,18 +68,14 @@ class Lookout:
     def _next(self) -> Seeker | None:
         """Wait until it is time to look for one; None when there is nobody left."""
         with self._changed:
-            while self._look_at:
-                at, _, seeker = self._due[0]
+            while self._seekers:
                 now = monotonic()
-                if self._look_at.get(seeker) != at:
-                    heapq.heappop(self._due)
-                elif at <= now:
-                    heapq.heappop(self._due)
-                    self._plan(seeker, now + look_every(len(self._look_at)))
+                seeker = self._seekers.take_due(now)
+                if seeker is not None:
+                    self._seekers.plan(seeker, now + look_every(len(self._seekers)))
                     return seeker
-                else:
-                    self._changed.wait(at - now)
-            self._due.clear()
+                self._changed.wait(self._seekers.next_at - now)
+            self._seekers.clear()
             self._is_running = False
             return None
 
