@@ -1,0 +1,121 @@
+"""What a client does for those who send: the publishing part of the contract."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+
+from qbridge_core.contract.checks import DEFAULT_MAX_MESSAGE_BYTES, check_queue_name
+from qbridge_core.contract.message import Message, check_message
+from qbridge_core.errors import PayloadError
+
+
+class Producing(ABC):
+    """Publishes messages, and waits until the broker has them."""
+
+    max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
+    """The longest body that ``publish`` takes, an option of each backend; also what a worker with this client takes."""
+
+    @abstractmethod
+    def publish(
+        self,
+        queue: str,
+        body: bytes,
+        *,
+        headers: Mapping[str, str] | None = None,
+        message_id: str | None = None,
+        delay: float = 0.0,
+        timeout: float | None = None,
+    ) -> None:
+        """Publish one message and return once the broker has taken responsibility for it.
+
+        Args:
+            queue: name of an existing queue.
+            body: the exact bytes.
+            headers: the producer's own headers: strings, no names with the prefix ``x-qbridge-``.
+            message_id: unique for each message, 1 to 255 bytes in UTF-8. No key: the same id twice is two messages.
+            delay: seconds for which the broker holds the message back, at most ``capabilities.max_delay``.
+            timeout: seconds to wait for the confirmation; ``None`` means the client's setting.
+
+        Raises:
+            BrokerUnavailableError: no connection; the broker does not have the message.
+            BrokerBlockedError: the broker takes no messages now (memory or disk alarm, no memory left).
+            QueueFullError: it refused this message, as it does at the length limit of a queue.
+            PublishUnconfirmedError: the confirmation did not come in time; publishing again may duplicate it.
+            UnroutableError: the queue does not exist.
+            MessageTooLargeError: it is over the client's ``max_message_bytes`` or the broker's limit, which leaves room
+                for the longest explanation of a dead letter (about 40 KB; see ``Failure``): what was accepted can be
+                settled in every way.
+            UnsupportedError: ``delay`` without the capability.
+            ConfigurationError: ``delay`` is negative, no number or too long, ``timeout`` is no number, or no queue can
+                have this name.
+            PayloadError: headers or message id cannot be kept.
+        """
+
+    def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
+        """Publish messages in order; return once all are confirmed. Backends pipeline this.
+
+        ``timeout`` counts anew for each part of the pipeline, so that a long sequence is no reason to fail.
+
+        Raises:
+            The errors of ``publish``, for the first message that failed; others of the call may have been published.
+        """
+        check_queue_name(queue)
+        for given in messages:
+            message = check_message(given)
+            self.publish(queue, message.body, headers=message.headers, message_id=message.message_id, timeout=timeout)
+
+    def send(
+        self,
+        queue: str,
+        payload: object,
+        *,
+        task_id: str | None = None,
+        delay: float = 0.0,
+        headers: Mapping[str, str] | None = None,
+    ) -> str:
+        """Publish a task: ``payload`` in QBridge's JSON envelope. Return its task id.
+
+        Args:
+            queue: name of an existing queue.
+            payload: what the handler gets; anything that JSON can say.
+            task_id: appears in logs and dead letters; a UUID when missing.
+            delay: seconds before it may be delivered.
+            headers: the producer's own headers: strings, no names with the prefix ``x-qbridge-``.
+
+        Raises:
+            PayloadError: the payload cannot be written as JSON.
+            The errors of ``publish``.
+        """
+        message, task_id = Message.for_task(payload, task_id=task_id, headers=headers)
+        self.publish(queue, message.body, headers=message.headers, message_id=message.message_id, delay=delay)
+        return task_id
+
+    def send_many(self, queue: str, payloads: Iterable[object]) -> list[str]:
+        """Publish one task for each payload, all confirmed on return. Return their task ids in order.
+
+        Raises:
+            PayloadError: one of the payloads cannot be written as JSON, or they are one string or mapping, whose
+                characters or keys nobody wants to send, or nothing to go through; nothing has been published then.
+            The errors of ``publish``.
+        """
+        check_queue_name(queue)
+        if isinstance(payloads, str | bytes | Mapping):
+            raise PayloadError(
+                f"send_many takes a list of payloads, not one {type(payloads).__name__}; use send() for that"
+            )
+        if not isinstance(payloads, Iterable):
+            raise PayloadError(
+                f"send_many takes payloads to go through, not {type(payloads).__name__}; use send() for one"
+            )
+        tasks = list(_as_tasks(payloads))
+        self.publish_many(queue, [message for message, _ in tasks])
+        return [task_id for _, task_id in tasks]
+
+
+def _as_tasks(payloads: Iterable[object]) -> Iterator[tuple[Message, str]]:
+    for position, payload in enumerate(payloads):
+        try:
+            yield Message.for_task(payload)
+        except PayloadError as exc:
+            raise PayloadError(f"payload {position} of send_many, of which nothing was sent: {exc}") from exc
