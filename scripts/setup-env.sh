@@ -66,7 +66,7 @@ fi
 "$venv/bin/python" -m pip install --quiet --upgrade 'pip>=25.1'
 echo "Installing QBridge and its tools into $venv."
 "$venv/bin/python" -m pip install --quiet \
-    --editable './qbridge_core[testing]' \
+    --editable './qbridge_core[cli,testing]' \
     --editable ./qbridge_rabbitmq \
     --editable ./qbridge_redis \
     --editable ./qbridge_memory \

@@ -211,10 +211,11 @@ def _entry_point(scheme: str) -> metadata.EntryPoint:
 
 
 def how_to_install(extra: str) -> str:
-    """What to type for a backend of ours that is missing, as the README says it, too."""
+    """What to type for an extra that is missing, as the README says it, too."""
+    folder = f"./qbridge_{extra}" if extra in _EXTRAS.values() else f'"./qbridge_core[{extra}]"'
     return (
         f'run: pip install --find-links dist "qbridge-core[{extra}]" where dist is the folder that `make wheels` fills '
-        f"(from a checkout of QBridge: pip install ./qbridge_{extra})"
+        f"(from a checkout of QBridge: pip install {folder})"
     )
 
 
