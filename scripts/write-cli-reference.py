@@ -16,7 +16,8 @@ _WIDTH = 100
 
 def pages(command: click.Command, name: str, parent: click.Context | None = None) -> Iterator[str]:
     """A section for each command, those below it behind it."""
-    context = click.Context(command, info_name=name, parent=parent, terminal_width=_WIDTH, max_content_width=_WIDTH)
+    settings = {**command.context_settings, "terminal_width": _WIDTH, "max_content_width": _WIDTH}
+    context = click.Context(command, info_name=name, parent=parent, **settings)
     yield f"## `{context.command_path}`\n\n```text\n{command.get_help(context)}\n```\n"
     if isinstance(command, click.Group):
         for each in command.list_commands(context):
@@ -29,7 +30,11 @@ def text() -> str:
     begin = (
         "# The command `qbridge`\n\n"
         "The extra `cli` brings it ([installation](install.md)); `python -m qbridge_core` is the same. This page is\n"
-        "written by `scripts/write-cli-reference.py` from what `--help` says.\n"
+        "written by `scripts/write-cli-reference.py` from what `--help` says.\n\n"
+        "The Tab key completes commands and options when the shell has been told, once, in its start file:\n\n"
+        '```text\n~/.bashrc   eval "$(_QBRIDGE_COMPLETE=bash_source qbridge)"\n'
+        '~/.zshrc    eval "$(_QBRIDGE_COMPLETE=zsh_source qbridge)"\n'
+        "config.fish _QBRIDGE_COMPLETE=fish_source qbridge | source\n```\n"
     )
     return "\n".join([begin, *pages(qbridge, "qbridge")])
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 import pytest
 
@@ -15,22 +16,62 @@ class QBridge(Protocol):
     """Runs the command with arguments and returns how it ended."""
 
     def __call__(
-        self, *args: str, stdin: str = "", code: int | None = 0, **variables: str
+        self, *args: str, stdin: str = "", code: int | None = 0, cwd: Path | None = None, **variables: str
     ) -> subprocess.CompletedProcess[str]:
-        """Args: the command's, its input, the exit code that is right (``None``: any), and variables for it."""
+        """Args: the command's, its input, the exit code that is right (``None``: any), a folder, variables for it."""
+
+
+class StartQBridge(Protocol):
+    """Starts the command, and leaves it to the test; it is killed after that."""
+
+    def __call__(
+        self, *args: str, stdout: IO[bytes] | int = subprocess.PIPE, close_input: bool = False, **variables: str
+    ) -> subprocess.Popen[str]:
+        """Args: the command's, where its output goes, whether its input is closed, variables for it."""
 
 
 @pytest.fixture
 def qbridge(tmp_path: Path) -> QBridge:
     """Run ``qbridge`` in the test's folder, with no settings of the one who runs the tests."""
 
-    def run(*args: str, stdin: str = "", code: int | None = 0, **variables: str) -> subprocess.CompletedProcess[str]:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("QBRIDGE_")}
+    def run(
+        *args: str, stdin: str = "", code: int | None = 0, cwd: Path | None = None, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [sys.executable, "-m", "qbridge_core", *args],
-            input=stdin, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=clean | variables, check=False,
+            _command(*args), input=stdin, capture_output=True, text=True, timeout=60,
+            cwd=cwd or tmp_path, env=_environment(variables), check=False,
         )  # fmt: skip
         assert code is None or done.returncode == code, f"{args}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
     return run
+
+
+@pytest.fixture
+def start_qbridge(tmp_path: Path) -> Iterator[StartQBridge]:
+    """Start ``qbridge`` as ``qbridge`` runs it."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(
+        *args: str, stdout: IO[bytes] | int = subprocess.PIPE, close_input: bool = False, **variables: str
+    ) -> subprocess.Popen[str]:
+        without = ["sh", "-c", 'exec "$@" <&-', "sh"] if close_input else []
+        process = subprocess.Popen(
+            [*without, *_command(*args)], stdin=subprocess.PIPE, stdout=stdout, stderr=subprocess.PIPE, text=True,
+            cwd=tmp_path, env=_environment(variables),
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def _command(*args: str) -> list[str]:
+    return [sys.executable, "-m", "qbridge_core", *args]
+
+
+def _environment(variables: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("QBRIDGE_")} | variables

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from integration.cli.conftest import QBridge
+from integration.cli.conftest import QBridge, StartQBridge
 from qbridge_core import connect
 
 NOBODY = "redis://user:secret@127.0.0.1:1/0"
@@ -60,6 +61,10 @@ def test_settings_come_from_flags_then_variables_then_the_project(qbridge: QBrid
     [
         ('[tool.qbridge]\nulr = "memory://"\n', "ulr"),
         ("[tool.qbridge.declare]\ndaed = 1\n", "daed"),
+        ("[tool.qbridge.declare]\ndead = { mails = 1 }\n", "is one value"),
+        ('[tool.qbridge.declare]\ndead = ["mails"]\n', "is one value"),
+        ("[tool.qbridge]\nurl-file = 1\n", "is a text"),
+        ("[tool.qbridge]\ndeclare = 1\n", "is a table"),
         ("[tool.qbridge", "cannot be read"),
         ("[tool]\nqbridge = 1\n", "no table"),
     ],
@@ -68,6 +73,66 @@ def test_settings_that_nobody_reads_are_refused(qbridge: QBridge, tmp_path: Path
     """A slip in pyproject.toml is told, and not ignored."""
     (tmp_path / "pyproject.toml").write_text(text)
     assert said in qbridge("declare", "--url", "memory://", "mails", code=2).stderr
+
+
+def test_settings_are_called_like_the_options(qbridge: QBridge, tmp_path: Path) -> None:
+    """``--json`` is ``json`` and ``QBRIDGE_BACKENDS_JSON``; a command's own variable counts before that of all."""
+    (tmp_path / "pyproject.toml").write_text("[tool.qbridge.backends]\njson = true\n")
+    assert json.loads(qbridge("backends").stdout)
+    assert not qbridge("backends", QBRIDGE_BACKENDS_JSON="no").stdout.startswith("{")
+    (tmp_path / "pyproject.toml").unlink()
+    assert json.loads(qbridge("backends", QBRIDGE_BACKENDS_JSON="1").stdout)
+    qbridge("declare", "mails", QBRIDGE_URL=NOBODY, QBRIDGE_DECLARE_URL="memory://")
+
+
+def test_a_file_in_the_settings_is_meant_as_seen_from_the_project(qbridge: QBridge, tmp_path: Path) -> None:
+    """Whichever folder of the project somebody is in."""
+    (tmp_path / "pyproject.toml").write_text('[tool.qbridge]\nurl-file = "secrets/url"\n')
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "url").write_text("memory://\n")
+    (tmp_path / "below").mkdir()
+    qbridge("declare", "mails", cwd=tmp_path / "below")
+
+
+def test_what_is_no_option_is_no_variable(qbridge: QBridge) -> None:
+    """A version that a deployment keeps in QBRIDGE_VERSION, say, ends no command."""
+    assert "memory" in qbridge("backends", QBRIDGE_VERSION="1.2.3", QBRIDGE_HELP="1", QBRIDGE_BACKENDS_HELP="1").stdout
+
+
+def test_the_help_is_there_in_each_way(qbridge: QBridge) -> None:
+    """-h and --help are the same for all; no command at all is wrong usage, with the help."""
+    assert qbridge("-h").stdout == qbridge("--help").stdout
+    assert "backends" in qbridge("-h").stdout
+    assert "--json" in qbridge("backends", "-h").stdout
+    assert "Commands:" in qbridge(code=2).stderr
+
+
+def test_output_that_nobody_takes_ends_the_command(start_qbridge: StartQBridge) -> None:
+    """A pipe that is closed early and a full disk show no traceback, and neither does a closed input."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as closed, Path("/dev/full").open("wb") as full:
+        for stdout, said in ((closed, ""), (full, "Error: the output cannot be written: No space left on device\n")):
+            process = start_qbridge("backends", stdout=stdout)
+            assert process.communicate(timeout=60)[1] == said
+            assert process.returncode == 1
+    process = start_qbridge("purge", "--url", "memory://", "mails", close_input=True)
+    assert "add --yes" in process.communicate(timeout=60)[1]
+
+
+def test_a_pipe_gets_plain_text(qbridge: QBridge) -> None:
+    """No colours, no frames, no blanks at the ends of lines; and nothing is imported that only draws."""
+    done = qbridge("backends", FORCE_COLOR="1", PYTHONPROFILEIMPORTTIME="1")
+    assert all(line.isascii() and line.isprintable() and line == line.rstrip() for line in done.stdout.splitlines())
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "qbridge_core.cli.output" in imported
+    assert not imported & {"rich", "asyncio", "ssl", "concurrent.futures"}
+
+
+def test_the_tab_key_completes(qbridge: QBridge) -> None:
+    """The shell is told what the commands and their options are called."""
+    told = qbridge(_QBRIDGE_COMPLETE="bash_complete", COMP_WORDS="qbridge backends --j", COMP_CWORD="2")
+    assert told.stdout.strip() == "plain,--json"
 
 
 def test_backends_are_listed(qbridge: QBridge) -> None:

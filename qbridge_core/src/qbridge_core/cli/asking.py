@@ -31,7 +31,7 @@ def ask(question: str, yes: bool) -> None:
     """
     if yes:
         return
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise click.UsageError(f"{question} Nobody can be asked here: add --yes")
     click.confirm(question, abort=True, err=True)
 

@@ -9,29 +9,31 @@ from typing import Any
 import click
 
 from qbridge_core.cli.exits import as_failures
+from qbridge_core.cli.settings import read_settings, underscored, use_variables
 
 
-class Command(click.Command):
+class _WithoutHelpVariable(click.Command):
+    """A variable ``QBRIDGE_…_HELP`` means nothing."""
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """As click does."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.allow_from_autoenv = False
+        return option
+
+
+class Command(_WithoutHelpVariable):
     """A command that refuses settings that it does not have, and tells of QBridge's errors in one line."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        """As click does, after a look at the settings."""
-        if parent is not None and parent.default_map and info_name is not None:
-            self._check(parent.default_map.get(info_name.replace("-", "_")), info_name)
+        """As click does, with settings and variables that are called like the options."""
+        if parent is not None and info_name is not None:
+            use_variables(self, f"{parent.auto_envvar_prefix}_{underscored(info_name).upper()}")
+            extra["default_map"] = read_settings(self, info_name, parent.default_map)
         return super().make_context(info_name, args, parent, **extra)
-
-    def _check(self, settings: object, name: str) -> None:
-        if settings is None:
-            return
-        if not isinstance(settings, Mapping):
-            raise click.UsageError(f"{name} in [tool.qbridge] is a table with the options of that command")
-        known = {each.name for each in self.params if isinstance(each, click.Option) and each.name}
-        unknown = sorted(set(settings) - known)
-        if unknown:
-            options = ", ".join(sorted(each.replace("_", "-") for each in known))
-            raise click.UsageError(f"[tool.qbridge.{name}] has no option {unknown[0]!r}; it has: {options}")
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -39,7 +41,7 @@ class Command(click.Command):
             return super().invoke(ctx)
 
 
-class Group(click.Group):
+class Group(_WithoutHelpVariable, click.Group):
     """A group of commands, each imported when it is called.
 
     Args:
@@ -67,6 +69,8 @@ class Group(click.Group):
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
         """As click does, with a look at the settings."""
+        if parent is not None and parent.default_map is not None and info_name is not None:
+            extra.setdefault("default_map", parent.default_map.get(underscored(info_name)))
         context = super().make_context(info_name, args, parent, **extra)
         self.check_settings(context)
         return context
@@ -77,8 +81,9 @@ class Group(click.Group):
         Raises:
             click.UsageError: the settings have such a name.
         """
-        names = [name.replace("-", "_") for name in self._where]
+        names = [underscored(name) for name in self._where]
         for name in context.default_map or ():
             if name not in (*names, *other):
                 known = ", ".join(sorted([*self._where, *(each.replace("_", "-") for each in other)]))
-                raise click.UsageError(f"[tool.qbridge] has nothing called {name!r}; it has: {known}")
+                table = ".".join(["tool", *context.command_path.split()])
+                raise click.UsageError(f"[{table}] has nothing called {name!r}; it has: {known}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from importlib.util import find_spec
 from typing import NoReturn
@@ -17,5 +18,8 @@ def main() -> NoReturn:
         sys.exit(2)
     from qbridge_core.cli.program import qbridge
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show ends no command
     qbridge(prog_name="qbridge")
     raise AssertionError("click ends the process")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -23,6 +24,9 @@ FAILED: Final = 1
 USAGE: Final = 2
 BROKER: Final = 3
 """The broker could not be reached, refused the credentials, or takes nothing now."""
+
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 class Failed(click.ClickException):
@@ -54,9 +58,13 @@ def failure_of(exc: QBridgeError) -> type[Failed]:
 
 @contextmanager
 def as_failures() -> Iterator[None]:
-    """Tell of what QBridge raises in one line, with its notes, and no traceback."""
+    """Tell of what QBridge raises in one line, with its notes, and no traceback; so of output that nobody takes."""
     try:
         yield
     except QBridgeError as exc:
         lines = [str(exc), *getattr(exc, "__notes__", [])]
         raise failure_of(exc)("\n".join(map(escaped, lines))) from exc
+    except OSError as exc:
+        if exc.errno not in _FULL or exc.filename is not None:
+            raise
+        raise Failed(f"the output cannot be written: {exc.strerror}") from exc

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -25,33 +25,52 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def print_json(data: object) -> None:
-    """Print one array or object."""
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    """Print one array or object, in UTF-8 where the output can be that, otherwise in ASCII."""
+    ascii_only = not (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf")
+    click.echo(json.dumps(data, indent=2, ensure_ascii=ascii_only))
+
+
+def on_terminal() -> bool:
+    """Whether somebody sees the output."""
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def console() -> Console:
     """Where tables are drawn: as wide as the terminal; without colours, and never cut, where there is none."""
     from rich.console import Console
 
-    if sys.stdout.isatty():
+    if on_terminal():
         return Console(highlight=False)
     return Console(highlight=False, width=_WIDE, no_color=True)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print rows under their columns; numbers to the right, ``None`` as what is not known."""
+    found = [list(row) for row in rows]
+    numbers = [any(isinstance(row[place], int | float) for row in found) for place in range(len(columns))]
+    cells = [[cell(value) for value in row] for row in found]
+    if not on_terminal():
+        click.echo("\n".join(_plain(columns, cells, numbers)))
+        return
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    found = [list(row) for row in rows]
-    table = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False, show_edge=False)
-    for number, column in enumerate(columns):
-        right = any(isinstance(row[number], int | float) for row in found)
-        table.add_column(column, justify="right" if right else "left", overflow="fold")
-    for row in found:
-        table.add_row(*(Text(cell(value)) for value in row))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column, is_number in zip(columns, numbers, strict=True):
+        table.add_column(column, justify="right" if is_number else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*map(Text, row))
     console().print(table)
+
+
+def _plain(columns: Sequence[str], cells: Sequence[Sequence[str]], numbers: Sequence[bool]) -> Iterator[str]:
+    """The lines of a table for a pipe or a file, two spaces between the columns; nothing has to be imported for it."""
+    rows = [columns, *cells]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(columns))]
+    for row in rows:
+        parts = zip(row, widths, numbers, strict=True)
+        yield "  ".join(text.rjust(width) if right else text.ljust(width) for text, width, right in parts).rstrip()
 
 
 def cell(value: object) -> str:

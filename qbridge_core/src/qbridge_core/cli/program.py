@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from qbridge_core import __version__
 from qbridge_core.cli.command import Group
-from qbridge_core.cli.settings import SHARED, settings_of
+from qbridge_core.cli.settings import SHARED, settings_of_project
 
 _COMMANDS: Final = {
     name: f"qbridge_core.cli.commands.{name.replace('-', '_')}"
@@ -28,7 +27,7 @@ class Program(Group):
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
         """As click does, with the settings as defaults."""
-        settings = settings_of(Path.cwd())
+        settings = settings_of_project()
         return super().make_context(info_name, args, parent, obj=settings, default_map=settings, **extra)
 
     def check_settings(self, context: click.Context, other: tuple[str, ...] = ()) -> None:
@@ -41,7 +40,7 @@ class Program(Group):
     where=_COMMANDS,
     context_settings={"auto_envvar_prefix": "QBRIDGE", "help_option_names": ["-h", "--help"]},
 )
-@click.version_option(__version__, message="%(prog)s %(version)s")
+@click.version_option(__version__, message="%(prog)s %(version)s", allow_from_autoenv=False)
 def qbridge() -> None:
     """Run workers, look at queues, and take dead letters in hand, on any broker.
 
