@@ -11,6 +11,8 @@ from typing import IO, Protocol
 
 import pytest
 
+from support.terminal import Terminal
+
 
 class QBridge(Protocol):
     """Runs the command with arguments and returns how it ended."""
@@ -67,6 +69,27 @@ def start_qbridge(tmp_path: Path) -> Iterator[StartQBridge]:
     for process in started:
         process.kill()
         process.communicate()
+
+
+class OpenTerminal(Protocol):
+    """Starts the command in a terminal, which is closed after the test."""
+
+    def __call__(self, *args: str, size: tuple[int, int] = (120, 30), **variables: str) -> Terminal:
+        """Args: the command's, columns and lines of the terminal, variables for it."""
+
+
+@pytest.fixture
+def open_terminal(tmp_path: Path) -> Iterator[OpenTerminal]:
+    """Run ``qbridge`` in a terminal."""
+    opened: list[Terminal] = []
+
+    def start(*args: str, size: tuple[int, int] = (120, 30), **variables: str) -> Terminal:
+        opened.append(Terminal(_command(*args), tmp_path, _environment(variables), size))
+        return opened[-1]
+
+    yield start
+    for terminal in opened:
+        terminal.close()
 
 
 def _command(*args: str) -> list[str]:

@@ -16,6 +16,7 @@ _COMMANDS: Final = {
         "backends",
         "declare",
         "purge",
+        "send",
     )
 }
 

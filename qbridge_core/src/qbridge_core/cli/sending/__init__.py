@@ -1,0 +1,1 @@
+"""What ``qbridge send`` consists of: its input, its tasks, its progress."""
