@@ -15,7 +15,7 @@ import pytest
 
 from qbridge_core import QueueClient
 from qbridge_memory import MemoryClient
-from support.broken import calls, claims, keeping, leases, letters, memory, outages
+from support.broken import calls, claims, diagnoses, keeping, leases, letters, memory, outages
 from support.brokers import start_new
 from support.estimates import EstimatingClient
 from support.leases.broker import LeaseBroker
@@ -41,6 +41,7 @@ QUICK = {
 """Run on every client: what is not broken must pass."""
 
 COUNTS = {"test_counts_show_what_was_done", "test_g13_listing_neither_consumes_nor_reorders"}
+LOOKS = {"test_the_broker_is_looked_at_as_far_as_that_is_claimed"}
 BROKEN: dict[type[MemoryClient], set[str]] = {
     memory.ForgetsTheOrder: {"test_g18_arguments_in_the_wrong_order_are_named"},
     memory.LosesOnReject: {
@@ -103,6 +104,13 @@ BROKEN: dict[type[MemoryClient], set[str]] = {
     letters.LosesTheTaskOfAnEditedLetter: {"test_a_letter_is_sent_back_edited"},
     letters.SaysNothingOfWhatIsGone: {"test_letters_that_are_gone_do_not_keep_the_others"},
     letters.StopsAtWhatIsGone: {"test_letters_that_are_gone_do_not_keep_the_others"},
+    diagnoses.ClaimsToLook: LOOKS,
+    diagnoses.HidesThatItLooks: LOOKS,
+    diagnoses.CreatesToLook: LOOKS,
+    diagnoses.TakesToLook: LOOKS,
+    diagnoses.RaisesWhatItFinds: LOOKS,
+    diagnoses.SaysNothingOfWhatIsMissing: LOOKS,
+    diagnoses.LooksAtAnything: {"test_a_look_at_what_is_no_queue_is_refused"},
     letters.RemovesChosenFirst: {"test_a_chosen_letter_that_cannot_go_stays_in_its_place"},
     memory.ForgetsIdsOfLetters: {"test_a_letter_keeps_its_id_and_forgets_its_crashes"},
     memory.DropsDuplicates: {"test_a_message_id_is_no_key"},
@@ -417,7 +425,7 @@ def test_the_suite_fails_where_a_client_of_a_real_broker_is_broken(
 
 def test_every_broken_client_is_run() -> None:
     """A class that is only written and not listed proves nothing."""
-    modules = (memory, calls, claims, keeping, leases, letters, outages)
+    modules = (memory, calls, claims, diagnoses, keeping, leases, letters, outages)
     broken = {
         kind
         for module in modules

@@ -21,12 +21,15 @@ from qbridge_core import (
     ExceptionRule,
     ExponentialBackoff,
     Failure,
+    Finding,
+    FindingStatus,
     IdleTimeoutError,
     LinearBackoff,
     Message,
     Outcome,
     QueueClient,
     QueueStats,
+    QueueUse,
     Reason,
     Reject,
     Retry,
@@ -248,6 +251,16 @@ class Plugin:
     @hookimpl
     def qbridge_task_dead_lettered(self, failure: Failure) -> None:
         log.error("%s: %s", failure.reason, failure.exception_message)
+
+
+# ---------------------------------------------------------------------- looking at the broker
+
+
+def diagnose(client: QueueClient) -> None:
+    found = client.diagnose(["a", QueueUse("b", "b.dead", task_timeout=5, workers=2)], timeout=10.0)
+    assert_type(found, list[Finding])
+    assert_type(found[0].status, FindingStatus)
+    client.diagnose("a")  # refused when it runs: a string is a sequence of strings to a type checker
 
 
 # ---------------------------------------------------------------------- backends

@@ -27,6 +27,7 @@ from qbridge_core.backend import worker_identity as worker_identity
 from qbridge_core.contract.capabilities import Capabilities
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.dead_letter import DeadLetter, Failure, Reason
+from qbridge_core.contract.findings import Finding, FindingStatus, QueueUse
 from qbridge_core.contract.hookspecs import hookimpl
 from qbridge_core.contract.message import Delivery, Message, QueueStats
 from qbridge_core.contract.names import default_dead_letter_queue
@@ -95,6 +96,8 @@ __all__ = [
     "ExceptionRule",
     "ExponentialBackoff",
     "Failure",
+    "Finding",
+    "FindingStatus",
     "HandlerTimeout",
     "IdleTimeoutError",
     "InvalidURLError",
@@ -112,6 +115,7 @@ __all__ = [
     "QueueFullError",
     "QueueMismatchError",
     "QueueStats",
+    "QueueUse",
     "Reason",
     "Reject",
     "RemoteError",

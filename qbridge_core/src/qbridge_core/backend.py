@@ -13,6 +13,9 @@
 * **Tools:** :func:`monotonic`, which no frozen clock of a test stops, :func:`logger`, which never raises or waits,
   :class:`GrowingPause` between tries, :class:`Outage`, which makes one story of many complaints, and :class:`Mailbox`,
   through which many threads hand work to one.
+* **Looking at the broker:** ``diagnose`` makes each :class:`Finding` through a :class:`Check`, for the queues whose
+  :class:`QueueUse` :func:`check_uses` returns; :func:`examine` makes all checks, whatever one
+  of them raises.
 * **The border:** :func:`guarded` lets only QBridge's errors out of a client's methods, :func:`callers_own` the caller's
   own as they are, and :func:`is_passing` tells what the system may give later.
 * **The errors** that may cross it; :mod:`qbridge_core.errors` draws their tree.
@@ -40,6 +43,16 @@ from qbridge_core.contract.checks import (
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.dead_letter import DeadLetter, Failure, Noted, Reason
 from qbridge_core.contract.declared import DeclaredQueues
+from qbridge_core.contract.findings import (
+    DIAGNOSIS_SECONDS,
+    Check,
+    Finding,
+    FindingStatus,
+    Look,
+    QueueUse,
+    check_uses,
+    examine,
+)
 from qbridge_core.contract.headers import (
     ATTEMPTS,
     BESIDE,
@@ -116,8 +129,10 @@ __all__ = [
     "BrokerUnavailableError",
     "CRASHES",
     "Capabilities",
+    "Check",
     "Chosen",
     "ConfigurationError",
+    "DIAGNOSIS_SECONDS",
     "DeadLetter",
     "DeclaredQueues",
     "Delivery",
@@ -127,11 +142,14 @@ __all__ = [
     "Edit",
     "FIRST_FAILED_AT",
     "Failure",
+    "Finding",
+    "FindingStatus",
     "GrowingPause",
     "HEADER_PREFIX",
     "InvalidURLError",
     "LAST_FAILED_AT",
     "LettersGoneError",
+    "Look",
     "MAX_EXCEPTION_MESSAGE_CHARS",
     "MAX_ID_CHARS",
     "MAX_TRACEBACK_CHARS",
@@ -152,6 +170,7 @@ __all__ = [
     "QueueFullError",
     "QueueMismatchError",
     "QueueStats",
+    "QueueUse",
     "QueuedLogger",
     "REASON",
     "REPLAYS",
@@ -183,9 +202,11 @@ __all__ = [
     "check_queue_name",
     "check_rejection",
     "check_replay",
+    "check_uses",
     "check_wait",
     "check_wanted",
     "default_dead_letter_queue",
+    "examine",
     "guarded",
     "hookimpl",
     "is_passing",

@@ -232,6 +232,10 @@ class MemoryBroker:
                 queue.ready.clear()
             return count
 
+    def has(self, name: str) -> bool:
+        """Whether there is such a queue."""
+        return name in self._queues
+
     def stats(self, name: str) -> QueueStats:
         """Count a queue's messages; a queue that does not exist has none."""
         with self._lock:

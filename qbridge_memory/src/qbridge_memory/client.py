@@ -10,21 +10,25 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from qbridge_core.backend import (
+    DIAGNOSIS_SECONDS,
     NO_HEADERS,
     SOURCE_QUEUE,
     BrokerURL,
     Capabilities,
+    Check,
     DeadLetter,
     Delivery,
     DeliveryLostError,
     Edit,
     Failure,
+    Finding,
     InvalidURLError,
     LettersGoneError,
     Message,
     NotConnectedError,
     QueueClient,
     QueueStats,
+    QueueUse,
     UnroutableError,
     check_after,
     check_choice,
@@ -40,9 +44,11 @@ from qbridge_core.backend import (
     check_queue_name,
     check_rejection,
     check_replay,
+    check_uses,
     check_wait,
     check_wanted,
     default_dead_letter_queue,
+    examine,
     meta_text,
     option_count,
     read_options,
@@ -52,6 +58,7 @@ from qbridge_core.backend import (
 from qbridge_memory.broker import MemoryBroker, StoredMessage
 
 _SETTLED: Final = None
+_ANY_NAME: Final = "any"
 _brokers: dict[str, MemoryBroker] = {}
 _brokers_lock = threading.Lock()
 
@@ -89,7 +96,7 @@ class MemoryClient(QueueClient):
         ConfigurationError: the option is no whole number of at least 1.
     """
 
-    capabilities = Capabilities(delay=True, browse=True, instant_ack=True, letters=True)
+    capabilities = Capabilities(delay=True, browse=True, instant_ack=True, letters=True, diagnoses=True)
 
     def __init__(self, url: str = "memory://", **options: object) -> None:
         parsed = BrokerURL.parse(url)
@@ -295,6 +302,18 @@ class MemoryClient(QueueClient):
             )
         delivery.tag = _SETTLED
 
+    def diagnose(self, queues: Iterable[str | QueueUse] = (), *, timeout: float = DIAGNOSIS_SECONDS) -> list[Finding]:
+        """Say that nothing outlives the process, and which queues there are not."""
+        uses, seconds = check_uses(queues, timeout)
+        self._require_connection(_ANY_NAME)
+        looks = [(Check("server"), _in_memory), *((Check("queue", use.queue), self._look_at) for use in uses)]
+        return examine(looks, seconds)
+
+    def _look_at(self, check: Check) -> list[Finding]:
+        if self._broker.has(check.queue):
+            return [check.ok(f"there is a queue {check.queue!r}")]
+        return [check.warning(f"there is no queue {check.queue!r}: what is sent to it is refused", "declare it")]
+
     def _require_connection(self, queue: str) -> None:
         """Refuse calls without a connection, with a bad name, or in a child process, which has only a copy."""
         if not self._connected:
@@ -304,6 +323,10 @@ class MemoryClient(QueueClient):
                 "the memory client was connected before a fork; the broker lives in the parent process only"
             )
         check_queue_name(queue)
+
+
+def _in_memory(check: Check) -> list[Finding]:
+    return [check.ok("the broker is in the memory of this process, and ends with it: for tests and trials")]
 
 
 def _delivery(queue: str, token: int, message: StoredMessage) -> Delivery:

@@ -31,6 +31,7 @@ class Capabilities:
             letters are listed and replayed in theirs.
         exact_stats: ``stats`` is exact, and at once what was published and settled before. Without it counts are
             estimates that become right in time; ``replay`` and ``run_until_idle`` go by them, and may leave something.
+        diagnoses: ``diagnose`` looks at the broker and at queues for what bites people.
     """
 
     delay: bool = False
@@ -44,3 +45,4 @@ class Capabilities:
     ordered: bool = True
     exact_stats: bool = True
     letters: bool = False
+    diagnoses: bool = False

@@ -3,7 +3,8 @@
 A backend subclasses :class:`QueueClient`, implements the eight abstract methods and the ``connected`` property, and
 declares in ``capabilities`` what else it can do. ``qbridge_core.testing`` holds the suite that checks it. The methods
 are those of producers (:mod:`~qbridge_core.contract.producing`), of workers (:mod:`~qbridge_core.contract.consuming`)
-and of those who operate queues (:mod:`~qbridge_core.contract.operations`); what holds for all is said here.
+and of those who operate queues (:mod:`~qbridge_core.contract.operations`, :mod:`~qbridge_core.contract.diagnosing`);
+what holds for all is said here.
 
 **Threads.** Every method may be called from any thread. ``receive`` for one queue is called by one thread at a
 time, and ``receive_any`` too, which counts as a ``receive`` for each of its queues; all other methods may be called
@@ -40,13 +41,14 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from qbridge_core.contract.capabilities import Capabilities
+from qbridge_core.contract.diagnosing import Diagnosing
 from qbridge_core.contract.older import refuse_what_is_new
 from qbridge_core.contract.operations import Operations
 
 _NO_CAPABILITIES = Capabilities()
 
 
-class QueueClient(Operations):
+class QueueClient(Operations, Diagnosing):
     """A connection to one message broker. Create it through :func:`qbridge_core.connect` or a backend's class."""
 
     logs_outages: ClassVar[bool] = False

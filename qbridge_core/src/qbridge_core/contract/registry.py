@@ -98,6 +98,18 @@ def connect(url: str, *, start_timeout: float = 0.0, **options: object) -> Queue
     return client
 
 
+def client_for(url: str, **options: object) -> QueueClient:
+    """Return a client that is not connected yet, for those who want to know what keeps it from that.
+
+    Raises:
+        ConfigurationError: as ``connect``.
+    """
+    parsed = BrokerURL.parse(url)
+    if _START_TIMEOUT in parsed.query:
+        url = _IN_QUERY.sub(r"\1", url).rstrip("?&")
+    return _made(_factory(parsed.scheme), url, options, parsed)
+
+
 def _made(factory: BackendFactory, url: str, options: Mapping[str, object], parsed: BrokerURL) -> QueueClient:
     try:
         client = factory(url, options)

@@ -154,6 +154,8 @@ class ConnectionTests(Backend):
         ]
         if client.capabilities.browse:
             calls.append(lambda: client.dead_letters(queue))
+        if client.capabilities.diagnoses:
+            calls.append(lambda: client.diagnose([queue]))
         for call in calls:
             with pytest.raises(NotConnectedError):
                 call()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 
 import pytest
@@ -15,6 +15,8 @@ from qbridge_core import (
     BrokerURL,
     Delivery,
     DeliveryLostError,
+    Finding,
+    FindingStatus,
     Message,
     QBridgeError,
     QueueClient,
@@ -76,10 +78,14 @@ class OutageTests(Backend):
             "declare": lambda: client.declare(f"{queue}-3"),
             "disconnect": leaving.disconnect,
         }
+        if client.capabilities.diagnoses:
+            may_wait["diagnose"] = lambda: self._check_diagnosis(client.diagnose([queue]), broker_url)
         calls = {name: Call(function) for name, function in {**must_fail, **may_wait}.items()}
         deadline = time.monotonic() + self.outage_timeout
         hanging = [name for name, call in calls.items() if not call.ended(max(0.0, deadline - time.monotonic()))]
         assert not hanging, f"without a broker these take more than {self.outage_timeout:g} s: {hanging}"
+        if "diagnose" in calls:
+            assert calls.pop("diagnose").error is None, "diagnose raises what it should say, or does not say it"
         for name, call in calls.items():
             self._check_error(name, call.error, may_succeed=name in may_wait, broker_url=broker_url)
         assert client.connected, "a client whose connection is lost is still connected: it tries again"
@@ -119,6 +125,10 @@ class OutageTests(Backend):
         if name == "connect":
             assert error.__cause__ is not None, "connect keeps the driver's error from the caller"
         self._check_password("".join(traceback.format_exception(error)), broker_url)
+
+    def _check_diagnosis(self, found: Sequence[Finding], broker_url: str) -> None:
+        assert any(each.status is FindingStatus.PROBLEM for each in found), f"an outage is no problem: {found}"
+        self._check_password(repr(found), broker_url)
 
     @staticmethod
     def _check_password(text: str, broker_url: str) -> None:
