@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from qbridge_core.backend import (
+    DIAGNOSIS_SECONDS,
     NO_HEADERS,
     BrokerURL,
     Capabilities,
@@ -17,12 +18,14 @@ from qbridge_core.backend import (
     Delivery,
     DeliveryLostError,
     Failure,
+    Finding,
     Message,
     NotConnectedError,
     QBridgeError,
     QueueClient,
     QueueMismatchError,
     QueueStats,
+    QueueUse,
     check_after,
     check_choice,
     check_count,
@@ -34,11 +37,13 @@ from qbridge_core.backend import (
     check_queue_name,
     check_rejection,
     check_replay,
+    check_uses,
     check_wait,
     check_wanted,
     logger,
 )
 from qbridge_rabbitmq.broker import ConnectedBroker
+from qbridge_rabbitmq.checkup import looks
 from qbridge_rabbitmq.connection.boundary import bounded, translated
 from qbridge_rabbitmq.connection.options import Endpoint, Options
 from qbridge_rabbitmq.consume.consumer_timeout import most_in_time
@@ -98,6 +103,7 @@ class RabbitMQClient(QueueClient):
         shared=True,
         instant_ack=True,
         letters=True,
+        diagnoses=True,
     )
 
     def __init__(self, rabbitmq_url: str = "amqp://guest:guest@localhost:5672/", **options: object) -> None:
@@ -415,6 +421,18 @@ class RabbitMQClient(QueueClient):
         with self._browsing:
             done = replay.delete(broker, self._declarations, dead_letter_queue, chosen)
         return chosen.finish(done)
+
+    # ------------------------------------------------------------------ what may hurt
+
+    @bounded
+    def diagnose(self, queues: Iterable[str | QueueUse] = (), *, timeout: float = DIAGNOSIS_SECONDS) -> list[Finding]:
+        """Look at the server and at queues; policies and dead queues are looked at with ``management_url`` only.
+
+        Permissions are tried out by requests that the broker refuses in any case, which leaves lines in its log.
+        """
+        broker = self._live()
+        uses, seconds = check_uses(queues, timeout)
+        return looks.look(broker, self._endpoint, self._declarations, self._policies, uses, seconds)
 
     # ------------------------------------------------------------------ details
 

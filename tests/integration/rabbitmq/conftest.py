@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pika
 import pytest
 
+from integration.rabbitmq.managed import ManagedRabbitMQ
 from qbridge_rabbitmq import RabbitMQClient
+from support.brokers import RabbitMQBroker
 from support.clients import connected
 
 MakeClient = Callable[..., RabbitMQClient]
@@ -33,3 +36,13 @@ def channel(amqp_url: str) -> Iterator[Any]:
     connection = pika.BlockingConnection(pika.URLParameters(amqp_url))
     yield connection.channel()
     connection.close()
+
+
+@pytest.fixture(scope="session")
+def managed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManagedRabbitMQ]:
+    """A node whose users, policies, limits and certificates tests change; what they change has a unique name."""
+    if not RabbitMQBroker.available():
+        pytest.skip("RabbitMQ is not installed")
+    with closing(ManagedRabbitMQ(tmp_path_factory.mktemp("managed"))) as node:
+        node.start()
+        yield node

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterator
-from contextlib import closing
 from typing import Any
 
 import pytest
@@ -17,21 +15,11 @@ from qbridge_core import ConfigurationError, Delivery, Message, QueueFullError
 from qbridge_core.runtime.logs import flush
 from qbridge_rabbitmq import RabbitMQClient
 from qbridge_rabbitmq.queues import policies
-from support.brokers import RabbitMQBroker, free_port
+from support.brokers import free_port
 from support.proxy import TCPProxy
 from support.wait import wait_for
 
 SECRET = "s3cret-pass"
-
-
-@pytest.fixture(scope="module")
-def managed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManagedRabbitMQ]:
-    """A node whose policies these tests change."""
-    if not RabbitMQBroker.available():
-        pytest.skip("RabbitMQ is not installed")
-    with closing(ManagedRabbitMQ(tmp_path_factory.mktemp("managed"))) as node:
-        node.start()
-        yield node
 
 
 def warnings_about(caplog: pytest.LogCaptureFixture, word: str) -> list[str]:

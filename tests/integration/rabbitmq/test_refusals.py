@@ -7,7 +7,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,20 +25,10 @@ from qbridge_core import (
     UnknownOptionError,
 )
 from qbridge_rabbitmq import RabbitMQClient
-from support.brokers import RabbitMQBroker, free_port
+from support.brokers import free_port
 
 # Well below connect_timeout and the patience of servers; on a machine that is not busy it is a second.
 SOON = 4.5
-
-
-@pytest.fixture(scope="module")
-def managed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManagedRabbitMQ]:
-    """A node whose users, limits and certificates these tests change."""
-    if not RabbitMQBroker.available():
-        pytest.skip("RabbitMQ is not installed")
-    with closing(ManagedRabbitMQ(tmp_path_factory.mktemp("managed"))) as node:
-        node.start()
-        yield node
 
 
 def refusal(url: str, **options: object) -> tuple[pytest.ExceptionInfo[QBridgeError], float]:

@@ -16,13 +16,13 @@ from qbridge_core.backend import (
 )
 from qbridge_rabbitmq.amqp import errors
 from qbridge_rabbitmq.queues import delays, foreign
+from qbridge_rabbitmq.queues.comparison import declare_queue, differences, passive_queue
 from qbridge_rabbitmq.queues.requests import Step, Steps
 
 _log: Final = logger("qbridge.rabbitmq")
 TO_DECLARE: Final = "configure (and, for its dead letters, read on it and write on amq.default)"
 _LEVELS_VALID: Final = 2.0
-_MOST_DIFFERENCES: Final = 12
-_CONSUMER_TIMEOUT: Final = "x-consumer-timeout"
+CONSUMER_TIMEOUT: Final = "x-consumer-timeout"
 # A worker ends its tasks itself when their time is over, and a dead one loses its connection.
 _LONGEST_HOLD_MS: Final = 365 * 24 * 3600 * 1000
 # Each worker counts its side queue all the time, and hardly ever is anything delayed there.
@@ -97,15 +97,15 @@ class Declarations:
         named = dead_letter_queue or self._dead_letter_queues.get(queue)
         if named:
             yield from self.declare_dead_letter_queue(named)
-        arguments = yield from self._declare_queue(queue, *self._work_arguments(queue, named))
+        arguments = yield from self._declare_queue(queue, *self.work_arguments(queue, named))
         (self._routed.discard if arguments is None else self._routed.add)(queue)
-        (self._lifted.add if _CONSUMER_TIMEOUT in (arguments or ()) else self._lifted.discard)(queue)
+        (self._lifted.add if CONSUMER_TIMEOUT in (arguments or ()) else self._lifted.discard)(queue)
         if (yield from _exists(_passive_exchange(delays.exit_exchange(queue)))):
             yield _bind_queue(queue, delays.exit_exchange(queue))
 
     def declare_dead_letter_queue(self, queue: str) -> Steps[None]:
         """Create a dead-letter queue where missing: a quorum queue without any limit."""
-        yield from self._declare_queue(queue, *self._dead_letter_arguments())
+        yield from self._declare_queue(queue, *self.dead_letter_arguments())
 
     def is_unlimited(self, queue: str) -> bool:
         """Whether the broker never drops a message of this queue, as far as this client knows."""
@@ -126,7 +126,7 @@ class Declarations:
         """Fail when a queue that exists is a stream; a missing one is left alone."""
         # Nothing tells the type of a queue, but the broker compares it with that of a second declaration.
         if (yield from _exists(passive_queue(queue))):
-            yield from self._declare_queue(queue, *self._work_arguments(queue, None))
+            yield from self._declare_queue(queue, *self.work_arguments(queue, None))
 
     def restore(self, queue: str) -> Steps[None]:
         """Create a known queue again; fail if another one is missing."""
@@ -216,7 +216,7 @@ class Declarations:
         refusal = ""
         for arguments in alternatives:
             try:
-                yield _durable_queue(queue, arguments)
+                yield declare_queue(queue, arguments)
             except exceptions.ChannelClosedByBroker as exc:
                 if exc.reply_code != errors.PRECONDITION_FAILED or errors.is_at_limit(exc):
                     raise
@@ -232,7 +232,7 @@ class Declarations:
             raise QueueMismatchError(f"the broker creates no queue {queue!r} such as QBridge needs: {refusal}")
         if queue not in self._reported:
             self._reported.add(queue)
-            found = yield from self._differences(queue, alternatives[0])
+            found = yield from differences(queue, alternatives[0])
             _log.warning(
                 "queue %r was declared by somebody else, or with other settings, and is used as it is: %s. To have it "
                 "as this program wants it, delete it when it is empty, and declare it again",
@@ -240,22 +240,7 @@ class Declarations:
             )  # fmt: skip
         return None
 
-    def _differences(self, queue: str, wanted: dict[str, Any]) -> Steps[dict[str, Any]]:
-        """How a queue differs from what was wanted. The broker tells one difference at a time, and only when asked."""
-        found: dict[str, Any] = {}
-        for _ in range(_MOST_DIFFERENCES):
-            try:
-                yield _queue(queue, foreign.arguments(wanted, found), **foreign.flags(found))
-            except exceptions.ChannelClosedByBroker as exc:
-                told = foreign.difference(exc.reply_text)
-                if told is None or told[0] in found:
-                    break
-                found[told[0]] = told[1]
-            else:
-                break
-        return found
-
-    def _work_arguments(self, queue: str, dead_letter_queue: str | None) -> list[dict[str, Any]]:
+    def work_arguments(self, queue: str, dead_letter_queue: str | None) -> list[dict[str, Any]]:
         """How a work queue is declared, and then how it was before its broker was upgraded to RabbitMQ 4."""
         # A classic queue does not tell reliably what was delivered before, which decides about suspects.
         side = queue in self._side_queues
@@ -269,10 +254,10 @@ class Declarations:
             # At least once works only together with this overflow setting (rabbitmq.com/docs/quorum-queues).
             arguments |= {"x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish"}
         if self._can_lift:
-            arguments[_CONSUMER_TIMEOUT] = _LONGEST_HOLD_MS
+            arguments[CONSUMER_TIMEOUT] = _LONGEST_HOLD_MS
         if queue_type == "classic" and self._can_lift:
             # RabbitMQ 4.3 refuses the argument for a classic queue.
-            return [arguments, {name: value for name, value in arguments.items() if name != _CONSUMER_TIMEOUT}]
+            return [arguments, {name: value for name, value in arguments.items() if name != CONSUMER_TIMEOUT}]
         if queue_type == "quorum" and self._no_limit():
             # A message also comes back when only a connection was lost, maybe often during one long task.
             return [arguments | self._no_limit(), arguments]
@@ -283,7 +268,7 @@ class Declarations:
         """Whether the server has a delivery acknowledgement timeout for each queue (rabbitmq.com/docs/consumers)."""
         return self.server_version >= (3, 12)
 
-    def _dead_letter_arguments(self) -> list[dict[str, Any]]:
+    def dead_letter_arguments(self) -> list[dict[str, Any]]:
         """How a dead-letter queue is declared, and then how it was before it refused what is over a length limit.
 
         A limit that somebody sets by a policy would else drop the oldest letters (rabbitmq.com/docs/maxlength).
@@ -294,21 +279,6 @@ class Declarations:
     def _no_limit(self) -> dict[str, Any]:
         # Since 4.0 a quorum queue drops a message after 20 returns; -1 lifts that, but 3.x takes it for 0.
         return {"x-delivery-limit": -1} if self.server_version >= (4,) else {}
-
-
-def _durable_queue(queue: str, arguments: dict[str, Any]) -> Step:
-    return _queue(queue, arguments)
-
-
-def _queue(queue: str, arguments: dict[str, Any], durable: bool = True, auto_delete: bool = False) -> Step:
-    return lambda ch, done: ch.queue_declare(
-        queue, durable=durable, auto_delete=auto_delete, arguments=arguments, callback=done
-    )
-
-
-def passive_queue(queue: str) -> Step:
-    """Looks whether a queue is there."""
-    return lambda ch, done: ch.queue_declare(queue, passive=True, callback=done)
 
 
 def _passive_exchange(exchange: str) -> Step:

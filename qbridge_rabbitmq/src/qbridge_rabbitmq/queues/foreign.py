@@ -20,6 +20,8 @@ _CONSEQUENCES: Final[Mapping[tuple[str, str], str]] = {
     ("x-dead-letter-exchange", "None"): "what the broker itself takes out of it is lost",
     ("x-dead-letter-exchange", ""): _ROUTE,
     ("x-dead-letter-routing-key", ""): _ROUTE,
+    ("x-dead-letter-strategy", "None"): "what the broker itself takes out of it may be lost on its way",
+    ("x-queue-type", "classic"): "it is on one node only, and away for as long as that is",
     ("x-single-active-consumer", "True"): "one worker at a time gets tasks",
     ("x-message-ttl", ""): "a task that waits longer, in ms, is taken out without having run",
     ("x-expires", ""): "unused for so many ms it is deleted with its messages",
@@ -61,6 +63,12 @@ def describe(found: Mapping[str, Any]) -> str:
     """The differences, each with what it means; those that are missing and mean nothing are left out."""
     parts = [_describe(name, value) for name, value in found.items()]
     return "; ".join(part for part in parts if part) or "it has other arguments"
+
+
+def consequence(name: str, value: Any) -> str:
+    """What one difference means; "" when it means nothing to tasks."""
+    known = _CONSEQUENCES.get((name, str(value)), "")
+    return known or ("" if value is None else _CONSEQUENCES.get((name, ""), ""))
 
 
 def _describe(name: str, value: Any) -> str:

@@ -8,7 +8,7 @@ from pika import exceptions
 
 from qbridge_core.backend import BrokerUnavailableError, QBridgeError, logger
 from qbridge_rabbitmq.amqp import errors
-from qbridge_rabbitmq.queues.declarations import passive_queue
+from qbridge_rabbitmq.queues.comparison import passive_queue
 from qbridge_rabbitmq.queues.requests import Requests, Steps
 
 _log: Final = logger("qbridge.rabbitmq")

@@ -54,11 +54,15 @@ class Management:
         """The same for operator policies."""
         return self._get("operator-policies")
 
-    def _get(self, what: str) -> list[dict[str, Any]]:
+    def queue_states(self) -> list[dict[str, Any]]:
+        """The names of the queues, their types, states and leaders; the user needs the tag ``management``."""
+        return self._get("queues", "?columns=name,type,state,leader")
+
+    def _get(self, what: str, query: str = "") -> list[dict[str, Any]]:
         host, port = self._url.host or "localhost", self._url.port or (15671 if self._url.scheme == "https" else 15672)
         address = f"[{host}]" if ":" in host else host
         prefix = quote((self._url.path or "").rstrip("/"))
-        path = f"{prefix and '/'}{prefix}/api/{what}/{self._vhost}"
+        path = f"{prefix and '/'}{prefix}/api/{what}/{self._vhost}{query}"
         request = urllib.request.Request(  # noqa: S310 - the scheme was checked
             f"{self._url.scheme}://{address}:{port}{path}", headers={"Authorization": f"Basic {self._login}"}
         )

@@ -34,6 +34,7 @@ _ROLES: Final[Mapping[str, str]] = {
     "suspects": "tasks that were held by a worker that died are lost",
     "dead letters": "dead letters are lost",
 }
+_DEAD: Final = ("crashed", "down", "minority", "stopped", "terminated")
 _COMMANDS: Final = {"policy": "clear_policy", "operator policy": "clear_operator_policy"}
 
 
@@ -109,21 +110,46 @@ class Policies:
             _log.warning("the policies of RabbitMQ cannot be read at %s: %s; they are not checked", self._api, why)
 
     def _look(self) -> None:
-        found = [*_findings("policy", self._api.policies(), self._names())]
-        found += _findings("operator policy", self._api.operator_policies(), self._names())
+        for said, command in self._harmful(self._names()):
+            if said not in self._said:
+                self._said.add(said)
+                _log.warning("%s. Give it a pattern that leaves this queue out, or delete it: %s", said, command)
+
+    def harmful(self, queue: str, dead_letter_queue: str) -> list[tuple[str, str]]:
+        """Those that take messages out of a queue or of what belongs to it, each with the command that deletes it.
+
+        It blocks for some seconds at most.
+
+        Raises:
+            ManagementError: they cannot be read.
+        """
+        return list(self._harmful(dict(_all_names(queue, dead_letter_queue))))
+
+    def _harmful(self, names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+        found = [*_findings("policy", self._api.policies(), names)]
+        found += _findings("operator policy", self._api.operator_policies(), names)
         for kind, policy, queue, role, harm in found:
             name, pattern = policy["name"], policy["pattern"]
             said = f"{kind} {name!r} (pattern {pattern!r}) matches queue {queue!r}: {harm}; so {_ROLES[role]}"
-            if said not in self._said:
-                self._said.add(said)
-                _log.warning(
-                    "%s. Give it a pattern that leaves this queue out, or delete it: rabbitmqctl %s -p %s %s",
-                    said, _COMMANDS[kind], self._vhost, name,
-                )  # fmt: skip
+            yield said, f"rabbitmqctl {_COMMANDS[kind]} -p {self._vhost} {name}"
+
+    def dead_queues(self, queue: str, dead_letter_queue: str) -> list[str]:
+        """Which of a queue and of those that belong to it do not run. It blocks for some seconds at most.
+
+        Raises:
+            ManagementError: that cannot be read.
+        """
+        dead = {row.get("name") for row in self._api.queue_states() if _is_dead(row)}
+        return [name for name, _ in _all_names(queue, dead_letter_queue) if name in dead]
 
     def _names(self) -> dict[str, str]:
         with self._lock:
             return dict(self._roles)
+
+
+def _is_dead(row: Mapping[str, Any]) -> bool:
+    """A quorum queue without a leader is one, too; RabbitMQ says that it runs."""
+    return row.get("state") in _DEAD or (row.get("type") == "quorum" and not row.get("leader"))
 
 
 def _all_names(queue: str, dead_letter_queue: str) -> Iterator[tuple[str, str]]:
