@@ -8,16 +8,19 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from qbridge_core.backend import (
+    DIAGNOSIS_SECONDS,
     NO_HEADERS,
     Capabilities,
     DeadLetter,
     Delivery,
     DeliveryLostError,
     Failure,
+    Finding,
     Message,
     NotConnectedError,
     QueueClient,
     QueueStats,
+    QueueUse,
     check_after,
     check_choice,
     check_count,
@@ -29,10 +32,12 @@ from qbridge_core.backend import (
     check_queue_name,
     check_rejection,
     check_replay,
+    check_uses,
     check_wait,
     check_wanted,
     monotonic,
 )
+from qbridge_redis.checkup import looks
 from qbridge_redis.connection.boundary import guarded_method
 from qbridge_redis.connection.options import Deployment, Options
 from qbridge_redis.node import Node
@@ -80,6 +85,7 @@ class RedisClient(QueueClient):
         shared=True,
         instant_ack=True,
         letters=True,
+        diagnoses=True,
     )
 
     logs_outages = True
@@ -343,6 +349,18 @@ class RedisClient(QueueClient):
         node = self._running(dead_letter_queue)
         chosen = check_letters(letters)
         return chosen.finish(node.dead_letters.delete(dead_letter_queue, chosen))
+
+    # ------------------------------------------------------------------ what may hurt
+
+    @guarded_method
+    def diagnose(self, queues: Iterable[str | QueueUse] = (), *, timeout: float = DIAGNOSIS_SECONDS) -> list[Finding]:
+        """Look at the server, on a cluster at all masters, and at queues.
+
+        Permissions are tried out by commands that find nothing to change.
+        """
+        nodes = self._connected()
+        uses, seconds = check_uses(queues, timeout)
+        return looks.look(nodes, self._options, uses, seconds)
 
     # ------------------------------------------------------------------ helpers
 

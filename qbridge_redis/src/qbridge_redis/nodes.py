@@ -99,6 +99,14 @@ class Nodes:
         with self._lock:
             return list(self._nodes.values())
 
+    def masters(self) -> list[Address]:
+        """The masters of a cluster; none without one.
+
+        Raises:
+            BrokerUnavailableError: no node answers.
+        """
+        return [] if self._cluster is None else self._cluster.masters(self._options.connect_timeout)
+
     def single(self) -> Node | None:
         """The only node there can be; None on a cluster."""
         return self._nodes[0] if self._cluster is None else None

@@ -22,6 +22,7 @@ from qbridge_core import (
     Message,
     PublishUnconfirmedError,
     QueueStats,
+    QueueUse,
     Reason,
     TaskManager,
     TransientError,
@@ -31,6 +32,7 @@ from qbridge_core.testing import BackendConformance
 from qbridge_redis import RedisClient
 from qbridge_redis.protocol.keys import Keys
 from support.brokers import RedisBroker, find_program
+from support.findings import bad
 from support.wait import wait_for
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
@@ -327,3 +329,13 @@ def test_wrong_urls_are_refused(url: str) -> None:
     """A cluster has only the database 0."""
     with pytest.raises(InvalidURLError):
         RedisClient(url)
+
+
+def test_each_master_is_looked_at(cluster: Cluster, make_client: MakeClient, names: tuple[str, str]) -> None:
+    """``diagnose`` on a cluster: every server, and a queue at whichever of them it is."""
+    client = make_client(cluster.url, wait_replicas=0)
+    client.declare(*names)
+    found = client.diagnose([QueueUse(*names)])
+    assert bad(found) == []
+    servers = {each.text.rpartition(" at ")[2] for each in found if each.check == "server"}
+    assert servers == {f"{node.host}:{node.port}" for node in cluster.nodes}

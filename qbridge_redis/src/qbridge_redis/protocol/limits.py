@@ -27,11 +27,11 @@ class Limits:
     command: int = _ENTRY - _RESERVE
 
     @classmethod
-    def of(cls, config: Mapping[bytes, bytes]) -> Limits:
+    def of(cls, config: Mapping[str, str]) -> Limits:
         """Those of a server, or the server's defaults where it does not tell."""
         usual = cls()
-        value = _number(config.get(b"proto-max-bulk-len"), usual.value)
-        query = _number(config.get(b"client-query-buffer-limit"), _ENTRY)
+        value = _number(config.get("proto-max-bulk-len"), usual.value)
+        query = _number(config.get("client-query-buffer-limit"), _ENTRY)
         return cls(value, min(usual.command, query - _RESERVE))
 
     def check(self, body: bytes, headers: Mapping[str, str]) -> None:
@@ -59,5 +59,5 @@ class Limits:
             raise MessageTooLargeError(f"the message has {size} bytes, and this server takes at most {self.command}")
 
 
-def _number(text: bytes | None, usual: int) -> int:
+def _number(text: str | None, usual: int) -> int:
     return int(text) if text is not None and text.isdigit() and int(text) > 0 else usual

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from redis.exceptions import ResponseError
@@ -11,9 +12,15 @@ from qbridge_redis.connection.connection import RedisConnection
 from qbridge_redis.connection.options import Deployment, Options
 from qbridge_redis.connection.outage_log import log
 from qbridge_redis.protocol.limits import Limits
+from qbridge_redis.protocol.scripts import Command
 
-_OLDEST: Final = 7
+OLDEST: Final = 7
 Facts = dict[str, str]
+QUESTIONS: Final[Sequence[Command]] = (
+    *(("INFO", name) for name in ("server", "memory", "persistence", "replication")),
+    ("CONFIG", "GET", "proto-max-bulk-len", "client-query-buffer-limit", "appendfsync"),
+)
+"""What a server is asked about itself."""
 
 
 def inspect(connection: RedisConnection, options: Options) -> Limits:
@@ -24,16 +31,23 @@ def inspect(connection: RedisConnection, options: Options) -> Limits:
     Raises:
         ConfigurationError: the server is too old, evicts keys, or is a cluster.
     """
-    sections = ("server", "memory", "persistence", "replication")
-    limits = ("CONFIG", "GET", "proto-max-bulk-len", "client-query-buffer-limit")
-    replies = connection.call_many([*(("INFO", name) for name in sections), limits])
-    facts: Facts = {}
-    for reply in replies[:-1]:
-        facts |= _parse(reply)
+    facts = facts_of(connection.call_many(QUESTIONS))
     _check(facts, options)
     _warn(facts, options)
-    config = replies[-1]
-    return Limits.of(dict(zip(config[::2], config[1::2], strict=False)) if isinstance(config, list) else {})
+    return Limits.of(facts)
+
+
+def facts_of(replies: Sequence[object]) -> Facts:
+    """What a server replied to the questions; empty where the user may not ask."""
+    facts: Facts = {}
+    for reply in replies:
+        facts |= _pairs(reply) if isinstance(reply, list) else _parse(reply)
+    return facts
+
+
+def _pairs(reply: list[bytes]) -> Facts:
+    texts = [part.decode("utf-8", "replace") for part in reply]
+    return dict(zip(texts[::2], texts[1::2], strict=False))
 
 
 def _parse(reply: object) -> Facts:
@@ -45,7 +59,7 @@ def _parse(reply: object) -> Facts:
 
 def _check(facts: Facts, where: Options) -> None:
     version = facts.get("redis_version", "")
-    if version and int(version.partition(".")[0]) < _OLDEST:
+    if version and int(version.partition(".")[0]) < OLDEST:
         raise ConfigurationError(f"{where} is Redis {version}; QBridge needs Redis 7.0 or later, or Valkey")
     policy = facts.get("maxmemory_policy", "")
     if policy.startswith("allkeys-"):
