@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from qbridge_core.backend import (
+    DIAGNOSIS_SECONDS,
     NO_HEADERS,
     BrokerUnavailableError,
     BrokerURL,
@@ -18,6 +20,7 @@ from qbridge_core.backend import (
     Delivery,
     DeliveryLostError,
     Failure,
+    Finding,
     InvalidURLError,
     Message,
     NotConnectedError,
@@ -25,6 +28,7 @@ from qbridge_core.backend import (
     QBridgeError,
     QueueClient,
     QueueStats,
+    QueueUse,
     UnsupportedError,
     callers_own,
     check_after,
@@ -36,6 +40,7 @@ from qbridge_core.backend import (
     check_queue_name,
     check_rejection,
     check_replay,
+    check_uses,
     check_wait,
     guarded,
     is_passing,
@@ -102,6 +107,7 @@ class KombuClient(QueueClient):
                 "docs/kombu.md)"
             )
         self.max_message_bytes = self._settings.max_message_bytes
+        self._capabilities = replace(self._transport.capabilities, diagnoses=True)
         self._declarations = DeclaredQueues()
         self._parts: Connected | None = None
         self._switching = threading.Lock()
@@ -112,7 +118,7 @@ class KombuClient(QueueClient):
     @property
     def capabilities(self) -> Capabilities:
         """What the transport can do."""
-        return self._transport.capabilities
+        return self._capabilities
 
     # ------------------------------------------------------------------ connection
 
@@ -290,6 +296,13 @@ class KombuClient(QueueClient):
         return super().replay(
             dead_letter_queue, target=target, limit=limit, letters=letters, body=body, headers=headers
         )
+
+    @_guarded_method
+    def diagnose(self, queues: Iterable[str | QueueUse] = (), *, timeout: float = DIAGNOSIS_SECONDS) -> list[Finding]:
+        """Look at what the transport can tell of its broker and of queues."""
+        parts = self._connected()
+        uses, seconds = check_uses(queues, timeout)
+        return parts.checkup.look(uses, seconds)
 
     def _publish_letter(self, queue: str, delivery: Delivery) -> None:
         check_queue_name(queue)

@@ -8,6 +8,7 @@ from typing import Final
 
 from qbridge_core.backend import DeclaredQueues, QBridgeError, monotonic
 from qbridge_kombu.options import Settings
+from qbridge_kombu.queues.checkup import Checkup
 from qbridge_kombu.queues.delays import Delays
 from qbridge_kombu.queues.leases import Leases
 from qbridge_kombu.queues.looking import Looking
@@ -36,6 +37,7 @@ class Connected:
         self.settling = Settling(self.context, self.publisher)
         self.looking = Looking(self.context, self.delays)
         self.leases = Leases(self.context)
+        self.checkup = Checkup(self.context, self.leases)
 
     def start(self) -> None:
         """Connect.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from kombu.connection import Connection
 
-from qbridge_core.backend import BrokerURL, Capabilities, OptionReader
+from qbridge_core.backend import BrokerURL, Capabilities, Check, Finding, OptionReader
 from qbridge_kombu.protocol.messages import Outgoing, Received
 from qbridge_kombu.transports.session import Session
 
@@ -142,6 +142,10 @@ class Transport(ABC):
     def peek(self, session: Session, name: str, limit: int) -> list[Received]:
         """The oldest messages, which stay where they are. Only called when ``capabilities.browse`` is claimed."""
         raise NotImplementedError
+
+    def findings(self, session: Session, name: str, check: Check) -> Iterable[Finding]:
+        """What is wrong with a queue that exists; nothing where that is nothing, or nobody can tell."""
+        return ()
 
     # ------------------------------------------------------------------ messages
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -14,7 +14,9 @@ from kombu.connection import Connection
 from qbridge_core.backend import (
     BrokerURL,
     Capabilities,
+    Check,
     ConfigurationError,
+    Finding,
     MessageTooLargeError,
     OptionReader,
     UnroutableError,
@@ -193,6 +195,10 @@ class SQSTransport(Transport):
     def create(self, session: Session, name: str) -> None:
         """Create it with the longest retention; one that exists is used as it is, and looked at."""
         self._queues.create(_service(session), name)
+
+    def findings(self, session: Session, name: str, check: Check) -> Iterable[Finding]:
+        """How long it keeps messages, and whether the service itself moves them."""
+        return self._queues.findings(_service(session), name, check)
 
     def size(self, session: Session, name: str) -> int:
         """About how many wait."""

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from qbridge_core.backend import UnroutableError, logger
+from qbridge_core.backend import Check, Finding, UnroutableError, logger
 
 if TYPE_CHECKING:
     from qbridge_kombu.transports.sqs_service import Service
@@ -80,6 +80,23 @@ class Queues:
                 "the queue %r has a redrive policy, %s: what was received so often and not deleted is moved by the "
                 "service, without an explanation", name, found["RedrivePolicy"],
             )  # fmt: skip
+
+    def findings(self, service: Service, name: str, check: Check) -> Iterator[Finding]:
+        """What may cost messages of a queue that exists."""
+        found = self._attributes(service, name, "MessageRetentionPeriod", "RedrivePolicy")
+        retention = int(found.get("MessageRetentionPeriod", _RETENTION))
+        change = f"aws sqs set-queue-attributes --queue-url {self.require(service, name).url} --attributes"
+        if retention < _RETENTION:
+            yield check.warning(
+                f"the queue {name!r} forgets messages after {retention / 86_400:.1f} days",
+                f"{change} MessageRetentionPeriod={_RETENTION}",
+            )
+        if "RedrivePolicy" in found:
+            yield check.warning(
+                f"the queue {name!r} has a redrive policy, {found['RedrivePolicy']}: what was received so often and "
+                "not deleted is moved by the service, without an explanation, though it may run",
+                f"{change} RedrivePolicy=",
+            )
 
     def count(self, service: Service, name: str, attribute: str) -> int:
         """One of the numbers of a queue, about; 0 for one that does not exist."""
