@@ -1,0 +1,1 @@
+"""What ``qbridge doctor`` looks at beside the broker, and how it tells of all that it has found."""
