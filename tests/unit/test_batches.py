@@ -204,5 +204,35 @@ def test_a_task_is_the_last_one_when_two_looks_find_it_at_work() -> None:
     assert (list(batch.unfinished), child.tasks) == ([], 3)
 
 
+def test_a_look_that_falls_between_the_mark_and_the_clock_confuses_nothing() -> None:
+    """The child marks the next task, finds that its time is over, and reports the one before it as its last."""
+    child: Any = SimpleNamespace(next_number=5, begun=6, tasks=0, begin=lambda runs: None, hear=lambda seconds: None)
+    given = [_run(b"") for _ in range(3)]
+    batch = Batch(child, given)
+    assert batch.follow() == (given[:1], None, [])
+    child.begun = 5
+    child.hear = lambda seconds: [program.DONE, 5, 0]
+    assert batch.follow() == ([], None, given[1:])
+    assert (list(batch.unfinished), child.tasks) == ([], 1)
+
+
+@pytest.mark.parametrize(
+    ("begun", "report"),
+    [(5, [program.DONE, 4, 0]), (6, [program.RAISED, 5, 0, {}]), (5, [program.DONE, 8, 0]), (5, ["nonsense"])],
+)
+def test_a_report_about_another_task_is_no_end(begun: int, report: list[Any]) -> None:
+    """A child that speaks of a task it was not given, or of one whose end is known, is killed; its tasks run again."""
+    confused: list[bool] = []
+    child: Any = SimpleNamespace(
+        next_number=5, begun=begun, tasks=0, begin=lambda runs: None, hear=lambda seconds: None,
+        confused=lambda: confused.append(True),
+    )  # fmt: skip
+    batch = Batch(child, [_run(b"") for _ in range(3)])
+    batch.follow()
+    child.hear = lambda seconds: report
+    batch.follow()
+    assert confused
+
+
 def _run(body: bytes) -> Run:
     return Run(Delivery(body, "q"), "id", 60.0)

@@ -33,7 +33,8 @@ class Batch:
 
     def __init__(self, child: Child, runs: Sequence[Run]) -> None:
         self._child = child
-        self._left = child.next_number, runs  # those whose end is not known, and the number of the first
+        self._first = child.next_number
+        self._left = self._first, runs  # those whose end is not known, and the number of the first
         self._begun = False
         self._seen = 0
 
@@ -71,13 +72,15 @@ class Batch:
 
     def _read(self, report: list[Any]) -> Progress:
         first, runs = self._left
+        # The last one that succeeded is counted already where a look fell between the mark and the clock.
+        numbers = range(max(first - 1, self._first), first + len(runs))
         match report:
-            case [str(word), int(number), int(memory), *details] if first <= number < first + len(runs):
+            case [str(word), int(number), int(memory), *details] if number in numbers:
                 done = number - first
                 self._child.memory = memory
                 if word == DONE:
                     return self._end(done + 1)
-                if word == RAISED and details:
+                if word == RAISED and details and done >= 0:
                     return self._end(done, Verdict.from_json(details[0]))
         self._child.confused()
         _log.warning("a child process confused its tasks and was killed; those that it had run again")
