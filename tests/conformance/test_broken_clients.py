@@ -15,7 +15,7 @@ import pytest
 
 from qbridge_core import QueueClient
 from qbridge_memory import MemoryClient
-from support.broken import calls, claims, diagnoses, keeping, leases, letters, memory, outages
+from support.broken import calls, claims, describing, diagnoses, keeping, leases, letters, memory, outages
 from support.brokers import start_new
 from support.estimates import EstimatingClient
 from support.leases.broker import LeaseBroker
@@ -112,6 +112,28 @@ BROKEN: dict[type[MemoryClient], set[str]] = {
     diagnoses.SaysNothingOfWhatIsMissing: LOOKS,
     diagnoses.LooksAtAnything: {"test_a_look_at_what_is_no_queue_is_refused"},
     letters.RemovesChosenFirst: {"test_a_chosen_letter_that_cannot_go_stays_in_its_place"},
+    describing.TellsUnclaimed: {
+        "test_a_description_tells_what_is_claimed",
+        "test_queues_are_listed_as_far_as_that_is_claimed",
+    },
+    describing.ClaimsWhatItDoesNotTell: {
+        "test_a_description_tells_what_is_claimed",
+        "test_the_oldest_ready_message_has_an_age",
+    },
+    describing.TellsTooOften: {"test_a_description_tells_what_is_claimed"},
+    describing.CreatesToDescribe: {"test_the_description_of_a_missing_queue_is_empty"},
+    describing.GuessesTheDeadLetterQueue: {
+        "test_letters_are_counted",
+        "test_the_description_of_a_missing_queue_is_empty",
+    },
+    describing.AgesInMilliseconds: {"test_the_oldest_ready_message_has_an_age"},
+    describing.CountsFromTheFirst: {"test_the_oldest_ready_message_has_an_age"},
+    describing.CountsTheDead: {"test_consumers_are_counted"},
+    describing.CountsWhoLooks: {"test_consumers_are_counted"},
+    describing.RatesInMinutes: {"test_rates_are_told"},
+    describing.ListsSideQueues: {"test_queues_are_listed_as_far_as_that_is_claimed"},
+    describing.ForgetsPairs: {"test_queues_are_listed_as_far_as_that_is_claimed"},
+    describing.DescribesFromMemory: {"test_g18_nobody_is_told_anything_without_a_connection"},
     memory.ForgetsIdsOfLetters: {"test_a_letter_keeps_its_id_and_forgets_its_crashes"},
     memory.DropsDuplicates: {"test_a_message_id_is_no_key"},
     memory.LowersHeaderNames: {"test_g13_odd_headers_and_ids_are_kept_all_the_way"},
@@ -425,7 +447,7 @@ def test_the_suite_fails_where_a_client_of_a_real_broker_is_broken(
 
 def test_every_broken_client_is_run() -> None:
     """A class that is only written and not listed proves nothing."""
-    modules = (memory, calls, claims, diagnoses, keeping, leases, letters, outages)
+    modules = (memory, calls, claims, describing, diagnoses, keeping, leases, letters, outages)
     broken = {
         kind
         for module in modules

@@ -72,6 +72,7 @@ BACKEND = [
     "QueuedLogger",
     "REASON",
     "REPLAYS",
+    "Rates",
     "Reason",
     "SOURCE_QUEUE",
     "SUSPICIONS",
@@ -106,6 +107,7 @@ BACKEND = [
     "guarded",
     "hookimpl",
     "is_passing",
+    "list_queues",
     "logger",
     "merge_options",
     "meta_int",
@@ -156,6 +158,8 @@ CAPABILITIES = [
     "exact_stats",
     "letters",
     "diagnoses",
+    "details",
+    "queues",
 ]
 
 

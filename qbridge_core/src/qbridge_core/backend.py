@@ -10,6 +10,7 @@
 * **QBridge's headers:** their names, what reads them (:func:`meta_int`, :func:`meta_text`, :func:`meta_time`,
   :meth:`Delivery.from_headers`, :meth:`DeadLetter.from_headers`) and how long what they hold may be.
 * **Declarations:** :class:`DeclaredQueues` remembers them, and where rejected messages go.
+* **Looking:** :func:`list_queues` makes of names what ``queues`` returns, and :class:`Rates` makes rates of counts.
 * **Tools:** :func:`monotonic`, which no frozen clock of a test stops, :func:`logger`, which never raises or waits,
   :class:`GrowingPause` between tries, :class:`Outage`, which makes one story of many complaints, and :class:`Mailbox`,
   through which many threads hand work to one.
@@ -91,6 +92,8 @@ from qbridge_core.contract.message import (
 )
 from qbridge_core.contract.names import default_dead_letter_queue, suspects_queue, worker_identity
 from qbridge_core.contract.options import OptionReader, merge_options, option_count, option_seconds, read_options
+from qbridge_core.contract.queuelist import list_queues
+from qbridge_core.contract.rates import Rates
 from qbridge_core.contract.url import BrokerURL
 from qbridge_core.errors import (
     AuthenticationError,
@@ -174,6 +177,7 @@ __all__ = [
     "QueuedLogger",
     "REASON",
     "REPLAYS",
+    "Rates",
     "Reason",
     "SOURCE_QUEUE",
     "SUSPICIONS",
@@ -210,6 +214,7 @@ __all__ = [
     "guarded",
     "hookimpl",
     "is_passing",
+    "list_queues",
     "logger",
     "merge_options",
     "meta_int",

@@ -176,6 +176,17 @@ class KombuClient(QueueClient):
         return self._connected().looking.stats(queue)
 
     @_guarded_method
+    def describe(self, queue: str) -> QueueStats:
+        """Count, and count the letters, too; a folder knows how old its first file is."""
+        check_queue_name(queue)
+        return self._connected().looking.describe(queue)
+
+    @_guarded_method
+    def queues(self) -> dict[str, str | None]:
+        """List those that this client has declared; Redis and a folder know all of the bridge's, a database all."""
+        return self._connected().looking.queues()
+
+    @_guarded_method
     def purge(self, queue: str) -> int:
         """Delete the ready messages."""
         check_queue_name(queue)

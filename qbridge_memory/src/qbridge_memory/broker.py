@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from qbridge_core.backend import QueueStats, UnroutableError, monotonic
 
@@ -22,6 +22,7 @@ class StoredMessage:
 
     Attributes:
         number: given when it is first listed, a higher one to what comes later; 0 before.
+        since: when it was put into its queue or came due there (monotonic time).
     """
 
     body: bytes
@@ -30,6 +31,7 @@ class StoredMessage:
     meta: Mapping[str, Any]
     redelivered: bool = False
     number: int = 0
+    since: float = 0.0
 
 
 @dataclass(slots=True)
@@ -46,6 +48,8 @@ class _Queue:
     in_flight: dict[int, _InFlight] = field(default_factory=dict)
     others: set[threading.Condition] = field(default_factory=set)
     """Of those who wait for this queue and others at once."""
+    added: int = 0
+    """How many messages have ever come, copies included."""
 
     def notify_all(self) -> None:
         """Let everybody look again who waits for this queue; expects the lock to be held."""
@@ -54,12 +58,31 @@ class _Queue:
             other.notify_all()
 
 
+class Look(NamedTuple):
+    """What there is to tell of a queue beyond its counts.
+
+    Attributes:
+        exists: whether there is such a queue.
+        consumers: how many clients consume it.
+        oldest_age: seconds for which its first message has been ready.
+        added: how many messages have ever come.
+        held: how many of them are there.
+    """
+
+    exists: bool
+    consumers: int
+    oldest_age: float
+    added: int
+    held: int
+
+
 class MemoryBroker:
     """The queues that the clients of one URL share."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._queues: dict[str, _Queue] = {}
+        self._consumers: dict[str, set[object]] = {}
         self._sequence = itertools.count(1)
 
     def declare(self, name: str) -> None:
@@ -74,9 +97,9 @@ class MemoryBroker:
             UnroutableError: the queue does not exist.
         """
         with self._lock:
-            queue = self._existing(name)
+            queue, now = self._existing(name), monotonic()
             for message in messages:
-                self._place(queue, message, delay)
+                self._place(queue, message, delay, now)
             queue.notify_all()
 
     def take(
@@ -164,7 +187,7 @@ class MemoryBroker:
             message = replace(
                 held.message, meta=meta, message_id=held.message.message_id or message_id, redelivered=False, number=0
             )
-            self._place(queue, message, delay)
+            self._place(queue, message, delay, monotonic())
             queue.notify_all()
             return True
 
@@ -245,6 +268,38 @@ class MemoryBroker:
             self._release_due(queue, monotonic())
             return QueueStats(len(queue.ready), len(queue.in_flight), len(queue.delayed))
 
+    def look(self, name: str) -> Look:
+        """What there is to tell of a queue beyond its counts; nothing of one that does not exist."""
+        with self._lock:
+            consumers = len(self._consumers.get(name, ()))
+            queue = self._queues.get(name)
+            if queue is None:
+                return Look(False, consumers, 0.0, 0, 0)
+            now = monotonic()
+            self._release_due(queue, now)
+            age = max(0.0, now - queue.ready[0].since) if queue.ready else 0.0
+            held = len(queue.ready) + len(queue.in_flight) + len(queue.delayed)
+            return Look(True, consumers, age, queue.added, held)
+
+    def names(self) -> list[str]:
+        """The queues that exist."""
+        with self._lock:
+            return list(self._queues)
+
+    def subscribe(self, name: str, consumer: object) -> None:
+        """Count a consumer of a queue."""
+        with self._lock:
+            self._consumers.setdefault(name, set()).add(consumer)
+
+    def unsubscribe(self, consumer: object, name: str | None = None) -> None:
+        """Count it no more, for one queue or for all."""
+        with self._lock:
+            for each in [name] if name is not None else list(self._consumers):
+                consumers = self._consumers.get(each, set())
+                consumers.discard(consumer)
+                if not consumers:
+                    self._consumers.pop(each, None)
+
     # The methods below expect the lock to be held.
 
     def _declare(self, name: str) -> _Queue:
@@ -264,12 +319,14 @@ class MemoryBroker:
 
     def _send(self, name: str, message: StoredMessage) -> None:
         queue = self._existing(name)
-        self._place(queue, message, 0.0)
+        self._place(queue, message, 0.0, monotonic())
         queue.notify_all()
 
-    def _place(self, queue: _Queue, message: StoredMessage, delay: float) -> None:
+    def _place(self, queue: _Queue, message: StoredMessage, delay: float, now: float) -> None:
+        queue.added += 1
+        message.since = now + delay
         if delay > 0:
-            heapq.heappush(queue.delayed, (monotonic() + delay, next(self._sequence), message))
+            heapq.heappush(queue.delayed, (message.since, next(self._sequence), message))
         else:
             queue.ready.append(message)
 

@@ -6,6 +6,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ from qbridge_core.backend import (
     QueueClient,
     QueueStats,
     QueueUse,
+    Rates,
     UnroutableError,
     check_after,
     check_choice,
@@ -49,6 +51,7 @@ from qbridge_core.backend import (
     check_wanted,
     default_dead_letter_queue,
     examine,
+    list_queues,
     meta_text,
     option_count,
     read_options,
@@ -96,7 +99,15 @@ class MemoryClient(QueueClient):
         ConfigurationError: the option is no whole number of at least 1.
     """
 
-    capabilities = Capabilities(delay=True, browse=True, instant_ack=True, letters=True, diagnoses=True)
+    capabilities = Capabilities(
+        delay=True,
+        browse=True,
+        instant_ack=True,
+        letters=True,
+        diagnoses=True,
+        details=frozenset({"dead", "consumers", "oldest_age", "in_rate", "out_rate"}),
+        queues=True,
+    )
 
     def __init__(self, url: str = "memory://", **options: object) -> None:
         parsed = BrokerURL.parse(url)
@@ -108,8 +119,10 @@ class MemoryClient(QueueClient):
         self._connected = False
         self._pid = os.getpid()
         self._dead_letter_queues: dict[str, str] = {}
+        self._declared: set[str] = set()
         self._unsubscribes: Counter[str] = Counter()  # so that a receive can see that one happened while it waited
         self._is_woken = False
+        self._rates = Rates()
 
     @property
     def connected(self) -> bool:
@@ -127,6 +140,7 @@ class MemoryClient(QueueClient):
         self._connected = False
         if self._pid == os.getpid():  # a child's copy of the broker may be locked for ever, and matters to nobody
             self._broker.wake()
+            self._broker.unsubscribe(self)
             self._broker.give_back_all(self)
 
     def declare(self, queue: str, dead_letter_queue: str | None = None) -> None:
@@ -134,6 +148,7 @@ class MemoryClient(QueueClient):
         self._require_connection(queue)
         check_declaration(queue, dead_letter_queue)
         self._broker.declare(queue)
+        self._declared.add(queue)
         if dead_letter_queue is not None:
             self._broker.declare(dead_letter_queue)
             self._dead_letter_queues[queue] = dead_letter_queue
@@ -142,6 +157,27 @@ class MemoryClient(QueueClient):
         """Count the messages of a queue, those of all clients."""
         self._require_connection(queue)
         return self._broker.stats(queue)
+
+    def describe(self, queue: str) -> QueueStats:
+        """Count, and look at what is beside the counts; consumers are clients that have subscribed."""
+        stats = self.stats(queue)
+        look = self._broker.look(queue)
+        dead = self._dead_letter_queues.get(queue) or default_dead_letter_queue(queue)
+        is_known = queue in self._declared or self._broker.look(dead).exists
+        in_rate, out_rate = self._rates.of(queue, look.added, look.held)
+        return replace(
+            stats,
+            dead=self._broker.stats(dead).ready if is_known else None,
+            consumers=look.consumers,
+            oldest_age=look.oldest_age,
+            in_rate=in_rate,
+            out_rate=out_rate,
+        )
+
+    def queues(self) -> dict[str, str | None]:
+        """List the queues of the broker, those of all clients; which one has whose letters this client must know."""
+        self._require_connection("any")
+        return list_queues(self._broker.names(), self._dead_letter_queues)
 
     def purge(self, queue: str) -> int:
         """Delete the ready messages."""
@@ -202,9 +238,16 @@ class MemoryClient(QueueClient):
     def _unsubscribes_of(self, queues: Iterable[str]) -> int:
         return sum(map(self._unsubscribes.__getitem__, queues))
 
+    def subscribe(self, queue: str, prefetch: int) -> None:
+        """Be counted as a consumer."""
+        super().subscribe(queue, prefetch)
+        self._require_connection(queue)
+        self._broker.subscribe(queue, self)
+
     def unsubscribe(self, queue: str) -> None:
         """Wake a blocked ``receive``; nothing is prefetched, so there is nothing to give back."""
         self._unsubscribes[check_queue_name(queue)] += 1
+        self._broker.unsubscribe(self, queue)
         self._broker.wake(queue)
 
     def ack(self, delivery: Delivery) -> None:

@@ -7,6 +7,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from qbridge_core.backend import (
@@ -52,6 +53,8 @@ from qbridge_rabbitmq.publish.messages import chunks, publication
 from qbridge_rabbitmq.publish.publisher import LARGE, Batch
 from qbridge_rabbitmq.queues import delays
 from qbridge_rabbitmq.queues.declarations import TO_DECLARE, Declarations
+from qbridge_rabbitmq.queues.describing import ALWAYS, WITH_MANAGEMENT, Describing
+from qbridge_rabbitmq.queues.management import Management
 from qbridge_rabbitmq.queues.policies import Policies
 from qbridge_rabbitmq.recovery.poison_queue import PoisonQueue
 from qbridge_rabbitmq.state.in_flight import Arrival
@@ -104,6 +107,8 @@ class RabbitMQClient(QueueClient):
         instant_ack=True,
         letters=True,
         diagnoses=True,
+        details=ALWAYS,
+        queues=True,
     )
 
     def __init__(self, rabbitmq_url: str = "amqp://guest:guest@localhost:5672/", **options: object) -> None:
@@ -113,6 +118,9 @@ class RabbitMQClient(QueueClient):
         self._endpoint = Endpoint.create(url, self._options)
         self._policies = Policies.of(self._endpoint)
         self._declarations = Declarations(self._options.queue_type)
+        self._describing = Describing(self._declarations, api := Management.of(self._endpoint))
+        if api is not None:
+            self.capabilities = replace(self.capabilities, details=WITH_MANAGEMENT)
         self._broker: ConnectedBroker | None = None
         self._poison_queue: PoisonQueue
         self._lifecycle = threading.Lock()
@@ -194,6 +202,27 @@ class RabbitMQClient(QueueClient):
             return QueueStats(ready, 0, delayed)
         broker.consumers.barrier(consumer, _BARRIER_TIMEOUT)
         return QueueStats(ready, max(before, consumer.in_flight) + broker.lost_deliveries.held(queue), delayed)
+
+    @bounded
+    def describe(self, queue: str) -> QueueStats:
+        """Count, and look who consumes it and how many letters there are; with ``management_url`` at rates, too.
+
+        How long the oldest message has been there is known of classic queues only, with ``management_url`` and when the
+        producer has set AMQP's ``timestamp``: this client does not look at a message of a work queue, since that marks
+        it as delivered. A dead-letter queue that was missing is looked for again after ten seconds.
+        """
+        stats = self.stats(queue)
+        return self._describing.describe(self._live().requests, queue, stats)
+
+    @bounded
+    def queues(self) -> dict[str, str | None]:
+        """List what this client has declared; with ``management_url`` all queues of the virtual host, foreign ones too.
+
+        Raises:
+            BrokerUnavailableError: the management API does not answer.
+        """
+        self._live()
+        return self._describing.queues()
 
     @bounded
     def purge(self, queue: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from qbridge_core.backend import (
@@ -21,6 +22,7 @@ from qbridge_core.backend import (
     QueueClient,
     QueueStats,
     QueueUse,
+    Rates,
     check_after,
     check_choice,
     check_count,
@@ -35,6 +37,7 @@ from qbridge_core.backend import (
     check_uses,
     check_wait,
     check_wanted,
+    list_queues,
     monotonic,
 )
 from qbridge_redis.checkup import looks
@@ -47,6 +50,7 @@ from qbridge_redis.state.declarations import Declarations
 from qbridge_redis.state.in_flight import EntryTag
 
 _DISCONNECT_TIME: Final = 5.0
+_LISTING_TIME: Final = 10.0
 # Due times are scores: microseconds, exact in a double for the next centuries (redis.io/commands/zadd).
 _LONGEST_DELAY: Final = 100 * 365 * 86_400.0
 
@@ -86,6 +90,8 @@ class RedisClient(QueueClient):
         instant_ack=True,
         letters=True,
         diagnoses=True,
+        details=frozenset({"dead", "consumers", "oldest_age", "in_rate", "out_rate"}),
+        queues=True,
     )
 
     logs_outages = True
@@ -95,6 +101,7 @@ class RedisClient(QueueClient):
         self.max_message_bytes = self._options.max_message_bytes
         self._keys = Keys(self._options.prefix, cluster=self._options.deployment is Deployment.CLUSTER)
         self._declarations = Declarations(self._keys, self._options.group)
+        self._rates = Rates()
         self._nodes: Nodes | None = None
         self._switching = threading.Lock()
 
@@ -159,6 +166,31 @@ class RedisClient(QueueClient):
     def stats(self, queue: str) -> QueueStats:
         """Count the messages of a queue, those of all clients, in one round trip."""
         return self._running(queue).admin.stats(queue)
+
+    @guarded_method
+    def describe(self, queue: str) -> QueueStats:
+        """Count, and look at the consumer group and the stream, those of all clients.
+
+        A consumer counts that has asked for messages, or renewed a lease, within the time of a lease: so one that was
+        killed does for so long. What was handed back is as old as its copy.
+        """
+        look = self._running(queue).admin.look(queue)
+        dead = self._declarations.dead_letter_queue(queue)
+        letters = self._running(dead).admin.letters(dead)
+        if letters is None and self._declarations.is_declared(queue):
+            letters = 0
+        in_rate, out_rate = self._rates.of(queue, look.added, look.held)
+        return replace(look.stats, dead=letters, in_rate=in_rate, out_rate=out_rate)
+
+    @guarded_method
+    def queues(self) -> dict[str, str | None]:
+        """Look for streams that have the consumer group, on a cluster on all masters; by ``SCAN``, for ten seconds.
+
+        The server does not know which queue has whose dead letters: this client must have declared that, or it must
+        have the usual name.
+        """
+        found = self._connected().find_queues(_LISTING_TIME)
+        return list_queues(found.union(self._declarations.declared()), self._declarations.dead_letter_queues())
 
     @guarded_method
     def purge(self, queue: str) -> int:

@@ -6,12 +6,13 @@ node then stops the queues that it holds and no others.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from qbridge_core.backend import QBridgeError
+from qbridge_core.backend import QBridgeError, monotonic
 from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import unreachable
 from qbridge_redis.connection.options import Address, Deployment, Options
@@ -22,6 +23,7 @@ from qbridge_redis.node import Node
 from qbridge_redis.protocol.fields import Fields
 from qbridge_redis.protocol.keys import Keys
 from qbridge_redis.protocol.limits import Limits
+from qbridge_redis.queues.finding import find_queues
 from qbridge_redis.server.cluster import ClusterMap, ClusterRoute
 from qbridge_redis.server.requirements import inspect
 from qbridge_redis.server.sentinel import SentinelRoute
@@ -119,6 +121,35 @@ class Nodes:
         for name in names:
             self.node(name).create(name)
         self._declarations.remember(queue, dead_letter_queue)
+
+    def find_queues(self, timeout: float) -> set[str]:
+        """The queues on the server, or on all masters of the cluster; it takes hardly longer than ``timeout`` seconds.
+
+        Raises:
+            QBridgeError: a server cannot be asked, or refuses it.
+        """
+        deadline, group = monotonic() + timeout, self._options.group
+        if (node := self.single()) is not None:
+            with self._reached(self._options), node.context.pool.connection() as connection:
+                return set(find_queues(connection, self._keys, group, deadline))
+        found: set[str] = set()
+        for address in self._masters():
+            connection = RedisConnection(Route(self._options, address), "qbridge:list")
+            with self._reached(address), contextlib.closing(connection):
+                connection.open()
+                found.update(find_queues(connection, self._keys, group, deadline))
+        return found
+
+    def _masters(self) -> list[Address]:
+        return self._cluster.masters(self._options.connect_timeout) if self._cluster is not None else []
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _reached(where: object) -> Iterator[None]:
+        try:
+            yield
+        except LOST as exc:
+            raise unreachable(exc, where) from exc
 
     def _make(self, slot: int) -> Node:
         client = ClientContext(self._route(slot), self._publish_copies, self.closing, self._outage, self._limits)

@@ -32,6 +32,8 @@ class Capabilities:
         exact_stats: ``stats`` is exact, and at once what was published and settled before. Without it counts are
             estimates that become right in time; ``replay`` and ``run_until_idle`` go by them, and may leave something.
         diagnoses: ``diagnose`` looks at the broker and at queues for what bites people.
+        details: the fields of ``QueueStats`` beyond the counts that ``describe`` fills in for each queue.
+        queues: ``queues`` lists the queues, at least those that this client has declared.
     """
 
     delay: bool = False
@@ -46,3 +48,5 @@ class Capabilities:
     exact_stats: bool = True
     letters: bool = False
     diagnoses: bool = False
+    details: frozenset[str] = frozenset()
+    queues: bool = False

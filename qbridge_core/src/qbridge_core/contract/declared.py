@@ -27,6 +27,10 @@ class DeclaredQueues:
         """Where rejected messages of a queue go."""
         return self._dead_letter_queues.get(queue) or default_dead_letter_queue(queue)
 
+    def dead_letter_queues(self) -> dict[str, str]:
+        """Those that were named, by the queues whose rejected messages go there."""
+        return dict(self._dead_letter_queues)
+
     def declared(self) -> list[str]:
         """All of them, in the order of their declaration."""
         return list(self._declared)

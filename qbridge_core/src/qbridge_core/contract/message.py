@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from qbridge_core.contract.checks import (
@@ -227,17 +227,37 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
-    """How many messages a queue holds.
+    """How many messages a queue holds, and what else its broker can tell.
+
+    ``stats`` leaves all but the first three at ``None``, so it is as quick as ever; ``describe`` fills in those that
+    ``capabilities.details`` names, and others where the broker happens to tell.
 
     Attributes:
         ready: waiting to be delivered.
         in_flight: delivered and not settled yet (RabbitMQ: only those of the asking client).
         delayed: held back until their delay is over.
+        dead: ready letters in its dead-letter queue: the one that was declared with it through the asking client, or
+            else ``<queue>.dead``; ``None`` while that does not exist and the queue was not declared through the client.
+        consumers: clients that read it for a worker. One that was killed may be counted for a while: see the backend.
+        oldest_age: seconds for which the oldest ready message has been there, since it was published, retried or came
+            due; 0.0 when none is ready.
+        in_rate: messages that came into the queue in a second, those that come again included: on the average since the
+            asking client described it last, or of the broker's own. ``None`` the first time.
+        out_rate: messages that left it in a second; measured as ``in_rate`` is.
     """
 
     ready: int
     in_flight: int
     delayed: int
+    dead: int | None = None
+    consumers: int | None = None
+    oldest_age: float | None = None
+    in_rate: float | None = None
+    out_rate: float | None = None
+
+    def __repr__(self) -> str:
+        told = ((each, getattr(self, each.name)) for each in fields(self))
+        return f"QueueStats({', '.join(f'{each.name}={value!r}' for each, value in told if value != each.default)})"
 
 
 def rejection(delivery: Delivery) -> Failure:

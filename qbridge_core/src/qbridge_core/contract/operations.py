@@ -34,6 +34,29 @@ class Operations(Producing, Consuming):
             BrokerUnavailableError: no connection.
         """
 
+    def describe(self, queue: str) -> QueueStats:
+        """Count as ``stats`` does, and say what else the broker can tell of the queue: see ``QueueStats``.
+
+        For people and dashboards: it may ask the broker more than ``stats`` does, which workers call again and again.
+        The default tells the counts.
+
+        Raises:
+            BrokerUnavailableError: no connection.
+        """
+        return self.stats(queue)
+
+    def queues(self) -> dict[str, str | None]:
+        """List the queues of QBridge's, by name, each with its dead-letter queue as far as that is known.
+
+        Dead-letter queues are queues, too. What QBridge keeps for itself (side queues of suspects, delays) is left out.
+        How far a client sees is up to the broker: see the backend; those that it has declared are there in any case.
+
+        Raises:
+            UnsupportedError: the backend cannot tell.
+            BrokerUnavailableError: no connection.
+        """
+        raise UnsupportedError(f"{type(self).__name__} cannot list queues")
+
     def purge(self, queue: str) -> int:
         """Delete the ready messages of a queue (a dead-letter queue too); return how many.
 

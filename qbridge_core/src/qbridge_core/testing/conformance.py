@@ -18,6 +18,7 @@ from qbridge_core.testing.connection import ConnectionTests
 from qbridge_core.testing.data import DataTests
 from qbridge_core.testing.dead_letters import DeadLetterTests
 from qbridge_core.testing.delays import DelayTests
+from qbridge_core.testing.describing import DescribingTests
 from qbridge_core.testing.diagnosing import DiagnosisTests
 from qbridge_core.testing.interruptions import InterruptionTests
 from qbridge_core.testing.leases import LeaseTests
@@ -47,6 +48,7 @@ class BackendConformance(
     DeadLetterTests,
     LetterTests,
     DiagnosisTests,
+    DescribingTests,
     OutageTests,
     RecoveryTests,
     InterruptionTests,

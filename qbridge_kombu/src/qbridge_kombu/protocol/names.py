@@ -30,6 +30,15 @@ def encoded(name: str, *, allowed: str, escape: str, most: int) -> str:
     return f"{beginning}{escape}{digest}"
 
 
+def decoded(name: str, escape: str) -> str:
+    """What such a name was made of, if nothing of it was cut off."""
+
+    def read(found: re.Match[str]) -> str:
+        return bytes.fromhex(found.group().replace(escape, "")).decode("utf-8", "replace")
+
+    return re.sub(rf"(?:{re.escape(escape)}[0-9a-f]{{2}})+", read, name)
+
+
 def _escaped(name: str, allowed: str, escape: str) -> str:
     def escaped(found: re.Match[str]) -> str:
         return "".join(f"{escape}{byte:02x}" for byte in found.group().encode())

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from qbridge_core.backend import DeadLetter, QueueStats
+from dataclasses import replace
+
+from qbridge_core.backend import ConfigurationError, DeadLetter, QueueStats, check_queue_name, list_queues
 from qbridge_kombu.protocol.headers import split
 from qbridge_kombu.protocol.messages import Received
-from qbridge_kombu.queues.delays import Delays
+from qbridge_kombu.protocol.names import decoded
+from qbridge_kombu.queues.delays import Delays, delayed_queue
 from qbridge_kombu.state.context import Context
 from qbridge_kombu.transports.session import Session
 
@@ -37,6 +40,38 @@ class Looking:
             context.in_flight.wait_arrived(queue, context.settings.request_timeout)
             in_flight = len(own | context.in_flight.unfinished(queue))
         return QueueStats(ready, in_flight, delayed)
+
+    def describe(self, queue: str) -> QueueStats:
+        """Count, and count the letters, too."""
+        context, transport = self._context, self._context.transport
+        name, declared = transport.name_of(queue), context.declarations
+        dead = transport.name_of(declared.dead_letter_queue(queue))
+
+        def work(session: Session) -> tuple[int | None, float | None]:
+            letters = transport.size(session, dead) if transport.exists(session, dead) else None
+            return letters, transport.oldest_age(session, name)
+
+        stats = self.stats(queue)
+        letters, age = context.ask(work, f"look at {queue!r}")
+        if letters is None and declared.is_declared(queue):
+            letters = 0
+        return replace(stats, dead=letters, oldest_age=age)
+
+    def queues(self) -> dict[str, str | None]:
+        """Those that the broker lists, and those that this client has declared."""
+        declared = self._context.declarations
+        listed = self._context.ask(self._context.transport.names, "list queues")
+        names = {*declared.declared(), *filter(None, map(self._queue_of, listed))}
+        names -= {delayed_queue(name) for name in names}
+        return list_queues(names, declared.dead_letter_queues())
+
+    def _queue_of(self, name: str) -> str | None:
+        """The queue that has this name at the broker; ``None`` when no queue can have it, or nobody knows any more."""
+        queue = decoded(name, "%")
+        try:
+            return check_queue_name(queue) if self._context.transport.name_of(queue) == name else None
+        except ConfigurationError:
+            return None
 
     def purge(self, queue: str) -> int:
         """Delete what is ready."""

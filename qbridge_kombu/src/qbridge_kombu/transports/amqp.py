@@ -25,7 +25,7 @@ from qbridge_kombu.options import option_text
 from qbridge_kombu.protocol.headers import HEADERS, was_handed_back, was_suspected
 from qbridge_kombu.protocol.messages import Outgoing, Received, prepared
 from qbridge_kombu.protocol.names import encoded
-from qbridge_kombu.transports.base import Transport
+from qbridge_kombu.transports.base import DETAILS, Transport
 from qbridge_kombu.transports.confirms import Confirms
 from qbridge_kombu.transports.session import Session
 
@@ -55,7 +55,9 @@ class AMQPTransport(Transport):
     bound_to_session = True
     required = "kombu"
     options: ClassVar[Mapping[str, OptionReader]] = {"queue_type": _option_queue_type, "login_method": option_text}
-    capabilities = Capabilities(delay=True, crashes=True, durable=True, shared=True, instant_ack=True)
+    capabilities = Capabilities(
+        delay=True, crashes=True, durable=True, shared=True, instant_ack=True, details=DETAILS, queues=True
+    )
     publish_batch = 500
 
     def __init__(self, url: BrokerURL, options: Mapping[str, Any]) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from kombu.connection import Connection
 
 from qbridge_core.backend import BrokerURL, Capabilities, Check, Finding, OptionReader
 from qbridge_kombu.protocol.messages import Outgoing, Received
 from qbridge_kombu.transports.session import Session
+
+DETAILS: Final = frozenset({"dead"})
+"""What any broker can tell beyond the counts of a queue."""
 
 
 class Transport(ABC):
@@ -134,6 +137,17 @@ class Transport(ABC):
     def in_flight(self, session: Session, name: str) -> int | None:
         """How many are with consumers, all of them; ``None`` when the broker does not tell (the client's own count)."""
         return None
+
+    def oldest_age(self, session: Session, name: str) -> float | None:
+        """Seconds for which the oldest waiting message has been there, 0.0 when none is; ``None`` when nobody knows.
+
+        Always known when ``capabilities.details`` says so.
+        """
+        return None
+
+    def names(self, session: Session) -> list[str]:
+        """The broker's names of the queues that it can list, QBridge's own or all."""
+        return []
 
     @abstractmethod
     def purge(self, session: Session, name: str) -> int:

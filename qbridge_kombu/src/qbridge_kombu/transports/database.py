@@ -111,6 +111,13 @@ class DatabaseTransport(VirtualTransport):
             query = select(func.count()).where(table.c.queue_id == found, table.c.visible.is_(True))
             return int(transaction.execute(query).scalar_one())
 
+    def names(self, session: Session) -> list[str]:
+        """All rows, those of other programs too."""
+        from sqlalchemy import select
+
+        with self._transaction(session) as transaction:
+            return list(transaction.execute(select(session.channel.queue_cls.__table__.c.name)).scalars())
+
     def purge(self, session: Session, name: str) -> int:
         """Delete the visible rows; kombu's own way deletes those in flight with them."""
         found = self._queue_id(session, name)

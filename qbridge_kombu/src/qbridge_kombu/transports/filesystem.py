@@ -18,10 +18,12 @@ from qbridge_core.backend import NO_HEADERS, BrokerURL, ConfigurationError, Opti
 from qbridge_kombu.options import option_text
 from qbridge_kombu.protocol.messages import Outgoing, Received, prepared
 from qbridge_kombu.protocol.names import encoded
+from qbridge_kombu.transports.base import DETAILS
 from qbridge_kombu.transports.session import Session
 from qbridge_kombu.transports.virtual import VirtualTransport, received
 
 _SUFFIX: Final = ".msg"
+_MARK: Final = ".qbridge-queue"
 _LONGEST_NAME: Final = 150  # of the 255 bytes that a file may have, the time, a UUID and the suffixes need 70
 _sequence: Final = itertools.count()
 
@@ -32,7 +34,9 @@ class FilesystemTransport(VirtualTransport):
     With ``data_folder_in``, ``data_folder_out`` and ``control_folder`` the folders of somebody else's program.
     """
 
-    capabilities = replace(VirtualTransport.capabilities, browse=True, exact_stats=True)
+    capabilities = replace(
+        VirtualTransport.capabilities, browse=True, exact_stats=True, details=DETAILS | {"oldest_age"}
+    )
     options: ClassVar[Mapping[str, OptionReader]] = {
         "data_folder_in": option_text, "data_folder_out": option_text, "control_folder": option_text,
     }  # fmt: skip
@@ -132,9 +136,22 @@ class FilesystemTransport(VirtualTransport):
                 found.append(received(session.channel, json.loads(text)))
         return found
 
+    def oldest_age(self, session: Session, name: str) -> float:
+        """By the time at which the first file was written."""
+        for file in sorted(self._files(name)):
+            with suppress(FileNotFoundError):  # somebody has received it
+                written = os.stat(os.path.join(self._folders["data_folder_in"], file)).st_mtime
+                return max(0.0, time.time() - written)
+        return 0.0
+
+    def names(self, session: Session) -> list[str]:
+        """Those that have left a mark."""
+        marks = os.listdir(self._folders["control_folder"])
+        return [mark.removesuffix(_MARK) for mark in marks if mark.endswith(_MARK)]
+
     def _files(self, name: str) -> Iterator[str]:
         wanted = f"{name}{_SUFFIX}"
         return (file for file in os.listdir(self._folders["data_folder_in"]) if file.partition(".")[2] == wanted)
 
     def _mark(self, name: str) -> Path:
-        return Path(self._folders["control_folder"], f"{name}.qbridge-queue")
+        return Path(self._folders["control_folder"], f"{name}{_MARK}")

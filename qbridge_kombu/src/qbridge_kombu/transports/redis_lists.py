@@ -76,6 +76,11 @@ class RedisListsTransport(StoreTransport):
             client.sadd(_DECLARED, name)
         self.known(session).add(name)
 
+    def names(self, session: Session) -> list[str]:
+        """Those that have left a mark."""
+        with session.channel.conn_or_acquire() as client:
+            return [name.decode("utf-8", "replace") for name in client.smembers(_DECLARED)]
+
     def peek(self, session: Session, name: str, limit: int) -> list[Received]:
         """Read the ends of the lists, one for each priority."""
         channel = session.channel

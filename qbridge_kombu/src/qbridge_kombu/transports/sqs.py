@@ -27,7 +27,7 @@ from qbridge_core.backend import (
 from qbridge_kombu.options import option_flag, option_text
 from qbridge_kombu.protocol.messages import Outgoing, Received
 from qbridge_kombu.protocol.names import encoded
-from qbridge_kombu.transports.base import Transport
+from qbridge_kombu.transports.base import DETAILS, Transport
 from qbridge_kombu.transports.session import Session
 from qbridge_kombu.transports.sqs_messages import envelope, is_copy, received
 from qbridge_kombu.transports.sqs_queues import LARGEST, Queues
@@ -88,6 +88,8 @@ class SQSTransport(Transport):
         instant_ack=True,
         ordered=False,
         exact_stats=False,
+        details=DETAILS,
+        queues=True,
     )
     longest_task = float(_LONGEST_HOLD)
     max_native_delay = float(_LONGEST_DELAY)

@@ -9,7 +9,7 @@ from typing import Any, Final
 from qbridge_core.backend import Capabilities, UnroutableError
 from qbridge_kombu.protocol.headers import was_handed_back, was_suspected
 from qbridge_kombu.protocol.messages import Outgoing, Received, prepared
-from qbridge_kombu.transports.base import Transport
+from qbridge_kombu.transports.base import DETAILS, Transport
 from qbridge_kombu.transports.session import Session
 
 _KNOWN: Final = "known queues"
@@ -27,7 +27,14 @@ class VirtualTransport(Transport):
 
     instant_acknowledge = True
     capabilities = Capabilities(
-        delay=True, shared=True, instant_ack=True, redelivers=False, ordered=False, exact_stats=False
+        delay=True,
+        shared=True,
+        instant_ack=True,
+        redelivers=False,
+        ordered=False,
+        exact_stats=False,
+        details=DETAILS,
+        queues=True,
     )
 
     def exists(self, session: Session, name: str) -> bool:

@@ -75,6 +75,10 @@ class Declarations:
         """Where rejected messages of the queue go."""
         return self._dead_letter_queues.get(queue) or default_dead_letter_queue(queue)
 
+    def declared(self) -> dict[str, str | None]:
+        """The queues that were declared, each with the dead-letter queue that was named with it."""
+        return dict(self._dead_letter_queues)
+
     def has_levels(self, queue: str, top: int) -> bool:
         """Whether the delay levels up to ``top`` exist, as far as this client knows."""
         return self._levels.get(queue, 0) > top

@@ -17,7 +17,8 @@ from typing import Any, Final
 from qbridge_core.backend import MAX_ID_CHARS, ConfigurationError, check_delay, suspects_queue
 
 UNIT_MS: Final = 100
-_INFIX: Final = ".qb.delay."
+_OURS: Final = ".qb."
+_INFIX: Final = f"{_OURS}delay."
 _ENOUGH: Final = 2
 _PAUSE: Final = 60.0
 # The broker refuses a TTL over 2**32 - 1 ms, which level 26 would need.
@@ -120,6 +121,11 @@ def passed(queue: str, properties: bytes) -> bool:
     if _INFIX.encode() not in properties:
         return False  # like most messages
     return f"{queue}{_INFIX}".encode() in properties  # in the header x-death of the broker
+
+
+def is_internal(queue: str) -> bool:
+    """Whether it is a queue that QBridge has made beside another one, and no name that somebody has chosen."""
+    return _OURS in queue
 
 
 def exit_exchange(queue: str) -> str:

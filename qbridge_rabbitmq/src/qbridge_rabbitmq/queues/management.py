@@ -1,4 +1,4 @@
-"""RabbitMQ's management API, as far as it is needed: which policies there are (rabbitmq.com/docs/management)."""
+"""RabbitMQ's management API, as far as it is needed: policies and queues (rabbitmq.com/docs/management)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from qbridge_core.backend import BrokerURL
+from qbridge_rabbitmq.connection.options import Endpoint
 
 _TIMEOUT: Final = 5.0
-_LARGEST: Final = 16 * 1024 * 1024
+_LARGEST: Final = 64 * 1024 * 1024
+_NOT_FOUND: Final = 404
 
 
 class ManagementError(Exception):
@@ -27,7 +29,7 @@ class Management:
         url: where it is, with credentials.
         username: to log in with, when the URL has no credentials.
         password: belongs to it.
-        vhost: whose policies are read.
+        vhost: what is read is that of this one.
         tls: certificates to trust, with ``https``.
     """
 
@@ -39,6 +41,14 @@ class Management:
         # A redirect would be given the password too.
         self._opener = urllib.request.build_opener(_NoRedirect(), urllib.request.HTTPSHandler(context=tls))
 
+    @classmethod
+    def of(cls, endpoint: Endpoint) -> Management | None:
+        """That of a broker for which the option ``management_url`` is given."""
+        url = endpoint.options.management_url
+        if url is None:
+            return None
+        return cls(url, *endpoint.credentials, endpoint.vhost, endpoint.management_tls())
+
     def __str__(self) -> str:
         return str(self._url)
 
@@ -48,38 +58,65 @@ class Management:
         Raises:
             ManagementError: they cannot be read.
         """
-        return self._get("policies")
+        return _rows(self._get("policies", "policymaker"))
 
     def operator_policies(self) -> list[dict[str, Any]]:
         """The same for operator policies."""
-        return self._get("operator-policies")
+        return _rows(self._get("operator-policies", "policymaker"))
 
     def queue_states(self) -> list[dict[str, Any]]:
         """The names of the queues, their types, states and leaders; the user needs the tag ``management``."""
-        return self._get("queues", "?columns=name,type,state,leader")
+        return _rows(self._get("queues", "management", "?columns=name,type,state,leader"))
 
-    def _get(self, what: str, query: str = "") -> list[dict[str, Any]]:
+    def queues(self) -> list[dict[str, Any]]:
+        """The queues of the virtual host: name, type, dead-letter route; the user needs the tag ``management``.
+
+        Raises:
+            ManagementError: they cannot be read.
+        """
+        columns = "name,type,exclusive,arguments.x-dead-letter-exchange,arguments.x-dead-letter-routing-key"
+        return _rows(self._get("queues", "management", f"?disable_stats=true&columns={columns}"))
+
+    def queue(self, name: str) -> dict[str, Any]:
+        """What is known of one queue, nothing of one that does not exist; the user needs the tag ``management``.
+
+        Raises:
+            ManagementError: it cannot be read.
+        """
+        try:
+            (row,) = _rows([self._get("queues", "management", f"/{quote(name, safe='')}")])
+        except _MissingError:
+            return {}
+        return row
+
+    def _get(self, what: str, tag: str, rest: str = "") -> Any:
         host, port = self._url.host or "localhost", self._url.port or (15671 if self._url.scheme == "https" else 15672)
         address = f"[{host}]" if ":" in host else host
         prefix = quote((self._url.path or "").rstrip("/"))
-        path = f"{prefix and '/'}{prefix}/api/{what}/{self._vhost}{query}"
+        path = f"{prefix and '/'}{prefix}/api/{what}/{self._vhost}{rest}"
         request = urllib.request.Request(  # noqa: S310 - the scheme was checked
             f"{self._url.scheme}://{address}:{port}{path}", headers={"Authorization": f"Basic {self._login}"}
         )
         try:
             with self._opener.open(request, timeout=_TIMEOUT) as answer:
-                rows = json.loads(answer.read(_LARGEST))
+                return json.loads(answer.read(_LARGEST))
         except urllib.error.HTTPError as exc:
             exc.close()
-            hint = (
-                " (a wrong user or password, or a user without the tag policymaker)" if exc.code in {401, 403} else ""
-            )
-            raise ManagementError(f"it answers {exc.code}{hint}") from None
+            hint = f" (a wrong user or password, or a user without the tag {tag})" if exc.code in {401, 403} else ""
+            kind = _MissingError if exc.code == _NOT_FOUND else ManagementError
+            raise kind(f"it answers {exc.code}{hint}") from None
         except Exception as exc:  # noqa: BLE001 - whatever another server says must hurt nobody
             raise ManagementError(str(getattr(exc, "reason", exc)) or type(exc).__name__) from None
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise ManagementError("it does not speak as RabbitMQ does")
-        return rows
+
+
+class _MissingError(ManagementError):
+    """There is nothing of that name."""
+
+
+def _rows(found: Any) -> list[dict[str, Any]]:
+    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+        raise ManagementError("it does not speak as RabbitMQ does")
+    return found
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

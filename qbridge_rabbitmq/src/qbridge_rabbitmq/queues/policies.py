@@ -60,10 +60,8 @@ class Policies:
     @classmethod
     def of(cls, endpoint: Endpoint) -> Policies | None:
         """Those of a broker whose management API is known."""
-        url = endpoint.options.management_url
-        if url is None:
-            return None
-        return cls(Management(url, *endpoint.credentials, endpoint.vhost, endpoint.management_tls()), endpoint.vhost)
+        api = Management.of(endpoint)
+        return None if api is None else cls(api, endpoint.vhost)
 
     def watch(self, queue: str, dead_letter_queue: str) -> None:
         """A queue is used: look at the policies now, and again now and then."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from redis.crc import key_slot
@@ -41,6 +42,18 @@ class Keys:
                 self._streams.clear()  # a cache only
             key = self._streams[queue] = (self._prefix + check_queue_name(queue)).encode()
         return key
+
+    def queue(self, key: bytes) -> str | None:
+        """The name of the queue whose stream has this key; ``None`` for one that no queue can have."""
+        try:
+            text = key.decode()
+            return check_queue_name(text.removeprefix(self._prefix)) if text.startswith(self._prefix) else None
+        except (UnicodeDecodeError, ConfigurationError):
+            return None
+
+    def pattern(self) -> str:
+        """What matches the keys of all streams, as ``SCAN`` understands it."""
+        return re.sub(r"([\\\[\]*?])", r"\\\1", self._prefix) + "*"
 
     def check_new(self, queue: str) -> None:
         """Refuse the name of a queue that would be that of another one's delayed messages.

@@ -1,8 +1,9 @@
-"""Counts the messages of a queue, and deletes those that are ready."""
+"""Counts the messages of a queue, tells what else there is to tell of it, and deletes those that are ready."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from redis.exceptions import ResponseError
@@ -10,10 +11,27 @@ from redis.exceptions import ResponseError
 from qbridge_core.backend import QueueStats
 from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import checked, is_missing_group, unreachable
-from qbridge_redis.protocol.scripts import PURGE, Command
+from qbridge_redis.protocol.scripts import LOOK, PURGE, Command
 from qbridge_redis.state.context import NodeContext
+from qbridge_redis.state.handbacks import HANDBACK
 
 _PURGE_PAGE: Final = 1000
+_ALIVE: Final = 5.0  # seconds; who waits for messages asks each second, and who has enough to do renews its leases
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What there is to tell of a queue.
+
+    Attributes:
+        stats: its counts, the consumers that were seen within a lease, and the age of what is ready.
+        added: how many entries have ever come.
+        held: how many of them are there.
+    """
+
+    stats: QueueStats
+    added: int
+    held: int
 
 
 class QueueAdmin:
@@ -24,19 +42,30 @@ class QueueAdmin:
 
     def stats(self, queue: str) -> QueueStats:
         """Count in one round trip."""
-        stream, group = self._context.keys.stream(queue), self._context.options.group
-        commands: list[Command] = [
-            ("XLEN", stream),
-            ("XPENDING", stream, group),
-            ("ZCARD", self._context.keys.delayed(queue)),
-        ]
+        commands = self._counts(queue)
         with self._context.pool.connection() as connection:
-            length, pending, delayed = ask(self._context, connection, commands)
+            replies = ask(self._context, connection, commands)
+        return _counted(replies, f"count {queue!r}")
+
+    def look(self, queue: str) -> Look:
+        """Count, and look at what is beside the counts, in one round trip."""
+        options, stream = self._context.options, self._context.keys.stream(queue)
+        alive = round(max(_ALIVE, options.lease) * 1000)
+        commands = [*self._counts(queue), LOOK([stream], options.group, alive, HANDBACK)]
+        with self._context.pool.connection() as connection:
+            *counts, look = ask(self._context, connection, commands)
+        action = f"look at {queue!r}"
+        stats = _counted(counts, action)
+        consumers, age, added, held = checked(look, action)
+        return Look(replace(stats, consumers=consumers, oldest_age=age / 1000), added, held)
+
+    def letters(self, queue: str) -> int | None:
+        """How many letters are ready in a dead-letter queue; ``None`` when there is none."""
+        commands = [("EXISTS", self._context.keys.stream(queue)), *self._counts(queue)]
+        with self._context.pool.connection() as connection:
+            exists, *counts = ask(self._context, connection, commands)
         action = f"count {queue!r}"
-        missing = isinstance(pending, ResponseError) and is_missing_group(pending)
-        in_flight = 0 if missing else checked(pending, action)[0]
-        ready = max(0, checked(length, action) - in_flight)
-        return QueueStats(ready, in_flight, checked(delayed, action))
+        return _counted(counts, action).ready if checked(exists, action) else None
 
     def purge(self, queue: str) -> int:
         """Delete what is ready now, page by page."""
@@ -50,6 +79,22 @@ class QueueAdmin:
                 purged += deleted
                 start = b"(" + seen if seen else b""
         return purged
+
+    def _counts(self, queue: str) -> list[Command]:
+        stream = self._context.keys.stream(queue)
+        return [
+            ("XLEN", stream),
+            ("XPENDING", stream, self._context.options.group),
+            ("ZCARD", self._context.keys.delayed(queue)),
+        ]
+
+
+def _counted(replies: Sequence[Any], action: str) -> QueueStats:
+    length, pending, delayed = replies
+    missing = isinstance(pending, ResponseError) and is_missing_group(pending)
+    in_flight = 0 if missing else checked(pending, action)[0]
+    ready = max(0, checked(length, action) - in_flight)
+    return QueueStats(ready, in_flight, checked(delayed, action))
 
 
 def ask(context: NodeContext, connection: RedisConnection, commands: Sequence[Command]) -> list[Any]:

@@ -12,6 +12,10 @@ if #own > 0 then
   claim[#claim + 1] = 'JUSTID'
   redis.call('XCLAIM', stream, group, me, 0, unpack(claim))
 end
+if redis.REDIS_VERSION_NUM < 0x70200 then
+  -- Be seen: to Redis 7.0 a consumer for which there is nothing does not even exist. Behind this id it holds nothing.
+  redis.call('XREADGROUP', 'GROUP', group, me, 'COUNT', 1, 'STREAMS', stream, '18446744073709551614-0')
+end
 for _, row in ipairs(redis.call('XPENDING', stream, group, 'IDLE', ARGV[3], '-', '+', ARGV[5])) do
   if row[2] ~= me then others[#others + 1] = row end
 end
