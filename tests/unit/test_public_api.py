@@ -15,6 +15,8 @@ import qbridge_core.testing
 import qbridge_memory
 
 CORE = [
+    "Attempt",
+    "AttemptOutcome",
     "AuthenticationError",
     "BackendLoadError",
     "BackendNotInstalledError",

@@ -28,6 +28,7 @@ from qbridge_core.contract.capabilities import Capabilities
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.dead_letter import DeadLetter, Failure, Reason
 from qbridge_core.contract.findings import Finding, FindingStatus, QueueUse
+from qbridge_core.contract.history import Attempt, AttemptOutcome
 from qbridge_core.contract.hookspecs import hookimpl
 from qbridge_core.contract.message import Delivery, Message, QueueStats
 from qbridge_core.contract.names import default_dead_letter_queue
@@ -80,6 +81,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Attempt",
+    "AttemptOutcome",
     "AuthenticationError",
     "BackendLoadError",
     "BackendNotInstalledError",

@@ -10,6 +10,7 @@ from typing import Final
 
 from qbridge_core.backend import (
     DIAGNOSIS_SECONDS,
+    HISTORY,
     NO_HEADERS,
     BrokerUnavailableError,
     BrokerURL,
@@ -51,6 +52,7 @@ from qbridge_core.backend import (
 )
 from qbridge_kombu.connected import Connected
 from qbridge_kombu.options import HINTS, READERS, Settings
+from qbridge_kombu.protocol.headers import sent
 from qbridge_kombu.protocol.messages import Outgoing
 from qbridge_kombu.state.in_flight import Tag
 from qbridge_kombu.transports import SCHEMES, transport_class
@@ -266,7 +268,7 @@ class KombuClient(QueueClient):
         elif failure is not None:
             settling.retry(tag, failure, queue or delivery.queue, self._delay(delay))
         else:
-            settling.hand_back(tag, self._delay(delay))
+            settling.hand_back(tag, self._delay(delay), delivery.meta.get(HISTORY))
 
     @_guarded_method
     def flush(self, timeout: float = 5.0) -> bool:
@@ -318,7 +320,7 @@ class KombuClient(QueueClient):
     def _publish_letter(self, queue: str, delivery: Delivery) -> None:
         check_queue_name(queue)
         properties = delivery.tag.received.properties
-        headers = {**delivery.headers, **replay_headers(delivery.meta)}
+        headers = {**delivery.headers, **replay_headers(delivery.meta), **sent(delivery.meta, delivery.sent_at_ms)}
         self._connected().publisher.copy(queue, Outgoing(delivery.body, headers, properties))
 
     def _delay(self, delay: object) -> float:

@@ -23,6 +23,7 @@ class StoredMessage:
     Attributes:
         number: given when it is first listed, a higher one to what comes later; 0 before.
         since: when it was put into its queue or came due there (monotonic time).
+        sent: when its producer sent it (Unix time in milliseconds).
     """
 
     body: bytes
@@ -32,6 +33,7 @@ class StoredMessage:
     redelivered: bool = False
     number: int = 0
     since: float = 0.0
+    sent: int = 0
 
 
 @dataclass(slots=True)

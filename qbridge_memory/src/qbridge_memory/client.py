@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any, Final
 
 from qbridge_core.backend import (
     DIAGNOSIS_SECONDS,
+    DUE_AT,
     NO_HEADERS,
     SOURCE_QUEUE,
     BrokerURL,
@@ -107,6 +109,8 @@ class MemoryClient(QueueClient):
         diagnoses=True,
         details=frozenset({"dead", "consumers", "oldest_age", "in_rate", "out_rate"}),
         queues=True,
+        sent_at=True,
+        history=True,
     )
 
     def __init__(self, url: str = "memory://", **options: object) -> None:
@@ -276,9 +280,10 @@ class MemoryClient(QueueClient):
             target = self._dead_letter_queues.get(delivery.queue, default_dead_letter_queue(delivery.queue))
             done = self._move(delivery, target, failure.dead_letter_headers(), failure.task_id, 0.0)
         elif failure is not None:
-            done = self._move(delivery, queue or delivery.queue, failure.retry_headers(), failure.task_id, delay)
+            meta = {**failure.retry_headers(), DUE_AT: _due(delay)}
+            done = self._move(delivery, queue or delivery.queue, meta, failure.task_id, delay)
         elif delay > 0:
-            done = self._move(delivery, delivery.queue, delivery.meta, "", delay)
+            done = self._move(delivery, delivery.queue, {**delivery.meta, DUE_AT: _due(delay)}, "", delay)
         else:
             done = self._broker.give_back(delivery.queue, delivery.tag)
         self._finish(delivery, done)
@@ -288,7 +293,9 @@ class MemoryClient(QueueClient):
         self._require_connection(queue)
         found = self._broker.peek(queue, check_count("limit", limit), _number(check_after(after)))
         return [
-            DeadLetter.from_headers(message.body, message.headers, message.meta, letter_id=str(message.number))
+            DeadLetter.from_headers(
+                message.body, message.headers, message.meta, letter_id=str(message.number), sent_ms=message.sent
+            )
             for message in found
         ]
 
@@ -323,13 +330,17 @@ class MemoryClient(QueueClient):
 
     def _publish_letter(self, queue: str, delivery: Delivery) -> None:
         check_queue_name(queue)
-        headers = replay_headers(delivery.meta)
-        self._broker.put(queue, [StoredMessage(delivery.body, delivery.headers, delivery.message_id, headers)], 0.0)
+        letter = StoredMessage(
+            delivery.body, delivery.headers, delivery.message_id, delivery.meta, sent=delivery.sent_at_ms
+        )
+        self._broker.put(queue, [_back(letter, None)], 0.0)
 
     def _put(self, queue: str, messages: Iterable[Message], delay: float) -> None:
         self._require_connection(queue)
-        most = self.max_message_bytes
-        self._broker.put(queue, [_stored(check_message(message), most) for message in check_messages(messages)], delay)
+        most, now = self.max_message_bytes, round(time.time() * 1000)
+        meta = {DUE_AT: _due(delay)} if delay else NO_HEADERS
+        stored = [_stored(check_message(message), most, meta, now) for message in check_messages(messages)]
+        self._broker.put(queue, stored, delay)
 
     def _move(self, delivery: Delivery, target: str, meta: Mapping[str, Any], task_id: str, delay: float) -> bool:
         return self._broker.move(delivery.queue, delivery.tag, target, meta, task_id or None, delay)
@@ -381,6 +392,7 @@ def _delivery(queue: str, token: int, message: StoredMessage) -> Delivery:
         message_id=message.message_id,
         tag=token,
         redelivered=message.redelivered,
+        sent=message.sent,
     )
 
 
@@ -403,13 +415,17 @@ def _back(letter: StoredMessage, edit: Edit | None) -> StoredMessage:
     """What goes back of a letter."""
     meta = replay_headers(letter.meta, edit, letter.message_id)
     if edit is None:
-        return StoredMessage(letter.body, letter.headers, letter.message_id, meta)
+        return StoredMessage(letter.body, letter.headers, letter.message_id, meta, sent=letter.sent)
     body = letter.body if edit.body is None else edit.body
     headers = letter.headers if edit.headers is None else edit.headers
-    return StoredMessage(body, headers, edit.message_id, meta)
+    return StoredMessage(body, headers, edit.message_id, meta, sent=letter.sent)
 
 
-def _stored(message: Message, most: int) -> StoredMessage:
+def _due(delay: float) -> int:
+    return round((time.time() + delay) * 1000)
+
+
+def _stored(message: Message, most: int, meta: Mapping[str, Any], now: int) -> StoredMessage:
     body, headers, message_id = check_content(message, most)
     kept = MappingProxyType(dict(headers)) if headers else NO_HEADERS  # the producer may go on to change its own
-    return StoredMessage(body, kept, message_id, NO_HEADERS)
+    return StoredMessage(body, kept, message_id, meta, sent=now)

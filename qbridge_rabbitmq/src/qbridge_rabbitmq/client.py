@@ -109,6 +109,8 @@ class RabbitMQClient(QueueClient):
         diagnoses=True,
         details=ALWAYS,
         queues=True,
+        sent_at=True,
+        history=True,
     )
 
     def __init__(self, rabbitmq_url: str = "amqp://guest:guest@localhost:5672/", **options: object) -> None:
@@ -246,9 +248,10 @@ class RabbitMQClient(QueueClient):
         """Publish one persistent message; return once the broker has confirmed it (rabbitmq.com/docs/confirms)."""
         broker = self._live()
         given = Message(body, NO_HEADERS if headers is None else headers, message_id)
-        message = publication(queue, given, broker.sender.room, self.max_message_bytes)
+        delay = check_delay(delay, delays.MAX_SECONDS)
+        message = publication(queue, given, broker.sender.room, self.max_message_bytes, delay)
         timeout = check_publish_timeout(timeout)
-        if check_delay(delay, delays.MAX_SECONDS) > 0:
+        if delay > 0:
             broker.delayed.send(message, delay, timeout)
         else:
             broker.sender.send([message], timeout)

@@ -92,6 +92,8 @@ class RedisClient(QueueClient):
         diagnoses=True,
         details=frozenset({"dead", "consumers", "oldest_age", "in_rate", "out_rate"}),
         queues=True,
+        sent_at=True,
+        history=True,
     )
 
     logs_outages = True

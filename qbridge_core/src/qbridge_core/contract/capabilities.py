@@ -34,6 +34,11 @@ class Capabilities:
         diagnoses: ``diagnose`` looks at the broker and at queues for what bites people.
         details: the fields of ``QueueStats`` beyond the counts that ``describe`` fills in for each queue.
         queues: ``queues`` lists the queues, at least those that this client has declared.
+        sent_at: ``Delivery.sent_at`` and ``DeadLetter.sent_at`` tell when a message was published, to the second at
+            least, and ``Delivery.due_at`` from when on a delayed one, or one for another attempt, may run. Retries,
+            delays, hand-backs, letters and replays carry that on. Without it all three are ``None``.
+        history: what ``Failure.history`` and ``Delivery.record`` say of earlier attempts is carried on likewise, but
+            where there is no room for it. Without it ``history`` is empty.
     """
 
     delay: bool = False
@@ -50,3 +55,5 @@ class Capabilities:
     diagnoses: bool = False
     details: frozenset[str] = frozenset()
     queues: bool = False
+    sent_at: bool = False
+    history: bool = False

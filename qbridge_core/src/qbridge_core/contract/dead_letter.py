@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -16,20 +17,25 @@ from qbridge_core.contract.headers import (
     EXCEPTION_MESSAGE,
     EXCEPTION_TYPE,
     FIRST_FAILED_AT,
+    HISTORY,
     LAST_FAILED_AT,
     MAX_EXCEPTION_MESSAGE_CHARS,
     MAX_TRACEBACK_CHARS,
     REASON,
     REPLAYS,
+    SENT_AT,
     SOURCE_QUEUE,
     SUSPICIONS,
     TASK_ID,
     TRACEBACK,
     WORKER,
+    clean_text,
+    instant,
     meta_int,
     meta_text,
     meta_time,
 )
+from qbridge_core.contract.history import Attempt, History, read_history, write_history
 
 
 class Reason(StrEnum):
@@ -63,6 +69,7 @@ class Failure:
         task_id: the task's id, or "" for a message without a readable one.
         worker: ``host:pid`` of the process.
         replays: how often it was sent back from a dead-letter queue before; written when it was.
+        history: the last attempts, this one among them; written when there are some.
     """
 
     reason: Reason
@@ -77,13 +84,14 @@ class Failure:
     task_id: str = ""
     worker: str = ""
     replays: int = 0
+    history: History = ()
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__
-        set_field(self, "exception_type", _clean(self.exception_type)[:MAX_ID_CHARS])
-        set_field(self, "exception_message", _clean(self.exception_message)[:MAX_EXCEPTION_MESSAGE_CHARS])
-        set_field(self, "traceback", _clean(self.traceback)[-MAX_TRACEBACK_CHARS:])
-        set_field(self, "task_id", _clean(self.task_id)[:MAX_ID_CHARS])
+        set_field(self, "exception_type", clean_text(self.exception_type)[:MAX_ID_CHARS])
+        set_field(self, "exception_message", clean_text(self.exception_message)[:MAX_EXCEPTION_MESSAGE_CHARS])
+        set_field(self, "traceback", clean_text(self.traceback)[-MAX_TRACEBACK_CHARS:])
+        set_field(self, "task_id", clean_text(self.task_id)[:MAX_ID_CHARS])
 
     def retry_headers(self) -> dict[str, str | int]:
         """The headers that a copy for another attempt must carry so that any worker can go on counting."""
@@ -94,7 +102,7 @@ class Failure:
         }
         if self.crashes:
             headers[CRASHES] = self.crashes
-        return headers | self._replayed()
+        return headers | self._before()
 
     def dead_letter_headers(self) -> dict[str, str | int]:
         """All headers of a dead letter; :meth:`DeadLetter.from_headers` reads them back."""
@@ -110,11 +118,14 @@ class Failure:
             SOURCE_QUEUE: self.source_queue,
             TASK_ID: self.task_id,
             WORKER: self.worker,
-            **self._replayed(),
+            **self._before(),
         }
 
-    def _replayed(self) -> dict[str, str | int]:
-        return {REPLAYS: self.replays} if self.replays else {}
+    def _before(self) -> dict[str, str | int]:
+        headers: dict[str, str | int] = {REPLAYS: self.replays} if self.replays else {}
+        if self.history:
+            headers[HISTORY] = write_history(self.history)
+        return headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +142,10 @@ class DeadLetter:
         id: names the letter in ``replay``, ``delete_letters`` and ``after=``, in any process, for as long as it stays
             in its queue. Letters of other programs that are equal may share one. "" from a backend without the
             capability ``letters``.
+        history: the last ten attempts of the message at most, the oldest first; empty from a backend without the
+            capability ``history``, and where there was no room for them.
+        sent_at: when its producer sent it (UTC); ``None`` when unknown, as from a backend without the capability
+            ``sent_at``.
     """
 
     body: bytes = field(repr=False)
@@ -148,6 +163,8 @@ class DeadLetter:
     worker: str
     replays: int = 0
     id: str = ""
+    history: tuple[Attempt, ...] = ()
+    sent_at: datetime | None = None
 
     @property
     def payload(self) -> Any:
@@ -159,9 +176,23 @@ class DeadLetter:
 
     @classmethod
     def from_headers(
-        cls, body: bytes, headers: Mapping[str, Any], meta: Mapping[str, Any], *, letter_id: str = ""
+        cls,
+        body: bytes,
+        headers: Mapping[str, Any],
+        meta: Mapping[str, Any],
+        *,
+        letter_id: str = "",
+        sent_ms: int = 0,
     ) -> DeadLetter:
-        """Read a dead letter from its body, the producer's headers and QBridge's own (values: str, bytes or int)."""
+        """Read a dead letter from its body, the producer's headers and QBridge's own (values: str, bytes or int).
+
+        Args:
+            body: the producer's bytes.
+            headers: the producer's own headers.
+            meta: QBridge's.
+            letter_id: see ``id``.
+            sent_ms: when it was sent (Unix time in milliseconds), where QBridge's headers do not tell; 0 for unknown.
+        """
         return cls(
             body=body,
             headers=dict(headers),
@@ -178,6 +209,8 @@ class DeadLetter:
             worker=meta_text(meta, WORKER),
             replays=meta_int(meta, REPLAYS),
             id=letter_id,
+            history=read_history(meta.get(HISTORY)),
+            sent_at=instant(meta_int(meta, SENT_AT) or sent_ms),
         )
 
 
@@ -223,8 +256,3 @@ def _reason(meta: Mapping[str, Any]) -> Reason:
         return Reason(meta_text(meta, REASON))
     except ValueError:
         return Reason.REJECTED
-
-
-def _clean(text: str) -> str:
-    """Text that every broker can store: no lone surrogates, no NUL."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")

@@ -6,6 +6,7 @@ Everything that QBridge has to say about a message travels beside the body in th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -28,6 +29,12 @@ BESIDE: Final = HEADER_PREFIX + "beside"
 
 REPLAYS: Final = HEADER_PREFIX + "replays"
 """How often somebody has sent it back from a dead-letter queue."""
+HISTORY: Final = HEADER_PREFIX + "history"
+"""What became of its runs; :mod:`qbridge_core.contract.history` writes and reads it."""
+SENT_AT: Final = HEADER_PREFIX + "sent-at-ms"
+"""When its producer sent it, where nothing else of the message tells."""
+DUE_AT: Final = HEADER_PREFIX + "due-at-ms"
+"""From when on this copy may run: a delay ends then, or it was written for another attempt or by a replay then."""
 
 # Bounds of what a failure may add to a message: AMQP 0-9-1 puts all headers into one frame (131,072 bytes by
 # default in RabbitMQ), and a dead letter that the broker refuses for its headers would be stuck for ever.
@@ -35,7 +42,9 @@ MAX_EXCEPTION_MESSAGE_CHARS: Final = 1_000
 MAX_TRACEBACK_CHARS: Final = 8_000
 # A count that anybody may have written must still fit into a signed 64-bit header when one is added to it.
 _MAX_COUNT: Final = 2**62
-_END_OF_TIME: Final = 253_402_300_800_000  # year 10,000 in milliseconds: no real clock wrote more
+END_OF_TIME: Final = 253_402_300_799_999
+"""The last millisecond of the year 9999: no real clock wrote more."""
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 NO_HEADERS: Final[Mapping[str, Any]] = MappingProxyType({})
 """One shared empty mapping: a new one per message would cost on the hot path."""
@@ -60,4 +69,24 @@ def meta_int(meta: Mapping[str, Any], name: str) -> int:
 def meta_time(meta: Mapping[str, Any], name: str) -> float | None:
     """A QBridge time header (milliseconds) as Unix time in seconds; None when it is missing or no number."""
     milliseconds = meta_int(meta, name)
-    return milliseconds / 1000 if 0 < milliseconds < _END_OF_TIME else None
+    return milliseconds / 1000 if 0 < milliseconds <= END_OF_TIME else None
+
+
+def meta_instant(meta: Mapping[str, Any], name: str) -> datetime | None:
+    """A QBridge time header (milliseconds) as a time in UTC; None when it is missing or no number."""
+    return instant(meta_int(meta, name))
+
+
+def instant(milliseconds: int) -> datetime | None:
+    """Unix time in milliseconds as a time in UTC; None for what no clock has written."""
+    return _EPOCH + timedelta(milliseconds=milliseconds) if 0 < milliseconds <= END_OF_TIME else None
+
+
+def milliseconds(moment: datetime) -> int:
+    """The reverse of :func:`instant`."""
+    return (moment - _EPOCH) // timedelta(milliseconds=1)
+
+
+def clean_text(text: str) -> str:
+    """Text that every broker can store: no lone surrogates, no NUL."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from qbridge_core.contract.checks import DEFAULT_MAX_MESSAGE_BYTES, check_body, check_headers
 from qbridge_core.contract.dead_letter import DeadLetter
-from qbridge_core.contract.headers import REPLAYS, TASK_ID, meta_int, meta_text
+from qbridge_core.contract.headers import DUE_AT, HISTORY, REPLAYS, TASK_ID, meta_int, meta_text
+from qbridge_core.contract.history import read_history, write_history
 from qbridge_core.contract.message import new_id
 from qbridge_core.errors import ConfigurationError, LettersGoneError
 
@@ -134,12 +136,19 @@ def replay_headers(
 ) -> dict[str, str | int]:
     """What QBridge writes on a letter that goes back: how often it did, and on an edited one the id of its task.
 
+    It keeps its history, and may run from now on. When it was sent a backend carries on, as it does in all copies.
+
     Args:
         meta: what it has written there before.
         edit: what is to be different.
         message_id: the letter's own.
     """
-    headers: dict[str, str | int] = {REPLAYS: min(meta_int(meta, REPLAYS), _MOST_REPLAYS) + 1}
+    headers: dict[str, str | int] = {
+        REPLAYS: min(meta_int(meta, REPLAYS), _MOST_REPLAYS) + 1,
+        DUE_AT: round(time.time() * 1000),
+    }
+    if history := write_history(read_history(meta.get(HISTORY))):
+        headers[HISTORY] = history
     if edit is not None and (task_id := meta_text(meta, TASK_ID) or message_id):
         headers[TASK_ID] = task_id
     return headers

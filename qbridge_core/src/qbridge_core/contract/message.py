@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from datetime import datetime
 from typing import Any, Final
 
 from qbridge_core.contract.checks import (
@@ -24,18 +25,26 @@ from qbridge_core.contract.envelope import write_task
 from qbridge_core.contract.headers import (
     ATTEMPTS,
     CRASHES,
+    DUE_AT,
     FIRST_FAILED_AT,
+    HISTORY,
     NO_HEADERS,
     REPLAYS,
+    SENT_AT,
     TASK_ID,
+    instant,
+    meta_instant,
     meta_int,
     meta_time,
 )
+from qbridge_core.contract.history import Attempt, read_history, with_attempts, write_history
 from qbridge_core.contract.names import worker_identity
 from qbridge_core.errors import ConfigurationError, PayloadError
 
 _RANDOM_BITS: Final = ~(0xF << 76 | 0b11 << 62)
 _VERSION_4: Final = 4 << 76 | 0b10 << 62
+_KEPT: Final = (TASK_ID, REPLAYS, HISTORY, SENT_AT)
+"""What stays with a message that begins anew."""
 
 
 def _no_headers() -> Mapping[str, Any]:
@@ -175,7 +184,9 @@ class Delivery:
         meta: QBridge's own headers on it (names start with ``x-qbridge-``).
         tag: the backend's private handle.
         noted: a failure that the broker refused to have written beside it when it was here before, if a backend
-            recognizes it. ``attempts``, ``crashes`` and ``first_failed_at`` include it.
+            recognizes it. ``attempts``, ``crashes``, ``first_failed_at`` and ``history`` include it.
+        sent: when it was sent (Unix time in milliseconds, 0 for unknown), where ``meta`` does not tell; or what finds
+            that out, called with the delivery when somebody asks.
     """
 
     body: bytes = field(repr=False)  # a payload must not reach a log through a repr
@@ -190,6 +201,7 @@ class Delivery:
     tag: Any = field(default=None, repr=False)  # a driver's may hold the payload
     suspected: bool = False
     noted: Noted | None = None
+    sent: int | Callable[[Delivery], int] = 0
 
     @classmethod
     def from_headers(
@@ -203,18 +215,54 @@ class Delivery:
         tag: Any = None,
         redelivered: bool = False,
         suspected: bool = False,
+        sent: int | Callable[[Delivery], int] = 0,
     ) -> Delivery:
         """Build a delivery from the producer's headers and QBridge's own on it (values: str, bytes or int)."""
         if not meta:  # most messages: they have not failed yet
-            return cls(body, queue, headers, message_id, 0, 0, None, redelivered, meta, tag, suspected)
+            return cls(body, queue, headers, message_id, 0, 0, None, redelivered, meta, tag, suspected, None, sent)
         attempts, crashes = meta_int(meta, ATTEMPTS), meta_int(meta, CRASHES)
         first = meta_time(meta, FIRST_FAILED_AT)
-        return cls(body, queue, headers, message_id, attempts, crashes, first, redelivered, meta, tag, suspected)
+        return cls(
+            body, queue, headers, message_id, attempts, crashes, first, redelivered, meta, tag, suspected, None, sent
+        )
+
+    @property
+    def sent_at(self) -> datetime | None:
+        """When its producer sent it (UTC), whatever became of it since; ``None`` when nobody knows."""
+        return instant(self.sent_at_ms)
+
+    @property
+    def sent_at_ms(self) -> int:
+        """The same as Unix time in milliseconds; 0 when nobody knows. Copies carry it on in ``SENT_AT``."""
+        told = meta_int(self.meta, SENT_AT)
+        if told:
+            return told
+        return self.sent(self) if callable(self.sent) else self.sent
+
+    @property
+    def due_at(self) -> datetime | None:
+        """From when on it may run (UTC): the end of its delay, or when it was put back to be run again.
+
+        Put back for another attempt or by a replay, that is; ``None`` for what was sent without a delay and has not
+        failed: that may run from ``sent_at`` on.
+        """
+        return meta_instant(self.meta, DUE_AT)
+
+    @property
+    def history(self) -> tuple[Attempt, ...]:
+        """What became of its last runs, ten at most, the oldest first; read anew each time."""
+        return read_history(self.meta.get(HISTORY))
+
+    def record(self, attempt: Attempt) -> None:
+        """Add an attempt to the history: copies that count nothing carry it on, too."""
+        self.meta = {**self.meta, HISTORY: write_history(with_attempts(self.history, attempt))}
 
     def note(self, noted: Noted) -> None:
         """Count a failure that is not written beside the message."""
-        self.attempts, self.crashes = noted.failure.attempts, noted.failure.crashes
-        self.first_failed_at = noted.failure.first_failed_at
+        failure = noted.failure
+        self.attempts, self.crashes, self.first_failed_at = failure.attempts, failure.crashes, failure.first_failed_at
+        if failure.history:
+            self.meta = {**self.meta, HISTORY: write_history(failure.history)}
         self.noted = noted
 
     def begin_anew(self) -> None:
@@ -222,7 +270,7 @@ class Delivery:
         self.attempts = 0
         self.crashes = max(0, self.crashes - meta_int(self.meta, CRASHES))  # those since then count
         self.first_failed_at = None
-        self.meta = {name: self.meta[name] for name in (TASK_ID, REPLAYS) if name in self.meta} or NO_HEADERS
+        self.meta = {name: self.meta[name] for name in _KEPT if name in self.meta} or NO_HEADERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,4 +321,5 @@ def rejection(delivery: Delivery) -> Failure:
         task_id=delivery.message_id or "",
         worker=worker_identity(),
         replays=meta_int(delivery.meta, REPLAYS),
+        history=delivery.history,
     )

@@ -98,7 +98,7 @@ class Executor:
         self._lifespan_thread: LifespanThread | None = None
         self._ends = False
         if interrupt:
-            self.own = OwnCode(handler.func if isinstance(handler, _WithContext) else handler)
+            self.own = own_code(handler)
 
     def open(self) -> None:
         """Enter the lifespan, if there is one; wait until it is entered or ``close`` is called. Call it once.
@@ -226,6 +226,11 @@ def unwrapped(handler: Callable[..., object]) -> Callable[..., object]:
     while isinstance(handler, functools.partial | _WithContext):
         handler = handler.func
     return handler
+
+
+def own_code(handler: Callable[..., object]) -> OwnCode:
+    """What belongs to a handler."""
+    return OwnCode(handler.func if isinstance(handler, _WithContext) else handler)
 
 
 def is_coroutine_function(handler: Callable[..., object]) -> TypeGuard[Callable[..., Coroutine[Any, Any, object]]]:

@@ -59,10 +59,14 @@ def frame_of(thread: int | None) -> FrameType | None:
         return sys._current_frames().get(thread or 0)
 
 
+def frames_on(stack: FrameType) -> list[tuple[FrameType, int]]:
+    """The frames on a stack and their lines, the innermost first."""
+    with undisturbed:
+        return list(traceback.walk_stack(stack))
+
+
 def calls(stack: FrameType) -> traceback.StackSummary:
     """The calls on a stack, the outermost first, as ``traceback.extract_stack`` gives them."""
-    with undisturbed:
-        seen = list(traceback.walk_stack(stack))
-    summary = traceback.StackSummary.extract(seen)
+    summary = traceback.StackSummary.extract(frames_on(stack))
     summary.reverse()
     return summary

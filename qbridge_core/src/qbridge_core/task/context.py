@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from qbridge_core.contract.history import Attempt
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.runtime.clock import monotonic
 
@@ -55,6 +57,21 @@ class TaskContext:
     def remaining(self) -> float:
         """Seconds until the deadline; 0 when it is over."""
         return max(0.0, self.deadline - monotonic())
+
+    @property
+    def sent_at(self) -> datetime | None:
+        """When the message was sent (UTC); see :attr:`~qbridge_core.Delivery.sent_at`."""
+        return self._run.delivery.sent_at
+
+    @property
+    def due_at(self) -> datetime | None:
+        """From when on this attempt might run (UTC); see :attr:`~qbridge_core.Delivery.due_at`."""
+        return self._run.delivery.due_at
+
+    @property
+    def history(self) -> tuple[Attempt, ...]:
+        """The last attempts before this one, the oldest first; see :attr:`~qbridge_core.Delivery.history`."""
+        return self._run.delivery.history
 
     @property
     def cancelled(self) -> bool:

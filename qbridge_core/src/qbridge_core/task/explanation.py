@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from types import FrameType, TracebackType
 from typing import Final
 
 from qbridge_core.contract.dead_letter import Reason
 from qbridge_core.contract.headers import MAX_EXCEPTION_MESSAGE_CHARS, MAX_TRACEBACK_CHARS
-from qbridge_core.runtime.frames import calls
+from qbridge_core.runtime.frames import calls, frames_on
 from qbridge_core.runtime.logs import logger
 from qbridge_core.task import foreign
 
@@ -35,34 +35,48 @@ _CALLERS: Final = {
 }
 _UNREDACTED: Final = "(left out, because it could not be redacted)"
 _UNREADABLE: Final = "(the exception's text could not be read)"
+Owns = Callable[[FrameType], bool]
+"""Tells whether a frame is in the handler's own code."""
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What a dead letter says of a failed run; :class:`~qbridge_core.contract.dead_letter.Failure` has the rest."""
+    """What a dead letter says of a failed run; :class:`~qbridge_core.contract.dead_letter.Failure` has the rest.
+
+    ``place`` is that of :class:`~qbridge_core.contract.history.Attempt`.
+    """
 
     reason: Reason
     exception_type: str = ""
     message: str = ""
     traceback: str = ""
+    place: str = ""
 
     @classmethod
-    def from_exception(cls, reason: Reason, exc: BaseException) -> Explanation:
-        """Describe an exception, starting below the frames of QBridge that called the handler."""
+    def from_exception(cls, reason: Reason, exc: BaseException, owns: Owns | None = None) -> Explanation:
+        """Describe an exception, starting below the frames of QBridge that called the handler.
+
+        Args:
+            reason: what kind of failure.
+            exc: the exception.
+            owns: tells the handler's own code; without it no place is named.
+        """
         try:
             kind = type(exc)
             name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
             frames = _below_ours(exc.__traceback__)
             text = "".join(traceback.format_exception(kind, exc, frames)) if frames else ""
-            return cls(reason, _plain(name), _message(exc), _plain(text)[-_ROOM * MAX_TRACEBACK_CHARS :])
+            place = _place(reversed(list(traceback.walk_tb(frames))), owns)
+            return cls(reason, _plain(name), _message(exc), _plain(text)[-_ROOM * MAX_TRACEBACK_CHARS :], place)
         except BaseException:  # noqa: BLE001 - every access may run foreign code, and the failure must be recorded
             return cls(reason, "", _UNREADABLE)
 
     @classmethod
-    def timed_out(cls, timeout: float, stack: FrameType | None) -> Explanation:
+    def timed_out(cls, timeout: float, stack: FrameType | None, owns: Owns | None = None) -> Explanation:
         """Describe a timeout by where the handler was when its time was over."""
         text = "".join(_frames_of_handler(stack)) if stack else ""
-        return cls(Reason.TIMED_OUT, "TimeoutError", f"the handler ran longer than {timeout:g} s", text)
+        place = _place(frames_on(stack), owns) if stack else ""
+        return cls(Reason.TIMED_OUT, "TimeoutError", f"the handler ran longer than {timeout:g} s", text, place)
 
     def redacted(self, redact: Callable[[str], str] | None) -> Explanation:
         """The same with its texts as ``redact`` wants them shown."""
@@ -96,6 +110,21 @@ def _below_ours(frames: TracebackType | None) -> TracebackType | None:
     while handler is not None and handler.tb_frame.f_code.co_filename == _EXECUTOR:  # what it returned was refused
         handler = handler.tb_next
     return handler
+
+
+def _place(frames: Iterable[tuple[FrameType, int]], owns: Owns | None) -> str:
+    """The first of these frames and lines that is in the handler's own code; "" when none is."""
+    for frame, line in frames if owns is not None else ():
+        if owns(frame):
+            return f"{_file(frame)}:{line} {frame.f_code.co_qualname}"
+    return ""
+
+
+def _file(frame: FrameType) -> str:
+    """The file of a frame as its module is called: the same on each host, wherever the program is installed."""
+    parts = frame.f_code.co_filename.replace(os.sep, "/").split("/")
+    depth = str(frame.f_globals.get("__name__")).count(".") + 1 + (parts[-1] == "__init__.py")
+    return "/".join(parts[-depth:])
 
 
 def _message(exc: BaseException) -> str:

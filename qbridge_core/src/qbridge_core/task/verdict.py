@@ -11,7 +11,7 @@ from qbridge_core.contract.checks import require_seconds
 from qbridge_core.contract.dead_letter import Reason
 from qbridge_core.runtime.logs import logger
 from qbridge_core.task.control import Reject, Retry, Snooze
-from qbridge_core.task.explanation import Explanation
+from qbridge_core.task.explanation import Explanation, Owns
 from qbridge_core.task.retry import RetryPolicy
 
 _log: Final = logger("qbridge.worker")
@@ -71,32 +71,38 @@ def name_of(kind: type) -> str:
     return name
 
 
-def judge(exc: BaseException, policy: RetryPolicy) -> Verdict:
-    """What this exception of a handler asks for; what asks for nothing sensible is a plain failure. Never raises."""
+def judge(exc: BaseException, policy: RetryPolicy, owns: Owns | None = None) -> Verdict:
+    """What this exception of a handler asks for; what asks for nothing sensible is a plain failure. Never raises.
+
+    Args:
+        exc: what the handler raised.
+        policy: has rules for exceptions.
+        owns: tells the handler's own code, to name the place.
+    """
     try:
-        return _judge(exc, policy)
+        return _judge(exc, policy, owns)
     except BaseException as error:  # noqa: BLE001 - every access may run foreign code, and the failure must be counted
         _log.warning(
             "what the handler raised cannot be followed and counts as a failure: reading its %s raised %s",
             name_of(type(exc)), type(error).__name__,
         )  # fmt: skip
-        return Verdict(Action.COUNT, Explanation.from_exception(Reason.FAILED, exc))
+        return Verdict(Action.COUNT, Explanation.from_exception(Reason.FAILED, exc, owns))
 
 
-def _judge(exc: BaseException, policy: RetryPolicy) -> Verdict:
+def _judge(exc: BaseException, policy: RetryPolicy, owns: Owns | None) -> Verdict:
     kind = type(exc)  # isinstance would ask a property of the exception
     if issubclass(kind, Snooze):
-        explanation = Explanation.from_exception(Reason.FAILED, exc)
+        explanation = Explanation.from_exception(Reason.FAILED, exc, owns)
         return Verdict(Action.POSTPONE, explanation, require_seconds("seconds", cast(Snooze, exc).seconds))
     if issubclass(kind, Reject):
-        return Verdict(Action.REJECT, Explanation.from_exception(Reason.REJECTED, exc))
+        return Verdict(Action.REJECT, Explanation.from_exception(Reason.REJECTED, exc, owns))
     if issubclass(kind, Retry):
         cause: BaseException | None = _CAUSE(exc, kind)
         recorded = exc if cause is None else cause
         after = cast(Retry, exc).after
         delay = None if after is None else require_seconds("after", after)
         return Verdict(
-            Action.COUNT, Explanation.from_exception(Reason.FAILED, recorded), delay, policy.rule_for(recorded)
+            Action.COUNT, Explanation.from_exception(Reason.FAILED, recorded, owns), delay, policy.rule_for(recorded)
         )
-    explanation = Explanation.from_exception(Reason.FAILED, exc)
+    explanation = Explanation.from_exception(Reason.FAILED, exc, owns)
     return Verdict(Action.COUNT, explanation, rule=policy.rule_for(exc), final=policy.is_final(exc))

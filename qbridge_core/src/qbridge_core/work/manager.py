@@ -17,7 +17,7 @@ from qbridge_core.errors import (
     NotConnectedError,
     QBridgeError,
 )
-from qbridge_core.execute.executor import Handler, checked_handler, loading
+from qbridge_core.execute.executor import Handler, checked_handler, loading, own_code
 from qbridge_core.execute.lifespan import Lifespan, checked_lifespan
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import flush, logger
@@ -173,6 +173,7 @@ class TaskManager:
             max_crashes=checked_crashes(max_crashes),
             processes=program is not None,
             redact=checked_redact(redact),
+            owns=own_code(handler).includes,
         )
         self._lifecycle = Lifecycle(plugins)
         self._plan = Plan(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from qbridge_core.backend import HEADER_PREFIX, NO_HEADERS, meta_int
+from qbridge_core.backend import DUE_AT, HEADER_PREFIX, NO_HEADERS, SENT_AT, meta_int
 
 _OWN: Final = HEADER_PREFIX + "kombu-"
 DUE: Final = _OWN + "due-ms"
@@ -13,6 +13,8 @@ DUE: Final = _OWN + "due-ms"
 HANDED_BACK: Final = _OWN + "handed-back"
 """On the copy of a message that was handed back: it was delivered before, and was perhaps suspected."""
 _SUSPECTED: Final = "suspected"
+_OF_NEW_ONES: Final = {DUE, DUE_AT, SENT_AT}
+"""What of QBridge's headers a producer writes."""
 
 HEADERS: Final = _OWN + "headers"
 """Headers that the broker would take for its own, as JSON."""
@@ -29,6 +31,17 @@ def split(headers: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, A
         name: value for name, value in headers.items() if name.startswith(HEADER_PREFIX) and not name.startswith(_OWN)
     }
     return producers or NO_HEADERS, meta or NO_HEADERS
+
+
+def is_copy(headers: Mapping[str, Any]) -> bool:
+    """Whether these are of the next state of a message, and not of what somebody publishes."""
+    return any(name.startswith(HEADER_PREFIX) and name not in _OF_NEW_ONES for name in headers)
+
+
+def sent(headers: Mapping[str, Any], told: int) -> dict[str, int]:
+    """What a copy must have to tell when the message was sent, where ``told`` is what its transport says."""
+    found = meta_int(headers, SENT_AT) or told
+    return {SENT_AT: found} if found else {}
 
 
 def was_handed_back(headers: Mapping[str, Any]) -> bool:

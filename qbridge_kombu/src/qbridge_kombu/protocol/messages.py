@@ -42,6 +42,7 @@ class Received:
             this client had itself when its connection was lost is recognized by the bridge.
         identity: the broker's own name of the message, the same at each delivery, where it has one and any session
             settles: the bridge recognizes what it holds or has removed, and settles it with the newest handle.
+        sent: when it was published (Unix time in milliseconds), where the broker or a foreign producer tells; else 0.
     """
 
     body: bytes = field(repr=False)
@@ -51,6 +52,7 @@ class Received:
     redelivered: bool = False
     suspected: bool = False
     identity: str | None = None
+    sent: int = 0
 
 
 def prepared(channel: Any, message: Outgoing) -> Any:

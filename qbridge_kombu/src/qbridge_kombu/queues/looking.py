@@ -97,4 +97,4 @@ class Looking:
 
 def _letter(received: Received) -> DeadLetter:
     headers, meta = split(received.headers)
-    return DeadLetter.from_headers(received.body, headers, meta)
+    return DeadLetter.from_headers(received.body, headers, meta, sent_ms=received.sent)

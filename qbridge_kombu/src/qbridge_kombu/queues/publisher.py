@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from qbridge_core.backend import (
+    DUE_AT,
+    SENT_AT,
     BrokerUnavailableError,
     Message,
     PublishUnconfirmedError,
@@ -43,7 +45,7 @@ class Publisher:
         """
         self._context.require_open()
         seconds = self._context.settings.publish_timeout if timeout is None else timeout
-        for batch in self._batches(messages):
+        for batch in self._batches(messages, delay):
             self.send(queue, batch, delay, seconds)
 
     def copy(self, queue: str, message: Outgoing, delay: float = 0.0, *, create: bool = False) -> None:
@@ -108,11 +110,11 @@ class Publisher:
         held = [replace(message, headers=with_due(message.headers, due), delay=native) for message in messages]
         return companion, held
 
-    def _batches(self, messages: Iterable[Message]) -> Iterator[list[Outgoing]]:
+    def _batches(self, messages: Iterable[Message], delay: float) -> Iterator[list[Outgoing]]:
         batch: list[Outgoing] = []
         size = 0
         for each in check_messages(messages):
-            outgoing = self._outgoing(check_message(each))
+            outgoing = self._outgoing(check_message(each), delay)
             if batch and size + len(outgoing.body) > _BATCH_BYTES:
                 yield batch
                 batch, size = [], 0
@@ -124,10 +126,15 @@ class Publisher:
         if batch:
             yield batch
 
-    def _outgoing(self, message: Message) -> Outgoing:
+    def _outgoing(self, message: Message, delay: float) -> Outgoing:
         properties: dict[str, Any] = {"content_type": CONTENT_TYPE, "content_encoding": CONTENT_ENCODING}
         body = check_body(message.body, self._context.settings.max_message_bytes)
         headers = dict(check_headers(message.headers))
+        now = wall_clock()
+        if delay or not self._context.transport.tells_sent:  # what is delayed may be moved, which the broker dates anew
+            headers[SENT_AT] = str(round(now * 1000))
+        if delay:
+            headers[DUE_AT] = str(round((now + delay) * 1000))
         if (message_id := check_message_id(message.message_id)) is not None:
             properties["message_id"] = message_id
         outgoing = Outgoing(body, headers, properties)

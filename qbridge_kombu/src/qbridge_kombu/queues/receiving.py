@@ -120,4 +120,5 @@ def _delivery(tag: Tag) -> Delivery:
         tag=tag,
         redelivered=received.redelivered,
         suspected=received.suspected,
+        sent=received.sent,
     )

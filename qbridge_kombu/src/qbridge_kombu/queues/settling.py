@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from itertools import groupby
 from typing import Any, Final
 
 from qbridge_core.backend import (
+    DUE_AT,
+    HISTORY,
     BrokerUnavailableError,
     DeliveryLostError,
     Failure,
+    MessageTooLargeError,
     PermanentError,
     QBridgeError,
     QueueFullError,
@@ -18,9 +22,10 @@ from qbridge_core.backend import (
 )
 from qbridge_kombu.connection.broker import log
 from qbridge_kombu.connection.thread import UncertainError
-from qbridge_kombu.protocol.headers import handed_back, split
+from qbridge_kombu.protocol.headers import handed_back, sent, split
 from qbridge_kombu.protocol.messages import Outgoing
 from qbridge_kombu.queues.acknowledgements import Acknowledgements
+from qbridge_kombu.queues.delays import wall_clock
 from qbridge_kombu.queues.publisher import Publisher
 from qbridge_kombu.state.context import Context
 from qbridge_kombu.state.in_flight import State, Tag
@@ -51,10 +56,10 @@ class Settling:
 
     def retry(self, tag: Tag, failure: Failure, queue: str, delay: float) -> None:
         """Another attempt."""
-        self._replace(tag, queue, failure.retry_headers(), failure.task_id, delay)
+        self._replace(tag, queue, failure.retry_headers() | _due(delay), failure.task_id, delay)
 
-    def hand_back(self, tag: Tag, delay: float) -> None:
-        """Give it back, uncounted; where no copy is taken, the message itself."""
+    def hand_back(self, tag: Tag, delay: float, history: object = None) -> None:
+        """Give it back, uncounted; where no copy is taken, the message itself. What waits has this history from now."""
         with tag.lock:
             if not is_open(tag):
                 return
@@ -62,7 +67,7 @@ class Settling:
                 self._release([tag])
                 return
             try:
-                self._copy(tag, lambda: self._publisher.copy(tag.queue, _back(tag), delay, create=True))
+                self._copy(tag, lambda: self._publish(tag.queue, _back(tag, delay, history), delay))
             except _REFUSED:
                 if delay or not self._context.transport.keeps_unacknowledged or not self._release([tag]):
                     raise
@@ -125,9 +130,20 @@ class Settling:
             properties = dict(received.properties)
             if task_id and not properties.get("message_id"):
                 properties["message_id"] = task_id
-            copy = Outgoing(received.body, {**producers, **meta}, properties)
-            self._copy(tag, lambda: self._publisher.copy(queue, copy, delay, create=True))
+            headers = {**producers, **meta, **sent(received.headers, received.sent)}
+            copy = Outgoing(received.body, headers, properties)
+            self._copy(tag, lambda: self._publish(queue, copy, delay))
             self._remove(tag)
+
+    def _publish(self, queue: str, copy: Outgoing, delay: float) -> None:
+        """Publish a copy; one that is too large goes without its history."""
+        try:
+            self._publisher.copy(queue, copy, delay, create=True)
+        except MessageTooLargeError:
+            if HISTORY not in copy.headers:
+                raise
+            headers = {name: value for name, value in copy.headers.items() if name != HISTORY}
+            self._publisher.copy(queue, replace(copy, headers=headers), delay, create=True)
 
     def _copy(self, tag: Tag, publish: Callable[[], None]) -> None:
         """Write the next state once, however often its settlement is tried."""
@@ -169,6 +185,15 @@ def is_open(tag: Tag) -> bool:
     return tag.state is State.OPEN
 
 
-def _back(tag: Tag) -> Outgoing:
+def _back(tag: Tag, delay: float = 0.0, history: object = None) -> Outgoing:
     received = tag.received
-    return Outgoing(received.body, handed_back(received.headers, suspected=received.suspected), received.properties)
+    headers = handed_back(received.headers, suspected=received.suspected) | sent(received.headers, received.sent)
+    if delay:
+        headers |= _due(delay)
+        if history is not None:
+            headers[HISTORY] = history
+    return Outgoing(received.body, headers, received.properties)
+
+
+def _due(delay: float) -> dict[str, str | int]:
+    return {DUE_AT: round((wall_clock() + delay) * 1000)}

@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, ClassVar, Final
 
 import amqp
@@ -56,7 +57,15 @@ class AMQPTransport(Transport):
     required = "kombu"
     options: ClassVar[Mapping[str, OptionReader]] = {"queue_type": _option_queue_type, "login_method": option_text}
     capabilities = Capabilities(
-        delay=True, crashes=True, durable=True, shared=True, instant_ack=True, details=DETAILS, queues=True
+        delay=True,
+        crashes=True,
+        durable=True,
+        shared=True,
+        instant_ack=True,
+        details=DETAILS,
+        queues=True,
+        sent_at=True,
+        history=True,
     )
     publish_batch = 500
 
@@ -217,7 +226,15 @@ def _read(message: Any) -> Received:
         message.delivery_tag,
         redelivered or was_handed_back(headers),
         redelivered or was_suspected(headers),
+        sent=_sent(given.get("timestamp")),
     )
+
+
+def _sent(timestamp: object) -> int:
+    """A producer's timestamp in milliseconds; py-amqp gives it in UTC and without a zone."""
+    if not isinstance(timestamp, datetime):
+        return 0
+    return max(0, round(timestamp.replace(tzinfo=UTC).timestamp() * 1000))
 
 
 def _packed(headers: Mapping[str, Any]) -> dict[str, Any]:

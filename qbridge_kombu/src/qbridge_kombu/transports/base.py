@@ -51,6 +51,8 @@ class Transport(ABC):
         acknowledge_batch: how many messages :meth:`acknowledge` gets at once at most.
         instant_acknowledge: acknowledging is nothing but forgetting, without the broker (class B).
         releases_uncounted: :meth:`release` counts nothing, so a hand-back needs no copy.
+        tells_sent: the broker itself tells when a message was published (``Received.sent``); otherwise the producer
+            writes that into a header.
         purges_in_parts: :meth:`purge` deletes for a moment only, and is called until it finds nothing.
         secrets: what no text may show, beside the password of the URL.
     """
@@ -71,6 +73,7 @@ class Transport(ABC):
     acknowledge_batch: int = 100
     instant_acknowledge: ClassVar[bool] = False
     releases_uncounted: ClassVar[bool] = False
+    tells_sent: ClassVar[bool] = False
     purges_in_parts: ClassVar[bool] = False
     secrets: Sequence[str] = ()
 

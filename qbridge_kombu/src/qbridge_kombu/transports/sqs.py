@@ -25,11 +25,12 @@ from qbridge_core.backend import (
     option_count,
 )
 from qbridge_kombu.options import option_flag, option_text
+from qbridge_kombu.protocol.headers import is_copy
 from qbridge_kombu.protocol.messages import Outgoing, Received
 from qbridge_kombu.protocol.names import encoded
 from qbridge_kombu.transports.base import DETAILS, Transport
 from qbridge_kombu.transports.session import Session
-from qbridge_kombu.transports.sqs_messages import envelope, is_copy, received
+from qbridge_kombu.transports.sqs_messages import envelope, received
 from qbridge_kombu.transports.sqs_queues import LARGEST, Queues
 from qbridge_kombu.transports.sqs_region import check_host, option_region, require_region
 
@@ -90,6 +91,8 @@ class SQSTransport(Transport):
         exact_stats=False,
         details=DETAILS,
         queues=True,
+        sent_at=True,
+        history=True,
     )
     longest_task = float(_LONGEST_HOLD)
     max_native_delay = float(_LONGEST_DELAY)
@@ -97,6 +100,7 @@ class SQSTransport(Transport):
     publish_batch = _AT_ONCE
     receive_batch = _AT_ONCE
     acknowledge_batch = _AT_ONCE
+    tells_sent = True
     purges_in_parts = True
     renews = True
 
@@ -243,7 +247,7 @@ class SQSTransport(Transport):
         for number, message in enumerate(messages):
             text = envelope(message, name)
             sizes.append(len(text.encode()))
-            _check_room(sizes[-1], queue.largest + (_EXPLANATION if is_copy(message) else _REPLAYED))
+            _check_room(sizes[-1], queue.largest + (_EXPLANATION if is_copy(message.headers) else _REPLAYED))
             entry: dict[str, Any] = {"Id": str(number), "MessageBody": text}
             if message.delay > 0:
                 entry["DelaySeconds"] = math.ceil(message.delay)
@@ -269,7 +273,7 @@ class SQSTransport(Transport):
         reply = self._queues.ask(
             _service(session), name, "receive_message", f"receive from {name!r}",
             MaxNumberOfMessages=min(count, _AT_ONCE), WaitTimeSeconds=wait, VisibilityTimeout=int(self.lease or 0),
-            MessageSystemAttributeNames=["ApproximateReceiveCount"], MessageAttributeNames=["All"],
+            MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"], MessageAttributeNames=["All"],
         )  # fmt: skip
         now = monotonic()
         return [received(raw, now) for raw in reply.get("Messages", ())]

@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from qbridge_core.backend import HEADER_PREFIX
-from qbridge_kombu.protocol.headers import DUE, was_handed_back, was_suspected
+from qbridge_core.backend import meta_int
+from qbridge_kombu.protocol.headers import is_copy, was_handed_back, was_suspected
 from qbridge_kombu.protocol.messages import CONTENT_ENCODING, CONTENT_TYPE, Outgoing, Received
 
 _PERSISTENT: Final = 2
 _BASE64: Final = "base64"
 _RECEIVED: Final = "ApproximateReceiveCount"
+_SENT: Final = "SentTimestamp"
 # What the service refuses in a text, and what a JSON text may not have as it is.
 _NO_TEXT: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 # Written anew into each message, or only meant for the sending of the one that had it.
@@ -61,11 +62,6 @@ def envelope(message: Outgoing, name: str) -> str:
     return _NO_TEXT.sub(_escaped, text) if _NO_TEXT.search(text) else text
 
 
-def is_copy(message: Outgoing) -> bool:
-    """Whether it is the next state of a message, and not what somebody publishes."""
-    return any(name.startswith(HEADER_PREFIX) and name != DUE for name in message.headers)
-
-
 def received(raw: Mapping[str, Any], now: float) -> Received:
     """What ``ReceiveMessage`` returned: an envelope of kombu's, or anything else, whose text is the body."""
     found = _opened(raw["Body"])
@@ -80,7 +76,8 @@ def received(raw: Mapping[str, Any], now: float) -> Received:
         properties = {name: value for name, value in content["properties"].items() if name not in _NOT_KEPT}
         properties["content_type"] = content.get("content-type")
         properties["content_encoding"] = content.get("content-encoding")
-    again = int(raw.get("Attributes", {}).get(_RECEIVED, 1)) > 1
+    told = raw.get("Attributes", {})
+    again = int(told.get(_RECEIVED, 1)) > 1
     return Received(
         body,
         headers,
@@ -89,6 +86,7 @@ def received(raw: Mapping[str, Any], now: float) -> Received:
         again or was_handed_back(headers),
         again or was_suspected(headers),
         identity=raw["MessageId"],
+        sent=0 if is_copy(headers) else meta_int(told, _SENT),  # a copy says itself when its original was sent
     )
 
 

@@ -35,6 +35,8 @@ class VirtualTransport(Transport):
         exact_stats=False,
         details=DETAILS,
         queues=True,
+        sent_at=True,
+        history=True,
     )
 
     def exists(self, session: Session, name: str) -> bool:

@@ -17,12 +17,15 @@ from qbridge_core.backend import (
     EXCEPTION_MESSAGE,
     FIRST_FAILED_AT,
     HEADER_PREFIX,
+    HISTORY,
     LAST_FAILED_AT,
     MAX_EXCEPTION_MESSAGE_CHARS,
+    MAX_HISTORY_BYTES,
     MAX_ID_CHARS,
     MAX_TRACEBACK_CHARS,
     REASON,
     REPLAYS,
+    SENT_AT,
     SOURCE_QUEUE,
     SUSPICIONS,
     TASK_ID,
@@ -55,11 +58,11 @@ _MOST_NAMES: Final = 10
 
 _CARRIED_EXPIRATION: Final = HEADER_PREFIX + "expiration"
 _CARRIED_USER_ID: Final = HEADER_PREFIX + "user-id"
-_CARRIED: Final = {CARRIED_CC, _CARRIED_EXPIRATION, _CARRIED_USER_ID}
+_CARRIED: Final = {CARRIED_CC, _CARRIED_EXPIRATION, _CARRIED_USER_ID, SENT_AT}
 _ROUTING: Final = {"CC", "BCC"}
 _COUNTS: Final = {DELIVERY_COUNT, "x-acquired-count"}
 _ESSENTIAL: Final = (REASON, ATTEMPTS, CRASHES, FIRST_FAILED_AT, LAST_FAILED_AT, SOURCE_QUEUE, EXCEPTION_MESSAGE)
-_HISTORY: Final = (ATTEMPTS, CRASHES, FIRST_FAILED_AT, SUSPICIONS, BESIDE, REPLAYS)
+_COUNTED: Final = (ATTEMPTS, CRASHES, FIRST_FAILED_AT, SUSPICIONS, BESIDE, REPLAYS)
 Ours = Mapping[str, str | int]
 
 
@@ -78,31 +81,37 @@ def copy(raw: bytes, ours: Ours, message_id: str = "", mark: str | None = None, 
 
     The broker's own headers are left out. ``CC``, ``expiration`` and ``user_id``, which would route the copy elsewhere,
     delete it or have it refused, travel under names of our own. ``message_id`` is used where the original has none.
+    When it was sent is carried on.
 
     Args:
         raw: the properties of the original.
         ours: what to write beside the message.
         message_id: one for a copy of a message without.
         mark: of the same copy, if that may be there already; else it gets a new one.
-        most: bytes that the connection can carry. What has no room for a mark does without; the result may still be
-            too large.
+        most: bytes that the connection can carry. What has no room for its history does without, and then, unless
+            the mark is given, without a mark; the result may still be too large.
     """
     parts = _Parts(raw, message_id)
     whole = parts.join(ours, mark or new_mark())
-    if most is not None and mark is None and len(whole) > most:
-        return parts.join(ours, "")
-    return whole
+    if most is None or len(whole) <= most:
+        return whole
+    ours = without_history(ours)
+    whole = parts.join(ours, mark or new_mark())
+    return parts.join(ours, "") if mark is None and len(whole) > most else whole
 
 
 def letter(raw: bytes, ours: Ours, message_id: str, most: int) -> bytes:
     """The properties of a dead letter, as :func:`copy` makes them, and never larger than ``most`` bytes.
 
-    Where there is no room for everything the beginning of the traceback is left out, then the end of the exception's
-    message, and then the producer's headers, the largest first; the message names those.
+    Where there is no room for everything the history is left out, then the beginning of the traceback, then the end of
+    the exception's message, and then the producer's headers, the largest first; the message names those.
     """
     parts = _Parts(raw, message_id)
     mark = new_mark()
     whole = parts.join(ours, mark)
+    if len(whole) > most:
+        ours = without_history(ours)
+        whole = parts.join(ours, mark)
     if len(whole) <= most:
         return whole
     message, trace = str(ours.get(EXCEPTION_MESSAGE, "")), str(ours.get(TRACEBACK, ""))
@@ -128,8 +137,8 @@ def handed_back(raw: bytes, most: int, ours: Ours | None = None, mark: str | Non
 
     Args:
         raw: the properties of the original.
-        most: bytes that the connection can carry; how the broker dead-lettered it before is left out of what is
-            larger. The result may still be too large.
+        most: bytes that the connection can carry; its history, and then how the broker dead-lettered it before, are
+            left out of what is larger. The result may still be too large.
         ours: what to write anew.
         mark: that of the original, or "" for none, of a copy that is to be taken for it.
     """
@@ -144,8 +153,9 @@ def handed_back(raw: bytes, most: int, ours: Ours | None = None, mark: str | Non
     mark = new_mark() if mark is None else mark
     marked = [entry(MARK, mark)] if mark else []
     added = [*_carried(fields, entries), *_written(ours), *marked, unreadable]
-    for drops_deaths in (False, True):
-        pieces = [piece for name, piece in kept if not (drops_deaths and is_brokers(name))]
+    for drops in (_nothing, _is_history, is_brokers):
+        kept = [(name, piece) for name, piece in kept if not drops(name)]
+        pieces = [piece for _, piece in kept]
         result = _persistent(fields, [*pieces, *added])
         if len(result) <= most:
             break
@@ -176,12 +186,19 @@ def uncounted(raw: bytes) -> bytes:
     return join({**fields, HEADERS: table(b"".join([*pieces, unreadable]))})
 
 
-def history(meta: Mapping[str, Any]) -> dict[str, str | int]:
+def carried_on(meta: Mapping[str, Any]) -> dict[str, str | int]:
     """What a copy that counts nothing must carry on."""
-    carried: dict[str, str | int] = {n: meta_int(meta, n) for n in _HISTORY if n in meta}
+    carried: dict[str, str | int] = {n: meta_int(meta, n) for n in _COUNTED if n in meta}
     if TASK_ID in meta:
         carried[TASK_ID] = meta_text(meta, TASK_ID)
+    if 0 < len(history := meta_text(meta, HISTORY)) <= MAX_HISTORY_BYTES:
+        carried[HISTORY] = history
     return carried
+
+
+def without_history(ours: Ours) -> Ours:
+    """The headers without the one that is left out first where there is no room."""
+    return {name: value for name, value in ours.items() if name != HISTORY}
 
 
 class _Parts:
@@ -211,6 +228,16 @@ class _Parts:
         largest = max(range(len(self.foreign)), key=lambda position: len(self.foreign[position][1]))
         name, piece = self.foreign.pop(largest)
         return f"{name[:60]!r} ({len(piece)} bytes)"
+
+
+def _nothing(name: str) -> bool:
+    """Nothing has to be left out."""
+    del name
+    return False
+
+
+def _is_history(name: str) -> bool:
+    return name == HISTORY
 
 
 def _note(left_out: list[str]) -> str:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from qbridge_core.backend import HEADER_PREFIX, NO_HEADERS
+from qbridge_core.backend import DUE_AT, HEADER_PREFIX, NO_HEADERS, SENT_AT
 from qbridge_rabbitmq.amqp.tables import (
     UINT32,
     MalformedTableError,
@@ -33,10 +34,11 @@ HEADERS: Final = 13
 DELIVERY_MODE: Final = 12
 EXPIRATION: Final = 8
 MESSAGE_ID: Final = 7
+_TIMESTAMP: Final = 6
 USER_ID: Final = 4
 _SHORT_STRINGS: Final = {15, 14, 10, 9, EXPIRATION, MESSAGE_ID, 5, USER_ID, 3, 2}
 _LARGEST_CACHED: Final = 2_000
-_FIXED: Final = {DELIVERY_MODE: 1, 11: 1, 6: 8}
+_FIXED: Final = {DELIVERY_MODE: 1, 11: 1, _TIMESTAMP: 8}
 PERSISTENT: Final = b"\x02"
 
 # What these say to the broker must not be said again by a copy, so copies carry them under names of our own.
@@ -51,9 +53,14 @@ DELIVERY_COUNT: Final = "x-delivery-count"
 
 _MARK_SIZE: Final = 16
 _MARK_ENTRY: Final = bytes((len(MARK),)) + MARK.encode() + b"S" + UINT32.pack(_MARK_SIZE)
+_TIME_SIZE: Final = 8
+# Before the mark. Of fixed size, so that both are cut off without a look at the rest.
+_SENT_ENTRY: Final = bytes((len(SENT_AT),)) + SENT_AT.encode() + b"l"
+_SENT_SIZE: Final = len(_SENT_ENTRY) + _TIME_SIZE
+_LAST_SECOND: Final = 253_402_300_799  # of the year 9999; a larger timestamp is in milliseconds
 _FRESH_FLAGS: Final = (1 << HEADERS | 1 << DELIVERY_MODE | 1 << MESSAGE_ID).to_bytes(2, "big")
-_FRESH_START: Final = _FRESH_FLAGS + UINT32.pack(len(_MARK_ENTRY) + _MARK_SIZE) + _MARK_ENTRY
-_FRESH_SIZE: Final = 2 + 4 + len(_MARK_ENTRY) + _MARK_SIZE + 1 + 1
+_FRESH_START: Final = _FRESH_FLAGS + UINT32.pack(_SENT_SIZE + len(_MARK_ENTRY) + _MARK_SIZE) + _SENT_ENTRY
+_FRESH_SIZE: Final = 2 + 4 + len(_MARK_ENTRY) + _MARK_SIZE + 1 + 1  # without the time, as 0.1 wrote it
 
 
 class Content(NamedTuple):
@@ -62,7 +69,7 @@ class Content(NamedTuple):
     Attributes:
         message_id: the publisher's id.
         headers: the producer's headers, decoded, without the broker's and ours.
-        meta: ours.
+        meta: ours, but for the mark and the time of sending.
         mark: what QBridge has given to this message alone, and another one to each copy; "" for a foreign message.
     """
 
@@ -78,7 +85,7 @@ def read(raw: bytes) -> Content:
 
 
 def _read_ours(raw: bytes) -> Content | None:
-    """The same for what :func:`fresh` writes, quickly: the mark at the end of the table is cut off, the rest cached."""
+    """The same for what :func:`fresh` writes, quickly: time and mark at the end are cut off, the rest is cached."""
     if raw[:2] != _FRESH_FLAGS or len(raw) < _FRESH_SIZE:
         return None
     table_end = 6 + int.from_bytes(raw[2:6], "big")
@@ -86,11 +93,14 @@ def _read_ours(raw: bytes) -> Content | None:
     id_start = table_end + 2
     if id_start > len(raw):
         return None
-    if raw[mark_start - len(_MARK_ENTRY) : mark_start] != _MARK_ENTRY or id_start + raw[table_end + 1] != len(raw):
+    end = mark_start - len(_MARK_ENTRY)
+    if raw[end:mark_start] != _MARK_ENTRY or id_start + raw[table_end + 1] != len(raw):
         return None
+    if end >= 6 + _SENT_SIZE and raw[end - _SENT_SIZE : end - _TIME_SIZE] == _SENT_ENTRY:
+        end -= _SENT_SIZE
     views = _views if mark_start < _LARGEST_CACHED else _views.__wrapped__
-    headers, meta, is_whole = views(raw[2 : mark_start - len(_MARK_ENTRY)])
-    if not is_whole or MARK in meta:
+    headers, meta, mark, is_whole = views(raw[2:end])
+    if not is_whole or mark:
         return None
     return Content(text(raw[id_start:]), headers, meta, text(raw[mark_start:table_end]))
 
@@ -103,23 +113,42 @@ def _read_any(raw: bytes) -> Content:
     message_id = fields.get(MESSAGE_ID)
     table = fields.get(HEADERS)
     views = _views if table is None or len(table) < _LARGEST_CACHED else _views.__wrapped__
-    headers, meta, _ = views(table) if table is not None else (NO_HEADERS, NO_HEADERS, True)
-    mark = ""
-    if MARK in meta:
-        mark = str(meta[MARK])
-        meta = _read_only({name: value for name, value in meta.items() if name != MARK})
+    headers, meta, mark, _ = views(table) if table is not None else (NO_HEADERS, NO_HEADERS, "", True)
     return Content(text(message_id[1:]) if message_id is not None else None, headers, meta, mark)
 
 
-def fresh(headers: Mapping[str, str], message_id: str | None) -> bytes:
-    """The properties of a new, persistent message."""
-    if message_id is not None and not headers:
-        return b"".join((_FRESH_START, new_mark().encode(), PERSISTENT, short(message_id.encode())))
-    entries = (entry(name, value) for name, value in headers.items())
-    fields = {DELIVERY_MODE: PERSISTENT, HEADERS: table(b"".join((*entries, _new_mark())))}
+def fresh(headers: Mapping[str, str], message_id: str | None, delay: float = 0.0) -> bytes:
+    """The properties of a new, persistent message, which is sent now and may come after so many seconds."""
+    sent = round(time.time() * 1000).to_bytes(_TIME_SIZE, "big")
+    if message_id is not None and not headers and not delay:
+        return b"".join((_FRESH_START, sent, _new_mark(), PERSISTENT, short(message_id.encode())))
+    entries = [entry(name, value) for name, value in headers.items()]
+    if delay:
+        entries.append(entry(DUE_AT, due(delay)))
+    fields = {DELIVERY_MODE: PERSISTENT, HEADERS: table(b"".join((*entries, _SENT_ENTRY, sent, _new_mark())))}
     if message_id is not None:
         fields[MESSAGE_ID] = short(message_id.encode())
     return join(fields)
+
+
+def due(delay: float) -> int:
+    """What ``DUE_AT`` says of a message that may come after so many seconds."""
+    return round((time.time() + delay) * 1000)
+
+
+def sent_ms(raw: bytes) -> int:
+    """When a message was sent (Unix time in milliseconds): by QBridge, or by its producer's timestamp; 0 for unknown.
+
+    A timestamp is in seconds (AMQP 0-9-1, 4.2.5.4); some producers write milliseconds.
+    """
+    told = find(raw, SENT_AT)
+    if isinstance(told, int) and 0 < told <= _LAST_SECOND * 1000:
+        return told
+    try:
+        stamp = int.from_bytes(split(raw).get(_TIMESTAMP, b""), "big")
+    except MalformedTableError:
+        return 0
+    return stamp * 1000 if stamp <= _LAST_SECOND else stamp
 
 
 def new_mark() -> str:
@@ -201,13 +230,15 @@ def is_brokers(name: str) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _views(table: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any], bool]:
-    """The producer's headers and ours, read only, and whether all could be read.
+def _views(table: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any], str, bool]:
+    """The producer's headers and ours, read only, the mark among them, and whether all could be read.
 
-    Cached: most messages of a queue have the same, but for the mark. Large ones are not, or the cache would be too.
+    Cached: most messages of a queue have the same, but for time and mark. Large ones are not, or the cache would be
+    too.
     """
     headers: dict[str, Any] = {}
     meta: dict[str, Any] = {}
+    mark = ""
     entries, damaged = cut(table)
     for name, piece in entries:
         if is_brokers(name):
@@ -217,11 +248,15 @@ def _views(table: bytes) -> tuple[Mapping[str, Any], Mapping[str, Any], bool]:
             value = value_of(piece)
             if name == CARRIED_CC:
                 headers["CC"] = value
+            elif name == MARK:
+                mark = str(value)
+            elif name == SENT_AT:
+                continue
             elif name.startswith(HEADER_PREFIX):
                 meta[name] = value
             else:
                 headers[name] = value
-    return _read_only(headers), _read_only(meta), not damaged
+    return _read_only(headers), _read_only(meta), mark, not damaged
 
 
 def _read_only(mapping: dict[str, Any]) -> Mapping[str, Any]:

@@ -77,7 +77,9 @@ def _delivery(queue: str, arrival: Arrival) -> Delivery:
         delivery.note(returned.noted)
         return delivery
     if not meta:
-        return Delivery(body, queue, producers, message_id, 0, 0, None, redelivered, meta, arrival, suspected)
+        return Delivery(
+            body, queue, producers, message_id, 0, 0, None, redelivered, meta, arrival, suspected, None, _sent
+        )
     return Delivery(
         body=body,
         queue=queue,
@@ -90,4 +92,10 @@ def _delivery(queue: str, arrival: Arrival) -> Delivery:
         meta=meta,
         tag=arrival,
         suspected=suspected or headers.SUSPECTED in meta,
+        sent=_sent,
     )
+
+
+def _sent(delivery: Delivery) -> int:
+    """When it was sent, for those who ask."""
+    return headers.sent_ms(delivery.tag.properties)

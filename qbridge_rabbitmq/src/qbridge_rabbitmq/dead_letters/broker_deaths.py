@@ -72,7 +72,8 @@ def dead_letter(arrival: Arrival) -> DeadLetter:
     meta = content.meta
     if SOURCE_QUEUE not in meta:
         meta = {**meta, **explain(arrival.properties)}
-    return DeadLetter.from_headers(arrival.body, content.headers, meta, letter_id=letter_id(arrival))
+    sent = headers.sent_ms(arrival.properties)
+    return DeadLetter.from_headers(arrival.body, content.headers, meta, letter_id=letter_id(arrival), sent_ms=sent)
 
 
 def _in_words(death: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from qbridge_rabbitmq.publish.publisher import LARGE, Publication
 CHUNK: Final = 200
 
 
-def publication(queue: str, message: Message, room: int, most: int) -> Publication:
+def publication(queue: str, message: Message, room: int, most: int, delay: float = 0.0) -> Publication:
     """A message of a caller, checked.
 
     Args:
@@ -27,6 +27,7 @@ def publication(queue: str, message: Message, room: int, most: int) -> Publicati
         message: what the caller gave.
         room: bytes that the connection has for the properties of a message.
         most: the option ``max_message_bytes``.
+        delay: seconds after which it comes.
 
     Raises:
         ConfigurationError: the body is no bytes.
@@ -36,7 +37,7 @@ def publication(queue: str, message: Message, room: int, most: int) -> Publicati
     """
     check_queue_name(queue)
     body, given, message_id = check_content(message, most)
-    properties = headers.fresh(given, message_id)
+    properties = headers.fresh(given, message_id, delay)
     if len(properties) > room // 2 and not copies.leaves_room(properties, room):  # half of it is never kept back
         raise MessageTooLargeError(
             f"the headers of a message for {queue!r} take {len(properties)} bytes: they do not fit into one frame "

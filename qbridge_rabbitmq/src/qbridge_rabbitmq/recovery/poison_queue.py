@@ -18,8 +18,10 @@ from typing import Final
 from qbridge_core.backend import (
     BESIDE,
     CRASHES,
+    HISTORY,
     SUSPICIONS,
     Delivery,
+    charged_history,
     meta_int,
     monotonic,
 )
@@ -148,12 +150,13 @@ class PoisonQueue:
     def _replace(self, queue: str, arrival: Arrival, deaths: int) -> None:
         """Put a copy, which the broker has not delivered yet, in the place of a message."""
         content = headers.read(arrival.properties)
-        ours = copies.history(content.meta)
+        ours = copies.carried_on(content.meta)
         if deaths and BESIDE in content.meta:
             ours[SUSPICIONS] = meta_int(content.meta, SUSPICIONS) + deaths
         elif deaths:
             # Once a suspect has killed a worker alone, the death that made it a suspect was its doing as well.
             ours[CRASHES] = (meta_int(content.meta, CRASHES) or 1) + deaths
+            ours[HISTORY] = charged_history(content.meta, meta_int(ours, CRASHES))
         properties = copies.copy(arrival.properties, ours, most=self._sender.room)
         self._sender.send([Publication("", queue, properties, arrival.body)])
         self._lost.replace(queue, arrival)

@@ -135,8 +135,8 @@ class Handbacks:
         noted = delivery.noted
         if noted is None:
             return self.copy_of(delivery.queue, arrival)
-        ours = copies.history(delivery.meta) | noted.failure.retry_headers()
-        properties = copies.copy(arrival.properties, ours, noted.failure.task_id, headers.new_mark())
+        ours, room = copies.carried_on(delivery.meta) | noted.failure.retry_headers(), self._sender.room
+        properties = copies.copy(arrival.properties, ours, noted.failure.task_id, headers.new_mark(), room)
         key = exact(delivery.queue, properties, arrival.body)
         self._lost.note_handback(key, Handback(noted, suspected=False))
         return Publication("", delivery.queue, properties, arrival.body)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from qbridge_core.backend import (
+    DUE_AT,
     AuthenticationError,
     BrokerUnavailableError,
     ConfigurationError,
@@ -147,14 +148,16 @@ class Rejections:
         return not self._handbacks.return_claimed([delivery])
 
     def _retry(self, delivery: Delivery, delay: float, failure: Failure | None, queue: str) -> None:
-        ours = failure.retry_headers() if failure is not None else copies.history(delivery.meta)
+        ours = failure.retry_headers() if failure is not None else copies.carried_on(delivery.meta)
+        ours[DUE_AT] = headers.due(delay)
         if failure is None and delivery.suspected:
             ours[headers.SUSPECTED] = 1
         task_id = failure.task_id if failure is not None else ""
         arrival: Arrival = delivery.tag
         duplicates = self._lost.duplicates
         mark = duplicates.mark_of(delivery) or headers.new_mark()
-        message = Publication("", queue, copies.copy(arrival.properties, ours, task_id, mark), arrival.body)
+        properties = copies.copy(arrival.properties, ours, task_id, mark, self._sender.room)
+        message = Publication("", queue, properties, arrival.body)
         held = delay > 0 and self._breaker.allows(queue, monotonic())
         try:
             if not (held and self._send_held(message, delay, may_hurry=failure is not None)):

@@ -2,7 +2,8 @@
 
 ``body`` is the message, ``message_id`` its optional id, names that start with ``x-qbridge-`` are QBridge's own, and
 every other field is a producer's header. A header whose name means something else here is stored under
-``x-qbridge-header-<name>``.
+``x-qbridge-header-<name>``. The id of an entry without any of QBridge's fields tells when it was sent; copies, which
+have ids of their own, carry that on in a field.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from qbridge_core.backend import (
     EXCEPTION_MESSAGE,
     FIRST_FAILED_AT,
     HEADER_PREFIX,
+    HISTORY,
     NO_HEADERS,
+    SENT_AT,
     TASK_ID,
     DeadLetter,
     Delivery,
@@ -39,6 +42,10 @@ _ESCAPE: Final = HEADER_PREFIX + "header-"
 _OWN: Final = HEADER_PREFIX.encode()
 _ESCAPED: Final = _ESCAPE.encode()
 _TAKEN: Final = {"body", "message_id"}
+_SENT: Final = SENT_AT.encode()
+_HISTORY: Final = (HISTORY, HISTORY.encode())
+_TIME_DIGITS: Final = 13
+"""Of milliseconds since 2001; an id with fewer was chosen by somebody."""
 
 Fields = list[bytes | str]
 Decoded = tuple[bytes, Mapping[str, Any], str | None, Mapping[str, Any]]
@@ -94,15 +101,33 @@ def for_producer(fields: Sequence[bytes]) -> Fields:
     kept: Fields = []
     for position in range(0, len(fields) - 1, 2):
         name = fields[position]
-        if not name.startswith(_OWN) or name.startswith(_ESCAPED):
+        if not _is_own(name):
             kept += name, fields[position + 1]
     return kept or [BODY, b""]
 
 
-def replayed(fields: Sequence[bytes], edit: Edit | None = None) -> Fields:
+def sent_ms(entry_id: bytes) -> int:
+    """When an entry was added (Unix time in milliseconds); 0 for an id that is no time."""
+    milliseconds = entry_id.partition(b"-")[0]
+    return int(milliseconds) if len(milliseconds) >= _TIME_DIGITS else 0
+
+
+def _sent(fields: Sequence[bytes], entry_id: bytes) -> Fields:
+    """The field of a copy that tells when the message was sent; none where nobody knows. The scripts do the same."""
+    own = {fields[i]: fields[i + 1] for i in range(0, len(fields) - 1, 2) if _is_own(fields[i])}
+    if _SENT in own:
+        return [SENT_AT, own[_SENT]]
+    return [SENT_AT, str(sent)] if not own and (sent := sent_ms(entry_id)) else []
+
+
+def _is_own(name: bytes) -> bool:
+    return name.startswith(_OWN) and not name.startswith(_ESCAPED)
+
+
+def replayed(fields: Sequence[bytes], entry_id: bytes, edit: Edit | None = None) -> Fields:
     """The fields of a dead letter that goes back. ``replay.lua`` does the same for one that nobody edits."""
     body, _, message_id, meta = decode(fields)
-    own = encode_meta(replay_headers(meta, edit, message_id))
+    own = encode_meta(replay_headers(meta, edit, message_id)) + _sent(fields, entry_id)
     if edit is None:
         return for_producer(fields) + own
     body = body if edit.body is None else edit.body
@@ -113,24 +138,32 @@ def replayed(fields: Sequence[bytes], edit: Edit | None = None) -> Fields:
     return [BODY, body, MESSAGE_ID, edit.message_id, *rest, *own]
 
 
-def moved(fields: Sequence[bytes], message_id: str, meta: Mapping[str, str | int | bytes]) -> Fields:
+def moved(fields: Sequence[bytes], entry_id: bytes, message_id: str, meta: Mapping[str, str | int | bytes]) -> Fields:
     """The fields of a message that goes to another queue. ``settle.lua`` does the same."""
     kept = for_producer(fields)
     if message_id and MESSAGE_ID not in kept[::2]:
         kept += MESSAGE_ID, message_id
-    return kept + encode_meta(meta)
+    return kept + _sent(fields, entry_id) + encode_meta(meta)
 
 
-def handed_back(fields: Sequence[bytes], message_id: str, meta: Mapping[str, str | int | bytes]) -> Fields:
+def handed_back(
+    fields: Sequence[bytes], entry_id: bytes, message_id: str, meta: Mapping[str, str | int | bytes]
+) -> Fields:
     """The fields of a message that goes back as it is, but for the named ones. ``settle.lua`` does the same."""
-    replaced = {name.encode() for name in meta}
+    replaced = {_SENT, *(name.encode() for name in meta)}
     kept: Fields = []
     for position in range(0, len(fields) - 1, 2):
         if fields[position] not in replaced:
             kept += fields[position], fields[position + 1]
     if message_id and MESSAGE_ID not in kept[::2]:
         kept += MESSAGE_ID, message_id
-    return kept + encode_meta(meta)
+    return kept + _sent(fields, entry_id) + encode_meta(meta)
+
+
+def without_history(content: Fields) -> Fields:
+    """The fields without the one that is left out first where there is no room."""
+    pairs = zip(content[::2], content[1::2], strict=True)
+    return [part for pair in pairs if pair[0] not in _HISTORY for part in pair]
 
 
 def shortened(content: Fields, room: int) -> Fields:
@@ -164,7 +197,7 @@ def delivery(queue: str, fields: Sequence[bytes], tag: object) -> Delivery:
     """The delivery of an entry that was read for the first time."""
     body, headers, message_id, meta = decode(fields)
     if meta is NO_HEADERS:
-        return Delivery(body, queue, headers, message_id, 0, 0, None, False, meta, tag)
+        return Delivery(body, queue, headers, message_id, 0, 0, None, False, meta, tag, False, None, _sent_first)
     return with_history(queue, (body, headers, message_id, meta), tag)
 
 
@@ -183,17 +216,24 @@ def with_history(queue: str, decoded: Decoded, tag: object) -> Delivery:
         meta=meta,
         tag=tag,
         suspected=SUSPECTED in meta,
+        sent=0 if meta else _sent_first,
     )
+
+
+def _sent_first(delivery: Delivery) -> int:
+    """When the delivery of an entry that is no copy was sent, for those who ask."""
+    return sent_ms(delivery.tag.entry_id)
 
 
 def dead_letter(entry_id: bytes, fields: Sequence[bytes]) -> DeadLetter:
     """The dead letter of an entry. One that QBridge did not write is known by its message id at least."""
     body, headers, message_id, meta = decode(fields)
+    sent = 0 if meta else sent_ms(entry_id)
     if message_id and not meta_text(meta, TASK_ID):
         meta = {**meta, TASK_ID: message_id}
     if missing := meta_text(meta, LEFT_OUT):
         meta = {**meta, EXCEPTION_MESSAGE: f"{meta_text(meta, EXCEPTION_MESSAGE)} [{missing}]".strip()}
-    return DeadLetter.from_headers(body, headers, meta, letter_id=entry_id.decode())
+    return DeadLetter.from_headers(body, headers, meta, letter_id=entry_id.decode(), sent_ms=sent)
 
 
 def _as_text(value: bytes) -> str:

@@ -17,6 +17,8 @@ from typing import Any, Final
 from redis.exceptions import ResponseError
 
 from qbridge_core.backend import (
+    DUE_AT,
+    SENT_AT,
     Message,
     UnroutableError,
     callers_own,
@@ -28,7 +30,7 @@ from qbridge_core.backend import (
 from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import unreachable
 from qbridge_redis.connection.reconnect_pause import ReconnectPause
-from qbridge_redis.protocol.fields import Fields, encode
+from qbridge_redis.protocol.fields import Fields, encode, encode_meta
 from qbridge_redis.protocol.scripts import PUBLISH_LATER, Command
 from qbridge_redis.publish.replies import STORED_TYPES, Answer, check_replicas, to_repeat, unconfirmed
 from qbridge_redis.publish.shared_exchange import SharedExchange
@@ -183,7 +185,9 @@ class Publisher:
         return self._added(queue, self._fields(message))
 
     def _later(self, queue: str, message: Message, delay: float) -> Command:
-        return self._held(queue, self._fields(message), delay)
+        now = time.time()  # the entry is added when it is due, so its id does not tell
+        times = {SENT_AT: round(now * 1000), DUE_AT: round((now + delay) * 1000)}
+        return self._held(queue, [*self._fields(message), *encode_meta(times)], delay)
 
     def _added(self, queue: str, content: Fields) -> Command:
         return ("XADD", self._context.keys.stream(queue), "NOMKSTREAM", "*", *content)

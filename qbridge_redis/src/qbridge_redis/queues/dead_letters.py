@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any, Final
@@ -106,10 +107,10 @@ class DeadLetterQueues:
         keys, group = [context.keys.stream(queue), context.keys.stream(target)], context.options.group
         if edit is not None:
             ((entry_id, content),) = letters
-            command = REPLAY_EDITED(keys, group, entry_id, *fields.replayed(content, edit))
+            command = REPLAY_EDITED(keys, group, entry_id, *fields.replayed(content, entry_id, edit))
             yield [entry_id] if self._run(connection, queue, target, command) else []
             return
-        command = REPLAY(keys, group, *(letter[0] for letter in letters))
+        command = REPLAY(keys, group, round(time.time() * 1000), *(letter[0] for letter in letters))
         sent, large = self._run(connection, queue, target, command)
         yield sent
         giants = [letter for letter in letters if letter[0] in large]
@@ -135,7 +136,7 @@ class DeadLetterQueues:
         for entry_id, content in letters:
             (held,) = ask(self._context, connection, [("XPENDING", stream, group, entry_id, entry_id, 1)])
             if isinstance(held, ResponseError) or not held:
-                self._context.publish_copies(target, [fields.replayed(content, edit)], 0.0, False)
+                self._context.publish_copies(target, [fields.replayed(content, entry_id, edit)], 0.0, False)
                 (deleted,) = ask(self._context, connection, [("XDEL", stream, entry_id)])
                 checked(deleted, f"replay {queue!r}")
                 yield [entry_id]

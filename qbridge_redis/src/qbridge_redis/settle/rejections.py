@@ -15,6 +15,9 @@ from redis.exceptions import ResponseError
 from qbridge_core.backend import (
     ATTEMPTS,
     CRASHES,
+    DUE_AT,
+    HISTORY,
+    SENT_AT,
     SUSPICIONS,
     Delivery,
     DeliveryLostError,
@@ -22,6 +25,7 @@ from qbridge_core.backend import (
     PermanentError,
     PublishUnconfirmedError,
     QBridgeError,
+    meta_text,
     monotonic,
     rejection,
 )
@@ -67,7 +71,10 @@ class Rejections:
         """Return it to the queue, nothing counted but what was noted of it."""
         noted = delivery.noted
         if noted is None or delay:
-            self._settle(delivery, _handed_back(delivery.tag, delay))
+            state = _handed_back(delivery.tag, delay)
+            if delay and HISTORY in delivery.meta:  # the run that wants to wait may be in it
+                state = replace(state, meta={**state.meta, HISTORY: meta_text(delivery.meta, HISTORY)})
+            self._settle(delivery, state)
             return
         tag: EntryTag = delivery.tag
         if not tag.in_flight.begin(tag):
@@ -83,7 +90,7 @@ class Rejections:
 
     def retry(self, delivery: Delivery, failure: Failure, delay: float, queue: str | None) -> None:
         """Write the copy for the next attempt, into ``queue`` when that is another one."""
-        meta = {**failure.retry_headers(), REDELIVERED: 1}
+        meta = {**failure.retry_headers(), REDELIVERED: 1, DUE_AT: _due(delay)}
         if queue is None or queue == delivery.queue:
             self._settle(delivery, _State("retry", meta, delay, failure.task_id))
         else:
@@ -164,7 +171,10 @@ class Rejections:
     def _fitting(self, content: Fields) -> Fields:
         """The content, or of one that no command may carry what fits."""
         limit = self._context.limits.command
-        return content if fields.size_of(content) <= limit else fields.shortened(content, limit)
+        for whole in (content, fields.without_history(content)):
+            if fields.size_of(whole) <= limit:
+                return whole
+        return fields.shortened(fields.without_history(content), limit)
 
     # ------------------------------------------------------------------ when the server refuses
 
@@ -220,7 +230,7 @@ class Rejections:
         found = checked(entries, f"settle a delivery of {delivery.queue!r}")
         if found and held:
             copied = fields.handed_back if state.mode == "back" else fields.moved
-            return copied(found[0][1], state.message_id, state.meta)
+            return copied(found[0][1], tag.entry_id, state.message_id, state.meta)
         if held or (tag.deleted and not found):
             return self._content(delivery, state)
         return None
@@ -249,7 +259,9 @@ class Rejections:
     def _content(delivery: Delivery, state: _State) -> Fields:
         """The fields of the next state, from memory."""
         content = encode(delivery.body, delivery.headers, delivery.message_id or state.message_id or None)
-        meta = {**delivery.meta, **state.meta} if state.mode == "back" else state.meta
+        meta = {**delivery.meta, **state.meta} if state.mode == "back" else dict(state.meta)
+        if sent := delivery.sent_at_ms:
+            meta[SENT_AT] = sent
         return content + encode_meta(meta)
 
     def _run(self, command: Command, tag: EntryTag) -> Any:
@@ -284,8 +296,14 @@ class Rejections:
             raise DeliveryLostError(f"a delivery of {queue!r} was taken back by the broker; it is delivered again")
 
 
+def _due(delay: float) -> int:
+    return round((time.time() + delay) * 1000)
+
+
 def _handed_back(tag: EntryTag, delay: float = 0.0) -> _State:
     meta: dict[str, str | int] = {REDELIVERED: 1}
+    if delay:
+        meta[DUE_AT] = _due(delay)
     if history := tag.history:
         if history.crashes:
             meta[CRASHES] = history.crashes

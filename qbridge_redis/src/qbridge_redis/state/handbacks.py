@@ -91,4 +91,5 @@ def _forgotten(delivery: Delivery, reason: Reason) -> Failure:
         task_id=meta_text(delivery.meta, TASK_ID) or delivery.message_id or "",
         worker=worker_identity(),
         replays=meta_int(delivery.meta, REPLAYS),
+        history=delivery.history,
     )

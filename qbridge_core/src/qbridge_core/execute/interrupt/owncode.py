@@ -29,7 +29,6 @@ class OwnCode:
     def __init__(self, handler: object) -> None:
         self._module = _full_name(_module_of(handler))
         self._top = self._module.partition(".")[0]
-        self._directory = _directory_of_program(self._top)
         self._known: dict[str, bool] = {}
 
     def includes(self, frame: FrameType) -> bool:
@@ -41,6 +40,10 @@ class OwnCode:
         if known is None:
             known = self._known[name] = self._is_own(_full_name(name))
         return known
+
+    @functools.cached_property
+    def _directory(self) -> str | None:
+        return _directory_of_program(self._top)
 
     def _is_own(self, name: str) -> bool:
         top = name.partition(".")[0]

@@ -24,8 +24,9 @@ from types import FrameType
 from typing import Any, Final
 
 from qbridge_core.contract.envelope import read_task
+from qbridge_core.contract.headers import DUE_AT, HISTORY
 from qbridge_core.contract.message import Delivery
-from qbridge_core.execute.executor import is_coroutine_function, refuse_unstarted
+from qbridge_core.execute.executor import is_coroutine_function, own_code, refuse_unstarted
 from qbridge_core.execute.lifespan import Lifespan
 from qbridge_core.execute.processes.childlifespan import ChildLifespan
 from qbridge_core.execute.processes.startmark import StartMark
@@ -50,7 +51,9 @@ _NUMBER_BYTES: Final = 8
 TIME_TOGETHER: Final = 0.01
 """Seconds after which a child begins none of the tasks any more that it was given together."""
 
-_Parts = tuple[bytes, str, dict[str, Any], int, str, float]
+_Parts = tuple[bytes, str, dict[str, Any], int, str, float, dict[str, Any], int]
+_SEEN: Final = (DUE_AT, HISTORY)
+"""What of QBridge's headers a handler can see through its context."""
 
 
 def packed(number: int, runs: Sequence[Run]) -> bytes:
@@ -64,13 +67,17 @@ def packed(number: int, runs: Sequence[Run]) -> bytes:
 
 def _parts(run: Run, now: float) -> _Parts:
     delivery = run.delivery
-    return (delivery.body, delivery.queue, dict(delivery.headers), delivery.attempts, run.task_id, run.deadline - now)
+    meta = {name: delivery.meta[name] for name in _SEEN if name in delivery.meta} if delivery.meta else {}
+    return (
+        delivery.body, delivery.queue, dict(delivery.headers), delivery.attempts, run.task_id, run.deadline - now,
+        meta, delivery.sent_at_ms,
+    )  # fmt: skip
 
 
 def _unpacked(parts: _Parts) -> Run:
     """The run, as the child process sees it."""
-    body, queue, headers, attempts, task_id, remaining = parts
-    return Run(Delivery(body, queue, headers, attempts=attempts), task_id, remaining)
+    body, queue, headers, attempts, task_id, remaining, meta, sent = parts
+    return Run(Delivery(body, queue, headers, attempts=attempts, meta=meta, sent=sent), task_id, remaining)
 
 
 def main(descriptor: int, lifeline: int, shared: int) -> None:
@@ -144,6 +151,7 @@ class _Server:
         self._lifespan = (
             None if lifespan is None else ChildLifespan(lifespan, self._threads, lambda: self._tasks.put(None))
         )
+        self._owns = own_code(handler).includes
         self._has_coroutines = is_coroutine_function(handler)
         self._handler = handler
         if self._has_coroutines:
@@ -221,7 +229,7 @@ class _Server:
                 refuse_unstarted(self._handler(payload))
         except BaseException as exc:  # noqa: BLE001 - whatever a handler raises is its failure
             self._run = None
-            return judge(exc, self._policy)
+            return judge(exc, self._policy, self._owns)
         finally:
             self._run = None
         return None

@@ -20,7 +20,7 @@ from qbridge_core.task.run import Run
 from qbridge_core.work.poison.marks import charged, suspicions
 from qbridge_core.work.poison.side_queue import SideQueue
 from qbridge_core.work.settle.consequences import Consequences
-from qbridge_core.work.settle.failures import failure_of, in_words, log_fields, unrepeatable
+from qbridge_core.work.settle.failures import attempt_of, failure_of, in_words, log_fields, unrepeatable
 from qbridge_core.work.settle.repeat import RefusedError
 from qbridge_core.work.settle.rules import Rules
 from qbridge_core.work.settle.settler import Settler
@@ -122,10 +122,11 @@ class PoisonRule:
         crashes = (min(charged(run.delivery), self._rules.max_crashes - 1) or 1) + 1
         text = f"{crashes} worker processes died while they ran this task; the last one, worker {process}, {how}"
         explanation = Explanation(Reason.CRASHED, "", text)
+        attempt = attempt_of(run, explanation)
         self._lifecycle.task_failed(
             queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, exception=RemoteError(text, "", "")
         )
-        self._consequences.crashed(run, explanation, crashes)
+        self._consequences.crashed(run, explanation, attempt, crashes)
 
     def failed_apart(self, run: Run, explanation: Explanation) -> bool:
         """A suspect did not succeed in its child process, which lived: it runs in a worker, and nothing is counted.
@@ -133,7 +134,10 @@ class PoisonRule:
         It may need what the main program sets up, which the child does not have. False when the broker refuses to have
         it in its queue again; then it is not settled.
         """
-        failure = failure_of(self._rules, run.delivery, explanation, run.task_id, run.delivery.attempts)
+        failure = failure_of(
+            self._rules, run.delivery, explanation, run.task_id, run.delivery.attempts,
+            attempt=attempt_of(run, explanation),
+        )  # fmt: skip
         cleared = SuspectFailure.of(failure, suspicions(run.delivery))
 
         def move() -> None:

@@ -15,6 +15,7 @@ from qbridge_core.errors import BrokerUnavailableError, QBridgeError
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
 from qbridge_core.work.poison.marks import charged, suspicions
+from qbridge_core.work.settle.failures import history_with
 
 _log: Final = logger("qbridge.worker")
 # One failure is no news: a connection is lost now and then, and the client reports that itself.
@@ -94,6 +95,7 @@ class Suspects:
             task_id=meta_text(delivery.meta, TASK_ID) or delivery.message_id or "",
             worker=worker_identity(),
             replays=meta_int(delivery.meta, REPLAYS),
+            history=history_with(delivery, charged(delivery)),
         )
         copy = SuspectFailure.of(failure, suspicions(delivery), beside=beside)
         try:

@@ -6,18 +6,18 @@ What a handler's exception asks for is in :mod:`qbridge_core.task.verdict`, whet
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import FrameType
 
 from qbridge_core.contract.dead_letter import Failure, Noted, Reason
 from qbridge_core.contract.envelope import MalformedTaskError
+from qbridge_core.contract.history import Attempt, AttemptOutcome
 from qbridge_core.contract.message import Delivery
 from qbridge_core.errors import RemoteError
 from qbridge_core.task.explanation import Explanation
 from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.run import Run
 from qbridge_core.task.verdict import Action, Judged, Verdict, judge
-from qbridge_core.work.settle.failures import failure_of
+from qbridge_core.work.settle.failures import attempt_of, failure_of
 from qbridge_core.work.settle.rules import Rules
 from qbridge_core.work.settle.settler import Settler
 
@@ -38,7 +38,7 @@ class Consequences:
 
     def read(self, exc: BaseException) -> Verdict:
         """What a handler's exception asks for. It runs the exception's own code, which may hang."""
-        return exc.verdict if type(exc) is Judged else judge(exc, self._rules.policy)
+        return exc.verdict if type(exc) is Judged else judge(exc, self._rules.policy, self._rules.owns)
 
     def failed(self, run: Run, exc: BaseException, verdict: Verdict) -> None:
         """Do what the handler's exception asks for, or retry or dead-letter the message."""
@@ -49,26 +49,31 @@ class Consequences:
             )
         explanation = verdict.explanation
         if verdict.action is Action.POSTPONE:
+            run.delivery.record(attempt_of(run, explanation, AttemptOutcome.SNOOZED))
             self._settler.postpone(run, explanation, verdict.delay or 0.0)
             return
+        attempt = attempt_of(run, explanation)  # before the hook, which may take its time
         self._lifecycle.task_failed(queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, exception=shown)
         if verdict.action is Action.REJECT:
-            self._settler.dead_letter(run.delivery, self._failure(run, explanation))
+            self._settler.dead_letter(run.delivery, self._failure(run, explanation, attempt))
         elif verdict.action is Action.CRASH:
-            self.crashed(run, explanation)
+            self.crashed(run, explanation, attempt)
         else:
-            self._count_failure(run, explanation, verdict.rule, delay=verdict.delay, final=verdict.final)
+            self._count_failure(run, explanation, attempt, verdict.rule, delay=verdict.delay, final=verdict.final)
 
     def timed_out(self, run: Run, stack: FrameType | None) -> None:
         """Retry or dead-letter a message whose handler ran too long."""
+        explanation = Explanation.timed_out(self._rules.task_timeout, stack, self._rules.owns)
+        attempt = attempt_of(run, explanation)
         self._lifecycle.task_timed_out(
             queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, timeout=self._rules.task_timeout
         )
-        self._count_failure(run, Explanation.timed_out(self._rules.task_timeout, stack))
+        self._count_failure(run, explanation, attempt)
 
     def unreadable(self, run: Run, exception_type: str) -> None:
         """Retry or dead-letter a message whose handler raised what cannot be read in time."""
-        self._count_failure(run, Explanation(Reason.FAILED, exception_type, "(could not be read in time)"))
+        explanation = Explanation(Reason.FAILED, exception_type, "(could not be read in time)")
+        self._count_failure(run, explanation, attempt_of(run, explanation))
 
     def malformed(self, delivery: Delivery, exc: MalformedTaskError) -> None:
         """Dead-letter a message that can never run."""
@@ -76,11 +81,13 @@ class Consequences:
         failure = failure_of(self._rules, delivery, explanation, delivery.message_id or "", delivery.attempts)
         self._settler.dead_letter(delivery, failure)
 
-    def crashed(self, run: Run, explanation: Explanation, crashes: int | None = None) -> None:
+    def crashed(self, run: Run, explanation: Explanation, attempt: Attempt, crashes: int | None = None) -> None:
         """A child process died of this task alone: no attempt is counted, and after enough deaths it is poison."""
         if crashes is None:
             crashes = min(run.delivery.crashes, self._rules.max_crashes - 1) + 1
-        failure = replace(self._failure(run, explanation), attempts=run.delivery.attempts, crashes=crashes)
+        failure = failure_of(
+            self._rules, run.delivery, explanation, run.task_id, run.delivery.attempts, crashes=crashes, attempt=attempt
+        )
         if crashes >= self._rules.max_crashes:
             self._settler.dead_letter(run.delivery, failure)
         else:
@@ -96,17 +103,18 @@ class Consequences:
         self,
         run: Run,
         explanation: Explanation,
+        attempt: Attempt,
         rule: int | None = None,
         *,
         delay: float | None = None,
         final: bool = False,
     ) -> None:
-        failure = self._failure(run, explanation)
+        failure = self._failure(run, explanation, attempt)
         policy_delay = self._rules.policy.next_delay(run.attempt, rule)
         if final or policy_delay is None:
             self._settler.dead_letter(run.delivery, failure)
         else:
             self._settler.retry(run, failure, policy_delay if delay is None else delay)
 
-    def _failure(self, run: Run, explanation: Explanation) -> Failure:
-        return failure_of(self._rules, run.delivery, explanation, run.task_id, run.attempt)
+    def _failure(self, run: Run, explanation: Explanation, attempt: Attempt) -> Failure:
+        return failure_of(self._rules, run.delivery, explanation, run.task_id, run.attempt, attempt=attempt)

@@ -7,21 +7,44 @@ import time
 from dataclasses import replace
 
 from qbridge_core.contract.dead_letter import Failure
-from qbridge_core.contract.headers import MAX_EXCEPTION_MESSAGE_CHARS, REPLAYS, meta_int
+from qbridge_core.contract.headers import CRASHES, MAX_EXCEPTION_MESSAGE_CHARS, REPLAYS, instant, meta_int
+from qbridge_core.contract.history import Attempt, AttemptOutcome, History, with_attempts, with_deaths
 from qbridge_core.contract.message import Delivery
 from qbridge_core.contract.names import worker_identity
+from qbridge_core.runtime.clock import monotonic
 from qbridge_core.task.explanation import Explanation
+from qbridge_core.task.run import Run
 from qbridge_core.work.settle.rules import Rules
 
 
-def failure_of(rules: Rules, delivery: Delivery, explanation: Explanation, task_id: str, attempts: int) -> Failure:
-    """What to write beside a message, redacted."""
+def failure_of(
+    rules: Rules,
+    delivery: Delivery,
+    explanation: Explanation,
+    task_id: str,
+    attempts: int,
+    *,
+    crashes: int | None = None,
+    attempt: Attempt | None = None,
+) -> Failure:
+    """What to write beside a message, redacted.
+
+    Args:
+        rules: of the worker.
+        delivery: the message.
+        explanation: what went wrong.
+        task_id: the id of the task, or "".
+        attempts: failed runs.
+        crashes: deaths of processes that are charged to it; those of the delivery when not given.
+        attempt: the run that ended so, if there was one.
+    """
     now = time.time()
     explanation = explanation.redacted(rules.redact)
+    crashes = delivery.crashes if crashes is None else crashes
     return Failure(
         reason=explanation.reason,
         attempts=attempts,
-        crashes=delivery.crashes,
+        crashes=crashes,
         exception_type=explanation.exception_type,
         exception_message=explanation.message,
         traceback=explanation.traceback,
@@ -31,7 +54,30 @@ def failure_of(rules: Rules, delivery: Delivery, explanation: Explanation, task_
         task_id=task_id,
         worker=worker_identity(),
         replays=meta_int(delivery.meta, REPLAYS),
+        history=history_with(delivery, crashes, attempt),
     )
+
+
+def attempt_of(run: Run, explanation: Explanation, outcome: AttemptOutcome | None = None) -> Attempt:
+    """What the history says of a run that ends now; ``outcome`` where the reason of the explanation is another."""
+    lasted = monotonic() - run.started_at
+    return Attempt(
+        outcome=outcome or AttemptOutcome(explanation.reason.value),
+        began_at=instant(round((time.time() - lasted) * 1000)),
+        duration=round(lasted, 3),
+        worker=worker_identity(),
+        exception_type=explanation.exception_type,
+        place=explanation.place,
+        replays=meta_int(run.delivery.meta, REPLAYS),
+    )
+
+
+def history_with(delivery: Delivery, crashes: int, attempt: Attempt | None = None) -> History:
+    """The history of a message, with the deaths that are charged to it and not in there, and with its last attempt."""
+    told = meta_int(delivery.meta, CRASHES) if delivery.noted is None else delivery.noted.failure.crashes
+    known = 1 if attempt is not None and attempt.outcome is AttemptOutcome.CRASHED else 0
+    history = with_deaths(delivery.history, delivery.meta, crashes - told - known)
+    return history if attempt is None else with_attempts(history, attempt)
 
 
 def unrepeatable(failure: Failure, reason: BaseException) -> Failure:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from qbridge_core.task.explanation import Owns
 from qbridge_core.task.retry import RetryPolicy
 
 
@@ -19,6 +20,7 @@ class Rules:
         max_crashes: so many deaths of processes are enough.
         processes: True when handlers run in processes of their own, whose deaths are charged to their tasks alone.
         redact: what may be shown of a text from a handler's exception.
+        owns: tells the handler's own code, for the place of a failure.
     """
 
     queue: str
@@ -27,3 +29,4 @@ class Rules:
     max_crashes: int
     processes: bool = False
     redact: Callable[[str], str] | None = None
+    owns: Owns | None = None

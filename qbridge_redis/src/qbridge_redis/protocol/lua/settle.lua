@@ -15,14 +15,15 @@ if #entry[2] + #ARGV > MOST then return -2 end
 redis.call('XDEL', stream, '0-0')
 redis.call('XACK', stream, group, '0-0')
 
-local fields, replaced, named = {}, {}, false
+local fields, replaced, named, first = {}, {}, false, true
 for i = 7, #ARGV, 2 do replaced[ARGV[i]] = true end
 for i = 1, #entry[2], 2 do
   local name = entry[2][i]
   -- x-qbridge-header-<name> is a producer's header; the rest of the prefix is QBridge's and is written anew.
   local own = string.sub(name, 1, 10) == 'x-qbridge-' and string.sub(name, 1, 17) ~= 'x-qbridge-header-'
   if name == 'message_id' then named = true end
-  if not replaced[name] and (mode == 'back' or not own) then
+  if own then first = false end
+  if not replaced[name] and (mode == 'back' or not own or name == 'x-qbridge-sent-at-ms') then
     fields[#fields + 1] = name
     fields[#fields + 1] = entry[2][i + 1]
   end
@@ -30,6 +31,10 @@ end
 if not named and ARGV[6] ~= '' then
   fields[#fields + 1] = 'message_id'
   fields[#fields + 1] = ARGV[6]
+end
+if first and string.find(id, '^%d%d%d%d%d%d%d%d%d%d%d%d%d') then -- no copy: its id tells when it was sent
+  fields[#fields + 1] = 'x-qbridge-sent-at-ms'
+  fields[#fields + 1] = string.match(id, '^%d+')
 end
 for i = 7, #ARGV do fields[#fields + 1] = ARGV[i] end
 if #fields == 0 then fields = { 'body', '' } end
