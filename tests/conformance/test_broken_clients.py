@@ -15,7 +15,7 @@ import pytest
 
 from qbridge_core import QueueClient
 from qbridge_memory import MemoryClient
-from support.broken import calls, claims, describing, diagnoses, keeping, leases, letters, memory, outages
+from support.broken import calls, claims, describing, diagnoses, history, keeping, leases, letters, memory, outages
 from support.brokers import start_new
 from support.estimates import EstimatingClient
 from support.leases.broker import LeaseBroker
@@ -134,6 +134,17 @@ BROKEN: dict[type[MemoryClient], set[str]] = {
     describing.ListsSideQueues: {"test_queues_are_listed_as_far_as_that_is_claimed"},
     describing.ForgetsPairs: {"test_queues_are_listed_as_far_as_that_is_claimed"},
     describing.DescribesFromMemory: {"test_g18_nobody_is_told_anything_without_a_connection"},
+    history.HidesWhenItWasSent: {"test_g13_a_message_tells_of_its_past_on_all_its_ways"},
+    history.HidesItsHistory: {"test_g13_a_message_tells_of_its_past_on_all_its_ways"},
+    history.DatesCopiesAnew: {"test_g13_a_message_tells_of_its_past_on_all_its_ways"},
+    history.TellsSeconds: {"test_it_is_known_when_a_message_was_sent_and_when_it_is_due"},
+    history.ForgetsWhenItIsDue: {
+        "test_g13_a_message_tells_of_its_past_on_all_its_ways",
+        "test_it_is_known_when_a_message_was_sent_and_when_it_is_due",
+    },
+    history.ForgetsAttemptsOnReplay: {"test_g13_a_message_tells_of_its_past_on_all_its_ways"},
+    history.DatesLettersAnew: {"test_g13_a_message_tells_of_its_past_on_all_its_ways"},
+    history.ForgetsPostponements: {"test_g13_a_message_tells_of_its_past_on_all_its_ways"},
     memory.ForgetsIdsOfLetters: {"test_a_letter_keeps_its_id_and_forgets_its_crashes"},
     memory.DropsDuplicates: {"test_a_message_id_is_no_key"},
     memory.LowersHeaderNames: {"test_g13_odd_headers_and_ids_are_kept_all_the_way"},
@@ -447,14 +458,14 @@ def test_the_suite_fails_where_a_client_of_a_real_broker_is_broken(
 
 def test_every_broken_client_is_run() -> None:
     """A class that is only written and not listed proves nothing."""
-    modules = (memory, calls, claims, describing, diagnoses, keeping, leases, letters, outages)
+    modules = (memory, calls, claims, describing, diagnoses, history, keeping, leases, letters, outages)
     broken = {
         kind
         for module in modules
         for _, kind in inspect.getmembers(module, inspect.isclass)
         if issubclass(kind, QueueClient) and kind.__module__ == module.__name__
     }
-    helpers = {leases.PropertyClient, leases.WithLink, leases.WithPool, keeping.Moves}
+    helpers = {leases.PropertyClient, leases.WithLink, leases.WithPool, keeping.Moves, history.Telling}
     assert broken - helpers == {*BROKEN, *BROKEN_LEASES}
 
 

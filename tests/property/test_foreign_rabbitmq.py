@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pika import spec
 
 from qbridge_core import QueueClient, connect
-from support.properties import BODIES, OURS, examples, work_off
+from support.properties import BODIES, HISTORIES, OURS, examples, work_off
 
 Entry = tuple[bytes, bytes]
 
@@ -78,7 +78,9 @@ SIMPLE = (
     | st.sampled_from([b"V", b"t\0", b"t\1", b"l" + b"\xff" * 8, b"l\x7f" + b"\xff" * 7])
     | st.binary(max_size=40).map(lambda data: sized(b"S", data))
     | st.binary(max_size=40).map(lambda data: sized(b"x", data))
-    | st.sampled_from(["failed", "crashed", "9" * 5_000, "nan", "-1", " 7 "]).map(lambda t: sized(b"S", t.encode()))
+    | st.sampled_from(["failed", "crashed", "9" * 5_000, "nan", "-1", " 7 ", *HISTORIES]).map(
+        lambda t: sized(b"S", t.encode())
+    )
 )
 VALUES = st.recursive(
     SIMPLE,

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qbridge_core import QueueClient, connect
-from support.properties import BODIES, OURS, examples, work_off
+from support.properties import BODIES, HISTORIES, OURS, examples, work_off
 
 QUEUE, DEAD = "qbridge-property", "qbridge-property.dead"
 Pairs = list[tuple[bytes, bytes]]
@@ -22,7 +22,11 @@ NAMES = (
     | st.binary(max_size=5).map(lambda tail: b"x-qbridge-" + tail)
 )
 NUMBERS = st.integers(-(2**70), 2**70).map(lambda number: b"%d" % number)
-VALUES = st.binary(max_size=40) | NUMBERS | st.sampled_from([b"failed", b"nan", b"1e9", b" 7 ", b"9" * 5_000])
+VALUES = (
+    st.binary(max_size=40)
+    | NUMBERS
+    | st.sampled_from([b"failed", b"nan", b"1e9", b" 7 ", b"9" * 5_000, *(each.encode() for each in HISTORIES)])
+)
 FOREIGN = st.lists(st.tuples(NAMES, VALUES), max_size=6)
 ENTRIES = st.tuples(FOREIGN, BODIES, st.integers(0, 6)).map(
     lambda parts: [*parts[0][: parts[2]], (b"body", parts[1]), *parts[0][parts[2] :]]

@@ -9,8 +9,20 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from qbridge_core import DeadLetter, Failure, Message, Outcome, PayloadError, Reason, TaskManager
+from qbridge_core import (
+    Attempt,
+    AttemptOutcome,
+    DeadLetter,
+    Failure,
+    Message,
+    Outcome,
+    PayloadError,
+    Reason,
+    TaskManager,
+)
 from qbridge_core.contract.envelope import MalformedTaskError, Task, read_task
+from qbridge_core.contract.headers import instant
+from qbridge_core.contract.history import write_history
 from qbridge_core.message import MAX_EXCEPTION_MESSAGE_CHARS, MAX_ID_CHARS, MAX_TRACEBACK_CHARS
 from qbridge_memory import MemoryClient
 from support.properties import BODIES, JSON, examples, is_malformed
@@ -95,6 +107,16 @@ def _is_sendable(value: Any) -> bool:
 
 
 TIMES = st.integers(12_000_000_000, 16_000_000_000).map(lambda eighths: eighths / 8)
+ATTEMPTS = st.builds(
+    Attempt,
+    outcome=st.sampled_from(AttemptOutcome),
+    began_at=st.none() | st.integers(1, 253_402_300_799_999).map(instant),
+    duration=st.none() | st.integers(0, 10**9).map(lambda milliseconds: milliseconds / 1000),
+    worker=st.text(),
+    exception_type=st.text(),
+    place=st.text(),
+    replays=st.integers(0, 2**31),
+)
 FAILURES = st.builds(
     Failure,
     reason=st.sampled_from(Reason),
@@ -108,6 +130,7 @@ FAILURES = st.builds(
     source_queue=st.text(st.characters(codec="utf-8")),
     task_id=st.text(),
     worker=st.text(st.characters(codec="utf-8")),
+    history=st.lists(ATTEMPTS, max_size=10).map(tuple),
 )
 
 
@@ -120,5 +143,7 @@ def test_a_failure_survives_its_way_through_any_broker(failure: Failure) -> None
     assert "\0" not in failure.exception_type + failure.exception_message + failure.traceback + failure.task_id
     wire = {name: str(value).encode("utf-8") for name, value in headers.items()}
     letter = DeadLetter.from_headers(b"", {}, wire)
-    for name in Failure.__dataclass_fields__:
+    assert letter.history == failure.history[len(failure.history) - len(letter.history) :]
+    assert len(letter.history) == len(failure.history) or len(write_history(failure.history)) > 2_000
+    for name in Failure.__dataclass_fields__.keys() - {"history"}:
         assert getattr(letter, name) == getattr(failure, name), name

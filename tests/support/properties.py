@@ -12,7 +12,8 @@ from typing import Any, Final
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from qbridge_core import DeadLetter, QueueClient, QueueStats, TaskManager
+from qbridge_core import DeadLetter, QueueClient, QueueStats, TaskManager, current_task
+from qbridge_core.backend import DUE_AT, HISTORY, REPLAYS, SENT_AT
 from qbridge_core.contract.envelope import MalformedTaskError, read_task
 from qbridge_core.message import (
     ATTEMPTS,
@@ -32,8 +33,13 @@ from support.wait import wait_for
 MORE: Final = max(1, int(os.environ.get("QBRIDGE_PROPERTY_EXAMPLES", "1")))
 OURS: Final = [
     ATTEMPTS, CRASHES, FIRST_FAILED_AT, LAST_FAILED_AT, REASON, EXCEPTION_TYPE, EXCEPTION_MESSAGE, TRACEBACK,
-    SOURCE_QUEUE, TASK_ID, WORKER, "x-qbridge-unknown", "x-qbridge-",
+    SOURCE_QUEUE, TASK_ID, WORKER, DUE_AT, HISTORY, REPLAYS, SENT_AT, "x-qbridge-unknown", "x-qbridge-",
 ]  # fmt: skip
+HISTORIES: Final = [
+    '[{"outcome": "failed", "began_at_ms": 1e400}]', '[{"outcome": "crashed"}, 7]', "[" * 40_000, '{"outcome": 1}',
+    '[{"outcome": "snoozed", "place": "\\ud800", "replays": 99999999999999999999}]', "[" + " " * 9_000 + "]",
+]  # fmt: skip
+"""What somebody may have written in the place of a history."""
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -89,6 +95,8 @@ def work_off(client: QueueClient, queue: str, dead: str, bodies: Iterable[bytes]
 
     def handler(payload: Any) -> None:
         runs[repr(payload)] += 1
+        task = current_task()
+        assert (task.sent_at, task.due_at, task.history) != (0, 0, 0)  # whatever they are, they can be read
         if runs[repr(payload)] > 1_000:
             time.sleep(0.1)  # something is run again and again: let the log stay readable
         if not payload:

@@ -11,8 +11,20 @@ from typing import Any
 
 import pytest
 
-from qbridge_core import DeadLetter, Delivery, Failure, Message, PayloadError, Reason, check_headers
+from qbridge_core import (
+    Attempt,
+    AttemptOutcome,
+    DeadLetter,
+    Delivery,
+    Failure,
+    Message,
+    PayloadError,
+    Reason,
+    check_headers,
+)
+from qbridge_core.backend import HISTORY
 from qbridge_core.contract.envelope import read_task
+from qbridge_core.contract.history import read_history
 from qbridge_core.contract.message import new_id
 from qbridge_core.message import (
     ATTEMPTS,
@@ -42,6 +54,7 @@ FULL = Failure(
     source_queue="q",
     task_id="t",
     worker="host:1",
+    history=(Attempt(AttemptOutcome.CRASHED), Attempt(AttemptOutcome.FAILED, None, 0.5, "host:1", "E", "m.py:1 f")),
 )
 
 
@@ -71,8 +84,10 @@ def test_all_headers_are_reserved_names_with_plain_values() -> None:
 
 
 def test_a_retry_carries_what_the_next_worker_needs_and_no_more() -> None:
-    """Counts, the first failure and the task id travel; explanations do not."""
-    assert FULL.retry_headers() == {ATTEMPTS: 4, CRASHES: 2, FIRST_FAILED_AT: 1_700_000_000_123, TASK_ID: "t"}
+    """Counts, the first failure, the history and the task id travel; explanations do not."""
+    headers = FULL.retry_headers()
+    assert read_history(headers.pop(HISTORY)) == FULL.history
+    assert headers == {ATTEMPTS: 4, CRASHES: 2, FIRST_FAILED_AT: 1_700_000_000_123, TASK_ID: "t"}
     assert CRASHES not in Failure(Reason.FAILED, attempts=1).retry_headers()
 
 

@@ -26,7 +26,7 @@ def test_a_delayed_message_waits_in_a_queue_of_the_broker(
     delivery = other.receive(queue, 1, 20.0)[0]
     assert time.monotonic() - began > 0.1
     assert (delivery.body, dict(delivery.headers), delivery.message_id) == (b"later", {"h": "1"}, "m")
-    assert dict(delivery.meta) == {}
+    assert delivery.meta.keys() == {"x-qbridge-sent-at-ms", "x-qbridge-due-at-ms"}
     other.ack(delivery)
     assert other.flush()
     assert other.stats(f"{queue}.delayed").ready == 0

@@ -36,9 +36,9 @@ class Capabilities:
         queues: ``queues`` lists the queues, at least those that this client has declared.
         sent_at: ``Delivery.sent_at`` and ``DeadLetter.sent_at`` tell when a message was published, to the second at
             least, and ``Delivery.due_at`` from when on a delayed one, or one for another attempt, may run. Retries,
-            delays, hand-backs, letters and replays carry that on. Without it all three are ``None``.
+            delays, hand-backs, letters and replays carry that on. Without it they may be ``None``.
         history: what ``Failure.history`` and ``Delivery.record`` say of earlier attempts is carried on likewise, but
-            where there is no room for it. Without it ``history`` is empty.
+            where there is no room for it. Without it ``history`` may lack some, or all.
     """
 
     delay: bool = False

@@ -142,8 +142,8 @@ class DeadLetter:
         id: names the letter in ``replay``, ``delete_letters`` and ``after=``, in any process, for as long as it stays
             in its queue. Letters of other programs that are equal may share one. "" from a backend without the
             capability ``letters``.
-        history: the last ten attempts of the message at most, the oldest first; empty from a backend without the
-            capability ``history``, and where there was no room for them.
+        history: the last ten attempts of the message at most, the oldest first. A backend without the capability
+            ``history`` may not know them; where there is no room for them they are left out.
         sent_at: when its producer sent it (UTC); ``None`` when unknown, as from a backend without the capability
             ``sent_at``.
     """

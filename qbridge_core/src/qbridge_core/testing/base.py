@@ -21,12 +21,15 @@ from qbridge_core import (
     TransientError,
     connect,
 )
+from qbridge_core.backend import DUE_AT, SENT_AT
 from qbridge_core.testing.link import Link
 from qbridge_core.testing.settings import WAIT, Settings
 
 T = TypeVar("T")
 Comparable = TypeVar("Comparable", str, bytes, tuple[str, str], tuple[bytes, dict[str, str], str | None])
 MakeClient = Callable[[], QueueClient]
+TIMES = frozenset({DUE_AT, SENT_AT})
+"""Headers of QBridge's that may be on any message."""
 
 
 def eventually(condition: Callable[[], T], timeout: float = WAIT, message: str = "") -> T:

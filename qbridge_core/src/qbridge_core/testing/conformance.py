@@ -20,6 +20,7 @@ from qbridge_core.testing.dead_letters import DeadLetterTests
 from qbridge_core.testing.delays import DelayTests
 from qbridge_core.testing.describing import DescribingTests
 from qbridge_core.testing.diagnosing import DiagnosisTests
+from qbridge_core.testing.history import HistoryTests
 from qbridge_core.testing.interruptions import InterruptionTests
 from qbridge_core.testing.leases import LeaseTests
 from qbridge_core.testing.letters import LetterTests
@@ -49,6 +50,7 @@ class BackendConformance(
     LetterTests,
     DiagnosisTests,
     DescribingTests,
+    HistoryTests,
     OutageTests,
     RecoveryTests,
     InterruptionTests,

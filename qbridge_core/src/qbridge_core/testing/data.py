@@ -7,7 +7,17 @@ from collections.abc import Callable, MutableMapping
 
 import pytest
 
-from qbridge_core import Failure, Message, MessageTooLargeError, PayloadError, QBridgeError, QueueClient, Reason
+from qbridge_core import (
+    Attempt,
+    AttemptOutcome,
+    Failure,
+    Message,
+    MessageTooLargeError,
+    PayloadError,
+    QBridgeError,
+    QueueClient,
+    Reason,
+)
 from qbridge_core.testing.base import Backend, a_failure
 
 ODD_NAMES = (
@@ -216,6 +226,7 @@ def the_longest_failure(queue: str) -> Failure:
         source_queue=queue,
         task_id="t" * 255,
         worker=f"{'h' * 200}:1",
+        history=(Attempt(AttemptOutcome.TIMED_OUT, None, 1.0, "h" * 99, "E" * 99, "😀" * 99),) * 10,
     )
 
 
