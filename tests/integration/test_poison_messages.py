@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qbridge_core import QueueClient, Reason, TransientError, connect
+from qbridge_core import AttemptOutcome, QueueClient, Reason, TransientError, connect
 from support.handlers import notes
 from support.programs import TESTS, Programs
 from support.wait import wait_for
@@ -131,6 +131,11 @@ def test_g6_a_pill_kills_one_worker_and_then_child_processes_only(
     (letter,) = client.dead_letters(f"{unique_name}-dead")
     assert (letter.reason, letter.crashes, letter.attempts) == (Reason.CRASHED, 3, 0)
     assert letter.exception_message.endswith(f":{pids[-1]}, died of SIGKILL")
+    # Of the worker's death nobody knows more than that; that of the children this worker has seen.
+    assert [attempt.outcome for attempt in letter.history] == [AttemptOutcome.CRASHED] * 3
+    assert [attempt.began_at is None for attempt in letter.history] == [True, False, False]
+    assert [attempt.worker.rpartition(":")[2] for attempt in letter.history] == ["", str(second.pid), str(second.pid)]
+    assert letter.sent_at is not None
 
 
 @pytest.mark.parametrize("counting_url", ["redis"], indirect=True)
@@ -186,6 +191,7 @@ def test_g6_a_task_that_takes_its_worker_along_is_found(
     assert worker.poll() is None
     (letter,) = client.dead_letters(f"{unique_name}-dead")
     assert (letter.reason, letter.crashes, letter.attempts) == (Reason.CRASHED, 3, 0)
+    assert {attempt.outcome for attempt in letter.history} == {AttemptOutcome.CRASHED}
     wait_for(lambda: is_empty(client, unique_name), 30, "nothing is left")
 
 

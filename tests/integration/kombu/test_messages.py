@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from qbridge_core import Outcome, TaskManager
 
 AS_CELERY = {
     "correlation_id": "id-1",
+    "timestamp": datetime.fromtimestamp(1_700_000_000, UTC),
     "headers": {"lang": "py", "task": "tasks.add", "id": "id-1", "retries": 0, "eta": None, "timelimit": [None, None]},
 }  # fmt: skip
 
@@ -32,7 +34,7 @@ def publish_as_celery(connection: Connection, queue: str, body: object) -> None:
 def test_a_foreign_message_goes_through_retry_and_letters_unchanged(
     make_client: MakeClient, amqp_url: str, amqp: str, queue: str
 ) -> None:
-    """Body, headers of any type and properties: after a replay its own program can read it again."""
+    """Body, headers of any type and properties, its timestamp too: after a replay its own program can read it again."""
     body = [[1, 2], {}, {"callbacks": None}]
     publish_as_celery(Connection(amqp_url), queue, body)
     client = make_client(amqp)
@@ -41,12 +43,15 @@ def test_a_foreign_message_goes_through_retry_and_letters_unchanged(
     assert json.loads(first.body) == body
     assert first.headers["task"] == "tasks.add"
     assert first.headers["timelimit"] == [None, None]
+    assert first.sent_at == datetime.fromtimestamp(1_700_000_000, UTC)
     client.reject(first, requeue=False)
     assert client.replay(f"{queue}-dead") == 1
     client.flush()
     with Connection(amqp_url) as connection:
         message = as_celery(queue)(connection).get()
         assert message.payload == body
+        assert message.headers.pop("x-qbridge-due-at-ms") > 1_700_000_000_000
+        assert message.headers.pop("x-qbridge-sent-at-ms") == 1_700_000_000_000
         assert message.headers == {**AS_CELERY["headers"], "x-qbridge-replays": 1}
         assert (message.properties["correlation_id"], message.content_encoding) == ("id-1", "utf-8")
         message.ack()
@@ -60,6 +65,7 @@ def test_a_program_of_kombu_reads_what_was_sent(make_client: MakeClient, amqp_ur
     with Connection(amqp_url) as connection:
         message = as_celery(queue)(connection).get(accept=None)
         assert json.loads(message.body)["payload"] == {"n": 1}
+        assert message.headers.pop("x-qbridge-sent-at-ms")
         assert message.headers == {"tenant": "a"}
         message.ack()
 

@@ -158,8 +158,9 @@ def test_a_redrive_policy_counts_deaths_only(client: KombuClient, sqs_server: SQ
 def test_a_foreign_message_is_its_text_and_its_attributes_are_headers(
     client: KombuClient, sqs_server: SQSBroker, queue: str
 ) -> None:
-    """Its copy has the same; the service's id stands for the message id."""
+    """Its copy has the same; the service's id stands for the message id, and the service tells when it was sent."""
     client.declare(queue)
+    times = set()
     text = '{"properties": {"colour": "red"}, "body": "ü"}'
     attributes = {"tenant": {"DataType": "String", "StringValue": "a"}, "n": {"DataType": "Number", "StringValue": "7"}}
     url = sqs_server.queue_url(queue)
@@ -168,7 +169,10 @@ def test_a_foreign_message_is_its_text_and_its_attributes_are_headers(
         (delivery,) = receive(client, queue)
         assert (delivery.body.decode(), dict(delivery.headers)) == (text, {"tenant": "a", "n": "7"})
         assert delivery.message_id == sent["MessageId"]
+        times.add(delivery.sent_at)
         client.reject(delivery)
+    assert len(times) == 1
+    assert None not in times
 
 
 def test_kombu_and_the_bridge_read_each_other(client: KombuClient, sqs_server: SQSBroker, queue: str) -> None:

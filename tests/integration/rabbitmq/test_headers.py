@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pika import spec
 
 from qbridge_core import Failure, Reason
+from qbridge_core.contract.headers import instant
 from qbridge_rabbitmq.amqp import copies, headers
 from qbridge_rabbitmq.dead_letters import broker_deaths
 
@@ -252,6 +253,86 @@ def test_a_fresh_message_reads_the_same_quickly_and_in_full(own: dict[str, str])
     assert content.meta == {}
     assert len(content.mark) == 16
     assert content.mark != headers.read(second).mark
+
+
+SENT = 1_764_000_000_123
+
+
+def test_what_01_wrote_is_read_quickly_too() -> None:
+    """A mark without a time of sending before it: nobody knows that, and the rest is cached all the same."""
+    table = headers._MARK_ENTRY + b"0123456789abcdef"
+    raw = headers._FRESH_FLAGS + struct.pack(">I", len(table)) + table + b"\x02\x01m"
+    assert headers._read_ours(raw) == headers.Content("m", {}, {}, "0123456789abcdef")
+    assert headers.sent_ms(raw) == 0
+    assert headers.read(copies.copy(raw, {})).meta == {}
+
+
+def test_many_fresh_messages_share_what_is_read_of_their_headers() -> None:
+    """Neither the time nor the mark gets into the cache, so that it holds one table for all of them."""
+    headers._views.cache_clear()
+    for number in range(50):
+        assert headers.read(headers.fresh({"tenant": "blue"}, str(number))).headers == {"tenant": "blue"}
+    assert headers._views.cache_info().currsize == 1
+
+
+@pytest.mark.parametrize("own", [{}, {"tenant": "blue"}])
+def test_when_a_message_was_sent_goes_with_all_its_copies(own: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a retry, a letter, a hand-back, an edited letter, one after the other."""
+    monkeypatch.setattr(headers.time, "time", lambda: SENT / 1000)
+    raw = headers.fresh(own, "id")
+    monkeypatch.undo()
+    for _ in range(2):
+        assert headers.sent_ms(raw) == SENT
+        raw = copies.copy(raw, {"x-qbridge-attempts": 1})
+        assert headers.sent_ms(raw) == SENT
+        raw = copies.handed_back(raw, MOST)
+        assert headers.sent_ms(raw) == SENT
+        raw = copies.letter(raw, EXPLAINED, "task", MOST)
+        assert headers.sent_ms(raw) == SENT
+        raw = copies.copy(copies.edited(raw, {"new": "1"}, "other"), {}, most=MOST)
+    assert headers.sent_ms(raw) == SENT
+    assert headers.read(raw).meta == {}
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "sent"), [(1_764_000_000, 1_764_000_000_000), (SENT, SENT), (0, 0), (None, 0), (2**64 - 1, None)]
+)
+def test_a_foreign_message_was_sent_at_its_timestamp(timestamp: int | None, sent: int | None) -> None:
+    """In seconds, as AMQP has it, or in milliseconds, as some write it; a copy keeps it."""
+    raw = properties(timestamp=timestamp)
+    for each in (raw, copies.copy(raw, {})):
+        told = headers.sent_ms(each)
+        assert told == sent or (sent is None and instant(told) is None)
+
+
+NO_TIMES = [b"V", b"S" + struct.pack(">I", 3) + b"abc", b"t\x00", b"l" + b"\xff" * 8, b"l\x7f" + b"\xff" * 7]
+
+
+@pytest.mark.parametrize("value", NO_TIMES)
+def test_a_forged_time_of_sending_is_none(value: bytes) -> None:
+    """What is no time hides neither the timestamp nor anything else."""
+    raw = properties(entry("x-qbridge-sent-at-ms", value), entry("h", b"t\x01"), timestamp=1_764_000_000)
+    assert headers.sent_ms(raw) == 1_764_000_000_000
+    assert headers.read(raw).headers == {"h": True}
+
+
+PAST: dict[str, str | int] = {"x-qbridge-history": "h" * 4_096}
+
+
+@pytest.mark.parametrize("missing", [1, 4_000])
+def test_g19_the_history_is_left_out_first(missing: int) -> None:
+    """Of a letter, a retry and a hand-back that would be too large with it: nothing else is missing."""
+    raw = headers.fresh({"h": "x"}, "id")
+    whole = len(copies.letter(raw, EXPLAINED | PAST, "task", MOST))
+    letter = copies.letter(raw, EXPLAINED | PAST, "task", whole - missing)
+    assert dict(headers.read(letter).meta) == EXPLAINED
+    retry = copies.copy(raw, {"x-qbridge-attempts": 1} | PAST, most=len(raw) + 4_000, mark="m")
+    assert dict(headers.read(retry).meta) == {"x-qbridge-attempts": 1}
+    assert headers.read(retry).mark == "m"
+    kept = copies.copy(raw, {"x-qbridge-attempts": 1} | PAST, most=MOST)
+    assert headers.read(kept).meta.keys() == {"x-qbridge-attempts", "x-qbridge-history"}
+    back = copies.handed_back(kept, len(kept) - missing, {"x-qbridge-suspected": 1})
+    assert dict(headers.read(back).meta) == {"x-qbridge-attempts": 1, "x-qbridge-suspected": 1}
 
 
 @given(st.binary(max_size=60))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
+import pytest
+
 from integration.redis.helpers import Cli, MakeClient, failure, take
 from qbridge_redis import RedisClient
 
@@ -13,6 +17,7 @@ def test_a_message_of_redis_cli_is_like_any_other(client: RedisClient, cli: Cli,
     assert delivery.body == b'{"payload":1}'
     assert delivery.headers == {"tenant": "blue"}
     assert (delivery.message_id, delivery.attempts, delivery.crashes, delivery.redelivered) == (None, 0, 0, False)
+    assert delivery.sent_at is not None
 
 
 def test_entries_from_before_the_group_are_delivered(client: RedisClient, cli: Cli, queue: str) -> None:
@@ -61,6 +66,37 @@ def test_a_copy_of_a_message_without_id_gets_the_task_id(client: RedisClient, cl
     cli("XADD", queue, "*", "body", "x")
     client.reject(take(client, queue), failure=failure(queue))
     assert take(client, queue).message_id == "task-1"
+
+
+@pytest.mark.parametrize("entry_id", ["1700000000123-7", "5-1"])
+def test_the_id_of_an_entry_tells_when_it_was_sent(client: RedisClient, cli: Cli, queue: str, entry_id: str) -> None:
+    """Its copies say so in a field, whichever way they take; an id that somebody has chosen may be no time."""
+    sent = datetime(2023, 11, 14, 22, 13, 20, 123_000, UTC) if len(entry_id) > 5 else None
+    cli("XADD", queue, entry_id, "body", "x", "x-qbridge-header-body", "h")
+    client.reject(take(client, queue))
+    delivery = take(client, queue)
+    assert (delivery.sent_at, delivery.headers) == (sent, {"body": "h"})
+    client.reject(delivery, requeue=False)
+    assert [letter.sent_at for letter in client.dead_letters(f"{queue}.dlq")] == [sent]
+    assert client.replay(f"{queue}.dlq") == 1
+    delivery = take(client, queue)
+    assert delivery.sent_at == sent
+    client.reject(delivery, requeue=False)
+    (letter,) = client.dead_letters(f"{queue}.dlq")
+    assert client.replay(f"{queue}.dlq", letters=[letter], body=b"new") == 1
+    assert take(client, queue).sent_at == sent
+
+
+def test_a_letter_of_another_program_was_sent_when_it_was_added(client: RedisClient, cli: Cli, queue: str) -> None:
+    """Sent back by the script or edited, it keeps that time; one that QBridge has copied without a time has none."""
+    cli("XADD", f"{queue}.dlq", "1700000000123-1", "body", "1")
+    cli("XADD", f"{queue}.dlq", "1700000000123-2", "body", "2")
+    cli("XADD", f"{queue}.dlq", "1700000000123-3", "body", "3", "x-qbridge-attempts", "2")
+    first, second, third = client.dead_letters(f"{queue}.dlq")
+    assert (first.sent_at is None, second.sent_at is None, third.sent_at) == (False, False, None)
+    assert client.replay(f"{queue}.dlq", letters=[first, third], target=queue) == 2
+    assert client.replay(f"{queue}.dlq", letters=[second], target=queue, body=b"new") == 1
+    assert [take(client, queue).sent_at for _ in range(3)] == [first.sent_at, None, first.sent_at]
 
 
 def test_the_prefix_comes_before_every_key(make_client: MakeClient, cli: Cli, queue: str) -> None:
