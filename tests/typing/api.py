@@ -6,12 +6,15 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypedDict, assert_type
 
 import qbridge_core
 import qbridge_memory
 from QBridge.task_manager import TaskManager as AnnouncedTaskManager
 from qbridge_core import (
+    Attempt,
+    AttemptOutcome,
     BackendFactory,
     Backoff,
     Capabilities,
@@ -208,6 +211,11 @@ def operating(client: QueueClient) -> None:
     for letter in client.dead_letters("dead", limit=10):
         assert_type(letter.reason, Reason)
         assert_type(letter.first_failed_at, float | None)
+        assert_type(letter.sent_at, datetime | None)
+        assert_type(letter.history, tuple[Attempt, ...])
+        for attempt in letter.history:
+            assert_type(attempt.outcome, AttemptOutcome)
+            assert_type(attempt.began_at, datetime | None)
         assert_type(letter.body, bytes)
         letter.attempts = 0  # type: ignore[misc]
     assert_type(client.replay("dead", target="in", limit=5), int)

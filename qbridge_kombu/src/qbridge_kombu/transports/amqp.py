@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Final
 import amqp
 
 from qbridge_core.backend import (
+    HISTORY,
     AuthenticationError,
     BrokerURL,
     Capabilities,
@@ -32,6 +33,7 @@ from qbridge_kombu.transports.session import Session
 
 _FRAME: Final = 131_072
 _EXPLANATION: Final = 46_000  # bytes: the longest that a dead letter adds, with room for the names of its headers
+_PROPERTIES: Final = 4_000  # bytes: what stands beside the headers in a frame, short strings most of all
 _BROKERS_OWN: Final = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count", "x-opt-")
 _MEANT_FOR_THE_BROKER: Final = {"CC", "BCC", "x-delay", "x-deaths"}
 _LONGEST_NAME: Final = 255
@@ -148,7 +150,7 @@ class AMQPTransport(Transport):
 
     def check_size(self, message: Outgoing) -> None:
         """All headers must fit into one frame, with an explanation beside them."""
-        headers = sum(len(str(name).encode()) + len(str(value).encode()) + 6 for name, value in message.headers.items())
+        headers = _size(message.headers)
         if headers > _FRAME - _EXPLANATION:
             raise MessageTooLargeError(
                 f"the headers have {headers} bytes, and {_FRAME - _EXPLANATION} fit into a frame of AMQP beside the "
@@ -157,6 +159,10 @@ class AMQPTransport(Transport):
 
     def publish(self, session: Session, name: str, messages: Sequence[Outgoing], timeout: float) -> None:
         """Persistent, mandatory, and all confirmed."""
+        for message in messages:
+            # Without its history a copy may fit; the broker would close the connection.
+            if HISTORY in message.headers and (headers := _size(message.headers)) > _FRAME - _PROPERTIES:
+                raise MessageTooLargeError(f"a copy for {name!r} has {headers} bytes of headers: a frame has less room")
         confirms = session.notes.get("confirms")
         if confirms is None:
             confirms = session.notes["confirms"] = Confirms(session.raw, session.channel)
@@ -199,6 +205,11 @@ class AMQPTransport(Transport):
             return None
         finally:
             _close(channel)
+
+
+def _size(headers: Mapping[str, Any]) -> int:
+    """How many bytes they take, roughly."""
+    return sum(len(str(name).encode()) + len(str(value).encode()) + 6 for name, value in headers.items())
 
 
 def _close(channel: Any) -> None:
