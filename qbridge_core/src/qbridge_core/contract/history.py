@@ -146,7 +146,7 @@ def _read(entry: object) -> Attempt | None:
     if not isinstance(entry, dict):
         return None
     try:
-        outcome = AttemptOutcome(entry.get("outcome"))
+        outcome = AttemptOutcome(_text(entry, "outcome"))
     except ValueError:
         return None
     began, lasted = _count(entry, "began_at_ms", END_OF_TIME), _count(entry, "duration_ms", _LONGEST_SECONDS * 1000)

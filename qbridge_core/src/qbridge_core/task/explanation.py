@@ -114,7 +114,9 @@ def _below_ours(frames: TracebackType | None) -> TracebackType | None:
 
 def _place(frames: Iterable[tuple[FrameType, int]], owns: Owns | None) -> str:
     """The first of these frames and lines that is in the handler's own code; "" when none is."""
-    for frame, line in frames if owns is not None else ():
+    if owns is None:
+        return ""
+    for frame, line in frames:
         if owns(frame):
             return f"{_file(frame)}:{line} {frame.f_code.co_qualname}"
     return ""
