@@ -14,7 +14,7 @@ from qbridge_core import Outcome, TaskManager
 
 AS_CELERY = {
     "correlation_id": "id-1",
-    "timestamp": datetime.fromtimestamp(1_700_000_000, UTC),
+    "timestamp": 1_700_000_000,
     "headers": {"lang": "py", "task": "tasks.add", "id": "id-1", "retries": 0, "eta": None, "timelimit": [None, None]},
 }  # fmt: skip
 

@@ -131,16 +131,19 @@ def test_a_copy_across_slots_keeps_every_byte(
     client = make_client(cluster.url, wait_replicas=0)
     client.declare(queue, dead)
     fields = ["body", b"\xff\x00", b"h\xe9ader", b"\xfe", "x-qbridge-header-body", "b", "message_id", "m"]
-    cluster.cli(queue, "XADD", queue, "*", *fields)
+    entry_id = cluster.cli(queue, "XADD", queue, "*", *fields)
     client.reject(take(client, queue), requeue=False, failure=failure(queue))
     assert _first_entry(cluster, dead)[b"h\xe9ader"] == b"\xfe"
     assert client.replay(dead) == 1
-    assert _first_entry(cluster, queue) == {
+    back = _first_entry(cluster, queue)
+    assert back.pop(b"x-qbridge-due-at-ms")
+    assert back == {
         b"body": b"\xff\x00",
         b"h\xe9ader": b"\xfe",
         b"x-qbridge-header-body": b"b",
         b"message_id": b"m",
         b"x-qbridge-replays": b"1",
+        b"x-qbridge-sent-at-ms": str(entry_id).partition("-")[0].encode(),
     }
     delivery = take(client, queue)
     assert (delivery.body, delivery.headers["body"], delivery.message_id) == (b"\xff\x00", "b", "m")

@@ -32,13 +32,16 @@ def test_a_foreign_entry_in_a_dead_letter_queue_is_listed(client: RedisClient, c
 
 
 def test_replay_restores_exactly_what_was_published(client: RedisClient, cli: Cli, queue: str, dead: str) -> None:
-    """No own field is left but how often it was; the id and the headers are kept, and the order too."""
+    """No own field is left but how often it was, and when it was sent and sent back; the rest is kept, in its order."""
     client.publish(queue, b"a", headers={"h": "1"}, message_id="m")
-    before = cli("XRANGE", queue, "-", "+")[0][1]  # type: ignore[index]
+    entry_id, before = cli("XRANGE", queue, "-", "+")[0]  # type: ignore[index]
     client.reject(take(client, queue), failure=failure(queue))
     client.reject(take(client, queue), requeue=False, failure=failure(queue, attempts=2))
     assert client.replay(dead) == 1
-    assert cli("XRANGE", queue, "-", "+")[0][1] == [*before, "x-qbridge-replays", "1"]  # type: ignore[index]
+    after = cli("XRANGE", queue, "-", "+")[0][1]  # type: ignore[index]
+    own = ["x-qbridge-sent-at-ms", entry_id.partition("-")[0], "x-qbridge-replays", "1", "x-qbridge-due-at-ms"]
+    assert after[:-1] == [*before, *own]
+    assert int(after[-1]) >= int(entry_id.partition("-")[0])
     assert cli("XLEN", dead) == 0
 
 

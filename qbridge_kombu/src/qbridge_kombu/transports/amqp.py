@@ -7,7 +7,6 @@ import socket
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any, ClassVar, Final
 
 import amqp
@@ -33,6 +32,7 @@ from qbridge_kombu.transports.session import Session
 
 _FRAME: Final = 131_072
 _EXPLANATION: Final = 46_000  # bytes: the longest that a dead letter adds, with room for the names of its headers
+_LAST_SECOND: Final = 253_402_300_799  # of the year 9999
 _PROPERTIES: Final = 4_000  # bytes: what stands beside the headers in a frame, short strings most of all
 _BROKERS_OWN: Final = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count", "x-opt-")
 _MEANT_FOR_THE_BROKER: Final = {"CC", "BCC", "x-delay", "x-deaths"}
@@ -242,10 +242,10 @@ def _read(message: Any) -> Received:
 
 
 def _sent(timestamp: object) -> int:
-    """A producer's timestamp in milliseconds; py-amqp gives it in UTC and without a zone."""
-    if not isinstance(timestamp, datetime):
+    """A producer's timestamp in milliseconds: it is in seconds (AMQP 0-9-1, 4.2.5.4), or in milliseconds already."""
+    if not isinstance(timestamp, int):
         return 0
-    return max(0, round(timestamp.replace(tzinfo=UTC).timestamp() * 1000))
+    return timestamp * 1000 if timestamp <= _LAST_SECOND else timestamp
 
 
 def _packed(headers: Mapping[str, Any]) -> dict[str, Any]:

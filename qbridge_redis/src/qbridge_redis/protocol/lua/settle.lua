@@ -15,7 +15,7 @@ if #entry[2] + #ARGV > MOST then return -2 end
 redis.call('XDEL', stream, '0-0')
 redis.call('XACK', stream, group, '0-0')
 
-local fields, replaced, named, first = {}, {}, false, true
+local fields, replaced, named, first, sent = {}, {}, false, true, nil
 for i = 7, #ARGV, 2 do replaced[ARGV[i]] = true end
 for i = 1, #entry[2], 2 do
   local name = entry[2][i]
@@ -23,7 +23,9 @@ for i = 1, #entry[2], 2 do
   local own = string.sub(name, 1, 10) == 'x-qbridge-' and string.sub(name, 1, 17) ~= 'x-qbridge-header-'
   if name == 'message_id' then named = true end
   if own then first = false end
-  if not replaced[name] and (mode == 'back' or not own or name == 'x-qbridge-sent-at-ms') then
+  if name == 'x-qbridge-sent-at-ms' then
+    sent = entry[2][i + 1]
+  elseif not replaced[name] and (mode == 'back' or not own) then
     fields[#fields + 1] = name
     fields[#fields + 1] = entry[2][i + 1]
   end
@@ -33,8 +35,11 @@ if not named and ARGV[6] ~= '' then
   fields[#fields + 1] = ARGV[6]
 end
 if first and string.find(id, '^%d%d%d%d%d%d%d%d%d%d%d%d%d') then -- no copy: its id tells when it was sent
+  sent = string.match(id, '^%d+')
+end
+if sent then
   fields[#fields + 1] = 'x-qbridge-sent-at-ms'
-  fields[#fields + 1] = string.match(id, '^%d+')
+  fields[#fields + 1] = sent
 end
 for i = 7, #ARGV do fields[#fields + 1] = ARGV[i] end
 if #fields == 0 then fields = { 'body', '' } end
