@@ -12,8 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from qbridge_core import Reason, connect
-from support.handlers import notes
+from qbridge_core import Delivery, Message, Reason, RetryPolicy, connect
+from qbridge_core.execute.processes.child import Child
+from qbridge_core.execute.processes.children import Program
+from qbridge_core.runtime.clock import monotonic
+from qbridge_core.task.run import Run
+from support.handlers import notes, work
 from support.programs import TESTS, Programs, children_of, is_alive
 from support.wait import wait_for
 
@@ -157,3 +161,17 @@ def test_g10_a_program_without_a_guard_is_told_so(
     assert worker.wait(60) == 1
     log = (tmp_path / "log").read_text()
     assert "if __name__ == '__main__'" in log.splitlines()[-1]
+
+
+def test_g10_a_child_that_hears_first_that_its_worker_is_gone_ends_what_it_has_started(journal: Path) -> None:
+    """The connection may end before the pipe that has the kernel signal the group, and which only the child holds."""
+    child = Child()
+    child.load(Program.of(work, RetryPolicy()).setup())
+    message, _ = Message.for_task({"do": "start a process", "file": str(journal)})
+    child.begin([Run(Delivery(message.body, "q"), "task", monotonic() + 600.0)])
+    wait_for(lambda: len(notes(journal)) == 2, 60, "it has started another one")
+    started = pids(journal)[-1]
+    assert is_alive(started)
+    child._link.close()
+    wait_for(lambda: not is_alive(started), 20, "what it has started has ended")
+    child.end(0.0)

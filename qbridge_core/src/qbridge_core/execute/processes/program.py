@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from qbridge_core.contract.envelope import read_task
 from qbridge_core.contract.headers import DUE_AT, HISTORY
@@ -93,7 +93,10 @@ def main(descriptor: int, lifeline: int, shared: int) -> None:
     with _telling(link, "it could not enter the lifespan"):
         server.open()
     with contextlib.suppress(HandlerTimeout):  # it came when the handler had just ended
-        server.serve()
+        try:
+            server.serve()
+        except OSError:  # of the link: what a handler raises is its failure
+            _end_group()
     server.close()
 
 
@@ -122,6 +125,17 @@ def _end_with_parent(lifeline: int) -> None:
         end.register(lifeline, 0)
         if end.poll(0):
             os._exit(1)
+
+
+def _end_group() -> NoReturn:
+    """The worker is gone, and the broker gives its tasks to another one: end, with what the handler has started.
+
+    The kernel signals the whole group only as long as one of it holds the pipe, which what a handler starts does not
+    inherit: it would live on where this process sees the end of the connection first, and ends.
+    """
+    with contextlib.suppress(OSError):
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+    os._exit(1)
 
 
 def _load(link: JsonLink, mark: StartMark) -> _Server:
@@ -241,7 +255,7 @@ class _Server:
             try:
                 message = self._link.receive_bytes()
             except (EOFError, OSError):
-                os._exit(1)  # the worker is gone, and the broker gives the task to another one
+                _end_group()
             if message == CANCEL:
                 self._cancel()
             else:
