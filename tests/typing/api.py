@@ -49,6 +49,7 @@ from qbridge_core import (
     hookimpl,
     register_backend,
     rejection,
+    run_workers,
 )
 from qbridge_core.testing import BackendConformance, eventually
 
@@ -231,6 +232,9 @@ def build() -> TaskManager:
 
 def supervise() -> None:
     Supervisor(build, 4, grace_period=60).run()
+    Supervisor([build, "module:build"], 4).run()
+    run_workers(build(), build(), poll_timeout=1, until_idle=True)
+    run_workers([build()])  # type: ignore[arg-type]
     Supervisor("module:build", processes=4).stop()
     Supervisor(lambda: 3, processes=4)  # type: ignore[arg-type, return-value]
 

@@ -78,6 +78,7 @@ CORE = [
     "default_dead_letter_queue",
     "hookimpl",
     "register_backend",
+    "run_workers",
 ]
 
 

@@ -77,6 +77,7 @@ from qbridge_core.task.retry import (
 if TYPE_CHECKING:
     from qbridge_core.supervise.supervisor import Supervisor
     from qbridge_core.work.manager import TaskManager
+    from qbridge_core.work.workers import run_workers
 
 __version__ = "0.1.0"
 
@@ -144,6 +145,7 @@ __all__ = [
     "default_dead_letter_queue",
     "hookimpl",
     "register_backend",
+    "run_workers",
 ]
 
 
@@ -154,6 +156,8 @@ def __getattr__(name: str) -> object:
         from qbridge_core.work.manager import TaskManager as found
     elif name == "Supervisor":
         from qbridge_core.supervise.supervisor import Supervisor as found
+    elif name == "run_workers":
+        from qbridge_core.work.workers import run_workers as found
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = found

@@ -119,6 +119,7 @@ class MemoryClient(QueueClient):
             raise InvalidURLError(f"{parsed} is not of the form memory:// or memory://name")
         given = read_options(parsed, options, {"max_message_bytes": option_count})
         self.max_message_bytes = given.get("max_message_bytes", self.max_message_bytes)
+        self._name = parsed.host
         self._broker = _broker_named(parsed.host)
         self._connected = False
         self._pid = os.getpid()
@@ -127,6 +128,9 @@ class MemoryClient(QueueClient):
         self._unsubscribes: Counter[str] = Counter()  # so that a receive can see that one happened while it waited
         self._is_woken = False
         self._rates = Rates()
+
+    def __repr__(self) -> str:
+        return f"MemoryClient('memory://{self._name}')" if self._name else super().__repr__()
 
     @property
     def connected(self) -> bool:

@@ -108,7 +108,8 @@ class RedisClient(QueueClient):
         self._switching = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"RedisClient('{self._options}')"
+        prefix = f", prefix={self._options.prefix!r}" if self._options.prefix else ""
+        return f"RedisClient('{self._options}'{prefix})"
 
     # ------------------------------------------------------------------ connection
 

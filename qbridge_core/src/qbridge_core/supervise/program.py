@@ -1,13 +1,11 @@
-"""The program of a worker process below a :class:`~qbridge_core.Supervisor`: builds a manager and runs it.
+"""The program of a worker process below a :class:`~qbridge_core.Supervisor`: builds managers and runs them.
 
-The manager runs in a thread, so that the main thread is free for signals and for what the supervisor says: a service
+They run in a thread, so that the main thread is free for signals and for what the supervisor says: a service
 manager may signal supervisor and workers at once, and two requests to stop must not become a demand to stop now.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib
 import itertools
 import os
 import pickle
@@ -22,15 +20,16 @@ from types import FrameType
 from typing import Final
 
 from qbridge_core.contract.dead_letter import Reason
-from qbridge_core.errors import ConfigurationError, QBridgeError, TransientError
+from qbridge_core.errors import AuthenticationError, ConfigurationError, QBridgeError, TransientError
 from qbridge_core.execute.spawned import JsonLink, main_program_imported
-from qbridge_core.runtime.aside import aside
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import flush, logger
 from qbridge_core.runtime.signals import Insistence
+from qbridge_core.supervise.builds import find
 from qbridge_core.task.explanation import Explanation
 from qbridge_core.work.manager import TaskManager
 from qbridge_core.work.poison.observer import set_observer
+from qbridge_core.work.workers import Workers, disconnect_all
 
 _log: Final = logger("qbridge.worker")
 READY: Final = "ready"
@@ -39,7 +38,11 @@ ENDED: Final = "ended"
 ASK: Final = "ask"
 ANSWER: Final = "answer"
 COMPLAINT: Final = "complaint"
-REFUSED: Final = "refused"
+GRACE: Final = "grace"
+BROKER: Final = "broker"
+ACCESS: Final = "access"
+SETTINGS: Final = "settings"
+UNKNOWN: Final = ""
 STOP: Final = "stop"
 NOW: Final = "now"
 PASSING: Final = os.EX_TEMPFAIL
@@ -54,17 +57,18 @@ _REPEAT: Final = 0.1
 
 
 def main(descriptor: int) -> None:
-    """Build the manager and run it until the supervisor says stop or is gone. The argument is an inherited socket."""
+    """Build the managers and run them until the supervisor says stop or is gone. The argument: an inherited socket."""
     link = Link(JsonLink(descriptor))
-    preparation, build = pickle.loads(link.receive_bytes())  # noqa: S301 - from the supervisor
+    preparation, builds = pickle.loads(link.receive_bytes())  # noqa: S301 - from the supervisor
     orders = Orders(link)
     with _telling(link):
         with main_program_imported(preparation):
-            make = find(pickle.loads(build))  # noqa: S301 - as above
+            found = [find(build) for build in pickle.loads(builds)]  # noqa: S301 - as above
         set_observer(link)
-        manager = _made(make, link)
+        workers = Workers([_made(make) for make in found])
+    link.say(GRACE, float(workers.grace_period))
     orders.can_be_obeyed()
-    sys.exit(_Worker(manager, orders, link).run())
+    sys.exit(_Worker(workers, orders, link).run())
 
 
 @contextmanager
@@ -73,18 +77,35 @@ def _telling(link: Link) -> Iterator[None]:
     try:
         yield
     except QBridgeError as exc:  # says all there is to say
-        _log.error("the worker cannot start: %s%s", exc, _place(exc))
+        _log_error("the worker cannot start: %s%s", exc, _place(exc))
         passing = isinstance(exc, TransientError)
-        link.say(COMPLAINT, str(exc) if passing else f"{type(exc).__name__}: {exc}")
+        plain = passing or isinstance(exc, ConfigurationError)
+        link.say(COMPLAINT, str(exc) if plain else f"{type(exc).__name__}: {exc}", _kind(exc))
         sys.exit(PASSING if passing else 1)
     except Exception as exc:
         _complain(link, exc)
         raise
 
 
+def _kind(exc: BaseException) -> str:
+    """What has to change before another start can do better."""
+    if isinstance(exc, ConfigurationError):
+        return SETTINGS
+    if isinstance(exc, AuthenticationError):
+        return ACCESS
+    return BROKER if isinstance(exc, TransientError) else UNKNOWN
+
+
+def _log_error(text: str, exc: QBridgeError, *others: str) -> None:
+    """What it says, and each of its notes in a line of its own."""
+    _log.error(text, exc, *others)
+    for note in getattr(exc, "__notes__", ()):
+        _log.error("%s", note)
+
+
 def _complain(link: Link, error: BaseException) -> None:
     explanation = Explanation.from_exception(Reason.FAILED, error)
-    link.say(COMPLAINT, f"{explanation.exception_type}: {explanation.message}")
+    link.say(COMPLAINT, f"{explanation.exception_type}: {explanation.message}", _kind(error))
 
 
 def _place(exc: BaseException) -> str:
@@ -100,26 +121,15 @@ def _is_ours(frame: FrameType) -> bool:
     return str(frame.f_globals.get("__name__", "")).startswith("qbridge_")
 
 
-def _made(make: Callable[[], object], link: Link) -> TaskManager:
-    """The manager that the build function makes."""
+def _made(make: Callable[[], object]) -> TaskManager:
+    """The manager that a build function makes."""
     manager = make()
     if not isinstance(manager, TaskManager):
         raise ConfigurationError(f"the build function must return a TaskManager, not a {type(manager).__name__}")
     client = manager.queue_client
     if not client.capabilities.shared:
-        text = _NOT_SHARED.format(type(client).__name__)
-        link.say(REFUSED, text)  # another start would change nothing
-        raise ConfigurationError(text)
+        raise ConfigurationError(_NOT_SHARED.format(type(client).__name__))
     return manager
-
-
-def find(build: Callable[[], object] | str) -> Callable[[], object]:
-    """The build function, also from its name ``module:function``."""
-    if not isinstance(build, str):
-        return build
-    module, _, name = build.partition(":")
-    function: Callable[[], object] = getattr(importlib.import_module(module), name)
-    return function
 
 
 class Link:
@@ -223,10 +233,10 @@ class Orders:
 
 
 class _Worker:
-    """Runs the manager in a thread, and stops it on demand."""
+    """Runs the managers in a thread, and stops them on demand."""
 
-    def __init__(self, manager: TaskManager, orders: Orders, link: Link) -> None:
-        self._manager = manager
+    def __init__(self, workers: Workers, orders: Orders, link: Link) -> None:
+        self._workers = workers
         self._wanted = orders.wanted
         self._link = link
         self._insistence = Insistence()
@@ -239,11 +249,9 @@ class _Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         self._thread.start()
-        obeyed: set[str] = set()
         while self._thread.is_alive():
-            for word in set(self._wanted) - obeyed:
-                aside("qbridge-stop", functools.partial(self._end, word == NOW))
-                obeyed.add(word)
+            if self._wanted:
+                self._workers.stop(now=NOW in self._wanted)
             self._thread.join(_REPEAT)
             if self._ended_at is not None and monotonic() > self._ended_at + _DISCONNECT_TIME:
                 _log.error("the client does not disconnect; the process ends without it")
@@ -253,29 +261,18 @@ class _Worker:
 
     def _work(self) -> None:
         try:
-            self._manager.start()
+            self._workers.run()
         except QBridgeError as exc:
-            _log.error("the worker ends: %s", exc)
+            _log_error("the worker ends: %s", exc)
             self._status = PASSING if isinstance(exc, TransientError) else 1
-            self._link.say(COMPLAINT, str(exc))
+            self._link.say(COMPLAINT, str(exc), _kind(exc))
         except BaseException as exc:  # noqa: BLE001 - whatever it is, the process ends with it
             _log.exception("the worker ends")
             self._status = 1
             _complain(self._link, exc)
         finally:
             self._ended_at = monotonic()
-            self._disconnect()
-
-    def _disconnect(self) -> None:
-        try:
-            self._manager.queue_client.disconnect()
-        except BaseException:  # noqa: BLE001 - the process ends, and the broker notices
-            _log.exception("the client could not disconnect")
-
-    def _end(self, now: bool) -> None:
-        while self._ended_at is None:
-            self._manager.stop(now=now)  # does nothing when the manager is only about to start
-            self._thread.join(_REPEAT)
+            disconnect_all(self._workers.clients)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame

@@ -9,14 +9,20 @@ import socket
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from qbridge_core.contract.checks import require_seconds
-from qbridge_core.errors import ConfigurationError, WorkerStartError
+from qbridge_core.errors import (
+    AuthenticationError,
+    BrokerUnavailableError,
+    ConfigurationError,
+    QBridgeError,
+    WorkerStartError,
+)
 from qbridge_core.execute.executor import loading
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.exits import describe_exit
@@ -24,7 +30,22 @@ from qbridge_core.runtime.interpreter import main_program
 from qbridge_core.runtime.logs import flush, logger
 from qbridge_core.runtime.signals import Insistence
 from qbridge_core.runtime.system import require_posix
-from qbridge_core.supervise.program import ANSWER, ASK, BEGAN, COMPLAINT, ENDED, NOW, PASSING, READY, REFUSED, STOP
+from qbridge_core.supervise.builds import checked, name_of
+from qbridge_core.supervise.program import (
+    ACCESS,
+    ANSWER,
+    ASK,
+    BEGAN,
+    BROKER,
+    COMPLAINT,
+    ENDED,
+    GRACE,
+    NOW,
+    PASSING,
+    READY,
+    SETTINGS,
+    STOP,
+)
 from qbridge_core.supervise.restarts import Slot
 from qbridge_core.supervise.worker_process import Task, WorkerProcess
 
@@ -38,13 +59,15 @@ _LAST_WORDS: Final = 5.0
 _REMEMBERED_DEATHS: Final = 10_000
 _SAY_EVERY: Final = 10.0
 _SEE_OUTPUT: Final = "their output says why"
+_CAUSES: Final = {SETTINGS: ConfigurationError, ACCESS: AuthenticationError, BROKER: BrokerUnavailableError}
 # A manager takes its own grace period (25 s), and then up to 3 s to give back what it holds and to disconnect.
+_BEHIND_GRACE: Final = 3.5
 DEFAULT_GRACE_PERIOD: Final = 28.5
 DEFAULT_START_TIMEOUT: Final = 60.0
 
 
 class Supervisor:
-    """Keeps a number of worker processes running, each with a TaskManager of its own.
+    """Keeps a number of worker processes running, each with one or more TaskManagers of its own.
 
     A process that ends is replaced: after 0.2 s, then after twice as long each time up to 30 s (3 s when the broker
     cannot be reached), until one has lived for 30 s. That goes on for ever, unless no worker ever gets as far as its
@@ -54,9 +77,11 @@ class Supervisor:
     Args:
         build: called in each process to make the connected client and return the TaskManager, which is then started;
             its client is disconnected at the end. Another process must be able to import the function; its name
-            as ``"module:function"`` does as well.
+            as ``"module:function"`` does as well. A list of such functions or names means several queues in each
+            process, which start and stop together, as with :func:`~qbridge_core.run_workers`.
         processes: how many workers.
-        grace_period: seconds that the workers get to stop. Give it 3.5 more than the managers' own.
+        grace_period: seconds that the workers get to stop. Where it is left out, and the managers' own is longer than
+            25, it is 3.5 more than theirs; a value of your own should be that, too.
         start_timeout: seconds to wait for a broker that is not up yet, before any worker could reach it. The log says
             what is waited for.
 
@@ -65,18 +90,22 @@ class Supervisor:
 
     As for ``multiprocessing``, the main program must be guarded by ``if __name__ == "__main__":``. Not on Windows.
     ``stop`` may be called from any thread.
+
+    Attributes:
+        stopped_by_signal: whether a signal has asked for the end of the last ``run``.
     """
 
     def __init__(
         self,
-        build: Callable[[], TaskManager] | str,
+        build: Callable[[], TaskManager] | str | Sequence[Callable[[], TaskManager] | str],
         processes: int,
         *,
         grace_period: float = DEFAULT_GRACE_PERIOD,
         start_timeout: float = DEFAULT_START_TIMEOUT,
     ) -> None:
-        self._build = _checked_build(build)
-        self._what = build if isinstance(build, str) else f"{build.__module__}:{getattr(build, '__qualname__', build)}"
+        builds = list(build) if isinstance(build, list | tuple) else [build]
+        self._builds = checked(builds)
+        self._what = ", ".join(map(name_of, builds))
         if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
             raise ConfigurationError(f"processes must be an integer of at least 1, not {processes!r}")
         require_posix("Supervisor")
@@ -88,7 +117,9 @@ class Supervisor:
         self._false_starts = 0
         self._reason = ""  # why going on is useless
         self._complaint = _SEE_OUTPUT
+        self._kind = ""  # what the reason or the complaint is about
         self._started_at = self._say_at = 0.0
+        self.stopped_by_signal = False
         self._running = threading.Lock()
 
     def run(self) -> None:
@@ -100,8 +131,10 @@ class Supervisor:
         Raises:
             ConfigurationError: it runs already.
             WorkerStartError: worker processes ended again and again before they could take messages, where none could
-                before; the broker was not there within ``start_timeout``; or its queues are in the memory of one
-                process. Once a worker could, an unreachable broker (``TransientError``) is no reason any more.
+                before; one ended because of a ``ConfigurationError``, which another start would not mend; or the
+                broker was not there within ``start_timeout``. Its ``__cause__`` is a ``ConfigurationError``,
+                ``BrokerUnavailableError`` or ``AuthenticationError`` where it was that. Once a worker could, none of
+                that is a reason any more.
         """
         if loading.is_set():
             raise ConfigurationError(
@@ -112,7 +145,8 @@ class Supervisor:
             raise ConfigurationError("this Supervisor is running already")
         try:
             self._stop_requests = self._false_starts = 0
-            self._reason = ""
+            self._reason = self._kind = ""
+            self.stopped_by_signal = False
             self._started_at = self._say_at = monotonic()
             self._slots = [Slot() for _ in self._slots]
             _log.info("the supervisor starts %d worker processes of %s", len(self._slots), self._what)
@@ -127,7 +161,7 @@ class Supervisor:
             raise WorkerStartError(
                 self._reason
                 or f"{self._false_starts} worker processes in a row ended before they were ready: {self._complaint}"
-            )
+            ) from self._cause
 
     def stop(self) -> None:
         """Ask the workers to stop gracefully; ``run`` returns when they have."""
@@ -136,11 +170,16 @@ class Supervisor:
     # ------------------------------------------------------------------ the loop
 
     @property
+    def _cause(self) -> QBridgeError | None:
+        known = _CAUSES.get(self._kind)
+        return None if known is None else known(self._reason or self._complaint)
+
+    @property
     def _gives_up(self) -> bool:
         return bool(self._reason) or self._false_starts >= _FALSE_STARTS
 
     def _supervise(self) -> None:
-        setup = pickle.dumps((main_program(), self._build))
+        setup = pickle.dumps((main_program(), self._builds))
         while not self._stop_requests and not self._gives_up:
             self._guarded(lambda: self._look_after(setup))
         self._drain()
@@ -162,7 +201,7 @@ class Supervisor:
 
     def _drain(self) -> None:
         """Have all workers stop; kill those that do not in time."""
-        deadline = monotonic() + self._grace_period
+        deadline = monotonic() + self._patience
         self._tell(STOP)
         hurried = False
         while any(slot.worker is not None for slot in self._slots):
@@ -174,6 +213,14 @@ class Supervisor:
                 for slot in self._slots:
                     slot.kill()
             self._guarded(self._attend)
+
+    @property
+    def _patience(self) -> float:
+        """Seconds that the workers get: what was asked for, otherwise what their managers need, if that is longer."""
+        if self._grace_period != DEFAULT_GRACE_PERIOD:
+            return self._grace_period
+        wanted = [slot.worker.grace_period + _BEHIND_GRACE for slot in self._slots if slot.worker is not None]
+        return max(self._grace_period, *wanted, 0.0)
 
     def _tell(self, word: str) -> None:
         for slot in self._slots:
@@ -207,10 +254,12 @@ class Supervisor:
         match words:
             case [str(word), str(queue), str(task_id)] if word == BEGAN:
                 worker.alone_with = (queue, task_id)
-            case [str(word), str(text)] if word == REFUSED:
-                self._reason = text
-            case [str(word), str(text)] if word == COMPLAINT:
-                worker.complaint = text
+            case [str(word), str(text), str(kind)] if word == COMPLAINT:
+                worker.complaint, worker.kind = text, kind
+                if kind == SETTINGS and not any(each.proven for each in self._slots):
+                    self._reason, self._kind = text, kind  # another start would change nothing
+            case [str(word), float(seconds)] if word == GRACE:
+                worker.grace_period = seconds
             case [str(word)] if word == ENDED:
                 worker.alone_with = None
             case [str(word), int(number), str(queue), str(task_id)] if word == ASK:
@@ -229,7 +278,7 @@ class Supervisor:
         waits = not stopping and self._waits_for_broker(worker)
         if not stopping and not waits and self._is_false_start(slot, worker):
             self._false_starts += 1
-            self._complaint = worker.complaint or _SEE_OUTPUT
+            self._complaint, self._kind = worker.complaint or _SEE_OUTPUT, worker.kind
         pause = slot.bury()
         if stopping or waits:
             _log.log(logging.INFO if stopping else logging.DEBUG, "%s %s", name, how)
@@ -247,6 +296,7 @@ class Supervisor:
         why = worker.complaint or _SEE_OUTPUT
         if left <= 0:
             self._reason = f"no worker process could reach the broker within {self._start_timeout:g} s: {why}"
+            self._kind = BROKER
         elif now >= self._say_at:
             self._say_at = now + _SAY_EVERY
             _log.warning("the workers wait for their broker, for %.0f s more: %s", left, why)
@@ -271,6 +321,7 @@ class Supervisor:
         def stop(number: int, frame: FrameType | None) -> None:
             del frame
             self._stop_requests += 1
+            self.stopped_by_signal = True
             if self._stop_requests > 2:
                 for slot in self._slots:
                     slot.strike()
@@ -282,18 +333,3 @@ class Supervisor:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-
-
-def _checked_build(build: object) -> bytes:
-    if isinstance(build, str):
-        module, separator, name = build.partition(":")
-        if not (module and separator and name.isidentifier()):
-            raise ConfigurationError(f"build must look like 'module:function', not {build!r}")
-    elif not callable(build):
-        raise ConfigurationError(f"build must be a function that returns a TaskManager, not {build!r}")
-    try:
-        return pickle.dumps(build)
-    except Exception as exc:
-        raise ConfigurationError(
-            f"another process must be able to import the build function ({exc}); define it at the top level of a module"
-        ) from exc

@@ -26,6 +26,8 @@ class WorkerProcess:
         deaf: nothing that it says is heard any more.
         alone_with: the task that it runs, when it runs no other.
         complaint: what it said before it ended.
+        kind: what that is about.
+        grace_period: seconds that its managers give to running tasks.
 
     Raises:
         OSError: there is no room for another process.
@@ -36,7 +38,8 @@ class WorkerProcess:
         self.ready = False
         self.deaf = False
         self.alone_with: Task | None = None
-        self.complaint = ""
+        self.complaint = self.kind = ""
+        self.grace_period = 0.0
         self.started_at = monotonic()
         with contextlib.suppress(OSError):  # its end will be seen
             self.link.send_bytes(setup)

@@ -226,8 +226,7 @@ class TaskManager:
                         session.request_stop()
                         session.wait()
         finally:
-            if self._session is session:  # since ``stop`` returned, another thread may have begun the next one
-                self._session, self._last_error = None, session.error
+            self._forget(session)
             flush()
         if session.error is not None:
             raise session.error
@@ -267,6 +266,16 @@ class TaskManager:
     def queue_client(self) -> QueueClient:
         """The client that this manager was made with."""
         return self._client
+
+    @property
+    def grace_period(self) -> float:
+        """Seconds that running tasks get when it stops."""
+        return self._plan.grace_period
+
+    @property
+    def input_queue(self) -> str:
+        """Where its tasks come from."""
+        return self._input_queue
 
     def stop(self, *, now: bool = False) -> None:
         """Ask a running manager to stop gracefully, and wait until it has. Does nothing when it does not run.
@@ -383,6 +392,12 @@ class TaskManager:
             self._last_error = exc
             raise
         return self._session
+
+    def _forget(self, session: Session) -> None:
+        """A session is over, or was never begun."""
+        session.stopped.set()
+        if self._session is session:  # since ``stop`` returned, another thread may have begun the next one
+            self._session, self._last_error = None, session.error
 
     def _prepared(self, poll_timeout: float) -> Session:
         if not self._client.connected:

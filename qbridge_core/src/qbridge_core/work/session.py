@@ -27,7 +27,8 @@ from qbridge_core.work.workerpool import WorkerPool
 
 _log: Final = logger("qbridge.manager")
 _STALE_POLL: Final = 1.0
-_LOOK_EVERY: Final = 0.25
+LOOK_EVERY: Final = 0.25
+"""Seconds between two looks of whoever waits for the end: signal handlers run in between, on every system."""
 _JOIN_POLL: Final = 0.05
 _LONGEST_HURRY: Final = 1.3
 
@@ -164,16 +165,28 @@ class Session:
             self._say_the_end()
             self.stopped.set()
 
+    @property
+    def stop_requests(self) -> int:
+        """How often somebody has asked to stop; from 2 on it stops at once."""
+        return self._stop_requests
+
     def wait(self) -> None:
         """Wait for the end, which a request to stop brings about: in bounded time, whatever hangs."""
-        while not self.stopped.wait(_LOOK_EVERY):
-            if self._must_end_at is not None and monotonic() > self._must_end_at:
-                self._fail(_left_behind(self._stopping.step))
-                self.stopped.set()
+        while not self.ends_within(LOOK_EVERY):
+            pass
+
+    def ends_within(self, seconds: float) -> bool:
+        """Wait for the end, at most so long; True when it has come, or should have long ago."""
+        if self.stopped.wait(seconds):
+            return True
+        if self._must_end_at is not None and monotonic() > self._must_end_at:
+            self._fail(_left_behind(self._stopping.step))
+            self.stopped.set()
+        return self.stopped.is_set()
 
     def wait_until_opened(self) -> None:
         """Wait until the lifespan is entered, if there is one, or the session is about to end."""
-        while not self.opened.wait(_LOOK_EVERY):
+        while not self.opened.wait(LOOK_EVERY):
             pass  # so that Ctrl-C is seen on every system
 
     def _begin(self) -> None:

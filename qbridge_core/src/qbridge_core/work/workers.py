@@ -1,0 +1,274 @@
+"""Several managers as one worker: ``run_workers``."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from qbridge_core.contract.checks import require_seconds
+from qbridge_core.contract.client import QueueClient
+from qbridge_core.errors import ConfigurationError
+from qbridge_core.runtime.aside import aside
+from qbridge_core.runtime.clock import monotonic
+from qbridge_core.runtime.logs import flush, logger
+from qbridge_core.runtime.signals import stop_signals
+from qbridge_core.work.idle import is_empty
+from qbridge_core.work.manager import TaskManager
+from qbridge_core.work.session import LOOK_EVERY, Session
+
+_log: Final = logger("qbridge.manager")
+DEFAULT_POLL_TIMEOUT: Final = 5.0
+_IDLE_POLL: Final = 0.1
+_OPENING_POLL: Final = 0.05
+
+
+def run_workers(*managers: TaskManager, poll_timeout: float = DEFAULT_POLL_TIMEOUT, until_idle: bool = False) -> None:
+    """Process the tasks of several queues, each with a manager of its own, as one worker.
+
+    They start together, once all queues are declared, and end together: when SIGINT or SIGTERM arrives, in the main
+    thread, when somebody calls ``stop`` of one of them, or when one of them ends with an error. All stop gracefully at
+    the same time, which takes the longest ``grace_period`` and 3 s at most. A second signal ends the grace periods at
+    once, a third one ends the process (exit status 128 + signal). Signals are heard from the call on, and the previous
+    signal handlers are back when it returns. In another thread signals are left alone.
+
+    Args:
+        managers: one for each queue, on one client or on several; none of them runs yet.
+        poll_timeout: seconds that one request for messages may wait at the broker.
+        until_idle: return when all queues are empty at once, nothing ready, in flight or delayed, as
+            :meth:`TaskManager.run_until_idle` does. For jobs.
+
+    Raises:
+        ConfigurationError: no manager or something else was given, one was given twice, two have one queue, or one of
+            them runs already; ``poll_timeout`` is not a positive number.
+        NotConnectedError: a client is not connected, or was disconnected meanwhile.
+        QBridgeError: the queues could not be created; then none has taken a message.
+        BaseException: what ended the first that ended, for example :class:`~qbridge_core.TooManyStuckTasksError`. A
+            note names its queue.
+    """
+    Workers(managers).run(poll_timeout, until_idle=until_idle)
+
+
+class Workers:
+    """What ``run_workers`` runs, once. ``stop`` may be called before it does.
+
+    Args:
+        managers: at least one.
+
+    Raises:
+        ConfigurationError: they cannot run together.
+    """
+
+    def __init__(self, managers: Sequence[TaskManager]) -> None:
+        self._managers = _checked(managers)
+        self._members: tuple[_Member, ...] = ()
+        self._signals = 0
+        self._stops = 0
+        self._over = threading.Event()
+        self._error: BaseException | None = None
+
+    @property
+    def grace_period(self) -> float:
+        """The longest of theirs, in seconds."""
+        return max(manager.grace_period for manager in self._managers)
+
+    @property
+    def clients(self) -> list[QueueClient]:
+        """Those of all managers; several may have one."""
+        return [manager.queue_client for manager in self._managers]
+
+    def run(self, poll_timeout: float = DEFAULT_POLL_TIMEOUT, *, until_idle: bool = False) -> None:
+        """Work until somebody wants to stop, or one of them ends; see ``run_workers``."""
+        seconds = require_seconds("poll_timeout", poll_timeout, positive=True)
+        try:
+            with stop_signals(self._on_signal):
+                self._members = self._opened(seconds)
+                if not self._wanted:
+                    self._work(until_idle)
+        finally:
+            self._over.set()
+            for manager, session in self._members:
+                manager._forget(session)
+            flush()
+        if self._error is not None:
+            raise self._error
+
+    def stop(self, *, now: bool = False) -> None:
+        """Ask all to stop, at any time, in any thread; does not wait for that.
+
+        Args:
+            now: end the grace period of the running tasks, as a second signal does.
+        """
+        self._stops = max(self._stops, 2 if now else 1)
+        self._pass_on()
+
+    def _on_signal(self) -> None:
+        self._signals += 1
+        self._pass_on()
+
+    @property
+    def _wanted(self) -> int:
+        """How often somebody has asked to stop, whoever it was: what one of them is asked counts for all."""
+        failed = self._error is not None
+        return max(self._signals, self._stops, failed, *(session.stop_requests for _, session in self._members))
+
+    def _pass_on(self) -> None:
+        # Takes no lock: a signal handler may have interrupted whoever holds it.
+        wanted = self._wanted
+        for _, session in self._members:
+            if session.stop_requests < wanted:
+                session.request_stop(wanted)
+
+    # ------------------------------------------------------------------ from start to end
+
+    def _opened(self, poll_timeout: float) -> tuple[_Member, ...]:
+        """A session for each; none of them has begun. Nobody waits longer for that than they want."""
+        opening = _Opening(self._managers, poll_timeout)
+        helper = aside("qbridge-opening", opening.run)
+        try:
+            while helper.is_alive() and not self._wanted:
+                helper.join(_OPENING_POLL)
+        finally:
+            members = opening.end()
+        if opening.raised is not None and not self._wanted:
+            self._error = opening.raised
+        return members
+
+    def _work(self, until_idle: bool) -> None:
+        begun: list[_Member] = []
+        try:
+            for manager, session in self._members:
+                session.starter = threading.get_ident()
+                manager._launch(session)
+                begun.append(_Member(manager, session))
+            if until_idle:
+                aside("qbridge-idle", self._stop_when_idle)
+            self._wait(begun)
+        finally:  # something else interrupted the wait, or the system has no thread left
+            if not all(session.stopped.is_set() for _, session in begun):
+                self.stop()
+                self._wait(begun)
+
+    def _wait(self, begun: Sequence[_Member]) -> None:
+        """Wait until all have ended. What one of them wants is what all want."""
+        left = list(begun)
+        while left:
+            left[0].session.ends_within(LOOK_EVERY)
+            for member in left:
+                self._note_error(member)
+            self._pass_on()
+            left = [member for member in left if not member.session.ends_within(0)]
+        for member in begun:
+            self._note_error(member)
+
+    def _note_error(self, member: _Member) -> None:
+        error = member.session.error
+        if error is None or self._error is not None:
+            return
+        self._error = error
+        if len(self._managers) > 1:
+            error.add_note(f"this ended the worker of {member.manager.input_queue!r}; the others were stopped")
+
+    def _stop_when_idle(self) -> None:
+        # Twice in a row: a delivery can be on its way between the broker's count and the client's.
+        quiet = 0
+        try:
+            while quiet < 2:
+                if self._over.wait(_IDLE_POLL):
+                    return
+                idle = all(is_empty(manager.queue_client, manager.input_queue) for manager in self._managers)
+                quiet = quiet + 1 if idle else 0
+        except BaseException as exc:  # noqa: BLE001 - the job fails with it
+            if self._error is None:
+                self._error = exc
+        self.stop()
+
+
+class _Member(NamedTuple):
+    """A manager, and what it does now."""
+
+    manager: TaskManager
+    session: Session
+
+
+class _Opening:
+    """Declares the queues of all, in a thread: a broker that does not answer must not keep a signal waiting.
+
+    Attributes:
+        raised: why one of them cannot start.
+    """
+
+    def __init__(self, managers: Sequence[TaskManager], poll_timeout: float) -> None:
+        self.raised: BaseException | None = None
+        self._managers = managers
+        self._poll_timeout = poll_timeout
+        self._members: list[_Member] = []
+        self._is_over = False
+        self._lock = threading.Lock()
+
+    def run(self) -> None:
+        """Open one after the other, until one cannot be opened or nobody wants it any more."""
+        try:
+            for manager in self._managers:
+                session = manager._open_session(self._poll_timeout)
+                with self._lock:
+                    if self._is_over:
+                        manager._forget(session)
+                        return
+                    self._members.append(_Member(manager, session))
+        except BaseException as exc:  # noqa: BLE001 - whoever waits raises it again
+            self.raised = exc
+
+    def end(self) -> tuple[_Member, ...]:
+        """Those that are open; no more will be."""
+        with self._lock:
+            self._is_over = True
+            return tuple(self._members)
+
+
+def _checked(managers: Sequence[object]) -> tuple[TaskManager, ...]:
+    if not managers:
+        raise ConfigurationError("run_workers needs a TaskManager for each queue, as in run_workers(emails, images)")
+    found: list[TaskManager] = []
+    for manager in managers:
+        if not isinstance(manager, TaskManager):
+            hint = ": write run_workers(*managers)" if isinstance(manager, list | tuple) else ""
+            raise ConfigurationError(f"run_workers needs TaskManagers, not a {type(manager).__name__}{hint}")
+        if any(manager is each for each in found):
+            raise ConfigurationError(f"the TaskManager of {manager.input_queue!r} is given twice")
+        if any(_share_queue(manager, each) for each in found):
+            raise ConfigurationError(
+                f"two TaskManagers have the queue {manager.input_queue!r}, and each of its tasks would go to either of "
+                "them; for more tasks at once give one of them more max_workers"
+            )
+        found.append(manager)
+    return tuple(found)
+
+
+def _share_queue(one: TaskManager, other: TaskManager) -> bool:
+    """True where both consume one queue, also through two clients of one broker, which look alike."""
+    clients = one.queue_client, other.queue_client
+    return one.input_queue == other.input_queue and (clients[0] is clients[1] or repr(clients[0]) == repr(clients[1]))
+
+
+def disconnect_all(clients: Sequence[QueueClient], patience: float | None = None) -> bool:
+    """Disconnect each client, all at the same time; False when that was not done in time.
+
+    Args:
+        clients: some may be there twice.
+        patience: seconds to wait; ``None`` for as long as it takes.
+    """
+    deadline = None if patience is None else monotonic() + patience
+    distinct = {id(client): client for client in clients}.values()
+    helpers = [aside("qbridge-disconnect", functools.partial(_disconnect, client)) for client in distinct]
+    for helper in helpers:
+        helper.join(None if deadline is None else max(0.0, deadline - monotonic()))
+    return not any(helper.is_alive() for helper in helpers)
+
+
+def _disconnect(client: QueueClient) -> None:
+    try:
+        client.disconnect()
+    except BaseException:  # noqa: BLE001 - the process ends, and the broker notices
+        _log.exception("the client could not disconnect")
