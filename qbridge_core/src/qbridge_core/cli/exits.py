@@ -15,6 +15,7 @@ from qbridge_core.errors import (
     NotConnectedError,
     QBridgeError,
     TransientError,
+    WorkerStartError,
 )
 from qbridge_core.runtime.logtexts import escaped
 
@@ -49,6 +50,8 @@ class BrokerTrouble(Failed):
 
 def failure_of(exc: QBridgeError) -> type[Failed]:
     """How the command ends after what QBridge raised."""
+    if isinstance(exc, WorkerStartError) and isinstance(exc.__cause__, QBridgeError):
+        return failure_of(exc.__cause__)
     if isinstance(exc, ConfigurationError):
         return WrongUsage
     if isinstance(exc, TransientError | AuthenticationError | NotConnectedError):

@@ -18,6 +18,7 @@ _COMMANDS: Final = {
         "doctor",
         "purge",
         "send",
+        "worker",
     )
 }
 

@@ -1,0 +1,136 @@
+"""``qbridge worker``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from click.core import ParameterSource
+
+from qbridge_core.cli.broker import chosen_url, url_options
+from qbridge_core.cli.command import Command
+from qbridge_core.cli.targets import make_importable
+from qbridge_core.cli.worker.backoffs import BackoffType
+from qbridge_core.cli.worker.logs import LEVELS
+from qbridge_core.cli.worker.running import run_here
+from qbridge_core.cli.worker.target import Target
+
+_COUNT: Final = click.IntRange(min=1)
+_SECONDS: Final = click.FloatRange(min=0)
+_ABOVE_ZERO: Final = click.FloatRange(min=0, min_open=True)
+_CONCURRENCY: Final = "concurrency"
+_OF_HANDLERS: Final[dict[str, dict[str, Any]]] = {
+    "queue": {"metavar": "QUEUE", "help": "where its tasks come from"},
+    "dead": {"metavar": "QUEUE", "help": "the dead-letter queue; without it QUEUE.dead"},
+    "max_retries": {"metavar": "N", "type": click.IntRange(min=0), "help": "retries after the first failed run (3)"},
+    "task_timeout": {"metavar": "SECONDS", "type": _ABOVE_ZERO, "help": "how long a run may take (10)"},
+    _CONCURRENCY: {"metavar": "N", "type": _COUNT, "help": "how many tasks run at once"},
+    "executor": {"type": click.Choice(("thread", "process")), "help": "what they run in (thread)"},
+    "backoff": {
+        "metavar": "BACKOFF",
+        "type": BackoffType(),
+        "help": "seconds before a retry (0): 5, linear:FIRST[:LONGEST] or exponential:FIRST[:LONGEST]",
+    },
+    "grace_period": {"metavar": "SECONDS", "type": _SECONDS, "help": "how long running tasks get at the end (25)"},
+    "max_crashes": {"metavar": "N", "type": click.IntRange(min=2), "help": "worker processes that a task may kill (3)"},
+    "max_tasks_per_child": {"metavar": "N", "type": _COUNT, "help": "runs after which its process is replaced"},
+    "max_memory_per_child": {"metavar": "BYTES", "type": _COUNT, "help": "memory above which its process is replaced"},
+    "lifespan": {"metavar": "MODULE:NAME", "help": "what opens, and closes, what its tasks share"},
+}
+"""The options that make the manager of a handler: called like the arguments of ``TaskManager``, with few exceptions."""
+
+
+def _handler_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for name, settings in reversed(_OF_HANDLERS.items()):
+        flags = [f"--{name.replace('_', '-')}", *(["-c"] if name == _CONCURRENCY else [])]
+        command = click.option(*flags, **{**settings, "help": f"Of a handler: {settings['help']}."})(command)
+    return command
+
+
+@click.command(cls=Command)
+@click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
+@click.option("--processes", metavar="N", default=1, type=_COUNT, help="Worker processes (1), each with all TARGETs.")
+@click.option("--reload", is_flag=True, help="Start anew when a Python file changes; needs the extra reload.")
+@click.option(
+    "--reload-dir", metavar="DIR", multiple=True, type=click.Path(path_type=Path),
+    help="Where to look for that, in place of the current directory; may be repeated.",
+)  # fmt: skip
+@click.option("--until-idle", is_flag=True, help="For jobs: stop when all queues are empty, and say what was done.")
+@click.option(
+    "--start-timeout", metavar="SECONDS", default=0.0, type=_SECONDS,
+    help="How long to wait for a broker that is not up yet (0).",
+)  # fmt: skip
+@click.option(
+    "--log-level", type=click.Choice(LEVELS, case_sensitive=False), help="Without it info, or what the program sets up."
+)
+@_handler_options
+@url_options
+@click.pass_context
+def command(
+    context: click.Context,
+    targets: tuple[str, ...],
+    processes: int,
+    reload: bool,
+    reload_dir: tuple[Path, ...],
+    until_idle: bool,
+    start_timeout: float,
+    log_level: str | None,
+    url: str | None,
+    url_file: Path | None,
+    **settings: Any,
+) -> None:
+    """Run a worker on one queue or several.
+
+    A TARGET is module:name of a function without arguments that returns a TaskManager, of a TaskManager, or, as the
+    only TARGET, of a handler; then --queue and the other options make the TaskManager. Modules of the current directory
+    can be imported. Several TARGETs are several queues in one worker program, each with settings of its own: they start
+    and stop together, and when one ends with an error, all do.
+
+    SIGTERM and Ctrl-C stop gracefully, with exit code 0; a second signal stops at once, a third one kills. Without
+    --processes and --reload the worker is one process, with no supervisor.
+    """
+    given = _given(context)
+    _check(targets, given, processes=processes, reload=reload, until_idle=until_idle, folders=reload_dir)
+    queue = settings.pop("queue")
+    chosen = None if queue is None else chosen_url(url, url_file)
+    arguments = {"max_workers" if name == _CONCURRENCY else name: v for name, v in settings.items() if v is not None}
+    make_importable()
+    found = [Target(name, chosen, queue, arguments, given, log_level) for name in targets]
+    if processes == 1 and not reload:
+        run_here(found, start_timeout, until_idle)
+        return
+    from qbridge_core.cli.worker.supervised import run_reloading, run_supervised  # a worker alone needs no processes
+
+    if reload:
+        run_reloading(found, processes, start_timeout, reload_dir or (Path.cwd(),))
+    else:
+        run_supervised(found, processes, start_timeout)
+
+
+def _given(context: click.Context) -> tuple[str, ...]:
+    """The options of a handler that stand somewhere. A broker may be in the environment for other commands, too."""
+    names = [name for name in _OF_HANDLERS if context.get_parameter_source(name) is not ParameterSource.DEFAULT]
+    names += [name for name in ("url", "url_file") if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    return tuple(f"--{name.replace('_', '-')}" for name in names)
+
+
+def _check(
+    targets: tuple[str, ...],
+    given: tuple[str, ...],
+    *,
+    processes: int,
+    reload: bool,
+    until_idle: bool,
+    folders: tuple[Path, ...],
+) -> None:
+    if until_idle and (processes > 1 or reload):
+        raise click.UsageError("--until-idle is for one process: leave out --processes and --reload")
+    if folders and not reload:
+        raise click.UsageError("--reload-dir says where --reload looks; add --reload")
+    if len(targets) > 1 and given:
+        raise click.UsageError(
+            f"{', '.join(given)}: for one handler; of several targets each is a function that returns a TaskManager "
+            "with settings of its own"
+        )

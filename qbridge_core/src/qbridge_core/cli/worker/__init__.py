@@ -1,0 +1,1 @@
+"""What ``qbridge worker`` runs: targets, in this process or in others."""
