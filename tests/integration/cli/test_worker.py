@@ -309,7 +309,7 @@ def test_g16_a_signal_while_a_target_is_built_ends_the_command(start: Callable[.
 def test_reload_starts_anew_after_a_change(
     start: Callable[..., Worker], redis_url: str, unique_name: str, tasks: Path, tmp_path: Path
 ) -> None:
-    """What runs is finished by the old code, the new code takes the rest; after a slip the next change is waited for."""
+    """The old code finishes what it runs, the new code takes the rest; after a slip the next change is waited for."""
     queue = f"{unique_name}-a"
     with connect(redis_url) as client:
         client.declare(queue, f"{queue}.dead")

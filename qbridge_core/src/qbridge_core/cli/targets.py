@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from types import FrameType
 from typing import Final, TypeVar
 
@@ -81,6 +83,28 @@ def _imported(module: str, target: str) -> object:
     finally:
         if not was_loading:
             loading.clear()
+
+
+def takes_payload(function: Callable[..., object], wanted: bool) -> bool:
+    """Whether a function is a handler, and not one that builds a manager.
+
+    Args:
+        function: what can be called with an argument only is one.
+        wanted: what can be called with and without one is what the user wants.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some builtins have none
+        return wanted
+    try:
+        signature.bind()
+    except TypeError:
+        return True
+    try:
+        signature.bind(None)
+    except TypeError:
+        return False
+    return wanted
 
 
 def failure(kind: type[_Error], what: str, exc: Exception) -> _Error:

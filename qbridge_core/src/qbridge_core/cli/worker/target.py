@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from qbridge_core.cli.targets import failure, load
+from qbridge_core.cli.targets import failure, load, takes_payload
 from qbridge_core.cli.worker.logs import set_up_logs
 from qbridge_core.contract.names import default_dead_letter_queue
 from qbridge_core.contract.registry import connect
@@ -71,7 +71,7 @@ class Target:
             raise ConfigurationError(
                 f"{self.name} is {kind}; a target is a function that returns a TaskManager, a TaskManager, or a handler"
             )
-        if _takes_payload(found, self.queue is not None):
+        if takes_payload(found, self.queue is not None):
             return self._of_handler(found)
         self._refuse_options("takes no argument, so it is no handler but builds a TaskManager with settings of its own")
         return self._built(found)
@@ -122,25 +122,3 @@ class Target:
 
 def _article(name: str) -> str:
     return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
-
-
-def _takes_payload(function: Callable[..., object], wanted: bool) -> bool:
-    """Whether it is a handler.
-
-    Args:
-        function: what can be called with an argument only is one.
-        wanted: what can be called with and without one is what the user wants.
-    """
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # some builtins have none
-        return wanted
-    try:
-        signature.bind()
-    except TypeError:
-        return True
-    try:
-        signature.bind(None)
-    except TypeError:
-        return False
-    return wanted
