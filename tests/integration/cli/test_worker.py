@@ -319,6 +319,7 @@ def test_reload_starts_anew_after_a_change(
         tasks.write_text(TASKS.replace("finished", "finished anew"))
         wait_for(lambda: "changed: " in worker.log, 60, "the change is seen")
         (tmp_path / "go").touch()
+        wait_for(lambda: "exited with status 0" in worker.log, 60, "the old process has ended")
         client.send(queue, "one")
         wait_for(lambda: journal(tmp_path, "finished anew one"), 60, "the new code works")
         assert journal(tmp_path, "finished wait")

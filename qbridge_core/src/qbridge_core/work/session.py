@@ -177,7 +177,7 @@ class Session:
 
     def ends_within(self, seconds: float) -> bool:
         """Wait for the end, at most so long; True when it has come, or should have long ago."""
-        if self.stopped.wait(seconds):
+        if self.stopped.wait(seconds) if seconds else self.stopped.is_set():  # the cheap one for a look at many
             return True
         if self._must_end_at is not None and monotonic() > self._must_end_at:
             self._fail(_left_behind(self._stopping.step))
