@@ -20,7 +20,7 @@ from qbridge_core import (
     LinearBackoff,
     QBridgeError,
 )
-from qbridge_core.cli.worker.backoffs import BackoffType
+from qbridge_core.cli.worker.backoffs import read_backoff
 from qbridge_core.cli.worker.target import Target
 
 MODULES = {
@@ -197,11 +197,11 @@ def test_a_target_hides_the_password() -> None:
 )
 def test_a_backoff_is_written_in_a_word(text: str, backoff: Any) -> None:
     """Seconds, or how they grow from the first to the longest."""
-    assert BackoffType().convert(text, None, None) == backoff
+    assert read_backoff(text) == backoff
 
 
 @pytest.mark.parametrize("text", ["", "five", "-1", "nan", "linear", "linear:1:2:3", "exponential:x", "quick:1"])
 def test_a_backoff_that_nobody_understands_is_refused(text: str) -> None:
     """As wrong usage."""
     with pytest.raises(click.BadParameter, match=re.escape(repr(text))):
-        BackoffType().convert(text, None, None)
+        read_backoff(text)

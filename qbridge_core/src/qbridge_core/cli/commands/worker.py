@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from qbridge_core.cli.broker import chosen_url, url_options
 from qbridge_core.cli.command import Command
 from qbridge_core.cli.targets import make_importable
-from qbridge_core.cli.worker.backoffs import BackoffType
+from qbridge_core.cli.worker.backoffs import read_backoff
 from qbridge_core.cli.worker.logs import LEVELS
 from qbridge_core.cli.worker.running import run_here
 from qbridge_core.cli.worker.target import Target
@@ -30,7 +30,7 @@ _OF_HANDLERS: Final[dict[str, dict[str, Any]]] = {
     "executor": {"type": click.Choice(("thread", "process")), "help": "what they run in (thread)"},
     "backoff": {
         "metavar": "BACKOFF",
-        "type": BackoffType(),
+        "type": read_backoff,
         "help": "seconds before a retry (0): 5, linear:FIRST[:LONGEST] or exponential:FIRST[:LONGEST]",
     },
     "grace_period": {"metavar": "SECONDS", "type": _SECONDS, "help": "how long running tasks get at the end (25)"},
@@ -70,6 +70,7 @@ def _handler_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.pass_context
 def command(
     context: click.Context,
+    /,
     targets: tuple[str, ...],
     processes: int,
     reload: bool,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import click
 
@@ -13,19 +13,18 @@ _FORM: Final = "write seconds, as 5, or linear:FIRST[:LONGEST], or exponential:F
 _LONGEST: Final = 300.0
 
 
-class BackoffType(click.ParamType):
-    """``5``, ``linear:2``, ``exponential:1:600``: seconds, the first delay, and one that none exceeds."""
+def read_backoff(text: str) -> Backoff:
+    """``5``, ``linear:2`` or ``exponential:1:600``: seconds, the first delay, and one that none exceeds.
 
-    name = "backoff"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Backoff:
-        """The backoff; click says what is wrong where it cannot be read."""
-        try:
-            return _read(str(value))
-        except ConfigurationError as exc:
-            self.fail(f"{value!r}: {exc}", param, ctx)
-        except ValueError:
-            self.fail(f"{value!r} is no backoff: {_FORM}", param, ctx)
+    Raises:
+        click.BadParameter: it cannot be read.
+    """
+    try:
+        return _read(text)
+    except ConfigurationError as exc:
+        raise click.BadParameter(f"{text!r}: {exc}") from exc
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no backoff: {_FORM}") from None
 
 
 def _read(text: str) -> Backoff:
