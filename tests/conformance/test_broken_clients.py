@@ -130,6 +130,7 @@ BROKEN: dict[type[MemoryClient], set[str]] = {
     describing.CountsFromTheFirst: {"test_the_oldest_ready_message_has_an_age"},
     describing.CountsTheDead: {"test_consumers_are_counted"},
     describing.CountsWhoLooks: {"test_consumers_are_counted"},
+    describing.CountsItsOwn: {"test_what_all_clients_hold_is_counted"},
     describing.RatesInMinutes: {"test_rates_are_told"},
     describing.ListsSideQueues: {"test_queues_are_listed_as_far_as_that_is_claimed"},
     describing.ForgetsPairs: {"test_queues_are_listed_as_far_as_that_is_claimed"},

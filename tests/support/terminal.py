@@ -40,11 +40,12 @@ class Terminal:
         self._ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
         self.before = termios.tcgetattr(theirs)
+        environment = {name: variables[name] for name in variables.keys() - {"COLUMNS", "LINES"}}
         # A leader of a session that opens a terminal has it as its own: Ctrl-C arrives.
         self.process = subprocess.Popen(
             ["sh", "-c", 'exec "$@" <"$0" >"$0" 2>&1', os.ttyname(theirs), *command],
             stdin=subprocess.DEVNULL, cwd=folder, start_new_session=True,
-            env={**variables, "TERM": "xterm-256color"},
+            env=environment | {"TERM": "xterm-256color"},
         )  # fmt: skip
         self._theirs = theirs  # kept open, so that what the program wrote last can be read when it has ended
 
@@ -59,6 +60,13 @@ class Terminal:
         """What the screen shows now, lines without the blanks at their ends."""
         self._read()
         return "\n".join(line.rstrip() for line in self._screen.display).strip("\n")
+
+    @property
+    def cells(self) -> list[list[tuple[str, str]]]:
+        """The lines of the screen: each character with its style, in Rich's words."""
+        self._read()
+        lines = (self._screen.buffer[line] for line in range(self._screen.lines))
+        return [[(line[column].data, _style(line[column])) for column in range(self._screen.columns)] for line in lines]
 
     @property
     def shows_cursor(self) -> bool:
@@ -111,3 +119,8 @@ class Terminal:
             data = os.read(self._ours, 65536)
             self.written += data
             self._stream.feed(data)
+
+
+def _style(cell: pyte.screens.Char) -> str:
+    colour = {"default": "", "brown": "yellow"}.get(cell.fg, cell.fg)
+    return f"{'bold ' if cell.bold else ''}{colour}".strip() or "none"

@@ -107,7 +107,7 @@ class MemoryClient(QueueClient):
         instant_ack=True,
         letters=True,
         diagnoses=True,
-        details=frozenset({"dead", "consumers", "oldest_age", "in_rate", "out_rate"}),
+        details=frozenset({"dead", "consumers", "oldest_age", "in_rate", "out_rate", "unsettled"}),
         queues=True,
         sent_at=True,
         history=True,
@@ -180,6 +180,7 @@ class MemoryClient(QueueClient):
             oldest_age=look.oldest_age,
             in_rate=in_rate,
             out_rate=out_rate,
+            unsettled=stats.in_flight,
         )
 
     def queues(self) -> dict[str, str | None]:

@@ -90,7 +90,7 @@ class RedisClient(QueueClient):
         instant_ack=True,
         letters=True,
         diagnoses=True,
-        details=frozenset({"dead", "consumers", "oldest_age", "in_rate", "out_rate"}),
+        details=frozenset({"dead", "consumers", "oldest_age", "in_rate", "out_rate", "unsettled"}),
         queues=True,
         sent_at=True,
         history=True,
@@ -183,7 +183,8 @@ class RedisClient(QueueClient):
         if letters is None and self._declarations.is_declared(queue):
             letters = 0
         in_rate, out_rate = self._rates.of(queue, look.added, look.held)
-        return replace(look.stats, dead=letters, in_rate=in_rate, out_rate=out_rate)
+        stats = look.stats
+        return replace(stats, dead=letters, in_rate=in_rate, out_rate=out_rate, unsettled=stats.in_flight)
 
     @guarded_method
     def queues(self) -> dict[str, str | None]:

@@ -37,7 +37,7 @@ def test_rates_are_told_by_the_management_api_alone(
     client: RabbitMQClient, other: RabbitMQClient, unique_name: str
 ) -> None:
     """The flags say so, a quiet queue has rates of zero, and what came and went in the last seconds is measured."""
-    assert client.capabilities.details - other.capabilities.details == {"in_rate", "out_rate"}
+    assert client.capabilities.details - other.capabilities.details == {"in_rate", "out_rate", "unsettled"}
     client.declare(unique_name)
     quiet = client.describe(unique_name)
     assert (quiet.in_rate, quiet.out_rate, quiet.oldest_age, quiet.dead) == (0.0, 0.0, 0.0, 0)
@@ -52,6 +52,18 @@ def test_rates_are_told_by_the_management_api_alone(
     wait_for(both_are_told, 30.0, "twice as much comes as goes", interval=0.2)
     plain = other.describe(unique_name)
     assert (plain.in_rate, plain.out_rate, plain.oldest_age) == (None, None, None)
+
+
+def test_what_all_clients_hold_is_told_by_the_management_api_alone(
+    client: RabbitMQClient, other: RabbitMQClient, unique_name: str
+) -> None:
+    """It counts what others hold, too, some seconds later; AMQP tells nobody."""
+    client.declare(unique_name)
+    client.publish_many(unique_name, [Message(b"x")] * 3)
+    (held,) = other.receive(unique_name, 1, 10.0)
+    wait_for(lambda: client.describe(unique_name).unsettled == 1, 30.0, "it is told", interval=0.2)
+    assert (client.describe(unique_name).in_flight, other.describe(unique_name).unsettled) == (0, None)
+    other.ack(held)
 
 
 def test_all_queues_of_the_virtual_host_are_listed(

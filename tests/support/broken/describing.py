@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from qbridge_core.backend import Capabilities, QueueStats, suspects_queue
+from qbridge_core.backend import Capabilities, Delivery, QueueStats, suspects_queue
 from qbridge_memory import MemoryClient
 
 
@@ -14,6 +14,24 @@ class TellsUnclaimed(MemoryClient):
     """Tells what it does not claim to know, and lists queues in secret."""
 
     capabilities = Capabilities(delay=True, browse=True, instant_ack=True, letters=True)
+
+
+class CountsItsOwn(MemoryClient):
+    """Tells of no message that others hold."""
+
+    def describe(self, queue: str) -> QueueStats:
+        return replace(super().describe(queue), unsettled=len(self._held))
+
+    def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
+        deliveries = super().receive(queue, max_messages, timeout)
+        self._held = {*self._held, *deliveries}
+        return deliveries
+
+    def ack(self, delivery: Delivery) -> None:
+        super().ack(delivery)
+        self._held = {*self._held} - {delivery}
+
+    _held: set[Delivery] | frozenset[Delivery] = frozenset()
 
 
 class ClaimsWhatItDoesNotTell(MemoryClient):

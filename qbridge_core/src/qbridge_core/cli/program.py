@@ -18,6 +18,8 @@ _COMMANDS: Final = {
         "doctor",
         "purge",
         "send",
+        "stats",
+        "top",
         "worker",
     )
 }

@@ -292,6 +292,7 @@ class QueueStats:
         in_rate: messages that came into the queue in a second, those that come again included: on the average since the
             asking client described it last, or of the broker's own. ``None`` the first time.
         out_rate: messages that left it in a second; measured as ``in_rate`` is.
+        unsettled: what all clients together have in flight.
     """
 
     ready: int
@@ -302,6 +303,7 @@ class QueueStats:
     oldest_age: float | None = None
     in_rate: float | None = None
     out_rate: float | None = None
+    unsettled: int | None = None
 
     def __repr__(self) -> str:
         told = ((each, getattr(self, each.name)) for each in fields(self))

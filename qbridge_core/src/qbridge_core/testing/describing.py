@@ -11,7 +11,7 @@ from qbridge_core import NotConnectedError, QueueClient, UnroutableError, Unsupp
 from qbridge_core.backend import suspects_queue
 from qbridge_core.testing.base import Backend, MakeClient
 
-_DETAILS: Final = frozenset({"dead", "consumers", "oldest_age", "in_rate", "out_rate"})
+_DETAILS: Final = frozenset({"dead", "consumers", "oldest_age", "in_rate", "out_rate", "unsettled"})
 _RATES: Final = ("in_rate", "out_rate")
 _OLD: Final = 0.3
 _TOLERANCE: Final = 0.25  # seconds: clocks of files and of other machines are coarser
@@ -86,6 +86,21 @@ class DescribingTests(Backend):
         self.eventually(lambda: client.describe(queue).consumers == 1, message="one of them has ended")
         workers[1].disconnect()
         self.eventually(lambda: client.describe(queue).consumers == 0, message="both have ended")
+
+    def test_what_all_clients_hold_is_counted(self, make_client: MakeClient, client: QueueClient, queue: str) -> None:
+        """``unsettled`` is what this client has in flight together with what others have."""
+        self._require(client, "unsettled")
+        other = make_client()
+        for body in (b"1", b"2", b"3"):
+            client.publish(queue, body)
+        assert client.describe(queue).unsettled == 0
+        mine, theirs = self.receive_one(client, queue), self.receive_one(other, queue)
+        wait = self.counting_time(client)
+        self.eventually(lambda: client.describe(queue).unsettled == 2, wait, "two clients hold one each")
+        other.ack(theirs)
+        assert other.flush()
+        self.eventually(lambda: client.describe(queue).unsettled == 1, wait, "one is settled")
+        client.ack(mine)
 
     def test_rates_are_told(self, client: QueueClient, queue: str) -> None:
         """``in_rate`` and ``out_rate`` are what came and went since the description before, in a second."""

@@ -47,15 +47,15 @@ class Looking:
         name, declared = transport.name_of(queue), context.declarations
         dead = transport.name_of(declared.dead_letter_queue(queue))
 
-        def work(session: Session) -> tuple[int | None, float | None]:
+        def work(session: Session) -> tuple[int | None, float | None, int | None]:
             letters = transport.size(session, dead) if transport.exists(session, dead) else None
-            return letters, transport.oldest_age(session, name)
+            return letters, transport.oldest_age(session, name), transport.in_flight(session, name)
 
         stats = self.stats(queue)
-        letters, age = context.ask(work, f"look at {queue!r}")
+        letters, age, in_flight = context.ask(work, f"look at {queue!r}")
         if letters is None and declared.is_declared(queue):
             letters = 0
-        return replace(stats, dead=letters, oldest_age=age)
+        return replace(stats, dead=letters, oldest_age=age, unsettled=in_flight)
 
     def queues(self) -> dict[str, str | None]:
         """Those that the broker lists, and those that this client has declared."""

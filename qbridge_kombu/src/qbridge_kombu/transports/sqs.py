@@ -89,7 +89,7 @@ class SQSTransport(Transport):
         instant_ack=True,
         ordered=False,
         exact_stats=False,
-        details=DETAILS,
+        details=DETAILS | {"unsettled"},
         queues=True,
         sent_at=True,
         history=True,

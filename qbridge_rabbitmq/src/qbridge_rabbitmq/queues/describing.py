@@ -32,7 +32,7 @@ from qbridge_rabbitmq.queues.requests import Requests, Steps
 _log: Final = logger("qbridge.rabbitmq")
 _PAUSE: Final = 10.0
 ALWAYS: Final = frozenset({"dead", "consumers"})
-WITH_MANAGEMENT: Final = ALWAYS | {"in_rate", "out_rate"}
+WITH_MANAGEMENT: Final = ALWAYS | {"in_rate", "out_rate", "unsettled"}
 """The fields of ``QueueStats`` that are filled in."""
 
 
@@ -66,6 +66,7 @@ class Describing:
             oldest_age=_age(told, stats.ready),
             in_rate=_rate(traffic, "publish_details") if told else None,
             out_rate=_rate(traffic, "ack_details") if told else None,
+            unsettled=int(told.get("messages_unacknowledged") or 0) if told else None,
         )
 
     def queues(self) -> dict[str, str | None]:

@@ -1,0 +1,1 @@
+"""What ``qbridge stats`` and ``qbridge top`` show of queues, and how."""

@@ -1,0 +1,101 @@
+"""Looks at queues: one row for each, with what the broker tells, and ``None`` for what it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from qbridge_core.contract.checks import check_queue_name
+from qbridge_core.contract.client import QueueClient
+from qbridge_core.errors import UnsupportedError
+
+_COUNTS: Final = ("ready", "in_flight", "delayed", "dead", "consumers")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A queue: the fields of ``QueueStats``, with ``None`` for those that the broker does not tell.
+
+    Attributes:
+        in_flight: what all clients hold; what this one holds itself, nothing, is of no interest.
+    """
+
+    queue: str
+    dead_letter_queue: str | None
+    ready: int
+    in_flight: int | None
+    delayed: int
+    dead: int | None
+    oldest_age: float | None
+    consumers: int | None
+    in_rate: float | None
+    out_rate: float | None
+    paused: bool | None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing at all is known to be there, as of a queue that does not exist."""
+        return not any(getattr(self, name) for name in _COUNTS)
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return asdict(self)
+
+
+class Overview:
+    """The queues that somebody has named, or all that the broker lists.
+
+    Args:
+        client: asks the broker.
+        names: of the queues; none for all but those that are the dead-letter queue of another one.
+
+    Raises:
+        ConfigurationError: one is no name.
+        UnsupportedError: there are none, and the broker cannot list its queues.
+    """
+
+    def __init__(self, client: QueueClient, names: Sequence[str]) -> None:
+        self._client = client
+        self._names = [check_queue_name(name) for name in dict.fromkeys(names)]
+        if not names and not client.capabilities.queues:
+            raise UnsupportedError("this broker cannot list its queues; name those that you want to see")
+
+    def look(self) -> list[Row]:
+        """Ask the broker about each queue.
+
+        Raises:
+            QBridgeError: it cannot be asked.
+        """
+        known = self._listed() if not self._names else {}
+        letters = set(known.values())
+        names = self._names or [name for name in known if name not in letters]
+        return [self._row(name, known.get(name)) for name in names]
+
+    def missing(self, rows: Sequence[Row]) -> list[str]:
+        """Those of the named queues that do not exist, as far as the broker lists what does."""
+        suspects = [row.queue for row in rows if row.is_empty] if self._names else []
+        known = self._listed() if suspects else {}
+        return [name for name in suspects if known and name not in known]
+
+    def _listed(self) -> dict[str, str | None]:
+        with suppress(UnsupportedError):
+            return self._client.queues()
+        return {}
+
+    def _row(self, name: str, dead_letter_queue: str | None) -> Row:
+        stats = self._client.describe(name)
+        return Row(
+            queue=name,
+            dead_letter_queue=dead_letter_queue,
+            ready=stats.ready,
+            in_flight=stats.unsettled,
+            delayed=stats.delayed,
+            dead=stats.dead,
+            oldest_age=stats.oldest_age,
+            consumers=stats.consumers,
+            in_rate=stats.in_rate,
+            out_rate=stats.out_rate,
+            paused=None,
+        )

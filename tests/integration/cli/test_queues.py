@@ -1,0 +1,129 @@
+"""``qbridge stats`` and questions before queues are emptied, on real brokers."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from integration.cli.conftest import OpenTerminal, QBridge, StartQBridge
+from qbridge_core import QueueClient, connect
+
+
+@pytest.fixture
+def client(shared_url: str, unique_name: str) -> Iterator[QueueClient]:
+    """A client of the broker that the command looks at, with the test's queue."""
+    with connect(shared_url) as client:
+        client.declare(unique_name)
+        yield client
+
+
+def tells(client: QueueClient, *fields: str) -> bool:
+    """Whether the broker of the test says so much."""
+    return {*fields} <= client.capabilities.details
+
+
+def test_who_deletes_on_a_terminal_is_asked(open_terminal: OpenTerminal, redis_url: str, unique_name: str) -> None:
+    """And nothing is deleted without a yes."""
+    with connect(redis_url) as client:
+        client.declare(unique_name)
+        client.send_many(unique_name, [1, 2])
+        for answer, code, left in (("n", 1, 2), ("y", 0, 0)):
+            terminal = open_terminal("purge", unique_name, QBRIDGE_URL=redis_url)
+            terminal.wait_for(f"Delete the 2 messages that wait in {unique_name}? [y/N]:")
+            terminal.type(f"{answer}\r")
+            assert terminal.ended() == code
+            assert client.stats(unique_name).ready == left
+
+
+def test_queues_are_counted(qbridge: QBridge, client: QueueClient, shared_url: str, unique_name: str) -> None:
+    """As a table and as JSON, with a question mark and null for what the broker does not tell."""
+    client.send_many(unique_name, [1, 2, 3])
+    client.send(unique_name, 4, delay=3600)
+    (delivery,) = client.receive(unique_name, 1, 5.0)
+    client.reject(delivery, requeue=False)
+    client.flush()
+    told = stats(qbridge, shared_url, unique_name)
+    expected = {
+        "queue": unique_name, "dead_letter_queue": None, "ready": 2, "delayed": 1, "dead": 1,
+        "in_flight": 0 if tells(client, "unsettled") else None, "in_rate": None, "out_rate": None, "paused": None,
+    }  # fmt: skip
+    age, consumers = told.pop("oldest_age"), told.pop("consumers")
+    assert told == expected
+    assert consumers in {0, 1}  # Redis counts for a while who has received
+    assert (age is not None) == tells(client, "oldest_age")
+    head, row = qbridge("stats", unique_name, QBRIDGE_URL=shared_url).stdout.splitlines()
+    assert head.split() == [
+        "queue",
+        "ready",
+        "in",
+        "flight",
+        "delayed",
+        "dead",
+        "oldest",
+        "consumers",
+        "in/s",
+        "out/s",
+        "paused",
+    ]
+    flight = "0" if tells(client, "unsettled") else "?"
+    oldest = row.split()[5:7] if tells(client, "oldest_age") else ["?"]
+    assert row.split() == [unique_name, "2", flight, "1", "1", *oldest, *row.split()[-4:-3], "?", "?", "?"]
+
+
+def stats(qbridge: QBridge, url: str, queue: str) -> dict[str, Any]:
+    """What ``stats --json`` says of a queue."""
+    (row,) = json.loads(qbridge("stats", queue, "--json", QBRIDGE_URL=url).stdout)
+    assert isinstance(row, dict)
+    return row
+
+
+def test_a_broker_that_lists_its_queues_shows_all(
+    qbridge: QBridge, amqp_url: str, redis_url: str, unique_name: str
+) -> None:
+    """Redis does, without dead-letter queues, and knows one that does not exist; RabbitMQ by itself cannot."""
+    with connect(redis_url) as client:
+        client.declare(unique_name, f"{unique_name}.dead")
+    rows = json.loads(qbridge("stats", "--json", QBRIDGE_URL=redis_url).stdout)
+    found = {row["queue"]: row["dead_letter_queue"] for row in rows}
+    assert found[unique_name] == f"{unique_name}.dead"
+    assert f"{unique_name}.dead" not in found
+    done = qbridge("stats", unique_name, f"{unique_name}-typo", QBRIDGE_URL=redis_url, code=1)
+    assert done.stderr == f"Error: there is no queue '{unique_name}-typo'\n"
+    done = qbridge("stats", "--json", QBRIDGE_URL=amqp_url, code=1)
+    assert (json.loads(done.stdout), "management_url" in done.stderr) == ([], True)
+
+
+def test_stats_go_on(start_qbridge: StartQBridge, client: QueueClient, shared_url: str, unique_name: str) -> None:
+    """--watch prints an array in each line, with what came and went where the broker tells; Ctrl-C ends it with 0."""
+    process = start_qbridge(
+        "stats", unique_name, "--watch", "--interval", "0.1", "--json", QBRIDGE_URL=shared_url
+    )  # fmt: skip
+    assert process.stdout
+    (row,) = json.loads(process.stdout.readline())
+    assert row["ready"] == 0
+    client.send_many(unique_name, range(7))
+    rates = []
+    while row["ready"] < 7:
+        (row,) = json.loads(process.stdout.readline())
+        rates.append(row["in_rate"])
+    assert (max(rate or 0.0 for rate in rates) > 0) == tells(client, "in_rate")
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stderr) == (0, "")
+
+
+def test_wrong_usage_of_stats_is_said(qbridge: QBridge) -> None:
+    """Names that are none, an interval that is none, and a broker in the process, which has no queues."""
+    for args, code, said in (
+        (("stats", ""), 2, "a queue name"),
+        (("stats", "--interval", "0"), 2, "0.1"),
+        (("stats",), 1, "no queues are found"),
+        (("top",), 2, "stats --watch"),
+    ):
+        done = qbridge(*args, code=code, QBRIDGE_URL="memory://")
+        assert said in done.stderr, args
+        assert "Traceback" not in done.stderr
