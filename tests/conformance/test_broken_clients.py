@@ -15,7 +15,20 @@ import pytest
 
 from qbridge_core import QueueClient
 from qbridge_memory import MemoryClient
-from support.broken import calls, claims, describing, diagnoses, history, keeping, leases, letters, memory, outages
+from support.broken import (
+    calls,
+    claims,
+    delayed,
+    describing,
+    diagnoses,
+    history,
+    keeping,
+    leases,
+    letters,
+    memory,
+    outages,
+    pausing,
+)
 from support.brokers import start_new
 from support.estimates import EstimatingClient
 from support.leases.broker import LeaseBroker
@@ -245,6 +258,40 @@ BROKEN: dict[type[MemoryClient], set[str]] = {
     keeping.CreatesToList: {"test_listing_an_empty_or_missing_queue_gives_nothing"},
     keeping.ReplaysAPage: {"test_g13_all_letters_are_replayed"},
     keeping.ReplaysAsRedelivered: {"test_g13_replay_sends_letters_back_with_counters_reset"},
+    delayed.PurgesNothingDelayed: {
+        "test_what_is_delayed_can_be_purged",
+        "test_a_place_in_the_listing_outlasts_its_message",
+    },
+    delayed.PurgesReadyToo: {"test_what_is_delayed_can_be_purged"},
+    delayed.PurgesUnclaimed: {"test_what_is_delayed_can_be_purged"},
+    delayed.PurgesItsOwn: {"test_what_is_delayed_can_be_purged"},
+    delayed.PurgeCreatesToo: {"test_purging_what_is_delayed_of_a_missing_queue_deletes_nothing"},
+    delayed.ListsUnclaimed: {"test_what_cannot_be_listed_is_not_released"},
+    delayed.ListsTheLastFirst: {
+        "test_delayed_messages_are_listed_as_they_are_due",
+        "test_a_place_in_the_listing_outlasts_its_message",
+    },
+    delayed.NamesDelayedAnew: {"test_delayed_messages_are_listed_as_they_are_due"},
+    delayed.ForgetsWhereItWasDue: {"test_a_place_in_the_listing_outlasts_its_message"},
+    delayed.ReleasesAnew: {"test_chosen_delayed_messages_are_released_or_deleted"},
+    delayed.ReleasesAPage: {"test_everything_that_is_delayed_can_be_released"},
+    delayed.SaysNothingOfWhatIsDue: {"test_chosen_delayed_messages_are_released_or_deleted"},
+    delayed.TakesOneName: {"test_g18_delayed_messages_are_named_by_themselves_or_by_ids"},
+    pausing.PausesUnclaimed: {"test_queues_are_paused_as_far_as_that_is_claimed"},
+    pausing.ClaimsPauses: {
+        "test_queues_are_paused_as_far_as_that_is_claimed",
+        "test_a_pause_is_seen_by_all_and_outlasts_who_made_it",
+    },
+    pausing.KeepsItsMarks: {"test_a_pause_is_seen_by_all_and_outlasts_who_made_it"},
+    pausing.ResumesAtTheEnd: {"test_a_pause_is_seen_by_all_and_outlasts_who_made_it"},
+    pausing.CountsPauses: {"test_a_pause_is_seen_by_all_and_outlasts_who_made_it"},
+    pausing.PausesAll: {"test_a_pause_is_seen_by_all_and_outlasts_who_made_it"},
+    pausing.ShowsNoPause: {"test_queues_are_paused_as_far_as_that_is_claimed"},
+    pausing.RefusesToPublish: {"test_a_paused_queue_is_used_as_ever_by_all_others"},
+    pausing.LeavesReadersAlone: {"test_a_paused_queue_is_used_as_ever_by_all_others"},
+    pausing.CountsWhatGoesBack: {"test_workers_of_a_paused_queue_rest"},
+    pausing.SaysNeverPaused: {"test_queues_are_paused_as_far_as_that_is_claimed"},
+    pausing.TakesOneNameForMany: {"test_g18_pauses_need_the_name_of_a_queue"},
     claims.PublishesBackwards: {"test_messages_arrive_in_order"},
     claims.LosesWithoutOrder: {"test_messages_arrive_in_order"},
     claims.ClaimsExactCounts: COUNTS,
@@ -459,7 +506,20 @@ def test_the_suite_fails_where_a_client_of_a_real_broker_is_broken(
 
 def test_every_broken_client_is_run() -> None:
     """A class that is only written and not listed proves nothing."""
-    modules = (memory, calls, claims, describing, diagnoses, history, keeping, leases, letters, outages)
+    modules = (
+        memory,
+        calls,
+        claims,
+        delayed,
+        describing,
+        diagnoses,
+        history,
+        keeping,
+        leases,
+        letters,
+        outages,
+        pausing,
+    )
     broken = {
         kind
         for module in modules

@@ -20,6 +20,7 @@ from qbridge_core import (
     Capabilities,
     ConstantBackoff,
     DeadLetter,
+    DelayedMessage,
     Delivery,
     ExceptionRule,
     ExponentialBackoff,
@@ -31,6 +32,7 @@ from qbridge_core import (
     Message,
     Outcome,
     QueueClient,
+    QueuePausedError,
     QueueStats,
     QueueUse,
     Reason,
@@ -173,6 +175,9 @@ def running(client: QueueClient) -> None:
         assert_type(entered, TaskManager)
         try:
             report = entered.run_until_idle(timeout=5)
+        except QueuePausedError:
+            assert_type(entered.paused, bool)
+            return
         except IdleTimeoutError as exc:
             log.info("left: %s", exc.report)
             return
@@ -220,6 +225,16 @@ def operating(client: QueueClient) -> None:
         assert_type(letter.body, bytes)
         letter.attempts = 0  # type: ignore[misc]
     assert_type(client.replay("dead", target="in", limit=5), int)
+    assert_type(client.purge("in", delayed=True), int)
+    for message in client.delayed("in", 10, after="id"):
+        assert_type(message, DelayedMessage)
+        assert_type(message.due_at, datetime | None)
+    assert_type(client.release_delayed("in"), int)
+    assert_type(client.delete_delayed("in", messages=client.delayed("in")), int)
+    client.pause("in")
+    assert_type(client.paused(["in"]), set[str])
+    assert_type(client.stats("in").paused, bool | None)
+    client.resume("in")
     assert_type(qbridge_core.backends(), dict[str, str])
     qbridge_memory.reset()
     qbridge_memory.reset("name")

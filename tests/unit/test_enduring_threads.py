@@ -115,6 +115,10 @@ class Hashed:
     def __init__(self, seek: Callable[[], None]) -> None:
         self.seek = seek
 
+    def look_in(self, seekers: int) -> float:
+        """Not soon."""
+        return 10.0
+
 
 def test_g20_the_log_goes_on_after_lost_records_that_cannot_be_counted(capsys: pytest.CaptureFixture[str]) -> None:
     """What comes later is logged; standard error tells what happened."""

@@ -26,6 +26,9 @@ class OldClient(MemoryClient):
     ) -> int:
         return QueueClient.replay(self, dead_letter_queue, target=target, limit=limit)
 
+    def purge(self, queue: str) -> int:  # type: ignore[override]
+        return super().purge(queue)
+
     def delete_letters(self, dead_letter_queue: str, *, letters: Any) -> int:
         return QueueClient.delete_letters(self, dead_letter_queue, letters=letters)
 
@@ -45,6 +48,7 @@ class DecoratedClient(OldClient):
 
     dead_letters = logged(OldClient.dead_letters)
     replay = logged(OldClient.replay)
+    purge = logged(OldClient.purge)
 
 
 class NewerClient(MemoryClient):
@@ -77,6 +81,7 @@ def test_an_older_backend_does_what_it_did(client: MemoryClient) -> None:
     assert [letter.body for letter in client.dead_letters(queue="q.dead", limit=2, after=None)] == [b"1", b"2"]
     assert client.replay("q.dead", limit=1, letters=None, body=None, headers=None) == 1
     assert client.replay(dead_letter_queue="q.dead", target="q") == 1
+    assert (client.purge("q", delayed=False), client.purge("q")) == (2, 0)
 
 
 def test_an_older_backend_refuses_what_is_new(client: MemoryClient) -> None:
@@ -89,6 +94,8 @@ def test_an_older_backend_refuses_what_is_new(client: MemoryClient) -> None:
         client.replay("q.dead", letters=[])
     with pytest.raises(UnsupportedError, match="letters"):
         client.delete_letters("q.dead", letters=["1"])
+    with pytest.raises(UnsupportedError, match="delayed"):
+        client.purge("q.dead", delayed=True)
     assert client.stats("q.dead").ready == 2
 
 

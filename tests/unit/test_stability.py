@@ -36,6 +36,7 @@ BACKEND = [
     "DUE_AT",
     "DeadLetter",
     "DeclaredQueues",
+    "DelayedMessage",
     "Delivery",
     "DeliveryLostError",
     "EXCEPTION_MESSAGE",
@@ -97,6 +98,8 @@ BACKEND = [
     "check_count",
     "check_declaration",
     "check_delay",
+    "check_delayed",
+    "check_delayed_id",
     "check_delivery",
     "check_headers",
     "check_letters",
@@ -105,6 +108,7 @@ BACKEND = [
     "check_messages",
     "check_publish_timeout",
     "check_queue_name",
+    "check_queue_names",
     "check_rejection",
     "check_replay",
     "check_uses",
@@ -172,6 +176,9 @@ CAPABILITIES = [
     "queues",
     "sent_at",
     "history",
+    "purge_delayed",
+    "browse_delayed",
+    "pause",
 ]
 
 

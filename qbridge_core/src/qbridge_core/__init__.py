@@ -27,6 +27,7 @@ from qbridge_core.backend import worker_identity as worker_identity
 from qbridge_core.contract.capabilities import Capabilities
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.dead_letter import DeadLetter, Failure, Reason
+from qbridge_core.contract.delayed import DelayedMessage
 from qbridge_core.contract.findings import Finding, FindingStatus, QueueUse
 from qbridge_core.contract.history import Attempt, AttemptOutcome
 from qbridge_core.contract.hookspecs import hookimpl
@@ -53,6 +54,7 @@ from qbridge_core.errors import (
     QBridgeError,
     QueueFullError,
     QueueMismatchError,
+    QueuePausedError,
     RemoteError,
     TooManyStuckTasksError,
     TransientError,
@@ -94,6 +96,7 @@ __all__ = [
     "ConfigurationError",
     "ConstantBackoff",
     "DeadLetter",
+    "DelayedMessage",
     "Delivery",
     "DeliveryLostError",
     "DuplicateBackendError",
@@ -118,6 +121,7 @@ __all__ = [
     "QueueClient",
     "QueueFullError",
     "QueueMismatchError",
+    "QueuePausedError",
     "QueueStats",
     "QueueUse",
     "Reason",

@@ -1,7 +1,8 @@
 """What the author of a backend needs of QBridge, all of it: a backend imports nothing else of core.
 
 * **The contract:** :class:`QueueClient` to subclass, its :class:`Capabilities`, and what goes in and out of it:
-  :class:`Message`, :class:`Delivery`, :class:`Failure`, :class:`DeadLetter`, :class:`QueueStats`, :class:`Reason`.
+  :class:`Message`, :class:`Delivery`, :class:`Failure`, :class:`DeadLetter`, :class:`DelayedMessage`,
+  :class:`QueueStats`, :class:`Reason`.
 * **Being found:** :data:`hookimpl` marks the function ``qbridge_backends``, which returns a :data:`BackendFactory` for
   each scheme.
 * **URL and options:** :class:`BrokerURL`, :func:`read_options` and the readers :func:`option_seconds` and
@@ -37,6 +38,7 @@ from qbridge_core.contract.checks import (
     check_message_id,
     check_publish_timeout,
     check_queue_name,
+    check_queue_names,
     check_replay,
     check_wait,
     check_wanted,
@@ -44,6 +46,7 @@ from qbridge_core.contract.checks import (
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.dead_letter import DeadLetter, Failure, Noted, Reason
 from qbridge_core.contract.declared import DeclaredQueues
+from qbridge_core.contract.delayed import DelayedMessage, check_delayed, check_delayed_id
 from qbridge_core.contract.findings import (
     DIAGNOSIS_SECONDS,
     Check,
@@ -145,6 +148,7 @@ __all__ = [
     "DUE_AT",
     "DeadLetter",
     "DeclaredQueues",
+    "DelayedMessage",
     "Delivery",
     "DeliveryLostError",
     "EXCEPTION_MESSAGE",
@@ -207,6 +211,8 @@ __all__ = [
     "check_count",
     "check_declaration",
     "check_delay",
+    "check_delayed",
+    "check_delayed_id",
     "check_delivery",
     "check_headers",
     "check_letters",
@@ -215,6 +221,7 @@ __all__ = [
     "check_messages",
     "check_publish_timeout",
     "check_queue_name",
+    "check_queue_names",
     "check_rejection",
     "check_replay",
     "check_uses",

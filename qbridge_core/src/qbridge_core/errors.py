@@ -29,6 +29,7 @@
     ├── TooManyStuckTasksError             too many handlers hang past their timeout: the process must be restarted
     ├── WorkerStartError                   a Supervisor's worker processes end before they are ready
     └── IdleTimeoutError (TimeoutError)    run_until_idle gave up while work was left
+        └── QueuePausedError               its queue is paused, so nobody works it off
 
 A driver's exception never crosses a backend's boundary: it becomes one of these and stays reachable as
 ``__cause__``. No message of any of them contains a password.
@@ -129,6 +130,8 @@ class QueueMismatchError(PermanentError):
 class LettersGoneError(PermanentError):
     """Dead letters that were named are not in the queue any more, or a consumer holds them; the others are done.
 
+    Also raised for delayed messages that were named.
+
     Attributes:
         ids: theirs, in the order in which they were named.
         done: how many of the others were sent back or deleted.
@@ -142,7 +145,7 @@ class LettersGoneError(PermanentError):
     def __str__(self) -> str:
         shown = ", ".join(map(repr, self.ids[:_MOST_IDS])) + (", …" if len(self.ids) > _MOST_IDS else "")
         return (
-            f"{len(self.ids)} of the named dead letters are not in the queue, or a consumer holds them: {shown}; "
+            f"{len(self.ids)} of the named messages are not there, or a consumer holds them: {shown}; "
             f"{self.done} others are done"
         )
 
@@ -193,3 +196,7 @@ class IdleTimeoutError(QBridgeError, TimeoutError):
     def __init__(self, message: str, report: object) -> None:
         super().__init__(message)
         self.report = report
+
+
+class QueuePausedError(IdleTimeoutError):
+    """``run_until_idle`` found work in a queue that is paused; it would have waited for somebody to resume it."""

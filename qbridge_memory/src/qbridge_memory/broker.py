@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from qbridge_core.backend import QueueStats, UnroutableError, monotonic
 
@@ -78,6 +78,14 @@ class Look(NamedTuple):
     held: int
 
 
+Place = tuple[int, int]
+"""Where a message stands among those that are held back: due when (monotonic time, microseconds), and a number."""
+
+
+def _place(held: tuple[float, int, StoredMessage]) -> Place:
+    return round(held[0] * 1_000_000), held[1]
+
+
 class MemoryBroker:
     """The queues that the clients of one URL share."""
 
@@ -86,6 +94,8 @@ class MemoryBroker:
         self._queues: dict[str, _Queue] = {}
         self._consumers: dict[str, set[object]] = {}
         self._sequence = itertools.count(1)
+        self.paused: Final[set[str]] = set()
+        """The queues whose workers rest."""
 
     def declare(self, name: str) -> None:
         """Create the queue if it is missing."""
@@ -261,14 +271,39 @@ class MemoryBroker:
         """Whether there is such a queue."""
         return name in self._queues
 
+    def delayed(self, name: str, limit: int, after: Place | None) -> list[tuple[Place, StoredMessage]]:
+        """The first messages that are held back and due behind a place, each with its own."""
+        with self._lock:
+            places = sorted((_place(held), held[2]) for held in self._held_back(name))
+        return [held for held in places if after is None or held[0] > after][:limit]
+
+    def pick_delayed(self, name: str, wanted: Callable[[Place], bool], *, release: bool) -> int:
+        """Release or delete messages that are held back; return how many."""
+        with self._lock:
+            held_back = self._held_back(name)
+            picked = [held for held in sorted(held_back, key=_place) if wanted(_place(held))]
+            if not picked:
+                return 0
+            queue = self._queues[name]
+            gone = {number for _, number, _ in picked}
+            queue.delayed = [held for held in held_back if held[1] not in gone]
+            heapq.heapify(queue.delayed)
+            if release:
+                for _, _, message in picked:
+                    message.since = monotonic()
+                    queue.ready.append(message)
+                queue.notify_all()
+            return len(picked)
+
     def stats(self, name: str) -> QueueStats:
         """Count a queue's messages; a queue that does not exist has none."""
         with self._lock:
             queue = self._queues.get(name)
+            paused = name in self.paused
             if queue is None:
-                return QueueStats(0, 0, 0)
+                return QueueStats(0, 0, 0, paused=paused)
             self._release_due(queue, monotonic())
-            return QueueStats(len(queue.ready), len(queue.in_flight), len(queue.delayed))
+            return QueueStats(len(queue.ready), len(queue.in_flight), len(queue.delayed), paused=paused)
 
     def look(self, name: str) -> Look:
         """What there is to tell of a queue beyond its counts; nothing of one that does not exist."""
@@ -303,6 +338,14 @@ class MemoryBroker:
                     self._consumers.pop(each, None)
 
     # The methods below expect the lock to be held.
+
+    def _held_back(self, name: str) -> list[tuple[float, int, StoredMessage]]:
+        """What is not due yet."""
+        queue = self._queues.get(name)
+        if queue is None:
+            return []
+        self._release_due(queue, monotonic())
+        return queue.delayed
 
     def _declare(self, name: str) -> _Queue:
         if name not in self._queues:

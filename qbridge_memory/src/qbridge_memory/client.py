@@ -29,7 +29,6 @@ from qbridge_core.backend import (
     LettersGoneError,
     Message,
     NotConnectedError,
-    QueueClient,
     QueueStats,
     QueueUse,
     Rates,
@@ -61,6 +60,7 @@ from qbridge_core.backend import (
     replay_headers,
 )
 from qbridge_memory.broker import MemoryBroker, StoredMessage
+from qbridge_memory.holding import Holding
 
 _SETTLED: Final = None
 _ANY_NAME: Final = "any"
@@ -84,7 +84,7 @@ def _broker_named(name: str) -> MemoryBroker:
         return _brokers.setdefault(name, MemoryBroker())
 
 
-class MemoryClient(QueueClient):
+class MemoryClient(Holding):
     """A client of the in-memory broker. Thread-safe.
 
     ``memory://name`` is one broker for all clients of the process that use the name; ``memory://`` is a private broker
@@ -111,6 +111,9 @@ class MemoryClient(QueueClient):
         queues=True,
         sent_at=True,
         history=True,
+        purge_delayed=True,
+        browse_delayed=True,
+        pause=True,
     )
 
     def __init__(self, url: str = "memory://", **options: object) -> None:
@@ -187,11 +190,6 @@ class MemoryClient(QueueClient):
         """List the queues of the broker, those of all clients; which one has whose letters this client must know."""
         self._require_connection("any")
         return list_queues(self._broker.names(), self._dead_letter_queues)
-
-    def purge(self, queue: str) -> int:
-        """Delete the ready messages."""
-        self._require_connection(queue)
-        return self._broker.purge(queue)
 
     def publish(
         self,

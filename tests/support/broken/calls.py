@@ -249,7 +249,7 @@ class CreatesToCount(MemoryClient):
 class PurgesAPage(MemoryClient):
     """Purges no more than it can in one go."""
 
-    def purge(self, queue: str) -> int:
+    def purge(self, queue: str) -> int:  # type: ignore[override]
         page = self.receive(queue, 100, 0.0) if self.stats(queue).ready else []
         for delivery in page:
             self.ack(delivery)
@@ -259,7 +259,7 @@ class PurgesAPage(MemoryClient):
 class DeletesToPurge(MemoryClient):
     """Deletes a queue to empty it."""
 
-    def purge(self, queue: str) -> int:
+    def purge(self, queue: str) -> int:  # type: ignore[override]
         purged = super().purge(queue)
         queues: dict[str, Any] = self._broker._queues
         if queue in queues and not queues[queue].in_flight and not queues[queue].delayed:

@@ -372,7 +372,7 @@ class ShortensDelays(MemoryClient):
 class PurgesDelayed(MemoryClient):
     """Deletes what is not due yet, too."""
 
-    def purge(self, queue: str) -> int:
+    def purge(self, queue: str) -> int:  # type: ignore[override]
         purged = super().purge(queue)
         broker: Any = self._broker
         if queue in broker._queues:
@@ -574,7 +574,7 @@ class EmptiesOnDeclare(MemoryClient):
 class PurgeCreates(MemoryClient):
     """Creates the queue that it is to empty."""
 
-    def purge(self, queue: str) -> int:
+    def purge(self, queue: str) -> int:  # type: ignore[override]
         self.declare(queue)
         return super().purge(queue)
 
@@ -582,7 +582,7 @@ class PurgeCreates(MemoryClient):
 class RefusesToPurgeNothing(MemoryClient):
     """Takes a missing queue for an error."""
 
-    def purge(self, queue: str) -> int:
+    def purge(self, queue: str) -> int:  # type: ignore[override]
         if queue not in self._broker._queues:
             raise UnroutableError(queue)
         return super().purge(queue)
@@ -591,7 +591,7 @@ class RefusesToPurgeNothing(MemoryClient):
 class PurgesWhatIsHeld(MemoryClient):
     """Deletes deliveries in flight, too."""
 
-    def purge(self, queue: str) -> int:
+    def purge(self, queue: str) -> int:  # type: ignore[override]
         purged = super().purge(queue)
         broker: Any = self._broker
         if queue in broker._queues:

@@ -125,7 +125,7 @@ class LeaseClient(QueueClient):
         """Count."""
         return QueueStats(*self._call(self._live(), "stats", queue=check_queue_name(queue)))
 
-    def purge(self, queue: str) -> int:
+    def purge(self, queue: str) -> int:  # type: ignore[override]
         """Delete what is ready."""
         return int(self._call(self._live(), "purge", queue=check_queue_name(queue)))
 

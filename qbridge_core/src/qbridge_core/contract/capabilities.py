@@ -17,6 +17,10 @@ class Capabilities:
         browse: ``dead_letters`` lists a dead-letter queue without consuming it.
         letters: each letter that ``dead_letters`` lists has an ``id``, and ``after`` goes on behind one; ``replay`` and
             ``delete_letters`` take those that are named. It needs ``browse``.
+        purge_delayed: ``purge(queue, delayed=True)`` deletes what is delayed. It needs ``delay``.
+        browse_delayed: ``delayed`` lists what is delayed, each message with an ``id`` and the time when it is due;
+            ``release_delayed`` and ``delete_delayed`` take those that are named. It needs ``delay``.
+        pause: ``pause`` and ``resume`` work, ``paused`` and ``stats`` tell which queues are paused, and workers ask.
         crashes: ``Delivery.crashes`` counts the worker processes that died with the message, or ``Delivery.suspected``
             says that one may have, and ``crashes`` counts those that die with it when it runs alone; see there. It
             needs ``shared``: else a broker dies with the only process that knows it.
@@ -57,3 +61,6 @@ class Capabilities:
     queues: bool = False
     sent_at: bool = False
     history: bool = False
+    purge_delayed: bool = False
+    browse_delayed: bool = False
+    pause: bool = False

@@ -6,7 +6,7 @@ import functools
 import math
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, TypeGuard
 
 from qbridge_core.contract.headers import HEADER_PREFIX, NO_HEADERS
@@ -46,6 +46,19 @@ def check_queue_name(name: object, max_bytes: int = MAX_ID_CHARS, *, what: str =
             f"not {reprlib.repr(name)}"
         )
     return name
+
+
+def check_queue_names(names: object) -> list[str]:
+    """Return the names of several queues.
+
+    Raises:
+        ConfigurationError: they are one name, or one of them is none.
+    """
+    if isinstance(names, str | bytes) or not isinstance(names, Iterable):
+        raise ConfigurationError(
+            f"several queues are named in a list, and one of them as [queue], not by {_type(names)}"
+        )
+    return [check_queue_name(name) for name in names]
 
 
 def _type(value: object) -> str:

@@ -293,6 +293,7 @@ class QueueStats:
             asking client described it last, or of the broker's own. ``None`` the first time.
         out_rate: messages that left it in a second; measured as ``in_rate`` is.
         unsettled: what all clients together have in flight.
+        paused: whether workers rest; ``None`` where nobody can pause them, or nobody can tell. Means nothing to ``==``.
     """
 
     ready: int
@@ -304,6 +305,7 @@ class QueueStats:
     in_rate: float | None = None
     out_rate: float | None = None
     unsettled: int | None = None
+    paused: bool | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         told = ((each, getattr(self, each.name)) for each in fields(self))

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from qbridge_core.errors import UnsupportedError
 
-_ADDED: Final = {"dead_letters": ("after",), "replay": ("letters", "body", "headers")}
+_ADDED: Final = {"dead_letters": ("after",), "purge": ("delayed",), "replay": ("letters", "body", "headers")}
 _TAKES_ANY: Final = 0x08  # the flag of a code object for ``**arguments``
 
 
@@ -34,7 +34,8 @@ def _refusing(method: Callable[..., Any], missing: list[str]) -> Callable[..., A
     @functools.wraps(method)
     def call(self: object, *args: Any, **kwargs: Any) -> Any:
         for argument in missing:
-            if kwargs.pop(argument, None) is not None:
+            value = kwargs.pop(argument, None)
+            if value is not None and value is not False:
                 raise UnsupportedError(f"{type(self).__name__}.{method.__name__} does not know {argument!r}")
         return method(self, *args, **kwargs)
 

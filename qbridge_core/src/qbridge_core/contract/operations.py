@@ -10,6 +10,7 @@ from qbridge_core.contract.checks import check_queue_name, check_replay
 from qbridge_core.contract.consuming import Consuming
 from qbridge_core.contract.dead_letter import DeadLetter
 from qbridge_core.contract.headers import SOURCE_QUEUE, meta_text
+from qbridge_core.contract.holding import Holding
 from qbridge_core.contract.letters import check_after, check_choice, check_letters
 from qbridge_core.contract.message import Delivery, QueueStats
 from qbridge_core.contract.producing import Producing
@@ -19,7 +20,7 @@ from qbridge_core.errors import UnroutableError, UnsupportedError
 _PAGE = 100
 
 
-class Operations(Producing, Consuming):
+class Operations(Producing, Consuming, Holding):
     """Looks at queues and dead letters, and moves or deletes what is there."""
 
     # ------------------------------------------------------------------ queues
@@ -57,15 +58,23 @@ class Operations(Producing, Consuming):
         """
         raise UnsupportedError(f"{type(self).__name__} cannot list queues")
 
-    def purge(self, queue: str) -> int:
+    def purge(self, queue: str, *, delayed: bool = False) -> int:
         """Delete the ready messages of a queue (a dead-letter queue too); return how many.
 
         Deliveries in flight, letters that a consumer holds too, and delayed messages stay. A queue that does not exist
         has none to delete. The default receives and acknowledges them.
 
+        Args:
+            queue: the queue.
+            delayed: delete the delayed messages of the queue instead, those that were sent with a delay and those that
+                wait to be retried. What is ready stays then, and so may one that becomes due meanwhile.
+
         Raises:
             BrokerUnavailableError: no connection.
+            UnsupportedError: ``delayed`` without the capability ``purge_delayed``.
         """
+        if delayed:
+            raise UnsupportedError(f"{type(self).__name__} cannot delete the delayed messages of {queue!r}")
         purged = 0
         with suppress(UnroutableError):
             while batch := self.receive(queue, _PAGE, 0.0):

@@ -17,6 +17,7 @@ from qbridge_core.testing.base import Backend, MakeClient, a_failure, is_empty
 from qbridge_core.testing.connection import ConnectionTests
 from qbridge_core.testing.data import DataTests
 from qbridge_core.testing.dead_letters import DeadLetterTests
+from qbridge_core.testing.delayed import DelayedMessageTests
 from qbridge_core.testing.delays import DelayTests
 from qbridge_core.testing.describing import DescribingTests
 from qbridge_core.testing.diagnosing import DiagnosisTests
@@ -25,6 +26,7 @@ from qbridge_core.testing.interruptions import InterruptionTests
 from qbridge_core.testing.leases import LeaseTests
 from qbridge_core.testing.letters import LetterTests
 from qbridge_core.testing.outages import OutageTests
+from qbridge_core.testing.pausing import PausingTests
 from qbridge_core.testing.publishing import PublishingTests
 from qbridge_core.testing.receiving import ReceivingTests
 from qbridge_core.testing.recovery import RecoveryTests
@@ -42,6 +44,7 @@ class BackendConformance(
     PublishingTests,
     DataTests,
     DelayTests,
+    DelayedMessageTests,
     ReceivingTests,
     SeveralQueuesTests,
     SettlingTests,
@@ -55,6 +58,7 @@ class BackendConformance(
     RecoveryTests,
     InterruptionTests,
     WorkerTests,
+    PausingTests,
 ):
     """Everything that can be tested on a broker that others use too."""
 

@@ -24,6 +24,7 @@ from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
 from qbridge_core.runtime.outage import Outage
 from qbridge_core.runtime.pause import GrowingPause
+from qbridge_core.work.gate import Gate
 from qbridge_core.work.poison.side_queue import SideQueue
 from qbridge_core.work.readahead import LARGE, SECONDS_HELD, ReadAhead
 from qbridge_core.work.rest import IDLE_AFTER, pause
@@ -33,6 +34,7 @@ _log: Final = logger("qbridge.worker")
 _STALE_AFTER: Final = 1.0
 _LOOK_EVERY: Final = 0.25
 _STEP: Final = 100
+_REST_POLL: Final = 0.05
 
 
 class Dispatcher:
@@ -74,6 +76,8 @@ class Dispatcher:
         self._suspects = suspects
         self._alone: Delivery | None = None
         self._ending_alone = threading.Lock()
+        self.gate: Final = Gate()
+        """Keeps everybody from reading while it is shut."""
         self.unstarted = 0
         """How many of the workers have no thread yet; it counts as idle what is started when ``need`` asks for it."""
         self.need: Callable[[int], None] = _nobody
@@ -110,14 +114,39 @@ class Dispatcher:
         """Let no more deliveries out. Waits for nothing."""
         self.ending = True
         self._closed.set()
+        self.gate.give_up()
+
+    def rest(self) -> list[Delivery]:
+        """End the consumer, once the gate is shut; return what nobody has taken, the last first, as ``stale`` does.
+
+        Returns when nobody asks for more.
+        """
+        self._unsubscribe()
+        # Once more: a reader may have passed the gate just before.
+        while self._wakes and self.gate.is_asking and not self._closed.wait(_REST_POLL):
+            self._unsubscribe()
+        return self._take_all()[::-1]  # each goes to the front: this keeps their order
+
+    def go_on(self) -> None:
+        """Start the consumer again, and open the gate."""
+        try:
+            self.open()
+        except QBridgeError as exc:  # whoever receives is told, too
+            _log.debug("subscribe after a pause: %s", exc)
+        if self.closed:  # meanwhile, and before there was this consumer
+            self._unsubscribe()
+        self.gate.open()
 
     def close(self) -> None:
         """Let no more deliveries out and wake the reader. May be called again, to wake a reader that was late."""
         self.shut()
+        self._unsubscribe()
+
+    def _unsubscribe(self) -> None:
         try:
             self._client.unsubscribe(self._queue)
         except QBridgeError as exc:
-            _log.debug("unsubscribe while closing: %s", exc)
+            _log.debug("unsubscribe: %s", exc)
 
     def take(self) -> Delivery | None:
         """Wait for the next delivery; None when the dispatcher is closed.
@@ -186,10 +215,8 @@ class Dispatcher:
         suspect = None
         try:
             if not self.ending and not self._ready:
-                if self._suspects is not None and (suspect := self._suspects.take(self._is_quiet, self._closed)):
-                    return self._note_alone(suspect)
-                self._ready.extend(self._read())
-            return None
+                suspect = self._ask()
+            return suspect
         finally:
             if suspect is None or not self._runs_alone(suspect):
                 self._reading.release()
@@ -202,14 +229,25 @@ class Dispatcher:
 
     def _take_or_read(self) -> Delivery | None:
         while not self.ending:
-            if not self._ready:
-                if self._suspects is not None and (suspect := self._suspects.take(self._is_quiet, self._closed)):
-                    return self._note_alone(suspect)
-                self._ready.extend(self._read())
+            if not self._ready and (suspect := self._ask()):
+                return suspect
             try:
                 return self._ready.popleft()
             except IndexError:
                 pass  # nothing came, or another worker was quicker
+        return None
+
+    def _ask(self) -> Delivery | None:
+        """Ask for messages, unless the queue is paused; return a suspect that has to run first, if there is one."""
+        gate = self.gate
+        if not gate.enter():
+            return None
+        try:
+            if self._suspects is not None and (suspect := self._suspects.take(self._is_quiet, self._closed)):
+                return self._note_alone(suspect)
+            self._ready.extend(self._read())
+        finally:
+            gate.leave()
         return None
 
     def _note_alone(self, suspect: Delivery) -> Delivery:
@@ -223,6 +261,9 @@ class Dispatcher:
     def left_over(self) -> list[Delivery]:
         """Remove and return what was received and no worker took. Call it when the workers have ended."""
         self._is_over = True  # before the look
+        return self._take_all()
+
+    def _take_all(self) -> list[Delivery]:
         left: list[Delivery] = []
         try:
             while True:

@@ -1,4 +1,4 @@
-"""Tells whether a queue has no work left."""
+"""Tells whether a queue has no work left, or none that anybody does."""
 
 from __future__ import annotations
 
@@ -15,3 +15,12 @@ def is_empty(client: QueueClient, queue: str) -> bool:
     except TransientError:
         return False
     return all(stats.ready == stats.in_flight == stats.delayed == 0 for stats in counts)
+
+
+def is_at_rest(client: QueueClient, queue: str) -> bool:
+    """True when the queue is paused and nothing of it is in flight any more; False when nobody knows."""
+    try:
+        stats = client.stats(queue)
+    except TransientError:
+        return False
+    return stats.paused is True and stats.in_flight == 0

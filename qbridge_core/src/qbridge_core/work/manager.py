@@ -16,6 +16,7 @@ from qbridge_core.errors import (
     IdleTimeoutError,
     NotConnectedError,
     QBridgeError,
+    QueuePausedError,
 )
 from qbridge_core.execute.executor import Handler, checked_handler, loading, own_code
 from qbridge_core.execute.lifespan import Lifespan, checked_lifespan
@@ -36,7 +37,7 @@ from qbridge_core.work.arguments import (
     checked_redact,
     checked_rules,
 )
-from qbridge_core.work.idle import is_empty
+from qbridge_core.work.idle import is_at_rest, is_empty
 from qbridge_core.work.plan import Plan, usual_workers
 from qbridge_core.work.session import Session
 from qbridge_core.work.settle.rules import Rules
@@ -238,6 +239,12 @@ class TaskManager:
         return session is not None and session.pid == os.getpid() and not session.stopped.is_set()
 
     @property
+    def paused(self) -> bool:
+        """True while it rests because somebody has paused its queue; it is running all the same."""
+        session = self._session
+        return self.running and session is not None and session.rests
+
+    @property
     def error(self) -> BaseException | None:
         """Why it ended, or is about to end, without being asked to; None when it runs well, and after a ``stop``.
 
@@ -306,6 +313,7 @@ class TaskManager:
             timeout: seconds after which to give up.
 
         Raises:
+            QueuePausedError: there is work, and nobody does it, since the queue is paused. (An empty one is idle.)
             IdleTimeoutError: there was work left after ``timeout`` seconds; its ``report`` says what was done.
             ConfigurationError: ``timeout`` is not a positive number, or a handler or hook of this manager asks, whose
                 own task would never be done.
@@ -417,6 +425,12 @@ class TaskManager:
             if session is None or session.error is not None or session.stopped.is_set():
                 raise self.error or QBridgeError("the manager stopped before the queue was empty")
             quiet = quiet + 1 if is_empty(self._client, self._input_queue) else 0
+            if not quiet and session.rests and is_at_rest(self._client, self._input_queue):
+                raise QueuePausedError(
+                    f"{self._input_queue!r} still has work, and is paused: no worker takes it before "
+                    f"resume({self._input_queue!r}) ({self._tally.report()})",
+                    self.report(),
+                )
             if monotonic() > deadline:
                 raise IdleTimeoutError(
                     f"{self._input_queue!r} still has work after {timeout:g} s ({self._tally.report()})",

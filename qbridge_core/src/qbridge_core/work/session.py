@@ -18,6 +18,7 @@ from qbridge_core.runtime.logs import logger
 from qbridge_core.task import foreign
 from qbridge_core.task.context import current_run
 from qbridge_core.work.job import Job
+from qbridge_core.work.pausing import Pausing
 from qbridge_core.work.poison.isolation import Isolation
 from qbridge_core.work.pool import Pool
 from qbridge_core.work.rest import MANY, pause
@@ -82,10 +83,16 @@ class Session:
         if isolation is not None:
             isolation.rouse = job.dispatcher.rouse
         self._stopping = Stopping(client, job, self._pool, isolation, give_up, lambda: self._stop_requests)
+        self._pausing = Pausing(client, input_queue, job.dispatcher, isolation, self._stopping.give_back)
         self._thread: int | None = None
         self._has_begun = False
         self._started: tuple[threading.Thread, float] | None = None
         self._must_end_at: float | None = None
+
+    @property
+    def rests(self) -> bool:
+        """Whether its queue is paused."""
+        return self._pausing.is_paused
 
     def request_stop(self, times: int = 1) -> None:
         """Begin to stop, the second time at once; may be called from any thread and from a signal handler."""
@@ -156,6 +163,7 @@ class Session:
         self.opened.set()
         try:
             self.bell.take()
+            self._pausing.end()
             if self._pool.error is not None:
                 self._fail(self._pool.error)
             self._end()
@@ -193,7 +201,7 @@ class Session:
         self.opened.set()
         worker = worker_identity()
         _log.info("worker %s consumes %s", worker, self._queue, extra={"qbridge_queue": self._queue})
-        self._job.dispatcher.open()
+        self._pausing.begin()
         self._has_begun = True
         self._tell_start(worker)
         self._pool.start()

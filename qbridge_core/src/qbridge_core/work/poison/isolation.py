@@ -31,7 +31,7 @@ from qbridge_core.task.run import Run
 from qbridge_core.work.poison.importing import setup_of
 from qbridge_core.work.poison.lookout import lookout_of
 from qbridge_core.work.poison.rule import PoisonRule
-from qbridge_core.work.poison.side_queue import SideQueue
+from qbridge_core.work.poison.side_queue import SideQueue, look_every
 from qbridge_core.work.poison.suspect_runner import SuspectRunner
 from qbridge_core.work.settle.consequences import Consequences
 from qbridge_core.work.settle.settler import Settler
@@ -78,6 +78,8 @@ class Isolation:
         self.task_timeout = task_timeout
         self.max_message_bytes = max_message_bytes
         self.closed = threading.Event()
+        self.rests = False
+        """Set it to have no more suspects taken for a while; what runs goes on."""
         self._handler = handler
         self.lifespan = lifespan
         self._most = min(most, _MOST_CHILDREN)
@@ -164,7 +166,7 @@ class Isolation:
         """Whether child processes can be had, as far as is known; the suspects are left to the workers otherwise."""
         if not self.side_queue.isolated and monotonic() >= self._try_at:
             self.side_queue.isolated = True
-        return self.side_queue.isolated and not self.closed.is_set()
+        return self.side_queue.isolated and not self.rests and not self.closed.is_set()
 
     def setup(self) -> bytes:
         """The first message to a child process; see :func:`setup_of`."""
@@ -184,6 +186,10 @@ class Isolation:
             )
             self._said = True
         self.side_queue.leave(delivery)
+
+    def look_in(self, seekers: int) -> float:
+        """Seconds until the next look."""
+        return look_every(seekers)
 
     def seek(self) -> None:
         """See that somebody deals with the suspects, if there are any."""

@@ -1,4 +1,7 @@
-"""One thread for each client that looks whether there are suspects in the side queues of its managers."""
+"""One thread for each client that asks the broker things now and then for all of its managers.
+
+Are there suspects in their side queues? Are their queues paused (:mod:`qbridge_core.work.pauses`)?
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,19 @@ from qbridge_core.contract.client import QueueClient
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
 from qbridge_core.runtime.schedule import Schedule
-from qbridge_core.work.poison.side_queue import LOOK_EVERY, look_every
 
 _log: Final = logger("qbridge.worker")
 
 
 class Seeker(Protocol):
-    """Who deals with the suspects of one side queue."""
+    """Who has something to look for."""
 
     def seek(self) -> None:
         """Look, and deal with what is there in another thread."""
+        ...
+
+    def look_in(self, seekers: int) -> float:
+        """Seconds until the next look, where so many look for something."""
         ...
 
 
@@ -63,7 +69,7 @@ class Lookout:
             try:
                 seeker.seek()
             except BaseException:  # noqa: BLE001 - a backend's bug must not end this thread
-                _log.exception("suspects cannot be looked for; the next look is in %g s", LOOK_EVERY)
+                _log.exception("something cannot be looked for at the broker; it is tried again in some seconds")
 
     def _next(self) -> Seeker | None:
         """Wait until it is time to look for one; None when there is nobody left."""
@@ -72,7 +78,7 @@ class Lookout:
                 now = monotonic()
                 seeker = self._seekers.take_due(now)
                 if seeker is not None:
-                    self._seekers.plan(seeker, now + look_every(len(self._seekers)))
+                    self._seekers.plan(seeker, now + seeker.look_in(len(self._seekers)))
                     return seeker
                 self._changed.wait(self._seekers.next_at - now)
             self._seekers.clear()
