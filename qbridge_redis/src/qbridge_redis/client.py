@@ -19,7 +19,6 @@ from qbridge_core.backend import (
     Finding,
     Message,
     NotConnectedError,
-    QueueClient,
     QueueStats,
     QueueUse,
     Rates,
@@ -43,6 +42,7 @@ from qbridge_core.backend import (
 from qbridge_redis.checkup import looks
 from qbridge_redis.connection.boundary import guarded_method
 from qbridge_redis.connection.options import Deployment, Options
+from qbridge_redis.holding import Holding
 from qbridge_redis.node import Node
 from qbridge_redis.nodes import Nodes
 from qbridge_redis.protocol.keys import Keys
@@ -55,7 +55,7 @@ _LISTING_TIME: Final = 10.0
 _LONGEST_DELAY: Final = 100 * 365 * 86_400.0
 
 
-class RedisClient(QueueClient):
+class RedisClient(Holding):
     """A client of Redis (7.0 or later) or Valkey. Thread-safe; not to be used by a child process after a fork.
 
     A queue is a stream with one consumer group, and its name is the stream's key: anything that can ``XADD`` can
@@ -94,6 +94,9 @@ class RedisClient(QueueClient):
         queues=True,
         sent_at=True,
         history=True,
+        purge_delayed=True,
+        browse_delayed=True,
+        pause=True,
     )
 
     logs_outages = True
@@ -197,9 +200,10 @@ class RedisClient(QueueClient):
         return list_queues(found.union(self._declarations.declared()), self._declarations.dead_letter_queues())
 
     @guarded_method
-    def purge(self, queue: str) -> int:
-        """Delete the ready messages."""
-        return self._running(queue).admin.purge(queue)
+    def purge(self, queue: str, *, delayed: bool = False) -> int:
+        """Delete the ready messages, or the delayed ones."""
+        node = self._running(queue)
+        return node.delayed_messages.purge(queue) if delayed else node.admin.purge(queue)
 
     # ------------------------------------------------------------------ publishing
 

@@ -20,6 +20,8 @@ from qbridge_redis.protocol.scripts import REMOVE_CONSUMER, Command
 from qbridge_redis.publish.publisher import Publisher
 from qbridge_redis.queues.admin import QueueAdmin
 from qbridge_redis.queues.dead_letters import DeadLetterQueues
+from qbridge_redis.queues.delayed_messages import DelayedMessages
+from qbridge_redis.queues.pauses import Pauses
 from qbridge_redis.recovery.maintenance import Maintenance
 from qbridge_redis.server.diagnosis import diagnose
 from qbridge_redis.server.requirements import inspect
@@ -47,6 +49,8 @@ class Node:
         self.rejections: Final = Rejections(self.context)
         self.admin: Final = QueueAdmin(self.context)
         self.dead_letters: Final = DeadLetterQueues(self.context)
+        self.delayed_messages: Final = DelayedMessages(self.context)
+        self.pauses: Final = Pauses(self.context)
         self.acknowledgements: Final = Acknowledgements(self.context)
         self._maintenance: Final = Maintenance(self.context, self._with_delays, self._release_unused)
         self.shared_reader: Final = SharedReader(self.context)

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from integration.redis.helpers import Cli, MakeClient, failure, take
-from qbridge_core import ConfigurationError, QueueMismatchError
+from qbridge_core import AuthenticationError, ConfigurationError, QueueMismatchError
 from qbridge_redis import RedisClient
 from support.brokers import RedisBroker
 
@@ -111,3 +111,35 @@ def test_delayed_messages_that_have_to_wait_are_one_warning(
     assert len(caplog.records) == 1
     assert "have to wait" in text
     assert "@user_script" not in text
+
+
+def test_what_others_put_into_the_sorted_set_can_be_listed_and_released(
+    client: RedisClient, cli: Cli, queue: str
+) -> None:
+    """As the body that it will be delivered as; also when several are due in the same microsecond."""
+    due = round((time.time() + 3600) * 1_000_000)
+    for member in ("foreign", "other", "third"):
+        cli("ZADD", f"{queue}:delayed", due, member)
+    client.publish(queue, b"ours", delay=7200.0)
+    found = client.delayed(queue)
+    assert [message.body for message in found] == [b"foreign", b"other", b"third", b"ours"]
+    pages = [client.delayed(queue, 1, after=message) for message in found]
+    assert [page[0].body for page in pages[:-1]] == [b"other", b"third", b"ours"]
+    assert pages[-1] == []
+    assert client.delete_delayed(queue, messages=[found[1]]) == 1
+    assert client.release_delayed(queue, messages=[found[2], found[3]]) == 2
+    assert [take(client, queue).body for _ in range(2)] == [b"third", b"ours"]
+    assert [message.body for message in client.delayed(queue)] == [b"foreign"]
+
+
+def test_nothing_is_doubled_when_releasing_is_forbidden_half_way(
+    broker: RedisBroker, make_client: MakeClient, queue: str, dead: str
+) -> None:
+    """Who may add to the stream and not remove from the sorted set releases nothing."""
+    broker.cli("ACL", "SETUSER", "half", "on", ">secret", "~*", "+@all", "-zrem")
+    client = make_client(broker.url.replace("//", "//half:secret@"))
+    client.declare(queue, dead)
+    client.publish(queue, b"x", delay=3600.0)
+    with pytest.raises(AuthenticationError):
+        client.release_delayed(queue)
+    assert (client.stats(queue).ready, client.stats(queue).delayed) == (0, 1)

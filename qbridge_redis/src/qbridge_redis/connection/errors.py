@@ -89,8 +89,8 @@ def refused(error: Exception, action: str) -> QBridgeError:
         return BrokerUnavailableError(f"cannot {action}: {why}")
     if name == "WRONGTYPE":
         return QueueMismatchError(
-            f"cannot {action}: a key with the queue's name, or with its name and ':delayed', holds something that is "
-            "no stream, or no sorted set, of QBridge; give the queue another name, or delete that key"
+            f"cannot {action}: a key with the queue's name, or with its name and ':delayed' or ':paused', holds "
+            "something that is no stream, or no sorted set, of QBridge; give the queue another name, or delete that key"
         )
     if name == "NOPERM" or any(hint in str(error) for hint in _DENIED):
         return AuthenticationError(

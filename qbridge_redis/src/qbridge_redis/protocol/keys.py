@@ -10,17 +10,19 @@ from redis.crc import key_slot
 from qbridge_core.backend import ConfigurationError, check_queue_name
 
 _DELAYED: Final = b":delayed"
+_PAUSED: Final = b":paused"
 _REMEMBERED: Final = 10_000
 
 
 class Keys:
     """From queue names to Redis keys, with the prefix that several installations on one server may need.
 
-    The stream of a queue is ``<prefix><queue>``, the sorted set of its delayed messages ``<prefix><queue>:delayed``.
-    A dead-letter queue is a queue like any other.
+    The stream of a queue is ``<prefix><queue>``, the sorted set of its delayed messages ``<prefix><queue>:delayed``,
+    and ``<prefix><queue>:paused`` a sorted set that exists while it is paused. A dead-letter queue is a queue like any
+    other.
 
-    On a cluster both keys must have one hash slot. A stream's name that has a hash tag (``{emails}.dead``) gives it to
-    both; for any other name the sorted set is ``{<prefix><queue>}:delayed``, which has the slot of the name itself.
+    On a cluster all keys must have one hash slot. A stream's name that has a hash tag (``{emails}.dead``) gives it to
+    all; for any other name the sorted set is ``{<prefix><queue>}:delayed``, which has the slot of the name itself.
     """
 
     def __init__(self, prefix: str, *, cluster: bool = False) -> None:
@@ -70,10 +72,16 @@ class Keys:
 
     def delayed(self, queue: str) -> bytes:
         """The key of the sorted set that holds a queue's delayed messages."""
+        return self._beside(queue) + _DELAYED
+
+    def paused(self, queue: str) -> bytes:
+        """The key of the mark that a queue is paused."""
+        return self._beside(queue) + _PAUSED
+
+    def _beside(self, queue: str) -> bytes:
+        """What the other keys of a queue begin with."""
         stream = self.stream(queue)
-        if not self._cluster or _has_tag(stream):
-            return stream + _DELAYED
-        return b"{" + stream + b"}" + _DELAYED
+        return stream if not self._cluster or _has_tag(stream) else b"{" + stream + b"}"
 
     def slot(self, queue: str) -> int:
         """The hash slot of a queue on a cluster; 0 where there is none.

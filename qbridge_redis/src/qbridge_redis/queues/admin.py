@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 
 from qbridge_core.backend import QueueStats
 from qbridge_redis.connection.connection import LOST, RedisConnection
-from qbridge_redis.connection.errors import checked, is_missing_group, unreachable
+from qbridge_redis.connection.errors import checked, code, is_missing_group, unreachable
 from qbridge_redis.protocol.scripts import LOOK, PURGE, Command
 from qbridge_redis.state.context import NodeContext
 from qbridge_redis.state.handbacks import HANDBACK
@@ -86,15 +86,23 @@ class QueueAdmin:
             ("XLEN", stream),
             ("XPENDING", stream, self._context.options.group),
             ("ZCARD", self._context.keys.delayed(queue)),
+            ("ZCARD", self._context.keys.paused(queue)),
         ]
 
 
 def _counted(replies: Sequence[Any], action: str) -> QueueStats:
-    length, pending, delayed = replies
+    length, pending, delayed, paused = replies
     missing = isinstance(pending, ResponseError) and is_missing_group(pending)
     in_flight = 0 if missing else checked(pending, action)[0]
     ready = max(0, checked(length, action) - in_flight)
-    return QueueStats(ready, in_flight, checked(delayed, action))
+    return QueueStats(ready, in_flight, checked(delayed, action), paused=is_marked(paused))
+
+
+def is_marked(reply: object) -> bool | None:
+    """What the size of a pause's mark says; ``None`` when nobody can tell. What is there may be somebody else's."""
+    if isinstance(reply, ResponseError):
+        return False if code(reply) == "WRONGTYPE" else None
+    return bool(reply)
 
 
 def ask(context: NodeContext, connection: RedisConnection, commands: Sequence[Command]) -> list[Any]:
