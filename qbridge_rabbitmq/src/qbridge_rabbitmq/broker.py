@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
+from qbridge_core.backend import Message
 from qbridge_rabbitmq.amqp.connection import AmqpConnection
 from qbridge_rabbitmq.connection.connections import Connections, Ends
 from qbridge_rabbitmq.connection.options import Endpoint
@@ -14,12 +15,15 @@ from qbridge_rabbitmq.consume.deliveries import Deliveries
 from qbridge_rabbitmq.consume.receiving import Receiving
 from qbridge_rabbitmq.consume.watch import Watch
 from qbridge_rabbitmq.publish.delayed import DelayedSender
+from qbridge_rabbitmq.publish.messages import publication
 from qbridge_rabbitmq.publish.publisher import Publisher
 from qbridge_rabbitmq.publish.sender import Sender
 from qbridge_rabbitmq.queues.declarations import Declarations
 from qbridge_rabbitmq.queues.locks import Locks
+from qbridge_rabbitmq.queues.pauses import Pauses
 from qbridge_rabbitmq.queues.pending_delays import PendingDelays
 from qbridge_rabbitmq.queues.policies import Policies
+from qbridge_rabbitmq.queues.purging import Purging
 from qbridge_rabbitmq.queues.requests import Requests, Steps
 from qbridge_rabbitmq.recovery.lost_deliveries import LostDeliveries
 from qbridge_rabbitmq.recovery.poison_queue import PoisonQueue
@@ -55,6 +59,8 @@ class ConnectedBroker:
         handbacks: put messages back into their queues.
         rejections: whatever else becomes of a delivery.
         locks: those that this client has at the broker.
+        purging: deletes what waits.
+        pauses: which queues are paused.
     """
 
     def __init__(self, endpoint: Endpoint, declarations: Declarations, policies: Policies | None = None) -> None:
@@ -71,7 +77,9 @@ class ConnectedBroker:
         self.io = connections.io
         self.requests = requests = Requests(connections, options.request_timeout)
         self.locks = Locks(requests)
+        self.purging = Purging(requests, declarations, self.pending_delays)
         self.sender = Sender(connections, self.publisher, options.publish_timeout)
+        self.pauses = Pauses(requests, declarations, self._publish)
         self.consumers = Consumers(connections, self._restore, lost, options.request_timeout)
         self.acknowledgements = Acknowledgements(self.io, lost)
         self.deliveries = Deliveries(lost, self.pending_delays, self.acknowledgements.acknowledge)
@@ -108,6 +116,10 @@ class ConnectedBroker:
         self.connections.close()
         self.lost_deliveries.close()
 
+    def _publish(self, queue: str, body: bytes) -> None:
+        """Publish a message of QBridge's own."""
+        self.sender.send([publication(queue, Message(body), self.sender.room, len(body))])
+
     def poison_queue(self, grace: float) -> PoisonQueue:
         """What hands out the messages that may have killed a worker; ``grace``: see there."""
 
@@ -135,6 +147,7 @@ class ConnectedBroker:
         self._declarations.connected(_version(connection))
         if self._policies is not None:
             self._policies.check()  # it may be another server
+        self.pauses.connected()
         self.requests.up(connection)
         self.requests.begin(self._resume(), lambda _: self.consumers.up(connection))
 

@@ -23,7 +23,6 @@ from qbridge_core.backend import (
     Message,
     NotConnectedError,
     QBridgeError,
-    QueueClient,
     QueueMismatchError,
     QueueStats,
     QueueUse,
@@ -49,6 +48,7 @@ from qbridge_rabbitmq.connection.boundary import bounded, translated
 from qbridge_rabbitmq.connection.options import Endpoint, Options
 from qbridge_rabbitmq.consume.consumer_timeout import most_in_time
 from qbridge_rabbitmq.dead_letters import listing, replay
+from qbridge_rabbitmq.holding import Holding
 from qbridge_rabbitmq.publish.messages import chunks, publication
 from qbridge_rabbitmq.publish.publisher import LARGE, Batch
 from qbridge_rabbitmq.queues import delays
@@ -70,7 +70,7 @@ _CONNECTING: Final = 2.0
 _BARRIER_TIMEOUT: Final = 2.0
 
 
-class RabbitMQClient(QueueClient):
+class RabbitMQClient(Holding):
     """A client of RabbitMQ 3.10 or later. Thread-safe; not to be used by a child process after a fork.
 
     One background thread keeps two connections to the broker, one for consuming and one for publishing, and renews them
@@ -111,6 +111,8 @@ class RabbitMQClient(QueueClient):
         queues=True,
         sent_at=True,
         history=True,
+        purge_delayed=True,
+        pause=True,
     )
 
     def __init__(self, rabbitmq_url: str = "amqp://guest:guest@localhost:5672/", **options: object) -> None:
@@ -196,14 +198,16 @@ class RabbitMQClient(QueueClient):
         what = f"queue {check_queue_name(queue)!r}"
         consumer = broker.consumers.existing(queue)
         before = consumer.in_flight if consumer is not None else 0
+        paused = not self._declarations.is_side_queue(queue) and bool(broker.pauses.paused([queue]))
         # In the order in which messages move, so that one that moves meanwhile is counted twice and never missed.
         counted = broker.requests.call(what, self._declarations.count_delayed(queue))
         delayed = max(counted, broker.pending_delays.count(queue))
         ready = broker.requests.call(what, self._declarations.count(queue))
         if consumer is None:
-            return QueueStats(ready, 0, delayed)
+            return QueueStats(ready, 0, delayed, paused=paused)
         broker.consumers.barrier(consumer, _BARRIER_TIMEOUT)
-        return QueueStats(ready, max(before, consumer.in_flight) + broker.lost_deliveries.held(queue), delayed)
+        in_flight = max(before, consumer.in_flight) + broker.lost_deliveries.held(queue)
+        return QueueStats(ready, in_flight, delayed, paused=paused)
 
     @bounded
     def describe(self, queue: str) -> QueueStats:
@@ -227,10 +231,14 @@ class RabbitMQClient(QueueClient):
         return self._describing.queues()
 
     @bounded
-    def purge(self, queue: str) -> int:
-        """Delete the ready messages of a queue; return how many."""
-        broker = self._live()
-        return broker.requests.call(f"queue {check_queue_name(queue)!r}", self._declarations.purge(queue), "read")
+    def purge(self, queue: str, *, delayed: bool = False) -> int:
+        """Delete the ready messages of a queue, or what waits in its delays; return how many.
+
+        A delayed message that is just on its way from one level of its delay to the next is not reached.
+        """
+        purging = self._live().purging
+        check_queue_name(queue)
+        return purging.delayed(queue) if delayed else purging.ready(queue)
 
     # ------------------------------------------------------------------ publishing
 

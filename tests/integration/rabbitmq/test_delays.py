@@ -248,3 +248,48 @@ def _delayed(client: RabbitMQClient, queue: str) -> int:
         return client.stats(queue).delayed
     except TransientError:
         return -1
+
+
+def test_all_levels_are_purged_though_one_is_missing(
+    client: RabbitMQClient, make_client: MakeClient, amqp_url: str, channel: Any, unique_name: str
+) -> None:
+    """Somebody may have deleted a level; what was delayed before a connection was lost is not counted any more."""
+    client.declare(unique_name)
+    for seconds in (3600.0, 100_000.0, 0.8 * delays.MAX_SECONDS):
+        client.publish(unique_name, b"x", delay=seconds)
+    channel.queue_delete(delays.name(unique_name, 3))
+    assert make_client(amqp_url).purge(unique_name, delayed=True) == 3
+    assert client.stats(unique_name).delayed == 0
+    client.publish(unique_name, b"again", delay=0.3)
+    (delivery,) = client.receive(unique_name, 1, 10.0)
+    assert delivery.body == b"again"
+
+
+def test_what_was_purged_is_not_remembered_as_delayed(
+    make_client: MakeClient, private_rabbitmq: RabbitMQBroker, unique_name: str
+) -> None:
+    """A client remembers what it had delayed when its connection was lost, until that is gone."""
+    client = make_client(private_rabbitmq.url)
+    client.declare(unique_name)
+    client.publish(unique_name, b"x", delay=3600.0)
+    time.sleep(1.5)  # RabbitMQ 3.10 loses a quorum queue that is killed in its first second
+    private_rabbitmq.kill()
+    private_rabbitmq.start()
+
+    def purged() -> bool:
+        try:
+            return client.purge(unique_name, delayed=True) == 1
+        except TransientError:
+            return False
+
+    wait_for(lambda: delayed_at(private_rabbitmq, make_client, unique_name) == 1, 60.0)
+    wait_for(purged, 30.0)
+    assert client.stats(unique_name).delayed == 0
+
+
+def delayed_at(broker: RabbitMQBroker, make_client: MakeClient, queue: str) -> int | None:
+    """What a client counts that remembers nothing; ``None`` while there is no broker."""
+    try:
+        return make_client(broker.url).stats(queue).delayed
+    except TransientError:
+        return None

@@ -203,13 +203,13 @@ class Declarations:
         self._levels[queue] = max(level, self._levels.get(queue, 0)) if probe and level else self._levels.get(queue, 0)
         return total
 
-    def purge(self, queue: str) -> Steps[int]:
-        """Delete the ready messages of a queue; 0 when it is missing."""
+    def purge(self, queue: str) -> Steps[int | None]:
+        """Delete the ready messages of a queue; ``None`` when it is missing."""
         try:
             answer = yield lambda ch, done: ch.queue_purge(queue, callback=done)
         except exceptions.ChannelClosedByBroker as exc:
             if errors.is_missing(exc):
-                return 0
+                return None
             raise
         return int(answer.method.message_count)
 

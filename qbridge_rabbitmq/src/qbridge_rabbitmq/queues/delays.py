@@ -17,6 +17,8 @@ from typing import Any, Final
 from qbridge_core.backend import MAX_ID_CHARS, ConfigurationError, check_delay, suspects_queue
 
 UNIT_MS: Final = 100
+NOTES: Final = "qbridge.pauses"
+"""The queue of a virtual host that tells of pauses; see :mod:`qbridge_rabbitmq.queues.pauses`."""
 _OURS: Final = ".qb."
 _INFIX: Final = f"{_OURS}delay."
 _ENOUGH: Final = 2
@@ -125,7 +127,7 @@ def passed(queue: str, properties: bytes) -> bool:
 
 def is_internal(queue: str) -> bool:
     """Whether it is a queue that QBridge has made beside another one, and no name that somebody has chosen."""
-    return _OURS in queue
+    return _OURS in queue or queue == NOTES
 
 
 def exit_exchange(queue: str) -> str:

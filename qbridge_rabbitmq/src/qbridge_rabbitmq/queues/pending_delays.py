@@ -39,6 +39,13 @@ class PendingDelays:
             self._sent.pop(mark, None)
             self._doubtful.pop(mark, None)
 
+    def forget(self, queue: str) -> None:
+        """What was delayed for a queue has been deleted."""
+        with self._lock:
+            for remembered in (self._sent, self._doubtful):
+                for mark in [mark for mark, (other, _) in remembered.items() if other == queue]:
+                    del remembered[mark]
+
     def lost(self) -> None:
         """The connection is lost: what is not due yet may not be seen when it is back."""
         with self._lock:
