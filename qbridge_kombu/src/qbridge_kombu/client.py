@@ -39,6 +39,7 @@ from qbridge_core.backend import (
     check_delivery,
     check_publish_timeout,
     check_queue_name,
+    check_queue_names,
     check_rejection,
     check_replay,
     check_uses,
@@ -54,6 +55,7 @@ from qbridge_kombu.connected import Connected
 from qbridge_kombu.options import HINTS, READERS, Settings
 from qbridge_kombu.protocol.headers import sent
 from qbridge_kombu.protocol.messages import Outgoing
+from qbridge_kombu.queues.pauses import Pauses
 from qbridge_kombu.state.in_flight import Tag
 from qbridge_kombu.transports import SCHEMES, transport_class
 from qbridge_kombu.transports.base import Transport
@@ -189,10 +191,37 @@ class KombuClient(QueueClient):
         return self._connected().looking.queues()
 
     @_guarded_method
-    def purge(self, queue: str) -> int:
-        """Delete the ready messages."""
+    def purge(self, queue: str, *, delayed: bool = False) -> int:
+        """Delete the ready messages, or those in ``<queue>.delayed``."""
         check_queue_name(queue)
-        return self._connected().looking.purge(queue)
+        looking = self._connected().looking
+        if not delayed:
+            return looking.purge(queue)
+        if not self.capabilities.purge_delayed:
+            raise UnsupportedError(f"{self._transport.url.scheme}:// lets nobody reach what it holds back of {queue!r}")
+        return looking.purge_delayed(queue)
+
+    @_guarded_method
+    def pause(self, queue: str) -> None:
+        """Leave a mark, a message in ``<queue>.paused``."""
+        self._pauses(check_queue_name(queue)).pause(queue)
+
+    @_guarded_method
+    def resume(self, queue: str) -> None:
+        """Take the mark away."""
+        self._pauses(check_queue_name(queue)).resume(queue)
+
+    @_guarded_method
+    def paused(self, queues: Iterable[str]) -> set[str]:
+        """Look for the marks, one after the other."""
+        names = check_queue_names(queues)
+        return self._pauses(", ".join(names)).paused(names)
+
+    def _pauses(self, queue: str) -> Pauses:
+        parts = self._connected()
+        if not self.capabilities.pause:
+            raise UnsupportedError(f"{self._transport.url.scheme}:// keeps no mark that {queue!r} is paused")
+        return parts.pauses
 
     # ------------------------------------------------------------------ publishing
 

@@ -12,6 +12,7 @@ from qbridge_kombu.queues.checkup import Checkup
 from qbridge_kombu.queues.delays import Delays
 from qbridge_kombu.queues.leases import Leases
 from qbridge_kombu.queues.looking import Looking
+from qbridge_kombu.queues.pauses import Pauses
 from qbridge_kombu.queues.publisher import Publisher
 from qbridge_kombu.queues.receiving import Receiving
 from qbridge_kombu.queues.settling import Settling
@@ -35,7 +36,8 @@ class Connected:
         self.delays = Delays(self.context)
         self.receiving = Receiving(self.context, self.delays)
         self.settling = Settling(self.context, self.publisher)
-        self.looking = Looking(self.context, self.delays)
+        self.pauses = Pauses(self.context, self.publisher)
+        self.looking = Looking(self.context, self.delays, self.pauses)
         self.leases = Leases(self.context)
         self.checkup = Checkup(self.context, self.leases)
 

@@ -55,6 +55,10 @@ class Delays:
             return 0
         return self._companion(queue).swept(session)
 
+    def purge(self, session: Session, queue: str) -> int:
+        """Delete what waits. For the thread of a session."""
+        return self._companion(queue).purged(session)
+
     def _companion(self, queue: str) -> _Companion:
         with self._lock:
             if queue not in self._companions:
@@ -89,6 +93,10 @@ class _Companion:
         """Move what is due; return how many are left."""
         self.move_on(session)
         return self._size(session) + (self._transport.delayed(session, self._companion) if self._exists else 0)
+
+    def purged(self, session: Session) -> int:
+        """Delete what waits; return how many there were."""
+        return self._transport.purge(session, self._companion) if self._size(session) else 0
 
     def move_on(self, session: Session) -> None:
         """Look, and sweep if something can be due."""

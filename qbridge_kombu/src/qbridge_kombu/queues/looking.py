@@ -9,6 +9,7 @@ from qbridge_kombu.protocol.headers import split
 from qbridge_kombu.protocol.messages import Received
 from qbridge_kombu.protocol.names import decoded
 from qbridge_kombu.queues.delays import Delays, delayed_queue
+from qbridge_kombu.queues.pauses import Pauses, paused_queue
 from qbridge_kombu.state.context import Context
 from qbridge_kombu.transports.session import Session
 
@@ -16,9 +17,10 @@ from qbridge_kombu.transports.session import Session
 class Looking:
     """Asks through the sender's connection. Thread-safe."""
 
-    def __init__(self, context: Context, delays: Delays) -> None:
+    def __init__(self, context: Context, delays: Delays, pauses: Pauses) -> None:
         self._context = context
         self._delays = delays
+        self._pauses = pauses
 
     def stats(self, queue: str) -> QueueStats:
         """Count; what is due is moved into its queue first.
@@ -29,17 +31,18 @@ class Looking:
         context, transport = self._context, self._context.transport
         name = transport.name_of(queue)
 
-        def work(session: Session) -> tuple[int, int | None, int]:
+        def work(session: Session) -> tuple[int, int | None, int, bool | None]:
             delayed = self._delays.count(session, queue)
             theirs = transport.in_flight(session, name)
-            return transport.size(session, name), theirs, delayed + transport.delayed(session, name)
+            paused = self._pauses.is_marked(session, queue) if transport.capabilities.pause else None
+            return transport.size(session, name), theirs, delayed + transport.delayed(session, name), paused
 
         own = context.in_flight.unfinished(queue)
-        ready, in_flight, delayed = context.ask(work, f"count the messages of {queue!r}")
+        ready, in_flight, delayed, paused = context.ask(work, f"count the messages of {queue!r}")
         if in_flight is None:
             context.in_flight.wait_arrived(queue, context.settings.request_timeout)
             in_flight = len(own | context.in_flight.unfinished(queue))
-        return QueueStats(ready, in_flight, delayed)
+        return QueueStats(ready, in_flight, delayed, paused=paused)
 
     def describe(self, queue: str) -> QueueStats:
         """Count, and count the letters, too."""
@@ -62,7 +65,7 @@ class Looking:
         declared = self._context.declarations
         listed = self._context.ask(self._context.transport.names, "list queues")
         names = {*declared.declared(), *filter(None, map(self._queue_of, listed))}
-        names -= {delayed_queue(name) for name in names}
+        names -= {beside(name) for name in names for beside in (delayed_queue, paused_queue)}
         return list_queues(names, declared.dead_letter_queues())
 
     def _queue_of(self, name: str) -> str | None:
@@ -83,6 +86,11 @@ class Looking:
             total += purged
             if not purged or not transport.purges_in_parts:
                 return total
+
+    def purge_delayed(self, queue: str) -> int:
+        """Delete what waits to be due; what a worker has taken out just now, to look at it, it puts back."""
+        doing = f"purge what is delayed of {queue!r}"
+        return self._context.ask(lambda session: self._delays.purge(session, queue), doing)
 
     def dead_letters(self, queue: str, limit: int) -> list[DeadLetter]:
         """List the oldest."""

@@ -68,6 +68,7 @@ class AMQPTransport(Transport):
         queues=True,
         sent_at=True,
         history=True,
+        purge_delayed=True,
     )
     publish_batch = 500
 

@@ -42,7 +42,7 @@ class DatabaseTransport(VirtualTransport):
     one_session = True
     releases_uncounted = True
     required = "'kombu[sqlalchemy]', and the driver of the dialect"
-    capabilities = replace(VirtualTransport.capabilities, browse=True, ordered=True, exact_stats=True)
+    capabilities = replace(VirtualTransport.capabilities, browse=True, ordered=True, exact_stats=True, pause=True)
     options: ClassVar[Mapping[str, OptionReader]] = {
         "dialect": _option_dialect, "queue_tablename": option_text, "message_tablename": option_text,
     }  # fmt: skip

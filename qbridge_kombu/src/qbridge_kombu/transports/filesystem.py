@@ -35,7 +35,7 @@ class FilesystemTransport(VirtualTransport):
     """
 
     capabilities = replace(
-        VirtualTransport.capabilities, browse=True, exact_stats=True, details=DETAILS | {"oldest_age"}
+        VirtualTransport.capabilities, browse=True, exact_stats=True, details=DETAILS | {"oldest_age"}, pause=True
     )
     options: ClassVar[Mapping[str, OptionReader]] = {
         "data_folder_in": option_text, "data_folder_out": option_text, "control_folder": option_text,

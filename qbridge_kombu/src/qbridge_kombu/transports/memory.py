@@ -14,7 +14,9 @@ from qbridge_kombu.transports.virtual import VirtualTransport, received
 class MemoryTransport(VirtualTransport):
     """``kombu+memory://``: all clients of a process share its queues."""
 
-    capabilities = replace(VirtualTransport.capabilities, shared=False, browse=True, ordered=True, exact_stats=True)
+    capabilities = replace(
+        VirtualTransport.capabilities, shared=False, browse=True, ordered=True, exact_stats=True, pause=True
+    )
 
     def connection_arguments(self) -> Mapping[str, Any]:
         """Nothing to say."""

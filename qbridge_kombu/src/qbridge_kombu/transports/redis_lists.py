@@ -22,7 +22,7 @@ class RedisListsTransport(StoreTransport):
     """``kombu+redis://``, ``kombu+rediss://``: lists, as Celery has them. qbridge-redis loses nothing."""
 
     required = "'kombu[redis]'"
-    capabilities = replace(StoreTransport.capabilities, browse=True, ordered=True, exact_stats=True)
+    capabilities = replace(StoreTransport.capabilities, browse=True, ordered=True, exact_stats=True, pause=True)
     options: ClassVar[Mapping[str, OptionReader]] = {}
 
     def connection_arguments(self) -> Mapping[str, Any]:

@@ -37,6 +37,7 @@ class VirtualTransport(Transport):
         queues=True,
         sent_at=True,
         history=True,
+        purge_delayed=True,
     )
 
     def exists(self, session: Session, name: str) -> bool:
