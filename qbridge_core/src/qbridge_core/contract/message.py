@@ -277,7 +277,7 @@ class Delivery:
 class QueueStats:
     """How many messages a queue holds, and what else its broker can tell.
 
-    ``stats`` leaves all but the first three at ``None``, so it is as quick as ever; ``describe`` fills in those that
+    ``stats`` tells the three counts and ``paused`` alone, so it is as quick as ever; ``describe`` fills in those that
     ``capabilities.details`` names, and others where the broker happens to tell.
 
     Attributes:
