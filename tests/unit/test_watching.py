@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import time
 
 import pytest
 from rich.console import Console
 
+from qbridge_core.cli.watching import overview
 from qbridge_core.cli.watching.columns import duration, rate
 from qbridge_core.cli.watching.observer import View
-from qbridge_core.cli.watching.overview import Row
+from qbridge_core.cli.watching.overview import Overview, Row
 from qbridge_core.cli.watching.screen import Position, draw, short, sparkline
+from qbridge_memory import MemoryClient
 
 _TOP = Position()
 
@@ -27,6 +30,30 @@ def drawn(view: View, position: Position = _TOP, width: int = 120, height: int =
     console.print(draw(view, position, "memory://", 2.0, console))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     return str(text)
+
+
+class Listing(MemoryClient):
+    """Counts how often it is asked for all queues."""
+
+    asked = 0
+
+    def queues(self) -> dict[str, str | None]:
+        """As the backend does."""
+        self.asked += 1
+        return super().queues()
+
+
+def test_all_queues_are_listed_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at each look, since on Redis that goes through all keys; dead-letter queues are no rows."""
+    with Listing() as client:
+        client.declare("mails", "mails.dead")
+        seen = Overview(client, [])
+        assert [row.queue for row in seen.look()] == ["mails"]
+        client.declare("more")
+        assert [row.queue for row in seen.look()] == ["mails"]
+        assert client.asked == 1
+        monkeypatch.setattr(overview, "monotonic", lambda: time.monotonic() + 11.0)
+        assert [row.queue for row in seen.look()] == ["mails", "more"]
 
 
 def test_a_sparkline_shows_the_last_values() -> None:

@@ -47,7 +47,7 @@ def console() -> Console:
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print rows under their columns; numbers to the right, ``None`` as what is not known."""
     found = [list(row) for row in rows]
-    numbers = [any(isinstance(row[place], int | float) for row in found) for place in range(len(columns))]
+    numbers = [_has_numbers([row[place] for row in found]) for place in range(len(columns))]
     cells = [[cell(value) for value in row] for row in found]
     if not on_terminal():
         click.echo("\n".join(_plain(columns, cells, numbers)))
@@ -62,6 +62,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     for row in cells:
         table.add_row(*map(Text, row))
     console().print(table)
+
+
+def _has_numbers(values: Sequence[object]) -> bool:
+    """Whether a column is one of numbers, all of which may be unknown."""
+    return any(isinstance(value, int | float) for value in values) or all(value is None for value in values)
 
 
 def _plain(columns: Sequence[str], cells: Sequence[Sequence[str]], numbers: Sequence[bool]) -> Iterator[str]:

@@ -10,7 +10,10 @@ from typing import Any, Final
 from qbridge_core.contract.checks import check_queue_name
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.errors import UnsupportedError
+from qbridge_core.runtime.clock import monotonic
 
+_LIST_EVERY: Final = 10.0  # seconds: on Redis listing goes through all keys of the server
+_SHARE: Final = 50  # of the time at most that part, where it takes long
 _COUNTS: Final = ("ready", "in_flight", "delayed", "dead", "consumers")
 
 
@@ -59,6 +62,8 @@ class Overview:
     def __init__(self, client: QueueClient, names: Sequence[str]) -> None:
         self._client = client
         self._names = [check_queue_name(name) for name in dict.fromkeys(names)]
+        self._known: dict[str, str | None] = {}
+        self._list_at = monotonic()
         if not names and not client.capabilities.queues:
             raise UnsupportedError("this broker cannot list its queues; name those that you want to see")
 
@@ -68,7 +73,9 @@ class Overview:
         Raises:
             QBridgeError: it cannot be asked.
         """
-        known = self._listed() if not self._names else {}
+        if not self._names and monotonic() >= self._list_at:
+            self._list()
+        known = self._known
         letters = set(known.values())
         names = self._names or [name for name in known if name not in letters]
         return [self._row(name, known.get(name)) for name in names]
@@ -78,6 +85,12 @@ class Overview:
         suspects = [row.queue for row in rows if row.is_empty] if self._names else []
         known = self._listed() if suspects else {}
         return [name for name in suspects if known and name not in known]
+
+    def _list(self) -> None:
+        began = monotonic()
+        self._known = self._client.queues()
+        ended = monotonic()
+        self._list_at = ended + max(_LIST_EVERY, _SHARE * (ended - began))
 
     def _listed(self) -> dict[str, str | None]:
         with suppress(UnsupportedError):
