@@ -52,6 +52,9 @@ MODULES = {
         def either(payload=None):
             return manager_of("either")
 
+        def decorated(*args, **kwargs):
+            raise AssertionError("a handler was called")
+
         def nothing():
             pass
 
@@ -141,6 +144,7 @@ def test_a_target_is_a_handler_with_a_queue(name: str) -> None:
         (Target("shop tasks:build"), "is no name in a module"),
         (Target("shop_tasks:"), "is no name in a module"),
         (Target("shop_tasks:handle"), "takes an argument, so it is a handler: say which queue with --queue"),
+        (Target("shop_tasks:decorated"), "takes an argument, so it is a handler"),
         (Target("shop_tasks:manager_of"), "A function that builds a TaskManager takes none"),
         (Target("shop_tasks:handle", None, "mails", {}, ("--queue",)), "Give --url"),
         (Target("shop_tasks:build", None, None, {}, ("--dead", "--url")), "no handler.*leave out --dead, --url"),

@@ -147,9 +147,9 @@ def test_a_programs_own_broker_that_is_away_is_exit_code_3(qbridge: QBridge) -> 
     [
         ((), "which broker?"),
         (("mails", "letters", "--dead", "x", "--url", "memory://"), "--dead needs one QUEUE"),
-        (("--target", "app"), "looks like module:name"),
-        (("--target", "nowhere:build"), "cannot be imported"),
-        (("--target", "app:nobody"), "cannot be imported"),
+        (("--target", "app"), "names no module"),
+        (("--target", "nowhere:build"), "there is no module 'nowhere'"),
+        (("--target", "app:nobody"), "nothing called 'nobody'"),
         (("--target", "app:nothing"), "not a int"),
         (("--url", "nonsense"), "scheme://"),
         (("--url", "memory://", "--termination-grace", "-1"), "termination-grace"),

@@ -85,17 +85,19 @@ def _imported(module: str, target: str) -> object:
             loading.clear()
 
 
-def takes_payload(function: Callable[..., object], wanted: bool) -> bool:
-    """Whether a function is a handler, and not one that builds a manager.
+def takes_payload(function: Callable[..., object], wanted: bool = False) -> bool:
+    """Whether a function is a handler, and not one that builds a manager. A handler must not be called by mistake.
 
     Args:
-        function: what can be called with an argument only is one.
-        wanted: what can be called with and without one is what the user wants.
+        function: one that needs an argument is a handler, and so is one with ``*args``, such as a decorator's wrapper.
+        wanted: what becomes of one whose only argument has a default.
     """
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # some builtins have none
-        return wanted
+        return True
+    if any(each.kind is each.VAR_POSITIONAL for each in signature.parameters.values()):
+        return True
     try:
         signature.bind()
     except TypeError:

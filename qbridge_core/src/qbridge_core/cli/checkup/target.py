@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import click
 
+from qbridge_core.cli.targets import takes_payload
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.findings import QueueUse
 from qbridge_core.execute.lifespan import Lifespan
@@ -37,27 +33,6 @@ class Target:
     client: QueueClient | None = None
 
 
-def load(name: str) -> object:
-    """Import what ``module:name`` means; the current directory is importable.
-
-    Raises:
-        click.UsageError: there is no such thing.
-    """
-    module, _, path = name.partition(":")
-    if not module or not path:
-        raise click.UsageError(f"a target looks like module:name, not {name!r}")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        found: Any = importlib.import_module(module)
-        for part in path.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as exc:
-        raise click.UsageError(f"the target {name!r} cannot be imported: {exc}") from exc
-    return found
-
-
 def target_of(found: object) -> Target:
     """What a manager, a function that makes one, or a handler says. The function is called.
 
@@ -69,7 +44,7 @@ def target_of(found: object) -> Target:
         raise click.UsageError(
             f"a target is a TaskManager, a function that returns one, or a handler, not a {type(found).__name__}"
         )
-    if callable(found) and _takes_nothing(found):
+    if callable(found) and not takes_payload(found):
         found = found()
         if not isinstance(found, TaskManager):
             raise click.UsageError(
@@ -82,14 +57,3 @@ def _of_manager(manager: TaskManager) -> Target:
     plan = manager._plan  # what it was made with, checked
     use = QueueUse(plan.rules.queue, plan.dead_letter_queue, plan.rules.task_timeout, plan.workers)
     return Target(plan.handler, plan.lifespan, plan.grace_period, use, plan.client)
-
-
-def _takes_nothing(function: Callable[..., object]) -> bool:
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # of some functions written in C nobody knows
-        return False
-    needed = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return not any(each.kind in needed and each.default is each.empty for each in parameters) and not any(
-        each.kind is each.VAR_POSITIONAL for each in parameters
-    )

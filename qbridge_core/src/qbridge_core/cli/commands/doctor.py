@@ -45,13 +45,14 @@ def command(
     With --json an array of objects: check, status (ok, warning, problem, not checked), text, mend, queue.
     """
     from qbridge_core.cli.checkup.report import print_findings
-    from qbridge_core.cli.checkup.target import load
     from qbridge_core.cli.checkup.visit import Visit
+    from qbridge_core.cli.targets import load, make_importable
 
     if dead is not None and len(queues) != 1:
         raise click.UsageError("--dead needs one QUEUE")
     visit = Visit([QueueUse(queue, dead) for queue in queues], termination_grace)
     if target is not None:
+        make_importable()
         visit.build(load(target))
     has_url = url is not None or url_file is not None
     if target is None or (has_url and (visit.client is None or _typed_a_url())):
