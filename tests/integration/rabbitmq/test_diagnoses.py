@@ -164,7 +164,7 @@ def test_policies_that_drop_messages_are_found(seen: RabbitMQClient, managed: Ma
 
 def test_a_queue_that_has_died_is_found(seen: RabbitMQClient, managed: ManagedRabbitMQ, use: QueueUse) -> None:
     """As quorum queues do that are made just before a crash: one of the delays takes messages and never answers."""
-    seen.send(use.queue, 1, delay=0.2)
+    seen.send(use.queue, 1, delay=60.0)
     delayed = f"{use.queue}.qb.delay.0"
     managed.rabbitmqctl("eval", f"ra:stop_server(quorum_queues, {{'%2F_{delayed}', node()}}).")
     wait_for(lambda: bad(seen.diagnose([use])), 30.0, "it is found")
