@@ -34,6 +34,9 @@ def in_processes():
 def without_a_broker():
     return build(url="redis://user:secret@127.0.0.1:1/0")
 
+def leaving():
+    raise SystemExit(7)
+
 def broken():
     raise RuntimeError("no settings")
 
@@ -113,8 +116,16 @@ def test_a_program_says_what_to_look_at(qbridge: QBridge) -> None:
     ("args", "said", "mend"),
     [
         (("--target", "app:local"), "warning      handler: a child process cannot run", "at the top level of a module"),
-        (("--target", "app:in_processes"), "problem      target: it cannot be built: ConfigurationError", None),
-        (("--target", "app:broken"), "problem      target: it cannot be built: RuntimeError: no settings", None),
+        (
+            ("--target", "app:in_processes"),
+            "target: app:in_processes cannot be built: ConfigurationError",
+            None,
+        ),
+        (
+            ("--target", "app:broken"),
+            "target: app:broken cannot be built: RuntimeError: no settings",
+            None,
+        ),
         (
             ("--target", "app:build", "--termination-grace", "20"),
             "problem      grace period: a worker stops within grace_period + 3 s = 23 s, and is killed after 20 s",
@@ -147,10 +158,11 @@ def test_a_programs_own_broker_that_is_away_is_exit_code_3(qbridge: QBridge) -> 
     [
         ((), "which broker?"),
         (("mails", "letters", "--dead", "x", "--url", "memory://"), "--dead needs one QUEUE"),
-        (("--target", "app"), "names no module"),
+        (("--target", "app"), "names no module and something in it"),
         (("--target", "nowhere:build"), "there is no module 'nowhere'"),
-        (("--target", "app:nobody"), "nothing called 'nobody'"),
-        (("--target", "app:nothing"), "not a int"),
+        (("--target", "app:leaving"), "ends the process"),
+        (("--target", "app:nobody"), "has nothing called 'nobody'"),
+        (("--target", "app:nothing"), "app:nothing is a int; a target is"),
         (("--url", "nonsense"), "scheme://"),
         (("--url", "memory://", "--termination-grace", "-1"), "termination-grace"),
         (("a\nb", "--url", "memory://"), "control characters"),

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import click
-
 from qbridge_core.cli.targets import takes_payload
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.findings import QueueUse
+from qbridge_core.errors import ConfigurationError
 from qbridge_core.execute.lifespan import Lifespan
 from qbridge_core.work.manager import DEFAULT_GRACE_PERIOD, TaskManager
 
@@ -33,24 +32,25 @@ class Target:
     client: QueueClient | None = None
 
 
+def is_target(found: object) -> bool:
+    """Whether it is a manager, or a function that may be a handler or make one."""
+    return isinstance(found, TaskManager) or (callable(found) and not isinstance(found, type))
+
+
 def target_of(found: object) -> Target:
     """What a manager, a function that makes one, or a handler says. The function is called.
 
     Raises:
-        click.UsageError: it is none of them.
-        Exception: whatever the function raises.
+        ConfigurationError: the function makes something else.
+        Exception: whatever it raises.
     """
-    if not isinstance(found, TaskManager) and not callable(found):
-        raise click.UsageError(
-            f"a target is a TaskManager, a function that returns one, or a handler, not a {type(found).__name__}"
-        )
-    if callable(found) and not takes_payload(found):
+    if callable(found) and not isinstance(found, TaskManager):
+        if takes_payload(found):
+            return Target(found)
         found = found()
-        if not isinstance(found, TaskManager):
-            raise click.UsageError(
-                f"the target returns a {type(found).__name__} and no TaskManager; a handler takes the payload"
-            )
-    return _of_manager(found) if isinstance(found, TaskManager) else Target(found)
+    if not isinstance(found, TaskManager):
+        raise ConfigurationError(f"it returns a {type(found).__name__} and no TaskManager")
+    return _of_manager(found)
 
 
 def _of_manager(manager: TaskManager) -> Target:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-import click
-
 from qbridge_core.cli.checkup.own_checks import own_looks
-from qbridge_core.cli.checkup.target import Target, target_of
+from qbridge_core.cli.checkup.target import Target, is_target, target_of
 from qbridge_core.cli.exits import BROKER, DONE, FAILED
+from qbridge_core.cli.targets import load
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.findings import DIAGNOSIS_SECONDS, Check, Finding, QueueUse, examine, is_well
 from qbridge_core.contract.registry import client_for
-from qbridge_core.errors import AuthenticationError, QBridgeError, TransientError
+from qbridge_core.errors import AuthenticationError, ConfigurationError, QBridgeError, TransientError
 
 _SERVER: Final = Check("server")
 _TARGET: Final = Check("target")
@@ -46,20 +45,31 @@ class Visit:
             return BROKER
         return DONE if is_well(self.findings) else FAILED
 
-    def build(self, found: object) -> None:
+    def build(self, name: str) -> None:
         """Find out what a program would do; its function is called, and may connect.
 
         Raises:
-            click.UsageError: it is no program.
+            ConfigurationError: there is no such program.
         """
         try:
-            self._target = target = target_of(found)
-        except click.UsageError:
-            raise
+            self._build(name, load(name))
         except (TransientError, AuthenticationError) as exc:
             self._has_no_broker(exc)
+        except SystemExit:
+            raise ConfigurationError(f"{name} ends the process (SystemExit) where it is imported or built") from None
+
+    def _build(self, name: str, found: object) -> None:
+        if not is_target(found):
+            raise ConfigurationError(
+                f"{name} is a {type(found).__name__}; a target is a function that returns a TaskManager, a "
+                "TaskManager, or a handler"
+            )
+        try:
+            self._target = target = target_of(found)
+        except (TransientError, AuthenticationError):
+            raise
         except Exception as exc:  # noqa: BLE001 - it is the user's function
-            self.findings.append(_TARGET.problem(f"it cannot be built: {type(exc).__name__}: {exc}"))
+            self.findings.append(_TARGET.problem(f"{name} cannot be built: {type(exc).__name__}: {exc}"))
         else:
             self.client = target.client
             if target.use is not None:

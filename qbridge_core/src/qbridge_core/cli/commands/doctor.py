@@ -10,6 +10,7 @@ from click.core import ParameterSource
 from qbridge_core.cli.broker import chosen_url, url_options
 from qbridge_core.cli.command import Command
 from qbridge_core.cli.output import json_option
+from qbridge_core.cli.targets import make_importable
 from qbridge_core.contract.findings import QueueUse
 
 
@@ -46,14 +47,13 @@ def command(
     """
     from qbridge_core.cli.checkup.report import print_findings
     from qbridge_core.cli.checkup.visit import Visit
-    from qbridge_core.cli.targets import load, make_importable
 
     if dead is not None and len(queues) != 1:
         raise click.UsageError("--dead needs one QUEUE")
     visit = Visit([QueueUse(queue, dead) for queue in queues], termination_grace)
     if target is not None:
         make_importable()
-        visit.build(load(target))
+        visit.build(target)
     has_url = url is not None or url_file is not None
     if target is None or (has_url and (visit.client is None or _typed_a_url())):
         visit.connect(chosen_url(url, url_file))
