@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import threading
@@ -31,6 +32,21 @@ def wait(payload: object) -> None:
         threading.Event().wait(0.01)
 
 
+async def inner() -> None:
+    """Fail."""
+    raise ValueError
+
+
+async def in_a_coroutine(payload: object) -> None:
+    """Fail in a coroutine that the standard library awaits."""
+    await asyncio.wait_for(inner(), 30.0)
+
+
+async def in_a_coroutine_that_waits(payload: object) -> None:
+    """Wait for longer than anybody lets it."""
+    await asyncio.sleep(60.0)
+
+
 def with_its_past(payload: object, task: TaskContext) -> None:
     """Fail with what the context tells."""
     raise ValueError(f"{task.sent_at}, {len(task.history)}, {task.due_at is not None}")
@@ -42,4 +58,5 @@ def _line(function: object, text: str) -> int:
 
 
 LINE: Final = _line(read, "json.loads")
+INNER_LINE: Final = _line(inner, "raise")
 PAST_LINE: Final = _line(with_its_past, "raise")

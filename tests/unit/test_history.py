@@ -214,6 +214,14 @@ def test_g13_an_attempt_that_took_too_long_is_told_of_with_its_place() -> None:
     assert attempt.duration >= 0.2
 
 
+def test_g13_an_attempt_of_a_coroutine_is_told_of_with_its_place() -> None:
+    """Below a function of the standard library that awaits it, and after it was interrupted."""
+    failed = letter_of(failing.in_a_coroutine).history[0]
+    late = letter_of(failing.in_a_coroutine_that_waits, task_timeout=0.2).history[0]
+    assert (failed.exception_type, failed.place) == ("ValueError", f"support/failing.py:{failing.INNER_LINE} inner")
+    assert (late.outcome, late.exception_type) == (AttemptOutcome.TIMED_OUT, "TimeoutError")
+
+
 def test_g13_a_message_that_never_ran_has_no_attempts() -> None:
     """What is malformed has been tried by nobody."""
     with connect("memory://") as client:

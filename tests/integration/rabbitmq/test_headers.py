@@ -278,7 +278,7 @@ def test_many_fresh_messages_share_what_is_read_of_their_headers() -> None:
 @pytest.mark.parametrize("own", [{}, {"tenant": "blue"}])
 def test_when_a_message_was_sent_goes_with_all_its_copies(own: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a retry, a letter, a hand-back, an edited letter, one after the other."""
-    monkeypatch.setattr(headers.time, "time", lambda: SENT / 1000)
+    monkeypatch.setattr(headers.time, "time_ns", lambda: SENT * 1_000_000)
     raw = headers.fresh(own, "id")
     monkeypatch.undo()
     for _ in range(2):

@@ -119,9 +119,9 @@ def _read_any(raw: bytes) -> Content:
 
 def fresh(headers: Mapping[str, str], message_id: str | None, delay: float = 0.0) -> bytes:
     """The properties of a new, persistent message, which is sent now and may come after so many seconds."""
-    sent = round(time.time() * 1000).to_bytes(_TIME_SIZE, "big")
+    sent = (time.time_ns() // 1_000_000).to_bytes(_TIME_SIZE, "big")
     if message_id is not None and not headers and not delay:
-        return b"".join((_FRESH_START, sent, _new_mark(), PERSISTENT, short(message_id.encode())))
+        return b"".join((_FRESH_START, sent, _MARK_ENTRY, new_mark().encode(), PERSISTENT, short(message_id.encode())))
     entries = [entry(name, value) for name, value in headers.items()]
     if delay:
         entries.append(entry(DUE_AT, due(delay)))

@@ -198,10 +198,10 @@ def delivery(queue: str, fields: Sequence[bytes], tag: object) -> Delivery:
     body, headers, message_id, meta = decode(fields)
     if meta is NO_HEADERS:
         return Delivery(body, queue, headers, message_id, 0, 0, None, False, meta, tag, False, None, _sent_first)
-    return with_history(queue, (body, headers, message_id, meta), tag)
+    return counted(queue, (body, headers, message_id, meta), tag)
 
 
-def with_history(queue: str, decoded: Decoded, tag: object) -> Delivery:
+def counted(queue: str, decoded: Decoded, tag: object) -> Delivery:
     """The delivery of a decoded entry that says what became of it before."""
     body, headers, message_id, meta = decoded
     return Delivery(

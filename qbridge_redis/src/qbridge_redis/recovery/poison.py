@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qbridge_core.backend import BESIDE, SUSPICIONS, Delivery, meta_int
-from qbridge_redis.protocol.fields import decode, with_history
-from qbridge_redis.state.in_flight import History
+from qbridge_redis.protocol.fields import counted, decode
+from qbridge_redis.state.in_flight import Counts
 
 
 def delivery_again(queue: str, fields: Sequence[bytes], tag: object, deaths: int, *, alone: bool) -> Delivery:
@@ -15,7 +15,7 @@ def delivery_again(queue: str, fields: Sequence[bytes], tag: object, deaths: int
     They are counted where it ran ``alone``, and the one that has brought it there with them. Elsewhere, and when it ran
     beside others, the holder may have died of another task, so it is only suspected.
     """
-    delivery = with_history(queue, decode(fields), tag)
+    delivery = counted(queue, decode(fields), tag)
     delivery.redelivered = True
     if deaths and BESIDE in delivery.meta:
         delivery.suspected = True
@@ -27,9 +27,9 @@ def delivery_again(queue: str, fields: Sequence[bytes], tag: object, deaths: int
     return delivery
 
 
-def history_of(delivery: Delivery) -> History:
+def counts_of(delivery: Delivery) -> Counts:
     """What a copy of this delivery must say, too."""
-    return History(delivery.crashes, delivery.suspected, delivery.attempts, _suspicions(delivery))
+    return Counts(delivery.crashes, delivery.suspected, delivery.attempts, _suspicions(delivery))
 
 
 def _suspicions(delivery: Delivery) -> int:

@@ -12,7 +12,7 @@ from qbridge_redis.connection.connection import RedisConnection
 from qbridge_redis.connection.errors import checked, is_missing_group, is_transient, refused
 from qbridge_redis.protocol.scripts import FIND_ABANDONED, TAKE_OVER, Command
 from qbridge_redis.recovery.abandoned import AbandonedEntries
-from qbridge_redis.recovery.poison import delivery_again, history_of
+from qbridge_redis.recovery.poison import counts_of, delivery_again
 from qbridge_redis.state.context import NodeContext, log
 from qbridge_redis.state.handbacks import HANDBACK
 
@@ -78,7 +78,7 @@ class Takeover:
             if tag is not None:
                 delivery = delivery_again(self._queue, content, tag, times - 1, alone=self._alone)
                 self._in_flight.handbacks.recall(delivery, tag.entry_id, former)
-                tag.history = history_of(delivery)
+                tag.counts = counts_of(delivery)
                 batch.append(delivery)
         return batch
 

@@ -304,13 +304,13 @@ def _handed_back(tag: EntryTag, delay: float = 0.0) -> _State:
     meta: dict[str, str | int] = {REDELIVERED: 1}
     if delay:
         meta[DUE_AT] = _due(delay)
-    if history := tag.history:
-        if history.crashes:
-            meta[CRASHES] = history.crashes
-        if history.suspected:
+    if counts := tag.counts:
+        if counts.crashes:
+            meta[CRASHES] = counts.crashes
+        if counts.suspected:
             meta[SUSPECTED] = 1
-        if history.attempts:
-            meta[ATTEMPTS] = history.attempts
-        if history.suspicions:
-            meta[SUSPICIONS] = history.suspicions
+        if counts.attempts:
+            meta[ATTEMPTS] = counts.attempts
+        if counts.suspicions:
+            meta[SUSPICIONS] = counts.suspicions
     return _State("back", meta, delay)

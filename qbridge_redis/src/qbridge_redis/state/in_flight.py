@@ -33,7 +33,7 @@ class SettlementState(Enum):
 
 
 @dataclass(slots=True)
-class History:
+class Counts:
     """What is known of a message beyond what its entry says, so that a copy of it must say so.
 
     Attributes:
@@ -65,13 +65,13 @@ class Settlement:
 class EntryTag:
     """The ``tag`` of a delivery."""
 
-    __slots__ = ("deleted", "entry_id", "history", "in_flight", "reply_lost", "settlement", "state")
+    __slots__ = ("counts", "deleted", "entry_id", "in_flight", "reply_lost", "settlement", "state")
 
     def __init__(self, in_flight: InFlight, entry_id: bytes) -> None:
         self.in_flight = in_flight
         self.entry_id = entry_id
         self.state = SettlementState.OPEN
-        self.history: History | None = None
+        self.counts: Counts | None = None
         self.settlement: Settlement | None = None
         self.reply_lost = False
         """A settlement was sent and its reply was lost, so an entry that is gone was settled by it."""
