@@ -119,14 +119,15 @@ def test_letters_in_a_queue_of_the_usual_name_are_found_without_asking_each_time
     assert looking.describe(unique_name).dead == 1
 
 
+@pytest.mark.parametrize("unit", [1, 1000])
 def test_a_timestamp_of_the_first_message_tells_its_age(
-    client: RabbitMQClient, managed: ManagedRabbitMQ, unique_name: str
+    client: RabbitMQClient, managed: ManagedRabbitMQ, unique_name: str, unit: int
 ) -> None:
-    """Of a classic queue, when its producer has set one."""
+    """Of a classic queue, when its producer has set one, in seconds or, as some do, in milliseconds."""
     with pika.BlockingConnection(pika.URLParameters(managed.url_for())) as connection:
         channel = connection.channel()
         channel.queue_declare(unique_name, durable=True)
-        sent = pika.BasicProperties(timestamp=int(time.time()) - 1000, delivery_mode=2)
+        sent = pika.BasicProperties(timestamp=(int(time.time()) - 1000) * unit, delivery_mode=2)
         channel.basic_publish("", unique_name, b"{}", sent)
         wait_for(lambda: 999 < (client.describe(unique_name).oldest_age or 0) < 1100, 30.0, "it is told", interval=0.2)
 

@@ -57,7 +57,7 @@ _TIME_SIZE: Final = 8
 # Before the mark. Of fixed size, so that both are cut off without a look at the rest.
 _SENT_ENTRY: Final = bytes((len(SENT_AT),)) + SENT_AT.encode() + b"l"
 _SENT_SIZE: Final = len(_SENT_ENTRY) + _TIME_SIZE
-_LAST_SECOND: Final = 253_402_300_799  # of the year 9999; a larger timestamp is in milliseconds
+LAST_SECOND: Final = 253_402_300_799  # of the year 9999; a larger timestamp is in milliseconds
 _FRESH_FLAGS: Final = (1 << HEADERS | 1 << DELIVERY_MODE | 1 << MESSAGE_ID).to_bytes(2, "big")
 _FRESH_START: Final = _FRESH_FLAGS + UINT32.pack(_SENT_SIZE + len(_MARK_ENTRY) + _MARK_SIZE) + _SENT_ENTRY
 _FRESH_SIZE: Final = 2 + 4 + len(_MARK_ENTRY) + _MARK_SIZE + 1 + 1  # without the time, as 0.1 wrote it
@@ -142,13 +142,13 @@ def sent_ms(raw: bytes) -> int:
     A timestamp is in seconds (AMQP 0-9-1, 4.2.5.4); some producers write milliseconds.
     """
     told = find(raw, SENT_AT)
-    if isinstance(told, int) and 0 < told <= _LAST_SECOND * 1000:
+    if isinstance(told, int) and 0 < told <= LAST_SECOND * 1000:
         return told
     try:
         stamp = int.from_bytes(split(raw).get(_TIMESTAMP, b""), "big")
     except MalformedTableError:
         return 0
-    return stamp * 1000 if stamp <= _LAST_SECOND else stamp
+    return stamp * 1000 if stamp <= LAST_SECOND else stamp
 
 
 def new_mark() -> str:

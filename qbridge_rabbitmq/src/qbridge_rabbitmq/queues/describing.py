@@ -22,7 +22,7 @@ from qbridge_core.backend import (
     logger,
     monotonic,
 )
-from qbridge_rabbitmq.amqp import errors
+from qbridge_rabbitmq.amqp import errors, headers
 from qbridge_rabbitmq.queues import delays
 from qbridge_rabbitmq.queues.comparison import passive_queue
 from qbridge_rabbitmq.queues.declarations import Declarations
@@ -144,7 +144,9 @@ def _age(told: Mapping[str, Any], ready: int) -> float | None:
     if not ready:
         return 0.0
     sent = told.get("head_message_timestamp")
-    return max(0.0, time.time() - sent) if isinstance(sent, int | float) else None
+    if not isinstance(sent, int | float):
+        return None
+    return max(0.0, time.time() - (sent if sent <= headers.LAST_SECOND else sent / 1000))
 
 
 def _rate(traffic: Mapping[str, Any], name: str) -> float:
