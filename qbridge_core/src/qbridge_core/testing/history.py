@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from qbridge_core import Attempt, AttemptOutcome, DeadLetter, Delivery, Message,
 from qbridge_core.testing.base import Backend, a_failure
 
 _DELAY = 0.2
+_BEGAN = datetime(2026, 1, 31, 12, 0, 0, 0, UTC)
 _CLOCKS = 300.0
 """Seconds by which the clocks of a broker and of its clients may differ."""
 _ROUNDING = 1.1
@@ -139,11 +139,10 @@ class HistoryTests(Backend):
 
 def _attempts(count: int) -> History:
     """So many attempts, no two of which are alike; the second is one that postponed itself."""
-    began = datetime.fromtimestamp(int(time.time()) - 3_600, UTC)
     return tuple(
         Attempt(
             AttemptOutcome.SNOOZED if number == 1 else AttemptOutcome.FAILED,
-            began.replace(microsecond=number * 1_000),
+            _BEGAN.replace(microsecond=number * 1_000),
             0.125 * number,
             "host:1",
             "shop.Error: ü",
