@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Generic, Protocol
 from urllib.request import BaseHandler, HTTPRedirectHandler
 
+import click
 import pika
 import pytest
 from kombu.transport import SQS
@@ -33,6 +34,7 @@ PACKAGES = (qbridge_core, qbridge_kombu, qbridge_memory, qbridge_rabbitmq, qbrid
 OPEN: set[object] = {
     object, tuple, str, ABC, Generic, Protocol, enum.Enum, enum.StrEnum, enum.ReprEnum,
     Mapping, Collection, Container, Iterable, Sized, BaseHandler, HTTPRedirectHandler,
+    click.Command, click.Group,
 }  # fmt: skip
 # What is derived from pika's and kombu's classes on purpose, with everything that is defined there.
 OVERRIDDEN = {

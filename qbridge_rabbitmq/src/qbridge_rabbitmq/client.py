@@ -43,7 +43,6 @@ from qbridge_core.backend import (
     logger,
 )
 from qbridge_rabbitmq.broker import ConnectedBroker
-from qbridge_rabbitmq.checkup import looks
 from qbridge_rabbitmq.connection.boundary import bounded, translated
 from qbridge_rabbitmq.connection.options import Endpoint, Options
 from qbridge_rabbitmq.consume.consumer_timeout import most_in_time
@@ -472,6 +471,8 @@ class RabbitMQClient(Holding):
         """
         broker = self._live()
         uses, seconds = check_uses(queues, timeout)
+        from qbridge_rabbitmq.checkup import looks  # for the few who ask: it takes memory
+
         return looks.look(broker, self._endpoint, self._declarations, self._policies, uses, seconds)
 
     # ------------------------------------------------------------------ details

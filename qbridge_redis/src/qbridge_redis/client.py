@@ -39,7 +39,6 @@ from qbridge_core.backend import (
     list_queues,
     monotonic,
 )
-from qbridge_redis.checkup import looks
 from qbridge_redis.connection.boundary import guarded_method
 from qbridge_redis.connection.options import Deployment, Options
 from qbridge_redis.holding import Holding
@@ -400,6 +399,8 @@ class RedisClient(Holding):
         """
         nodes = self._connected()
         uses, seconds = check_uses(queues, timeout)
+        from qbridge_redis.checkup import looks  # for the few who ask: it takes memory
+
         return looks.look(nodes, self._options, uses, seconds)
 
     # ------------------------------------------------------------------ helpers

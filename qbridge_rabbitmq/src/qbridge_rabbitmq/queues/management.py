@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import base64
-import json
 import ssl
-import urllib.error
-import urllib.request
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -14,7 +11,6 @@ from qbridge_core.backend import BrokerURL
 from qbridge_rabbitmq.connection.options import Endpoint
 
 _TIMEOUT: Final = 5.0
-_LARGEST: Final = 64 * 1024 * 1024
 _NOT_FOUND: Final = 404
 
 
@@ -38,8 +34,7 @@ class Management:
         login = (url.username, url.password or "") if url.username is not None else (username, password)
         self._login = base64.b64encode(":".join(login).encode()).decode()
         self._vhost = quote(vhost, safe="")
-        # A redirect would be given the password too.
-        self._opener = urllib.request.build_opener(_NoRedirect(), urllib.request.HTTPSHandler(context=tls))
+        self._tls = tls
 
     @classmethod
     def of(cls, endpoint: Endpoint) -> Management | None:
@@ -90,21 +85,19 @@ class Management:
         return row
 
     def _get(self, what: str, tag: str, rest: str = "") -> Any:
+        from qbridge_rabbitmq.queues.http import JsonReader, StatusError
+
         host, port = self._url.host or "localhost", self._url.port or (15671 if self._url.scheme == "https" else 15672)
         address = f"[{host}]" if ":" in host else host
         prefix = quote((self._url.path or "").rstrip("/"))
         path = f"{prefix and '/'}{prefix}/api/{what}/{self._vhost}{rest}"
-        request = urllib.request.Request(  # noqa: S310 - the scheme was checked
-            f"{self._url.scheme}://{address}:{port}{path}", headers={"Authorization": f"Basic {self._login}"}
-        )
+        url = f"{self._url.scheme}://{address}:{port}{path}"
         try:
-            with self._opener.open(request, timeout=_TIMEOUT) as answer:
-                return json.loads(answer.read(_LARGEST))
-        except urllib.error.HTTPError as exc:
-            exc.close()
+            return JsonReader(self._tls).get(url, f"Basic {self._login}", _TIMEOUT)
+        except StatusError as exc:
             hint = f" (a wrong user or password, or a user without the tag {tag})" if exc.code in {401, 403} else ""
             kind = _MissingError if exc.code == _NOT_FOUND else ManagementError
-            raise kind(f"it answers {exc.code}{hint}") from None
+            raise kind(f"{exc}{hint}") from None
         except Exception as exc:  # noqa: BLE001 - whatever another server says must hurt nobody
             raise ManagementError(str(getattr(exc, "reason", exc)) or type(exc).__name__) from None
 
@@ -117,9 +110,3 @@ def _rows(found: Any) -> list[dict[str, Any]]:
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
         raise ManagementError("it does not speak as RabbitMQ does")
     return found
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        """Follow none."""
-        del args, kwargs
