@@ -102,6 +102,7 @@ BACKEND = [
     "check_delayed_id",
     "check_delivery",
     "check_headers",
+    "check_imports",
     "check_letters",
     "check_message",
     "check_message_id",
@@ -118,6 +119,7 @@ BACKEND = [
     "guarded",
     "hookimpl",
     "is_passing",
+    "letter_headers",
     "list_queues",
     "logger",
     "merge_options",
@@ -127,6 +129,7 @@ BACKEND = [
     "monotonic",
     "option_count",
     "option_seconds",
+    "plain_headers",
     "read_options",
     "rejection",
     "replay_headers",
@@ -179,6 +182,7 @@ CAPABILITIES = [
     "purge_delayed",
     "browse_delayed",
     "pause",
+    "imports",
 ]
 
 

@@ -85,6 +85,7 @@ from qbridge_core.contract.headers import (
 )
 from qbridge_core.contract.history import MAX_HISTORY_BYTES, Attempt, AttemptOutcome, charged_history
 from qbridge_core.contract.hookspecs import BackendFactory, hookimpl
+from qbridge_core.contract.imports import check_imports, letter_headers, plain_headers
 from qbridge_core.contract.letters import Chosen, Edit, check_after, check_choice, check_letters, replay_headers
 from qbridge_core.contract.message import (
     Delivery,
@@ -215,6 +216,7 @@ __all__ = [
     "check_delayed_id",
     "check_delivery",
     "check_headers",
+    "check_imports",
     "check_letters",
     "check_message",
     "check_message_id",
@@ -232,6 +234,7 @@ __all__ = [
     "guarded",
     "hookimpl",
     "is_passing",
+    "letter_headers",
     "list_queues",
     "logger",
     "merge_options",
@@ -241,6 +244,7 @@ __all__ = [
     "monotonic",
     "option_count",
     "option_seconds",
+    "plain_headers",
     "read_options",
     "rejection",
     "replay_headers",

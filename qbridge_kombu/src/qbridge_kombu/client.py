@@ -37,6 +37,7 @@ from qbridge_core.backend import (
     check_declaration,
     check_delay,
     check_delivery,
+    check_imports,
     check_publish_timeout,
     check_queue_name,
     check_queue_names,
@@ -54,7 +55,7 @@ from qbridge_core.backend import (
 from qbridge_kombu.connected import Connected
 from qbridge_kombu.options import HINTS, READERS, Settings
 from qbridge_kombu.protocol.headers import sent
-from qbridge_kombu.protocol.messages import Outgoing
+from qbridge_kombu.protocol.messages import Outgoing, imported
 from qbridge_kombu.queues.pauses import Pauses
 from qbridge_kombu.state.in_flight import Tag
 from qbridge_kombu.transports import SCHEMES, transport_class
@@ -345,6 +346,15 @@ class KombuClient(QueueClient):
         parts = self._connected()
         uses, seconds = check_uses(queues, timeout)
         return parts.checkup.look(uses, seconds)
+
+    @_guarded_method
+    def import_letters(self, dead_letter_queue: str, letters: Iterable[DeadLetter]) -> int:
+        """Publish letters into a dead-letter queue; values of headers become texts."""
+        check_queue_name(dead_letter_queue)
+        parts = self._connected()
+        copies = [imported(letter) for letter in check_imports(letters)]
+        parts.publisher.copies(dead_letter_queue, copies)
+        return len(copies)
 
     def _publish_letter(self, queue: str, delivery: Delivery) -> None:
         check_queue_name(queue)

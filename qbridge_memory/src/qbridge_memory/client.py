@@ -15,6 +15,7 @@ from qbridge_core.backend import (
     DIAGNOSIS_SECONDS,
     DUE_AT,
     NO_HEADERS,
+    SENT_AT,
     SOURCE_QUEUE,
     BrokerURL,
     Capabilities,
@@ -40,6 +41,7 @@ from qbridge_core.backend import (
     check_declaration,
     check_delay,
     check_delivery,
+    check_imports,
     check_letters,
     check_message,
     check_messages,
@@ -52,7 +54,9 @@ from qbridge_core.backend import (
     check_wanted,
     default_dead_letter_queue,
     examine,
+    letter_headers,
     list_queues,
+    meta_int,
     meta_text,
     option_count,
     read_options,
@@ -114,6 +118,7 @@ class MemoryClient(Holding):
         purge_delayed=True,
         browse_delayed=True,
         pause=True,
+        imports=True,
     )
 
     def __init__(self, url: str = "memory://", **options: object) -> None:
@@ -297,7 +302,12 @@ class MemoryClient(Holding):
         found = self._broker.peek(queue, check_count("limit", limit), _number(check_after(after)))
         return [
             DeadLetter.from_headers(
-                message.body, message.headers, message.meta, letter_id=str(message.number), sent_ms=message.sent
+                message.body,
+                message.headers,
+                message.meta,
+                letter_id=str(message.number),
+                message_id=message.message_id,
+                sent_ms=message.sent,
             )
             for message in found
         ]
@@ -330,6 +340,13 @@ class MemoryClient(Holding):
         self._require_connection(dead_letter_queue)
         chosen = check_letters(letters)
         return chosen.finish(self._broker.pick(dead_letter_queue, lambda one: chosen.take(str(one.number)), None))
+
+    def import_letters(self, dead_letter_queue: str, letters: Iterable[DeadLetter]) -> int:
+        """Put letters into a dead-letter queue, all or none."""
+        self._require_connection(dead_letter_queue)
+        stored = [_imported(letter) for letter in check_imports(letters)]
+        self._broker.put(dead_letter_queue, stored, 0.0)
+        return len(stored)
 
     def _publish_letter(self, queue: str, delivery: Delivery) -> None:
         check_queue_name(queue)
@@ -426,6 +443,11 @@ def _back(letter: StoredMessage, edit: Edit | None) -> StoredMessage:
 
 def _due(delay: float) -> int:
     return round((time.time() + delay) * 1000)
+
+
+def _imported(letter: DeadLetter) -> StoredMessage:
+    meta = letter_headers(letter)
+    return StoredMessage(letter.body, dict(letter.headers), letter.message_id, meta, sent=meta_int(meta, SENT_AT))
 
 
 def _stored(message: Message, most: int, meta: Mapping[str, Any], now: int) -> StoredMessage:

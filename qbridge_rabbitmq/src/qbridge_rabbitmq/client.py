@@ -32,6 +32,7 @@ from qbridge_core.backend import (
     check_declaration,
     check_delay,
     check_delivery,
+    check_imports,
     check_letters,
     check_publish_timeout,
     check_queue_name,
@@ -46,7 +47,7 @@ from qbridge_rabbitmq.broker import ConnectedBroker
 from qbridge_rabbitmq.connection.boundary import bounded, translated
 from qbridge_rabbitmq.connection.options import Endpoint, Options
 from qbridge_rabbitmq.consume.consumer_timeout import most_in_time
-from qbridge_rabbitmq.dead_letters import listing, replay
+from qbridge_rabbitmq.dead_letters import importing, listing, replay
 from qbridge_rabbitmq.holding import Holding
 from qbridge_rabbitmq.publish.messages import chunks, publication
 from qbridge_rabbitmq.publish.publisher import LARGE, Batch
@@ -112,6 +113,7 @@ class RabbitMQClient(Holding):
         history=True,
         purge_delayed=True,
         pause=True,
+        imports=True,
     )
 
     def __init__(self, rabbitmq_url: str = "amqp://guest:guest@localhost:5672/", **options: object) -> None:
@@ -474,6 +476,13 @@ class RabbitMQClient(Holding):
         from qbridge_rabbitmq.checkup import looks  # for the few who ask: it takes memory
 
         return looks.look(broker, self._endpoint, self._declarations, self._policies, uses, seconds)
+
+    @bounded
+    def import_letters(self, dead_letter_queue: str, letters: Iterable[DeadLetter]) -> int:
+        """Publish letters into a dead-letter queue, with values of headers as AMQP 0-9-1 has them."""
+        broker = self._live()
+        check_queue_name(dead_letter_queue)
+        return importing.import_letters(broker, dead_letter_queue, check_imports(letters))
 
     # ------------------------------------------------------------------ details
 

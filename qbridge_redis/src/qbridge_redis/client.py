@@ -28,6 +28,7 @@ from qbridge_core.backend import (
     check_declaration,
     check_delay,
     check_delivery,
+    check_imports,
     check_letters,
     check_publish_timeout,
     check_queue_name,
@@ -44,6 +45,7 @@ from qbridge_redis.connection.options import Deployment, Options
 from qbridge_redis.holding import Holding
 from qbridge_redis.node import Node
 from qbridge_redis.nodes import Nodes
+from qbridge_redis.protocol import fields
 from qbridge_redis.protocol.keys import Keys
 from qbridge_redis.state.declarations import Declarations
 from qbridge_redis.state.in_flight import EntryTag
@@ -96,6 +98,7 @@ class RedisClient(Holding):
         purge_delayed=True,
         browse_delayed=True,
         pause=True,
+        imports=True,
     )
 
     logs_outages = True
@@ -402,6 +405,15 @@ class RedisClient(Holding):
         from qbridge_redis.checkup import looks  # for the few who ask: it takes memory
 
         return looks.look(nodes, self._options, uses, seconds)
+
+    @guarded_method
+    def import_letters(self, dead_letter_queue: str, letters: Iterable[DeadLetter]) -> int:
+        """Put letters into a dead-letter queue; of header values only bytes stay what they are, beside texts."""
+        check_queue_name(dead_letter_queue)
+        node = self._running(dead_letter_queue)
+        contents = [fields.imported(letter) for letter in check_imports(letters)]
+        node.publisher.publish_letters(dead_letter_queue, contents)
+        return len(contents)
 
     # ------------------------------------------------------------------ helpers
 

@@ -33,6 +33,7 @@ class Capabilities:
             that forget a message when they hand it out.
         ordered: messages of one publisher are delivered in the order of publishing, as far as nothing is handed back;
             letters are listed and replayed in theirs.
+        imports: ``import_letters`` puts letters into a dead-letter queue as they lie in another one.
         exact_stats: ``stats`` is exact, and at once what was published and settled before. Without it counts are
             estimates that become right in time; ``replay`` and ``run_until_idle`` go by them, and may leave something.
         diagnoses: ``diagnose`` looks at the broker and at queues for what bites people.
@@ -64,3 +65,4 @@ class Capabilities:
     purge_delayed: bool = False
     browse_delayed: bool = False
     pause: bool = False
+    imports: bool = False

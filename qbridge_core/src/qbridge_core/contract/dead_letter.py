@@ -146,6 +146,7 @@ class DeadLetter:
             ``history`` may not know them; where there is no room for them they are left out.
         sent_at: when its producer sent it (UTC); ``None`` when unknown, as from a backend without the capability
             ``sent_at``.
+        message_id: the publisher's id of the message, when there is one.
     """
 
     body: bytes = field(repr=False)
@@ -165,6 +166,7 @@ class DeadLetter:
     id: str = ""
     history: tuple[Attempt, ...] = ()
     sent_at: datetime | None = None
+    message_id: str | None = None
 
     @property
     def payload(self) -> Any:
@@ -183,6 +185,7 @@ class DeadLetter:
         *,
         letter_id: str = "",
         sent_ms: int = 0,
+        message_id: str | None = None,
     ) -> DeadLetter:
         """Read a dead letter from its body, the producer's headers and QBridge's own (values: str, bytes or int).
 
@@ -211,6 +214,7 @@ class DeadLetter:
             id=letter_id,
             history=read_history(meta.get(HISTORY)),
             sent_at=instant(meta_int(meta, SENT_AT) or sent_ms),
+            message_id=message_id,
         )
 
 

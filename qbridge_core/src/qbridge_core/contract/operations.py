@@ -11,6 +11,7 @@ from qbridge_core.contract.consuming import Consuming
 from qbridge_core.contract.dead_letter import DeadLetter
 from qbridge_core.contract.headers import SOURCE_QUEUE, meta_text
 from qbridge_core.contract.holding import Holding
+from qbridge_core.contract.imports import check_imports
 from qbridge_core.contract.letters import check_after, check_choice, check_letters
 from qbridge_core.contract.message import Delivery, QueueStats
 from qbridge_core.contract.producing import Producing
@@ -167,6 +168,29 @@ class Operations(Producing, Consuming, Holding):
         check_queue_name(dead_letter_queue)
         check_letters(letters)
         raise self._cannot_choose(dead_letter_queue)
+
+    def import_letters(self, dead_letter_queue: str, letters: Iterable[DeadLetter]) -> int:
+        """Put letters into a dead-letter queue as they lie in another one, here or at another broker; return how many.
+
+        They come to its end in their order, all confirmed on return, and are listed, replayed and edited as those they
+        were made from; their ids are others. A header whose value is no text stays what it is where the broker has such
+        values, and becomes the JSON text of it where not. All are held in memory: give a hundred at a time. Nothing is
+        moved: the letters that these were made from are where they were, and whoever imports twice has them twice.
+
+        Args:
+            dead_letter_queue: where to; an existing queue.
+            letters: what ``dead_letters`` has listed, or made from that.
+
+        Raises:
+            ConfigurationError: ``letters`` are no letters; nothing is there.
+            PayloadError: this broker cannot keep one of them; nothing is there.
+            MessageTooLargeError: one is larger than what this broker takes; some may be there.
+            UnsupportedError: without the capability ``imports``.
+            The errors of ``publish``, for the first that failed; others of the call may be there.
+        """
+        check_queue_name(dead_letter_queue)
+        check_imports(letters)
+        raise UnsupportedError(f"{type(self).__name__} cannot put letters into {dead_letter_queue!r} as they were")
 
     def _cannot_choose(self, queue: str) -> UnsupportedError:
         return UnsupportedError(f"{type(self).__name__} cannot take single letters from {queue!r}")

@@ -22,6 +22,7 @@ from qbridge_core.testing.delays import DelayTests
 from qbridge_core.testing.describing import DescribingTests
 from qbridge_core.testing.diagnosing import DiagnosisTests
 from qbridge_core.testing.history import HistoryTests
+from qbridge_core.testing.imports import ImportTests
 from qbridge_core.testing.interruptions import InterruptionTests
 from qbridge_core.testing.leases import LeaseTests
 from qbridge_core.testing.letters import LetterTests
@@ -54,6 +55,7 @@ class BackendConformance(
     DiagnosisTests,
     DescribingTests,
     HistoryTests,
+    ImportTests,
     OutageTests,
     RecoveryTests,
     InterruptionTests,

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from qbridge_core.backend import DeadLetter, letter_headers, plain_headers
+
 CONTENT_TYPE: Final = "application/data"
 CONTENT_ENCODING: Final = "binary"
 """What kombu calls bytes that nobody but the consumer decodes."""
@@ -53,6 +55,14 @@ class Received:
     suspected: bool = False
     identity: str | None = None
     sent: int = 0
+
+
+def imported(letter: DeadLetter) -> Outgoing:
+    """A letter as it lies in another queue."""
+    properties: dict[str, Any] = {"content_type": CONTENT_TYPE, "content_encoding": CONTENT_ENCODING}
+    if letter.message_id is not None:
+        properties["message_id"] = letter.message_id
+    return Outgoing(letter.body, {**plain_headers(letter.headers), **letter_headers(letter)}, properties)
 
 
 def prepared(channel: Any, message: Outgoing) -> Any:

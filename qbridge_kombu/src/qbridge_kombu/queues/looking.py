@@ -105,4 +105,5 @@ class Looking:
 
 def _letter(received: Received) -> DeadLetter:
     headers, meta = split(received.headers)
-    return DeadLetter.from_headers(received.body, headers, meta, sent_ms=received.sent)
+    message_id = received.properties.get("message_id") or None
+    return DeadLetter.from_headers(received.body, headers, meta, sent_ms=received.sent, message_id=message_id)

@@ -69,6 +69,12 @@ class Publisher:
             self._context.create(queue)
             self.send(queue, [message], delay, seconds)
 
+    def copies(self, queue: str, messages: Sequence[Outgoing]) -> None:
+        """Publish copies in order, in batches that are confirmed one by one."""
+        batch = self._context.transport.publish_batch
+        for start in range(0, len(messages), batch):
+            self.send(queue, messages[start : start + batch], 0.0, self._context.settings.publish_timeout)
+
     def send(self, queue: str, messages: Sequence[Outgoing], delay: float, seconds: float) -> None:
         """Publish a batch; a queue that was declared and is gone is made again."""
         try:

@@ -69,6 +69,7 @@ class AMQPTransport(Transport):
         sent_at=True,
         history=True,
         purge_delayed=True,
+        imports=True,
     )
     publish_batch = 500
 

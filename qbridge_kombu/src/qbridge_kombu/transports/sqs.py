@@ -93,6 +93,7 @@ class SQSTransport(Transport):
         queues=True,
         sent_at=True,
         history=True,
+        imports=True,
     )
     longest_task = float(_LONGEST_HOLD)
     max_native_delay = float(_LONGEST_DELAY)

@@ -38,6 +38,7 @@ class VirtualTransport(Transport):
         sent_at=True,
         history=True,
         purge_delayed=True,
+        imports=True,
     )
 
     def exists(self, session: Session, name: str) -> bool:

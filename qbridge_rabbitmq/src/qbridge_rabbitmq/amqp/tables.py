@@ -7,7 +7,7 @@ types of RabbitMQ: rabbitmq.com/amqp-0-9-1-errata).
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
@@ -59,6 +59,53 @@ def entry(name: str, value: str | int) -> bytes:
         return key + b"l" + struct.pack(">q", value)
     encoded = value.encode("utf-8", "backslashreplace")
     return key + b"S" + UINT32.pack(len(encoded)) + encoded
+
+
+def written(value: object) -> bytes:
+    """Type and value, which :func:`value_of` decodes to the same.
+
+    Raises:
+        TypeError: there is no such value in AMQP 0-9-1.
+        ValueError: it is too large for its type.
+    """
+    for kind, encode in _ENCODERS.items():
+        if isinstance(value, kind):
+            try:
+                return encode(value)
+            except (struct.error, OverflowError) as exc:
+                raise ValueError(f"{value!r:.60} is too large") from exc
+    raise TypeError(f"a {type(value).__name__}")
+
+
+def _sized(kind: bytes, value: bytes) -> bytes:
+    return kind + UINT32.pack(len(value)) + value
+
+
+def _written_decimal(value: Decimal) -> bytes:
+    sign, digits, exponent = value.as_tuple()
+    if not isinstance(exponent, int) or exponent > 0:
+        raise ValueError(f"{value} has no such form")
+    number = int("".join(map(str, digits)) or "0") * (-1 if sign else 1)
+    return b"D" + struct.pack(">Bi", -exponent, number)
+
+
+def _written_table(value: Mapping[str, Any]) -> bytes:
+    return _sized(b"F", b"".join(short(name.encode()) + written(item) for name, item in value.items()))
+
+
+# Truth values come before numbers, which they are in Python, too.
+_ENCODERS: Final[dict[type, Callable[[Any], bytes]]] = {
+    str: lambda value: _sized(b"S", value.encode("utf-8", "backslashreplace")),
+    bool: lambda value: b"t\1" if value else b"t\0",
+    int: lambda value: b"l" + struct.pack(">q", value),
+    float: lambda value: b"d" + struct.pack(">d", value),
+    bytes: lambda value: _sized(b"x", value),
+    type(None): lambda _: b"V",
+    datetime: lambda value: b"T" + struct.pack(">Q", int(value.timestamp())),
+    Decimal: _written_decimal,
+    list: lambda value: _sized(b"A", b"".join(map(written, value))),
+    dict: _written_table,
+}
 
 
 def entries_of(table: bytes | None) -> Iterator[tuple[str, bytes]]:

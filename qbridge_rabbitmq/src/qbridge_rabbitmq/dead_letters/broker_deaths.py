@@ -72,8 +72,14 @@ def dead_letter(arrival: Arrival) -> DeadLetter:
     meta = content.meta
     if SOURCE_QUEUE not in meta:
         meta = {**meta, **explain(arrival.properties)}
-    sent = headers.sent_ms(arrival.properties)
-    return DeadLetter.from_headers(arrival.body, content.headers, meta, letter_id=letter_id(arrival), sent_ms=sent)
+    return DeadLetter.from_headers(
+        arrival.body,
+        content.headers,
+        meta,
+        letter_id=letter_id(arrival),
+        message_id=content.message_id,
+        sent_ms=headers.sent_ms(arrival.properties),
+    )
 
 
 def _in_words(death: Mapping[str, Any]) -> str:

@@ -48,10 +48,14 @@ def publication(queue: str, message: Message, room: int, most: int, delay: float
 
 def chunks(queue: str, messages: Iterable[Message], room: int, most: int) -> Iterator[list[Publication]]:
     """Some hundred messages each, less of long ones, and each very large message by itself."""
+    return grouped(publication(queue, check_message(message), room, most) for message in check_messages(messages))
+
+
+def grouped(publications: Iterable[Publication]) -> Iterator[list[Publication]]:
+    """The same of messages that are ready."""
     chunk: list[Publication] = []
     size = 0
-    for message in check_messages(messages):
-        made = publication(queue, check_message(message), room, most)
+    for made in publications:
         length = len(made.body)
         if chunk and (len(chunk) >= CHUNK or size + length > LARGE):
             yield chunk

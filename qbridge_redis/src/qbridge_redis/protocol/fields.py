@@ -24,9 +24,11 @@ from qbridge_core.backend import (
     DeadLetter,
     Delivery,
     Edit,
+    letter_headers,
     meta_int,
     meta_text,
     meta_time,
+    plain_headers,
     replay_headers,
 )
 
@@ -233,7 +235,17 @@ def dead_letter(entry_id: bytes, fields: Sequence[bytes]) -> DeadLetter:
         meta = {**meta, TASK_ID: message_id}
     if missing := meta_text(meta, LEFT_OUT):
         meta = {**meta, EXCEPTION_MESSAGE: f"{meta_text(meta, EXCEPTION_MESSAGE)} [{missing}]".strip()}
-    return DeadLetter.from_headers(body, headers, meta, letter_id=entry_id.decode(), sent_ms=sent)
+    return DeadLetter.from_headers(
+        body, headers, meta, letter_id=entry_id.decode(), message_id=message_id, sent_ms=sent
+    )
+
+
+def imported(letter: DeadLetter) -> Fields:
+    """The fields of a letter as it lies in another queue; of its headers bytes stay what they are."""
+    binary = {name: value for name, value in letter.headers.items() if isinstance(value, bytes)}
+    texts = plain_headers({name: value for name, value in letter.headers.items() if name not in binary})
+    headers = {name: binary[name] if name in binary else texts[name] for name in letter.headers}
+    return encode(letter.body, headers, letter.message_id) + encode_meta(letter_headers(letter))
 
 
 def _as_text(value: bytes) -> str:

@@ -115,6 +115,12 @@ class Publisher:
         ]
         self._publish(queue, commands, self._context.options.publish_timeout)
 
+    def publish_letters(self, queue: str, contents: Sequence[Fields]) -> None:
+        """Publish copies in order, some hundred at a time."""
+        for start in range(0, len(contents), _CHUNK):
+            for chunk in _by_size([self._added(queue, content) for content in contents[start : start + _CHUNK]]):
+                self._publish(queue, chunk, self._context.options.publish_timeout)
+
     def _limit(self, timeout: float | None) -> float:
         return self._context.options.publish_timeout if timeout is None else max(0.001, timeout)
 
