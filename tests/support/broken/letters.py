@@ -109,7 +109,7 @@ class KeepsTheIdOfAnEditedLetter(MemoryClient):
         if edits and ids:
             broker: Any = self._broker
             for waiting in broker._queues.values():
-                if waiting.ready and waiting.ready[-1].meta.keys() == {REPLAYS, TASK_ID}:
+                if waiting.ready and waiting.ready[-1].meta.keys() >= {REPLAYS, TASK_ID}:
                     waiting.ready[-1] = replace(waiting.ready[-1], message_id=ids[0])
         return done
 

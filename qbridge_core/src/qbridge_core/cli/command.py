@@ -70,7 +70,10 @@ class Group(_WithoutHelpVariable, click.Group):
     ) -> click.Context:
         """As click does, with a look at the settings."""
         if parent is not None and parent.default_map is not None and info_name is not None:
-            extra.setdefault("default_map", parent.default_map.get(underscored(info_name)))
+            settings = parent.default_map.get(underscored(info_name))
+            if settings is not None and not isinstance(settings, Mapping):
+                raise click.UsageError(f"{info_name} in [tool.qbridge] is a table with the settings of its commands")
+            extra.setdefault("default_map", settings)
         context = super().make_context(info_name, args, parent, **extra)
         self.check_settings(context)
         return context

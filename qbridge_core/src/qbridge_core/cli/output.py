@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 UNKNOWN: Final = "?"
 """For what a broker cannot tell."""
 _WIDE: Final = 10_000
+_NOT_ASCII: Final = re.compile(r"[^\x20-\x7e]")
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -26,8 +28,37 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def print_json(data: object) -> None:
     """Print one array or object, in UTF-8 where the output can be that, otherwise in ASCII."""
-    ascii_only = not (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf")
-    click.echo(json.dumps(data, indent=2, ensure_ascii=ascii_only))
+    click.echo(json_text(data, indent=2, ascii_only=not _takes_utf_8()))
+
+
+def print_json_array(items: Iterable[object]) -> None:
+    """Print an array of which only one item is in memory at a time."""
+    ascii_only, begin = not _takes_utf_8(), "["
+    for item in items:
+        text = json_text(item, indent=2, ascii_only=ascii_only)
+        click.echo(f"{begin}\n  " + text.replace("\n", "\n  "), nl=False)
+        begin = ","
+    click.echo("[]" if begin == "[" else "\n]")
+
+
+def print_json_line(data: object) -> None:
+    """Print an object in one line, one of many."""
+    click.echo(json_text(data, ascii_only=not _takes_utf_8()))
+
+
+def json_text(data: object, *, indent: int | None = None, ascii_only: bool = False) -> str:
+    """JSON in which no character is left that a terminal could take for an order."""
+    text = json.dumps(data, indent=indent, ensure_ascii=ascii_only)
+    return _NOT_ASCII.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    character = found.group()
+    return character if character.isprintable() or character == "\n" else json.dumps(character)[1:-1]
+
+
+def _takes_utf_8() -> bool:
+    return (getattr(sys.stdout, "encoding", None) or "").lower().startswith("utf")
 
 
 def on_terminal() -> bool:

@@ -15,6 +15,7 @@ _COMMANDS: Final = {
     for name in (
         "backends",
         "declare",
+        "dlq",
         "doctor",
         "purge",
         "send",

@@ -1,0 +1,92 @@
+"""``qbridge dlq debug``."""
+
+from __future__ import annotations
+
+import pdb
+import traceback
+from pathlib import Path
+from types import TracebackType
+
+import click
+
+from qbridge_core.cli.asking import ask, yes_option
+from qbridge_core.cli.broker import chosen_url, url_options
+from qbridge_core.cli.checkup.target import target_of
+from qbridge_core.cli.command import Command
+from qbridge_core.cli.commands.dlq.show import find, require_all
+from qbridge_core.cli.exits import Failed
+from qbridge_core.cli.letters import running
+from qbridge_core.cli.letters.queues import dead_letter_queue
+from qbridge_core.cli.targets import load, make_importable
+from qbridge_core.contract.dead_letter import DeadLetter
+from qbridge_core.contract.envelope import MalformedTaskError, read_task
+from qbridge_core.contract.registry import connect
+from qbridge_core.execute.executor import checked_handler
+from qbridge_core.runtime.logtexts import escaped
+
+
+@click.command(cls=Command)
+@click.argument("queue")
+@click.argument("letter_id", metavar="ID")
+@click.option("--dead", metavar="QUEUE", help="The dead-letter queue, where it is not QUEUE.dead.")
+@click.option(
+    "--target", required=True, metavar="MODULE:NAME", help="A handler, a TaskManager, or a function that returns one."
+)
+@click.option("--pdb", "debugger", is_flag=True, help="Where the handler raises, stop there in Python's debugger.")
+@yes_option
+@url_options
+def command(
+    queue: str,
+    letter_id: str,
+    dead: str | None,
+    target: str,
+    debugger: bool,
+    yes: bool,
+    url: str | None,
+    url_file: Path | None,
+) -> None:
+    """Run the handler on a dead letter of QUEUE, here and now.
+
+    The letter stays where it is, and nothing else is written to the broker: the connection is closed before. What the
+    handler does to the world it does. The current directory can be imported from. There is no timeout, and no retry;
+    Retry, Reject and Snooze are exceptions like others.
+
+    Exit code 1 when the handler raises.
+    """
+    with connect(chosen_url(url, url_file)) as client:
+        meant = dead_letter_queue(client, queue, dead)
+        found = find(client, meant, (letter_id,))
+    require_all(meant, (letter_id,), found)
+    letter = found[letter_id]
+    payload = _payload(letter)
+    ask(f"Run {target} on the payload of letter {escaped(letter_id)}? What it does is done.", yes)
+    make_importable()
+    program = target_of(load(target))
+    handler = checked_handler(program.handler)
+    try:
+        result = running.run(handler, program.lifespan, letter, payload)
+    except Exception as exc:
+        frames = _of_handler(exc.__traceback__)
+        for line in "".join(traceback.format_exception(type(exc), exc, frames)).splitlines():
+            click.echo(escaped(line), err=True)
+        if debugger:
+            pdb.post_mortem(frames)
+        raise Failed(f"the handler raised {type(exc).__name__}; the letter stays where it is") from exc
+    click.echo(f"the handler returned {escaped(repr(result))[:200]}; the letter stays where it is")
+
+
+def _payload(letter: DeadLetter) -> object:
+    try:
+        return read_task(letter.body, max(1, len(letter.body))).payload
+    except MalformedTaskError as exc:
+        raise Failed(f"the letter is no task, so no handler would see it: {exc}") from exc
+
+
+def _of_handler(frames: TracebackType | None) -> TracebackType | None:
+    """The part of a traceback that begins with the handler."""
+    handler = here = frames
+    while here is not None:
+        if here.tb_frame.f_code.co_filename == running.__file__:
+            handler = here.tb_next
+        here = here.tb_next
+    return handler or frames
