@@ -545,8 +545,8 @@ def test_every_broken_client_is_run() -> None:
 
 def test_a_sound_client_passes_what_the_broken_ones_fail(tmp_path: Path) -> None:
     """The same tests, run in the same way, find nothing wrong with the client that the broken ones are made of."""
-    needs_a_claim = BROKEN[memory.ClaimsSharing]
-    tests = QUICK.union(*BROKEN.values()) - needs_a_claim
+    skipped = BROKEN[memory.ClaimsSharing] | BROKEN[delayed.ListsUnclaimed]  # it claims less there, and more here
+    tests = QUICK.union(*BROKEN.values()) - skipped
     passed, failed, output = run_suite(tmp_path, MemoryClient, tests)
     assert failed == set(), output
     assert passed == tests, output
