@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from integration.cli.conftest import QBridge, StartQBridge
-from qbridge_core import connect
 
 NOBODY = "redis://user:secret@127.0.0.1:1/0"
 
@@ -141,20 +140,6 @@ def test_backends_are_listed(qbridge: QBridge) -> None:
     assert found["memory"] == "qbridge-memory"
     lines = qbridge("backends").stdout.splitlines()
     assert ["memory://", "qbridge-memory"] in [line.split() for line in lines]
-
-
-def test_a_queue_is_declared_and_purged(qbridge: QBridge, shared_url: str, unique_name: str) -> None:
-    """What waits is deleted when it is confirmed, and the log says who did it."""
-    dead = f"{unique_name}-letters"
-    assert dead in qbridge("declare", "--url", shared_url, unique_name, "--dead", dead).stdout
-    with connect(shared_url) as client:
-        client.send_many(unique_name, [1, 2, 3])
-        assert "--yes" in qbridge("purge", unique_name, code=2, QBRIDGE_URL=shared_url).stderr
-        assert client.stats(unique_name).ready == 3
-        done = qbridge("purge", unique_name, "--yes", QBRIDGE_URL=shared_url)
-        assert done.stdout == f"deleted 3 messages of {unique_name}\n"
-        assert f"purged {unique_name}: 3 messages deleted, by " in done.stderr
-        assert client.stats(unique_name).ready == 0
 
 
 def test_without_the_extra_it_says_what_to_install(qbridge: QBridge, tmp_path: Path) -> None:

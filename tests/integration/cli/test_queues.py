@@ -1,4 +1,4 @@
-"""``qbridge stats`` and questions before queues are emptied, on real brokers."""
+"""``qbridge declare``, ``purge``, ``pause``, ``resume`` and ``stats`` as processes, on real brokers."""
 
 from __future__ import annotations
 
@@ -26,6 +26,24 @@ def tells(client: QueueClient, *fields: str) -> bool:
     return {*fields} <= client.capabilities.details
 
 
+def test_a_queue_is_declared_and_purged(qbridge: QBridge, shared_url: str, unique_name: str) -> None:
+    """What waits, and what is delayed, is deleted when it is confirmed, and the log says who did it."""
+    dead, url = f"{unique_name}-letters", {"QBRIDGE_URL": shared_url}
+    assert dead in qbridge("declare", unique_name, "--dead", dead, **url).stdout
+    with connect(shared_url) as client:
+        client.send_many(unique_name, [1, 2, 3])
+        client.send(unique_name, 4, delay=3600)
+        assert "--yes" in qbridge("purge", unique_name, code=2, **url).stderr
+        assert client.stats(unique_name).ready == 3
+        done = qbridge("purge", unique_name, "--yes", **url)
+        assert done.stdout == f"deleted 3 messages of {unique_name}\n"
+        assert f"purged {unique_name}: 3 messages deleted, by " in done.stderr
+        assert (client.stats(unique_name).ready, client.stats(unique_name).delayed) == (0, 1)
+        done = qbridge("purge", unique_name, "--delayed", "--yes", **url)
+        assert done.stdout == f"deleted 1 delayed messages of {unique_name}\n"
+        assert client.stats(unique_name).delayed == 0
+
+
 def test_who_deletes_on_a_terminal_is_asked(open_terminal: OpenTerminal, redis_url: str, unique_name: str) -> None:
     """And nothing is deleted without a yes."""
     with connect(redis_url) as client:
@@ -49,7 +67,7 @@ def test_queues_are_counted(qbridge: QBridge, client: QueueClient, shared_url: s
     told = stats(qbridge, shared_url, unique_name)
     expected = {
         "queue": unique_name, "dead_letter_queue": None, "ready": 2, "delayed": 1, "dead": 1,
-        "in_flight": 0 if tells(client, "unsettled") else None, "in_rate": None, "out_rate": None, "paused": None,
+        "in_flight": 0 if tells(client, "unsettled") else None, "in_rate": None, "out_rate": None, "paused": False,
     }  # fmt: skip
     age, consumers = told.pop("oldest_age"), told.pop("consumers")
     assert told == expected
@@ -71,7 +89,7 @@ def test_queues_are_counted(qbridge: QBridge, client: QueueClient, shared_url: s
     ]
     flight = "0" if tells(client, "unsettled") else "?"
     oldest = row.split()[5:7] if tells(client, "oldest_age") else ["?"]
-    assert row.split() == [unique_name, "2", flight, "1", "1", *oldest, *row.split()[-4:-3], "?", "?", "?"]
+    assert row.split() == [unique_name, "2", flight, "1", "1", *oldest, *row.split()[-3:-2], "?", "?"]
 
 
 def stats(qbridge: QBridge, url: str, queue: str) -> dict[str, Any]:
@@ -116,6 +134,19 @@ def test_stats_go_on(start_qbridge: StartQBridge, client: QueueClient, shared_ur
     assert (process.returncode, stderr) == (0, "")
 
 
+def test_a_queue_is_paused_and_resumed(
+    qbridge: QBridge, client: QueueClient, shared_url: str, unique_name: str
+) -> None:
+    """The mark shows, and the log says who made it."""
+    done = qbridge("pause", unique_name, QBRIDGE_URL=shared_url)
+    assert done.stdout == f"paused {unique_name}; qbridge resume {unique_name} lets it go on\n"
+    assert f"paused {unique_name}, by " in done.stderr
+    assert stats(qbridge, shared_url, unique_name)["paused"] is True
+    assert qbridge("stats", unique_name, QBRIDGE_URL=shared_url).stdout.rstrip().endswith(" paused")
+    assert qbridge("resume", unique_name, QBRIDGE_URL=shared_url).stdout == f"resumed {unique_name}\n"
+    assert stats(qbridge, shared_url, unique_name)["paused"] is False
+
+
 def test_wrong_usage_of_stats_is_said(qbridge: QBridge) -> None:
     """Names that are none, an interval that is none, and a broker in the process, which has no queues."""
     for args, code, said in (
@@ -123,6 +154,8 @@ def test_wrong_usage_of_stats_is_said(qbridge: QBridge) -> None:
         (("stats", "--interval", "0"), 2, "0.1"),
         (("stats",), 1, "no queues are found"),
         (("top",), 2, "stats --watch"),
+        (("pause",), 2, "Missing argument"),
+        (("resume", ""), 2, "a queue name"),
     ):
         done = qbridge(*args, code=code, QBRIDGE_URL="memory://")
         assert said in done.stderr, args

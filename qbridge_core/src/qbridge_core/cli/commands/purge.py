@@ -8,19 +8,23 @@ from qbridge_core.cli.asking import ask, log_deed, yes_option
 from qbridge_core.cli.broker import with_client
 from qbridge_core.cli.command import Command
 from qbridge_core.contract.client import QueueClient
+from qbridge_core.runtime.logtexts import escaped
 
 
 @click.command(cls=Command)
 @click.argument("queue")
+@click.option("--delayed", is_flag=True, help="Delete what is delayed instead: sent for later, or retried later.")
 @yes_option
 @with_client
-def command(client: QueueClient, queue: str, yes: bool) -> None:
+def command(client: QueueClient, queue: str, delayed: bool, yes: bool) -> None:
     """Delete the messages of QUEUE that wait.
 
-    What workers hold, and what is delayed, stays. QUEUE may be a dead-letter queue.
+    What workers hold stays, and what is delayed, too, unless that is what shall be deleted. QUEUE may be a dead-letter
+    queue.
     """
-    waiting = client.stats(queue).ready
-    ask(f"Delete the {waiting:,} messages that wait in {queue}?", yes)
-    deleted = client.purge(queue)
-    log_deed(f"purged {queue}: {deleted} messages deleted")
-    click.echo(f"deleted {deleted:,} messages of {queue}")
+    stats = client.stats(queue)
+    waiting, what = (stats.delayed, "delayed messages") if delayed else (stats.ready, "messages")
+    ask(f"Delete the {waiting:,} {what} {'of' if delayed else 'that wait in'} {queue}?", yes)
+    deleted = client.purge(queue, delayed=True) if delayed else client.purge(queue)
+    log_deed(f"purged {queue}: {deleted} {what} deleted")
+    click.echo(escaped(f"deleted {deleted:,} {what} of {queue}"))

@@ -110,5 +110,5 @@ class Overview:
             consumers=stats.consumers,
             in_rate=stats.in_rate,
             out_rate=stats.out_rate,
-            paused=None,
+            paused=stats.paused,
         )
