@@ -78,6 +78,7 @@ def _telling(link: Link) -> Iterator[None]:
         yield
     except QBridgeError as exc:  # says all there is to say
         _log_error("the worker cannot start: %s%s", exc, _place(exc))
+        flush()  # the supervisor may end this process as soon as it knows
         passing = isinstance(exc, TransientError)
         plain = passing or isinstance(exc, ConfigurationError)
         link.say(COMPLAINT, str(exc) if plain else f"{type(exc).__name__}: {exc}", _kind(exc))
