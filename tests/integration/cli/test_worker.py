@@ -266,6 +266,16 @@ def test_wrong_use_is_exit_code_2(qbridge: QBridge, args: tuple[str, ...], said:
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_module_that_cannot_be_imported_is_shown(qbridge: QBridge, processes: str, tmp_path: Path) -> None:
+    """The place of the mistake is there, whichever process has found it, and nothing of QBridge's own stack."""
+    (tmp_path / "slip.py").write_text("import tasks\ntasks.nothing_of_that_name\n")
+    done = qbridge("worker", "slip:build", "--processes", processes, code=2)
+    assert "slip cannot be imported: AttributeError: module 'tasks' has no attribute" in done.stderr
+    assert 'slip.py", line 2, in <module>' in done.stderr
+    assert "importlib" not in done.stderr
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
 def test_a_broker_that_is_away_is_exit_code_3(qbridge: QBridge, processes: str) -> None:
     """Without a time to wait for it, at once and without the password."""
     variables = {"QBRIDGE_URL": "redis://user:secret@127.0.0.1:1/0", "QUEUE": "mails"}
