@@ -8,12 +8,13 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
-from qbridge_core.backend import QueueStats, UnroutableError, monotonic
+from qbridge_core.backend import DUE_AT, QueueStats, UnroutableError, monotonic
 
 
 @dataclass(slots=True)
@@ -290,8 +291,8 @@ class MemoryBroker:
             heapq.heapify(queue.delayed)
             if release:
                 for _, _, message in picked:
-                    message.since = monotonic()
-                    queue.ready.append(message)
+                    meta = {**message.meta, DUE_AT: round(time.time() * 1000)}
+                    queue.ready.append(replace(message, meta=meta, since=monotonic()))
                 queue.notify_all()
             return len(picked)
 

@@ -97,6 +97,8 @@ class FaultConformance(Backend):
     def queue(self, client: QueueClient, queue_name: str, dead: str) -> str:
         """A declared, empty queue that is old enough to survive, with what the broker needs for its delays."""
         client.declare(queue_name, dead)
+        if client.capabilities.pause:
+            client.paused([queue_name])  # what the broker needs for that
         if client.capabilities.delay:
             client.publish(queue_name, _OLD, delay=_DELAY)
         old_enough = time.monotonic() + self.queue_age
@@ -118,7 +120,7 @@ class FaultConformance(Backend):
     def test_g1_confirmed_messages_survive_a_broker_crash(
         self, faulty_broker: FaultyBroker, client: QueueClient, queue: str, dead: str
     ) -> None:
-        """What was confirmed, in whatever state, is there after a SIGKILL of the broker."""
+        """What was confirmed, in whatever state, is there after a SIGKILL of the broker, and a pause is."""
         if not client.capabilities.durable:
             self._lose(faulty_broker, client, queue)
             return
@@ -132,8 +134,13 @@ class FaultConformance(Backend):
         bodies = {json.dumps(number).encode() for number in range(50)}
         client.publish_many(queue, [Message(body, {"h": "1"}, f"m-{body!r}") for body in sorted(bodies)])
         client.flush()
+        if client.capabilities.pause:
+            client.pause(dead)
         faulty_broker.kill()
         faulty_broker.start()
+        if client.capabilities.pause:
+            survives = _quiet(lambda: client.paused([queue, dead]) == {dead})
+            self.eventually(survives, self.recovery_timeout, "a pause ends with its broker")
         wanted = {(body, 0, f"m-{body!r}") for body in bodies} | {(b"retried", 2, None), (b"late", 3, None)}
         wanted.add((b"published", 0, "m-published"))
         seen: set[tuple[bytes, int, str | None]] = set()

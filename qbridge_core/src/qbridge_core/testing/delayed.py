@@ -126,6 +126,8 @@ class DelayedMessageTests(Backend):
         assert other.release_delayed(queue, messages=[again, first.id]) == 2
         came = self.receive_all(client, queue, 2)
         assert [delivery.body for delivery in came] == self.in_order(client, [b"first", b"retried"])
+        due = [delivery.due_at for delivery in came if delivery.due_at is not None]
+        assert all(at < again.due_at for at in due if again.due_at), "it could run from then on"
         (told,) = [delivery for delivery in came if delivery.body == b"retried"]
         assert (told.attempts, dict(told.headers), told.message_id) == (2, {"h": "1"}, "m")
         assert client.delete_delayed(queue, messages=[deleted]) == 1
