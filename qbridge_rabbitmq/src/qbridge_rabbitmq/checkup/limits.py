@@ -17,7 +17,10 @@ def consumer_timeout(options: Options, queue: QueueCheckup, use: QueueUse, check
     """Whether the broker takes a message from a worker that lives (rabbitmq.com/docs/consumers)."""
     limit = options.consumer_timeout
     if queue.lets_hold():
-        yield check.ok("a worker may hold a message for as long as it likes (x-consumer-timeout of the queue)")
+        yield check.ok(
+            "a queue that QBridge has declared on RabbitMQ 3.12 or later, as this one seems to be, lets a worker hold "
+            "a message for as long as it likes (x-consumer-timeout)"
+        )
     elif use.task_timeout is None:
         yield check.not_checked("nobody says how long a task may take (task_timeout)", TARGET)
     elif use.task_timeout > limit:

@@ -53,7 +53,10 @@ def _of_a_queue(
     yield Check("queue", use.queue), queue.work_queue
     yield Check("dead-letter queue", use.queue), queue.dead_letter_queue
     yield Check("policies", use.queue), partial(management.policies, policies, use)
-    yield Check("queue states", use.queue), partial(management.dead_queues, policies, endpoint, use)
+    yield (
+        Check("queue states", use.queue),
+        partial(management.dead_queues, policies, endpoint, declarations.server_version, use),
+    )
     yield Check("consumer_timeout", use.queue), partial(limits.consumer_timeout, options, queue, use)
     yield Check("prefetch", use.queue), partial(limits.prefetch, options, queue, use)
 

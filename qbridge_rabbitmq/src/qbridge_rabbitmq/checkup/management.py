@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from typing import Final
 
 from qbridge_core.backend import Check, Finding, QueueUse, default_dead_letter_queue
 from qbridge_rabbitmq.connection.options import Endpoint
@@ -11,7 +12,9 @@ from qbridge_rabbitmq.queues import delays
 from qbridge_rabbitmq.queues.management import ManagementError
 from qbridge_rabbitmq.queues.policies import Policies
 
-_ADD = "add the option management_url=http://user:password@host:15672 to the URL; its user needs the tag {tag}"
+# That of 4.0 goes on to show what it has seen last.
+_TELLS_LEADERS: Final = (3, 10)
+_ADD: Final = "add the option management_url=http://user:password@host:15672 to the URL; its user needs the tag {tag}"
 
 
 def policies(known: Policies | None, use: QueueUse, check: Check) -> Iterator[Finding]:
@@ -30,7 +33,9 @@ def policies(known: Policies | None, use: QueueUse, check: Check) -> Iterator[Fi
         yield check.ok("no policy takes messages out of the queue, its delays, suspects or dead letters")
 
 
-def dead_queues(known: Policies | None, endpoint: Endpoint, use: QueueUse, check: Check) -> Iterator[Finding]:
+def dead_queues(
+    known: Policies | None, endpoint: Endpoint, version: tuple[int, ...], use: QueueUse, check: Check
+) -> Iterator[Finding]:
     """Queues that take messages and never answer: a crash of the broker leaves quorum queues so that were just made."""
     if known is None:
         yield check.not_checked("AMQP does not tell whether a queue has died", _ADD.format(tag="management"))
@@ -48,7 +53,12 @@ def dead_queues(known: Policies | None, endpoint: Endpoint, use: QueueUse, check
             f"queue {name!r} does not run: {means}",
             f"bring all nodes of the cluster up; if it stays so, give it up with its messages: {delete}",
         )
-    if not dead:
+    if not dead and version > _TELLS_LEADERS:
+        yield check.not_checked(
+            "the management API of this server may say of a quorum queue without a leader that it runs",
+            f"rabbitmqctl list_queues -p {shlex.quote(endpoint.vhost)} name state leader",
+        )
+    elif not dead:
         yield check.ok("the queue and those for its delays, suspects and dead letters run")
 
 

@@ -56,10 +56,12 @@ class QueueCheckup:
     def lets_hold(self) -> bool:
         """Whether the broker lets a worker hold a message of the queue for as long as it likes.
 
+        RabbitMQ does not compare this argument, so only a queue that is otherwise as QBridge declares it counts.
+
         Raises:
             QBridgeError: nobody knows.
         """
-        return CONSUMER_TIMEOUT in self._wanted[0] and CONSUMER_TIMEOUT not in self._differences()
+        return CONSUMER_TIMEOUT in self._wanted[0] and not self._differences()
 
     def _compared(
         self, check: Check, queue: str, wanted: list[dict[str, Any]], ask: Callable[[], dict[str, Any]]
