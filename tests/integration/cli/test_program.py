@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import redis
 
 from integration.cli.conftest import QBridge, StartQBridge
+from support.brokers import Broker
 
 NOBODY = "redis://user:secret@127.0.0.1:1/0"
 
@@ -150,3 +152,10 @@ def test_without_the_extra_it_says_what_to_install(qbridge: QBridge, tmp_path: P
     )
     done = qbridge("backends", code=2, PYTHONPATH=f"{tmp_path}:{':'.join(sys.path)}")
     assert 'pip install "./qbridge_core[cli]"' in done.stderr
+
+
+def test_commands_do_not_repeat_what_the_doctor_says(qbridge: QBridge, private_redis: Broker, unique_name: str) -> None:
+    """A server that keeps nothing is no news for each command: what they print to standard error is theirs."""
+    with redis.Redis.from_url(private_redis.url) as server:
+        server.config_set("appendonly", "no")
+    assert qbridge("declare", unique_name, QBRIDGE_URL=private_redis.url).stderr == ""

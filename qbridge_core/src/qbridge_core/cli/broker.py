@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -81,6 +82,8 @@ def with_client(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def connected(*args: Any, url: str | None, url_file: Path | None, **kwargs: Any) -> Any:
+        # What a client warns of is said by the worker, and by the doctor, not again by each command.
+        logging.getLogger("qbridge").setLevel(logging.ERROR)
         with connect(chosen_url(url, url_file)) as client:
             return command(*args, client=client, **kwargs)
 

@@ -96,7 +96,7 @@ def _send_lines(stream: Stream, source: str | None, as_json: bool) -> None:
             if as_json:
                 _print(stream, None)
     if not as_json:
-        click.echo(escaped(f"sent {stream.sent:,} tasks to {stream.queue}{rate}"))
+        click.echo(escaped(f"sent {stream.sent:,} task{'s' * (stream.sent != 1)} to {stream.queue}{rate}"))
 
 
 def _print(stream: Stream, task_id: str | None) -> None:
