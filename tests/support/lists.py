@@ -7,6 +7,7 @@ import itertools
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -51,7 +52,7 @@ class ListClient(QueueClient):
         self._dead: dict[str, str] = {}
         self._connected = False
         self._pid = 0
-        self._wakeups = 0
+        self._wakeups: Counter[str] = Counter()
 
     @property
     def connected(self) -> bool:
@@ -104,7 +105,7 @@ class ListClient(QueueClient):
     def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
         check_count("max_messages", max_messages, 1)
         deadline = time.monotonic() + check_wait(timeout)
-        wakeups = self._wakeups
+        wakeups = self._wakeups[queue]
         while True:
             with self._lock:
                 self._check(queue)
@@ -113,12 +114,12 @@ class ListClient(QueueClient):
                 for delivery in taken:
                     delivery.tag = next(self._tags)
                     self._mine[delivery.tag] = delivery
-            if taken or time.monotonic() >= deadline or self._wakeups != wakeups:
+            if taken or time.monotonic() >= deadline or self._wakeups[queue] != wakeups:
                 return taken
             time.sleep(0.005)  # a queue without conditions has to poll
 
     def unsubscribe(self, queue: str) -> None:
-        self._wakeups += 1
+        self._wakeups[queue] += 1
 
     def ack(self, delivery: Delivery) -> None:
         with self._lock:
@@ -137,13 +138,13 @@ class ListClient(QueueClient):
             self._check(delivery.queue, delay)
             if not self._settle(delivery):
                 return
-            target, meta = queue or delivery.queue, delivery.meta
+            target, meta = delivery.queue, delivery.meta
             if not requeue:
                 failure = failure or rejection(delivery)
                 meta = failure.dead_letter_headers()
                 target = self._dead.get(delivery.queue, default_dead_letter_queue(delivery.queue))
             elif failure is not None:
-                meta = failure.retry_headers()
+                target, meta = queue or target, failure.retry_headers()
             fresh = meta is not delivery.meta
             again = Delivery(
                 delivery.body, target, delivery.headers, delivery.message_id, redelivered=not fresh, meta=meta

@@ -221,10 +221,13 @@ class MemoryBroker:
         """The first ready messages behind a number, left where they are; none for a queue that does not exist."""
         with self._lock:
             queue = self._queues.get(name)
-            waiting = iter(queue.ready) if queue else iter(())
+            if queue is None:
+                return []
+            self._release_due(queue, monotonic())
+            waiting = iter(queue.ready)
             if after:
                 waiting = itertools.dropwhile(lambda message: 0 < message.number <= after, waiting)
-            found = list(itertools.islice(waiting, min(limit, len(queue.ready)) if queue else 0))
+            found = list(itertools.islice(waiting, min(limit, len(queue.ready))))
             for message in found:
                 message.number = message.number or next(self._sequence)
             return found
@@ -263,9 +266,11 @@ class MemoryBroker:
         """Delete the ready messages; return how many there were."""
         with self._lock:
             queue = self._queues.get(name)
-            count = len(queue.ready) if queue else 0
-            if queue:
-                queue.ready.clear()
+            if queue is None:
+                return 0
+            self._release_due(queue, monotonic())
+            count = len(queue.ready)
+            queue.ready.clear()
             return count
 
     def has(self, name: str) -> bool:

@@ -34,15 +34,17 @@ class Consuming(ABC):
         """Take ready messages of several queues; wait up to ``timeout`` seconds for the first one.
 
         Returns as soon as at least one message is there; an empty list when the time is over, or sooner when
-        ``wake_receive_any`` or, for one of the queues, ``unsubscribe`` was called. The default asks each queue in its
-        turn. A backend that can waits for all of them at once, with as many threads and connections as for one.
+        ``wake_receive_any`` was called. ``unsubscribe`` for one of the queues may end it too. The default asks each
+        queue in its turn. A backend that can waits for all of them at once, with as many threads and connections as
+        for one.
 
         Args:
             wanted: the names of the queues, and how many messages of each one to take at most.
             timeout: as for ``receive``.
 
         Raises:
-            The errors of ``receive``, for the first queue that cannot be read, when nothing came from the others.
+            The errors of ``receive``, for the first queue that cannot be read; what came from the others is returned
+                instead, or stays there.
             ConfigurationError: ``wanted`` is no mapping of names to whole numbers of at least 1.
         """
         return receive_in_turn(self.receive, check_wanted(wanted), check_wait(timeout), self._woken())

@@ -60,7 +60,7 @@ class Operations(Producing, Consuming, Holding):
         raise UnsupportedError(f"{type(self).__name__} cannot list queues")
 
     def purge(self, queue: str, *, delayed: bool = False) -> int:
-        """Delete the ready messages of a queue (a dead-letter queue too); return how many.
+        """Delete the ready messages of a queue (a dead-letter queue too), and what is due; return how many.
 
         Deliveries in flight, letters that a consumer holds too, and delayed messages stay. A queue that does not exist
         has none to delete. The default receives and acknowledges them.

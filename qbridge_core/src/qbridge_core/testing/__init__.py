@@ -17,7 +17,7 @@ import pytest
 pytest.register_assert_rewrite(
     *(f"{__name__}.{part}" for part in ("base", "connection", "publishing", "data", "delays", "receiving", "settling")),
     *(f"{__name__}.{part}" for part in ("leases", "dead_letters", "letters", "outages", "recovery", "interruptions")),
-    *(f"{__name__}.{part}" for part in ("describing", "workers", "diagnosing", "conformance")),
+    *(f"{__name__}.{part}" for part in ("sharing", "describing", "workers", "diagnosing", "conformance")),
 )
 
 from qbridge_core.testing.base import eventually  # noqa: E402

@@ -75,9 +75,12 @@ class Child:
             stream.close()
 
 
-def hold(client: QueueClient, queue: str) -> None:
-    """Receive one message, say so, and hold it."""
-    print(len(client.receive(queue, 1, 30.0)), flush=True)  # noqa: T201 - the parent reads it
+def hold(client: QueueClient, queue: str, count: int = 1) -> None:
+    """Receive some messages, say how many, and hold them."""
+    held = 0
+    while held < count and (received := len(client.receive(queue, count - held, 30.0))):
+        held += received
+    print(held, flush=True)  # noqa: T201 - the parent reads it
     time.sleep(_FOR_EVER)
 
 

@@ -33,6 +33,7 @@ from qbridge_core.testing.receiving import ReceivingTests
 from qbridge_core.testing.recovery import RecoveryTests
 from qbridge_core.testing.settling import SettlingTests
 from qbridge_core.testing.several_queues import SeveralQueuesTests
+from qbridge_core.testing.sharing import SharingTests
 from qbridge_core.testing.workers import WorkerTests
 
 T = TypeVar("T")
@@ -42,6 +43,7 @@ _OLD = b"old"
 
 class BackendConformance(
     ConnectionTests,
+    SharingTests,
     PublishingTests,
     DataTests,
     DelayTests,
@@ -131,6 +133,7 @@ class FaultConformance(Backend):
         delay = _DELAY if client.capabilities.delay else 0.0
         client.reject(late, requeue=True, delay=delay, failure=a_failure(queue, attempts=3))
         client.publish(queue, b"published", headers={"h": "1"}, message_id="m-published", delay=delay)
+        much_later = self._delay_for_long(client, queue)
         bodies = {json.dumps(number).encode() for number in range(50)}
         client.publish_many(queue, [Message(body, {"h": "1"}, f"m-{body!r}") for body in sorted(bodies)])
         client.flush()
@@ -166,8 +169,17 @@ class FaultConformance(Backend):
             client.connect()
             again = self.receive_one(client, queue, self.redelivery_timeout)
             assert (again.body, again.attempts, again.crashes) == (b"held", 0, 0)
+        self.assert_counts(client, queue, delayed=much_later, message="a delay ends with a crash of the broker")
         letter = self.receive_one(client, dead)
         assert (letter.body, meta_text(letter.meta, SOURCE_QUEUE)) == (b"dead", queue)
+
+    @staticmethod
+    def _delay_for_long(client: QueueClient, queue: str) -> int:
+        """Publish a message that no test waits for, where delays are claimed; return how many."""
+        if not client.capabilities.delay:
+            return 0
+        client.publish(queue, b"much later", delay=300.0)
+        return 1
 
     def _lose(self, faulty_broker: FaultyBroker, client: QueueClient, queue: str) -> None:
         """What is not claimed does not hold: else it is to be claimed."""
@@ -225,6 +237,9 @@ class FaultConformance(Backend):
         if forget := getattr(faulty_broker, "forget", None):
             consumer, quiet = make_client(), f"{queue}-quiet"
             consumer.declare(quiet)
+            for each in (client, consumer):  # what was declared is remembered over that
+                each.disconnect()
+                each.connect()
             self._find_lost_queues(forget, client, queue, dead)
             self.eventually(
                 _quiet(lambda: consumer.receive(quiet, 1, 0.1) == [], QBridgeError),

@@ -29,6 +29,11 @@ ODD_NAMES = (
     "nel\x85ls\u2028ps\u2029",
     "c1\x80\x9f\u200e\ufeff",
 )
+NEARLY_ALIKE = (
+    "x", "X", "x ", "x.y", "x-y", "x_y", "x/y", "x:y", "x\\y", "x y", "xy", "x*", "x?y", "x%", "x%25", "{x}", "'x'",
+    '"x"', "\u00e9", "e\u0301", "é" * 100, "é" * 100 + "x", "\U0001f600", "\U0001f601", "ł", "ń",
+)  # fmt: skip
+"""Names that are others for a broker that folds, cuts, escapes or decodes them."""
 ODD_HEADERS = {
     "two words": "x",
     "ÜBER": "upper case stays",
@@ -49,8 +54,25 @@ ODD_HEADERS = {
     "ünï★": "★😀",
     "empty": "",
     "long": "v" * 5_000,
+    " spaces ": "  at both ends\t",
+    "e\u0301": "e\u0301\u00e9",
+    "\u00e9": "composed",
+    "qbridge-attempts": "x-qbridge",
+    "xqbridge": "9",
+    "number": "01",
+    "truth": "true",
+    "none": "null",
+    "n" * 255: "a long name",
 }
-ODD_IDS = ("with space/and:{colon}", "ünï★", "i" * 255, "1-0", "\x00\n\r\t\x7f\x85\u2028\u2029\ufeff")
+ODD_IDS = (
+    "With Space/and:{colon}",
+    "with space/and:{colon}",
+    " e\u0301 ",
+    "ünï★",
+    "i" * 255,
+    "1-0",
+    "\x00\n\r\t\x7f\x85\u2028\u2029\ufeff",
+)
 
 
 class DataTests(Backend):
@@ -62,7 +84,7 @@ class DataTests(Backend):
         for number, name in enumerate(names):
             client.declare(name, f"{name}-d")
             client.publish(name, b"%d" % number)
-        for number, name in enumerate(names):
+        for number, name in reversed([*enumerate(names)]):
             delivery = self.receive_one(client, name)
             assert (delivery.body, delivery.queue) == (b"%d" % number, name)
             client.reject(delivery, requeue=False)
@@ -73,6 +95,19 @@ class DataTests(Backend):
             client.ack(letter)
             client.publish(name, b"again")
             assert client.purge(name) == 1
+
+    def test_names_that_are_nearly_alike_are_names_of_several_queues(
+        self, client: QueueClient, queue_name: str
+    ) -> None:
+        """Upper case, a space, another accent or the last of many letters make another queue."""
+        names = [f"{queue_name[-8:]}-{part}" for part in NEARLY_ALIKE]
+        for number, name in enumerate(names):
+            client.declare(name)
+            client.publish(name, b"%d" % number)
+        for number, name in reversed([*enumerate(names)]):  # else one queue of two names gives each its own
+            delivery = self.receive_one(client, name)
+            assert (delivery.body, delivery.queue) == (b"%d" % number, name)
+            client.ack(delivery)
 
     def test_g13_odd_headers_and_ids_are_kept_all_the_way(self, client: QueueClient, queue: str, dead: str) -> None:
         """Names and values of headers, and ids, are the producer's in a retry, in a letter and after a replay."""
@@ -110,13 +145,24 @@ class DataTests(Backend):
         letter = self.receive_one(client, dead)
         assert (letter.body, dict(letter.headers)) == (b"", headers)
 
-    def test_a_message_id_is_no_key(self, client: QueueClient, queue: str) -> None:
-        """Two messages with one id are two messages: dropping the second would lose it."""
+    def test_a_message_id_is_no_key(self, client: QueueClient, queue: str, dead: str) -> None:
+        """Two messages with one id are two, now, later, and as letters: dropping the second would lose it."""
         client.publish(queue, b"1", message_id="same")
         client.publish(queue, b"2", message_id="same")
         client.publish_many(queue, [Message(b"3", message_id="same"), Message(b"4", message_id="same")])
-        received = [delivery.body for delivery in self.receive_all(client, queue, 4)]
-        assert self.in_order(client, received) == [b"1", b"2", b"3", b"4"]
+        received = self.receive_all(client, queue, 4)
+        assert self.in_order(client, (one.body for one in received)) == [b"1", b"2", b"3", b"4"]
+        for delivery in received[:2]:
+            client.ack(delivery)
+        for delivery in received[2:]:
+            client.reject(delivery, requeue=False)
+        assert len(self.receive_all(client, dead, 2)) == 2
+        client.publish(queue, b"5", message_id="same")
+        delays = (0.2, 0.2) if client.capabilities.delay else ()
+        for delay in delays:
+            client.publish(queue, b"later", message_id="same", delay=delay)
+        bodies = [delivery.body for delivery in self.receive_all(client, queue, 1 + len(delays))]
+        assert sorted(bodies) == [b"5", *(b"later" for _ in delays)]
 
     def test_what_was_published_is_a_copy(self, client: QueueClient, queue: str) -> None:
         """A producer may go on to change the headers that it gave, and a consumer those that it got."""
@@ -133,14 +179,15 @@ class DataTests(Backend):
         assert [dict(delivery.headers) for delivery in self.receive_all(client, queue, 2)] == [{"h": "before"}] * 2
 
     def test_publish_many_takes_any_iterable_and_refuses_a_bad_message(self, client: QueueClient, queue: str) -> None:
-        """None, one from a generator, and one that cannot be kept, with their own ids and headers."""
+        """None, one from a generator, and some that cannot be kept, of which the first is named."""
         client.publish_many(queue, [])
         client.publish_many(queue, (Message(b"%d" % n, {"n": str(n)}, f"id-{n}") for n in range(3)))
         received = self.receive_all(client, queue, 3)
         arrived = [(d.body, dict(d.headers), d.message_id) for d in received]
         assert self.in_order(client, arrived) == [(b"%d" % n, {"n": str(n)}, f"id-{n}") for n in range(3)]
+        too_large = Message(bytes(client.max_message_bytes + 1))
         with pytest.raises(PayloadError):
-            client.publish_many(queue, [Message(b"x", {"x-qbridge-reason": "failed"})])
+            client.publish_many(queue, [Message(b"x", {"x-qbridge-reason": "failed"}), too_large])
         self.assert_counts(client, queue, ready=0)
 
     def test_g19_the_largest_body_can_be_settled_in_every_way(self, client: QueueClient, queue: str, dead: str) -> None:
@@ -195,10 +242,12 @@ class DataTests(Backend):
         client.purge(queue)
         client.publish(queue, body, headers=headers)
         client.reject(self.receive_one(client, queue), requeue=True, failure=the_longest_failure(queue))
+        delivery = self.receive_one(client, queue)
+        assert delivery.attempts == the_longest_failure(queue).attempts
         if client.capabilities.delay:
-            delivery = self.receive_one(client, queue)
             client.reject(delivery, requeue=True, delay=0.1, failure=the_longest_failure(queue))
-        client.reject(self.receive_one(client, queue), requeue=False, failure=the_longest_failure(queue))
+            delivery = self.receive_one(client, queue)
+        client.reject(delivery, requeue=False, failure=the_longest_failure(queue))
         if client.capabilities.browse:
             (letter,) = client.dead_letters(dead)
             failure = the_longest_failure(queue)

@@ -96,7 +96,7 @@ class DeadLetterTests(Backend):
         if not client.capabilities.browse:
             pytest.skip("no listing claimed")
         self.bury(client, queue, b"1")
-        no_limits: list[Any] = [-1, 1.5, "1", None]
+        no_limits: list[Any] = [-1, 1.5, "1", None, True]
         for limit in no_limits:
             with pytest.raises(ConfigurationError, match="limit"):
                 client.dead_letters(dead, limit)
@@ -146,12 +146,16 @@ class DeadLetterTests(Backend):
         assert self.receive_one(client, queue).body == b"1"
 
     def test_a_letter_without_a_way_back_stays(self, client: QueueClient, dead: str) -> None:
-        """A letter that does not say where it came from is an error, and stays in the dead-letter queue."""
+        """A letter that does not say where it came from, or is to go where no queue is, stays where it is."""
         client.declare(dead)
         client.publish(dead, b"x")
         self.await_counts(client, dead, ready=1)
+        missing = f"{dead}-missing"
+        for target in (None, missing):
+            with pytest.raises(UnroutableError):
+                client.replay(dead, target=target)
         with pytest.raises(UnroutableError):
-            client.replay(dead)
+            client.receive(missing)  # a replay has not created it
         assert self.receive_one(client, dead).body == b"x"
 
     def test_replay_of_nothing_is_zero(self, client: QueueClient, queue: str, dead: str) -> None:
@@ -264,6 +268,10 @@ class DeadLetterTests(Backend):
             pytest.skip("no listing claimed")
         client.declare(dead)
         client.publish_many(dead, [Message(b"%d" % number) for number in range(103)])
-        assert len(client.dead_letters(dead)) == 100
+        letters = client.dead_letters(dead)
+        assert len(letters) == 100
+        assert {(one.reason, one.attempts, one.first_failed_at, one.last_failed_at) for one in letters} == {
+            (Reason.REJECTED, 0, None, None)
+        }
         listed = [letter.body for letter in client.dead_letters(dead, 200)]
         assert self.in_order(client, listed) == self.in_order(client, (b"%d" % number for number in range(103)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 
 import pytest
@@ -10,6 +11,10 @@ from qbridge_core import Delivery, QueueClient
 from qbridge_core.testing.base import Backend, MakeClient, a_failure
 from qbridge_core.testing.children import Child, hold, leave, look
 
+_AT_ONCE = 2.0
+"""Seconds; of a few tries one must be quicker, however busy the machine is."""
+_TRIES = 3
+
 
 class LeaseTests(Backend):
     """Leases, killed consumers, and the capabilities ``shared`` and ``crashes``."""
@@ -17,7 +22,7 @@ class LeaseTests(Backend):
     def test_g2_an_unsettled_delivery_comes_back_after_its_process_was_killed(
         self, make_client: MakeClient, client: QueueClient, queue: str, broker_url: str
     ) -> None:
-        """The dead process's message is delivered again, uncounted as an attempt; a living client keeps its own.
+        """The dead process's messages are delivered again, uncounted as attempts; a living client keeps its own.
 
         Without the claim ``redelivers`` it is lost.
         """
@@ -25,31 +30,38 @@ class LeaseTests(Backend):
             pytest.skip("the broker lives in one process and dies with its consumers")
         client.publish(queue, b"long")
         mine = self.receive_one(client, queue)
+        for body in (b"x", b"y"):
+            client.publish(queue, body, headers={"h": "1"}, message_id="m")
+        for delivery in self.receive_all(client, queue, 2):
+            client.reject(delivery, requeue=True, failure=a_failure(queue, attempts=2))
         client.unsubscribe(queue)  # what a client reads ahead is no child's
-        client.publish(queue, b"x", headers={"h": "1"}, message_id="m")
         other = make_client()
         claimed = client.capabilities.crashes
         assert client.capabilities.redelivers or not claimed, "crashes is claimed, and what they lose is not seen again"
         with ExitStack() as ended:
-            children = [ended.enter_context(Child(self, broker_url, hold, queue)) for _ in range(2 if claimed else 1)]
+            count = 2 if claimed else 1
+            children = [ended.enter_context(Child(self, broker_url, hold, queue, 2)) for _ in range(count)]
             for deaths, child in enumerate(children, 1):
                 child.tell()
-                assert child.line() == "1", "another process does not get the message"
+                assert child.line() == "2", "another process does not get the messages"
                 child.kill()
                 if not client.capabilities.redelivers:
                     lost = other.receive(queue, 1, 2.5 * (self.lease_seconds or 1.0)) == []
                     assert lost, "what a dead process held is delivered again: claim redelivers"
                     return
-                again = self.receive_one(other, queue, self.redelivery_timeout)
-                assert (again.body, dict(again.headers), again.message_id) == (b"x", {"h": "1"}, "m")
-                assert (again.attempts, again.redelivered) == (0, True)
-                assert claimed or (again.crashes, again.suspected) == (0, False), "deaths are seen: claim crashes"
-                assert not claimed or again.suspected or again.crashes == deaths, "a death is not counted"
-                if deaths < len(children):
-                    other.reject(again, requeue=True)
-                    other.unsubscribe(queue)
-        # The dead client took its message after this one did: where leases end, this one's would have ended by now.
-        self._count_once(other, again, 2)
+                back = self.receive_all(other, queue, 2, self.redelivery_timeout)
+                assert {again.body for again in back} == {b"x", b"y"}
+                for again in back:
+                    assert (dict(again.headers), again.message_id) == ({"h": "1"}, "m")
+                    assert (again.attempts, again.redelivered) == (2, True)
+                    assert claimed or (again.crashes, again.suspected) == (0, False), "deaths are seen: claim crashes"
+                    assert not claimed or again.suspected or again.crashes == deaths, "a death is not counted"
+                    if deaths < len(children):
+                        other.reject(again, requeue=True)
+                other.unsubscribe(queue)
+        # The dead client took its messages after this one did: where leases end, this one's would have ended by now.
+        other.ack(back[0])
+        self._count_once(other, back[1], 2)
         client.ack(mine)
         assert client.flush()
         assert other.receive(queue, 1, 0.2) == []
@@ -111,19 +123,26 @@ class LeaseTests(Backend):
         self, make_client: MakeClient, broker_url: str, client: QueueClient, queue: str
     ) -> None:
         """However long a lease is, what a client leaves behind is there for others when it has left."""
-        leaving = self.with_options(self.patient_options).create_client(broker_url)
-        try:
-            leaving.declare(queue)
-            client.publish(queue, b"x")
-            client.publish(queue, b"counted")
-            counted = self.receive_all(leaving, queue, 2)[1]
-            leaving.reject(counted, requeue=True, failure=a_failure(queue, attempts=2))
-            self.receive_one(leaving, queue)
-        finally:
-            leaving.disconnect()
-        again = {delivery.body: delivery for delivery in self.receive_all(client, queue, 2, min(5.0, self.wait))}
-        assert {body: delivery.attempts for body, delivery in again.items()} == {b"x": 0, b"counted": 2}
-        assert {delivery.crashes for delivery in again.values()} == {0}
+        seconds: list[float] = []
+        while len(seconds) < _TRIES and min(seconds, default=_AT_ONCE) >= _AT_ONCE:
+            leaving = self.with_options(self.patient_options).create_client(broker_url)
+            try:
+                leaving.declare(queue)
+                client.publish(queue, b"x")
+                client.publish(queue, b"counted")
+                counted = self.receive_all(leaving, queue, 2)[1]
+                leaving.reject(counted, requeue=True, failure=a_failure(queue, attempts=2))
+                self.receive_one(leaving, queue)
+            finally:
+                leaving.disconnect()
+            left = time.monotonic()
+            again = {delivery.body: delivery for delivery in self.receive_all(client, queue, 2, min(5.0, self.wait))}
+            seconds.append(time.monotonic() - left)
+            assert {body: delivery.attempts for body, delivery in again.items()} == {b"x": 0, b"counted": 2}
+            assert {delivery.crashes for delivery in again.values()} == {0}
+            for delivery in again.values():
+                client.ack(delivery)
+        assert min(seconds) < _AT_ONCE, f"what a client has left comes {min(seconds):.1f} s later"
 
     def test_what_is_claimed_of_sharing_holds(self, client: QueueClient, queue: str, broker_url: str) -> None:
         """Without the claim ``shared`` another process sees other queues or none; with it, see the killed process.

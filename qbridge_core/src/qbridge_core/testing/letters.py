@@ -13,6 +13,7 @@ from qbridge_core import (
     DeadLetter,
     LettersGoneError,
     Message,
+    MessageTooLargeError,
     PayloadError,
     QueueClient,
     UnroutableError,
@@ -27,7 +28,9 @@ class LetterTests(Backend):
 
     def test_letters_are_named_as_far_as_that_is_claimed(self, client: QueueClient, queue: str, dead: str) -> None:
         """What is not claimed is refused, and touches no letter; what is claimed is listed with ids."""
-        self.bury(client, queue, b"1", b"2")
+        for body in (b"1", b"2"):
+            client.publish(queue, body, message_id="same")
+            client.reject(self.receive_one(client, queue), requeue=False)
         listed = client.dead_letters(dead) if client.capabilities.browse else []
         if client.capabilities.letters:
             assert client.capabilities.browse, "letters cannot be named where they cannot be listed"
@@ -95,7 +98,9 @@ class LetterTests(Backend):
         assert client.replay(dead, letters=stay, target=target) == 4
         assert [one.body for one in self.receive_all(client, target, 4)] == [letter.body for letter in stay]
         assert is_empty(client, dead)
+        self.bury(client, queue, b"stays")
         assert client.replay(dead, letters=[]) == 0
+        assert client.stats(dead).ready == 1
 
     def test_replays_are_counted(self, client: QueueClient, queue: str, dead: str) -> None:
         """A message says how often it was sent back, in each retry and letter that it becomes."""
@@ -118,21 +123,33 @@ class LetterTests(Backend):
             client.reject(delivery, requeue=False)
         assert client.dead_letters(dead)[0].replays == 2
 
-    def test_g13_chosen_letters_are_deleted(self, client: QueueClient, queue: str, dead: str) -> None:
-        """Those that are named are gone; the others keep their order."""
+    def test_g13_chosen_letters_are_deleted(
+        self, make_client: MakeClient, client: QueueClient, queue: str, dead: str
+    ) -> None:
+        """Those that are named, by whomever, are gone; the others keep their order."""
         self._require_letters(client)
         self.bury(client, queue, *(b"%d" % number for number in range(5)))
         letters = client.dead_letters(dead)
-        assert client.delete_letters(dead, letters=[letters[3].id, letters[0]]) == 2
+        named: list[DeadLetter | str] = [letters[3].id, letters[0]]
+        assert make_client().delete_letters(dead, letters=iter(named)) == 2
         assert client.dead_letters(dead) == [letters[1], letters[2], letters[4]]
         assert client.delete_letters(dead, letters=[]) == 0
+        assert client.dead_letters(dead) == [letters[1], letters[2], letters[4]]
         assert is_empty(client, queue)
+        with pytest.raises(LettersGoneError) as caught:
+            client.delete_letters(dead, letters=[letters[1], letters[1].id])
+        assert (caught.value.ids, caught.value.done) == ((letters[1].id,), 1)
 
     def test_a_letter_is_sent_back_edited(self, client: QueueClient, queue: str, dead: str) -> None:
         """It is another message, with the id of its task; what was not changed is the producer's."""
         self._require_letters(client)
-        self.bury(client, queue, b"1", b"2", b"3")
-        first, second, third = client.dead_letters(dead)
+        self.bury(client, queue, b"1", b"2", b"3", b"4")
+        first, second, third, fourth = client.dead_letters(dead)
+        assert client.replay(dead, letters=[fourth], body=b"", headers={}, target=queue) == 1
+        empty = self.receive_one(client, queue)
+        assert (empty.body, dict(empty.headers)) == (b"", {})
+        with pytest.raises(MessageTooLargeError):
+            client.replay(dead, letters=[first], body=bytes(client.max_message_bytes + 1))
         assert client.replay(dead, letters=[second], body=b"\x00\xffnew") == 1
         assert client.replay(dead, letters=[third], headers={"other": "ß"}) == 1
         assert client.dead_letters(dead) == [first]

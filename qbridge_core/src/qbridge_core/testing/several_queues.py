@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, cast
 
 import pytest
@@ -13,6 +15,9 @@ from qbridge_core.testing.base import Backend, Call, MakeClient
 
 _NO_MAPPINGS: list[Any] = [None, "queue", ["queue"], {"queue": 0}, {"queue": "1"}, {"": 1}]
 _COUNT = 4
+_PROMPT = 0.9
+"""Seconds; of a few tries one must be quicker, however busy the machine is."""
+_TRIES = 5
 
 
 class SeveralQueuesTests(Backend):
@@ -55,12 +60,22 @@ class SeveralQueuesTests(Backend):
         """A queue with many messages does not fill the place of others, and one that is not named is left alone."""
         for queue in queues:
             client.send_many(queue, range(3))
-        first = client.receive_any({queues[0]: 1, queues[1]: 2}, self.wait)
+        wanted = {queues[0]: 1, queues[1]: 2}
+        first = client.receive_any(wanted, self.wait)
         came = Counter(delivery.queue for delivery in first)
         assert came
         assert came[queues[0]] <= 1
         assert came[queues[1]] <= 2
         assert set(came) <= {queues[0], queues[1]}
+        received: list[Delivery] = []
+        while first:
+            for delivery in first:
+                client.ack(delivery)
+            received += first
+            first = client.receive_any(wanted, self.wait) if len(received) < 6 else []
+        for queue in wanted:
+            payloads = [json.loads(delivery.body)["payload"] for delivery in received if delivery.queue == queue]
+            assert (payloads if client.capabilities.ordered else sorted(payloads)) == [0, 1, 2]
 
     def test_a_message_ends_the_wait_for_several_queues(
         self, make_client: MakeClient, client: QueueClient, queues: list[str]
@@ -74,19 +89,33 @@ class SeveralQueuesTests(Backend):
             (delivery,) = cast(list[Delivery], call.result())
             assert delivery.queue == queue
             client.ack(delivery)
+        if client.capabilities.delay:
+            client.publish(queues[-1], b"delayed", delay=0.1)
+            due = Call(lambda: client.receive_any(dict.fromkeys(queues, 5), 300.0))
+            assert due.ended(self.wait), "the wait does not end though a message is due"
+            assert [delivery.body for delivery in cast(list[Delivery], due.result())] == [b"delayed"]
 
     def test_several_empty_queues_are_waited_for_as_long_as_was_told(
         self, client: QueueClient, queues: list[str]
     ) -> None:
         """Neither shorter, or the caller would ask in a busy loop, nor much longer."""
-        call = Call(lambda: client.receive_any(dict.fromkeys(queues, 1), 0.5))
+        wanted = dict.fromkeys(queues, 1)
+        call = Call(lambda: client.receive_any(wanted, 0.5))
         assert call.ended(self.wait), "receive_any waits longer than its timeout"
         assert call.result() == []
         assert call.seconds >= 0.4, "receive_any does not wait for its timeout"
+        seconds: list[float] = []
+        while len(seconds) < _TRIES and min(seconds, default=_PROMPT) >= _PROMPT:
+            call = Call(lambda: client.receive_any(wanted, 0.0))
+            assert call.ended(self.wait), "receive_any waits though its timeout is zero"
+            assert call.result() == []
+            seconds.append(call.seconds)
+        assert min(seconds) < _PROMPT, f"with a timeout of zero receive_any takes {min(seconds):.1f} s"
 
     def test_the_wait_for_several_queues_can_be_ended(self, client: QueueClient, queues: list[str]) -> None:
         """By another thread, also when that is a moment too early; the next wait is a whole one."""
-        client.wake_receive_any()
+        waking = Call(client.wake_receive_any)
+        assert waking.ended(self.wait), "wake_receive_any waits"
         wanted = dict.fromkeys(queues, 1)
         early = Call(lambda: client.receive_any(wanted, 300.0))
         assert early.ended(self.wait), "receive_any does not know that it was woken before"
@@ -106,12 +135,18 @@ class SeveralQueuesTests(Backend):
         self.assert_counts(client, queue, ready=1)
 
     def test_a_missing_one_of_several_queues_is_an_error(self, client: QueueClient, queues: list[str]) -> None:
-        """It is named, instead of being waited for without an end."""
+        """It is named, instead of being waited for without an end; what the others have is received or left there."""
         missing = f"{queues[0]}-missing"
         call = Call(lambda: client.receive_any({queues[0]: 1, missing: 1}, 300.0))
         assert call.ended(self.wait), "receive_any waits for a queue that does not exist"
         with pytest.raises(UnroutableError, match=missing):
             call.result()
+        client.send(queues[0], 1)
+        with suppress(UnroutableError):
+            came = self.eventually(lambda: client.receive_any({queues[0]: 1, missing: 1}, 0.1))
+            assert [delivery.queue for delivery in came] == [queues[0]]
+            client.reject(came[0], requeue=True)
+        assert client.receive_any({queues[0]: 1}, self.wait), "a message is lost though nobody has got it"
 
     def test_disconnecting_ends_the_wait_for_several_queues(self, client: QueueClient, queues: list[str]) -> None:
         """It says that the client is not connected, as each call does from then on."""

@@ -77,12 +77,17 @@ class Looking:
             return None
 
     def purge(self, queue: str) -> int:
-        """Delete what is ready."""
+        """Delete what is ready; what is due is moved into its queue first."""
         transport = self._context.transport
         name = transport.name_of(queue)
+
+        def work(session: Session) -> int:
+            self._delays.count(session, queue)
+            return transport.purge(session, name)
+
         total = 0
         while True:
-            purged = self._context.ask(lambda session: transport.purge(session, name), f"purge {queue!r}")
+            purged = self._context.ask(work, f"purge {queue!r}")
             total += purged
             if not purged or not transport.purges_in_parts:
                 return total

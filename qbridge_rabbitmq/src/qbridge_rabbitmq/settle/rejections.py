@@ -102,7 +102,7 @@ class Rejections:
         if requeue and failure is None and delay <= 0:
             self._handbacks.hand_back([delivery])
             return
-        move = _Move(requeue, delay, failure, queue)
+        move = _Move(requeue, delay, failure, None if failure is None else queue)
         while (claimed := claim(delivery)) is None:
             if self._lost.record(delivery, functools.partial(self._move_later, delivery, move)):
                 return
