@@ -97,4 +97,4 @@ def test_g18_without_descriptors_calls_raise_our_errors_and_settlements_are_made
     lines = done.stdout.splitlines()
     assert all("Too many open files" in line for line in lines[:-1]), done.stdout
     assert len(lines) == 6
-    assert lines[-1] == "QueueStats(ready=1, in_flight=0, delayed=0) 1"
+    assert lines[-1] == "QueueStats(ready=1, in_flight=0, delayed=0, paused=False) 1"

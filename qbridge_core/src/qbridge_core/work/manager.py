@@ -240,7 +240,7 @@ class TaskManager:
 
     @property
     def paused(self) -> bool:
-        """True while it rests because somebody has paused its queue; it is running all the same."""
+        """True while it takes nothing because somebody has paused its queue; it is running all the same."""
         session = self._session
         return self.running and session is not None and session.rests
 

@@ -29,6 +29,7 @@ class Pausing:
     Attributes:
         queue: as above.
         is_paused: whether the queue was paused when somebody looked last.
+        rests: nothing more is taken because of that.
     """
 
     def __init__(
@@ -41,13 +42,13 @@ class Pausing:
     ) -> None:
         self.queue = queue
         self.is_paused = False
+        self.rests = False
         self._client = client
         self._dispatcher = dispatcher
         self._isolation = isolation
         self._give_back = give_back
         self._follows = client.capabilities.pause
         self._following = threading.Lock()
-        self._rests = False
 
     def begin(self) -> None:
         """Start the consumer, unless the queue is paused: then as soon as it is not.
@@ -60,7 +61,7 @@ class Pausing:
         with self._following:
             if not self.is_paused:
                 self._dispatcher.open()
-            self._rests = self.is_paused
+            self.rests = self.is_paused
 
     def end(self) -> None:
         """Nothing is taken any more in any case."""
@@ -85,11 +86,12 @@ class Pausing:
     def follow(self) -> None:
         """Rest, or go on; may be called by several threads, and whoever comes last sees to what was told last."""
         with self._following:
-            while self._rests != self.is_paused and not self._dispatcher.closed:
-                self._rests = self.is_paused
-                if self._rests:
+            while self.rests != self.is_paused and not self._dispatcher.closed:
+                if self.is_paused:
                     self._rest()
+                    self.rests = True
                 else:
+                    self.rests = False
                     self._go_on()
 
     def _rest(self) -> None:

@@ -91,8 +91,8 @@ class Session:
 
     @property
     def rests(self) -> bool:
-        """Whether its queue is paused."""
-        return self._pausing.is_paused
+        """Whether nothing is taken, since its queue is paused."""
+        return self._pausing.rests
 
     def request_stop(self, times: int = 1) -> None:
         """Begin to stop, the second time at once; may be called from any thread and from a signal handler."""
