@@ -36,7 +36,7 @@ OURS: Final = [
     SOURCE_QUEUE, TASK_ID, WORKER, DUE_AT, HISTORY, REPLAYS, SENT_AT, "x-qbridge-unknown", "x-qbridge-",
 ]  # fmt: skip
 HISTORIES: Final = [
-    '[{"outcome": "failed", "began_at_ms": 1e400}]', '[{"outcome": "crashed"}, 7]', "[" * 40_000, '{"outcome": 1}',
+    '[{"outcome": "failed", "began_at_ms": 1e400}]', '[{"outcome": "crashed"}, 7]', "[" * 5_000, '{"outcome": 1}',
     '[{"outcome": "snoozed", "place": "\\ud800", "replays": 99999999999999999999}]', "[" + " " * 9_000 + "]",
 ]  # fmt: skip
 """What somebody may have written in the place of a history."""
