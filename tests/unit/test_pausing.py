@@ -27,6 +27,7 @@ from qbridge_core.logs import flush
 from qbridge_core.work import pauses
 from qbridge_core.work.dispatcher import Dispatcher
 from qbridge_core.work.gate import Gate
+from qbridge_core.work.pausing import Pausing
 from qbridge_core.work.readahead import ReadAhead
 from qbridge_core.work.rest import MANY
 from qbridge_memory import MemoryClient
@@ -345,6 +346,72 @@ def test_a_rest_of_idle_queues_and_a_pause_do_not_hinder_each_other(client: Aske
         client.send("q0", 1)
         client.resume("q0")
         assert managers[0].run_until_idle(10.0).succeeded == 1
+    finally:
+        for manager in managers:
+            manager.__exit__(None, None, None)
+
+
+class Told(Dispatcher):
+    """One whose queue is paused or resumed while it starts its consumer, as somebody else may do."""
+
+    steps: list[str]
+    pausing: Pausing
+
+    def open(self) -> None:
+        """Be told of a pause meanwhile."""
+        super().open()
+        self.steps.append("open")
+        self.pausing.tell(True)
+
+    def rest(self) -> list[Delivery]:
+        """Note it."""
+        self.steps.append("rest")
+        return super().rest()
+
+
+def test_a_pause_that_comes_while_a_worker_starts_is_followed(client: Asked) -> None:
+    """What the consumer that is just being started has got goes back, too."""
+    dispatcher = Told(client, "q", 1, 0.1)
+    dispatcher.steps = []
+    dispatcher.pausing = pausing = Pausing(client, "q", dispatcher, None, client.hand_back)
+    pausing.begin()
+    try:
+        wait_for(lambda: dispatcher.steps == ["open"], 10.0)
+        assert pausing.tell(True)  # the next look
+        pausing.follow()
+        assert dispatcher.steps == ["open", "rest"]
+        assert pausing.rests
+    finally:
+        pausing.end()
+        dispatcher.close()
+
+
+def test_one_that_cannot_go_on_keeps_no_other_from_it(client: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backend that fails in an unforeseen way is asked again, and a worker is never left at rest for ever."""
+    names = [f"q{n}" for n in range(20)]  # more than there are threads to tell them
+    managers = [TaskManager(client, lambda _: None, name, "d", max_workers=1) for name in names]
+    for manager in managers:
+        manager.__enter__()
+    failures = ["q0", "q0", "q1"]
+    subscribe = client.subscribe
+
+    def fail(queue: str, *args: Any) -> None:
+        if queue in failures:
+            failures.remove(queue)
+            raise RuntimeError("can't start new thread")
+        subscribe(queue, *args)
+
+    try:
+        for name in names:
+            client.pause(name)
+        wait_for(lambda: all(manager.paused for manager in managers), 10.0)
+        monkeypatch.setattr(client, "subscribe", fail)
+        for name in names:
+            client.resume(name)
+        wait_for(lambda: not any(manager.paused for manager in managers), 10.0)
+        client.send_many("q0", [1])
+        assert managers[0].run_until_idle(10.0).succeeded == 1
+        assert not failures
     finally:
         for manager in managers:
             manager.__exit__(None, None, None)

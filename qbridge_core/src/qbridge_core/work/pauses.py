@@ -32,7 +32,7 @@ class Follower(Protocol):
     queue: str
 
     def tell(self, paused: bool) -> bool:
-        """Note whether it is paused; True when that is news, and ``follow`` is to be called. Never waits."""
+        """Note whether it is paused; True when ``follow`` is to be called. Never waits."""
         ...
 
     def follow(self) -> None:
@@ -103,7 +103,10 @@ class Pauses:
 
 def _follow(followers: Sequence[Follower]) -> None:
     for follower in followers:
-        follower.follow()
+        try:
+            follower.follow()
+        except BaseException:  # noqa: BLE001 - a backend's bug must not keep the others from it
+            _log.exception("%s cannot follow a pause, or its end; it is tried again in some seconds", follower.queue)
 
 
 _pauses: weakref.WeakKeyDictionary[QueueClient, Pauses] = weakref.WeakKeyDictionary()

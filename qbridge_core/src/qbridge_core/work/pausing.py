@@ -59,9 +59,9 @@ class Pausing:
         if self._follows:
             pauses.begin(self._client, self)
         with self._following:
-            if not self.is_paused:
+            self.rests = self.is_paused  # one look: what is told from now on is followed after this
+            if not self.rests:
                 self._dispatcher.open()
-            self.rests = self.is_paused
 
     def end(self) -> None:
         """Nothing is taken any more in any case."""
@@ -69,9 +69,12 @@ class Pausing:
             pauses.end(self._client, self)
 
     def tell(self, paused: bool) -> bool:
-        """Note whether the queue is paused; True when that is news. What runs is none of its business."""
+        """Note whether the queue is paused; True when ``follow`` is to be called. What runs is none of its business.
+
+        That is so when it is news, and again as long as it could not be followed.
+        """
         if paused == self.is_paused:
-            return False
+            return self.rests != paused and not self._following.locked()
         self.is_paused = paused
         if paused:
             self._dispatcher.gate.shut()
@@ -91,8 +94,8 @@ class Pausing:
                     self._rest()
                     self.rests = True
                 else:
-                    self.rests = False
                     self._go_on()
+                    self.rests = False
 
     def _rest(self) -> None:
         if left := self._dispatcher.rest():
