@@ -86,7 +86,7 @@ def test_g11_a_server_that_can_is_asked_to_wait() -> None:
     declarations = Declarations("quorum")
     for version, asked in (((3, 10), False), ((3, 12), True), ((4, 1), True)):
         declarations.connected(version)
-        assert all(("x-consumer-timeout" in way) is asked for way in declarations._work_arguments("q", "dead"))
+        assert all(("x-consumer-timeout" in way) is asked for way in declarations.work_arguments("q", "dead"))
 
 
 @pytest.mark.faults

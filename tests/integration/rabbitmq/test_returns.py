@@ -185,7 +185,7 @@ def test_g11_a_queue_from_before_an_upgrade_keeps_its_lifted_timeout(
         pytest.skip("the queues of older servers are declared in one way only")
     older = Declarations("quorum")
     older.connected((3, 13))
-    (arguments,) = older._work_arguments(unique_name, None)
+    (arguments,) = older.work_arguments(unique_name, None)
     channel.queue_declare(unique_name, durable=True, arguments=arguments)
     client.declare(unique_name)
     client.check_task_timeout(unique_name, 7_200.0, 1)

@@ -6,9 +6,7 @@ import os
 import select
 import signal
 import sys
-import termios
 import time
-import tty
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -25,10 +23,16 @@ Press = Callable[[float], str]
 
 @contextmanager
 def keyboard() -> Iterator[Press]:
-    """Have keys at once and unseen, and the terminal afterwards as it was; no keys where the input is no terminal.
+    """Have keys at once and unseen, and the terminal afterwards as it was; no keys where that is no POSIX terminal.
 
     Ctrl-Z does nothing meanwhile: it would leave the terminal as it is now.
     """
+    try:
+        import termios
+        import tty
+    except ImportError:  # elsewhere Ctrl-C ends it
+        yield _sleep
+        return
     if sys.stdin is None or not sys.stdin.isatty():
         yield _sleep
         return
