@@ -244,6 +244,8 @@ def test_a_letter_is_the_same_after_json(body: bytes) -> None:
         ({"headers": {"h": {"base64": 1}}}, "'h'"),
         ({"first_failed_at": "noon"}, "first_failed_at"),
         ({"sent_at": "noon"}, "sent_at"),
+        ({"first_failed_at": "0001-01-01T00:00:00+05:00"}, "first_failed_at"),
+        ({"sent_at": "9999-12-31T23:59:59-05:00"}, "sent_at"),
         ({"history": {}}, "history"),
         ({"history": [{"outcome": "won"}]}, "outcome"),
         ({"history": [{"outcome": "failed", "when": 1}]}, "history"),

@@ -226,7 +226,10 @@ def _time(found: dict[str, Any], name: str) -> float | None:
 
 def _moment(found: dict[str, Any], name: str) -> datetime | None:
     value = found.get(name)
-    return None if value is None else _as_time(value, name).astimezone(UTC)
+    try:
+        return None if value is None else _as_time(value, name).astimezone(UTC)
+    except OverflowError:
+        raise NoLetterError(f"{name} is not within the years 1 to 9999: {value!r}") from None
 
 
 def _history(found: object) -> tuple[Attempt, ...]:
