@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+import click
 import pytest
 
 from qbridge_core import Attempt, AttemptOutcome, DeadLetter, Reason
@@ -19,6 +20,7 @@ from qbridge_core.cli.letters.story import story_of
 from qbridge_core.cli.letters.text import MOST_SHOWN, lines_of
 from qbridge_core.cli.letters.times import duration, moment
 from qbridge_core.cli.output import json_text
+from qbridge_core.cli.program import qbridge
 
 NOW = 1_700_000_000.0
 TRACEBACK = """Traceback (most recent call last):
@@ -332,3 +334,10 @@ def test_what_an_older_version_wrote_is_told_in_counts() -> None:
     assert story_of(a_letter(reason=Reason.MALFORMED, attempts=0, first_failed_at=NOW, worker="")) == [
         "It is a letter since 2023-11-14 22:13:20 UTC because it is no task: no handler has seen it, in queue mails.",
     ]
+
+
+def test_an_export_to_a_closed_output_does_not_say_that_it_was_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who deletes the letters after that would have none."""
+    monkeypatch.setattr("sys.stdout", None)
+    with pytest.raises(click.UsageError, match="standard output is closed"):
+        qbridge(["dlq", "export", "q.dead", "--url", "memory://"], standalone_mode=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +43,8 @@ def command(
     """
     if ids and filters:
         raise click.UsageError("name letters or filter them, not both")
+    if output is None and sys.stdout is None:
+        raise click.UsageError("standard output is closed, so the letters would be written nowhere: give an --output")
     choice = Choice(ids, filters, everything=True)
     if output is None:
         count = _write(print_json_line, desk, choice)
