@@ -352,12 +352,14 @@ class RabbitMQClient(Holding):
         broker = self._live()
         consumer = broker.consumers.of(check_queue_name(queue))
         ended = threading.Event()
-        broker.io.post(lambda: consumer.unsubscribe(ended.set))
         consumer.interrupt()
-        if not ended.wait(_UNSUBSCRIBE_TIMEOUT):
-            return  # a silent broker: it takes all of them back with the connection
-        left = [arrival for arrival in consumer.take_left() if not arrival.channel.lost]
-        broker.handbacks.give_back(queue, left)
+        with consumer.ending:
+            broker.io.post(lambda: consumer.unsubscribe(ended.set))
+            consumer.interrupt()
+            if not ended.wait(_UNSUBSCRIBE_TIMEOUT):
+                return  # a silent broker: it takes all of them back with the connection
+            left = [arrival for arrival in consumer.take_left() if not arrival.channel.lost]
+            broker.handbacks.give_back(queue, left)
 
     def ack(self, delivery: Delivery) -> None:
         """Acknowledge, with the next of the acknowledgements that the I/O thread sends together.

@@ -125,6 +125,39 @@ def test_g16_what_goes_back_waits_for_a_slow_confirmation(
     assert not [delivery for delivery in again if delivery.suspected or delivery.redelivered]
 
 
+def test_g16_whoever_unsubscribes_too_waits_for_what_goes_back(
+    client: RabbitMQClient, make_client: MakeClient, amqp_url: str, unique_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two threads end the consumer, and one disconnects as soon as it may: each message is there once, no suspect."""
+    monkeypatch.setattr(handbacks, "_TIMEOUT", 30.0)
+    worker = make_client(amqp_url)
+    worker.declare(unique_name)
+    client.publish_many(unique_name, [Message(b"%d" % number) for number in range(4)])
+    worker.subscribe(unique_name, 4)
+    broker = worker._broker
+    assert broker is not None
+    consumer = broker.consumers.of(unique_name)
+    wait_for(lambda: consumer.in_flight == 4, 20.0, "all are here")
+    submit, io, slow = broker.publisher.submit, broker.io, threading.Event()
+
+    def submit_later(batch: Batch) -> None:
+        slow.set()
+        threading.Timer(0.5, io.post, [lambda: submit(batch)]).start()
+
+    monkeypatch.setattr(broker.publisher, "submit", submit_later)
+    first = threading.Thread(target=worker.unsubscribe, args=(unique_name,))
+    first.start()
+    assert slow.wait(20.0)
+    worker.unsubscribe(unique_name)
+    worker.disconnect()
+    first.join()
+    again: list[Delivery] = []
+    client.subscribe(unique_name, 10)
+    wait_for(lambda: again.extend(client.receive(unique_name, 10, 0.5)) or len(again) >= 4, 20.0, "all are back")
+    assert client.receive(unique_name, 10, 0.5) == []
+    assert not [delivery for delivery in again if delivery.suspected or delivery.redelivered]
+
+
 @pytest.mark.parametrize("timeout", [0.0, 10.0])
 def test_g15_a_receive_brings_what_it_renews(
     make_client: MakeClient, amqp_url: str, queue: str, timeout: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -51,6 +52,8 @@ class Consumer:
         prefetch: how many messages somebody wants to hold; 0 when nobody consumes.
         most: how many messages a prefetch that follows the speed may hold.
         works: whether a worker takes its tasks here.
+        ending: held by the thread that unsubscribes until what was left is back: another one that does so too must not
+            return before, for its caller may disconnect then, and what is on its way would be there twice.
     """
 
     def __init__(self, queue: str, io: IOThread, restore: Restore, lost: LostDeliveries | None = None) -> None:
@@ -63,6 +66,7 @@ class Consumer:
         self.prefetch = 0
         self.most = MOST
         self.works = False
+        self.ending = threading.Lock()
         self._io = io
         self._check = QueueCheck(queue, io, restore, self._on_checked)
         self._redeliveries = Redeliveries(queue, io, lost)
