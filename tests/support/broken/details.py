@@ -294,6 +294,16 @@ class HidesLostOnes(MemoryClient):
             super().hand_back(deliveries)
 
 
+class AcksWhatWentBack(MemoryClient):
+    """Finds a message to acknowledge by what is in it."""
+
+    def ack(self, delivery: Delivery) -> None:
+        super().ack(delivery)
+        ready = self._broker._queues[delivery.queue].ready
+        for message in [message for message in ready if message.redelivered and message.body == delivery.body]:
+            ready.remove(message)
+
+
 class BuriesTheFourth(MemoryClient):
     """Takes a message that is handed back again and again for a bad one."""
 

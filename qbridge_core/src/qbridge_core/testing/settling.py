@@ -71,8 +71,8 @@ class SettlingTests(Backend):
 
     def test_the_first_settlement_counts(self, client: QueueClient, queue: str, dead: str) -> None:
         """A second settlement of the same delivery does nothing, whatever it is."""
-        client.send_many(queue, range(2))
-        acked, rejected = self.receive_all(client, queue, 2)
+        client.send_many(queue, range(4))
+        acked, rejected, retried, returned = self.receive_all(client, queue, 4)
         client.ack(acked)
         client.ack(acked)
         client.reject(acked, requeue=True)
@@ -80,8 +80,13 @@ class SettlingTests(Backend):
         client.reject(rejected, requeue=False)
         client.reject(rejected, requeue=True)
         client.ack(rejected)
+        client.reject(retried, requeue=True, failure=a_failure(queue))
+        client.reject(returned, requeue=True)
+        for back in (retried, returned):
+            client.ack(back)
+            client.reject(back, requeue=False)
         assert client.flush()
-        self.assert_empty(client, queue)
+        self.assert_counts(client, queue, soon=True, ready=2, in_flight=0, delayed=0)
         self.assert_counts(client, dead, ready=1)
 
     def test_g2_deliveries_are_rejected_from_many_threads_and_once(
