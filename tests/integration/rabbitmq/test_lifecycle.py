@@ -9,10 +9,13 @@ import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
+import pika.exceptions
 import pytest
 
 from integration.rabbitmq.conftest import MakeClient
@@ -501,3 +504,30 @@ def _down(call: Callable[[], object]) -> bool:
     except TransientError:
         return True
     return False
+
+
+def test_g20_a_request_on_a_closing_connection_hurts_nobody_but_its_caller(
+    make_client: MakeClient, amqp_url: str, unique_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is asked for between the decision to close and the end is refused; the client's thread has no trouble."""
+    client = make_client(amqp_url)
+    client.declare(unique_name)
+    broker = client._broker
+    assert broker is not None
+    requests = broker.requests
+    asked: Future[object] = Future()
+
+    def close_and_ask() -> None:
+        connection = requests._connection
+        assert connection is not None
+        requests._channel = None
+        connection.close()
+        requests.submit(nothing(), asked)
+
+    def nothing() -> Generator[Any, Any, None]:
+        yield lambda channel, answered: answered(None)
+
+    broker.io.post(close_and_ask)
+    assert isinstance(asked.exception(10.0), pika.exceptions.AMQPError)
+    wait_for(lambda: not _down(lambda: client.stats(unique_name)), 20.0, "it is connected again")
+    assert "own thread" not in caplog.text

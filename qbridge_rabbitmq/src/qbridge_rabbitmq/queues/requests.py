@@ -139,7 +139,7 @@ class Requests:
     def _perform(self) -> None:
         """Send the current step, on a new channel when there is none."""
         step = self._step
-        if self._connection is None or step is None:
+        if self._connection is None or not self._connection.is_open or step is None:
             self._resume(error=exceptions.ConnectionWrongStateError("the connection is down"))
         elif self._channel is None:
             self._open(self._connection)
