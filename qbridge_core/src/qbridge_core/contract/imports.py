@@ -37,7 +37,7 @@ def check_imports(letters: object) -> list[DeadLetter]:
     """Return the letters that a caller wants to import, all of them, each as it can be kept.
 
     Raises:
-        ConfigurationError: they are no letters.
+        ConfigurationError: they are no letters, or one has a time or a count that cannot be kept.
         PayloadError: one has a header of a name that QBridge reserves, or what no text can be.
     """
     if isinstance(letters, str | bytes | DeadLetter) or not isinstance(letters, Iterable):
@@ -57,6 +57,10 @@ def _checked(letter: object) -> DeadLetter:
             )
     if letter.message_id is not None and not (_is_text(letter.message_id) and letter.message_id):
         raise PayloadError(f"a message_id is a text, not {letter.message_id!r}")
+    try:
+        letter_headers(letter)
+    except (AttributeError, TypeError, ValueError, OverflowError) as exc:
+        raise ConfigurationError(f"letter {letter.id!r} says what no letter can: {exc}") from exc
     return letter
 
 
