@@ -90,6 +90,8 @@ def test_letters_are_listed_and_grouped(qbridge: QBridge, shared_url: str, uniqu
             "sent_at": None,
             "source_queue": queue, "worker": "host:1", "bytes": len(a_letter(queue, "bob").body),
         }  # fmt: skip
+        for limit, said in (("2", f"only 2 letters shown; {dead} holds 3 (--limit 0 shows all)\n"), ("3", "")):
+            assert qbridge("dlq", "list", dead, "--limit", limit, QBRIDGE_URL=shared_url).stderr == said
         filters = ("--exception", "Refused", "--match", "to=cid", "--since", "2023-11-14T22:14:00", "--source", queue)
         done = qbridge("dlq", "list", queue, *filters, "--json", QBRIDGE_URL=shared_url)
         assert [each["id"] for each in json.loads(done.stdout)] == [ids[2]]

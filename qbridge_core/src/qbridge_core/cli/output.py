@@ -87,9 +87,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    # Two spaces between columns, as in a pipe, so that stats have room in 80. What is too long is folded, no number.
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for column, is_number in zip(columns, numbers, strict=True):
-        table.add_column(column, justify="right" if is_number else "left", overflow="fold")
+        table.add_column(column, justify="right" if is_number else "left", overflow="fold", no_wrap=is_number)
     for row in cells:
         table.add_row(*map(Text, row))
     console().print(table)
@@ -107,6 +108,11 @@ def _plain(columns: Sequence[str], cells: Sequence[Sequence[str]], numbers: Sequ
     for row in rows:
         parts = zip(row, widths, numbers, strict=True)
         yield "  ".join(text.rjust(width) if right else text.ljust(width) for text, width, right in parts).rstrip()
+
+
+def counted(count: int, noun: str) -> str:
+    """So many things, in words: the noun gets an s unless there is one."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def cell(value: object) -> str:

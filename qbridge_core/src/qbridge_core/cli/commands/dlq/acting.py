@@ -8,6 +8,7 @@ from typing import Any
 
 from qbridge_core.cli.asking import log_deed
 from qbridge_core.cli.interrupts import ended_by_signals
+from qbridge_core.cli.output import counted
 from qbridge_core.errors import LettersGoneError
 
 
@@ -62,4 +63,4 @@ def parts(ids: Sequence[str], sizes: Iterator[int]) -> Iterator[Sequence[str]]:
 
 def letters(count: int) -> str:
     """So many letters, in words."""
-    return "1 letter" if count == 1 else f"{count:,} letters"
+    return counted(count, "letter")

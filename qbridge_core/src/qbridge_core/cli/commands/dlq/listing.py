@@ -8,6 +8,7 @@ from typing import Final
 import click
 
 from qbridge_core.cli.command import Command
+from qbridge_core.cli.commands.dlq.acting import letters
 from qbridge_core.cli.commands.dlq.options import Desk, filter_options, on_letters
 from qbridge_core.cli.letters.filters import Filters
 from qbridge_core.cli.letters.jsonform import summary
@@ -41,9 +42,8 @@ def command(desk: Desk, filters: Filters, limit: int, as_json: bool) -> None:
         click.echo(desk.nothing(filters), err=True)
         return
     print_table(_COLUMNS, rows)
-    if len(rows) == limit:
-        held = desk.client.stats(desk.dead).ready
-        click.echo(f"{limit} letters are shown; {desk.dead} holds {held:,} (--limit 0 shows all)", err=True)
+    if len(rows) == limit and (held := desk.client.stats(desk.dead).ready) > limit:
+        click.echo(f"only {letters(limit)} shown; {desk.dead} holds {held:,} (--limit 0 shows all)", err=True)
 
 
 def _row(letter: DeadLetter) -> tuple[object, ...]:
