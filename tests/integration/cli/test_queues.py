@@ -40,7 +40,7 @@ def test_a_queue_is_declared_and_purged(qbridge: QBridge, shared_url: str, uniqu
         assert f"purged {unique_name}: 3 messages deleted, by " in done.stderr
         assert (client.stats(unique_name).ready, client.stats(unique_name).delayed) == (0, 1)
         done = qbridge("purge", unique_name, "--delayed", "--yes", **url)
-        assert done.stdout == f"deleted 1 delayed messages of {unique_name}\n"
+        assert done.stdout == f"deleted 1 delayed message of {unique_name}\n"
         assert client.stats(unique_name).delayed == 0
 
 
@@ -113,6 +113,31 @@ def test_a_broker_that_lists_its_queues_shows_all(
     assert done.stderr == f"Error: there is no queue '{unique_name}-typo'\n"
     done = qbridge("stats", "--json", QBRIDGE_URL=amqp_url, code=1)
     assert (json.loads(done.stdout), "management_url" in done.stderr) == ([], True)
+
+
+def test_a_slip_in_the_name_of_a_queue_is_told(qbridge: QBridge, shared_url: str, unique_name: str) -> None:
+    """A queue that does not exist is not taken for an empty one: each command says that it may not be there."""
+    typo = f"{unique_name}-typo"
+    with connect(shared_url) as client:
+        client.declare(unique_name, f"{unique_name}.dead")
+    certain = shared_url.startswith("redis:")  # which lists its queues
+    told = f"there is no queue {typo!r}" if certain else f"is there a queue {typo!r}?"
+    for args in (("purge", typo, "--yes"), ("pause", typo), ("resume", typo)):
+        assert told in qbridge(*args, QBRIDGE_URL=shared_url).stderr, args
+    assert told in qbridge("stats", typo, QBRIDGE_URL=shared_url, code=1 if certain else 0).stderr
+    done = qbridge("purge", f"{typo}.dead", "--yes", QBRIDGE_URL=shared_url)
+    assert f"there is no queue '{typo}.dead'" in done.stderr
+    assert qbridge("stats", unique_name, f"{unique_name}.dead", QBRIDGE_URL=shared_url).stderr == ""
+    assert "no queue" not in qbridge("purge", unique_name, "--yes", QBRIDGE_URL=shared_url).stderr
+
+
+def test_stats_have_room_on_a_usual_terminal(open_terminal: OpenTerminal, redis_url: str, unique_name: str) -> None:
+    """In 80 columns each heading is in one piece, since only what is text may be folded."""
+    with connect(redis_url) as client:
+        client.declare(unique_name)
+    terminal = open_terminal("stats", unique_name, size=(80, 30), QBRIDGE_URL=redis_url)
+    terminal.wait_for("in flight  delayed  dead  oldest  consumers  in/s  out/s  paused")
+    assert terminal.ended() == 0
 
 
 def test_stats_go_on(start_qbridge: StartQBridge, client: QueueClient, shared_url: str, unique_name: str) -> None:

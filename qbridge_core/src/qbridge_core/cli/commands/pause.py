@@ -7,6 +7,7 @@ import click
 from qbridge_core.cli.asking import log_deed
 from qbridge_core.cli.broker import with_client
 from qbridge_core.cli.command import Command
+from qbridge_core.cli.presence import tell_doubts
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.runtime.logtexts import escaped
 
@@ -23,3 +24,4 @@ def command(client: QueueClient, queue: str) -> None:
     client.pause(queue)
     log_deed(f"paused {queue}")
     click.echo(escaped(f"paused {queue}; qbridge resume {queue} lets it go on"))
+    tell_doubts(client, queue)

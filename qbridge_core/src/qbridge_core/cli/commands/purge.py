@@ -7,6 +7,8 @@ import click
 from qbridge_core.cli.asking import ask, log_deed, yes_option
 from qbridge_core.cli.broker import with_client
 from qbridge_core.cli.command import Command
+from qbridge_core.cli.output import counted
+from qbridge_core.cli.presence import tell_doubts
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.runtime.logtexts import escaped
 
@@ -23,8 +25,11 @@ def command(client: QueueClient, queue: str, delayed: bool, yes: bool) -> None:
     queue.
     """
     stats = client.stats(queue)
-    waiting, what = (stats.delayed, "delayed messages") if delayed else (stats.ready, "messages")
-    ask(f"Delete the {waiting:,} {what} {'of' if delayed else 'that wait in'} {queue}?", yes)
+    waiting, what = (stats.delayed, "delayed message") if delayed else (stats.ready, "message")
+    where = "of" if delayed else "that waits in" if waiting == 1 else "that wait in"
+    ask(f"Delete the {counted(waiting, what)} {where} {queue}?", yes)
     deleted = client.purge(queue, delayed=True) if delayed else client.purge(queue)
-    log_deed(f"purged {queue}: {deleted} {what} deleted")
-    click.echo(escaped(f"deleted {deleted:,} {what} of {queue}"))
+    log_deed(f"purged {queue}: {counted(deleted, what)} deleted")
+    click.echo(escaped(f"deleted {counted(deleted, what)} of {queue}"))
+    if not deleted:
+        tell_doubts(client, queue)

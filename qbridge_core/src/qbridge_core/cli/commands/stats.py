@@ -46,9 +46,11 @@ def command(client: QueueClient, queues: Sequence[str], watch: bool, interval: f
     rows = overview.look()
     _print(rows, as_json)
     if not rows:
-        raise Failed("no queues are found; RabbitMQ lists its queues with the option management_url only: name them")
+        raise Failed("no queues are found (RabbitMQ lists its queues with the option management_url only): name them")
     if missing := overview.missing(rows):
         raise Failed(escaped(f"there is no queue {', '.join(map(repr, missing))}"))
+    for doubt in overview.doubts(rows):
+        click.echo(escaped(doubt), err=True)
 
 
 def _print(rows: Sequence[Row], as_json: bool) -> None:

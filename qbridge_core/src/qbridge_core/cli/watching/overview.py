@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from qbridge_core.cli.presence import doubt_about, listed
 from qbridge_core.contract.checks import check_queue_name
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.errors import UnsupportedError
@@ -83,19 +83,23 @@ class Overview:
     def missing(self, rows: Sequence[Row]) -> list[str]:
         """Those of the named queues that do not exist, as far as the broker lists what does."""
         suspects = [row.queue for row in rows if row.is_empty] if self._names else []
-        known = self._listed() if suspects else {}
+        known = listed(self._client) if suspects else {}
         return [name for name in suspects if known and name not in known]
+
+    def doubts(self, rows: Sequence[Row]) -> list[str]:
+        """What is to be said of the named queues that hold nothing, where nothing is listed to which they could belong.
+
+        Raises:
+            QBridgeError: the broker cannot be asked.
+        """
+        suspects = [row.queue for row in rows if row.is_empty and row.dead is None] if self._names else []
+        return [text for name in suspects if (text := doubt_about(self._client, name))]
 
     def _list(self) -> None:
         began = monotonic()
         self._known = self._client.queues()
         ended = monotonic()
         self._list_at = ended + max(_LIST_EVERY, _SHARE * (ended - began))
-
-    def _listed(self) -> dict[str, str | None]:
-        with suppress(UnsupportedError):
-            return self._client.queues()
-        return {}
 
     def _row(self, name: str, dead_letter_queue: str | None) -> Row:
         stats = self._client.describe(name)
