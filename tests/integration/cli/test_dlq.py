@@ -9,6 +9,7 @@ from pathlib import Path
 
 from integration.cli.conftest import OpenTerminal, QBridge
 from support.dead_letters import a_letter, letters, three
+from support.wait import wait_for
 
 SHOWN = """\
 letter {id}
@@ -109,7 +110,7 @@ def test_letters_are_listed_and_grouped(qbridge: QBridge, shared_url: str, uniqu
             "first_seen": "2023-11-14T22:13:20.000Z", "last_seen": "2023-11-14T22:15:00.000Z", "example": ids[1],
             "example_message": "mx1 refuses",
         }  # fmt: skip
-        assert client.stats(dead).ready == 3
+        wait_for(lambda: client.stats(dead).ready == 3, 10.0, "letters are missing")
 
 
 def test_a_letter_shows_all_that_it_says(

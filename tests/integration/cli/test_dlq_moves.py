@@ -35,7 +35,7 @@ def test_letters_are_sent_back(qbridge: QBridge, shared_url: str, unique_name: s
         assert "not both" in qbridge(*run, ids[0], "--all", code=2, QBRIDGE_URL=shared_url).stderr
         told = qbridge(*run, "--task-id", "mail-bob", "--dry-run", QBRIDGE_URL=shared_url).stdout
         assert told == f"2 letters of {dead} would go to {queue}\n"
-        assert client.stats(dead).ready == 6
+        wait_for(lambda: client.stats(dead).ready == 6, 10.0, "letters are missing")
         done = qbridge(*run, ids[0], "--yes", QBRIDGE_URL=shared_url)
         assert done.stdout == f"sent 1 letter of {dead} back\n"
         assert f"sent 1 letter of {dead} back to where they came from, by " in done.stderr
