@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
-from qbridge_core import DeadLetter, LettersGoneError, Message, connect
+from qbridge_core import DeadLetter, LettersGoneError, Message, UnroutableError, connect
+from qbridge_core.cli.commands.dlq import replay
+from qbridge_core.cli.commands.dlq.acting import Deed
+from qbridge_core.cli.commands.dlq.options import Desk
 from qbridge_core.cli.exits import Failed, WrongUsage
 from qbridge_core.cli.letters import pages
 from qbridge_core.cli.letters.edits import editable, edited_body
@@ -209,3 +212,16 @@ def test_an_edit_that_is_no_task_is_refused(text: bytes, said: str) -> None:
     for wrong in (text, b"1", b"{}"):
         with pytest.raises(ValueError, match="no task"):
             edited_body(b"no JSON", wrong)
+
+
+# ---------------------------------------------------------------------- the log
+
+
+def test_a_replay_that_ends_early_says_how_many_letters_went() -> None:
+    """Those before the one that could not go are counted for the log of who did it."""
+    with a_client(2) as client:
+        client.import_letters("q.dead", [a_letter(""), a_letter("q")])
+        deed = Deed()
+        with pytest.raises(UnroutableError):
+            replay._replay_all(Desk(client, "q", "q.dead"), None, None, 4, deed)
+        assert deed.done == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from itertools import repeat
 from typing import Final
 
@@ -14,6 +15,7 @@ from qbridge_core.cli.commands.dlq.acting import Deed, letters, logged, parts
 from qbridge_core.cli.commands.dlq.options import Choice, Desk, choice_options, on_letters
 from qbridge_core.cli.letters.pace import turns
 from qbridge_core.cli.output import json_option, print_json
+from qbridge_core.errors import QBridgeError
 from qbridge_core.runtime.logtexts import escaped
 
 _AT_ONCE: Final = 1_000
@@ -71,7 +73,12 @@ def _replay_all(desk: Desk, target: str | None, rate: float | None, count: int, 
     """All letters that were there at the beginning, and no more."""
     client, dead = desk.client, desk.dead
     if rate is None:
-        deed.do(client.replay, dead, target=target)
+        try:
+            deed.do(client.replay, dead, target=target)
+        except BaseException:
+            with suppress(QBridgeError):  # for the log: how many went before it ended
+                deed.done = max(0, count - client.stats(dead).ready)
+            raise
         return
     for size in turns(rate):
         wanted = min(size, count - deed.done)
