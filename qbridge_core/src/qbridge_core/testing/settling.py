@@ -80,9 +80,8 @@ class SettlingTests(Backend):
         client.reject(rejected, requeue=False)
         client.reject(rejected, requeue=True)
         client.ack(rejected)
-        client.reject(retried, requeue=True, failure=a_failure(queue))
-        client.reject(returned, requeue=True)
-        for back in (retried, returned):
+        for back, failure in ((retried, a_failure(queue)), (returned, None)):
+            client.reject(back, requeue=True, failure=failure)
             client.ack(back)
             client.reject(back, requeue=False)
         assert client.flush()
