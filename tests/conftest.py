@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -65,6 +66,9 @@ _shared = pytest.StashKey[list[tuple[Kind, Broker]]]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start the shared brokers, without waiting for them."""
+    # It is ignored in the background of a shell, and would be in the programs that tests start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     _have_caplog_wait_for_the_log()
     started = config.stash.setdefault(_shared, [])
     is_worker = hasattr(config, "workerinput")

@@ -53,7 +53,7 @@ def test_a_pause_outlasts_its_broker_and_its_workers(private_broker: Broker, uni
                 wait_for(lambda: manager.paused, 10.0)
                 wait_for(lambda: ready(operator, unique_name) == 4, 10.0)
                 assert runs == {}
-                operator.resume(unique_name)
+                wait_for(lambda: is_done(lambda: operator.resume(unique_name)), 30.0)
                 wait_for(lambda: len(runs) == 4, 15.0, "the worker goes on")
                 assert manager.run_until_idle(30.0).succeeded == 4
     assert set(runs.values()) == {1}

@@ -191,8 +191,10 @@ def _remains(client: QueueClient, broker: Broker | None, queue: str, dead: str) 
 
 
 def _is_declared(name: str, queues: set[str]) -> bool:
-    """Whether it is one of the queues or holds delayed messages of one."""
-    return name in queues or any(name.startswith((f"{queue}.qb.delay.", f"{queue}:delayed")) for queue in queues)
+    """Whether it is one of the queues, holds delayed messages of one, or tells workers on RabbitMQ of pauses."""
+    return name in {*queues, "qbridge.pauses"} or any(
+        name.startswith((f"{queue}.qb.delay.", f"{queue}:delayed")) for queue in queues
+    )
 
 
 def _seen_by(broker: Broker, expected: dict[str, int]) -> dict[str, int]:

@@ -79,7 +79,8 @@ def test_g2_what_is_received_while_the_broker_counts_is_counted(
     size = transport(client).size
 
     def later(session: Any, name: str) -> Any:
-        assert client.receive(queue)
+        if name == queue:  # another count tells whether it is paused
+            assert client.receive(queue)
         return size(session, name)
 
     client.send(queue, 1)

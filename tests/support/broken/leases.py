@@ -321,6 +321,10 @@ class OneConnection(Pool):
             raise BrokerUnavailableError("the connection is lost")
         return super()._borrow(patience)
 
+    def _drop(self, wire: Wire) -> None:
+        self._broken = not self.closed
+        super()._drop(wire)
+
 
 class ConnectsOnce(WithPool):
     """Does not find its connection again."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -77,14 +78,24 @@ def _read(file: Path) -> str:
     return lines[0]
 
 
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """What a client warns of is said by the worker, and by the doctor, not again by each command."""
+    log = logging.getLogger("qbridge")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
 def with_client(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command ``--url`` and ``--url-file``, and a connected client as the argument ``client``."""
 
     @functools.wraps(command)
     def connected(*args: Any, url: str | None, url_file: Path | None, **kwargs: Any) -> Any:
-        # What a client warns of is said by the worker, and by the doctor, not again by each command.
-        logging.getLogger("qbridge").setLevel(logging.ERROR)
-        with connect(chosen_url(url, url_file)) as client:
+        with _without_warnings(), connect(chosen_url(url, url_file)) as client:
             return command(*args, client=client, **kwargs)
 
     return url_options(connected)
