@@ -18,7 +18,14 @@ from typing import Final
 
 from pika import exceptions
 
-from qbridge_core.backend import AuthenticationError, PublishUnconfirmedError, logger, monotonic, worker_identity
+from qbridge_core.backend import (
+    AuthenticationError,
+    PublishUnconfirmedError,
+    QueueFullError,
+    logger,
+    monotonic,
+    worker_identity,
+)
 from qbridge_rabbitmq.amqp import errors
 from qbridge_rabbitmq.queues import delays
 from qbridge_rabbitmq.queues.comparison import passive_queue
@@ -34,6 +41,8 @@ _LOOKED_AT: Final = 40
 """So many of the paused queues are looked at then, whatever the number of notes says."""
 _REFUSED_PAUSE: Final = 60.0
 _ALWAYS_THE_SAME: Final = -1
+_YOUNG: Final = 5.0
+_AGAIN: Final = 0.1
 
 
 def mark(queue: str) -> str:
@@ -135,12 +144,18 @@ class Pauses:
             self._requests.call(what, self._declarations.purge(NOTES), "read")
 
     def _leave(self, note: bytes) -> None:
-        try:
-            self._publish(NOTES, note)
-        except PublishUnconfirmedError as exc:
-            raise PublishUnconfirmedError(
-                f"workers may not notice, for {NOTES!r} confirms nothing: try again, or delete it first ({exc})"
-            ) from exc
+        until = monotonic() + _YOUNG
+        while True:
+            try:
+                return self._publish(NOTES, note)
+            except QueueFullError:  # a quorum queue has no leader in its first moments
+                if monotonic() > until:
+                    raise
+                time.sleep(_AGAIN)
+            except PublishUnconfirmedError as exc:
+                raise PublishUnconfirmedError(
+                    f"workers may not notice, for {NOTES!r} confirms nothing: try again, or delete it first ({exc})"
+                ) from exc
 
 
 def _declare(exchange: str) -> Steps[None]:
