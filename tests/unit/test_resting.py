@@ -70,7 +70,7 @@ def taking(dispatcher: Dispatcher) -> list[Delivery | None]:
 def looked_at_in(manager: TaskManager) -> float:
     """Seconds until the watch looks at a manager."""
     assert manager._session is not None
-    return watch._watched._at[manager._session] - monotonic()
+    return watch._watched._at.get(manager._session, monotonic()) - monotonic()  # it may be looked at just now
 
 
 def at_rest(manager: TaskManager) -> bool:
