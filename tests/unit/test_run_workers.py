@@ -17,6 +17,7 @@ import pytest
 from qbridge_core import (
     ConfigurationError,
     NotConnectedError,
+    QueuePausedError,
     TaskManager,
     TooManyStuckTasksError,
     run_workers,
@@ -274,6 +275,18 @@ def test_until_idle_waits_for_all_queues(client: MemoryClient) -> None:
     client.send("a", 6)
     assert Runner(*managers, until_idle=True).end() == []
     assert [manager.report().succeeded for manager in managers] == [4, 3]
+
+
+def test_until_idle_does_not_wait_for_a_queue_that_is_paused(client: MemoryClient) -> None:
+    """Nobody does its work before somebody resumes it: that is an error, and no silence for ever."""
+    for queue in ("a", "b"):
+        client.declare(queue, "dead")
+        client.send(queue, 1)
+    client.pause("b")
+    managers = [TaskManager(client, print, queue, "dead", max_workers=1) for queue in ("a", "b")]
+    (raised,) = Runner(*managers, until_idle=True).end()
+    assert isinstance(raised, QueuePausedError)
+    assert (client.stats("a").ready, client.stats("b").ready) == (0, 1)
 
 
 def test_until_idle_fails_when_nobody_can_tell(client: MemoryClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -417,6 +417,22 @@ class TaskManager:
             )
         return self._plan.session(self._tally, poll_timeout)
 
+    def _is_idle(self, session: Session) -> bool:
+        """Whether its queue is empty.
+
+        Raises:
+            QueuePausedError: it is not, and nobody does what is left.
+        """
+        if is_empty(self._client, self._input_queue):
+            return True
+        if session.rests and is_at_rest(self._client, self._input_queue):
+            raise QueuePausedError(
+                f"{self._input_queue!r} still has work, and is paused: no worker takes it before "
+                f"resume({self._input_queue!r}) ({self._tally.report()})",
+                self.report(),
+            )
+        return False
+
     def _wait_until_idle(self, deadline: float, timeout: float) -> RunReport:
         session = self._session
         # Twice in a row: a delivery can be on its way between the broker's count and the client's.
@@ -424,13 +440,7 @@ class TaskManager:
         while quiet < 2:
             if session is None or session.error is not None or session.stopped.is_set():
                 raise self.error or QBridgeError("the manager stopped before the queue was empty")
-            quiet = quiet + 1 if is_empty(self._client, self._input_queue) else 0
-            if not quiet and session.rests and is_at_rest(self._client, self._input_queue):
-                raise QueuePausedError(
-                    f"{self._input_queue!r} still has work, and is paused: no worker takes it before "
-                    f"resume({self._input_queue!r}) ({self._tally.report()})",
-                    self.report(),
-                )
+            quiet = quiet + 1 if self._is_idle(session) else 0
             if monotonic() > deadline:
                 raise IdleTimeoutError(
                     f"{self._input_queue!r} still has work after {timeout:g} s ({self._tally.report()})",

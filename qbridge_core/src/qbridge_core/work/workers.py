@@ -14,7 +14,6 @@ from qbridge_core.runtime.aside import aside
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import flush, logger
 from qbridge_core.runtime.signals import stop_signals
-from qbridge_core.work.idle import is_empty
 from qbridge_core.work.manager import TaskManager
 from qbridge_core.work.session import LOOK_EVERY, Session
 
@@ -46,6 +45,7 @@ def run_workers(*managers: TaskManager, poll_timeout: float = DEFAULT_POLL_TIMEO
         QBridgeError: the queues could not be created; then none has taken a message.
         BaseException: what ended the first that ended, for example :class:`~qbridge_core.TooManyStuckTasksError`. A
             note names its queue.
+        QueuePausedError: with ``until_idle``: a queue has work, and nobody does it, since the queue is paused.
     """
     Workers(managers).run(poll_timeout, until_idle=until_idle)
 
@@ -177,7 +177,7 @@ class Workers:
             while quiet < 2:
                 if self._over.wait(_IDLE_POLL):
                     return
-                idle = all(is_empty(manager.queue_client, manager.input_queue) for manager in self._managers)
+                idle = all(manager._is_idle(session) for manager, session in self._members)
                 quiet = quiet + 1 if idle else 0
         except BaseException as exc:  # noqa: BLE001 - the job fails with it
             if self._error is None:
