@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import threading
-import time
 from collections.abc import Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
@@ -32,7 +31,7 @@ from qbridge_core.errors import (
 )
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
-from qbridge_core.runtime.pause import GrowingPause
+from qbridge_core.runtime.trying import keep_trying
 
 if TYPE_CHECKING:
     from importlib import metadata
@@ -44,7 +43,6 @@ _LOSES: Final = "loses what a killed worker holds; needs allow_loss"
 _log: Final = logger("qbridge.connect")
 _START_TIMEOUT: Final = "start_timeout"
 _IN_QUERY: Final = re.compile(rf"([?&]){_START_TIMEOUT}=[^&#]*&?")
-_SAY_EVERY: Final = 10.0
 _EXTRAS: Final = {
     "amqp": "rabbitmq",
     "amqps": "rabbitmq",
@@ -91,9 +89,8 @@ def connect(url: str, *, start_timeout: float = 0.0, **options: object) -> Queue
     parsed = BrokerURL.parse(url)
     if _START_TIMEOUT in parsed.query:
         start_timeout = start_timeout or _seconds(parsed.query[_START_TIMEOUT])
-        url = _IN_QUERY.sub(r"\1", url).rstrip("?&")
     patience = require_seconds(_START_TIMEOUT, start_timeout)
-    client = _made(_factory(parsed.scheme), url, options, parsed)
+    client = client_for(url, **options)
     _connect(client, patience, parsed)
     return client
 
@@ -134,21 +131,11 @@ def _seconds(text: str) -> float:
 
 def _connect(client: QueueClient, patience: float, url: BrokerURL) -> None:
     """Connect; for so many seconds a broker that cannot be reached is one that is about to come."""
-    deadline = monotonic() + patience
-    pause, say_at = GrowingPause(0.1, 2.0), 0.0
-    while True:
-        try:
-            client.connect()
-        except BrokerUnavailableError as exc:
-            now = monotonic()
-            if now >= deadline:
-                raise
-            if now >= say_at:
-                say_at = now + _SAY_EVERY
-                _log.warning("waiting for %s, for %.0f s more: %s", url, deadline - now, exc)
-            time.sleep(min(pause.next(), deadline - now))
-        else:
-            return
+
+    def say(left: float, exc: Exception) -> None:
+        _log.warning("waiting for %s, for %.0f s more: %s", url, left, exc)
+
+    keep_trying(client.connect, monotonic() + patience, BrokerUnavailableError, say)
 
 
 def register_backend(scheme: str, factory: BackendFactory) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
@@ -15,13 +14,12 @@ from qbridge_core.cli.worker.target import Target
 from qbridge_core.errors import QBridgeError, TransientError
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import flush, logger
-from qbridge_core.runtime.pause import GrowingPause
 from qbridge_core.runtime.signals import stop_signals
+from qbridge_core.runtime.trying import keep_trying
 from qbridge_core.work.manager import TaskManager
 from qbridge_core.work.workers import Workers, disconnect_all
 
 _log: Final = logger("qbridge.worker")
-_SAY_EVERY: Final = 10.0
 _DISCONNECT_TIME: Final = 2.0
 
 
@@ -58,18 +56,11 @@ def _leave() -> NoReturn:
 
 def _built(target: Target, deadline: float) -> TaskManager:
     """The manager of a target; one that cannot reach its broker is built again until the deadline."""
-    pause, say_at = GrowingPause(0.1, 2.0), 0.0
-    while True:
-        try:
-            return target()
-        except TransientError as exc:
-            now = monotonic()
-            if now >= deadline:
-                raise
-            if now >= say_at:
-                say_at = now + _SAY_EVERY
-                _log.warning("%s waits for its broker, for %.0f s more: %s", target, deadline - now, exc)
-            time.sleep(min(pause.next(), deadline - now))
+
+    def say(left: float, exc: Exception) -> None:
+        _log.warning("%s waits for its broker, for %.0f s more: %s", target, left, exc)
+
+    return keep_trying(target, deadline, TransientError, say)
 
 
 def _disconnect(managers: Sequence[TaskManager]) -> None:
