@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 from qbridge_core.contract.checks import check_queue_name, require_seconds
+from qbridge_core.contract.names import default_dead_letter_queue
 from qbridge_core.errors import (
     BrokerUnavailableError,
     ConfigurationError,
@@ -65,6 +67,16 @@ class QueueUse:
     task_timeout: float | None = None
     workers: int | None = None
 
+    @property
+    def letters(self) -> str:
+        """Where rejected messages go, also where that was not said."""
+        return self.dead_letter_queue or default_dead_letter_queue(self.queue)
+
+    @property
+    def declaration(self) -> str:
+        """The command that makes both queues."""
+        return f"qbridge declare {shlex.quote(self.queue)} --dead {shlex.quote(self.letters)}"
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -89,6 +101,10 @@ class Check:
     def problem(self, text: str, mend: str = "") -> Finding:
         """It costs messages, or stops a worker."""
         return Finding(self.name, FindingStatus.PROBLEM, text, mend, self.queue)
+
+    def no_queue(self, queue: str, use: QueueUse) -> Finding:
+        """One of the queues of a use does not exist."""
+        return self.warning(f"there is no queue {queue!r}: what is sent to it is refused", use.declaration)
 
     def not_checked(self, why: str, mend: str = "") -> Finding:
         """Nobody knows; ``mend`` says how it can be looked at."""

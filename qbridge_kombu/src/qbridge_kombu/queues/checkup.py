@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -12,7 +11,6 @@ from qbridge_core.backend import (
     Finding,
     Look,
     QueueUse,
-    default_dead_letter_queue,
     examine,
 )
 from qbridge_kombu.queues.leases import Leases
@@ -37,7 +35,7 @@ class Checkup:
     def _of_a_queue(self, use: QueueUse) -> Iterator[tuple[Check, Look]]:
         yield Check("permissions", use.queue), self._permissions
         yield Check("queue", use.queue), partial(self._queue, use, use.queue)
-        yield Check("dead-letter queue", use.queue), partial(self._queue, use, _dead(use))
+        yield Check("dead-letter queue", use.queue), partial(self._queue, use, use.letters)
         yield Check("lease", use.queue), partial(self._lease, use)
 
     def _server(self, check: Check) -> Iterator[Finding]:
@@ -72,8 +70,7 @@ class Checkup:
 
         found = self._context.ask(work, f"look at the queue {queue!r}")
         if found is None:
-            declare = f"qbridge declare {shlex.quote(use.queue)} --dead {shlex.quote(_dead(use))}"
-            yield check.warning(f"there is no queue {queue!r}: what is sent to it is refused", declare)
+            yield check.no_queue(queue, use)
         else:
             yield from found or [check.ok(f"there is a queue {queue!r}")]
 
@@ -90,7 +87,3 @@ class Checkup:
             yield check.problem(str(exc), "a shorter task_timeout")
         else:
             yield check.ok(f"a task of {use.task_timeout:g} s is not given to another worker meanwhile")
-
-
-def _dead(use: QueueUse) -> str:
-    return use.dead_letter_queue or default_dead_letter_queue(use.queue)

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Final
 
-from qbridge_core.backend import Check, Finding, QueueUse, default_dead_letter_queue
+from qbridge_core.backend import Check, Finding, QueueUse
 from qbridge_rabbitmq.connection.options import Endpoint
 from qbridge_rabbitmq.queues import delays
 from qbridge_rabbitmq.queues.management import ManagementError
@@ -23,7 +23,7 @@ def policies(known: Policies | None, use: QueueUse, check: Check) -> Iterator[Fi
         yield check.not_checked("AMQP tells of no policies", _ADD.format(tag="policymaker"))
         return
     try:
-        harmful = known.harmful(use.queue, _dead(use))
+        harmful = known.harmful(use.queue, use.letters)
     except ManagementError as exc:
         yield check.not_checked(f"the policies cannot be read: {exc}", _ADD.format(tag="policymaker"))
         return
@@ -41,7 +41,7 @@ def dead_queues(
         yield check.not_checked("AMQP does not tell whether a queue has died", _ADD.format(tag="management"))
         return
     try:
-        dead = known.dead_queues(use.queue, _dead(use))
+        dead = known.dead_queues(use.queue, use.letters)
     except ManagementError as exc:
         yield check.not_checked(f"the states of queues cannot be read: {exc}", _ADD.format(tag="management"))
         return
@@ -60,7 +60,3 @@ def dead_queues(
         )
     elif not dead:
         yield check.ok("the queue and those for its delays, suspects and dead letters run")
-
-
-def _dead(use: QueueUse) -> str:
-    return use.dead_letter_queue or default_dead_letter_queue(use.queue)

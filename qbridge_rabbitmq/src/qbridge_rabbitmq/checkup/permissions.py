@@ -23,7 +23,6 @@ from qbridge_core.backend import (
     PublishUnconfirmedError,
     QueueUse,
     UnroutableError,
-    default_dead_letter_queue,
     suspects_queue,
 )
 from qbridge_rabbitmq.amqp import errors, headers
@@ -43,7 +42,7 @@ def on_queues(broker: ConnectedBroker, endpoint: Endpoint, use: QueueUse, check:
     """What a worker of a queue may not do: on the queue, its dead letters, its suspects and its delays."""
     side = suspects_queue(use.queue)
     names = (
-        use.queue, use.dead_letter_queue or default_dead_letter_queue(use.queue), side, lock_name(side, "probe"),
+        use.queue, use.letters, side, lock_name(side, "probe"),
         delays.name(use.queue, 0),
     )  # fmt: skip
     lacking = broker.requests.call(f"permissions on {use.queue!r}", _lacking(names))

@@ -12,7 +12,6 @@ from qbridge_core.backend import (
     QueueMismatchError,
     QueueUse,
     UnroutableError,
-    default_dead_letter_queue,
 )
 from qbridge_rabbitmq.amqp.errors import stream
 from qbridge_rabbitmq.broker import ConnectedBroker
@@ -40,7 +39,7 @@ class QueueCheckup:
         self._broker = broker
         self._endpoint = endpoint
         self._use = use
-        self._dead = use.dead_letter_queue or default_dead_letter_queue(use.queue)
+        self._dead = use.letters
         self._wanted = declarations.work_arguments(use.queue, self._dead)
         self._wanted_dead = declarations.dead_letter_arguments()
         self._found: dict[str, Any] | None = None
@@ -69,7 +68,7 @@ class QueueCheckup:
         try:
             found = ask()
         except UnroutableError:
-            yield check.warning(f"there is no queue {queue!r}: what is sent to it is refused", self._declare)
+            yield check.no_queue(queue, self._use)
             return
         except QueueMismatchError as exc:
             yield check.problem(str(exc), "give the queue another name")
@@ -102,10 +101,6 @@ class QueueCheckup:
     def _ask(self, queue: str, wanted: list[dict[str, Any]]) -> dict[str, Any]:
         return self._broker.requests.call(f"queue {queue!r}", compare(queue, wanted), TO_DECLARE)
 
-    @property
-    def _declare(self) -> str:
-        return f"qbridge declare {shlex.quote(self._use.queue)} --dead {shlex.quote(self._dead)}"
-
     def _renewed(self, queue: str) -> str:
         delete = f"rabbitmqctl delete_queue -p {shlex.quote(self._endpoint.vhost)} {shlex.quote(queue)}"
-        return f"when it is empty: {delete} && {self._declare}"
+        return f"when it is empty: {delete} && {self._use.declaration}"

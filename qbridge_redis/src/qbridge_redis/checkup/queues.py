@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from qbridge_core.backend import Check, Finding, QueueUse, default_dead_letter_queue
+from qbridge_core.backend import Check, Finding, QueueUse
 from qbridge_redis.connection.errors import checked, code
 from qbridge_redis.nodes import Nodes
 from qbridge_redis.protocol.scripts import Command
@@ -31,7 +31,8 @@ class QueueCheckup:
     def __init__(self, nodes: Nodes, use: QueueUse) -> None:
         self._nodes = nodes
         self._queue = use.queue
-        self._dead = use.dead_letter_queue or default_dead_letter_queue(use.queue)
+        self._dead = use.letters
+        self._use = use
 
     def permissions(self, check: Check) -> Iterator[Finding]:
         """What the user may not do, tried out by commands that change nothing."""
@@ -84,8 +85,7 @@ class QueueCheckup:
         key, group = context.keys.stream(queue), context.options.group
         (groups,) = self._ask(context, ("XINFO", "GROUPS", key))
         if isinstance(groups, ResponseError) and _NO_KEY in str(groups):
-            declare = f"qbridge declare {shlex.quote(self._queue)} --dead {shlex.quote(self._dead)}"
-            yield check.warning(f"there is no queue {queue!r}: what is sent to it is refused", declare)
+            yield check.no_queue(queue, self._use)
             return
         if isinstance(groups, ResponseError) and code(groups) == "WRONGTYPE":
             yield check.problem(f"the key {_text(key)} holds something that is no stream", _other_name(key))
