@@ -133,15 +133,12 @@ class Nodes:
             with self._reached(self._options), node.context.pool.connection() as connection:
                 return set(find_queues(connection, self._keys, group, deadline))
         found: set[str] = set()
-        for address in self._masters():
+        for address in self.masters():
             connection = RedisConnection(Route(self._options, address), "qbridge:list")
             with self._reached(address), contextlib.closing(connection):
                 connection.open()
                 found.update(find_queues(connection, self._keys, group, deadline))
         return found
-
-    def _masters(self) -> list[Address]:
-        return self._cluster.masters(self._options.connect_timeout) if self._cluster is not None else []
 
     @staticmethod
     @contextlib.contextmanager

@@ -140,10 +140,10 @@ def _send(broker: ConnectedBroker, queue: str, target: str | None, letter: Arriv
     if edit is not None:
         properties = copies.edited(properties, edit.headers, edit.message_id)
         body = body if edit.body is None else edit.body
+        bare = copies.copy(properties, copies.without_history(ours), most=room)
+        if not copies.leaves_room(bare, room):
+            raise MessageTooLargeError(f"the new headers for a letter of {queue!r} leave no room for an explanation")
     raw, properties = properties, copies.copy(properties, ours, most=room)
-    bare = copies.copy(raw, copies.without_history(ours), most=room)
-    if edit is not None and not copies.leaves_room(bare, room):
-        raise MessageTooLargeError(f"the new headers for a letter of {queue!r} leave no room for an explanation")
     if len(properties) > room:  # a foreign one that fills its frame goes back all the same
         properties = copies.copy(raw, {}, most=room)
     broker.sender.send([Publication("", where, properties, body)])

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import base64
+import functools
 import ssl
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from qbridge_core.backend import BrokerURL
 from qbridge_rabbitmq.connection.options import Endpoint
+
+if TYPE_CHECKING:
+    from qbridge_rabbitmq.queues.http import JsonReader
 
 _TIMEOUT: Final = 5.0
 _NOT_FOUND: Final = 404
@@ -84,8 +88,14 @@ class Management:
             return {}
         return row
 
+    @functools.cached_property
+    def _reader(self) -> JsonReader:
+        from qbridge_rabbitmq.queues.http import JsonReader
+
+        return JsonReader(self._tls)
+
     def _get(self, what: str, tag: str, rest: str = "") -> Any:
-        from qbridge_rabbitmq.queues.http import JsonReader, StatusError
+        from qbridge_rabbitmq.queues.http import StatusError
 
         host, port = self._url.host or "localhost", self._url.port or (15671 if self._url.scheme == "https" else 15672)
         address = f"[{host}]" if ":" in host else host
@@ -93,7 +103,7 @@ class Management:
         path = f"{prefix and '/'}{prefix}/api/{what}/{self._vhost}{rest}"
         url = f"{self._url.scheme}://{address}:{port}{path}"
         try:
-            return JsonReader(self._tls).get(url, f"Basic {self._login}", _TIMEOUT)
+            return self._reader.get(url, f"Basic {self._login}", _TIMEOUT)
         except StatusError as exc:
             hint = f" (a wrong user or password, or a user without the tag {tag})" if exc.code in {401, 403} else ""
             kind = _MissingError if exc.code == _NOT_FOUND else ManagementError
