@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from qbridge_core.contract.checks import MAX_ID_CHARS
-from qbridge_core.contract.envelope import MalformedTaskError, read_task
+from qbridge_core.contract.envelope import task_of
 from qbridge_core.contract.headers import (
     ATTEMPTS,
     BESIDE,
@@ -171,10 +171,8 @@ class DeadLetter:
     @property
     def payload(self) -> Any:
         """What the handler got, read from the body anew each time; ``None`` too when the body is no task."""
-        try:
-            return read_task(self.body, len(self.body)).payload
-        except MalformedTaskError:
-            return None
+        task = task_of(self.body)
+        return None if task is None else task.payload
 
     @classmethod
     def from_headers(

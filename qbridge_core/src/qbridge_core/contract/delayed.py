@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from qbridge_core.contract.envelope import MalformedTaskError, Task, read_task
+from qbridge_core.contract.envelope import task_of
 from qbridge_core.contract.headers import (
     ATTEMPTS,
     FIRST_FAILED_AT,
@@ -53,7 +53,7 @@ class DelayedMessage:
     @property
     def payload(self) -> Any:
         """What the handler will get, read from the body anew each time; ``None`` too when the body is no task."""
-        task = _task(self.body)
+        task = task_of(self.body)
         return None if task is None else task.payload
 
     @classmethod
@@ -77,7 +77,7 @@ class DelayedMessage:
             due_ms: when it is due (Unix time in milliseconds).
             message_id: the publisher's id.
         """
-        task = _task(body)
+        task = task_of(body)
         return cls(
             id=delayed_id,
             due_at=instant(due_ms),
@@ -89,13 +89,6 @@ class DelayedMessage:
             sent_at=meta_instant(meta, SENT_AT),
             task_id=meta_text(meta, TASK_ID) or (task.task_id if task is not None else None) or message_id or "",
         )
-
-
-def _task(body: bytes) -> Task | None:
-    try:
-        return read_task(body, len(body))
-    except MalformedTaskError:
-        return None
 
 
 def check_delayed(messages: object) -> Chosen:

@@ -108,8 +108,10 @@ def _refuse_constant(name: str) -> NoReturn:
 _decoder: Final = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
-def _decode(text: str) -> Any:
-    """What ``JSONDecoder.decode`` does, without its search for space around the document, which is hardly ever there.
+def decode_json(text: str) -> Any:
+    """Read a JSON document.
+
+    It is what ``JSONDecoder.decode`` does, without the search for space around it, which is hardly ever there.
 
     Raises:
         ValueError: it is not JSON.
@@ -121,6 +123,14 @@ def _decode(text: str) -> Any:
     return document if end == len(text) else _decoder.decode(text)
 
 
+def task_of(body: bytes) -> Task | None:
+    """The task of a message that is here already, however long it is; ``None`` when it is none."""
+    try:
+        return read_task(body, len(body))
+    except MalformedTaskError:
+        return None
+
+
 def read_task(body: bytes, max_bytes: int = DEFAULT_MAX_MESSAGE_BYTES) -> Task:
     """Read a message body: a JSON object (UTF-8, RFC 8259) with ``payload`` and optionally ``task_id``.
 
@@ -130,7 +140,7 @@ def read_task(body: bytes, max_bytes: int = DEFAULT_MAX_MESSAGE_BYTES) -> Task:
     if len(body) > max_bytes:
         raise MalformedTaskError(f"the body has {len(body)} bytes; the limit is {max_bytes}")
     try:
-        document = _decode(body.decode("utf-8"))
+        document = decode_json(body.decode("utf-8"))
     except UnicodeDecodeError as exc:
         raise MalformedTaskError(f"the body is not UTF-8: {exc.reason} at byte {exc.start}{_guess(body)}") from exc
     except RecursionError as exc:

@@ -41,7 +41,8 @@ DUE_AT: Final = HEADER_PREFIX + "due-at-ms"
 MAX_EXCEPTION_MESSAGE_CHARS: Final = 1_000
 MAX_TRACEBACK_CHARS: Final = 8_000
 # A count that anybody may have written must still fit into a signed 64-bit header when one is added to it.
-_MAX_COUNT: Final = 2**62
+MAX_COUNT: Final = 2**62
+MAX_REPLAYS: Final = 2**31
 END_OF_TIME: Final = 253_402_300_799_999
 """The last millisecond of the year 9999: no real clock wrote more."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -61,9 +62,14 @@ def meta_text(meta: Mapping[str, Any], name: str) -> str:
 def meta_int(meta: Mapping[str, Any], name: str) -> int:
     """A QBridge header as a count; 0 when it is missing, negative or no number (anybody can write headers)."""
     try:
-        return min(max(0, int(meta.get(name, 0))), _MAX_COUNT)
+        return min(max(0, int(meta.get(name, 0))), MAX_COUNT)
     except (TypeError, ValueError, OverflowError):
         return 0
+
+
+def meta_replays(meta: Mapping[str, Any]) -> int:
+    """How often a message was sent back from a dead-letter queue, as far as that makes sense."""
+    return min(meta_int(meta, REPLAYS), MAX_REPLAYS)
 
 
 def meta_time(meta: Mapping[str, Any], name: str) -> float | None:

@@ -19,10 +19,11 @@ from qbridge_core.contract.headers import (
     CRASHES,
     END_OF_TIME,
     HISTORY,
-    REPLAYS,
+    MAX_REPLAYS,
     clean_text,
     instant,
     meta_int,
+    meta_replays,
     milliseconds,
 )
 
@@ -33,7 +34,6 @@ MAX_HISTORY_BYTES: Final = 4_096
 _MAX_WORKER_CHARS: Final = 120
 _LONGEST_READ: Final = 65_536
 _LONGEST_SECONDS: Final = 1e9
-_MOST_REPLAYS: Final = 2**31
 
 
 class AttemptOutcome(StrEnum):
@@ -93,7 +93,7 @@ def with_attempts(history: History, *attempts: Attempt) -> History:
 
 def with_deaths(history: History, meta: Mapping[str, Any], deaths: int) -> History:
     """The history of a message with these headers, and with so many deaths of which nothing else is known."""
-    death = Attempt(AttemptOutcome.CRASHED, replays=min(meta_int(meta, REPLAYS), _MOST_REPLAYS))
+    death = Attempt(AttemptOutcome.CRASHED, replays=meta_replays(meta))
     return with_attempts(history, *[death] * min(deaths, MAX_ATTEMPTS))
 
 
@@ -157,7 +157,7 @@ def _read(entry: object) -> Attempt | None:
         worker=_text(entry, "worker"),
         exception_type=_text(entry, "exception_type"),
         place=_text(entry, "place"),
-        replays=_count(entry, "replays", _MOST_REPLAYS) or 0,
+        replays=_count(entry, "replays", MAX_REPLAYS) or 0,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
 from qbridge_core.contract.boundary import callers_own
 from qbridge_core.contract.dead_letter import DeadLetter
@@ -17,6 +17,7 @@ from qbridge_core.contract.headers import (
     HEADER_PREFIX,
     HISTORY,
     LAST_FAILED_AT,
+    MAX_COUNT,
     REASON,
     REPLAYS,
     SENT_AT,
@@ -29,8 +30,6 @@ from qbridge_core.contract.headers import (
 )
 from qbridge_core.contract.history import write_history
 from qbridge_core.errors import ConfigurationError, PayloadError
-
-_MOST: Final = 2**62
 
 
 def check_imports(letters: object) -> list[DeadLetter]:
@@ -107,7 +106,7 @@ def _plain(name: str, value: object) -> str:
 
 
 def _count(number: int) -> int:
-    return min(max(0, number), _MOST)
+    return min(max(0, number), MAX_COUNT)
 
 
 def _milliseconds(seconds: float | None) -> int:

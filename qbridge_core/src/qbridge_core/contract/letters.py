@@ -5,16 +5,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from qbridge_core.contract.checks import DEFAULT_MAX_MESSAGE_BYTES, check_body, check_headers
 from qbridge_core.contract.dead_letter import DeadLetter
-from qbridge_core.contract.headers import DUE_AT, HISTORY, REPLAYS, TASK_ID, meta_int, meta_text
+from qbridge_core.contract.headers import DUE_AT, HISTORY, REPLAYS, TASK_ID, meta_replays, meta_text
 from qbridge_core.contract.history import read_history, write_history
 from qbridge_core.contract.message import new_id
 from qbridge_core.errors import ConfigurationError, LettersGoneError
-
-_MOST_REPLAYS: Final = 2**31
 
 
 class Edit(NamedTuple):
@@ -144,7 +142,7 @@ def replay_headers(
         message_id: the letter's own.
     """
     headers: dict[str, str | int] = {
-        REPLAYS: min(meta_int(meta, REPLAYS), _MOST_REPLAYS) + 1,
+        REPLAYS: meta_replays(meta) + 1,
         DUE_AT: round(time.time() * 1000),
     }
     if history := write_history(read_history(meta.get(HISTORY))):

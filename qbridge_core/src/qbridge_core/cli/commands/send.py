@@ -15,7 +15,7 @@ from qbridge_core.cli.broker import with_client
 from qbridge_core.cli.command import Command
 from qbridge_core.cli.exits import Failed, failure_of
 from qbridge_core.cli.interrupts import ended_by_signals
-from qbridge_core.cli.output import json_option, print_json
+from qbridge_core.cli.output import counted, json_option, print_json
 from qbridge_core.cli.sending.lines import read_lines
 from qbridge_core.cli.sending.progress import Meter
 from qbridge_core.cli.sending.stream import NoTaskError, Stream
@@ -96,7 +96,7 @@ def _send_lines(stream: Stream, source: str | None, as_json: bool) -> None:
             if as_json:
                 _print(stream, None)
     if not as_json:
-        click.echo(escaped(f"sent {stream.sent:,} task{'s' * (stream.sent != 1)} to {stream.queue}{rate}"))
+        click.echo(escaped(f"sent {counted(stream.sent, 'task')} to {stream.queue}{rate}"))
 
 
 def _print(stream: Stream, task_id: str | None) -> None:

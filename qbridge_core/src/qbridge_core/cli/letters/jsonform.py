@@ -14,6 +14,7 @@ from qbridge_core.cli.letters.place import place_of_letter
 from qbridge_core.cli.letters.times import iso
 from qbridge_core.contract.checks import is_number
 from qbridge_core.contract.dead_letter import DeadLetter, Reason
+from qbridge_core.contract.headers import MAX_COUNT
 from qbridge_core.contract.history import Attempt, AttemptOutcome
 
 _TEXTS: Final = ("id", "task_id", "exception_type", "exception_message", "traceback", "source_queue", "worker")
@@ -21,7 +22,6 @@ _COUNTS: Final = ("attempts", "crashes", "replays")
 _TIMES: Final = ("first_failed_at", "last_failed_at")
 _OTHERS: Final = ("message_id", "reason", "headers", "body", "body_base64", "sent_at", "history")
 _ATTEMPT: Final = ("outcome", "began_at", "duration", "worker", "exception_type", "place", "replays")
-_MOST: Final = 2**62
 
 
 class NoLetterError(ValueError):
@@ -214,7 +214,7 @@ def _text(found: dict[str, Any], name: str) -> str:
 
 def _count(found: dict[str, Any], name: str) -> int:
     value = found.get(name, 0)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_COUNT:
         raise NoLetterError(f"{name} is a count")
     return value
 

@@ -30,13 +30,17 @@ def lines_of(letter: DeadLetter) -> Iterator[str]:
     yield from _body(letter.body)
 
 
+def error_of(letter: DeadLetter) -> str:
+    """The type of its exception, and what that says."""
+    return ": ".join(filter(None, (letter.exception_type, letter.exception_message)))
+
+
 def _table(letter: DeadLetter) -> Iterator[str]:
-    error = ": ".join(filter(None, (letter.exception_type, letter.exception_message)))
     rows = {
         "task": letter.task_id,
         "message id": letter.message_id if letter.message_id != letter.task_id else None,
         "reason": letter.reason.value,
-        "exception": error,
+        "exception": error_of(letter),
         "source queue": letter.source_queue,
         "sent": None if letter.sent_at is None else shown(letter.sent_at.timestamp()),
         "first failed": shown(letter.first_failed_at),

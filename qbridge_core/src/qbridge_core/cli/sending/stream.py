@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, NoReturn
+from typing import Final
 
 from qbridge_core.cli.sending.lines import Line
 from qbridge_core.contract.client import QueueClient
+from qbridge_core.contract.envelope import decode_json
 from qbridge_core.contract.message import Message
 from qbridge_core.errors import PayloadError
 
@@ -27,13 +28,6 @@ class NoTaskError(Exception):
     def __init__(self, why: str, line: int = 0) -> None:
         super().__init__(why)
         self.line = line
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")
-
-
-_decode: Final = json.JSONDecoder(parse_constant=_refuse).decode
 
 
 class Stream:
@@ -118,7 +112,7 @@ class Stream:
         if len(text) > self.longest:
             raise NoTaskError(f"longer than the {self.longest:,} bytes that a message may have")
         try:
-            payload = _decode(text.decode())
+            payload = decode_json(text.decode())
         except UnicodeDecodeError as exc:
             raise NoTaskError("no UTF-8") from exc
         except json.JSONDecodeError as exc:

@@ -12,6 +12,7 @@ from qbridge_core.cli.commands.dlq.acting import letters
 from qbridge_core.cli.commands.dlq.options import Desk, filter_options, on_letters
 from qbridge_core.cli.letters.filters import Filters
 from qbridge_core.cli.letters.jsonform import summary
+from qbridge_core.cli.letters.text import error_of
 from qbridge_core.cli.letters.times import shown
 from qbridge_core.cli.output import json_option, print_json_array, print_table
 from qbridge_core.contract.dead_letter import DeadLetter
@@ -47,7 +48,7 @@ def command(desk: Desk, filters: Filters, limit: int, as_json: bool) -> None:
 
 
 def _row(letter: DeadLetter) -> tuple[object, ...]:
-    error = ": ".join(filter(None, (letter.exception_type, letter.exception_message)))
+    error = error_of(letter)
     cut = error if len(error) <= _MESSAGE else f"{error[: _MESSAGE - 1]}…"
     runs = letter.attempts + letter.crashes
     return letter.id, shown(letter.last_failed_at), letter.reason.value, cut, runs, letter.task_id
