@@ -15,8 +15,8 @@ import pytest
 from qbridge_core import Delivery, Message, Reason, RetryPolicy, connect
 from qbridge_core.execute.processes.child import Child
 from qbridge_core.execute.processes.children import Program
-from qbridge_core.runtime.clock import monotonic
 from qbridge_core.task.run import Run
+from qbridge_core.task.terms import Terms
 from support.handlers import notes, work
 from support.programs import TESTS, Programs, children_of, is_alive
 from support.wait import wait_for
@@ -168,7 +168,7 @@ def test_g10_a_child_that_hears_first_that_its_worker_is_gone_ends_what_it_has_s
     child = Child()
     child.load(Program.of(work, RetryPolicy()).setup())
     message, _ = Message.for_task({"do": "start a process", "file": str(journal)})
-    child.begin([Run(Delivery(message.body, "q"), "task", monotonic() + 600.0)])
+    child.begin([Run(Delivery(message.body, "q"), "task", Terms(600.0, RetryPolicy()))])
     wait_for(lambda: len(notes(journal)) == 2, 60, "it has started another one")
     started = pids(journal)[-1]
     assert is_alive(started)

@@ -15,6 +15,7 @@ from qbridge_core.execute.processes import program
 from qbridge_core.execute.processes.batch import Batch
 from qbridge_core.execute.processes.child import Child
 from qbridge_core.task.run import Run
+from qbridge_core.task.terms import Terms
 from qbridge_core.work.readahead import ReadAhead
 from qbridge_memory import MemoryClient
 from support.handlers import notes, work
@@ -235,4 +236,4 @@ def test_a_report_about_another_task_is_no_end(begun: int, report: list[Any]) ->
 
 
 def _run(body: bytes) -> Run:
-    return Run(Delivery(body, "q"), "id", 60.0)
+    return Run(Delivery(body, "q"), "id", Terms(60.0, RetryPolicy()))

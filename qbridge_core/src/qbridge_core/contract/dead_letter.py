@@ -46,6 +46,7 @@ class Reason(StrEnum):
     CRASHED = "crashed"
     MALFORMED = "malformed"
     REJECTED = "rejected"
+    UNKNOWN_TASK = "unknown task"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,16 @@ from qbridge_core.errors import PayloadError
 
 
 class MalformedTaskError(Exception):
-    """The message can never be run; the text says why."""
+    """The message can never be run; the text says why.
+
+    Args:
+        text: why.
+        task_id: the id of the task, where that can be read.
+    """
+
+    def __init__(self, text: str, task_id: str | None = None) -> None:
+        super().__init__(text)
+        self.task_id = task_id
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ from qbridge_core.errors import ConfigurationError
 from qbridge_core.execute.interrupt.owncode import OwnCode
 from qbridge_core.execute.lifespan import Lifespan, OpenedLifespan
 from qbridge_core.task.context import TaskContext, current_task
+from qbridge_core.task.routing import Router
 from qbridge_core.task.run import Run
 from qbridge_core.task.verdict import Verdict
 
@@ -230,6 +231,8 @@ def unwrapped(handler: Callable[..., object]) -> Callable[..., object]:
 
 def own_code(handler: Callable[..., object]) -> OwnCode:
     """What belongs to a handler."""
+    if isinstance(handler, Router):
+        return OwnCode(*handler.functions)
     return OwnCode(handler.func if isinstance(handler, _WithContext) else handler)
 
 

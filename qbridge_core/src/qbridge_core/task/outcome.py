@@ -23,6 +23,7 @@ class Outcome(StrEnum):
     CRASHED = "crashed"
     MALFORMED = "malformed"
     REJECTED = "rejected"
+    UNKNOWN_TASK = "unknown task"
     SNOOZED = "snoozed"
     HANDED_BACK = "handed back"
 
@@ -37,7 +38,7 @@ def dead_lettered(reason: Reason) -> Outcome:
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """Counts by outcome. ``FAILED`` to ``REJECTED`` are dead letters by reason; ``RETRIED`` counts each retry.
+    """Counts by outcome. ``FAILED`` to ``UNKNOWN_TASK`` are dead letters by reason; ``RETRIED`` counts each retry.
 
     ``report[Outcome.SUCCEEDED]`` and ``report.succeeded`` are the same number.
     """

@@ -151,6 +151,12 @@ class RetryPolicy:
         if not isinstance(self.rules, tuple) or not all(isinstance(rule, ExceptionRule) for rule in self.rules):
             raise ConfigurationError(f"rules must be a tuple of ExceptionRule objects, not {self.rules!r}")
 
+    @property
+    def has_delays(self) -> bool:
+        """False when each attempt follows at once."""
+        backoffs = (self.backoff, *(rule.backoff for rule in self.rules if rule.backoff is not None))
+        return any(backoff != IMMEDIATELY for backoff in backoffs)
+
     def is_final(self, exc: BaseException) -> bool:
         """True when the exception is one that a retry cannot help."""
         return issubclass(type(exc), self.dead_letter_on)

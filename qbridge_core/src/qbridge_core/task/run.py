@@ -7,6 +7,7 @@ import threading
 from qbridge_core.contract.headers import TASK_ID, meta_text
 from qbridge_core.contract.message import Delivery, new_id
 from qbridge_core.runtime.clock import monotonic
+from qbridge_core.task.terms import Terms
 
 
 class Run:
@@ -15,6 +16,7 @@ class Run:
     Attributes:
         delivery: the message.
         task_id: the task's id.
+        terms: how long it may take, and what decides about another attempt.
         attempt: 1 for the first run.
         started_at: ``monotonic()`` at the start.
         deadline: ``monotonic()`` at which the run times out.
@@ -33,23 +35,25 @@ class Run:
         "raised",
         "started_at",
         "task_id",
+        "terms",
     )
 
-    def __init__(self, delivery: Delivery, task_id: str, timeout: float) -> None:
+    def __init__(self, delivery: Delivery, task_id: str, terms: Terms) -> None:
         self.delivery = delivery
         self.task_id = task_id
+        self.terms = terms
         self.attempt = delivery.attempts + 1
         self.started_at = monotonic()
-        self.deadline = self.started_at + timeout
+        self.deadline = self.started_at + terms.timeout
         self.cancelled = False
         self.in_handler = False
         self.raised = ""
         self._right_to_settle = threading.Lock()
 
-    def restart(self, timeout: float) -> None:
+    def restart(self) -> None:
         """Let the time that it has begin now."""
         self.started_at = monotonic()
-        self.deadline = self.started_at + timeout
+        self.deadline = self.started_at + self.terms.timeout
 
     def claim(self) -> bool:
         """Take the right to settle; True for the first caller only."""

@@ -12,7 +12,7 @@ from qbridge_core.contract.dead_letter import Reason
 from qbridge_core.runtime.logs import logger
 from qbridge_core.task.control import Reject, Retry, Snooze
 from qbridge_core.task.explanation import Explanation, Owns
-from qbridge_core.task.retry import RetryPolicy
+from qbridge_core.task.terms import Policy
 
 _log: Final = logger("qbridge.worker")
 # The attribute itself: a subclass may have put a property in front of it.
@@ -71,7 +71,7 @@ def name_of(kind: type) -> str:
     return name
 
 
-def judge(exc: BaseException, policy: RetryPolicy, owns: Owns | None = None) -> Verdict:
+def judge(exc: BaseException, policy: Policy, owns: Owns | None = None) -> Verdict:
     """What this exception of a handler asks for; what asks for nothing sensible is a plain failure. Never raises.
 
     Args:
@@ -89,7 +89,7 @@ def judge(exc: BaseException, policy: RetryPolicy, owns: Owns | None = None) -> 
         return Verdict(Action.COUNT, Explanation.from_exception(Reason.FAILED, exc, owns))
 
 
-def _judge(exc: BaseException, policy: RetryPolicy, owns: Owns | None) -> Verdict:
+def _judge(exc: BaseException, policy: Policy, owns: Owns | None) -> Verdict:
     kind = type(exc)  # isinstance would ask a property of the exception
     if issubclass(kind, Snooze):
         explanation = Explanation.from_exception(Reason.FAILED, exc, owns)

@@ -5,7 +5,7 @@ They return what they were given, or raise ``ConfigurationError``; ``checked_cli
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from qbridge_core.contract.client import QueueClient
@@ -14,6 +14,7 @@ from qbridge_core.execute.executor import is_coroutine_function
 from qbridge_core.execute.lifespan import Lifespan
 from qbridge_core.runtime.system import require_posix
 from qbridge_core.task.retry import ExceptionRule, RetryPolicy
+from qbridge_core.task.terms import Policy
 
 if TYPE_CHECKING:
     import asyncio
@@ -30,6 +31,16 @@ def checked_client(client: object) -> QueueClient:
     if not client.connected:
         raise NotConnectedError("the queue client is not connected; call its connect() before creating a TaskManager")
     return client
+
+
+def check_backoffs(client: QueueClient, policies: Iterable[Policy]) -> None:
+    """Refuse delays that the broker cannot hold.
+
+    Raises:
+        ConfigurationError: a policy has some, and the client none.
+    """
+    if not client.capabilities.delay and any(policy.has_delays for policy in policies):
+        raise ConfigurationError(f"{type(client).__name__} has no delays, so backoff cannot be used with it")
 
 
 def checked_redact(redact: object) -> Callable[[str], str] | None:

@@ -18,6 +18,7 @@ from qbridge_core.execute.executor import NotStartedError, Together
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.task.context import current_run
 from qbridge_core.task.foreign import GivenUp, Step
+from qbridge_core.task.routing import NotYetError
 from qbridge_core.task.run import Run, task_id_of
 from qbridge_core.task.verdict import Judged, Verdict
 from qbridge_core.work.job import Job
@@ -29,7 +30,7 @@ _SHORTEST_TIMEOUT: Final = 1.0
 
 def suits(job: Job) -> bool:
     """Whether tasks can be run together. Not where a hook is to be called for each at its time."""
-    return job.executor.takes_many and job.lifecycle.order is None and job.task_timeout >= _SHORTEST_TIMEOUT
+    return job.executor.takes_many and job.lifecycle.order is None and job.shortest_timeout >= _SHORTEST_TIMEOUT
 
 
 class BatchWorker(Worker):
@@ -67,10 +68,11 @@ class BatchWorker(Worker):
         try:
             for delivery in deliveries:
                 task = read_task(delivery.body, job.max_message_bytes)
-                run = Run(delivery, task.task_id or task_id_of(delivery), job.task_timeout)
+                terms = job.terms if job.router is None else job.router.route(task, delivery)
+                run = Run(delivery, task.task_id or task_id_of(delivery), terms)
                 run.in_handler = True
                 runs.append(run)
-        except MalformedTaskError:
+        except (MalformedTaskError, NotYetError):
             pass
         return runs
 
@@ -96,13 +98,13 @@ class BatchWorker(Worker):
 
     def _follow(self, batch: Together) -> tuple[Run, Verdict] | None:
         """Settle what succeeds, until nothing more begins; return what failed, if it is to be settled here."""
-        settler, timeout = self._job.settler, self._job.task_timeout
+        settler = self._job.settler
         failed: tuple[Run, Verdict] | None = None
         while self.running is not None:
             done, failed, others = batch.follow()
             running = next(iter(batch.unfinished), None)
             if running is not None and running is not self.running:
-                running.restart(timeout)
+                running.restart()
             self.running = running
             self._return(others)
             now = monotonic()

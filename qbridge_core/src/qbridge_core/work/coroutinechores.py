@@ -14,6 +14,7 @@ from qbridge_core.runtime.clock import monotonic
 from qbridge_core.task.context import current_run
 from qbridge_core.task.foreign import Step, Watched
 from qbridge_core.task.run import Run, task_id_of
+from qbridge_core.task.terms import Terms
 from qbridge_core.task.verdict import name_of
 from qbridge_core.work.job import Job
 from qbridge_core.work.settlingthreads import Chore
@@ -94,11 +95,11 @@ class Settlement(Chore):
 class Preparation(Chore):
     """Decides whether a task may run, tells of its start, and starts it; as a worker's thread does."""
 
-    __slots__ = ("_flight", "_pool", "_task")
+    __slots__ = ("_flight", "_pool", "_task", "_terms")
 
-    def __init__(self, pool: Slots, flight: Flight, context: Context, task: Task) -> None:
+    def __init__(self, pool: Slots, flight: Flight, context: Context, task: Task, terms: Terms) -> None:
         super().__init__(context)
-        self._pool, self._flight, self._task = pool, flight, task
+        self._pool, self._flight, self._task, self._terms = pool, flight, task, terms
 
     def do(self, watched: Watched) -> None:
         """Do it."""
@@ -110,7 +111,7 @@ class Preparation(Chore):
             return
         if job.lifecycle.order is not None:
             job.lifecycle.order.wait(task_id)  # before the clock starts
-        run = self.run = flight.run = Run(delivery, task_id, job.task_timeout)
+        run = self.run = flight.run = Run(delivery, task_id, self._terms)
         flight.payload = self._task.payload
         current_run.set(run)
         if not job.dispatcher.ending:
@@ -158,7 +159,7 @@ class Failure(Chore):
         run.deadline = max(run.deadline, monotonic() + READING_TIME)
         run.raised = name_of(type(error))
         self.run = run
-        verdict = consequences.read(error)
+        verdict = consequences.read(run, error)
         in_time = run.claim()
         self.run = None
         if in_time:

@@ -29,6 +29,7 @@ from qbridge_core.runtime.forks import end_copy
 from qbridge_core.runtime.logs import logger
 from qbridge_core.task.context import current_run, current_state
 from qbridge_core.task.foreign import Step, patience
+from qbridge_core.task.routing import NotYetError
 from qbridge_core.task.run import Run, task_id_of
 from qbridge_core.work.coroutinechores import Failure, Flight, Preparation, Settlement
 from qbridge_core.work.coroutinefeeder import CoroutineFeeder
@@ -84,7 +85,7 @@ class CoroutinePool:
         self._acks_at_once = False
         self._feeder = CoroutineFeeder(job.dispatcher, self._start_suspect, self.refill, self.fail, bell)
         self._hungry = self._feeder.hungry
-        self._threads = SettlingThreads(size, patience(job.task_timeout), job.lifecycle, self.fail)
+        self._threads = SettlingThreads(size, patience(job.longest_timeout), job.lifecycle, self.fail)
         self._watch = CoroutineWatch(self, handler, self._flights)
         self.error: BaseException | None = None
 
@@ -115,7 +116,7 @@ class CoroutinePool:
 
     def expire(self) -> float:
         """End the runs whose time is over, and give up what hangs; return the seconds until the next one can be."""
-        wait = min(self.job.task_timeout, self._threads.expire(), self._watch.look(monotonic()))
+        wait = min(self.job.shortest_timeout, self._threads.expire(), self._watch.look(monotonic()))
         if self.job.dispatcher.ending:
             self._hungry.set()
             if not self.alive:
@@ -204,8 +205,9 @@ class CoroutinePool:
         self._flights[flight] = None
         try:
             task = read_task(delivery.body, job.max_message_bytes)
-        except MalformedTaskError as exc:
-            self.settle(flight, functools.partial(job.consequences.malformed, delivery, exc))
+            terms = job.terms if job.router is None else job.router.route(task, delivery)
+        except (MalformedTaskError, NotYetError) as exc:
+            self.settle(flight, functools.partial(job.consequences.unfit, delivery, exc))
             return
         if (
             job.lifecycle.order is not None
@@ -214,9 +216,9 @@ class CoroutinePool:
             or delivery.noted is not None
             or REASON in delivery.meta
         ):
-            self._threads.do(Preparation(self, flight, self._context_of(flight), task))
+            self._threads.do(Preparation(self, flight, self._context_of(flight), task, terms))
             return
-        flight.run = Run(delivery, task.task_id or task_id_of(delivery), job.task_timeout)
+        flight.run = Run(delivery, task.task_id or task_id_of(delivery), terms)
         flight.payload = task.payload
         self._start(flight, loop)
 
@@ -247,7 +249,7 @@ class CoroutinePool:
     def _prepared_context(self, prepared: Context, run: Run, loop: LoopThread) -> Context:
         """The context of a task whose hooks were called before it was known which loop it would get."""
         if loop.opened_at > run.started_at:
-            run.restart(self.job.task_timeout)  # it had to wait for the lifespan
+            run.restart()  # it had to wait for the lifespan
         context = prepared.copy()
         context.run(current_state.set, loop.context.get(current_state))
         return context
@@ -284,7 +286,7 @@ class CoroutinePool:
         if loop.cancelled:
             loop.cancelled.pop(flight, None)
         duration = monotonic() - run.started_at
-        in_time = duration <= self.job.task_timeout
+        in_time = duration <= run.terms.timeout
         if error is not None and in_time and not run.cancelled:
             self._threads.do(Failure(self, flight, self._context_of(flight), error))
         elif not run.claim():

@@ -68,7 +68,7 @@ class CoroutineWatch:
         self._pool = pool
         self._consequences = pool.job.consequences
         self._hand_back = pool.job.settler.hand_back
-        self._timeout = pool.job.task_timeout
+        self._shortest = pool.job.shortest_timeout
         self._handler = handler
         self._flights = flights
         self._look_at = 0.0
@@ -88,7 +88,7 @@ class CoroutineWatch:
         return [flight for flight in list(self._overdue) if self._takes_overdue(flight)]
 
     def _expire_runs(self, now: float) -> float:
-        wait = self._timeout
+        wait = self._shortest
         for flight in list(self._flights):
             run, loop = flight.run, flight.loop
             if run is None or loop is None:
@@ -96,7 +96,9 @@ class CoroutineWatch:
             left = run.deadline - now
             if left > 0:
                 wait = min(wait, left)
-                if left > _LAST_STARTED:
+                others = left - (run.terms.timeout - self._shortest)  # until one that has started later may be late
+                if others > _LAST_STARTED:
+                    wait = min(wait, others)
                     break  # they are in the order of their start, nearly
             elif run.cancel():
                 self._expire(flight, loop)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from qbridge_core.execute.executor import Executor
 from qbridge_core.task.lifecycle import Lifecycle
+from qbridge_core.task.routing import Router
+from qbridge_core.task.terms import Terms
 from qbridge_core.work.dispatcher import Dispatcher
 from qbridge_core.work.poison.rule import PoisonRule
 from qbridge_core.work.settle.consequences import Consequences
@@ -14,13 +16,23 @@ from qbridge_core.work.settle.settler import Settler
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What every worker of a pool works with."""
+    """What every worker of a pool works with.
+
+    Attributes:
+        terms: those of each task, where no router tells them apart.
+        router: tells tasks of several kinds apart, if there are some.
+        shortest_timeout: seconds that no task may take less than.
+        longest_timeout: seconds that no task may take more than.
+    """
 
     executor: Executor
     dispatcher: Dispatcher
     settler: Settler
     consequences: Consequences
     lifecycle: Lifecycle
-    task_timeout: float
+    terms: Terms
+    router: Router | None
+    shortest_timeout: float
+    longest_timeout: float
     max_message_bytes: int
     poison: PoisonRule | None = None

@@ -26,7 +26,10 @@ from qbridge_core.runtime.signals import stop_signals
 from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.outcome import RunReport, Tally
 from qbridge_core.task.retry import IMMEDIATELY, Backoff, ExceptionRule, RetryPolicy
+from qbridge_core.task.routing import Router
+from qbridge_core.task.terms import Terms
 from qbridge_core.work.arguments import (
+    check_backoffs,
     checked_client,
     checked_count,
     checked_crashes,
@@ -161,16 +164,13 @@ class TaskManager:
                 "their worker wait there to run again; choose another name"
             )
         policy = RetryPolicy(max_retries, backoff, checked_exceptions(dead_letter_on), checked_rules(retry_rules))
-        backoffs = [backoff, *(rule.backoff for rule in policy.rules if rule.backoff is not None)]
-        if not queue_client.capabilities.delay and any(each != IMMEDIATELY for each in backoffs):
-            raise ConfigurationError(f"{type(queue_client).__name__} has no delays, so backoff cannot be used with it")
-        task_timeout = require_seconds("task_timeout", task_timeout, positive=True)
+        own_terms = Terms(require_seconds("task_timeout", task_timeout, positive=True), policy)
+        terms = handler.terms if isinstance(handler, Router) else (own_terms,)
+        check_backoffs(queue_client, [each.policy for each in terms])
         lifespan = checked_lifespan(lifespan)
         program = checked_program(executor, handler, policy, max_tasks_per_child, max_memory_per_child, lifespan)
         rules = Rules(
             queue=input_queue,
-            policy=policy,
-            task_timeout=task_timeout,
             max_crashes=checked_crashes(max_crashes),
             processes=program is not None,
             redact=checked_redact(redact),
@@ -182,6 +182,7 @@ class TaskManager:
             handler=handler,
             dead_letter_queue=dead_letter_queue,
             rules=rules,
+            terms=terms,
             lifecycle=self._lifecycle,
             program=program,
             loop_factory=checked_loop_factory(loop_factory, handler, program),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,6 +14,8 @@ from qbridge_core.execute.lifespan import Lifespan
 from qbridge_core.runtime.processors import usable_processors
 from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.outcome import Tally
+from qbridge_core.task.routing import Router
+from qbridge_core.task.terms import Terms
 from qbridge_core.work.dispatcher import Dispatcher
 from qbridge_core.work.job import Job
 from qbridge_core.work.poison.importing import can_be_isolated
@@ -47,6 +49,7 @@ class Plan:
     """The arguments of a manager, checked; those that are not here are in ``rules``, ``lifecycle`` and ``program``.
 
     Attributes:
+        terms: those of each task, or all that there are where the handler is a router.
         program: what child processes load, if handlers run in some.
         workers: how many tasks run at once.
     """
@@ -55,6 +58,7 @@ class Plan:
     handler: Callable[[Any], object]
     dead_letter_queue: str
     rules: Rules
+    terms: Sequence[Terms]
     lifecycle: Lifecycle
     program: Program | None
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None
@@ -77,7 +81,7 @@ class Plan:
         """
         client, rules, lifecycle = self.client, self.rules, self.lifecycle
         client.declare(rules.queue, self.dead_letter_queue)
-        client.check_task_timeout(rules.queue, rules.task_timeout, self.workers)
+        client.check_task_timeout(rules.queue, self.longest_timeout, self.workers)
         side_queue = self._declare_side_queue()
         give_up = threading.Event()
         settler = Settler(client, rules, lifecycle, tally, give_up)
@@ -86,13 +90,22 @@ class Plan:
         held = SECONDS_HELD if self.program is None else SECONDS_FOR_CHILDREN
         dispatcher = Dispatcher(client, rules.queue, self.workers, poll_timeout, side_queue, held)
         job = Job(
-            self._executor(), dispatcher, settler, consequences, lifecycle, rules.task_timeout, self.max_message_bytes,
-            rule,
+            self._executor(), dispatcher, settler, consequences, lifecycle, self.terms[0], self._router,
+            min(terms.timeout for terms in self.terms), self.longest_timeout, self.max_message_bytes, rule,
         )  # fmt: skip
         isolation = None if side_queue is None else self._isolation(side_queue, job)
         return Session(
             client, job, rules.queue, self.workers, self.max_abandoned, self.grace_period, give_up, isolation
         )
+
+    @property
+    def longest_timeout(self) -> float:
+        """Seconds that no task may take more than."""
+        return max(terms.timeout for terms in self.terms)
+
+    @property
+    def _router(self) -> Router | None:
+        return self.handler if isinstance(self.handler, Router) else None
 
     def _executor(self) -> Executor:
         if self.program is not None:
@@ -120,5 +133,5 @@ class Plan:
             return None
         return Isolation(
             side_queue, job.poison, job.settler, job.consequences, self.lifecycle, self.handler,
-            self.rules.task_timeout, self.max_message_bytes, self.workers, self.lifespan,
+            job.terms, job.router, job.longest_timeout, self.max_message_bytes, self.workers, self.lifespan,
         )  # fmt: skip

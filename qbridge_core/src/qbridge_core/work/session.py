@@ -245,7 +245,7 @@ class Session:
         lifecycle = self._job.lifecycle
         if not lifecycle.hears_start:
             return
-        deadline = monotonic() + foreign.patience(self._job.task_timeout)
+        deadline = monotonic() + foreign.patience(self._job.longest_timeout)
         tell = functools.partial(lifecycle.worker_started, queue=self._queue, worker=worker)
         helper, raised = self._call("qbridge-started", tell)
         while helper.is_alive():

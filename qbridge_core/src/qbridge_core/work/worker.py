@@ -26,6 +26,7 @@ from qbridge_core.runtime.forks import end_copy, process
 from qbridge_core.runtime.logs import logger
 from qbridge_core.task.context import current_run, current_state
 from qbridge_core.task.foreign import GivenUp, Step, Watched
+from qbridge_core.task.routing import NotYetError
 from qbridge_core.task.run import Run, task_id_of
 from qbridge_core.task.verdict import Verdict, name_of
 from qbridge_core.work.job import Job
@@ -190,8 +191,9 @@ class Worker:
         job = self._job
         try:
             task = read_task(delivery.body, job.max_message_bytes)
-        except MalformedTaskError as exc:
-            self.watched.do(Step(functools.partial(job.consequences.malformed, delivery, exc)))
+            terms = job.terms if job.router is None else job.router.route(task, delivery)
+        except (MalformedTaskError, NotYetError) as exc:
+            self.watched.do(Step(functools.partial(job.consequences.unfit, delivery, exc)))
             return
         if (delivery.noted is not None or REASON in delivery.meta) and self._is_settled_by_history(delivery):
             return
@@ -201,7 +203,7 @@ class Worker:
         order = job.lifecycle.order
         if order is not None:
             order.wait(task_id)  # before the clock starts
-        self._perform(Run(delivery, task_id, job.task_timeout), task.payload)
+        self._perform(Run(delivery, task_id, terms), task.payload)
 
     def _perform(self, run: Run, payload: object) -> None:
         job = self._job
@@ -260,18 +262,18 @@ class Worker:
         """Settle the run, unless the watchdog did."""
         consequences = self._job.consequences
         verdict: Verdict | None = None
-        if error is not None and duration <= self._job.task_timeout:
+        if error is not None and duration <= run.terms.timeout:
             # Before the claim: the watch sees that this run has not ended when the exception's own code hangs.
             run.deadline = max(run.deadline, monotonic() + READING_TIME)
             run.raised = name_of(type(error))
-            verdict = consequences.read(error)
+            verdict = consequences.read(run, error)
         in_time = run.claim()
         self.running = None
         if not in_time:
             self.abandoned = True  # the watchdog has replaced this thread, or the pool is closing
             say_late(run, duration)
             return
-        if duration > self._job.task_timeout:
+        if duration > run.terms.timeout:
             self.watched.do(Step(functools.partial(consequences.timed_out, run, None)))
         elif error is None or verdict is None:
             self._job.settler.acknowledge(run, duration)

@@ -41,7 +41,7 @@ class WorkerPool:
         self._job = job
         self._make = BatchWorker if suits(job) else Worker
         self._isolation = isolation
-        self._patience = patience(job.task_timeout)
+        self._patience = patience(job.longest_timeout)
         self._size = size
         self._bell = bell
         self._lock = threading.Lock()
@@ -79,9 +79,8 @@ class WorkerPool:
     def expire(self) -> float:
         """End the runs whose time is over, and give up what hangs; return the seconds until the next one can be."""
         now = monotonic()
-        timeout = self._job.task_timeout
-        # A run that starts later than now cannot expire before now + timeout, so no timer per task is needed.
-        wait = timeout
+        # A run that starts later than now cannot expire before now + wait, so no timer per task is needed.
+        wait = self._job.shortest_timeout
         for worker in self._snapshot():
             run = worker.running
             if run is None:

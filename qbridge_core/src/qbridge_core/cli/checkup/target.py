@@ -55,5 +55,5 @@ def target_of(found: object) -> Target:
 
 def _of_manager(manager: TaskManager) -> Target:
     plan = manager._plan  # what it was made with, checked
-    use = QueueUse(plan.rules.queue, plan.dead_letter_queue, plan.rules.task_timeout, plan.workers)
+    use = QueueUse(plan.rules.queue, plan.dead_letter_queue, plan.longest_timeout, plan.workers)
     return Target(plan.handler, plan.lifespan, plan.grace_period, use, plan.client)

@@ -12,17 +12,20 @@ from qbridge_core.contract.message import Delivery
 from qbridge_core.execute.executor import is_coroutine_function, refuse_unstarted
 from qbridge_core.execute.lifespan import Lifespan, is_synchronous, make
 from qbridge_core.task.context import current_run, current_state
+from qbridge_core.task.retry import RetryPolicy
 from qbridge_core.task.run import Run
+from qbridge_core.task.terms import Terms
 
 Handler = Callable[[Any], object]
-_NO_TIMEOUT = 365 * 86_400.0
+_TERMS = Terms(365 * 86_400.0, RetryPolicy())
+"""Nobody ends it, or does anything else about it."""
 
 
 def run(handler: Handler, lifespan: Lifespan | None, letter: DeadLetter, payload: object) -> object:
     """Call the handler as a worker would, at its first attempt; what it returns, or raises."""
     queue = letter.source_queue
     delivery = Delivery(letter.body, queue, letter.headers, letter.message_id)
-    task = Run(delivery, letter.task_id, _NO_TIMEOUT)
+    task = Run(delivery, letter.task_id, _TERMS)
     if is_coroutine_function(handler):
         return asyncio.run(_run_coroutine(handler, lifespan, task, payload))
     with asyncio.Runner() as runner:  # an async lifespan has a loop, and the handler the main thread

@@ -14,6 +14,7 @@ _WHY: Final = {
     Reason.TIMED_OUT: "its last run took too long",
     Reason.CRASHED: "it was charged with the death of its worker processes",
     Reason.MALFORMED: "it is no task: no handler has seen it",
+    Reason.UNKNOWN_TASK: "no worker knew such a task: no handler has seen it",
     Reason.REJECTED: "it was rejected: by its handler, by another program, or by the broker",
 }
 _ENDS: Final = {

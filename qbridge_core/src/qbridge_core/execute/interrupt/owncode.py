@@ -17,18 +17,20 @@ _MAIN: Final = "__main__"
 class OwnCode:
     """The code that belongs to a handler: the top-level package of its module, wherever that is installed.
 
+    A handler that calls one function or another has the code of all of them.
+
     For a handler in ``__main__`` or in a module that is in no package this is everything in its directory, because the
     parts of a program made of plain files lie side by side; but not where distributions were installed into the same
     directory. The standard library is nobody's own code, and QBridge only to the handlers that its own conformance
     suite has.
 
     Args:
-        handler: any callable; decorators that say what they wrap (``functools.wraps``) are looked through.
+        *functions: any callables; decorators that say what they wrap (``functools.wraps``) are looked through.
     """
 
-    def __init__(self, handler: object) -> None:
-        self._module = _full_name(_module_of(handler))
-        self._top = self._module.partition(".")[0]
+    def __init__(self, *functions: object) -> None:
+        self._modules = frozenset(_full_name(_module_of(function)) for function in functions)
+        self._tops = frozenset(module.partition(".")[0] for module in self._modules)
         self._known: dict[str, bool] = {}
 
     def includes(self, frame: FrameType) -> bool:
@@ -42,16 +44,16 @@ class OwnCode:
         return known
 
     @functools.cached_property
-    def _directory(self) -> str | None:
-        return _directory_of_program(self._top)
+    def _directories(self) -> frozenset[str | None]:
+        return frozenset(map(_directory_of_program, self._tops)) - {None}
 
     def _is_own(self, name: str) -> bool:
         top = name.partition(".")[0]
         if not name or top in sys.stdlib_module_names:
             return False
         if top in OURS:
-            return name == self._module
-        return top == self._top or (self._directory is not None and _directory_of(top) == self._directory)
+            return name in self._modules
+        return top in self._tops or (bool(self._directories) and _directory_of(top) in self._directories)
 
 
 def unwrapped(handler: object) -> object:

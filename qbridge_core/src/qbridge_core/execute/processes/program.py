@@ -36,8 +36,9 @@ from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.forks import OneProcess, flush_output
 from qbridge_core.runtime.logs import flush, log_errors_of
 from qbridge_core.task.context import HandlerTimeout, current_run, current_state
-from qbridge_core.task.retry import RetryPolicy
+from qbridge_core.task.routing import Router
 from qbridge_core.task.run import Run
+from qbridge_core.task.terms import Policy, Terms
 from qbridge_core.task.verdict import Verdict, judge
 
 READY: Final = "ready"
@@ -74,10 +75,12 @@ def _parts(run: Run, now: float) -> _Parts:
     )  # fmt: skip
 
 
-def _unpacked(parts: _Parts) -> Run:
-    """The run, as the child process sees it."""
+def _unpacked(parts: _Parts, policy: Policy) -> Run:
+    """The run, as the child process sees it: what time is left of it is all that it has."""
     body, queue, headers, attempts, task_id, remaining, meta, sent = parts
-    return Run(Delivery(body, queue, headers, attempts=attempts, meta=meta, sent=sent), task_id, remaining)
+    return Run(
+        Delivery(body, queue, headers, attempts=attempts, meta=meta, sent=sent), task_id, Terms(remaining, policy)
+    )
 
 
 def main(descriptor: int, lifeline: int, shared: int) -> None:
@@ -154,7 +157,7 @@ class _Server:
         link: JsonLink,
         mark: StartMark,
         handler: Callable[[Any], Any],
-        policy: RetryPolicy,
+        policy: Policy,
         watch_memory: bool,
         lifespan: Lifespan | None,
     ) -> None:
@@ -167,6 +170,7 @@ class _Server:
         )
         self._owns = own_code(handler).includes
         self._has_coroutines = is_coroutine_function(handler)
+        self._router = handler if isinstance(handler, Router) else None
         self._handler = handler
         if self._has_coroutines:
             run = functools.partial(_await, self._threads) if self._lifespan is None else self._lifespan.run
@@ -233,17 +237,20 @@ class _Server:
         return number, None
 
     def _handle(self, parts: _Parts) -> Verdict | None:
+        policy: Policy = self._policy
         try:
-            run = self._run = _unpacked(parts)
+            run = self._run = _unpacked(parts, self._policy)
             current_run.set(run)
-            payload = read_task(run.delivery.body, len(run.delivery.body)).payload
+            task = read_task(run.delivery.body, len(run.delivery.body))
+            if self._router is not None:
+                policy = self._router.route(task, run.delivery).policy
             if self._cancelled:
                 raise HandlerTimeout
             with OneProcess():
-                refuse_unstarted(self._handler(payload))
+                refuse_unstarted(self._handler(task.payload))
         except BaseException as exc:  # noqa: BLE001 - whatever a handler raises is its failure
             self._run = None
-            return judge(exc, self._policy, self._owns)
+            return judge(exc, policy, self._owns)
         finally:
             self._run = None
         return None

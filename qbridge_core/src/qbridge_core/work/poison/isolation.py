@@ -27,7 +27,9 @@ from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
 from qbridge_core.task.foreign import patience
 from qbridge_core.task.lifecycle import Lifecycle
+from qbridge_core.task.routing import Router
 from qbridge_core.task.run import Run
+from qbridge_core.task.terms import Terms
 from qbridge_core.work.poison.importing import setup_of
 from qbridge_core.work.poison.lookout import lookout_of
 from qbridge_core.work.poison.rule import PoisonRule
@@ -51,7 +53,9 @@ class Isolation:
         consequences: decides what their ends lead to, where the rule does not.
         lifecycle: hooks to call before a run.
         handler: what runs.
-        task_timeout: seconds that a run may take.
+        terms: those of each task, where no router tells them apart.
+        router: tells tasks of several kinds apart, if there are some.
+        longest_timeout: seconds that no run may take more than.
         max_message_bytes: a longer message is malformed.
         most: so many child processes at once.
         lifespan: what each child process enters.
@@ -65,7 +69,9 @@ class Isolation:
         consequences: Consequences,
         lifecycle: Lifecycle,
         handler: Callable[[Any], object],
-        task_timeout: float,
+        terms: Terms,
+        router: Router | None,
+        longest_timeout: float,
         max_message_bytes: int,
         most: int,
         lifespan: Lifespan | None = None,
@@ -75,7 +81,8 @@ class Isolation:
         self.settler = settler
         self.consequences = consequences
         self.lifecycle = lifecycle
-        self.task_timeout = task_timeout
+        self.terms = terms
+        self.router = router
         self.max_message_bytes = max_message_bytes
         self.closed = threading.Event()
         self.rests = False
@@ -86,7 +93,7 @@ class Isolation:
         self._lock = threading.Lock()
         self._runners: set[SuspectRunner] = set()
         self._hanging = 0
-        self._patience = patience(task_timeout)
+        self._patience = patience(longest_timeout)
         self._setup: bytes | None = None
         self._try_at = 0.0
         self._said = False

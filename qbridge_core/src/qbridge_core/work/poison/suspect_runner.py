@@ -17,7 +17,9 @@ from qbridge_core.runtime.logs import logger
 from qbridge_core.task.explanation import Explanation
 from qbridge_core.task.foreign import GivenUp, Step, Watched
 from qbridge_core.task.lifecycle import Lifecycle
+from qbridge_core.task.routing import NotYetError, Router
 from qbridge_core.task.run import Run, task_id_of
+from qbridge_core.task.terms import Terms
 from qbridge_core.task.verdict import Action, Judged, Verdict
 from qbridge_core.work.poison.rule import PoisonRule
 from qbridge_core.work.poison.side_queue import LOOK_EVERY, SideQueue
@@ -44,7 +46,8 @@ class Runners(Protocol):
     settler: Settler
     consequences: Consequences
     lifecycle: Lifecycle
-    task_timeout: float
+    terms: Terms
+    router: Router | None
     max_message_bytes: int
     lifespan: Lifespan | None
     closed: threading.Event
@@ -194,9 +197,10 @@ class SuspectRunner:
         consequences, lifecycle = isolation.consequences, isolation.lifecycle
         try:
             task = read_task(delivery.body, isolation.max_message_bytes)
-        except MalformedTaskError as exc:
+            terms = isolation.terms if isolation.router is None else isolation.router.route(task, delivery)
+        except (MalformedTaskError, NotYetError) as exc:
             with self._helped():
-                consequences.malformed(delivery, exc)
+                consequences.unfit(delivery, exc)
             return
         task_id = task.task_id or task_id_of(delivery)
         with self._helped():
@@ -209,7 +213,7 @@ class SuspectRunner:
             return
         if lifecycle.order is not None:
             lifecycle.order.wait(task_id)
-        run = self.running = Run(delivery, task_id, isolation.task_timeout)
+        run = self.running = Run(delivery, task_id, terms)
         if isolation.closed.is_set():
             if run.claim():
                 isolation.settler.hand_back(delivery)
@@ -222,7 +226,7 @@ class SuspectRunner:
         isolation = self._isolation
         verdict: Verdict | None = None
         try:
-            with _limited(isolation.task_timeout, child.cancel) as late, _limited(_LONG, isolation.add_runner):
+            with _limited(run.terms.timeout, child.cancel) as late, _limited(_LONG, isolation.add_runner):
                 child.run(run)
         except NotStartedError as exc:
             self._not_started(run, exc)
@@ -241,7 +245,7 @@ class SuspectRunner:
     def _conclude(self, run: Run, child: Child, verdict: Verdict | None, duration: float, *, late: bool) -> None:
         isolation = self._isolation
         if late:
-            self._repeat_in_worker(run, Explanation.timed_out(isolation.task_timeout, None))
+            self._repeat_in_worker(run, Explanation.timed_out(run.terms.timeout, None))
         elif verdict is None:
             isolation.settler.acknowledge(run, duration)
         elif verdict.action is Action.CRASH:

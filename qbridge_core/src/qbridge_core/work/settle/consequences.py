@@ -15,11 +15,13 @@ from qbridge_core.contract.message import Delivery
 from qbridge_core.errors import RemoteError
 from qbridge_core.task.explanation import Explanation
 from qbridge_core.task.lifecycle import Lifecycle
+from qbridge_core.task.routing import NotYetError
 from qbridge_core.task.run import Run
 from qbridge_core.task.verdict import Action, Judged, Verdict, judge
 from qbridge_core.work.settle.failures import attempt_of, failure_of
 from qbridge_core.work.settle.rules import Rules
 from qbridge_core.work.settle.settler import Settler
+from qbridge_core.work.settle.waiting import wait_of
 
 
 class Consequences:
@@ -36,9 +38,9 @@ class Consequences:
         self._settler = settler
         self._lifecycle = lifecycle
 
-    def read(self, exc: BaseException) -> Verdict:
+    def read(self, run: Run, exc: BaseException) -> Verdict:
         """What a handler's exception asks for. It runs the exception's own code, which may hang."""
-        return exc.verdict if type(exc) is Judged else judge(exc, self._rules.policy, self._rules.owns)
+        return exc.verdict if type(exc) is Judged else judge(exc, run.terms.policy, self._rules.owns)
 
     def failed(self, run: Run, exc: BaseException, verdict: Verdict) -> None:
         """Do what the handler's exception asks for, or retry or dead-letter the message."""
@@ -50,7 +52,7 @@ class Consequences:
         explanation = verdict.explanation
         if verdict.action is Action.POSTPONE:
             run.delivery.record(attempt_of(run, explanation, AttemptOutcome.SNOOZED))
-            self._settler.postpone(run, explanation, verdict.delay or 0.0)
+            self._settler.postpone(run.delivery, run.task_id, explanation, verdict.delay or 0.0)
             return
         attempt = attempt_of(run, explanation)  # before the hook, which may take its time
         self._lifecycle.task_failed(queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, exception=shown)
@@ -63,10 +65,10 @@ class Consequences:
 
     def timed_out(self, run: Run, stack: FrameType | None) -> None:
         """Retry or dead-letter a message whose handler ran too long."""
-        explanation = Explanation.timed_out(self._rules.task_timeout, stack, self._rules.owns)
+        explanation = Explanation.timed_out(run.terms.timeout, stack, self._rules.owns)
         attempt = attempt_of(run, explanation)
         self._lifecycle.task_timed_out(
-            queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, timeout=self._rules.task_timeout
+            queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, timeout=run.terms.timeout
         )
         self._count_failure(run, explanation, attempt)
 
@@ -75,11 +77,18 @@ class Consequences:
         explanation = Explanation(Reason.FAILED, exception_type, "(could not be read in time)")
         self._count_failure(run, explanation, attempt_of(run, explanation))
 
-    def malformed(self, delivery: Delivery, exc: MalformedTaskError) -> None:
-        """Dead-letter a message that can never run."""
-        explanation = Explanation(Reason.MALFORMED, type(exc).__name__, str(exc))
-        failure = failure_of(self._rules, delivery, explanation, delivery.message_id or "", delivery.attempts)
-        self._settler.dead_letter(delivery, failure)
+    def unfit(self, delivery: Delivery, exc: MalformedTaskError | NotYetError) -> None:
+        """Dead-letter a message that can never run; put off one that another worker may be able to run."""
+        task_id = exc.task_id or delivery.message_id or ""
+        reason = exc.reason if isinstance(exc, NotYetError) else Reason.MALFORMED
+        explanation = Explanation(reason, type(exc).__name__, str(exc))
+        pause = self._settler.next_pause(delivery, exc) if isinstance(exc, NotYetError) else None
+        if pause is None:
+            failure = failure_of(self._rules, delivery, explanation, task_id, delivery.attempts)
+            self._settler.dead_letter(delivery, failure)
+        else:
+            delivery.record(wait_of(delivery))
+            self._settler.postpone(delivery, task_id, explanation, pause)
 
     def crashed(self, run: Run, explanation: Explanation, attempt: Attempt, crashes: int | None = None) -> None:
         """A child process died of this task alone: no attempt is counted, and after enough deaths it is poison."""
@@ -91,7 +100,7 @@ class Consequences:
         if crashes >= self._rules.max_crashes:
             self._settler.dead_letter(run.delivery, failure)
         else:
-            self._settler.retry(run, failure, self._rules.policy.pause(crashes))
+            self._settler.retry(run, failure, run.terms.policy.pause(crashes))
 
     def settle_noted(self, delivery: Delivery, noted: Noted) -> bool:
         """Dead-letter a message if that was decided when it was here before; False when it may run."""
@@ -110,7 +119,7 @@ class Consequences:
         final: bool = False,
     ) -> None:
         failure = self._failure(run, explanation, attempt)
-        policy_delay = self._rules.policy.next_delay(run.attempt, rule)
+        policy_delay = run.terms.policy.next_delay(run.attempt, rule)
         if final or policy_delay is None:
             self._settler.dead_letter(run.delivery, failure)
         else:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from qbridge_core.task.explanation import Owns
-from qbridge_core.task.retry import RetryPolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,8 +14,6 @@ class Rules:
 
     Attributes:
         queue: the input queue.
-        policy: retries and their delays.
-        task_timeout: seconds that a run may take.
         max_crashes: so many deaths of processes are enough.
         processes: True when handlers run in processes of their own, whose deaths are charged to their tasks alone.
         redact: what may be shown of a text from a handler's exception.
@@ -24,8 +21,6 @@ class Rules:
     """
 
     queue: str
-    policy: RetryPolicy
-    task_timeout: float
     max_crashes: int
     processes: bool = False
     redact: Callable[[str], str] | None = None

@@ -26,10 +26,12 @@ from qbridge_core.task import foreign
 from qbridge_core.task.explanation import Explanation
 from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.outcome import Outcome, Tally, dead_lettered
+from qbridge_core.task.routing import NotYetError
 from qbridge_core.task.run import Run
 from qbridge_core.work.settle.failures import failure_of, in_words, log_fields, nameless, unrepeatable
 from qbridge_core.work.settle.repeat import Describe, RefusedError, Repeater
 from qbridge_core.work.settle.rules import Rules
+from qbridge_core.work.settle.waiting import next_pause
 
 _log: Final = logger("qbridge.worker")
 
@@ -99,27 +101,33 @@ class Settler:
             _log.debug("task %s succeeded after %.3f s", run.task_id, duration, extra=run.log_fields())
         return True
 
-    def postpone(self, run: Run, explanation: Explanation, delay: float) -> None:
-        """Have a message run again later, nothing counted."""
+    def next_pause(self, delivery: Delivery, exc: NotYetError) -> float | None:
+        """Seconds for which to postpone a message that cannot run here; ``None`` when it has waited long enough."""
+        return next_pause(delivery, exc, self._client.capabilities)
+
+    def postpone(self, delivery: Delivery, task_id: str, explanation: Explanation, delay: float) -> None:
+        """Have a message delivered again later, nothing counted."""
         delay = self._possible(delay)
+        attempt = delivery.attempts + 1
+        fields = log_fields(delivery, task_id or nameless(delivery), attempt)
 
         def reject() -> None:
-            self._client.reject(run.delivery, requeue=True, delay=delay)
+            self._client.reject(delivery, requeue=True, delay=delay)
 
         try:
-            done = self.persist(reject, run.log_fields, may_refuse=True)
+            done = self.persist(reject, lambda: fields, may_refuse=True)
         except RefusedError as refused:
             if isinstance(refused.__cause__, MessageTooLargeError):
-                failure = failure_of(self._rules, run.delivery, explanation, run.task_id, run.attempt)
-                self.dead_letter(run.delivery, unrepeatable(failure, refused.__cause__))
+                failure = failure_of(self._rules, delivery, explanation, task_id, attempt)
+                self.dead_letter(delivery, unrepeatable(failure, refused.__cause__))
             else:
-                self.give_back(run.delivery, refused.__cause__, run.log_fields)
+                self.give_back(delivery, refused.__cause__, lambda: fields)
             return
         if done:
             foreign.settled()
             self._tally.add(Outcome.SNOOZED)
             why = explanation.redacted(self._rules.redact).message[:MAX_EXCEPTION_MESSAGE_CHARS]
-            _log.info("task %s snoozed for %g s: %s", run.task_id, delay, why, extra=run.log_fields())
+            _log.info("task %s snoozed for %g s: %s", fields["qbridge_task_id"], delay, why, extra=fields)
 
     def retry(self, run: Run, failure: Failure, delay: float) -> None:
         """Have a message run again, and tell of it."""
