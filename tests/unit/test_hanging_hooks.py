@@ -39,7 +39,7 @@ class Gate:
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     """Closed during the test."""
     monkeypatch.setattr(foreign, "SHORTEST", 0.2)
-    monkeypatch.setattr("qbridge_core.task.lifecycle._LONGEST_WAIT", 0.2)
+    monkeypatch.setattr("qbridge_core.task.hookorder._LONGEST_WAIT", 0.2)
     gate = Gate()
     yield gate
     gate.released.set()

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from qbridge_core import Snooze, TaskManager, hookimpl
-from qbridge_core.task.lifecycle import HookOrder, Lifecycle
+from qbridge_core.task.hookorder import HookOrder
+from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_memory import MemoryClient
 from support.wait import wait_for
 
@@ -141,7 +142,7 @@ def test_a_snoozed_task_is_told_in_order(client: MemoryClient) -> None:
 
 def test_a_hook_that_hangs_holds_its_task_up_for_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """After some seconds the next attempt begins all the same, and other tasks never wait."""
-    monkeypatch.setattr("qbridge_core.task.lifecycle._LONGEST_WAIT", 0.1)
+    monkeypatch.setattr("qbridge_core.task.hookorder._LONGEST_WAIT", 0.1)
     order = HookOrder()
     told = order.begin("t")
     began = time.monotonic()

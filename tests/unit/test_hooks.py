@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import pytest
 
@@ -16,6 +17,7 @@ from qbridge_core import (
     Reason,
     Reject,
     TaskManager,
+    TooManyStuckTasksError,
     hookimpl,
     worker_identity,
 )
@@ -49,9 +51,9 @@ class Recorder:
         self._add("worker_started", queue=queue, worker=worker)
 
     @hookimpl
-    def qbridge_worker_stopping(self, queue: str, worker: str) -> None:
+    def qbridge_worker_stopping(self, queue: str, worker: str, reason: str) -> None:
         """Remember."""
-        self._add("worker_stopping", queue=queue, worker=worker)
+        self._add("worker_stopping", queue=queue, worker=worker, reason=reason)
 
     @hookimpl
     def qbridge_task_started(self, queue: str, task_id: str, attempt: int) -> None:
@@ -97,7 +99,60 @@ def test_the_worker_tells_of_its_start_and_its_end(client: MemoryClient) -> None
     recorder = Recorder()
     TaskManager(client, print, "q", "d", max_workers=1, plugins=[recorder]).run_until_idle(10.0)
     worker = {"queue": "q", "worker": worker_identity()}
-    assert recorder.calls == [("worker_started", worker), ("worker_stopping", worker)]
+    stopping = {**worker, "reason": "stop() was called"}
+    assert recorder.calls == [("worker_started", worker), ("worker_stopping", stopping)]
+
+
+def test_a_worker_that_ends_because_of_an_error_says_so(client: MemoryClient) -> None:
+    """The reason of its end is the error."""
+    recorder, release = Recorder(), threading.Event()
+    client.send_many("q", range(3))
+    manager = TaskManager(
+        client, lambda _: release.wait(30), "q", "d", max_workers=1, task_timeout=0.1, max_abandoned=1,
+        grace_period=0.1, plugins=[recorder],
+    )  # fmt: skip
+    with pytest.raises(TooManyStuckTasksError):
+        manager.start()
+    release.set()
+    (reason,) = [arguments["reason"] for name, arguments in recorder.calls if name == "worker_stopping"]
+    assert reason.startswith("TooManyStuckTasksError: 2 handlers did not end")
+
+
+class Named(Recorder):
+    """A plugin that is found by its name."""
+
+    made: ClassVar[list[Recorder]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made.append(self)
+
+
+named = Recorder()
+
+
+@pytest.mark.parametrize(("name", "found"), [("named", lambda: named), ("Named", lambda: Named.made[-1])])
+def test_a_plugin_can_be_named(client: MemoryClient, name: str, found: Callable[[], Recorder]) -> None:
+    """``module:name`` is imported; of a class an object is made."""
+    client.send("q", 1, task_id="t")
+    TaskManager(client, lambda _: None, "q", "d", plugins=[f"{__name__}:{name}"]).run_until_idle(10.0)
+    assert ("task_started", {"queue": "q", "task_id": "t", "attempt": 1}) in found().calls
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("announcer", "named as 'module:name', not 'announcer'"),
+        ("qbridge_nowhere:x", "cannot be had: ModuleNotFoundError"),
+        ("qbridge_core:nothing", "cannot be had: AttributeError"),
+        ("qbridge_core:Failure", "cannot be had: TypeError"),
+        ("qbridge_core:connect", "has no hooks"),
+    ],
+)
+def test_a_name_that_leads_nowhere_is_refused(client: MemoryClient, name: str, message: str) -> None:
+    """The error says what is wrong with it."""
+    with pytest.raises(ConfigurationError, match=message):
+        TaskManager(client, print, "q", "d", plugins=[name])
 
 
 def test_a_successful_task_is_started_and_succeeds(client: MemoryClient) -> None:
@@ -224,7 +279,7 @@ def test_a_hook_without_its_mark_is_refused(client: MemoryClient) -> None:
         TaskManager(client, print, "q", "d", plugins=[Plugin()])
 
 
-@pytest.mark.parametrize("plugin", [object(), "announcer", Recorder.__init__])
+@pytest.mark.parametrize("plugin", [object(), Recorder.__init__])
 def test_a_plugin_without_hooks_is_refused(client: MemoryClient, plugin: object) -> None:
     """Nothing of it would ever be called."""
     with pytest.raises(ConfigurationError, match="has no hooks: methods marked with @hookimpl"):

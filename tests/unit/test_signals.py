@@ -94,6 +94,35 @@ def test_a_signal_stops_gracefully(program: Callable[..., Program], number: int)
 
 
 @pytest.mark.parametrize("number", SIGNALS)
+def test_plugins_and_the_log_learn_of_the_signal(program: Callable[..., Program], number: int) -> None:
+    """The reason of a stop is the name of the signal, even when another one follows."""
+    worker = program(
+        """
+        import logging
+        from qbridge_core import hookimpl
+
+        logging.basicConfig(level="INFO")
+
+        class Plugin:
+            @hookimpl
+            def qbridge_worker_stopping(self, reason):
+                say(reason)
+
+        def handler(payload):
+            started.set()
+            time.sleep(1)
+        """,
+        "plugins=[Plugin()]",
+    )
+    assert worker.read() == "started"
+    worker.process.send_signal(number)
+    code, lines, errors = worker.finish(15)
+    name = signal.Signals(number).name
+    assert (code, lines[0]) == (0, name), errors
+    assert f"is to stop: {name}; the tasks of q that run get 25 s" in errors
+
+
+@pytest.mark.parametrize("number", SIGNALS)
 def test_an_idle_worker_stops_at_once(program: Callable[..., Program], number: int) -> None:
     """A worker that waits for messages does not wait for the end of its poll."""
     worker = program("def handler(payload):\n    client.stats('q').ready or started.set()")

@@ -111,6 +111,8 @@ class KombuClient(QueueClient):
                 "is lost when it is killed: give allow_loss=True to accept that, or use a broker that keeps it (see "
                 "docs/kombu.md)"
             )
+        kind_of_broker = parsed.scheme.partition("+")[2]
+        self.system = _SYSTEMS.get(kind_of_broker, kind_of_broker)
         self.max_message_bytes = self._settings.max_message_bytes
         self._capabilities = replace(self._transport.capabilities, diagnoses=True)
         self._declarations = DeclaredQueues()
@@ -377,6 +379,7 @@ class KombuClient(QueueClient):
         return parts
 
 
+_SYSTEMS: Final = {"amqp": "rabbitmq", "amqps": "rabbitmq", "rediss": "redis", "sqs": "aws_sqs"}
 _DEFAULTS: Final = {name: getattr(Settings(), name) for name in READERS}
 
 

@@ -105,6 +105,7 @@ class MemoryClient(Holding):
         ConfigurationError: the option is no whole number of at least 1.
     """
 
+    system = "memory"
     capabilities = Capabilities(
         delay=True,
         browse=True,

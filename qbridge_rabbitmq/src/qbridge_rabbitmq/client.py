@@ -97,6 +97,7 @@ class RabbitMQClient(Holding):
     """
 
     logs_outages = True
+    system = "rabbitmq"
     capabilities = Capabilities(
         delay=True,
         max_delay=delays.MAX_SECONDS,

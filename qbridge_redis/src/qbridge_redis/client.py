@@ -102,6 +102,7 @@ class RedisClient(Holding):
     )
 
     logs_outages = True
+    system = "redis"
 
     def __init__(self, redis_url: str = "redis://localhost:6379/0", **options: object) -> None:
         self._options = Options.parse(redis_url, options)

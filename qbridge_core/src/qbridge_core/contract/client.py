@@ -55,6 +55,9 @@ class QueueClient(Operations, Diagnosing):
     """True when the client itself logs that its connection is lost (one WARNING: what, why, and that it reconnects), a
     reminder each minute, and one INFO line with the duration when it is back. Workers are silent about it then."""
 
+    system: str = "other"
+    """Which kind of broker this is, by the name that OpenTelemetry has for it (``messaging.system``), for hooks."""
+
     def __init_subclass__(cls, **arguments: object) -> None:
         super().__init_subclass__(**arguments)
         refuse_what_is_new(cls)

@@ -9,7 +9,7 @@ take, at least a second, is left out: another thread takes the place of the one 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pluggy
@@ -17,7 +17,8 @@ import pluggy
 from qbridge_core.contract.client import QueueClient
 
 if TYPE_CHECKING:
-    from qbridge_core.contract.dead_letter import Failure
+    from qbridge_core.contract.dead_letter import Failure, Reason
+    from qbridge_core.contract.settlement import Settlement
 
 PROJECT = "qbridge"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -39,8 +40,11 @@ def qbridge_worker_started(queue: str, worker: str) -> None:
 
 
 @hookspec
-def qbridge_worker_stopping(queue: str, worker: str) -> None:
-    """A TaskManager was asked to stop; running tasks still get their grace period."""
+def qbridge_worker_stopping(queue: str, worker: str, reason: str) -> None:
+    """A TaskManager was asked to stop; running tasks still get their grace period.
+
+    ``reason`` is the name of the signal (``SIGTERM``), ``stop() was called``, or the error that ends it.
+    """
 
 
 @hookspec
@@ -74,3 +78,50 @@ def qbridge_task_retried(queue: str, task_id: str, attempt: int, delay: float) -
 @hookspec
 def qbridge_task_dead_lettered(queue: str, task_id: str, failure: Failure) -> None:
     """The message is in the dead-letter queue."""
+
+
+@hookspec
+def qbridge_task_settled(
+    queue: str,
+    task_id: str,
+    attempt: int,
+    outcome: str,
+    reason: Reason | None,
+    wait: float | None,
+    duration: float | None,
+    settling: float,
+    system: str,
+) -> None:
+    """A delivery has ended, and the broker has agreed; the arguments are those of a ``Settlement``.
+
+    Called for each task, in the worker's thread and the task's context, before ``succeeded``, ``retried`` or
+    ``dead_lettered``. ``system`` is the client's: ``rabbitmq``, ``redis``, ``memory``, ….
+    """
+
+
+@hookspec
+def qbridge_settlements(queue: str, settlements: Sequence[Settlement], running: int) -> None:
+    """The same for many tasks together: for those who count, and costs each task next to nothing.
+
+    Called four times a second at most, when there is something new, and at the end of the worker; in a thread of its
+    own, one call at a time for each worker. ``running`` is how many handlers run now, of which it tells as well.
+    """
+
+
+@hookspec
+def qbridge_task_handed_back(queue: str, task_id: str) -> None:
+    """A message went back to its queue, nothing counted: the worker stops, or could not begin it."""
+
+
+@hookspec
+def qbridge_task_crashed(queue: str, task_id: str, crashes: int, suspected: bool) -> None:
+    """A process died of a task. What becomes of the task is told by ``retried`` or ``dead_lettered``.
+
+    ``crashes`` are those charged to it, this one included. With ``suspected`` it may have been another task that the
+    process ran: this one is not charged, and runs apart.
+    """
+
+
+@hookspec
+def qbridge_settlement_repeated(queue: str) -> None:
+    """A settlement did not succeed and is tried again: the broker is away, or refuses it."""

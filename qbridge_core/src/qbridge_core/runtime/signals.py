@@ -32,6 +32,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_restore)
 
 
+def name_of(number: int) -> str:
+    """What a signal is called. Takes no lock."""
+    return signal.Signals(number).name
+
+
 class Insistence:
     """Counts the signals; the third one ends the process at once, whatever hangs in it."""
 
@@ -46,8 +51,11 @@ class Insistence:
 
 
 @contextmanager
-def stop_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """SIGINT and SIGTERM call ``stop``, if this is the main thread (only there Python can install handlers)."""
+def stop_signals(stop: Callable[[int], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM call ``stop`` with their number.
+
+    Only in the main thread, where alone Python can install handlers.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -57,7 +65,7 @@ def stop_signals(stop: Callable[[], None]) -> Iterator[None]:
         del frame
         if process == os.getpid():
             insistence.count(number)
-            stop()
+            stop(number)
             return
         # A process that C code of a handler's has forked, of which Python knows nothing.
         signal.signal(number, previous[signal.Signals(number)])

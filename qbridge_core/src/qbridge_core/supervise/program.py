@@ -24,7 +24,7 @@ from qbridge_core.errors import AuthenticationError, ConfigurationError, QBridge
 from qbridge_core.execute.spawned import JsonLink, main_program_imported
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import flush, logger
-from qbridge_core.runtime.signals import Insistence
+from qbridge_core.runtime.signals import Insistence, name_of
 from qbridge_core.supervise.builds import find
 from qbridge_core.task.explanation import Explanation
 from qbridge_core.work.manager import TaskManager
@@ -241,6 +241,7 @@ class _Worker:
         self._wanted = orders.wanted
         self._link = link
         self._insistence = Insistence()
+        self._reason = "the supervisor stops it"
         self._ended_at: float | None = None
         self._thread = threading.Thread(target=self._work, name="qbridge-manager", daemon=True)
         self._status = 0
@@ -252,7 +253,7 @@ class _Worker:
         self._thread.start()
         while self._thread.is_alive():
             if self._wanted:
-                self._workers.stop(now=NOW in self._wanted)
+                self._workers.stop(now=NOW in self._wanted, reason=self._reason)
             self._thread.join(_REPEAT)
             if self._ended_at is not None and monotonic() > self._ended_at + _DISCONNECT_TIME:
                 _log.error("the client does not disconnect; the process ends without it")
@@ -277,5 +278,7 @@ class _Worker:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
+        if not self._wanted:
+            self._reason = name_of(number)
         self._wanted.append(STOP)
         self._insistence.count(number)

@@ -106,6 +106,11 @@ class CoroutinePool:
         """True while messages are read or tasks are not settled."""
         return self._feeder.feeding or bool(self._flights)
 
+    @property
+    def running(self) -> int:
+        """How many handlers run now; those that were given up do not count."""
+        return sum(flight.loop is not None for flight in list(self._flights))
+
     def owns_current_thread(self) -> bool:
         """True in a thread that this one waits for."""
         return threading.get_ident() == self._feeder.ident or self._threads.owns_current_thread()

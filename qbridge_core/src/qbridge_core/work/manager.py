@@ -42,7 +42,7 @@ from qbridge_core.work.arguments import (
 )
 from qbridge_core.work.idle import is_at_rest, is_empty
 from qbridge_core.work.plan import Plan, usual_workers
-from qbridge_core.work.session import Session
+from qbridge_core.work.session import INTERRUPTED, Session
 from qbridge_core.work.settle.rules import Rules
 
 if TYPE_CHECKING:
@@ -91,7 +91,8 @@ class TaskManager:
         max_abandoned: how many handlers, hooks and the like may hang past their timeout, each holding a thread, before
             the manager stops and raises :class:`~qbridge_core.TooManyStuckTasksError`.
         max_message_bytes: a longer message is malformed; ``None`` means what the client publishes at most.
-        plugins: objects or modules that implement lifecycle hooks (:mod:`qbridge_core.hookspecs`). A hook that does not
+        plugins: objects or modules that implement lifecycle hooks (:mod:`qbridge_core.hookspecs`), or names of such as
+            ``"module:name"``, which are imported; of a class an object is made. A hook that does not
             return for ``task_timeout``, at least a second, is left out and its thread replaced, as are a backoff, whose
             delay then counts as 0, and ``redact``.
         executor: ``"thread"``, or ``"process"`` to run each handler in one of ``max_workers`` child processes: then a
@@ -225,7 +226,7 @@ class TaskManager:
                     session.wait()
                 finally:  # something else interrupted the wait
                     if not session.stopped.is_set():
-                        session.request_stop()
+                        session.request_stop(reason=INTERRUPTED)
                         session.wait()
         finally:
             self._forget(session)

@@ -23,6 +23,11 @@ class Pool(Protocol):
         """True while it takes messages, or holds some that are not settled."""
         ...
 
+    @property
+    def running(self) -> int:
+        """How many handlers run now."""
+        ...
+
     def owns_current_thread(self) -> bool:
         """True in a thread that it waits for."""
         ...

@@ -15,6 +15,7 @@ from qbridge_core.errors import QBridgeError
 from qbridge_core.runtime.aside import aside
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
+from qbridge_core.runtime.signals import name_of
 from qbridge_core.task import foreign
 from qbridge_core.task.context import current_run
 from qbridge_core.work.job import Job
@@ -28,6 +29,8 @@ from qbridge_core.work.workerpool import WorkerPool
 
 _log: Final = logger("qbridge.manager")
 _STALE_POLL: Final = 1.0
+STOP_CALLED: Final = "stop() was called"
+INTERRUPTED: Final = "the program was interrupted"
 LOOK_EVERY: Final = 0.25
 """Seconds between two looks of whoever waits for the end: signal handlers run in between, on every system."""
 _JOIN_POLL: Final = 0.05
@@ -47,6 +50,7 @@ class Session:
         starter: the thread that waits for it in ``start``, if one does.
         bell: rung when it should be called now.
         opened: set when the lifespan is entered, or there is none, or the session ends.
+        stop_reason: who has asked to stop; "" as long as nobody has.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class Session:
         self._grace_period = grace_period
         self.bell = Bell(self)
         self._stop_requests = 0
+        self.stop_reason = ""
         self._pool: Pool
         if job.executor.on_loop:
             from qbridge_core.work.coroutinepool import CoroutinePool  # here, for others do without asyncio
@@ -94,16 +99,22 @@ class Session:
         """Whether nothing is taken, since its queue is paused."""
         return self._pausing.rests
 
-    def request_stop(self, times: int = 1) -> None:
-        """Begin to stop, the second time at once; may be called from any thread and from a signal handler."""
-        self._ask(max(times, self._stop_requests))
+    def request_stop(self, times: int = 1, reason: str = STOP_CALLED) -> None:
+        """Begin to stop, the second time at once; may be called from any thread and from a signal handler.
 
-    def request_stop_by_signal(self) -> None:
+        Args:
+            times: 2 to stop at once.
+            reason: who asks, for the log and for plugins.
+        """
+        self._ask(max(times, self._stop_requests), reason)
+
+    def request_stop_by_signal(self, number: int) -> None:
         """Begin to stop, or end the grace period when already stopping."""
-        self._ask(self._stop_requests + 1)
+        self._ask(self._stop_requests + 1, name_of(number))
 
-    def _ask(self, requests: int) -> None:
+    def _ask(self, requests: int, reason: str) -> None:
         # Takes no lock: a signal handler may have interrupted whoever holds it.
+        self.stop_reason = self.stop_reason or reason
         self._job.dispatcher.ending = True
         self._stop_requests = requests
         self._hurry()
@@ -162,6 +173,10 @@ class Session:
         self._thread = threading.get_ident()
         self.opened.set()
         try:
+            _log.info(
+                "worker %s is to stop: %s; the tasks of %s that run get %g s",
+                worker_identity(), self._why, self._queue, self._grace_period, extra={"qbridge_queue": self._queue},
+            )  # fmt: skip
             self.bell.take()
             self._pausing.end()
             if self._pool.error is not None:
@@ -204,6 +219,8 @@ class Session:
         self._pausing.begin()
         self._has_begun = True
         self._tell_start(worker)
+        if (accounts := self._job.settler.accounts) is not None:
+            accounts.begin(self._running)
         self._pool.start()
         if self._isolation is not None:
             self._isolation.start()
@@ -259,9 +276,15 @@ class Session:
         if raised:
             raise raised[0]
 
+    def _running(self) -> int:
+        """How many handlers run now."""
+        return self._pool.running + (0 if self._isolation is None else self._isolation.running)
+
     def _end(self) -> None:
         self._stopping.drain(self._grace_period, self._notice, self.bell)
         self._stopping.finish(patient=self._has_begun)
+        if (accounts := self._job.settler.accounts) is not None:
+            accounts.end()
         if self._started is not None and self._started[0].is_alive():
             self._fail(_left_behind("a plugin's qbridge_worker_started has not returned"))
         self._pool.count_stuck()  # also those that came last
@@ -273,7 +296,13 @@ class Session:
             if self._started is not None:  # the hooks of the end come after those of the start
                 thread, deadline = self._started
                 thread.join(max(0.0, deadline - monotonic()))
-            self._job.lifecycle.worker_stopping(queue=self._queue, worker=worker_identity())
+            self._job.lifecycle.worker_stopping(queue=self._queue, worker=worker_identity(), reason=self._why)
+
+    @property
+    def _why(self) -> str:
+        """Why it stops."""
+        error = self.error or self._pool.error
+        return self.stop_reason or (STOP_CALLED if error is None else f"{type(error).__name__}: {error}")
 
     def _fail(self, exc: BaseException) -> None:
         """Keep the first error, and say at once that the worker ends with it."""

@@ -66,6 +66,11 @@ class WorkerPool:
         with self._lock:
             return bool(self._workers)
 
+    @property
+    def running(self) -> int:
+        """How many handlers run now; those that were given up do not count."""
+        return sum(worker.running is not None for worker in self._snapshot())
+
     def owns_current_thread(self) -> bool:
         """True in a worker's thread, an abandoned one included."""
         ident = threading.get_ident()

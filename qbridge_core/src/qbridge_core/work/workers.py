@@ -13,9 +13,9 @@ from qbridge_core.errors import ConfigurationError
 from qbridge_core.runtime.aside import aside
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import flush, logger
-from qbridge_core.runtime.signals import stop_signals
+from qbridge_core.runtime.signals import name_of, stop_signals
 from qbridge_core.work.manager import TaskManager
-from qbridge_core.work.session import LOOK_EVERY, Session
+from qbridge_core.work.session import INTERRUPTED, LOOK_EVERY, STOP_CALLED, Session
 
 _log: Final = logger("qbridge.manager")
 DEFAULT_POLL_TIMEOUT: Final = 5.0
@@ -65,6 +65,7 @@ class Workers:
         self._members: tuple[_Member, ...] = ()
         self._signals = 0
         self._stops = 0
+        self._reason = ""
         self._over = threading.Event()
         self._error: BaseException | None = None
 
@@ -94,16 +95,19 @@ class Workers:
         if self._error is not None:
             raise self._error
 
-    def stop(self, *, now: bool = False) -> None:
+    def stop(self, *, now: bool = False, reason: str = STOP_CALLED) -> None:
         """Ask all to stop, at any time, in any thread; does not wait for that.
 
         Args:
             now: end the grace period of the running tasks, as a second signal does.
+            reason: who asks, for the log and for plugins.
         """
+        self._reason = self._reason or reason
         self._stops = max(self._stops, 2 if now else 1)
         self._pass_on()
 
-    def _on_signal(self) -> None:
+    def _on_signal(self, number: int) -> None:
+        self._reason = self._reason or name_of(number)
         self._signals += 1
         self._pass_on()
 
@@ -113,12 +117,19 @@ class Workers:
         failed = self._error is not None
         return max(self._signals, self._stops, failed, *(session.stop_requests for _, session in self._members))
 
+    @property
+    def _first_reason(self) -> str:
+        """Why one of them stops, which is why all do."""
+        if self._error is not None:
+            return f"another worker of this process has ended: {type(self._error).__name__}: {self._error}"
+        return next((session.stop_reason for _, session in self._members if session.stop_reason), STOP_CALLED)
+
     def _pass_on(self) -> None:
         # Takes no lock: a signal handler may have interrupted whoever holds it.
         wanted = self._wanted
         for _, session in self._members:
             if session.stop_requests < wanted:
-                session.request_stop(wanted)
+                session.request_stop(wanted, self._reason or self._first_reason)
 
     # ------------------------------------------------------------------ from start to end
 
@@ -147,7 +158,7 @@ class Workers:
             self._wait(begun)
         finally:  # something else interrupted the wait, or the system has no thread left
             if not all(session.stopped.is_set() for _, session in begun):
-                self.stop()
+                self.stop(reason=INTERRUPTED)
                 self._wait(begun)
 
     def _wait(self, begun: Sequence[_Member]) -> None:
@@ -182,7 +193,7 @@ class Workers:
         except BaseException as exc:  # noqa: BLE001 - the job fails with it
             if self._error is None:
                 self._error = exc
-        self.stop()
+        self.stop(reason="the queues are empty")
 
 
 class _Member(NamedTuple):

@@ -49,7 +49,8 @@ def run_here(targets: Sequence[Target], start_timeout: float, until_idle: bool) 
             click.echo(f"{manager.input_queue}: {manager.report()}")
 
 
-def _leave() -> NoReturn:
+def _leave(number: int) -> NoReturn:
+    del number
     # What a target does while it is built may take long, and no message has been taken.
     raise _Left(DONE)
 

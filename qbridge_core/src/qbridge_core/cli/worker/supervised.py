@@ -45,7 +45,7 @@ def run_reloading(targets: Sequence[Target], processes: int, start_timeout: floa
     changes = _Changes(folders)
     set_up_logs(targets[0].log_level)
     asked: list[None] = []
-    with stop_signals(lambda: asked.append(None)):  # between two runs; in one the supervisor has its own
+    with stop_signals(lambda _: asked.append(None)):  # between two runs; in one the supervisor has its own
         worked = False
         while not asked:
             supervisor = Supervisor(list(targets), processes, start_timeout=start_timeout)

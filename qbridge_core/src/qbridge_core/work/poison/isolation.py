@@ -122,7 +122,12 @@ class Isolation:
     @property
     def busy(self) -> bool:
         """True while a suspect runs or is being settled."""
-        return any(runner.running is not None for runner in self._all_runners())
+        return self.running > 0
+
+    @property
+    def running(self) -> int:
+        """How many of them run now."""
+        return sum(runner.running is not None for runner in self._all_runners())
 
     @property
     def has_runners(self) -> bool:

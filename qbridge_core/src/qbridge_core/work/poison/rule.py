@@ -113,6 +113,8 @@ class PoisonRule:
         if moved:
             why = "was held by a worker that died" if doubtful else "has killed a process"
             _log.warning("task %s %s; it runs apart now", task_id, why, extra=fields)
+            if doubtful:
+                self._lifecycle.task_crashed(queue=self._rules.queue, task_id=task_id, crashes=crashes, suspected=True)
             side_queue.moved()
         return False
 

@@ -52,12 +52,12 @@ class Consequences:
         explanation = verdict.explanation
         if verdict.action is Action.POSTPONE:
             run.delivery.record(attempt_of(run, explanation, AttemptOutcome.SNOOZED))
-            self._settler.postpone(run.delivery, run.task_id, explanation, verdict.delay or 0.0)
+            self._settler.postpone(run.delivery, run.task_id, explanation, verdict.delay or 0.0, run)
             return
         attempt = attempt_of(run, explanation)  # before the hook, which may take its time
         self._lifecycle.task_failed(queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, exception=shown)
         if verdict.action is Action.REJECT:
-            self._settler.dead_letter(run.delivery, self._failure(run, explanation, attempt))
+            self._settler.dead_letter(run.delivery, self._failure(run, explanation, attempt), run)
         elif verdict.action is Action.CRASH:
             self.crashed(run, explanation, attempt)
         else:
@@ -97,8 +97,9 @@ class Consequences:
         failure = failure_of(
             self._rules, run.delivery, explanation, run.task_id, run.delivery.attempts, crashes=crashes, attempt=attempt
         )
+        self._lifecycle.task_crashed(queue=self._rules.queue, task_id=run.task_id, crashes=crashes, suspected=False)
         if crashes >= self._rules.max_crashes:
-            self._settler.dead_letter(run.delivery, failure)
+            self._settler.dead_letter(run.delivery, failure, run)
         else:
             self._settler.retry(run, failure, run.terms.policy.pause(crashes))
 
@@ -121,7 +122,7 @@ class Consequences:
         failure = self._failure(run, explanation, attempt)
         policy_delay = run.terms.policy.next_delay(run.attempt, rule)
         if final or policy_delay is None:
-            self._settler.dead_letter(run.delivery, failure)
+            self._settler.dead_letter(run.delivery, failure, run)
         else:
             self._settler.retry(run, failure, policy_delay if delay is None else delay)
 

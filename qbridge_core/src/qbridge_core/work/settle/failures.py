@@ -7,7 +7,16 @@ import time
 from dataclasses import replace
 
 from qbridge_core.contract.dead_letter import Failure
-from qbridge_core.contract.headers import CRASHES, MAX_EXCEPTION_MESSAGE_CHARS, REPLAYS, instant, meta_int
+from qbridge_core.contract.envelope import MalformedTaskError, read_task
+from qbridge_core.contract.headers import (
+    CRASHES,
+    MAX_EXCEPTION_MESSAGE_CHARS,
+    REPLAYS,
+    TASK_ID,
+    instant,
+    meta_int,
+    meta_text,
+)
 from qbridge_core.contract.history import Attempt, AttemptOutcome, History, with_attempts, with_deaths
 from qbridge_core.contract.message import Delivery
 from qbridge_core.contract.names import worker_identity
@@ -95,6 +104,15 @@ def in_words(failure: Failure) -> str:
 def nameless(delivery: Delivery) -> str:
     """What a log calls a message without any id: enough to find it, and nothing of what is in it."""
     return f"without id ({len(delivery.body)} bytes, sha256 {hashlib.sha256(delivery.body).hexdigest()[:16]})"
+
+
+def known_task_id(delivery: Delivery) -> str:
+    """The task's id in a message that nobody has begun, as far as it has one; "" otherwise."""
+    try:
+        told = read_task(delivery.body, len(delivery.body)).task_id
+    except MalformedTaskError:
+        return delivery.message_id or ""
+    return told or meta_text(delivery.meta, TASK_ID) or delivery.message_id or ""
 
 
 def log_fields(delivery: Delivery, task_id: str | None, attempt: int) -> dict[str, object]:

@@ -46,11 +46,15 @@ class Repeater:
     Args:
         queue: its name, for the log.
         give_up: set when the worker must end now; what is not done is then left to the broker.
+        repeated: called each time that something is tried again.
         logs_outages: the client says itself when its connection is lost.
     """
 
-    def __init__(self, queue: str, give_up: threading.Event, *, logs_outages: bool = False) -> None:
+    def __init__(
+        self, queue: str, give_up: threading.Event, repeated: Callable[[], None], *, logs_outages: bool = False
+    ) -> None:
         self._queue = queue
+        self._repeated = repeated
         self._give_up = give_up
         self._logs_outages = logs_outages
         self._outage = Outage()
@@ -93,6 +97,7 @@ class Repeater:
                 self._complain(exc, fields, quietly=may_refuse and refusals > 0)
                 if self._give_up.wait(pause.next()):
                     return False
+                self._repeated()
                 try:
                     action()
                 except Exception as again:  # noqa: BLE001 - as above

@@ -20,6 +20,7 @@ from qbridge_core.contract.dead_letter import Failure, Noted
 from qbridge_core.contract.headers import MAX_EXCEPTION_MESSAGE_CHARS
 from qbridge_core.contract.message import Delivery
 from qbridge_core.errors import MessageTooLargeError, QBridgeError
+from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
 from qbridge_core.runtime.outage import Outage
 from qbridge_core.task import foreign
@@ -28,7 +29,15 @@ from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.outcome import Outcome, Tally, dead_lettered
 from qbridge_core.task.routing import NotYetError
 from qbridge_core.task.run import Run
-from qbridge_core.work.settle.failures import failure_of, in_words, log_fields, nameless, unrepeatable
+from qbridge_core.work.settle.accounts import Accounts
+from qbridge_core.work.settle.failures import (
+    failure_of,
+    in_words,
+    known_task_id,
+    log_fields,
+    nameless,
+    unrepeatable,
+)
 from qbridge_core.work.settle.repeat import Describe, RefusedError, Repeater
 from qbridge_core.work.settle.rules import Rules
 from qbridge_core.work.settle.waiting import next_pause
@@ -47,6 +56,7 @@ class Settler:
         give_up: set when the worker must end now; pending settlements are then left to the broker.
 
     Attributes:
+        accounts: tells plugins of each settlement; None when nobody listens.
         persist: repeats what the broker must be made to do; see :meth:`Repeater.repeat`.
     """
 
@@ -62,7 +72,9 @@ class Settler:
         self._rules = rules
         self._lifecycle = lifecycle
         self._tally = tally
-        repeater = Repeater(rules.queue, give_up, logs_outages=client.logs_outages)
+        self.accounts: Final = Accounts.of(lifecycle, rules.queue, client.system)
+        repeated = functools.partial(lifecycle.settlement_repeated, queue=rules.queue)
+        repeater = Repeater(rules.queue, give_up, repeated, logs_outages=client.logs_outages)
         self.persist, self._insist = repeater.repeat, repeater.insist
         self._refusals = Outage()
 
@@ -80,8 +92,9 @@ class Settler:
             at_once: wait for nothing: what is not done is left to a call that may. Only for an event loop, with a
                 client whose ``ack`` never waits, and where no hook hears of it; see ``acks_at_once``.
         """
-        order = self._lifecycle.order
+        order, accounts = self._lifecycle.order, self.accounts
         told = None if order is None else order.begin(run.task_id)
+        began = 0.0 if accounts is None else monotonic()
         try:
             # For each message, so without what ``persist`` takes beside the call itself.
             try:
@@ -90,6 +103,8 @@ class Settler:
                 if at_once or not self._insist(exc, functools.partial(self._client.ack, run.delivery), run.log_fields):
                     return False
             self._tally.add(Outcome.SUCCEEDED)
+            if accounts is not None:
+                accounts.succeeded(run, duration, began)
             if order is not None:  # otherwise nobody listens
                 self._lifecycle.task_succeeded(
                     queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, duration=duration
@@ -105,9 +120,25 @@ class Settler:
         """Seconds for which to postpone a message that cannot run here; ``None`` when it has waited long enough."""
         return next_pause(delivery, exc, self._client.capabilities)
 
-    def postpone(self, delivery: Delivery, task_id: str, explanation: Explanation, delay: float) -> None:
-        """Have a message delivered again later, nothing counted."""
-        delay = self._possible(delay)
+    def postpone(
+        self, delivery: Delivery, task_id: str, explanation: Explanation, delay: float, run: Run | None = None
+    ) -> None:
+        """Have a message delivered again later, nothing counted.
+
+        Args:
+            delivery: the message.
+            task_id: the id of its task, or "".
+            explanation: why.
+            delay: seconds.
+            run: the run that has asked for it, if one has.
+        """
+        with self._lifecycle.telling(task_id):
+            self._postpone_and_tell(delivery, task_id, explanation, delay, run)
+
+    def _postpone_and_tell(
+        self, delivery: Delivery, task_id: str, explanation: Explanation, delay: float, run: Run | None
+    ) -> None:
+        delay, began = self._possible(delay), monotonic()
         attempt = delivery.attempts + 1
         fields = log_fields(delivery, task_id or nameless(delivery), attempt)
 
@@ -119,13 +150,15 @@ class Settler:
         except RefusedError as refused:
             if isinstance(refused.__cause__, MessageTooLargeError):
                 failure = failure_of(self._rules, delivery, explanation, task_id, attempt)
-                self.dead_letter(delivery, unrepeatable(failure, refused.__cause__))
+                self.dead_letter(delivery, unrepeatable(failure, refused.__cause__), run)
             else:
                 self.give_back(delivery, refused.__cause__, lambda: fields)
             return
         if done:
             foreign.settled()
             self._tally.add(Outcome.SNOOZED)
+            if self.accounts is not None and run is not None:
+                self.accounts.put_back(run, Outcome.SNOOZED, None, began)
             why = explanation.redacted(self._rules.redact).message[:MAX_EXCEPTION_MESSAGE_CHARS]
             _log.info("task %s snoozed for %g s: %s", fields["qbridge_task_id"], delay, why, extra=fields)
 
@@ -136,6 +169,7 @@ class Settler:
             self._retry_and_tell(run, failure, delay)
 
     def _retry_and_tell(self, run: Run, failure: Failure, delay: float) -> None:
+        began = monotonic()
         # A suspect that ran alone goes back to the queue itself.
         back = None if run.delivery.queue == self._rules.queue else self._rules.queue
 
@@ -146,7 +180,7 @@ class Settler:
             done = self.persist(reject, run.log_fields, may_refuse=True)
         except RefusedError as refused:
             if isinstance(refused.__cause__, MessageTooLargeError):
-                self.dead_letter(run.delivery, unrepeatable(failure, refused.__cause__))
+                self.dead_letter(run.delivery, unrepeatable(failure, refused.__cause__), run)
                 return
             run.delivery.note(Noted(failure))
             done = self.give_back(run.delivery, refused.__cause__, run.log_fields)
@@ -160,6 +194,8 @@ class Settler:
             run.task_id, failure.reason, run.attempt, in_words(failure), delay,
             extra=run.log_fields(),
         )  # fmt: skip
+        if self.accounts is not None:
+            self.accounts.put_back(run, Outcome.RETRIED, failure.reason, began)
         self._lifecycle.task_retried(queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, delay=delay)
 
     def _possible(self, delay: float) -> float:
@@ -171,12 +207,19 @@ class Settler:
             _log.warning("a delay of %g s is cut to the %g s that the broker can hold", delay, capabilities.max_delay)
         return min(delay, capabilities.max_delay)
 
-    def dead_letter(self, delivery: Delivery, failure: Failure) -> None:
-        """Move a message to the dead-letter queue, and tell of it."""
-        with self._lifecycle.telling(failure.task_id):
-            self._dead_letter_and_tell(delivery, failure)
+    def dead_letter(self, delivery: Delivery, failure: Failure, run: Run | None = None) -> None:
+        """Move a message to the dead-letter queue, and tell of it.
 
-    def _dead_letter_and_tell(self, delivery: Delivery, failure: Failure) -> None:
+        Args:
+            delivery: the message.
+            failure: what is written beside it.
+            run: the run that has led to that, if one has.
+        """
+        with self._lifecycle.telling(failure.task_id):
+            self._dead_letter_and_tell(delivery, failure, run)
+
+    def _dead_letter_and_tell(self, delivery: Delivery, failure: Failure, run: Run | None) -> None:
+        began = monotonic()
         name = failure.task_id or nameless(delivery)
         fields = log_fields(delivery, name, failure.attempts)
 
@@ -188,7 +231,7 @@ class Settler:
         except RefusedError as refused:
             delivery.note(Noted(failure, is_final=True))
             if self.give_back(delivery, refused.__cause__, lambda: fields):
-                self._tally.add(Outcome.HANDED_BACK)
+                self._handed_back(delivery)
             return
         if not done:
             return
@@ -199,13 +242,15 @@ class Settler:
             name, failure.reason, failure.attempts, in_words(failure),
             extra=fields,
         )  # fmt: skip
+        if self.accounts is not None:
+            self.accounts.dead_lettered(run, failure, began)
         self._lifecycle.task_dead_lettered(queue=delivery.queue, task_id=failure.task_id, failure=failure)
 
     def hand_back(self, delivery: Delivery) -> None:
         """Return a message to the queue, nothing counted."""
         fields = log_fields(delivery, delivery.message_id, delivery.attempts + 1)
         if self.persist(lambda: self._client.reject(delivery, requeue=True), lambda: fields):
-            self._tally.add(Outcome.HANDED_BACK)
+            self._handed_back(delivery)
 
     def hand_back_all(self, deliveries: Iterable[Delivery]) -> None:
         """Return messages to the queue together, nothing counted; ``deliveries`` are gone through once."""
@@ -223,8 +268,13 @@ class Settler:
             for delivery in itertools.chain(taken, waiting):
                 self.hand_back(delivery)  # does nothing for one that went back
         else:
-            for _ in taken:
-                self._tally.add(Outcome.HANDED_BACK)
+            for delivery in taken:
+                self._handed_back(delivery)
+
+    def _handed_back(self, delivery: Delivery) -> None:
+        self._tally.add(Outcome.HANDED_BACK)
+        if self._lifecycle.hears_hand_backs:
+            self._lifecycle.task_handed_back(queue=self._rules.queue, task_id=known_task_id(delivery))
 
     def give_back(self, delivery: Delivery, reason: BaseException | None, describe: Describe) -> bool:
         """Give a message back that the broker refuses to have elsewhere; the worker is free for others."""

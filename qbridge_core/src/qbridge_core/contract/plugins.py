@@ -1,0 +1,76 @@
+"""The plugins that somebody names: objects with hooks, or where to import them from. Nothing else is ever activated."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import reprlib
+from collections.abc import Sequence
+from typing import Final
+
+import pluggy
+
+from qbridge_core.contract import hookspecs
+from qbridge_core.contract.hookspecs import PROJECT
+from qbridge_core.errors import ConfigurationError
+
+_HOOK_PREFIX: Final = "qbridge_"
+
+
+def plugin_manager(plugins: Sequence[object]) -> pluggy.PluginManager:
+    """Register plugins, in their order.
+
+    Args:
+        plugins: objects with hooks, or ``"module:name"`` of one each.
+
+    Raises:
+        ConfigurationError: a plugin implements a hook that does not exist, or with other arguments; or it has none,
+            or one that is not marked as such, or is a class instead of an object: its hooks would never be called. Or
+            there is none of that name.
+    """
+    if isinstance(plugins, str) or not isinstance(plugins, Sequence):
+        raise ConfigurationError(f"plugins must be a sequence of objects with hooks, not {plugins!r}")
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(hookspecs)
+    found = [load_plugin(plugin) if isinstance(plugin, str) else plugin for plugin in plugins]
+    try:
+        for plugin in found:
+            manager.register(plugin)
+        manager.check_pending()
+    except (pluggy.PluginValidationError, ValueError) as exc:
+        raise ConfigurationError(f"a plugin cannot be used: {exc}") from exc
+    for plugin in found:
+        if problem := _why_not_called(manager, plugin):
+            raise ConfigurationError(f"plugin {reprlib.repr(plugin)} {problem}")
+    return manager
+
+
+def load_plugin(name: str) -> object:
+    """Import the plugin ``"module:name"``; of a class an object is made, without arguments.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise ConfigurationError(f"a plugin is named as 'module:name', not {name!r}")
+    try:
+        found: object = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+        return found() if isinstance(found, type) else found
+    except Exception as exc:
+        raise ConfigurationError(f"the plugin {name!r} cannot be had: {type(exc).__name__}: {exc}") from exc
+
+
+def _why_not_called(manager: pluggy.PluginManager, plugin: object) -> str | None:
+    """Why hooks of a plugin would not be called, or not as somebody thinks, if that is so."""
+    marked = {hook.name for hook in manager.get_hookcallers(plugin) or ()}
+    for name in dir(plugin):
+        if name not in marked and name in vars(hookspecs) and name.startswith(_HOOK_PREFIX):
+            return f"has a {name} that is not marked as a hook: write @hookimpl above it (from qbridge_core)"
+    if not marked:
+        return f"has no hooks: methods marked with @hookimpl whose names begin with {_HOOK_PREFIX}"
+    if isinstance(plugin, type) and any(inspect.isfunction(inspect.getattr_static(plugin, name)) for name in marked):
+        return f"is a class: give an object of it, {plugin.__name__}()"
+    return None

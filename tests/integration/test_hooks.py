@@ -1,0 +1,94 @@
+"""Hooks on each broker, where handlers run in threads, as coroutines and in child processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from qbridge_core import ConstantBackoff, QueueClient, Reason, TaskManager, connect, hookimpl
+from qbridge_core.hookspecs import Settlement
+from support.handlers import work
+from support.wait import wait_for
+
+
+@pytest.fixture(params=["memory", "redis", "rabbitmq"])
+def client(request: pytest.FixtureRequest, unique_name: str) -> Iterator[QueueClient]:
+    """A client of each broker with the queue of the test."""
+    fixtures = {"redis": "redis_url", "rabbitmq": "amqp_url"}
+    url = request.getfixturevalue(fixtures[request.param]) if request.param in fixtures else "memory://"
+    with connect(url) as connected:
+        assert connected.system == request.param
+        connected.declare(unique_name, f"{unique_name}-dead")
+        yield connected
+
+
+class Counting:
+    """Remembers what was settled, and what crashed."""
+
+    def __init__(self) -> None:
+        self.settlements: list[Settlement] = []
+        self.crashes: list[tuple[str, int, bool]] = []
+
+    @hookimpl
+    def qbridge_settlements(self, settlements: Sequence[Settlement]) -> None:
+        """Remember."""
+        self.settlements += settlements
+
+    @hookimpl
+    def qbridge_task_crashed(self, task_id: str, crashes: int, suspected: bool) -> None:
+        """Remember."""
+        self.crashes.append((task_id, crashes, suspected))
+
+
+def manager(client: QueueClient, handler: Any, queue: str, *plugins: object, **options: Any) -> TaskManager:
+    """A manager of the test's queue."""
+    return TaskManager(client, handler, queue, f"{queue}-dead", max_workers=2, plugins=plugins, **options)
+
+
+def test_the_wait_of_each_attempt_is_exact(client: QueueClient, unique_name: str) -> None:
+    """From the moment of sending, or from when the retry was due, to the start: as the handler's own clock has it."""
+    counting = Counting()
+    starts: list[float] = []
+
+    def handler(_: object) -> None:
+        starts.append(time.time())
+        if len(starts) == 1:
+            raise ValueError
+
+    before = time.time()
+    client.send(unique_name, 1)
+    sent = time.time()
+    wait_for(lambda: time.time() > sent + 0.3)
+    with manager(client, handler, unique_name, counting, backoff=ConstantBackoff(0.5)):
+        wait_for(lambda: len(counting.settlements) == 2)
+    first, second = (settlement.wait for settlement in counting.settlements)
+    assert first is not None
+    assert second is not None
+    assert 0.3 - 0.002 <= first <= starts[0] - before + 0.002
+    assert 0.0 <= second <= starts[1] - starts[0] - 0.5 + 0.002
+
+
+def test_a_child_that_dies_of_a_task_is_told(client: QueueClient, unique_name: str) -> None:
+    """Each death with the count of them, and the end with its reason."""
+    counting = Counting()
+    client.send(unique_name, {"do": "exit", "status": 3}, task_id="poison")
+    with manager(client, work, unique_name, counting, executor="process", max_crashes=2):
+        wait_for(lambda: len(counting.settlements) == 2, 60.0)
+    assert counting.crashes == [("poison", 1, False), ("poison", 2, False)]
+    assert [(each.outcome, each.reason) for each in counting.settlements] == [
+        ("retried", Reason.CRASHED), ("dead-lettered", Reason.CRASHED),
+    ]  # fmt: skip
+    client.purge(f"{unique_name}-dead")
+
+
+def test_tasks_that_children_run_together_are_all_settled(client: QueueClient, unique_name: str) -> None:
+    """Many quick tasks in one go: each is in the account, with its run time."""
+    counting = Counting()
+    client.send_many(unique_name, [{"do": "nothing"}] * 300)
+    with manager(client, work, unique_name, counting, executor="process"):
+        wait_for(lambda: len(counting.settlements) == 300, 60.0)
+    assert {each.outcome for each in counting.settlements} == {"succeeded"}
+    assert all(each.wait is not None and each.duration is not None for each in counting.settlements)
