@@ -26,6 +26,7 @@ from support.brokers import Broker, RabbitMQBroker, RedisBroker, amqp_answers, r
 from support.postgresql import PostgreSQLBroker, postgresql_answers, postgresql_version
 from support.proxy import TCPProxy
 from support.sqs import SQSBroker
+from support.threads import NewThreads
 from support.versions import amqp_version, redis_version
 from support.wait import wait_for
 
@@ -150,6 +151,12 @@ def _shared_url(kind: Kind) -> str:
     where = f"see {log}" if log else f"at the address in {kind.url_variable}"
     wait_for(lambda: kind.answers(url), 60 if log else 10, f"{kind.name} does not answer, {where}", interval=0.05)
     return url
+
+
+@pytest.fixture
+def new_threads() -> NewThreads:
+    """The threads that begin with this test."""
+    return NewThreads()
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from qbridge_core.work.poison.importing import can_be_isolated, setup_of
 from support import handlers, lifespans
 from support.handlers import Service, note_with_context, notes, work, work_later, work_where_set_up
 from support.suspects import CountingClient, suspected_once
+from support.threads import NewThreads
 from support.wait import wait_for
 
 pytestmark = pytest.mark.timeout(360)
@@ -339,7 +340,7 @@ def test_g6_a_suspect_without_a_child_has_its_turn_beside_what_does_not_end(clie
 
 @pytest.mark.parametrize("what", ["redact", "qbridge_task_started", "qbridge_task_succeeded"])
 def test_g20_foreign_code_that_hangs_at_a_suspect_stops_no_other_suspect(
-    client: CountingClient, journal: str, monkeypatch: pytest.MonkeyPatch, what: str
+    client: CountingClient, journal: str, monkeypatch: pytest.MonkeyPatch, new_threads: NewThreads, what: str
 ) -> None:
     """The suspect is done with once, without it, and so is the next one; a thread that comes back changes nothing."""
     monkeypatch.setattr("qbridge_core.work.poison.isolation.patience", lambda timeout: 0.2)
@@ -364,15 +365,10 @@ def test_g20_foreign_code_that_hangs_at_a_suspect_stops_no_other_suspect(
         report = running.run_until_idle(PATIENCE)
         assert hung.is_set()
         released.set()
-        wait_for(lambda: threads_named("qbridge-isolation") <= 1, 10.0, "the thread that hung has ended")
+        wait_for(lambda: new_threads.count("qbridge-isolation") <= 1, 10.0, "the thread that hung has ended")
     times = 2 if deed else 1  # a run that fails there is repeated in the worker
     assert (len(runs(journal, "suspect")), len(runs(journal, "suspect-too"))) == (times, times)
     assert (report.succeeded, report.dead_lettered) == ((0, 2) if deed else (2, 0))
-
-
-def threads_named(name: str) -> int:
-    """How many there are."""
-    return sum(thread.name == name for thread in threading.enumerate())
 
 
 def test_g6_a_suspect_has_its_turn_beside_what_cannot_be_settled(

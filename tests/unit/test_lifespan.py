@@ -410,7 +410,7 @@ def test_g16_a_lifespan_that_is_never_left_does_not_hold_the_stop(
         begin = time.monotonic()
         running.stop(now=now)
         seconds = time.monotonic() - begin
-    assert seconds < (1.3 if now else 2.6)
+    assert seconds < (5.0 if now else 10.0), "it is waited for as long as it takes, or for the whole grace period"
     assert "the lifespan was not left in time" in caplog.text
 
 

@@ -303,11 +303,11 @@ def test_until_idle_fails_when_nobody_can_tell(client: MemoryClient, monkeypatch
 
 def test_g16_all_stop_at_the_same_time(client: MemoryClient) -> None:
     """Ten managers with stuck tasks stop within the grace period of one, and not one after the other."""
-    began = threading.Semaphore(0)
+    began, over = threading.Semaphore(0), threading.Event()
 
     def stuck(payload: object) -> None:
         began.release()
-        time.sleep(60)
+        over.wait(60)
 
     managers = []
     for number in range(10):
@@ -324,6 +324,7 @@ def test_g16_all_stop_at_the_same_time(client: MemoryClient) -> None:
     managers[0].stop()
     assert runner.end() == []
     assert time.monotonic() - begin < 8, "ten times a second is more"
+    over.set()
     assert sum(client.stats(manager.input_queue).ready for manager in managers) == 10
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from qbridge_core import Outcome, QBridgeError, TaskManager, hookimpl
 from qbridge_memory import MemoryClient
+from support.threads import NewThreads
 from support.wait import wait_for
 
 
@@ -50,7 +51,7 @@ def test_stop_waits_for_the_end(client: MemoryClient) -> None:
 
 
 def test_a_stop_ends_with_the_last_thing_that_it_waits_for(
-    client: MemoryClient, monkeypatch: pytest.MonkeyPatch
+    client: MemoryClient, monkeypatch: pytest.MonkeyPatch, new_threads: NewThreads
 ) -> None:
     """Whatever is last, it rings: the look from time to time is for what nobody tells."""
     monkeypatch.setattr("qbridge_core.work.stopping._POLL", 60.0)
@@ -58,7 +59,7 @@ def test_a_stop_ends_with_the_last_thing_that_it_waits_for(
     class Plugin:
         @hookimpl
         def qbridge_worker_stopping(self) -> None:
-            wait_for(lambda: not any(thread.name == "qbridge-worker" for thread in threading.enumerate()), 10.0)
+            wait_for(lambda: not new_threads.count("qbridge-worker"), 10.0)
 
     client.send("q", 1)
     began = time.monotonic()

@@ -15,6 +15,7 @@ from qbridge_core.work.watch import Watch
 from qbridge_memory import MemoryClient
 from support.handlers import work
 from support.suspects import CountingClient
+from support.threads import NewThreads
 from support.wait import wait_for
 
 MANY = 50
@@ -27,26 +28,23 @@ def client() -> Iterator[MemoryClient]:
         yield client
 
 
-def threads(name: str) -> int:
-    """How many threads have this name."""
-    return sum(thread.name == name for thread in threading.enumerate())
-
-
 def descriptors() -> int:
     """How many this process has open."""
     return len(os.listdir("/proc/self/fd"))
 
 
-def test_managers_share_the_watch_over_their_tasks(client: MemoryClient) -> None:
+def test_managers_share_the_watch_over_their_tasks(client: MemoryClient, new_threads: NewThreads) -> None:
     """Many managers have one thread beside those of their handlers, and no descriptors of their own."""
     before = descriptors()
     with contextlib.ExitStack() as stack:
         for number in range(MANY):
             stack.enter_context(TaskManager(client, print, f"q-{number}", "d", max_workers=1))
-        wait_for(lambda: threads("qbridge-worker") == MANY and threads("qbridge-manager") == 0, 10.0)
-        assert threads("qbridge-watch") == 1
+        wait_for(
+            lambda: new_threads.count("qbridge-worker") == MANY and new_threads.count("qbridge-manager") == 0, 10.0
+        )
+        assert new_threads.count("qbridge-watch") == 1
         assert descriptors() == before
-    wait_for(lambda: threads("qbridge-watch") == 0, 10.0, "the watch goes on with nothing to look after")
+    wait_for(lambda: new_threads.count("qbridge-watch") == 0, 10.0, "the watch goes on with nothing to look after")
 
 
 def test_g9_each_of_many_managers_ends_its_late_runs(client: MemoryClient) -> None:
@@ -92,17 +90,19 @@ def test_a_manager_that_stops_leaves_the_others_alone(client: MemoryClient) -> N
     assert client.stats("slow").ready == client.stats("slow").in_flight == 0
 
 
-def test_managers_share_the_look_for_suspects() -> None:
+def test_managers_share_the_look_for_suspects(new_threads: NewThreads) -> None:
     """One thread asks for all of them, and one with a child process is there while there is a suspect."""
     with CountingClient() as client, contextlib.ExitStack() as stack:
         for number in range(MANY):
             stack.enter_context(TaskManager(client, work, f"q-{number}", "d", max_workers=1))
-        wait_for(lambda: threads("qbridge-worker") == MANY and threads("qbridge-manager") == 0, 10.0)
-        assert (threads("qbridge-lookout"), threads("qbridge-isolation")) == (1, 0)
+        wait_for(
+            lambda: new_threads.count("qbridge-worker") == MANY and new_threads.count("qbridge-manager") == 0, 10.0
+        )
+        assert (new_threads.count("qbridge-lookout"), new_threads.count("qbridge-isolation")) == (1, 0)
         client.send("q-7.suspects", {"id": "suspect"})
         wait_for(lambda: client.stats("q-7.suspects").ready == 0, 20.0, "nobody takes the suspect")
-        assert threads("qbridge-isolation") <= 1
-    wait_for(lambda: threads("qbridge-lookout") == 0, 10.0, "it is looked for nobody")
+        assert new_threads.count("qbridge-isolation") <= 1
+    wait_for(lambda: new_threads.count("qbridge-lookout") == 0, 10.0, "it is looked for nobody")
 
 
 @pytest.mark.parametrize(("queues", "seconds"), [(1, 5.0), (250, 5.0), (500, 10.0), (1000, 20.0), (5000, 20.0)])
@@ -126,7 +126,7 @@ class _Looked:
         return None if self.over else self._seconds
 
 
-def test_the_watch_looks_when_it_is_time_and_when_somebody_rings() -> None:
+def test_the_watch_looks_when_it_is_time_and_when_somebody_rings(new_threads: NewThreads) -> None:
     """One that is looked at often does not have the others looked at."""
     watch, often, seldom = Watch(), _Looked(0.01), _Looked(60.0)
     watch.add(seldom)
@@ -138,4 +138,4 @@ def test_the_watch_looks_when_it_is_time_and_when_somebody_rings() -> None:
     wait_for(lambda: seldom.looks == before + 1, 10.0, "nobody heard the bell")
     often.over = seldom.over = True
     watch.ring(seldom)
-    wait_for(lambda: threads("qbridge-watch") == 0, 10.0, "the watch goes on with nothing to look after")
+    wait_for(lambda: new_threads.count("qbridge-watch") == 0, 10.0, "the watch goes on with nothing to look after")

@@ -37,7 +37,7 @@ def test_threads_are_started_when_there_is_work_for_them() -> None:
             assert workers() - before <= 420
             release.set()
             assert manager.run_until_idle(30.0).succeeded == 320
-    wait_for(lambda: workers() == before, 30.0, "they end")
+    wait_for(lambda: workers() <= before, 30.0, "they end")
 
 
 def test_as_many_threads_work_as_the_system_gives(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import Counter
@@ -11,7 +12,16 @@ from typing import Any
 import pytest
 
 from integration.rabbitmq.conftest import MakeClient
-from qbridge_core import Delivery, DeliveryLostError, Failure, Message, NotConnectedError, QueueMismatchError, Reason
+from qbridge_core import (
+    BrokerUnavailableError,
+    Delivery,
+    DeliveryLostError,
+    Failure,
+    Message,
+    NotConnectedError,
+    QueueMismatchError,
+    Reason,
+)
 from qbridge_rabbitmq import RabbitMQClient
 from support.proxy import TCPProxy
 from support.wait import wait_for
@@ -22,7 +32,8 @@ def drain(client: RabbitMQClient, queue: str, count: int, timeout: float = 10.0)
     received: list[Delivery] = []
     deadline = time.monotonic() + timeout
     while len(received) < count and time.monotonic() < deadline:
-        received += client.receive(queue, count - len(received), 0.5)
+        with contextlib.suppress(BrokerUnavailableError):  # it is connected again later
+            received += client.receive(queue, count - len(received), 0.5)
     assert len(received) == count
     return received
 

@@ -200,7 +200,7 @@ class AcksFromItsThreadOnly(MemoryClient):
         return super().receive(queue, max_messages, timeout)
 
     def ack(self, delivery: Delivery) -> None:
-        if threading.get_ident() != self._owner:
+        if self.connected and threading.get_ident() != self._owner:
             raise RuntimeError("this channel belongs to another thread")
         super().ack(delivery)
 
