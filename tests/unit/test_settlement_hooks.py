@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -150,6 +150,25 @@ def test_what_never_ran_has_no_times(client: MemoryClient) -> None:
     work_off(client, lambda _: None, each)
     assert outcomes(each) == [("m", 0, "dead-lettered", Reason.MALFORMED)]
     assert (each.calls[0]["wait"], each.calls[0]["duration"]) == (None, None)
+
+
+def test_a_settlement_shows_the_message_of_its_producer(client: MemoryClient) -> None:
+    """Its id and headers, of each attempt, and also where nothing has run."""
+    shown: list[tuple[str | None, dict[str, Any]]] = []
+
+    class Plugin:
+        @hookimpl
+        def qbridge_task_settled(self, message_id: str | None, headers: Mapping[str, Any]) -> None:
+            shown.append((message_id, dict(headers)))
+
+    def handler(_: object) -> None:
+        raise ValueError
+
+    client.publish("q", b'{"payload": 1}', message_id="run", headers={"a": "b"})
+    client.publish("q", b"{", message_id="malformed", headers={"c": "d"})
+    work_off(client, handler, Plugin(), max_retries=1)
+    run = ("run", {"a": "b"})
+    assert shown == [run, ("malformed", {"c": "d"}), run]
 
 
 def test_rejected_snoozed_and_late_ones_are_told_apart(client: MemoryClient) -> None:

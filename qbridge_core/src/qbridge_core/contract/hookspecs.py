@@ -10,7 +10,7 @@ take, at least a second, is left out: another thread takes the place of the one 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -90,12 +90,15 @@ def qbridge_task_settled(
     wait: float | None,
     duration: float | None,
     settling: float,
+    message_id: str | None,
+    headers: Mapping[str, Any],
     system: str,
 ) -> None:
-    """A delivery has ended, and the broker has agreed; the arguments are those of a ``Settlement``.
+    """A delivery has ended, and the broker has agreed; the arguments up to ``settling`` are those of a ``Settlement``.
 
     Called for each task, in the worker's thread and the task's context, before ``succeeded``, ``retried`` or
-    ``dead_lettered``. ``system`` is the client's: ``rabbitmq``, ``redis``, ``memory``, ….
+    ``dead_lettered``. ``message_id`` and ``headers`` are the producer's, ``system`` is the client's: ``rabbitmq``,
+    ``redis``, ``memory``, ….
     """
 
 

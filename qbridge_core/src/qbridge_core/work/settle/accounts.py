@@ -57,16 +57,22 @@ class Accounts:
         """A run was acknowledged; the settlement began at this ``monotonic()``."""
         now = monotonic()
         self._tell(
-            Settlement(run.task_id, run.attempt, Outcome.SUCCEEDED.value, None, waited(run, now), duration, now - began)
+            run.delivery,
+            Settlement(
+                run.task_id, run.attempt, Outcome.SUCCEEDED.value, None, waited(run, now), duration, now - began
+            ),
         )
 
     def put_back(self, run: Run, outcome: Outcome, reason: Reason | None, began: float) -> None:
         """A run was put back to be run again."""
         now = monotonic()
         lasted = max(0.0, began - run.started_at)
-        self._tell(Settlement(run.task_id, run.attempt, outcome.value, reason, waited(run, now), lasted, now - began))
+        self._tell(
+            run.delivery,
+            Settlement(run.task_id, run.attempt, outcome.value, reason, waited(run, now), lasted, now - began),
+        )
 
-    def dead_lettered(self, run: Run | None, failure: Failure, began: float) -> None:
+    def dead_lettered(self, delivery: Delivery, run: Run | None, failure: Failure, began: float) -> None:
         """A message was dead-lettered, after a run of it or without one."""
         now = monotonic()
         if run is None:
@@ -78,13 +84,16 @@ class Accounts:
             ended = Settlement(
                 run.task_id, run.attempt, DEAD_LETTERED, failure.reason, waited(run, now), lasted, now - began
             )
-        self._tell(ended)
+        self._tell(delivery, ended)
 
-    def _tell(self, settlement: Settlement) -> None:
+    def _tell(self, delivery: Delivery, settlement: Settlement) -> None:
         if self._tells_many:
             self._untold.append(settlement)
         if self._tells_each:
-            self._lifecycle.task_settled(queue=self._queue, system=self._system, **settlement._asdict())
+            self._lifecycle.task_settled(
+                queue=self._queue, message_id=delivery.message_id, headers=delivery.headers, system=self._system,
+                **settlement._asdict(),
+            )  # fmt: skip
 
     # ------------------------------------------------------------------ many together
 

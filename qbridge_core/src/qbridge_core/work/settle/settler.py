@@ -243,7 +243,7 @@ class Settler:
             extra=fields,
         )  # fmt: skip
         if self.accounts is not None:
-            self.accounts.dead_lettered(run, failure, began)
+            self.accounts.dead_lettered(delivery, run, failure, began)
         self._lifecycle.task_dead_lettered(queue=delivery.queue, task_id=failure.task_id, failure=failure)
 
     def hand_back(self, delivery: Delivery) -> None:
