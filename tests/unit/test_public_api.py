@@ -37,6 +37,7 @@ CORE = [
     "Finding",
     "FindingStatus",
     "HandlerTimeout",
+    "Health",
     "IdleTimeoutError",
     "InvalidURLError",
     "LettersGoneError",

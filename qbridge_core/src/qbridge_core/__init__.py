@@ -75,6 +75,7 @@ from qbridge_core.task.retry import (
     LinearBackoff,
     RetryPolicy,
 )
+from qbridge_core.telemetry.health import Health
 
 if TYPE_CHECKING:
     from qbridge_core.supervise.supervisor import Supervisor
@@ -106,6 +107,7 @@ __all__ = [
     "Finding",
     "FindingStatus",
     "HandlerTimeout",
+    "Health",
     "IdleTimeoutError",
     "InvalidURLError",
     "LettersGoneError",

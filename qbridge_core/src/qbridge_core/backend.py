@@ -13,8 +13,8 @@
 * **Declarations:** :class:`DeclaredQueues` remembers them, and where rejected messages go.
 * **Looking:** :func:`list_queues` makes of names what ``queues`` returns, and :class:`Rates` makes rates of counts.
 * **Tools:** :func:`monotonic`, which no frozen clock of a test stops, :func:`logger`, which never raises or waits,
-  :class:`GrowingPause` between tries, :class:`Outage`, which makes one story of many complaints, and :class:`Mailbox`,
-  through which many threads hand work to one.
+  :class:`GrowingPause` between tries, :class:`Outage`, which makes one story of many complaints, :class:`Mailbox`,
+  through which many threads hand work to one, and :class:`Pulse`, by which a thread shows that it turns.
 * **Looking at the broker:** ``diagnose`` makes each :class:`Finding` through a :class:`Check`, for the queues whose
   :class:`QueueUse` :func:`check_uses` returns; :func:`examine` makes all checks, whatever one
   of them raises.
@@ -129,6 +129,7 @@ from qbridge_core.runtime.logs import QueuedLogger, logger
 from qbridge_core.runtime.mailbox import Mailbox
 from qbridge_core.runtime.outage import Outage
 from qbridge_core.runtime.pause import GrowingPause
+from qbridge_core.runtime.pulse import Pulse
 
 __all__ = [
     "ATTEMPTS",
@@ -182,6 +183,7 @@ __all__ = [
     "PayloadError",
     "PermanentError",
     "PublishUnconfirmedError",
+    "Pulse",
     "QBridgeError",
     "QueueClient",
     "QueueFullError",

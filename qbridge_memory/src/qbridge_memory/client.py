@@ -121,6 +121,7 @@ class MemoryClient(Holding):
         pause=True,
         imports=True,
     )
+    patience = 0.0
 
     def __init__(self, url: str = "memory://", **options: object) -> None:
         parsed = BrokerURL.parse(url)

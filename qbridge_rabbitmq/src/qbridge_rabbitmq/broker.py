@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-from qbridge_core.backend import Message
+from qbridge_core.backend import Message, Pulse
 from qbridge_rabbitmq.amqp.connection import AmqpConnection
 from qbridge_rabbitmq.connection.connections import Connections, Ends
 from qbridge_rabbitmq.connection.options import Endpoint
@@ -108,6 +108,11 @@ class ConnectedBroker:
     def open(self) -> None:
         """Connect; raises as :meth:`Connections.open`."""
         self.connections.open(self._watch.look, self._watch.adapt, self._watch_policies)
+
+    @property
+    def pulse(self) -> Pulse:
+        """Of the I/O thread."""
+        return self._watch.pulse
 
     def close(self) -> None:
         """Send what is left, close the connections and end the thread."""

@@ -22,6 +22,7 @@ from qbridge_core.backend import (
     Finding,
     Message,
     NotConnectedError,
+    Pulse,
     QBridgeError,
     QueueMismatchError,
     QueueStats,
@@ -121,6 +122,7 @@ class RabbitMQClient(Holding):
         url = BrokerURL.parse(rabbitmq_url)
         self._options = Options.read(url, options)
         self.max_message_bytes = self._options.max_message_bytes
+        self.patience = self._options.publish_timeout + 2 * self._options.request_timeout
         self._endpoint = Endpoint.create(url, self._options)
         self._policies = Policies.of(self._endpoint)
         self._declarations = Declarations(self._options.queue_type)
@@ -180,6 +182,11 @@ class RabbitMQClient(Holding):
         """Give back, as copies, what nobody has run; the originals would come back as if we had died of them."""
         for queue, arrivals in broker.consumers.take_unread(self._declarations.is_side_queue).items():
             broker.handbacks.give_back(queue, arrivals)
+
+    def pulses(self) -> tuple[Pulse, ...]:
+        """Of the background thread."""
+        broker = self._broker
+        return () if broker is None or self._is_parents else (broker.pulse,)
 
     # ------------------------------------------------------------------ queues
 

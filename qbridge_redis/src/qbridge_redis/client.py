@@ -19,6 +19,7 @@ from qbridge_core.backend import (
     Finding,
     Message,
     NotConnectedError,
+    Pulse,
     QueueStats,
     QueueUse,
     Rates,
@@ -107,6 +108,7 @@ class RedisClient(Holding):
     def __init__(self, redis_url: str = "redis://localhost:6379/0", **options: object) -> None:
         self._options = Options.parse(redis_url, options)
         self.max_message_bytes = self._options.max_message_bytes
+        self.patience = self._options.patience
         self._keys = Keys(self._options.prefix, cluster=self._options.deployment is Deployment.CLUSTER)
         self._declarations = Declarations(self._keys, self._options.group)
         self._rates = Rates()
@@ -162,6 +164,11 @@ class RedisClient(Holding):
                 nodes.stop(_DISCONNECT_TIME)
             finally:
                 self._nodes = None
+
+    def pulses(self) -> list[Pulse]:
+        """Of the background threads."""
+        nodes = self._nodes
+        return [] if nodes is None or nodes.pid != os.getpid() else nodes.pulses()
 
     # ------------------------------------------------------------------ queues
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from qbridge_core.backend import BrokerUnavailableError, Delivery, QBridgeError, monotonic
+from qbridge_core.backend import BrokerUnavailableError, Delivery, Pulse, QBridgeError, monotonic
 from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import unreachable
 from qbridge_redis.connection.options import Deployment, Options
@@ -58,6 +58,11 @@ class Node:
         self._readers: dict[str, StreamReader] = {}
         self._known: dict[str, float] = {}
         self._lock = threading.Lock()
+
+    @property
+    def pulses(self) -> tuple[Pulse, ...]:
+        """Of its threads."""
+        return self._maintenance.pulse, self.acknowledgements.pulse, self.shared_reader.pulse
 
     def inspect(self) -> None:
         """Connect and look at the server; see ``RedisClient.connect`` for what it raises."""

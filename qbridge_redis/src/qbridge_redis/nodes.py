@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from qbridge_core.backend import QBridgeError, monotonic
+from qbridge_core.backend import Pulse, QBridgeError, monotonic
 from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import unreachable
 from qbridge_redis.connection.options import Address, Deployment, Options
@@ -100,6 +100,10 @@ class Nodes:
         """All that there are."""
         with self._lock:
             return list(self._nodes.values())
+
+    def pulses(self) -> list[Pulse]:
+        """Of all threads. Takes no lock."""
+        return [pulse for node in list(self._nodes.values()) for pulse in node.pulses]
 
     def masters(self) -> list[Address]:
         """The masters of a cluster; none without one.

@@ -37,6 +37,7 @@ password is in any of them, in their causes, in a log or in a ``repr``.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from types import TracebackType
 from typing import ClassVar, Self
 
@@ -44,6 +45,7 @@ from qbridge_core.contract.capabilities import Capabilities
 from qbridge_core.contract.diagnosing import Diagnosing
 from qbridge_core.contract.older import refuse_what_is_new
 from qbridge_core.contract.operations import Operations
+from qbridge_core.runtime.pulse import Pulse
 
 _NO_CAPABILITIES = Capabilities()
 
@@ -57,6 +59,10 @@ class QueueClient(Operations, Diagnosing):
 
     system: str = "other"
     """Which kind of broker this is, by the name that OpenTelemetry has for it (``messaging.system``), for hooks."""
+
+    patience: float = 30.0
+    """Seconds after which a call of this client has ended, whatever the broker does, in addition to what its arguments
+    ask for. A thread that takes longer in one hangs (:meth:`qbridge_core.TaskManager.health`)."""
 
     def __init_subclass__(cls, **arguments: object) -> None:
         super().__init_subclass__(**arguments)
@@ -95,6 +101,13 @@ class QueueClient(Operations, Diagnosing):
         Others get those at once, however long their leases are, and nothing is counted. Never raises for a broker that
         is gone, takes bounded time, and does nothing when not connected. Blocked calls of other threads end at once.
         """
+
+    def pulses(self) -> Sequence[Pulse]:
+        """Of its own threads, those without which it does not work; in any thread, and without waiting for anybody.
+
+        Each thread shows by its pulse that it turns, so that a probe finds one that hangs. The default says of none.
+        """
+        return ()
 
     # ------------------------------------------------------------------ queues
 

@@ -19,6 +19,7 @@ from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.frames import frame_of, undisturbed
 from qbridge_core.runtime.logs import log_errors_of, logger
 from qbridge_core.runtime.mailbox import Mailbox
+from qbridge_core.runtime.pulse import Stalled
 from qbridge_core.task.context import current_run, current_state
 from qbridge_core.task.run import Run
 
@@ -110,6 +111,12 @@ class LoopThread:
     def was_asked(self) -> bool:
         """True while a question is unanswered."""
         return self._asked_at is not None
+
+    def stalled(self, now: float) -> Stalled:
+        """In any thread: for how long it has left a question unanswered; less than nothing when there is none."""
+        asked_at = self._asked_at
+        seconds = -1.0 if asked_at is None else now - asked_at
+        return Stalled("the event loop of the handlers", seconds, self._thread.ident)
 
     def is_blocked(self) -> bool:
         """True when a single callback has kept the loop from answering; one that has much to do is not blocked."""

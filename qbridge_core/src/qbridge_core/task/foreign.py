@@ -84,15 +84,19 @@ class Watched:
         step: what another thread would have to do again; None when nothing is left to be done but to go on.
         is_lost: True when this thread has found out that it was given up.
         thread: its identifier; 0 before it begins.
+        turns: another number than before whenever it has got somewhere.
+        waits_until: ``monotonic()`` until which it waits on purpose.
     """
 
-    __slots__ = ("call", "is_lost", "step", "thread")
+    __slots__ = ("call", "is_lost", "step", "thread", "turns", "waits_until")
 
     def __init__(self) -> None:
         self.call: Call | None = None
         self.step: Step | None = None
         self.is_lost = False
         self.thread = 0
+        self.turns = 0
+        self.waits_until = 0.0
 
     def begin(self) -> None:
         """The calling thread is the one that is watched."""
@@ -146,6 +150,14 @@ def settled() -> None:
     watched: Watched | None = getattr(_here, "watched", None)
     if watched is not None:
         watched.step = None
+
+
+def waits(seconds: float) -> None:
+    """The calling thread has got somewhere, and waits for so long: it does not hang."""
+    watched: Watched | None = getattr(_here, "watched", None)
+    if watched is not None:
+        watched.turns += 1
+        watched.waits_until = monotonic() + seconds
 
 
 def call(name: str, argument: object, function: Callable[[], _Result], left_out: _Result) -> _Result:

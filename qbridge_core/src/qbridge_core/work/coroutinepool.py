@@ -13,7 +13,7 @@ import functools
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import Context
 from typing import Final, cast
 
@@ -27,8 +27,9 @@ from qbridge_core.execute.loopthread import LoopThread
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.forks import end_copy
 from qbridge_core.runtime.logs import logger
+from qbridge_core.runtime.pulse import Stalled
 from qbridge_core.task.context import current_run, current_state
-from qbridge_core.task.foreign import Step, patience
+from qbridge_core.task.foreign import Step, Watched, patience
 from qbridge_core.task.routing import NotYetError
 from qbridge_core.task.run import Run, task_id_of
 from qbridge_core.work.coroutinechores import Failure, Flight, Preparation, Settlement
@@ -137,6 +138,14 @@ class CoroutinePool:
         stuck = self._handler.stuck(0) + outside
         if stuck > self._max_abandoned and self.error is None:
             self.error = too_many(stuck, outside)
+
+    def busy(self) -> Iterable[Watched]:
+        """See :class:`~qbridge_core.work.pool.Pool`."""
+        return self._threads.busy()
+
+    def stalled(self, now: float) -> Iterable[Stalled]:
+        """See :class:`~qbridge_core.work.pool.Pool`."""
+        return self._watch.stalled(now)
 
     def claim_running(self) -> list[Run]:
         """Take over the runs that have not ended; their results are ignored from now on."""

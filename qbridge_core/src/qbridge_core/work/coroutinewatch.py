@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import os
 from collections.abc import Callable, Iterable
 from types import FrameType
@@ -20,6 +21,7 @@ from qbridge_core.execute.loopthread import LoopThread
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.frames import calls
 from qbridge_core.runtime.logs import logger
+from qbridge_core.runtime.pulse import Stalled
 from qbridge_core.task.run import Run
 from qbridge_core.work.coroutinechores import Flight
 from qbridge_core.work.job import Job
@@ -27,6 +29,7 @@ from qbridge_core.work.job import Job
 _log: Final = logger("qbridge.worker")
 _LOOK_EVERY: Final = 0.1
 _LOOK_FOR_ENDED: Final = 1.0
+_ASK_EVERY: Final = 5.0
 _LAST_STARTED: Final = 1.0
 """Runs are looked at in the order of their start, give or take so many seconds."""
 _OURS: Final = (loopthread.__file__, os.path.join(os.path.dirname(__file__), "coroutinepool.py"))
@@ -71,7 +74,8 @@ class CoroutineWatch:
         self._shortest = pool.job.shortest_timeout
         self._handler = handler
         self._flights = flights
-        self._look_at = 0.0
+        self._asked: LoopThread | None = None
+        self._look_at = self._ask_at = 0.0
         self._overdue: dict[Flight, None] = {}
         """Their time is over, and the loop has not cancelled them yet; whoever takes one out settles it."""
 
@@ -81,7 +85,22 @@ class CoroutineWatch:
         if now > self._look_at:
             self._look_at = now + _LOOK_FOR_ENDED
             self._find_ended()
+        if now > self._ask_at:
+            self._ask_at = now + _ASK_EVERY
+            self._ask()
         return min(wait, _LOOK_EVERY) if self._look_at_loop() else wait
+
+    def stalled(self, now: float) -> list[Stalled]:
+        """Whether the loop answers. Waits for nobody."""
+        loop = self._asked
+        return [] if loop is None or loop.replaced or loop.stopping else [loop.stalled(now)]
+
+    def _ask(self) -> None:
+        """Find out whether the loop turns; only then is it known that one without a late task does."""
+        loop = self._handler.loop()
+        self._asked = loop
+        if loop is not None and loop.opened_at < math.inf:
+            loop.ask()
 
     def take_overdue(self) -> list[Flight]:
         """Take over what is not cancelled yet."""

@@ -15,7 +15,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.message import Delivery
@@ -24,6 +24,7 @@ from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
 from qbridge_core.runtime.outage import Outage
 from qbridge_core.runtime.pause import GrowingPause
+from qbridge_core.runtime.pulse import Pulse
 from qbridge_core.work.gate import Gate
 from qbridge_core.work.poison.side_queue import SideQueue
 from qbridge_core.work.readahead import LARGE, SECONDS_HELD, ReadAhead
@@ -35,6 +36,18 @@ _STALE_AFTER: Final = 1.0
 _LOOK_EVERY: Final = 0.25
 _STEP: Final = 100
 _REST_POLL: Final = 0.05
+
+
+class Failure(NamedTuple):
+    """Why nothing comes.
+
+    Attributes:
+        since: ``monotonic()`` of the first request that failed.
+        error: what the last one raised.
+    """
+
+    since: float
+    error: Exception
 
 
 class Dispatcher:
@@ -78,6 +91,10 @@ class Dispatcher:
         self._ending_alone = threading.Lock()
         self.gate: Final = Gate()
         """Keeps everybody from reading while it is shut."""
+        self.pulse: Final = Pulse("whoever reads messages")
+        """Of those who have the right to read, one after the other; nobody does while it rests."""
+        self.failure: Failure | None = None
+        """Why the last request for messages failed; None when it did not."""
         self.unstarted = 0
         """How many of the workers have no thread yet; it counts as idle what is started when ``need`` asks for it."""
         self.need: Callable[[int], None] = _nobody
@@ -100,6 +117,11 @@ class Dispatcher:
     def idle(self) -> Gauge:
         """How many slots are free, where those who use ``feed`` count them."""
         return self._idle
+
+    @property
+    def waits_for_suspect(self) -> bool:
+        """True while a message runs alone, and nobody reads."""
+        return self._alone is not None
 
     @property
     def has_ready(self) -> bool:
@@ -242,12 +264,14 @@ class Dispatcher:
         gate = self.gate
         if not gate.enter():
             return None
+        self.pulse.turn()
         try:
             if self._suspects is not None and (suspect := self._suspects.take(self._is_quiet, self._closed)):
                 return self._note_alone(suspect)
             self._ready.extend(self._read())
         finally:
             gate.leave()
+            self.pulse.rest()
         return None
 
     def _note_alone(self, suspect: Delivery) -> Delivery:
@@ -339,6 +363,7 @@ class Dispatcher:
             timeout = self._long_timeout()
         if suspects is not None:
             timeout = min(timeout, suspects.patience)
+        self.pulse.turn(timeout)
         try:
             batch = self._client.receive(self._queue, idle + more, timeout)
         except NotConnectedError:
@@ -360,6 +385,7 @@ class Dispatcher:
         self._received_at = monotonic()
         if self._pause.count:
             self._pause.reset()
+            self.failure = None
             self._say_that_it_works()
         return batch
 
@@ -379,6 +405,9 @@ class Dispatcher:
 
     def _wait_after(self, exc: Exception) -> None:
         """The client reconnects by itself: keep asking, with pauses, and say so once and then each minute."""
+        before, pause = self.failure, self._pause.next()
+        self.failure = Failure(monotonic() if before is None else before.since, exc)
+        self.pulse.turn(pause)
         self._outage.lost(self)
         said_by_client = self._client.logs_outages and isinstance(exc, BrokerUnavailableError)
         loud = not said_by_client and self._outage.is_news(exc)
@@ -387,7 +416,7 @@ class Dispatcher:
             "cannot receive from %s: %s; it is tried again until it works", self._queue, exc,
             extra={"qbridge_queue": self._queue}, exc_info=None if isinstance(exc, QBridgeError) else exc,
         )  # fmt: skip
-        self._closed.wait(self._pause.next())
+        self._closed.wait(pause)
 
     def _say_that_it_works(self) -> None:
         seconds = self._outage.back(self)

@@ -28,6 +28,7 @@ from qbridge_core.task.outcome import RunReport, Tally
 from qbridge_core.task.retry import IMMEDIATELY, Backoff, ExceptionRule, RetryPolicy
 from qbridge_core.task.routing import Router
 from qbridge_core.task.terms import Terms
+from qbridge_core.telemetry.health import SILENCE, STALL, Health
 from qbridge_core.work.arguments import (
     check_backoffs,
     checked_client,
@@ -40,6 +41,7 @@ from qbridge_core.work.arguments import (
     checked_redact,
     checked_rules,
 )
+from qbridge_core.work.health import of_ended, of_silent
 from qbridge_core.work.idle import is_at_rest, is_empty
 from qbridge_core.work.plan import Plan, usual_workers
 from qbridge_core.work.session import INTERRUPTED, Session
@@ -123,8 +125,8 @@ class TaskManager:
         NotConnectedError: the client is not connected.
 
     ``start`` is for a worker program. In tests use ``run_until_idle``, or ``with manager:`` to have it run in the
-    background. ``stop``, ``wait``, ``report``, ``running`` and ``error`` may be used in any thread; the rest in one
-    thread at a time.
+    background. ``stop``, ``wait``, ``report``, ``running``, ``error`` and ``health`` may be used in any thread; the
+    rest in one thread at a time.
     """
 
     def __init__(
@@ -254,6 +256,26 @@ class TaskManager:
         """
         session = self._session
         return self._last_error if session is None else session.error
+
+    def health(self, *, stall: float = STALL, silence: float = SILENCE) -> Health:
+        """Whether it is alive and ready, for a probe; in any thread, waiting for nobody, neither broker nor lock.
+
+        It is not alive when it has ended because of an error, or when something of QBridge's that it needs, a thread, a
+        lock or the event loop of its handlers, has been overdue for ``stall`` seconds. What takes its time in a handler
+        or a hook is replaced after its timeout, and costs no life; neither does a broker that is away. It is ready
+        while it takes messages, also from a queue that is paused, and the broker has answered within ``silence``
+        seconds; neither before its start nor from a request to stop on.
+
+        Args:
+            stall: seconds. Where calls of the client may take longer (``publish_timeout``), a thread in one gets that.
+            silence: seconds.
+        """
+        session, error = self._session, self.error
+        if session is not None and session.pid == os.getpid() and not session.stopped.is_set():
+            return session.health(stall, silence)
+        if error is not None:
+            return of_ended(self._input_queue, error)
+        return of_silent(self._input_queue, "it does not run")
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it does not run any more, because of a ``stop`` or of an ``error``; may be called in any thread.

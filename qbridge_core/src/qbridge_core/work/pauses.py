@@ -16,6 +16,7 @@ from typing import Final, Protocol
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.errors import NotConnectedError, QBridgeError, TransientError
 from qbridge_core.runtime.aside import aside
+from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
 from qbridge_core.runtime.outage import Outage
 from qbridge_core.work.poison.lookout import lookout_of
@@ -45,6 +46,9 @@ class Pauses:
 
     Args:
         client: asks the broker.
+
+    Attributes:
+        heard_at: ``monotonic()`` of its last answer.
     """
 
     def __init__(self, client: QueueClient) -> None:
@@ -52,6 +56,7 @@ class Pauses:
         self._lock = threading.Lock()
         self._followers: dict[Follower, None] = {}
         self._outage = Outage()
+        self.heard_at = monotonic()
 
     def look_in(self, seekers: int) -> float:
         """Seconds until the next look, which is one for all queues."""
@@ -78,9 +83,11 @@ class Pauses:
         except NotConnectedError:  # those that receive find out by themselves
             return set()
         except QBridgeError as exc:
+            self.heard_at = monotonic()  # a refusal is an answer
             if self._outage.is_news(exc):
                 _log.warning("cannot look which queues are paused, so none is: %s", exc)
             return set()
+        self.heard_at = monotonic()
         return paused
 
     def add(self, follower: Follower) -> None:
@@ -132,6 +139,12 @@ def end(client: QueueClient, follower: Follower) -> None:
         pauses = _pauses.get(client)
         if pauses is not None and pauses.remove(follower):
             del _pauses[client]  # it holds the client, which nobody else may hold any more
+
+
+def heard_at(client: QueueClient) -> float | None:
+    """``monotonic()`` of the last answer of the broker; None where nobody asks. Waits for nobody."""
+    pauses = _pauses.get(client)
+    return None if pauses is None else pauses.heard_at
 
 
 def _begin_anew() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from qbridge_core.errors import TooManyStuckTasksError
+from qbridge_core.runtime.pulse import Stalled
+from qbridge_core.task.foreign import Watched
 from qbridge_core.task.run import Run
 
 
@@ -42,6 +45,14 @@ class Pool(Protocol):
 
     def count_stuck(self) -> None:
         """Have an error when too many handlers, or hooks and the like, hang."""
+        ...
+
+    def busy(self) -> Iterable[Watched]:
+        """Its threads that are in code of ours, where no deadline counts."""
+        ...
+
+    def stalled(self, now: float) -> Iterable[Stalled]:
+        """What else of it should turn. Waits for nobody, in any thread."""
         ...
 
     def claim_running(self) -> list[Run]:

@@ -18,6 +18,8 @@ from qbridge_core.runtime.logs import logger
 from qbridge_core.runtime.signals import name_of
 from qbridge_core.task import foreign
 from qbridge_core.task.context import current_run
+from qbridge_core.telemetry.health import Health
+from qbridge_core.work import health
 from qbridge_core.work.job import Job
 from qbridge_core.work.pausing import Pausing
 from qbridge_core.work.poison.isolation import Isolation
@@ -87,10 +89,12 @@ class Session:
         job.dispatcher.roused = functools.partial(watch.look_within_a_second, self)
         if isolation is not None:
             isolation.rouse = job.dispatcher.rouse
+        self._client = client
+        self._liveness = health.Liveness(client, job.dispatcher, self._pool)
         self._stopping = Stopping(client, job, self._pool, isolation, give_up, lambda: self._stop_requests)
         self._pausing = Pausing(client, input_queue, job.dispatcher, isolation, self._stopping.give_back)
         self._thread: int | None = None
-        self._has_begun = False
+        self._has_begun = self._consumes = False
         self._started: tuple[threading.Thread, float] | None = None
         self._must_end_at: float | None = None
 
@@ -98,6 +102,23 @@ class Session:
     def rests(self) -> bool:
         """Whether nothing is taken, since its queue is paused."""
         return self._pausing.rests
+
+    def health(self, stall: float, silence: float) -> Health:
+        """Whether it is alive and ready; waits for nobody. See :meth:`~qbridge_core.TaskManager.health`."""
+        if self.error is not None:
+            return health.of_ended(self._queue, self.error)
+        if stalled := self._liveness.stalled(stall):
+            return health.of_stuck(self._queue, stalled)
+        if reason := self._unready(silence):
+            return health.of_silent(self._queue, reason)
+        return Health(alive=True, ready=True)
+
+    def _unready(self, silence: float) -> str:
+        if self._stop_requests:
+            return f"it stops ({self.stop_reason})"
+        if not self._consumes:
+            return "it has not begun"
+        return health.silent(self._client, self._job.dispatcher, silence)
 
     def request_stop(self, times: int = 1, reason: str = STOP_CALLED) -> None:
         """Begin to stop, the second time at once; may be called from any thread and from a signal handler.
@@ -151,6 +172,7 @@ class Session:
         try:
             if not self._stop_requests and self._pool.error is None:
                 wait = min(self._pool.expire(), self._look_in())
+                self._liveness.note()
                 if stale := self._job.dispatcher.stale():  # read ahead behind tasks that turned out to be long
                     self._stopping.give_back(stale)
                 return wait
@@ -222,6 +244,7 @@ class Session:
         if (accounts := self._job.settler.accounts) is not None:
             accounts.begin(self._running)
         self._pool.start()
+        self._consumes = True
         if self._isolation is not None:
             self._isolation.start()
 

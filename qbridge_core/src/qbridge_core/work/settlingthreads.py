@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import Context
 from typing import Final
 
@@ -98,6 +98,13 @@ class SettlingThreads:
     def hanging(self) -> int:
         """How many threads were given up and have not ended."""
         return len(self._abandoned)
+
+    def busy(self) -> Iterable[Watched]:
+        """See :class:`~qbridge_core.work.pool.Pool`. Takes no lock."""
+        for thread in self._threads.copy():
+            chore = thread.chore
+            if chore is not None and chore.run is None and thread.watched.call is None:
+                yield thread.watched
 
     def owns_current_thread(self) -> bool:
         """True in one of them, one that was given up included."""
@@ -231,6 +238,7 @@ class _Thread:
     def _work(self) -> None:
         while (chore := self._threads.next(self)) is not None:
             self.chore = chore
+            self.watched.turns += 1
             chore.context.run(chore.do, self.watched)
             if self.abandoned:
                 return

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.endurance import Endurance
+from qbridge_core.runtime.pulse import Pulse
 from qbridge_core.runtime.schedule import Schedule
 from qbridge_core.runtime.wakeup import Wakeup
 
@@ -31,6 +32,7 @@ class Watch:
     """The thread, which is there as long as there is something to look after. Thread-safe."""
 
     def __init__(self) -> None:
+        self.pulse = Pulse("the watch over running tasks")
         self._lock = threading.Lock()
         self._watched: Schedule[Watched] = Schedule()
         self._rung: deque[Watched] = deque()
@@ -71,10 +73,12 @@ class Watch:
     def _run(self, doorbell: Wakeup) -> None:
         seconds: float | None = 0.0
         while seconds is not None:
+            self.pulse.turn(seconds)
             doorbell.wait(seconds)
             seconds = _LONGEST  # if the look fails
             with self._endurance:
                 seconds = self._look()
+        self.pulse.rest()
 
     def _look(self) -> float | None:
         """Look where it is time to; return the seconds until the next time, or None when there is nothing left."""

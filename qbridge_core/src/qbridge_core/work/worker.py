@@ -118,6 +118,7 @@ class Worker:
         if executor.prepare():
             current_observer().ready()
         while not self.abandoned and executor.prepare() and (delivery := dispatcher.take()) is not None:
+            self.watched.turns += 1
             if takes_many and self._run_together(delivery):
                 continue
             # In a context of its own: what one task sets there is nothing to the next one. Its hooks see it too.

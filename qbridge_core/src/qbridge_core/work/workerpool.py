@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections.abc import Iterable
 from typing import Final
 
 from qbridge_core.errors import NotConnectedError
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.frames import frame_of
 from qbridge_core.runtime.logs import logger
-from qbridge_core.task.foreign import Step, patience
+from qbridge_core.runtime.pulse import Stalled
+from qbridge_core.task.foreign import Step, Watched, patience
 from qbridge_core.task.run import Run
 from qbridge_core.work.batchworker import BatchWorker, suits
 from qbridge_core.work.job import Job
@@ -114,6 +116,17 @@ class WorkerPool:
         stuck = self._job.executor.stuck(abandoned) + outside
         if stuck > self._max_abandoned and self.error is None:
             self.error = too_many(stuck, outside)
+
+    def busy(self) -> Iterable[Watched]:
+        """See :class:`~qbridge_core.work.pool.Pool`."""
+        for worker in self._snapshot():
+            if worker.context is not None and worker.running is None and worker.watched.call is None:
+                yield worker.watched
+
+    def stalled(self, now: float) -> Iterable[Stalled]:
+        """Nothing else: a thread that is replaced is looked after no more."""
+        del now
+        return ()
 
     def claim_running(self) -> list[Run]:
         """Take over the runs that have not ended; their results are ignored from now on."""

@@ -6,7 +6,7 @@ import functools
 from concurrent.futures import Future
 from typing import Final
 
-from qbridge_core.backend import monotonic
+from qbridge_core.backend import Pulse, monotonic
 from qbridge_rabbitmq.connection.connections import Connections
 from qbridge_rabbitmq.consume.consumer import Consumer
 from qbridge_rabbitmq.consume.consumers import Consumers
@@ -31,6 +31,9 @@ class Watch:
         lost: forgets what is too old.
         timeout: seconds after which a server that serves no consumer is left, if there is another one.
         every: seconds between two looks at the connections.
+
+    Attributes:
+        pulse: of the I/O thread.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class Watch:
         timeout: float,
         every: float,
     ) -> None:
+        self.pulse = Pulse("the thread of the RabbitMQ client")
         self._connections = connections
         self._consumers = consumers
         self._requests = requests
@@ -57,6 +61,7 @@ class Watch:
 
     def look(self) -> None:
         """Look after silent connections, and consumers that bring nothing; and again after a while."""
+        self.pulse.turn(self._every)
         self._connections.io.later(self._every, self.look)
         self._connections.check()
         self._leave_useless()

@@ -121,6 +121,11 @@ class Options:
         login = {"db": database, "username": parsed.username or None, "password": parsed.password or None}
         return cls(**place, **login | {name: _READERS[name](name, value) for name, value in given.items()})  # type: ignore[arg-type]
 
+    @property
+    def patience(self) -> float:
+        """Seconds after which any call has ended, whatever the server does, beside what its arguments ask for."""
+        return self.publish_timeout + self.connect_timeout + self.socket_timeout
+
     def __str__(self) -> str:
         scheme = self.deployment.value.replace("redis", "rediss", 1) if self.tls else self.deployment.value
         hosts = ",".join(address_text(address) for address in self.hosts)

@@ -22,6 +22,7 @@ from qbridge_core.backend import (
     BrokerUnavailableError,
     Delivery,
     DeliveryLostError,
+    Pulse,
     QBridgeError,
     TransientError,
     monotonic,
@@ -42,9 +43,14 @@ _CLOGGED: Final = 0.2
 
 
 class SharedReader:
-    """Reads the idle queues of one server with one thread and one connection. Thread-safe."""
+    """Reads the idle queues of one server with one thread and one connection. Thread-safe.
+
+    Attributes:
+        pulse: of the thread.
+    """
 
     def __init__(self, context: NodeContext) -> None:
+        self.pulse = Pulse("the thread that reads idle queues of Redis")
         self.own_connections: Final = OwnConnections()
         self._context = context
         self._rejections = Rejections(context)
@@ -164,6 +170,7 @@ class SharedReader:
     def _run(self) -> None:
         closing = self._context.closing
         while not closing.is_set():
+            self.pulse.turn(SLICE + self._context.options.patience)
             current = self._begin()
             try:
                 self._give_back_uncollected()
@@ -182,8 +189,10 @@ class SharedReader:
             finally:
                 self._end()
             if not current:
+                self.pulse.rest()
                 self._wanted.wait(PATIENCE if self._uncollected else None)
         self._connection.close()
+        self.pulse.rest()
 
     def _begin(self) -> list[Subscription]:
         """What to read in this turn: what somebody asks for."""

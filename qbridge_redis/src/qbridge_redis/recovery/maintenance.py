@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from qbridge_core.backend import QBridgeError, monotonic
+from qbridge_core.backend import Pulse, QBridgeError, monotonic
 from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import REFUSED, unreachable
 from qbridge_redis.connection.reconnect_pause import ReconnectPause
@@ -38,6 +38,9 @@ class Maintenance:
         context: what it looks after.
         queues: names the queues whose delayed messages are to be delivered.
         release: forgets the queues that are used no more.
+
+    Attributes:
+        pulse: of the thread.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Maintenance:
         queues: Callable[[], Sequence[str]],
         release: Callable[[RedisConnection], None],
     ) -> None:
+        self.pulse = Pulse("the thread that keeps leases at Redis")
         self._context = context
         self._queues = queues
         self._release = release
@@ -85,6 +89,7 @@ class Maintenance:
         pause = ReconnectPause()
         closing = self._context.closing
         while not closing.is_set():
+            self.pulse.turn(self._context.options.patience)
             try:
                 self._watch()
                 self._connect()
@@ -103,10 +108,13 @@ class Maintenance:
                 closing.wait(pause.next())
             else:
                 self._sleep()
+        self.pulse.rest()
 
     def _sleep(self) -> None:
         next_at = min(self._leases.due_at, self._delays.due_at, self._reap_at, self._release_at, self._watch_at)
-        self._poked.wait(max(0.001, next_at - monotonic()))
+        seconds = max(0.001, next_at - monotonic())
+        self.pulse.turn(seconds)
+        self._poked.wait(seconds)
         self._poked.clear()
 
     def _watch(self) -> None:

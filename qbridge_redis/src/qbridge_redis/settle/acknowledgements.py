@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from qbridge_core.backend import QBridgeError, monotonic
+from qbridge_core.backend import Pulse, QBridgeError, monotonic
 from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import code, is_transient, refused, unreachable
 from qbridge_redis.connection.reconnect_pause import ReconnectPause
@@ -48,9 +48,14 @@ def finish_acks(in_flight: InFlight, acks: list[bytes], reply: Any) -> bool:
 
 
 class Acknowledgements:
-    """The thread, and ``flush`` for any thread."""
+    """The thread, and ``flush`` for any thread.
+
+    Attributes:
+        pulse: of the thread.
+    """
 
     def __init__(self, context: NodeContext) -> None:
+        self.pulse = Pulse("the thread that acknowledges to Redis")
         self._context = context
         self._wanted = context.acks_waiting
         self._thread = threading.Thread(target=self._run, name="qbridge-redis-acknowledgements", daemon=True)
@@ -90,7 +95,9 @@ class Acknowledgements:
         pause = ReconnectPause()
         closing = self._context.closing
         while not closing.is_set():
+            self.pulse.rest()
             self._wanted.wait(self._pause())
+            self.pulse.turn(self._context.options.patience)
             before = {in_flight.queue: in_flight.batches for in_flight in self._context.all_in_flight()}
             closing.wait(_GATHER)
             self._wanted.clear()
@@ -108,6 +115,7 @@ class Acknowledgements:
                 log.exception("the thread that acknowledges goes on after an unexpected error")
                 self._wanted.set()
                 closing.wait(pause.next())
+        self.pulse.rest()
 
     def _pause(self) -> float | None:
         """How long to wait when nobody calls: until what the server refused is to be tried again."""

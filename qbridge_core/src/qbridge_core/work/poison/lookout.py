@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
+from qbridge_core.runtime.pulse import Pulse
 from qbridge_core.runtime.schedule import Schedule
 
 _log: Final = logger("qbridge.worker")
@@ -34,6 +35,7 @@ class Lookout:
     """The thread, which is there as long as there is somebody to look for. Thread-safe."""
 
     def __init__(self) -> None:
+        self.pulse = Pulse("the thread that asks the broker for paused queues and suspects")
         self._changed = threading.Condition()
         self._seekers: Schedule[Seeker] = Schedule()
         self._is_running = False
@@ -66,6 +68,7 @@ class Lookout:
 
     def _run(self) -> None:
         while (seeker := self._next()) is not None:
+            self.pulse.turn()
             try:
                 seeker.seek()
             except BaseException:  # noqa: BLE001 - a backend's bug must not end this thread
@@ -80,9 +83,11 @@ class Lookout:
                 if seeker is not None:
                     self._seekers.plan(seeker, now + seeker.look_in(len(self._seekers)))
                     return seeker
+                self.pulse.turn(self._seekers.next_at - now)
                 self._changed.wait(self._seekers.next_at - now)
             self._seekers.clear()
             self._is_running = False
+            self.pulse.rest()
             return None
 
 
@@ -94,6 +99,12 @@ def lookout_of(client: QueueClient) -> Lookout:
     """The one that the managers of this client share."""
     with _lock:
         return _lookouts.setdefault(client, Lookout())
+
+
+def pulses_of(client: QueueClient) -> tuple[Pulse, ...]:
+    """That of its lookout, if there is one. Waits for nobody."""
+    found = _lookouts.get(client)
+    return () if found is None else (found.pulse,)
 
 
 def _begin_anew() -> None:

@@ -25,6 +25,7 @@ from qbridge_core.errors import (
 from qbridge_core.runtime.logs import logger
 from qbridge_core.runtime.outage import Outage
 from qbridge_core.runtime.pause import GrowingPause
+from qbridge_core.task import foreign
 
 _log: Final = logger("qbridge.worker")
 # With the pauses between them these take one and a half seconds: short enough for the others, and long enough for what
@@ -95,7 +96,9 @@ class Repeater:
                 # A permanent error is repeated too: somebody may put right the queue or the permission that it
                 # complains of. And a bug: what is left alone here would be neither settled nor delivered again.
                 self._complain(exc, fields, quietly=may_refuse and refusals > 0)
-                if self._give_up.wait(pause.next()):
+                seconds = pause.next()
+                foreign.waits(seconds)
+                if self._give_up.wait(seconds):
                     return False
                 self._repeated()
                 try:
