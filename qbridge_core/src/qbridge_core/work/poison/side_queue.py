@@ -44,6 +44,8 @@ _QUIET_POLL: Final = 0.01
 _LONGEST_LOOK: Final = 0.9
 _BUSY: Final = 0.5
 _ANSWERING: Final = 0.5
+_MOVING: Final = 10.0
+"""So long after a suspect has been moved more of them may come: what one dead worker held comes at once."""
 _FEW: Final = 5
 
 
@@ -95,6 +97,7 @@ class SideQueue:
         self._turns = Turns(slots)
         self._scout = Scout(self._suspects.count)
         self._look_at = 0.0
+        self._moved_at = -math.inf
         self._look_again = False
         self._left = 0
         self._must_run_alone = False
@@ -109,6 +112,7 @@ class SideQueue:
     def moved(self) -> None:
         """A suspect was put into the side queue: look soon."""
         self._look_at = 0.0
+        self._moved_at = monotonic()
         self.wanted.set()
         self.ring()
 
@@ -206,7 +210,9 @@ class SideQueue:
     def patience(self) -> float:
         """For how many seconds to wait for other messages before ``take`` is called again."""
         patience = self._turns.patience
-        return min(patience, _ANSWERING) if self._scout.is_looking else patience
+        # Whoever reads when another thread moves one is not told.
+        moving = monotonic() - self._moved_at < _MOVING
+        return min(patience, _ANSWERING) if moving or self._scout.is_looking else patience
 
     def due_in(self) -> float:
         """Seconds until ``take`` may find something that was not moved here; infinite when other threads look."""
