@@ -8,8 +8,19 @@ from typing import Any
 
 import pytest
 
-from qbridge_core import ConstantBackoff, QueueClient, Reason, TaskManager, connect, hookimpl
+from qbridge_core import (
+    BrokerUnavailableError,
+    ConstantBackoff,
+    QueueClient,
+    Reason,
+    TaskManager,
+    connect,
+    current_task,
+    hookimpl,
+    use_plugins,
+)
 from qbridge_core.hookspecs import Settlement
+from support.brokers import Broker
 from support.handlers import work
 from support.wait import wait_for
 
@@ -23,6 +34,40 @@ def client(request: pytest.FixtureRequest, unique_name: str) -> Iterator[QueueCl
         assert connected.system == request.param
         connected.declare(unique_name, f"{unique_name}-dead")
         yield connected
+
+
+class Publishing:
+    """Adds a header to each message, and remembers how publishing ends."""
+
+    def __init__(self) -> None:
+        self.published: list[tuple[int, BaseException | None, str]] = []
+
+    @hookimpl
+    def qbridge_before_publish(self, message_id: str | None) -> dict[str, str]:
+        """Add a header that tells one message from another."""
+        return {"traceparent": f"00-{message_id}"}
+
+    @hookimpl
+    def qbridge_published(self, count: int, exception: BaseException | None, system: str) -> None:
+        """Remember."""
+        self.published.append((count, exception, system))
+
+
+class Connections:
+    """Remembers what becomes of connections."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[object, ...]] = []
+
+    @hookimpl
+    def qbridge_connection_lost(self, address: str, exception: BaseException, system: str) -> None:
+        """Remember."""
+        self.calls.append(("lost", address, type(exception), system))
+
+    @hookimpl
+    def qbridge_connection_regained(self, address: str, duration: float, system: str) -> None:
+        """Remember."""
+        self.calls.append(("regained", address, duration, system))
 
 
 class Counting:
@@ -69,6 +114,44 @@ def test_the_wait_of_each_attempt_is_exact(client: QueueClient, unique_name: str
     assert second is not None
     assert 0.3 - 0.002 <= first <= starts[0] - before + 0.002
     assert 0.0 <= second <= starts[1] - starts[0] - 0.5 + 0.002
+
+
+def test_what_plugins_add_arrives_with_each_message(client: QueueClient, unique_name: str) -> None:
+    """Whichever way it is published, and through retries; the confirmation is told."""
+    publishing, arrived = Publishing(), []
+
+    def handler(_: object) -> None:
+        arrived.append((current_task().message_id, dict(current_task().headers)))
+        raise ValueError
+
+    use_plugins(client, [publishing])
+    client.send(unique_name, 1, headers={"tenant": "t"})
+    client.send_many(unique_name, range(3))
+    client.send(unique_name, 1, delay=0.1)
+    with manager(client, handler, unique_name, max_retries=1):
+        wait_for(lambda: len(arrived) == 10)
+    assert all(headers["traceparent"] == f"00-{message_id}" for message_id, headers in arrived)
+    assert sum(headers.get("tenant") == "t" for _, headers in arrived) == 2
+    assert publishing.published == [(1, None, client.system), (3, None, client.system), (1, None, client.system)]
+    client.purge(f"{unique_name}-dead")
+
+
+def test_a_connection_that_is_lost_and_back_is_told(private_broker: Broker) -> None:
+    """Once each, with where, why and for how long."""
+    connections = Connections()
+    with connect(private_broker.url, plugins=[connections]) as client:
+        client.declare("q", "d")
+        with TaskManager(client, print, "q", "d", plugins=[connections]):
+            private_broker.stop()
+            wait_for(lambda: len(connections.calls) == 1, 30.0)
+            private_broker.start()
+            wait_for(lambda: len(connections.calls) == 2, 60.0)
+    lost, regained = connections.calls
+    assert lost == ("lost", lost[1], BrokerUnavailableError, client.system)
+    assert regained == ("regained", lost[1], regained[2], client.system)
+    assert str(private_broker.port) in str(lost[1])
+    assert isinstance(regained[2], float)
+    assert regained[2] > 0.0
 
 
 def test_a_child_that_dies_of_a_task_is_told(client: QueueClient, unique_name: str) -> None:

@@ -82,6 +82,7 @@ CORE = [
     "hookimpl",
     "register_backend",
     "run_workers",
+    "use_plugins",
 ]
 
 

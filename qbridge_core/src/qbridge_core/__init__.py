@@ -26,6 +26,7 @@ from qbridge_core.backend import rejection as rejection
 from qbridge_core.backend import worker_identity as worker_identity
 from qbridge_core.contract.capabilities import Capabilities
 from qbridge_core.contract.client import QueueClient
+from qbridge_core.contract.clienthooks import use_plugins
 from qbridge_core.contract.dead_letter import DeadLetter, Failure, Reason
 from qbridge_core.contract.delayed import DelayedMessage
 from qbridge_core.contract.findings import Finding, FindingStatus, QueueUse
@@ -152,6 +153,7 @@ __all__ = [
     "hookimpl",
     "register_backend",
     "run_workers",
+    "use_plugins",
 ]
 
 

@@ -47,6 +47,7 @@ from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.dead_letter import DeadLetter, Failure, Noted, Reason
 from qbridge_core.contract.declared import DeclaredQueues
 from qbridge_core.contract.delayed import DelayedMessage, check_delayed, check_delayed_id
+from qbridge_core.contract.events import ConnectionEvents
 from qbridge_core.contract.findings import (
     DIAGNOSIS_SECONDS,
     Check,
@@ -146,6 +147,7 @@ __all__ = [
     "Check",
     "Chosen",
     "ConfigurationError",
+    "ConnectionEvents",
     "DIAGNOSIS_SECONDS",
     "DUE_AT",
     "DeadLetter",

@@ -16,6 +16,7 @@ from qbridge_core.backend import (
     BrokerURL,
     Capabilities,
     ConfigurationError,
+    ConnectionEvents,
     DeadLetter,
     DeclaredQueues,
     Delivery,
@@ -116,6 +117,7 @@ class KombuClient(QueueClient):
         self.max_message_bytes = self._settings.max_message_bytes
         self.patience = self._settings.publish_timeout + self._settings.connect_timeout + self._settings.request_timeout
         self._capabilities = replace(self._transport.capabilities, diagnoses=True)
+        self.events = ConnectionEvents()
         self._declarations = DeclaredQueues()
         self._parts: Connected | None = None
         self._switching = threading.Lock()
@@ -150,7 +152,7 @@ class KombuClient(QueueClient):
             self._parts = None
         with self._switching:
             if self._parts is None:
-                parts = Connected(self._transport, self._settings, self._declarations)
+                parts = Connected(self._transport, self._settings, self._declarations, self.events)
                 parts.start()
                 self._parts = parts
 

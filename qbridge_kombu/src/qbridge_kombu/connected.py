@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from typing import Final
 
-from qbridge_core.backend import DeclaredQueues, QBridgeError, monotonic
+from qbridge_core.backend import ConnectionEvents, DeclaredQueues, QBridgeError, monotonic
 from qbridge_kombu.options import Settings
 from qbridge_kombu.queues.checkup import Checkup
 from qbridge_kombu.queues.delays import Delays
@@ -29,9 +29,15 @@ class Connected:
         pid: the process that connected it; in another one it must not be used.
     """
 
-    def __init__(self, transport: Transport, settings: Settings, declarations: DeclaredQueues) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        settings: Settings,
+        declarations: DeclaredQueues,
+        events: ConnectionEvents | None = None,
+    ) -> None:
         self.pid = os.getpid()
-        self.context = Context(transport, settings, declarations)
+        self.context = Context(transport, settings, declarations, events)
         self.publisher = Publisher(self.context)
         self.delays = Delays(self.context)
         self.receiving = Receiving(self.context, self.delays)

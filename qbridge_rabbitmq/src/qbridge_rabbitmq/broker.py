@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-from qbridge_core.backend import Message, Pulse
+from qbridge_core.backend import ConnectionEvents, Message, Pulse
 from qbridge_rabbitmq.amqp.connection import AmqpConnection
 from qbridge_rabbitmq.connection.connections import Connections, Ends
 from qbridge_rabbitmq.connection.options import Endpoint
@@ -42,6 +42,7 @@ class ConnectedBroker:
         endpoint: where to connect and how.
         declarations: what the client has declared, before too.
         policies: looks after those of the broker, where they can be read.
+        events: told of outages.
 
     Attributes:
         connections: the two connections and their thread.
@@ -63,7 +64,13 @@ class ConnectedBroker:
         pauses: which queues are paused.
     """
 
-    def __init__(self, endpoint: Endpoint, declarations: Declarations, policies: Policies | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        declarations: Declarations,
+        policies: Policies | None = None,
+        events: ConnectionEvents | None = None,
+    ) -> None:
         options = endpoint.options
         self.lost_deliveries = lost = LostDeliveries()
         self.pending_delays = PendingDelays()
@@ -73,6 +80,7 @@ class ConnectedBroker:
             self._send_settlements,
             consuming=Ends(self._consuming_up, self._consuming_down),
             publishing=Ends(self.publisher.up, self.publisher.down),
+            events=events,
         )
         self.io = connections.io
         self.requests = requests = Requests(connections, options.request_timeout)

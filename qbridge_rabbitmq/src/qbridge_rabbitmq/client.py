@@ -15,6 +15,7 @@ from qbridge_core.backend import (
     NO_HEADERS,
     BrokerURL,
     Capabilities,
+    ConnectionEvents,
     DeadLetter,
     Delivery,
     DeliveryLostError,
@@ -121,6 +122,7 @@ class RabbitMQClient(Holding):
     def __init__(self, rabbitmq_url: str = "amqp://guest:guest@localhost:5672/", **options: object) -> None:
         url = BrokerURL.parse(rabbitmq_url)
         self._options = Options.read(url, options)
+        self.events = ConnectionEvents()
         self.max_message_bytes = self._options.max_message_bytes
         self.patience = self._options.publish_timeout + 2 * self._options.request_timeout
         self._endpoint = Endpoint.create(url, self._options)
@@ -161,7 +163,7 @@ class RabbitMQClient(Holding):
                 self._broker.connections.let_go()
                 self._broker = None
             if self._broker is None:
-                broker = ConnectedBroker(self._endpoint, self._declarations, self._policies)
+                broker = ConnectedBroker(self._endpoint, self._declarations, self._policies, self.events)
                 broker.open()
                 grace = _GRACE * self._options.reconnect_delay_max + _CONNECTING
                 self._poison_queue = broker.poison_queue(grace)

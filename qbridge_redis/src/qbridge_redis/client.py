@@ -12,6 +12,7 @@ from qbridge_core.backend import (
     DIAGNOSIS_SECONDS,
     NO_HEADERS,
     Capabilities,
+    ConnectionEvents,
     DeadLetter,
     Delivery,
     DeliveryLostError,
@@ -107,6 +108,7 @@ class RedisClient(Holding):
 
     def __init__(self, redis_url: str = "redis://localhost:6379/0", **options: object) -> None:
         self._options = Options.parse(redis_url, options)
+        self.events = ConnectionEvents()
         self.max_message_bytes = self._options.max_message_bytes
         self.patience = self._options.patience
         self._keys = Keys(self._options.prefix, cluster=self._options.deployment is Deployment.CLUSTER)
@@ -144,7 +146,7 @@ class RedisClient(Holding):
             self._nodes = None
         with self._switching:
             if self._nodes is None:
-                nodes = Nodes(self._options, self._keys, self._declarations)
+                nodes = Nodes(self._options, self._keys, self._declarations, self.events)
                 nodes.start()
                 self._nodes = nodes
 

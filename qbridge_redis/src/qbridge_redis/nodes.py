@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from qbridge_core.backend import Pulse, QBridgeError, monotonic
+from qbridge_core.backend import ConnectionEvents, Pulse, QBridgeError, monotonic
 from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import unreachable
 from qbridge_redis.connection.options import Address, Deployment, Options
@@ -41,7 +41,9 @@ class Nodes:
         closing: set when ``stop`` begins.
     """
 
-    def __init__(self, options: Options, keys: Keys, declarations: Declarations) -> None:
+    def __init__(
+        self, options: Options, keys: Keys, declarations: Declarations, events: ConnectionEvents | None = None
+    ) -> None:
         self.pid: Final = os.getpid()
         self.closing: Final = threading.Event()
         self._options = options
@@ -49,7 +51,7 @@ class Nodes:
         self._declarations = declarations
         self._cluster = ClusterMap(options) if options.deployment is Deployment.CLUSTER else None
         self._limits = Limits()
-        self._outage = OutageLog(options)
+        self._outage = OutageLog(options, events)
         self._nodes: dict[int, Node] = {}
         self._lock = threading.Lock()
 

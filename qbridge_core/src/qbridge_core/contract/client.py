@@ -43,6 +43,7 @@ from typing import ClassVar, Self
 
 from qbridge_core.contract.capabilities import Capabilities
 from qbridge_core.contract.diagnosing import Diagnosing
+from qbridge_core.contract.events import ConnectionEvents, Hooks
 from qbridge_core.contract.older import refuse_what_is_new
 from qbridge_core.contract.operations import Operations
 from qbridge_core.runtime.pulse import Pulse
@@ -63,6 +64,12 @@ class QueueClient(Operations, Diagnosing):
     patience: float = 30.0
     """Seconds after which a call of this client has ended, whatever the broker does, in addition to what its arguments
     ask for. A thread that takes longer in one hangs (:meth:`qbridge_core.TaskManager.health`)."""
+
+    events: ConnectionEvents | None = None
+    """Where the client tells that its connection is lost and is back, for hooks; None for one that does not tell."""
+
+    hooks: Hooks | None = None
+    """What calls the hooks of plugins; see :func:`~qbridge_core.use_plugins`."""
 
     def __init_subclass__(cls, **arguments: object) -> None:
         super().__init_subclass__(**arguments)

@@ -128,3 +128,35 @@ def qbridge_task_crashed(queue: str, task_id: str, crashes: int, suspected: bool
 @hookspec
 def qbridge_settlement_repeated(queue: str) -> None:
     """A settlement did not succeed and is tried again: the broker is away, or refuses it."""
+
+
+@hookspec
+def qbridge_before_publish(
+    queue: str, message_id: str | None, headers: Mapping[str, str], system: str
+) -> Mapping[str, str] | None:
+    """A message is about to be published; return headers to add to it, or None.
+
+    Called in the publishing thread for each message. The producer's own headers, which ``headers`` shows, stay as they
+    are; of two plugins that add the same one, the first has the last word.
+    """
+
+
+@hookspec
+def qbridge_published(queue: str, count: int, duration: float, exception: BaseException | None, system: str) -> None:
+    """A call of ``publish`` or ``publish_many`` ends: all is confirmed, or there is the exception that it raises.
+
+    Called in the publishing thread, after ``duration`` seconds. ``count`` is how many messages the client was given.
+    """
+
+
+@hookspec
+def qbridge_connection_lost(address: str, exception: BaseException, system: str) -> None:
+    """A client has lost its broker, and tries to reach it again. ``address`` is the broker, without a password.
+
+    Called in a thread of its own.
+    """
+
+
+@hookspec
+def qbridge_connection_regained(address: str, duration: float, system: str) -> None:
+    """It has its broker again, after ``duration`` seconds. Called in a thread of its own."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import reprlib
@@ -45,8 +46,9 @@ def plugin_manager(plugins: Sequence[object]) -> pluggy.PluginManager:
     return manager
 
 
+@functools.cache
 def load_plugin(name: str) -> object:
-    """Import the plugin ``"module:name"``; of a class an object is made, without arguments.
+    """Import the plugin ``"module:name"``; of a class an object is made, without arguments, once in a process.
 
     Raises:
         ConfigurationError: there is none.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +18,7 @@ import pluggy
 from qbridge_core.contract import hookspecs
 from qbridge_core.contract.checks import require_seconds
 from qbridge_core.contract.client import QueueClient
+from qbridge_core.contract.clienthooks import use_plugins
 from qbridge_core.contract.hookspecs import PROJECT, BackendFactory
 from qbridge_core.contract.url import BrokerURL
 from qbridge_core.errors import (
@@ -70,7 +71,7 @@ _registered: dict[str, BackendFactory] = {}
 _loaded: dict[str, BackendFactory] = {}
 
 
-def connect(url: str, *, start_timeout: float = 0.0, **options: object) -> QueueClient:
+def connect(url: str, *, start_timeout: float = 0.0, plugins: Sequence[object] = (), **options: object) -> QueueClient:
     """Return a connected client for the broker at ``url``.
 
     Args:
@@ -78,6 +79,8 @@ def connect(url: str, *, start_timeout: float = 0.0, **options: object) -> Queue
             ``memory://``, ``kombu+…://`` or any installed backend's.
         start_timeout: seconds to keep trying while the broker is not up yet; the log says so. May stand in the URL's
             query too.
+        plugins: objects whose hooks the client calls around what it publishes and about its connection, or
+            ``"module:name"`` of one each; see :func:`~qbridge_core.use_plugins`.
         options: the backend's options; they win over the same names in the URL's query.
 
     Raises:
@@ -91,6 +94,8 @@ def connect(url: str, *, start_timeout: float = 0.0, **options: object) -> Queue
         start_timeout = start_timeout or _seconds(parsed.query[_START_TIMEOUT])
     patience = require_seconds(_START_TIMEOUT, start_timeout)
     client = client_for(url, **options)
+    if plugins:
+        use_plugins(client, plugins)
     _connect(client, patience, parsed)
     return client
 

@@ -35,6 +35,7 @@ class TaskContext:
 
     Attributes:
         task_id: the task's id.
+        message_id: its message's id, when that has one.
         queue: the queue it came from.
         attempt: 1 for the first run.
         headers: the producer's headers.
@@ -42,11 +43,12 @@ class TaskContext:
         state: what the manager's ``lifespan`` yields, the same object for all tasks of a process; None without one.
     """
 
-    __slots__ = ("_run", "attempt", "deadline", "headers", "queue", "state", "task_id")
+    __slots__ = ("_run", "attempt", "deadline", "headers", "message_id", "queue", "state", "task_id")
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self.task_id: str = run.task_id
+        self.message_id: str | None = run.delivery.message_id
         self.queue: str = run.delivery.queue
         self.attempt: int = run.attempt
         self.headers: Mapping[str, Any] = run.delivery.headers

@@ -12,6 +12,8 @@ from typing import Final
 
 import pluggy
 
+from qbridge_core.contract.client import QueueClient
+from qbridge_core.contract.clienthooks import attach
 from qbridge_core.contract.plugins import plugin_manager
 from qbridge_core.runtime.logs import logger
 from qbridge_core.task import foreign
@@ -57,6 +59,10 @@ class Lifecycle:
         )  # fmt: skip
         if any(call is not _nothing for call in about_tasks):
             self._keep_order(ORDER)
+
+    def attach_to(self, client: QueueClient) -> None:
+        """Have the client call those hooks that are about clients."""
+        attach(client, self._manager)
 
     def _keep_order(self, order: HookOrder) -> None:
         self.order = order

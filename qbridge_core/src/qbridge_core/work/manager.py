@@ -180,6 +180,7 @@ class TaskManager:
             owns=own_code(handler).includes,
         )
         self._lifecycle = Lifecycle(plugins)
+        self._lifecycle.attach_to(queue_client)
         self._plan = Plan(
             client=queue_client,
             handler=handler,

@@ -10,6 +10,7 @@ from kombu.connection import Connection
 from qbridge_core.backend import (
     AuthenticationError,
     BrokerUnavailableError,
+    ConnectionEvents,
     Outage,
     QBridgeError,
     logger,
@@ -27,10 +28,12 @@ class Broker:
 
     Args:
         transport: the kind of broker, and where it is.
+        events: told of outages.
     """
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, events: ConnectionEvents | None = None) -> None:
         self.transport = transport
+        self._events = events or ConnectionEvents()
         self._secrets = Secrets(transport.url.password, *transport.secrets)
         self._outage = Outage(forget_after=_FORGET_AFTER)
         self._was_reached = False
@@ -81,7 +84,8 @@ class Broker:
         """
         if not self._was_reached:
             return
-        self._outage.lost(who)
+        if self._outage.lost(who):
+            self._events.lost(str(self.transport.url), error)
         kind = AuthenticationError if isinstance(error, AuthenticationError) else BrokerUnavailableError
         if self._outage.is_news(kind):
             log.warning("%s; trying again until it works: running tasks go on", error)
@@ -90,5 +94,7 @@ class Broker:
         """It can use the broker again."""
         reported = self._outage.was_reported
         seconds = self._outage.back(who)
+        if seconds is not None:
+            self._events.regained(str(self.transport.url), seconds)
         if seconds is not None and reported:
             log.info("%s can be used again after %.1f s", self.transport.url, seconds)

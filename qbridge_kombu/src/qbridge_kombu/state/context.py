@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from qbridge_core.backend import DeclaredQueues, UnroutableError
+from qbridge_core.backend import ConnectionEvents, DeclaredQueues, UnroutableError
 from qbridge_kombu.connection.broker import Broker
 from qbridge_kombu.connection.thread import ConnectionThread, closed
 from qbridge_kombu.options import Settings
@@ -26,11 +26,17 @@ class Context:
         closing: set when the client is being disconnected.
     """
 
-    def __init__(self, transport: Transport, settings: Settings, declarations: DeclaredQueues) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        settings: Settings,
+        declarations: DeclaredQueues,
+        events: ConnectionEvents | None = None,
+    ) -> None:
         self.transport = transport
         self.settings = settings
         self.declarations = declarations
-        self.broker = Broker(transport)
+        self.broker = Broker(transport, events)
         self.in_flight = InFlight(transport.bound_to_session)
         self.closing = threading.Event()
         self.sender = self.new_thread("sender")

@@ -14,7 +14,7 @@ from contextlib import suppress
 from enum import Enum
 from typing import Final, NamedTuple
 
-from qbridge_core.backend import BrokerUnavailableError, NotConnectedError, monotonic
+from qbridge_core.backend import BrokerUnavailableError, ConnectionEvents, NotConnectedError, monotonic
 from qbridge_rabbitmq.amqp import errors
 from qbridge_rabbitmq.amqp.connection import AmqpConnection
 from qbridge_rabbitmq.connection.diagnosis import explain
@@ -74,6 +74,7 @@ class Connections:
         flush: called in the I/O thread to send what others have gathered; whether there was anything.
         consuming: told of the connection for all but publishing.
         publishing: told of the other one.
+        events: told of outages.
 
     Attributes:
         state: see there (in any thread).
@@ -84,7 +85,14 @@ class Connections:
         publishing: the other one (likewise).
     """
 
-    def __init__(self, endpoint: Endpoint, flush: Callable[[], bool], consuming: Ends, publishing: Ends) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        flush: Callable[[], bool],
+        consuming: Ends,
+        publishing: Ends,
+        events: ConnectionEvents | None = None,
+    ) -> None:
         self.state = State.NEW
         self.pid: Final = os.getpid()
         self.times_connected = 0
@@ -92,7 +100,7 @@ class Connections:
         self._flush = flush
         self._endpoint = endpoint
         self._options = endpoint.options
-        self._outage = OutageLog()
+        self._outage = OutageLog(events)
         self._opened: Future[None] = Future()
         self._failed_at = endpoint.addresses[0]
         self._ends = consuming, publishing

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from qbridge_core.backend import Outage, logger
+from qbridge_core.backend import BrokerUnavailableError, ConnectionEvents, Outage, logger
 
 _log: Final = logger("qbridge.rabbitmq")
 _AWAY: Final = "away"
@@ -17,9 +17,14 @@ _REFUSED: Final = "refused"
 
 
 class OutageLog:
-    """Tells of the outages of one client. For the I/O thread."""
+    """Tells of the outages of one client. For the I/O thread.
 
-    def __init__(self) -> None:
+    Args:
+        events: who else is told.
+    """
+
+    def __init__(self, events: ConnectionEvents | None = None) -> None:
+        self._events = events or ConnectionEvents()
         self._outage = Outage()
         self._skipped: set[str] = set()
         self._where = self._reason = ""
@@ -29,6 +34,7 @@ class OutageLog:
         seconds = self._outage.back(role)
         if seconds is not None:
             _log.info("connected to %s again, after %.1f s", where, seconds)
+            self._events.regained(where, seconds)
 
     def skipped(self, where: str, reason: str) -> None:
         """One of several servers could not be reached, before any connection was there."""
@@ -39,7 +45,9 @@ class OutageLog:
     def down(self, role: str, where: str, reason: str, refused: bool) -> None:
         """A connection is lost, or an attempt to get it back has failed; ``refused`` when it needs somebody's help."""
         self._where, self._reason = where, reason
-        if self._outage.lost(role) and self._outage.is_news(_AWAY):
+        if self._outage.lost(role):
+            self._outage.is_news(_AWAY)
+            self._events.lost(where, BrokerUnavailableError(f"lost the connection to {where}: {reason}"))
             _log.warning(
                 "lost the connection to %s: %s. Reconnecting; what was not acknowledged stays in the broker",
                 where, reason,

@@ -9,7 +9,7 @@ import math
 import threading
 from typing import Final
 
-from qbridge_core.backend import Outage, logger
+from qbridge_core.backend import ConnectionEvents, Outage, logger
 from qbridge_redis.connection.errors import REFUSED
 
 log: Final = logger("qbridge.redis")
@@ -23,10 +23,12 @@ class OutageLog:
 
     Args:
         where: the server, as the log calls it.
+        events: who else is told.
     """
 
-    def __init__(self, where: object) -> None:
+    def __init__(self, where: object, events: ConnectionEvents | None = None) -> None:
         self._where = where
+        self._events = events or ConnectionEvents()
         self._outage = Outage(forget_after=_FORGOTTEN)
         self._lock = threading.Lock()  # what is said comes in the order in which it was found
 
@@ -34,6 +36,8 @@ class OutageLog:
         """Something that needs the server cannot use it, and tries again."""
         with self._lock:
             begins = self._outage.lost(who)
+            if begins:
+                self._events.lost(str(self._where), error)
             is_refused = isinstance(error.__cause__, REFUSED) and self._outage.is_news(_REFUSED, every=math.inf)
             if begins and self._outage.is_news(_AWAY):
                 log.warning("%s; trying again until it works: running tasks go on, and no message is lost", error)
@@ -52,3 +56,4 @@ class OutageLog:
             seconds = self._outage.back(who)
             if seconds is not None:
                 log.info("%s can be used again after %.1f s", self._where, seconds)
+                self._events.regained(str(self._where), seconds)

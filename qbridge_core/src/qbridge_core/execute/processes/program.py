@@ -52,7 +52,7 @@ _NUMBER_BYTES: Final = 8
 TIME_TOGETHER: Final = 0.01
 """Seconds after which a child begins none of the tasks any more that it was given together."""
 
-_Parts = tuple[bytes, str, dict[str, Any], int, str, float, dict[str, Any], int]
+_Parts = tuple[bytes, str, dict[str, Any], str | None, int, str, float, dict[str, Any], int]
 _SEEN: Final = (DUE_AT, HISTORY)
 """What of QBridge's headers a handler can see through its context."""
 
@@ -70,17 +70,16 @@ def _parts(run: Run, now: float) -> _Parts:
     delivery = run.delivery
     meta = {name: delivery.meta[name] for name in _SEEN if name in delivery.meta} if delivery.meta else {}
     return (
-        delivery.body, delivery.queue, dict(delivery.headers), delivery.attempts, run.task_id, run.deadline - now,
-        meta, delivery.sent_at_ms,
+        delivery.body, delivery.queue, dict(delivery.headers), delivery.message_id, delivery.attempts, run.task_id,
+        run.deadline - now, meta, delivery.sent_at_ms,
     )  # fmt: skip
 
 
 def _unpacked(parts: _Parts, policy: Policy) -> Run:
     """The run, as the child process sees it: what time is left of it is all that it has."""
-    body, queue, headers, attempts, task_id, remaining, meta, sent = parts
-    return Run(
-        Delivery(body, queue, headers, attempts=attempts, meta=meta, sent=sent), task_id, Terms(remaining, policy)
-    )
+    body, queue, headers, message_id, attempts, task_id, remaining, meta, sent = parts
+    delivery = Delivery(body, queue, headers, message_id, attempts, meta=meta, sent=sent)
+    return Run(delivery, task_id, Terms(remaining, policy))
 
 
 def main(descriptor: int, lifeline: int, shared: int) -> None:
