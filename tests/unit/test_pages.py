@@ -56,6 +56,12 @@ def test_a_page_is_shown_at_its_path_whatever_the_query(server: PageServer) -> N
     assert (answer.status, answer.getheader("Content-Type"), answer.text) == (200, TEXT, b"hello")  # type: ignore[attr-defined]
 
 
+def test_a_path_may_be_written_with_percent_signs(pages: Pages, server: PageServer) -> None:
+    """A page is found however a client writes the characters of its path."""
+    pages.add("/queues/größe 1", lambda: Page(200, TEXT, b"found"))
+    assert get(server, "/%71ueues/gr%C3%B6%C3%9Fe%201").status == 200
+
+
 def test_a_page_may_be_red_and_may_be_replaced(pages: Pages, server: PageServer) -> None:
     """A page is asked anew for each visit, and one that is added later takes the place of the one before."""
     pages.add("/hello", lambda: Page(503, TEXT, b"not now"))

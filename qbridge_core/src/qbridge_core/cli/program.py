@@ -17,6 +17,7 @@ _COMMANDS: Final = {
         "declare",
         "dlq",
         "doctor",
+        "exporter",
         "pause",
         "purge",
         "resume",

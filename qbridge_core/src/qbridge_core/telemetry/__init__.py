@@ -1,1 +1,1 @@
-"""What a process tells of itself to whoever watches it: pages over HTTP."""
+"""What a process tells of itself to whoever watches it: what it has counted, and pages over HTTP."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 from typing import Final, NamedTuple
+from urllib.parse import unquote
 
 LONGEST_REQUEST: Final = 16 * 1024
 """Bytes of a request line and its headers."""
@@ -15,7 +16,7 @@ class Asked(NamedTuple):
     """What a request wants.
 
     Attributes:
-        path: without a query.
+        path: without a query, and with the characters that ``%`` stands for.
         head_only: the headers alone.
     """
 
@@ -38,7 +39,7 @@ def asked_for(request: bytes) -> Asked | HTTPStatus:
     if parts[0] not in (b"GET", b"HEAD"):
         return HTTPStatus.METHOD_NOT_ALLOWED
     path = parts[1].partition(b"?")[0].decode("latin-1")
-    return Asked(path, parts[0] == b"HEAD")
+    return Asked(unquote(path), parts[0] == b"HEAD")
 
 
 def response(status: HTTPStatus, content_type: str, body: bytes, *, head_only: bool = False) -> bytes:

@@ -1,0 +1,140 @@
+"""The plugin that counts what workers tell. What shows its figures is elsewhere: here nothing foreign is imported."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from qbridge_core.contract.client import QueueClient
+from qbridge_core.contract.dead_letter import Reason
+from qbridge_core.contract.hookspecs import hookimpl
+from qbridge_core.telemetry import catalogue
+from qbridge_core.telemetry.depths import Depths
+from qbridge_core.telemetry.figures import Figures
+
+if TYPE_CHECKING:
+    from qbridge_core.contract.settlement import Settlement
+
+OUTCOMES: Final = ("succeeded", "retried", "dead-lettered", "snoozed", "handed back")
+RETRY_REASONS: Final = (Reason.FAILED, Reason.TIMED_OUT, Reason.CRASHED)
+CONFIRMED: Final = "confirmed"
+FAILED: Final = "failed"
+OTHERS: Final = "(others)"
+_MOST_TARGETS: Final = 1000
+LOOK_EVERY: Final = 5.0
+
+
+class Recorder:
+    """Counts for any number of managers and clients, by queue. Thread-safe.
+
+    Args:
+        look_every: seconds between two looks at the queues of the managers at the broker, at least; ``None`` for never.
+
+    Attributes:
+        figures: what it has counted.
+        depths: looks at the queues.
+    """
+
+    def __init__(self, look_every: float | None = LOOK_EVERY) -> None:
+        self.figures = Figures()
+        self.depths = Depths(self.figures, LOOK_EVERY if look_every is None else look_every)
+        self._targets: set[str] = set()
+        if look_every is not None:
+            self.depths.begin()
+
+    # ------------------------------------------------------------------ what workers tell
+
+    @hookimpl
+    def qbridge_worker_started(self, queue: str, client: QueueClient) -> None:
+        """Show every counter of the queue from now on, at 0: a rate needs the value before the first event."""
+        count = self.figures.count
+        for outcome in OUTCOMES:
+            count(catalogue.TASKS, queue, outcome, by=0)
+        for reason in RETRY_REASONS:
+            count(catalogue.RETRIES, queue, reason.value, by=0)
+        for reason in Reason:
+            count(catalogue.DEAD_LETTERS, queue, reason.value, by=0)
+        for metric in (
+            catalogue.CRASHES, catalogue.SUSPICIONS, catalogue.ABANDONED, catalogue.REPEATED, catalogue.LOST,
+            catalogue.RECONNECTS,
+        ):  # fmt: skip
+            count(metric, queue, by=0)
+        self.depths.add(queue, client)
+
+    @hookimpl
+    def qbridge_worker_stopping(self, queue: str, client: QueueClient) -> None:
+        """Look at the queue no more."""
+        self.depths.remove(queue, client)
+
+    @hookimpl
+    def qbridge_settlements(self, queue: str, settlements: Sequence[Settlement], running: int) -> None:
+        """Count many at once."""
+        figures = self.figures
+        figures.show(catalogue.IN_FLIGHT, running, queue)
+        if not settlements:
+            return
+        for (outcome, reason), number in Counter((each.outcome, each.reason) for each in settlements).items():
+            figures.count(catalogue.TASKS, queue, outcome, by=number)
+            if outcome == "retried":
+                figures.count(catalogue.RETRIES, queue, _text(reason), by=number)
+            elif outcome == "dead-lettered":
+                figures.count(catalogue.DEAD_LETTERS, queue, _text(reason), by=number)
+        figures.put(catalogue.WAIT_TIME, [each.wait for each in settlements if each.wait is not None], queue)
+        figures.put(catalogue.RUN_TIME, [each.duration for each in settlements if each.duration is not None], queue)
+
+    @hookimpl
+    def qbridge_task_handed_back(self, queue: str) -> None:
+        """Count one."""
+        self.figures.count(catalogue.TASKS, queue, "handed back")
+
+    @hookimpl
+    def qbridge_task_crashed(self, queue: str, suspected: bool) -> None:
+        """Count one."""
+        self.figures.count(catalogue.SUSPICIONS if suspected else catalogue.CRASHES, queue)
+
+    @hookimpl
+    def qbridge_task_abandoned(self, queue: str) -> None:
+        """Count one."""
+        self.figures.count(catalogue.ABANDONED, queue)
+
+    @hookimpl
+    def qbridge_settlement_repeated(self, queue: str) -> None:
+        """Count one."""
+        self.figures.count(catalogue.REPEATED, queue)
+
+    @hookimpl
+    def qbridge_connection_lost(self, queue: str) -> None:
+        """Count one."""
+        self.figures.count(catalogue.LOST, queue)
+
+    @hookimpl
+    def qbridge_connection_regained(self, queue: str) -> None:
+        """Count one."""
+        self.figures.count(catalogue.RECONNECTS, queue)
+
+    # ------------------------------------------------------------------ what clients tell
+
+    @hookimpl
+    def qbridge_published(self, queue: str, count: int, duration: float, exception: BaseException | None) -> None:
+        """Count a call's messages, and measure how long it took where all were confirmed."""
+        target = self._target(queue)
+        if exception is not None:
+            self.figures.count(catalogue.PUBLISHED, target, FAILED, by=count)
+            return
+        self.figures.count(catalogue.PUBLISHED, target, CONFIRMED, by=count)
+        self.figures.put(catalogue.PUBLISH_TIME, [duration], target)
+
+    def _target(self, queue: str) -> str:
+        """The label of a queue that somebody publishes to: a program may make up any number of them."""
+        if queue not in self._targets:
+            if len(self._targets) >= _MOST_TARGETS:
+                return OTHERS
+            self._targets.add(queue)
+            for outcome in (CONFIRMED, FAILED):
+                self.figures.count(catalogue.PUBLISHED, queue, outcome, by=0)
+        return queue
+
+
+def _text(reason: Reason | None) -> str:
+    return "" if reason is None else reason.value

@@ -1,0 +1,143 @@
+"""``qbridge exporter`` on real brokers: depth for Prometheus and for those who scale, while no worker runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from integration.cli.conftest import QBridge, StartQBridge
+from qbridge_core import QueueClient, connect
+from support.brokers import Broker
+from support.wait import wait_for
+
+
+@pytest.fixture(params=["redis", "amqp"])
+def url(request: pytest.FixtureRequest) -> str:
+    """Of a shared broker."""
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+@pytest.fixture
+def client(url: str, unique_name: str) -> Iterator[QueueClient]:
+    """A client that has declared the test's queue."""
+    with connect(url) as connected:
+        connected.declare(unique_name, f"{unique_name}.dead")
+        yield connected
+        connected.resume(unique_name)
+
+
+def address_of(exporter: subprocess.Popen[str]) -> str:
+    """Where it listens, as it says itself."""
+    assert exporter.stderr is not None
+    for line in exporter.stderr:
+        if found := re.search(r"at (127\.0\.0\.1:\d+)", line):
+            return f"http://{found[1]}"
+    raise AssertionError("the exporter has ended")
+
+
+def read(address: str) -> tuple[int, bytes]:
+    """Status and body."""
+    try:
+        with urllib.request.urlopen(address, timeout=30) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as exc:
+        with exc:
+            return exc.code, exc.read()
+
+
+def as_json(address: str) -> Any:
+    """What a page says when it is green, else None."""
+    status, body = read(address)
+    return json.loads(body) if status == 200 else None
+
+
+def gauges(address: str, queue: str) -> dict[str, float]:
+    """What Prometheus gets of a queue, by the names of the metrics, and of the exporter itself."""
+    return {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(read(f"{address}/metrics")[1].decode())
+        for sample in family.samples
+        if sample.labels in ({"queue": queue}, {})
+    }
+
+
+def test_depth_is_shown_as_metrics_and_as_json(
+    url: str, unique_name: str, client: QueueClient, start_qbridge: StartQBridge
+) -> None:
+    """Ready, delayed, dead and paused, and what workers would have to do, which is nothing while the queue is paused."""
+    client.send_many(unique_name, range(3))
+    client.send(unique_name, 0, delay=600)
+    address = address_of(start_qbridge("exporter", unique_name, "--url", url, "--port", "0", "--interval", "1"))
+    page = f"{address}/queues/{unique_name}"
+    wait_for(lambda: as_json(page), message="the exporter has looked")
+    told = as_json(page)
+    assert (told["ready"], told["delayed"], told["dead"], told["paused"], told["backlog"]) == (3, 1, 0, False, 3)
+    assert [each["queue"] for each in as_json(f"{address}/queues")] == [unique_name]
+    shown = gauges(address, unique_name)
+    assert shown["qbridge_queue_ready"] == 3
+    assert shown["qbridge_queue_delayed"] == 1
+    assert shown["qbridge_queue_dead"] == shown["qbridge_queue_paused"] == 0
+    assert shown["qbridge_exporter_up"] == 1
+    assert ("qbridge_queue_oldest_age_seconds" in shown) == ("oldest_age" in client.capabilities.details)
+    client.pause(unique_name)
+    wait_for(lambda: as_json(page)["paused"], message="the exporter sees the pause")
+    assert (as_json(page)["ready"], as_json(page)["backlog"]) == (3, 0)
+
+
+@pytest.mark.faults
+def test_a_broker_that_is_away_is_no_empty_queue(
+    private_redis: Broker, unique_name: str, start_qbridge: StartQBridge
+) -> None:
+    """A broker that is not up yet is waited for; while it is away the pages are a 503, and no depth is shown."""
+    private_redis.stop()
+    exporter = start_qbridge("exporter", unique_name, "--url", private_redis.url, "--port", "0", "--interval", "1")
+    address = address_of(exporter)
+    page = f"{address}/queues/{unique_name}"
+    assert read(f"{address}/queues")[0] == 503
+    private_redis.start()
+    wait_for(lambda: read(page)[0] == 200, 30, "the exporter finds the broker")
+    assert gauges(address, unique_name)["qbridge_queue_ready"] == 0
+    private_redis.stop()
+    wait_for(lambda: read(page)[0] == 503, 30, "the exporter misses the broker")
+    assert gauges(address, unique_name) == {"qbridge_exporter_up": 0}
+    private_redis.start()
+    wait_for(lambda: read(page)[0] == 200, 30, "the exporter goes on")
+    exporter.terminate()
+    assert exporter.wait(30) == 0
+
+
+def test_a_port_that_is_taken_is_one_line(redis_url: str, start_qbridge: StartQBridge, qbridge: QBridge) -> None:
+    """It ends with exit code 2, and says which port, and what to do."""
+    address = address_of(start_qbridge("exporter", "q", "--url", redis_url, "--port", "0"))
+    port = address.rpartition(":")[2]
+    done = qbridge("exporter", "q", "--url", redis_url, "--port", port, code=2)
+    assert f"at 127.0.0.1:{port}" in done.stderr
+    assert "choose another port" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_the_extra_it_says_what_to_install(redis_url: str) -> None:
+    """One line with the command to type, and exit code 2."""
+    code = (
+        "import importlib.util as u; find = u.find_spec\n"
+        "u.find_spec = lambda name, *more: None if name == 'prometheus_client' else find(name, *more)\n"
+        "import sys; sys.argv = ['qbridge', 'exporter', 'q']\n"
+        "from qbridge_core.cli.entry import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"QBRIDGE_URL": redis_url},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "qbridge-core[prometheus]" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,67 @@
+"""What the exporter shows of the last look, however long ago that was."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from qbridge_core.cli.watching.exporting import Exported
+from qbridge_core.cli.watching.overview import Row
+from qbridge_core.telemetry.catalogue import READY, UP
+from qbridge_core.telemetry.pages import Pages
+
+
+def row(queue: str = "q", ready: int = 2, in_flight: int | None = 3, *, paused: bool | None = False) -> Row:
+    """A queue as the broker tells of it."""
+    return Row(queue, None, ready, in_flight, 0, None, None, None, None, None, paused)
+
+
+def shown(pages: Pages, path: str) -> tuple[int, Any]:
+    """A page of JSON."""
+    page = pages.visit(path)
+    return page.status, json.loads(page.body)
+
+
+@pytest.mark.parametrize(
+    ("seen", "backlog"),
+    [(row(), 5), (row(in_flight=None), 2), (row(paused=True), 0), (row(paused=None), 5), (row(ready=0), 3)],
+)
+def test_the_backlog_is_what_workers_have_to_do_now(seen: Row, backlog: int) -> None:
+    """Ready, and in flight as far as that is known: a worker that is busy must not be stopped; nothing while paused."""
+    pages = Pages()
+    Exported(pages, 60.0).brought([seen])
+    assert shown(pages, "/queues/q")[1]["backlog"] == backlog
+
+
+def test_before_the_first_look_nothing_is_green() -> None:
+    """A page is a 503 with the reason, and so is each one after a look that failed."""
+    pages = Pages()
+    exported = Exported(pages, 60.0)
+    assert shown(pages, "/queues") == (503, {"error": "the broker has not answered yet"})
+    exported.brought([row()])
+    exported.failed("no route")
+    assert shown(pages, "/queues/q") == (503, {"error": "no route"})
+    assert exported.figures.read().gauges == {(UP, ()): 0}
+
+
+def test_a_look_does_not_count_for_ever() -> None:
+    """A broker that is asked and does not answer leaves nothing of what it said before."""
+    pages = Pages()
+    exported = Exported(pages, 0.0)
+    exported.brought([row()])
+    assert shown(pages, "/queues/q")[0] == 503
+    assert exported.figures.read().gauges == {(UP, ()): 0}
+
+
+def test_a_queue_that_is_gone_is_shown_no_more() -> None:
+    """Neither as a page nor as a metric."""
+    pages = Pages()
+    exported = Exported(pages, 60.0)
+    exported.brought([row("a"), row("b", 7)])
+    exported.brought([row("b", 7)])
+    assert shown(pages, "/queues/a")[0] == 404
+    assert [each["queue"] for each in shown(pages, "/queues")[1]] == ["b"]
+    gauges = exported.figures.read().gauges
+    assert {labels for metric, labels in gauges if metric is READY} == {("b",)}
