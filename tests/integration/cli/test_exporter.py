@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from integration.cli.conftest import QBridge, StartQBridge
 from qbridge_core import QueueClient, connect
 from support.brokers import Broker
+from support.scrapes import read
 from support.wait import wait_for
 
 
@@ -45,16 +42,6 @@ def address_of(exporter: subprocess.Popen[str]) -> str:
     raise AssertionError("the exporter has ended")
 
 
-def read(address: str) -> tuple[int, bytes]:
-    """Status and body."""
-    try:
-        with urllib.request.urlopen(address, timeout=30) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as exc:
-        with exc:
-            return exc.code, exc.read()
-
-
 def as_json(address: str) -> Any:
     """What a page says when it is green, else None."""
     status, body = read(address)
@@ -74,7 +61,7 @@ def gauges(address: str, queue: str) -> dict[str, float]:
 def test_depth_is_shown_as_metrics_and_as_json(
     url: str, unique_name: str, client: QueueClient, start_qbridge: StartQBridge
 ) -> None:
-    """Ready, delayed, dead and paused, and what workers would have to do, which is nothing while the queue is paused."""
+    """Ready, delayed, dead and paused, and what workers have to do, which is nothing while the queue is paused."""
     client.send_many(unique_name, range(3))
     client.send(unique_name, 0, delay=600)
     address = address_of(start_qbridge("exporter", unique_name, "--url", url, "--port", "0", "--interval", "1"))
@@ -123,21 +110,4 @@ def test_a_port_that_is_taken_is_one_line(redis_url: str, start_qbridge: StartQB
     done = qbridge("exporter", "q", "--url", redis_url, "--port", port, code=2)
     assert f"at 127.0.0.1:{port}" in done.stderr
     assert "choose another port" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_without_the_extra_it_says_what_to_install(redis_url: str) -> None:
-    """One line with the command to type, and exit code 2."""
-    code = (
-        "import importlib.util as u; find = u.find_spec\n"
-        "u.find_spec = lambda name, *more: None if name == 'prometheus_client' else find(name, *more)\n"
-        "import sys; sys.argv = ['qbridge', 'exporter', 'q']\n"
-        "from qbridge_core.cli.entry import main; main()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | {"QBRIDGE_URL": redis_url},
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "qbridge-core[prometheus]" in done.stderr
     assert "Traceback" not in done.stderr

@@ -35,12 +35,12 @@ def qbridge_backends() -> Mapping[str, BackendFactory]:  # type: ignore[empty-bo
 
 
 @hookspec
-def qbridge_worker_started(queue: str, worker: str) -> None:
-    """A TaskManager began to consume. ``worker`` is ``host:pid``."""
+def qbridge_worker_started(queue: str, worker: str, client: QueueClient) -> None:
+    """A TaskManager began to consume. ``worker`` is ``host:pid``, ``client`` the one that it was given."""
 
 
 @hookspec
-def qbridge_worker_stopping(queue: str, worker: str, reason: str) -> None:
+def qbridge_worker_stopping(queue: str, worker: str, reason: str, client: QueueClient) -> None:
     """A TaskManager was asked to stop; running tasks still get their grace period.
 
     ``reason`` is the name of the signal (``SIGTERM``), ``stop() was called``, or the error that ends it.

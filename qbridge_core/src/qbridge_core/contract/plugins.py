@@ -16,10 +16,19 @@ from qbridge_core.contract.hookspecs import PROJECT
 from qbridge_core.errors import ConfigurationError
 
 _HOOK_PREFIX: Final = "qbridge_"
+_everywhere: Final[list[object]] = []
+
+
+def use_everywhere(plugin: object) -> None:
+    """Register a plugin with each manager that is made from now on in this process.
+
+    For a program that runs managers which others make, as ``qbridge worker`` does; not thread-safe.
+    """
+    _everywhere.append(plugin)
 
 
 def plugin_manager(plugins: Sequence[object]) -> pluggy.PluginManager:
-    """Register plugins, in their order.
+    """Register plugins, in their order, and those that are used everywhere.
 
     Args:
         plugins: objects with hooks, or ``"module:name"`` of one each.
@@ -34,6 +43,7 @@ def plugin_manager(plugins: Sequence[object]) -> pluggy.PluginManager:
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
     found = [load_plugin(plugin) if isinstance(plugin, str) else plugin for plugin in plugins]
+    found += [plugin for plugin in _everywhere if all(plugin is not each for each in found)]
     try:
         for plugin in found:
             manager.register(plugin)

@@ -28,6 +28,8 @@ class JsonLink:
         self._connection = Connection(descriptor)
         self._readable = select.poll()  # the connection's own poll() makes and forgets a selector each time
         self._readable.register(descriptor, select.POLLIN)
+        self._writable = select.poll()
+        self._writable.register(descriptor, select.POLLOUT)
         self._sending = threading.Lock()
 
     def say(self, *words: object) -> None:
@@ -77,6 +79,10 @@ class JsonLink:
     def poll(self, seconds: float = 0.0) -> bool:
         """Whether there is something to hear, or the other end is gone."""
         return bool(self._readable.poll(seconds * 1000))
+
+    def has_room(self) -> bool:
+        """Whether a message can be sent that need not wait for the other end; not so when that reads nothing."""
+        return bool(self._writable.poll(0))
 
     def fileno(self) -> int:
         """The descriptor, for ``multiprocessing.connection.wait``."""

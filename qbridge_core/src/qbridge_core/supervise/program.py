@@ -6,6 +6,7 @@ manager may signal supervisor and workers at once, and two requests to stop must
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import pickle
@@ -20,12 +21,14 @@ from types import FrameType
 from typing import Final
 
 from qbridge_core.contract.dead_letter import Reason
+from qbridge_core.contract.plugins import use_everywhere
 from qbridge_core.errors import AuthenticationError, ConfigurationError, QBridgeError, TransientError
 from qbridge_core.execute.spawned import JsonLink, main_program_imported
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import flush, logger
 from qbridge_core.runtime.signals import Insistence, name_of
 from qbridge_core.supervise.builds import find
+from qbridge_core.supervise.telling import Teller
 from qbridge_core.task.explanation import Explanation
 from qbridge_core.work.manager import TaskManager
 from qbridge_core.work.poison.observer import set_observer
@@ -42,6 +45,8 @@ GRACE: Final = "grace"
 BROKER: Final = "broker"
 ACCESS: Final = "access"
 SETTINGS: Final = "settings"
+FIGURES: Final = "figures"
+LOOK: Final = "look"
 UNKNOWN: Final = ""
 STOP: Final = "stop"
 NOW: Final = "now"
@@ -59,7 +64,8 @@ _REPEAT: Final = 0.1
 def main(descriptor: int) -> None:
     """Build the managers and run them until the supervisor says stop or is gone. The argument: an inherited socket."""
     link = Link(JsonLink(descriptor))
-    preparation, builds = pickle.loads(link.receive_bytes())  # noqa: S301 - from the supervisor
+    preparation, builds, counts = pickle.loads(link.receive_bytes())  # noqa: S301 - from the supervisor
+    teller = _counting(link) if counts else None
     orders = Orders(link)
     with _telling(link):
         with main_program_imported(preparation):
@@ -68,7 +74,15 @@ def main(descriptor: int) -> None:
         workers = Workers([_made(make) for make in found])
     link.say(GRACE, float(workers.grace_period))
     orders.can_be_obeyed()
-    sys.exit(_Worker(workers, orders, link).run())
+    sys.exit(_Worker(workers, orders, link, teller).run())
+
+
+def _counting(link: Link) -> Teller:
+    """Have all managers of this process counted, and the supervisor told."""
+    teller = Teller(functools.partial(link.say, FIGURES), link.has_room)
+    use_everywhere(teller.recorder)
+    link.look = teller.recorder.depths.begin
+    return teller
 
 
 @contextmanager
@@ -133,10 +147,19 @@ def _made(make: Callable[[], object]) -> TaskManager:
     return manager
 
 
+def _nothing(seconds: float) -> None:
+    """Nobody looks."""
+
+
 class Link:
-    """The connection to the supervisor; also the observer of this process. Thread-safe."""
+    """The connection to the supervisor; also the observer of this process. Thread-safe.
+
+    Attributes:
+        look: called when this process is to look at the queues, with the seconds between two looks.
+    """
 
     def __init__(self, link: JsonLink) -> None:
+        self.look: Callable[[float], None] = _nothing
         self._link = link
         self._asking = threading.Lock()
         self._answers: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
@@ -154,6 +177,10 @@ class Link:
         except OSError as exc:
             _log.debug("the supervisor does not listen: %s", exc)
 
+    def has_room(self) -> bool:
+        """Whether the supervisor reads what it is told."""
+        return self._link.has_room()
+
     def hear(self) -> str | None:
         """Wait for the next command; ``None`` when the supervisor is gone."""
         while True:
@@ -164,9 +191,12 @@ class Link:
             except ValueError:
                 _log.exception("the supervisor says what nobody understands; the worker stops")
                 return None
-            if word != ANSWER:
+            if word == ANSWER:
+                self._answers.put((details[0], details[1]))
+            elif word == LOOK:
+                self.look(details[0])
+            else:
                 return str(word)
-            self._answers.put((details[0], details[1]))
 
     def ready(self) -> None:
         """This process is about to work. Each of its threads says so."""
@@ -236,10 +266,11 @@ class Orders:
 class _Worker:
     """Runs the managers in a thread, and stops them on demand."""
 
-    def __init__(self, workers: Workers, orders: Orders, link: Link) -> None:
+    def __init__(self, workers: Workers, orders: Orders, link: Link, teller: Teller | None) -> None:
         self._workers = workers
         self._wanted = orders.wanted
         self._link = link
+        self._teller = teller
         self._insistence = Insistence()
         self._reason = "the supervisor stops it"
         self._ended_at: float | None = None
@@ -274,6 +305,8 @@ class _Worker:
             _complain(self._link, exc)
         finally:
             self._ended_at = monotonic()
+            if self._teller is not None:
+                self._teller.tell()
             disconnect_all(self._workers.clients)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

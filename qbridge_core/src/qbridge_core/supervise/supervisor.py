@@ -39,6 +39,7 @@ from qbridge_core.supervise.program import (
     BROKER,
     COMPLAINT,
     ENDED,
+    FIGURES,
     GRACE,
     NOW,
     PASSING,
@@ -47,7 +48,9 @@ from qbridge_core.supervise.program import (
     STOP,
 )
 from qbridge_core.supervise.restarts import Slot
+from qbridge_core.supervise.sums import Sums
 from qbridge_core.supervise.worker_process import Task, WorkerProcess
+from qbridge_core.telemetry.recorder import Recorder
 
 if TYPE_CHECKING:
     from qbridge_core.work.manager import TaskManager
@@ -84,6 +87,8 @@ class Supervisor:
             25, it is 3.5 more than theirs; a value of your own should be that, too.
         start_timeout: seconds to wait for a broker that is not up yet, before any worker could reach it. The log says
             what is waited for.
+        metrics: a :class:`~qbridge_core.contrib.prometheus.Metrics`. The managers of all processes are counted, those
+            of dead ones included, and the sums are there.
 
     Raises:
         ConfigurationError: an argument is wrong; the text says which and why.
@@ -102,6 +107,7 @@ class Supervisor:
         *,
         grace_period: float = DEFAULT_GRACE_PERIOD,
         start_timeout: float = DEFAULT_START_TIMEOUT,
+        metrics: Recorder | None = None,
     ) -> None:
         builds = list(build) if isinstance(build, list | tuple) else [build]
         self._builds = checked(builds)
@@ -111,6 +117,9 @@ class Supervisor:
         require_posix("Supervisor")
         self._grace_period = require_seconds("grace_period", grace_period)
         self._start_timeout = require_seconds("start_timeout", start_timeout)
+        if metrics is not None and not isinstance(metrics, Recorder):
+            raise ConfigurationError(f"metrics must be a Metrics of qbridge_core.contrib.prometheus, not {metrics!r}")
+        self._sums = Sums(metrics)
         self._slots = [Slot() for _ in range(processes)]
         self._deaths: OrderedDict[Task, str] = OrderedDict()
         self._stop_requests = 0
@@ -179,7 +188,7 @@ class Supervisor:
         return bool(self._reason) or self._false_starts >= _FALSE_STARTS
 
     def _supervise(self) -> None:
-        setup = pickle.dumps((main_program(), self._builds))
+        setup = pickle.dumps((main_program(), self._builds, self._sums.wanted))
         while not self._stop_requests and not self._gives_up:
             self._guarded(lambda: self._look_after(setup))
         self._drain()
@@ -241,6 +250,7 @@ class Supervisor:
         for slot in self._slots:
             if slot.worker is not None and slot.worker.process.poll() is not None:
                 self._bury(slot, slot.worker)
+        self._sums.look([slot.worker for slot in self._slots if slot.worker is not None])
 
     def _listen(self, slot: Slot, worker: WorkerProcess) -> None:
         for words in worker.hear():
@@ -260,6 +270,8 @@ class Supervisor:
                     self._reason, self._kind = text, kind  # another start would change nothing
             case [str(word), float(seconds)] if word == GRACE:
                 worker.grace_period = seconds
+            case [str(word), list(told)] if word == FIGURES:
+                self._sums.hear(worker, told)
             case [str(word)] if word == ENDED:
                 worker.alone_with = None
             case [str(word), int(number), str(queue), str(task_id)] if word == ASK:
@@ -267,6 +279,7 @@ class Supervisor:
 
     def _bury(self, slot: Slot, worker: WorkerProcess) -> None:
         self._listen(slot, worker)  # to what it said before it died
+        self._sums.bury(worker)
         how = describe_exit(worker.process.returncode)
         name = f"worker {socket.gethostname()}:{worker.process.pid}"
         if worker.alone_with is not None and worker.process.returncode != 0:

@@ -28,6 +28,7 @@ class WorkerProcess:
         complaint: what it said before it ended.
         kind: what that is about.
         grace_period: seconds that its managers give to running tasks.
+        looks: it was asked to look at the queues, for all.
 
     Raises:
         OSError: there is no room for another process.
@@ -40,6 +41,7 @@ class WorkerProcess:
         self.alone_with: Task | None = None
         self.complaint = self.kind = ""
         self.grace_period = 0.0
+        self.looks = False
         self.started_at = monotonic()
         with contextlib.suppress(OSError):  # its end will be seen
             self.link.send_bytes(setup)

@@ -36,24 +36,19 @@ class Depths:
 
     Args:
         figures: where to show what is seen.
-        every: seconds between two looks at least.
-
-    Attributes:
-        looks: whether it looks at all; set it by ``begin``.
     """
 
-    def __init__(self, figures: Figures, every: float) -> None:
-        self.looks = False
+    def __init__(self, figures: Figures) -> None:
         self._figures = figures
-        self._every = every
+        self._every: float | None = None
         self._queues: dict[str, list[QueueClient]] = {}
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
-    def begin(self) -> None:
-        """Look from now on, if somebody works."""
+    def begin(self, every: float) -> None:
+        """Look from now on, as long as somebody works, so many seconds after the last look at least."""
         with self._changed:
-            self.looks = True
+            self._every = every
             self._start()
 
     def add(self, queue: str, client: QueueClient) -> None:
@@ -73,7 +68,7 @@ class Depths:
             self._changed.notify()
 
     def _start(self) -> None:
-        if self.looks and self._queues and self._thread is None:
+        if self._every is not None and self._queues and self._thread is None:
             self._thread = threading.Thread(target=self._run, name="qbridge-depths", daemon=True)
             self._thread.start()
         self._changed.notify()
@@ -90,7 +85,7 @@ class Depths:
                 seen = set(queues)
                 for queue, client in queues.items():
                     self._look(queue, client)
-            pause = max(self._every, (monotonic() - began) * _SHARE)
+            pause = max(self._every or 0.0, (monotonic() - began) * _SHARE)
         for queue in seen:
             show_depth(self._figures, queue, None)
 

@@ -27,7 +27,7 @@ class Distribution:
     total: float = 0.0
 
     def put(self, values: list[float], bounds: tuple[float, ...]) -> None:
-        """Put values into their buckets; a value that is a bound belongs below it. Sorted, a bucket costs one search."""
+        """Put values into their buckets; a bound belongs below itself. Of sorted values a bucket costs one search."""
         values.sort()
         below = 0
         for place, bound in enumerate(bounds):

@@ -18,10 +18,6 @@ if TYPE_CHECKING:
 
 OUTCOMES: Final = ("succeeded", "retried", "dead-lettered", "snoozed", "handed back")
 RETRY_REASONS: Final = (Reason.FAILED, Reason.TIMED_OUT, Reason.CRASHED)
-CONFIRMED: Final = "confirmed"
-FAILED: Final = "failed"
-OTHERS: Final = "(others)"
-_MOST_TARGETS: Final = 1000
 LOOK_EVERY: Final = 5.0
 
 
@@ -34,16 +30,15 @@ class Recorder:
     Attributes:
         figures: what it has counted.
         depths: looks at the queues.
+        look_every: as above.
     """
 
     def __init__(self, look_every: float | None = LOOK_EVERY) -> None:
         self.figures = Figures()
-        self.depths = Depths(self.figures, LOOK_EVERY if look_every is None else look_every)
-        self._targets: set[str] = set()
+        self.depths = Depths(self.figures)
+        self.look_every = look_every
         if look_every is not None:
-            self.depths.begin()
-
-    # ------------------------------------------------------------------ what workers tell
+            self.depths.begin(look_every)
 
     @hookimpl
     def qbridge_worker_started(self, queue: str, client: QueueClient) -> None:
@@ -55,10 +50,7 @@ class Recorder:
             count(catalogue.RETRIES, queue, reason.value, by=0)
         for reason in Reason:
             count(catalogue.DEAD_LETTERS, queue, reason.value, by=0)
-        for metric in (
-            catalogue.CRASHES, catalogue.SUSPICIONS, catalogue.ABANDONED, catalogue.REPEATED, catalogue.LOST,
-            catalogue.RECONNECTS,
-        ):  # fmt: skip
+        for metric in (catalogue.CRASHES, catalogue.SUSPICIONS, catalogue.REPEATED):
             count(metric, queue, by=0)
         self.depths.add(queue, client)
 
@@ -94,46 +86,9 @@ class Recorder:
         self.figures.count(catalogue.SUSPICIONS if suspected else catalogue.CRASHES, queue)
 
     @hookimpl
-    def qbridge_task_abandoned(self, queue: str) -> None:
-        """Count one."""
-        self.figures.count(catalogue.ABANDONED, queue)
-
-    @hookimpl
     def qbridge_settlement_repeated(self, queue: str) -> None:
         """Count one."""
         self.figures.count(catalogue.REPEATED, queue)
-
-    @hookimpl
-    def qbridge_connection_lost(self, queue: str) -> None:
-        """Count one."""
-        self.figures.count(catalogue.LOST, queue)
-
-    @hookimpl
-    def qbridge_connection_regained(self, queue: str) -> None:
-        """Count one."""
-        self.figures.count(catalogue.RECONNECTS, queue)
-
-    # ------------------------------------------------------------------ what clients tell
-
-    @hookimpl
-    def qbridge_published(self, queue: str, count: int, duration: float, exception: BaseException | None) -> None:
-        """Count a call's messages, and measure how long it took where all were confirmed."""
-        target = self._target(queue)
-        if exception is not None:
-            self.figures.count(catalogue.PUBLISHED, target, FAILED, by=count)
-            return
-        self.figures.count(catalogue.PUBLISHED, target, CONFIRMED, by=count)
-        self.figures.put(catalogue.PUBLISH_TIME, [duration], target)
-
-    def _target(self, queue: str) -> str:
-        """The label of a queue that somebody publishes to: a program may make up any number of them."""
-        if queue not in self._targets:
-            if len(self._targets) >= _MOST_TARGETS:
-                return OTHERS
-            self._targets.add(queue)
-            for outcome in (CONFIRMED, FAILED):
-                self.figures.count(catalogue.PUBLISHED, queue, outcome, by=0)
-        return queue
 
 
 def _text(reason: Reason | None) -> str:

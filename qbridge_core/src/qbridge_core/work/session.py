@@ -71,6 +71,7 @@ class Session:
         self.error: BaseException | None = None
         self.starter: int | None = None
         self.pid = os.getpid()
+        self._client = client
         self._job = job
         job.executor.lifespan_failed = self._lifespan_failed
         self._queue = input_queue
@@ -286,7 +287,7 @@ class Session:
         if not lifecycle.hears_start:
             return
         deadline = monotonic() + foreign.patience(self._job.longest_timeout)
-        tell = functools.partial(lifecycle.worker_started, queue=self._queue, worker=worker)
+        tell = functools.partial(lifecycle.worker_started, queue=self._queue, worker=worker, client=self._client)
         helper, raised = self._call("qbridge-started", tell)
         while helper.is_alive():
             if self._stop_requests:
@@ -319,7 +320,9 @@ class Session:
             if self._started is not None:  # the hooks of the end come after those of the start
                 thread, deadline = self._started
                 thread.join(max(0.0, deadline - monotonic()))
-            self._job.lifecycle.worker_stopping(queue=self._queue, worker=worker_identity(), reason=self._why)
+            self._job.lifecycle.worker_stopping(
+                queue=self._queue, worker=worker_identity(), reason=self._why, client=self._client
+            )
 
     @property
     def _why(self) -> str:

@@ -15,6 +15,7 @@ from qbridge_core.cli.targets import make_importable
 from qbridge_core.cli.worker.backoffs import read_backoff
 from qbridge_core.cli.worker.logs import LEVELS
 from qbridge_core.cli.worker.running import run_here
+from qbridge_core.cli.worker.showing import metrics_shown
 from qbridge_core.cli.worker.target import Target
 
 _COUNT: Final = click.IntRange(min=1)
@@ -65,6 +66,14 @@ def _handler_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--log-level", type=click.Choice(LEVELS, case_sensitive=False), help="Without it info, or what the program sets up."
 )
+@click.option(
+    "--metrics-port", metavar="PORT", type=click.IntRange(1, 65_535),
+    help="Show metrics for Prometheus at this port, of all processes together; needs the extra prometheus.",
+)  # fmt: skip
+@click.option(
+    "--metrics-host", metavar="HOST", default="127.0.0.1",
+    help="The address for that: 127.0.0.1, which this machine alone reaches.",
+)  # fmt: skip
 @_handler_options
 @url_options
 @click.pass_context
@@ -78,6 +87,8 @@ def command(
     until_idle: bool,
     start_timeout: float,
     log_level: str | None,
+    metrics_port: int | None,
+    metrics_host: str,
     url: str | None,
     url_file: Path | None,
     **settings: Any,
@@ -99,15 +110,17 @@ def command(
     arguments = {"max_workers" if name == _CONCURRENCY else name: v for name, v in settings.items() if v is not None}
     make_importable()
     found = [Target(name, chosen, queue, arguments, given, log_level) for name in targets]
-    if processes == 1 and not reload:
-        run_here(found, start_timeout, until_idle)
-        return
-    from qbridge_core.cli.worker.supervised import run_reloading, run_supervised  # a worker alone needs no processes
+    with metrics_shown(metrics_port, metrics_host) as shown:
+        recorder = None if shown is None else shown.recorder
+        if processes == 1 and not reload:
+            run_here(found, start_timeout, until_idle, recorder)
+            return
+        from qbridge_core.cli.worker.supervised import run_reloading, run_supervised  # not needed by a worker alone
 
-    if reload:
-        run_reloading(found, processes, start_timeout, reload_dir or (Path.cwd(),))
-    else:
-        run_supervised(found, processes, start_timeout)
+        if reload:
+            run_reloading(found, processes, start_timeout, reload_dir or (Path.cwd(),), recorder)
+        else:
+            run_supervised(found, processes, start_timeout, recorder)
 
 
 def _given(context: click.Context) -> tuple[str, ...]:

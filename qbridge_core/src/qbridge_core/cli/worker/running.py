@@ -11,11 +11,13 @@ import click
 
 from qbridge_core.cli.exits import DONE, FAILED, failure_of
 from qbridge_core.cli.worker.target import Target
+from qbridge_core.contract.plugins import use_everywhere
 from qbridge_core.errors import QBridgeError, TransientError
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import flush, logger
 from qbridge_core.runtime.signals import stop_signals
 from qbridge_core.runtime.trying import keep_trying
+from qbridge_core.telemetry.recorder import Recorder
 from qbridge_core.work.manager import TaskManager
 from qbridge_core.work.workers import Workers, disconnect_all
 
@@ -27,14 +29,19 @@ class _Left(SystemExit):
     """A signal came before anything could be lost."""
 
 
-def run_here(targets: Sequence[Target], start_timeout: float, until_idle: bool) -> None:
+def run_here(
+    targets: Sequence[Target], start_timeout: float, until_idle: bool, recorder: Recorder | None = None
+) -> None:
     """Run all targets in this process, as one worker, until a signal comes or one of them ends.
 
     Args:
         targets: one for each queue.
         start_timeout: seconds to wait for a broker that is not up yet.
         until_idle: until all queues are empty.
+        recorder: counts what they do.
     """
+    if recorder is not None:
+        use_everywhere(recorder)
     deadline = monotonic() + start_timeout
     managers: list[TaskManager] = []
     with stop_signals(_leave):

@@ -15,19 +15,28 @@ from qbridge_core.errors import ConfigurationError, WorkerStartError
 from qbridge_core.runtime.logs import logger
 from qbridge_core.runtime.signals import stop_signals
 from qbridge_core.supervise.supervisor import Supervisor
+from qbridge_core.telemetry.recorder import Recorder
 
 _log: Final = logger("qbridge.worker")
 _POLL: Final = 0.2
 _SHOWN: Final = 3
 
 
-def run_supervised(targets: Sequence[Target], processes: int, start_timeout: float) -> None:
+def run_supervised(
+    targets: Sequence[Target], processes: int, start_timeout: float, recorder: Recorder | None = None
+) -> None:
     """Run all targets in each of so many processes until a signal comes."""
     set_up_logs(targets[0].log_level)
-    Supervisor(list(targets), processes, start_timeout=start_timeout).run()
+    Supervisor(list(targets), processes, start_timeout=start_timeout, metrics=recorder).run()
 
 
-def run_reloading(targets: Sequence[Target], processes: int, start_timeout: float, folders: Sequence[Path]) -> None:
+def run_reloading(
+    targets: Sequence[Target],
+    processes: int,
+    start_timeout: float,
+    folders: Sequence[Path],
+    recorder: Recorder | None = None,
+) -> None:
     """The same, with new processes after each change of a Python file.
 
     Once they have worked, a change that keeps them from starting is told, and the next change is waited for.
@@ -37,6 +46,7 @@ def run_reloading(targets: Sequence[Target], processes: int, start_timeout: floa
         processes: how many.
         start_timeout: seconds to wait for a broker that is not up yet.
         folders: where to look for changes, with all that is below.
+        recorder: has what all of them have counted.
 
     Raises:
         ConfigurationError: what watches is not installed, or a folder is missing.
@@ -48,7 +58,7 @@ def run_reloading(targets: Sequence[Target], processes: int, start_timeout: floa
     with stop_signals(lambda _: asked.append(None)):  # between two runs; in one the supervisor has its own
         worked = False
         while not asked:
-            supervisor = Supervisor(list(targets), processes, start_timeout=start_timeout)
+            supervisor = Supervisor(list(targets), processes, start_timeout=start_timeout, metrics=recorder)
             changes.end(supervisor)
             try:
                 supervisor.run()
