@@ -17,6 +17,7 @@ from support.pages import PAGES, name
 from support.wait import wait_for
 
 BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```\n(?:\n?```text\n(?P<output>.*?)^```\n)?", re.DOTALL | re.MULTILINE)
+NAMED = re.compile(r"# (?P<file>[\w.]+\.py)\n")
 BROKERS = {"amqp://guest:guest@localhost:5672/": "amqp_url", "redis://localhost:6379/0": "redis_url"}
 
 
@@ -43,6 +44,13 @@ def _blocks() -> Iterator[Block]:
         text = page.read_text(encoding="utf-8")
         for match in BLOCK.finditer(text):
             yield Block(page, text.count("\n", 0, match.start()) + 1, match["code"], match["output"])
+
+
+def write_named(page: Path, directory: Path) -> None:
+    """Write the blocks of a page that begin with the name of a file, so that others can import them."""
+    for block in blocks():
+        if block.page == page and (named := NAMED.match(block.code)):
+            (directory / named["file"]).write_text(block.code, encoding="utf-8")
 
 
 def run(block: Block, code: str, directory: Path) -> str:
@@ -79,6 +87,7 @@ def test_block(request: pytest.FixtureRequest, block: Block, tmp_path: Path, uni
         if address in code:
             code = code.replace(address, request.getfixturevalue(fixture))
     assert "localhost" not in code, "an address that the test does not know"
+    write_named(block.page, tmp_path)
     printed = run(block, code, tmp_path).replace(f"{unique_name}-emails", "emails")
     if block.output is not None:
         assert printed == block.output

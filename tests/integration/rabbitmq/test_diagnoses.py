@@ -69,9 +69,16 @@ def test_what_amqp_does_not_tell_is_not_checked(client: RabbitMQClient, use: Que
     assert "s3cret" not in repr(found)
 
 
-@pytest.mark.parametrize("right", ["configure", "write", "read"])
+@pytest.mark.parametrize(
+    ("right", "others"), [("configure", ["dead", "suspects"]), ("write", []), ("read", ["suspects"])]
+)
 def test_a_missing_permission_is_found_without_using_it(
-    seen: RabbitMQClient, managed: ManagedRabbitMQ, make_client: MakeClient, use: QueueUse, right: str
+    seen: RabbitMQClient,
+    managed: ManagedRabbitMQ,
+    make_client: MakeClient,
+    use: QueueUse,
+    right: str,
+    others: list[str],
 ) -> None:
     """Which one on which queues, with the command that grants it; no queue is made, no message is touched."""
     permissions = {"configure": ".*", "write": ".*", "read": ".*"}
@@ -80,9 +87,11 @@ def test_a_missing_permission_is_found_without_using_it(
     seen.send(use.queue, 1)
     client = make_client(url, management_url=managed.management_url.replace("//", "//guest:guest@"))
     before = {each["name"] for each in managed.api("GET", "queues/%2F")}
+    names = {"dead": use.letters, "suspects": suspects_queue(use.queue)}
+    lacking = ", ".join(map(repr, [use.queue, *(names[other] for other in others)]))
     found = only(
         [each for each in client.diagnose([use]) if each.check in {"server", "publishing", "permissions"}],
-        "permissions", PROBLEM, f"lacks {right} on {use.queue!r}, {use.dead_letter_queue!r}", suspects_queue(use.queue),
+        "permissions", PROBLEM, f"lacks {right} on {lacking}",
     )  # fmt: skip
     assert {each["name"] for each in managed.api("GET", "queues/%2F")} == before
     (delivery,) = seen.receive(use.queue, 1, 10.0)

@@ -123,7 +123,7 @@ def test_a_replica_is_found(client: RedisClient, server: RedisBroker) -> None:
 
 @pytest.mark.parametrize(
     "rights",
-    [["-xack"], ["-xautoclaim"], ["-xlen", "-zcard"], ["-evalsha", "-eval"], ["-xadd", "-xreadgroup"], ["-xgroup"]],
+    [["-xack"], ["-xlen", "-zcard"], ["-evalsha", "-eval"], ["-xadd", "-xreadgroup"], ["-xgroup"]],
     ids=" ".join,
 )
 def test_a_missing_right_is_found(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shlex
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from pika import exceptions
@@ -40,16 +40,12 @@ _ALARM: Final = "free memory or disk at the server, or add some; rabbitmqctl sta
 
 def on_queues(broker: ConnectedBroker, endpoint: Endpoint, use: QueueUse, check: Check) -> Iterator[Finding]:
     """What a worker of a queue may not do: on the queue, its dead letters, its suspects and its delays."""
-    side = suspects_queue(use.queue)
-    names = (
-        use.queue, use.letters, side, lock_name(side, "probe"),
-        delays.name(use.queue, 0),
-    )  # fmt: skip
-    lacking = broker.requests.call(f"permissions on {use.queue!r}", _lacking(names))
+    needed = _needed(use)
+    lacking = broker.requests.call(f"permissions on {use.queue!r}", _lacking(needed))
     if not lacking:
-        yield check.ok(f"{_user(endpoint)} may configure, write and read {', '.join(map(repr, names))}")
+        yield check.ok(f"{_user(endpoint)} has {_told(needed)}")
         return
-    said = "; ".join(f"{right} on {', '.join(map(repr, missing))}" for right, missing in lacking.items())
+    said = _told(lacking)
     yield check.problem(f"{_user(endpoint)} lacks {said}: a worker cannot do its work", _grant(endpoint))
 
 
@@ -68,11 +64,25 @@ def to_publish(broker: ConnectedBroker, endpoint: Endpoint, check: Check) -> Ite
         yield check.problem(f"the broker confirms nothing: {exc}", _ALARM)
 
 
-def _lacking(names: Sequence[str]) -> Steps[dict[str, list[str]]]:
+def _needed(use: QueueUse) -> dict[str, list[str]]:
+    """What a worker declares, binds or publishes to, and consumes or declares with a way for dead letters."""
+    side, delay = suspects_queue(use.queue), delays.name(use.queue, 0)
+    return {
+        "configure": [use.queue, use.letters, side, lock_name(side, "probe"), delay],
+        "write": [use.queue, delay],
+        "read": [use.queue, side, delay],
+    }
+
+
+def _told(rights: Mapping[str, Sequence[str]]) -> str:
+    return "; ".join(f"{right} on {', '.join(map(repr, names))}" for right, names in rights.items())
+
+
+def _lacking(needed: Mapping[str, Sequence[str]]) -> Steps[dict[str, list[str]]]:
     lacking: dict[str, list[str]] = {}
-    for name in names:
-        for right, step in (("configure", _declare(name)), ("write", _unbind(name)), ("read", _consume(name))):
-            if (yield from _is_denied(step)):
+    for right, names in needed.items():
+        for name in names:
+            if (yield from _is_denied(_PROBES[right](name))):
                 lacking.setdefault(right, []).append(name)
     return lacking
 
@@ -99,6 +109,9 @@ def _consume(name: str) -> Step:
 
 def _ignore(*_: object) -> None:
     """For what no consumer gets."""
+
+
+_PROBES: Final[Mapping[str, Callable[[str], Step]]] = {"configure": _declare, "write": _unbind, "read": _consume}
 
 
 def _user(endpoint: Endpoint) -> str:
