@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +23,8 @@ from qbridge_core import (
 )
 from qbridge_core.hookspecs import Settlement
 from support.brokers import Broker
-from support.handlers import work
+from support.handlers import notes, work
+from support.run_plugins import noting, see, see_later
 from support.wait import wait_for
 
 
@@ -152,6 +155,23 @@ def test_a_connection_that_is_lost_and_back_is_told(private_broker: Broker) -> N
     assert str(private_broker.port) in str(lost[1])
     assert isinstance(regained[2], float)
     assert regained[2] > 0.0
+
+
+@pytest.mark.parametrize("kind", ["function", "coroutine", "process"])
+def test_something_is_put_around_each_run(client: QueueClient, unique_name: str, tmp_path: Path, kind: str) -> None:
+    """In the thread, on the loop or in the child that runs the handler; the retry has its own."""
+    file = str(tmp_path / "notes")
+    client.send(unique_name, {"file": file, "do": "raise"}, task_id="t", headers={"file": file})
+    handler: Any = see_later if kind == "coroutine" else see
+    executor = "process" if kind == "process" else "thread"
+    counting = Counting()
+    with manager(client, handler, unique_name, counting, noting, executor=executor, max_retries=1):
+        wait_for(lambda: len(counting.settlements) == 2, 60.0)
+    name = f"{client.system} t"
+    attempt = [f"entered {name}", f"sees {name}", f"left {name} ValueError"]
+    assert [line.partition(" ")[2] for line in notes(file)] == attempt * 2
+    assert (f"{os.getpid()} sees {name}" in notes(file)) == (kind != "process")
+    client.purge(f"{unique_name}-dead")
 
 
 def test_a_child_that_dies_of_a_task_is_told(client: QueueClient, unique_name: str) -> None:

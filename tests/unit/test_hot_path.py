@@ -76,7 +76,7 @@ def test_a_hook_that_nobody_implements_is_not_called() -> None:
     """A pluggy call costs more than the rest of a short task."""
     lifecycle = Lifecycle([])
     hooks = [value for name, value in vars(lifecycle).items() if not name.startswith("_")]
-    assert len(hooks) == 13
+    assert len(hooks) == 14
     assert {hook.__module__ for hook in hooks} == {"qbridge_core.task.lifecycle"}
     assert {hook.__name__ for hook in hooks} == {"_nothing"}
 

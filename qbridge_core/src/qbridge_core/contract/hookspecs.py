@@ -10,6 +10,7 @@ take, at least a second, is left out: another thread takes the place of the one 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -78,6 +79,26 @@ def qbridge_task_retried(queue: str, task_id: str, attempt: int, delay: float) -
 @hookspec
 def qbridge_task_dead_lettered(queue: str, task_id: str, failure: Failure) -> None:
     """The message is in the dead-letter queue."""
+
+
+@hookspec
+def qbridge_task_run(task: Any, system: str) -> AbstractContextManager[object] | None:
+    """Return a context manager to put around a run, or None; ``task`` is its :class:`~qbridge_core.TaskContext`.
+
+    It is entered where the handler runs: in the worker's thread, on the event loop, or in the child process, before the
+    handler and in its context, so that a context variable that it sets is set in the handler. It is left with what the
+    handler has raised (``HandlerTimeout`` or ``asyncio.CancelledError`` when it was too late), and cannot swallow that.
+    When a handler has not ended a second after its time is over, or when its worker has stopped, another thread leaves
+    it, once, with a ``HandlerTimeout``, in a copy of the context: tokens of context variables are useless there.
+
+    With ``executor="process"`` the plugin goes to the child processes and must be one that can be pickled, or named as
+    ``"module:name"``. Of several plugins the first is entered first, and left last.
+    """
+
+
+@hookspec
+def qbridge_task_abandoned(queue: str, task_id: str, attempt: int) -> None:
+    """A handler has not ended a second after its time was over, and is left to itself. Not told of child processes."""
 
 
 @hookspec

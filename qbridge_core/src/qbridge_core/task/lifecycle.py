@@ -51,6 +51,7 @@ class Lifecycle:
         self.task_settled = self._caller("qbridge_task_settled")
         self.task_crashed = self._caller("qbridge_task_crashed")
         self.task_handed_back = self._caller("qbridge_task_handed_back")
+        self.task_abandoned = self._caller("qbridge_task_abandoned")
         self.settlements = self._caller("qbridge_settlements")
         self.settlement_repeated = self._caller("qbridge_settlement_repeated", again=True)
         about_tasks = (
@@ -87,6 +88,11 @@ class Lifecycle:
     def hears_hand_backs(self) -> bool:
         """True when somebody listens to what goes back to its queue."""
         return self.task_handed_back is not _nothing
+
+    @property
+    def hears_abandonment(self) -> bool:
+        """True when somebody listens to handlers that do not end."""
+        return self.task_abandoned is not _nothing
 
     @property
     def hears_each_settlement(self) -> bool:

@@ -7,6 +7,7 @@ import threading
 from qbridge_core.contract.headers import TASK_ID, meta_text
 from qbridge_core.contract.message import Delivery, new_id
 from qbridge_core.runtime.clock import monotonic
+from qbridge_core.task.scope import Scope
 from qbridge_core.task.terms import Terms
 
 
@@ -23,6 +24,7 @@ class Run:
         cancelled: True when somebody else than the worker's thread has claimed it.
         in_handler: True while the handler is being called.
         raised: the name of the type that the handler raised, as long as that is being read; "" otherwise.
+        scope: what plugins have entered around it; None when no plugin wants to.
     """
 
     __slots__ = (
@@ -33,6 +35,7 @@ class Run:
         "delivery",
         "in_handler",
         "raised",
+        "scope",
         "started_at",
         "task_id",
         "terms",
@@ -48,6 +51,7 @@ class Run:
         self.cancelled = False
         self.in_handler = False
         self.raised = ""
+        self.scope: Scope | None = None
         self._right_to_settle = threading.Lock()
 
     def restart(self) -> None:

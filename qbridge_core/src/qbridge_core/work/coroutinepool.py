@@ -130,7 +130,7 @@ class CoroutinePool:
         if self._isolation is not None:
             self._isolation.expire()
         self.count_stuck()
-        return wait
+        return min(wait, self.job.abandoned.look(monotonic()))
 
     def count_stuck(self) -> None:
         """Have an error when too many handlers, or hooks and the like, hang."""
@@ -273,6 +273,8 @@ class CoroutinePool:
         error: BaseException | None = None
         payload, flight.payload = flight.payload, None
         current_run.set(run)
+        if (run_hooks := self.job.run_hooks) is not None:
+            run_hooks.enter(run)
         run.in_handler = True
         try:
             refuse_unstarted(await self._function(payload))
@@ -284,6 +286,8 @@ class CoroutinePool:
             run.in_handler = False
             if os.getpid() != self._pid:
                 end_copy(error)
+            if run.scope is not None:
+                run.scope.leave(error)
         try:
             self.ended(flight, loop, error)
         except BaseException as exc:  # noqa: BLE001 - no slot is lost in silence

@@ -126,6 +126,8 @@ class CoroutineWatch:
     def _expire(self, flight: Flight, loop: LoopThread) -> None:
         """Have the loop cancel a coroutine, whose run this pool has the right to settle."""
         self._overdue[flight] = None
+        if flight.run is not None:
+            self._pool.job.abandoned.watch(flight.run)
         if loop.replaced:
             self._charge_overdue(flight, loop.blocker()[1])
         else:
@@ -200,6 +202,7 @@ class CoroutineWatch:
                 self._pool.settle(flight, functools.partial(self._consequences.timed_out, run, stack))
             else:
                 others += 1
+                self._pool.job.abandoned.watch(run, is_late=False)
                 self._pool.settle(flight, functools.partial(self._hand_back, flight.delivery))
             loop.post(functools.partial(self.cancel, flight, loop))
         _report(blocker, stack, others)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from qbridge_core.execute.executor import Executor
 from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.routing import Router
+from qbridge_core.task.runhooks import RunHooks
 from qbridge_core.task.terms import Terms
+from qbridge_core.work.abandoned import Abandoned
 from qbridge_core.work.dispatcher import Dispatcher
 from qbridge_core.work.poison.rule import PoisonRule
 from qbridge_core.work.settle.consequences import Consequences
@@ -23,6 +25,8 @@ class Job:
         router: tells tasks of several kinds apart, if there are some.
         shortest_timeout: seconds that no task may take less than.
         longest_timeout: seconds that no task may take more than.
+        abandoned: looks after handlers that do not end.
+        run_hooks: has plugins enter something around each run here; None when none wants to, or children do it.
     """
 
     executor: Executor
@@ -35,4 +39,6 @@ class Job:
     shortest_timeout: float
     longest_timeout: float
     max_message_bytes: int
+    abandoned: Abandoned
+    run_hooks: RunHooks | None = None
     poison: PoisonRule | None = None

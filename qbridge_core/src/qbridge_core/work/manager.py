@@ -27,6 +27,7 @@ from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.outcome import RunReport, Tally
 from qbridge_core.task.retry import IMMEDIATELY, Backoff, ExceptionRule, RetryPolicy
 from qbridge_core.task.routing import Router
+from qbridge_core.task.runhooks import RunHooks
 from qbridge_core.task.terms import Terms
 from qbridge_core.telemetry.health import SILENCE, STALL, Health
 from qbridge_core.work.arguments import (
@@ -171,7 +172,11 @@ class TaskManager:
         terms = handler.terms if isinstance(handler, Router) else (own_terms,)
         check_backoffs(queue_client, [each.policy for each in terms])
         lifespan = checked_lifespan(lifespan)
-        program = checked_program(executor, handler, policy, max_tasks_per_child, max_memory_per_child, lifespan)
+        self._lifecycle = Lifecycle(plugins)
+        run_hooks = RunHooks.of(plugins, queue_client.system)
+        program = checked_program(
+            executor, handler, policy, max_tasks_per_child, max_memory_per_child, lifespan, run_hooks
+        )
         rules = Rules(
             queue=input_queue,
             max_crashes=checked_crashes(max_crashes),
@@ -179,7 +184,6 @@ class TaskManager:
             redact=checked_redact(redact),
             owns=own_code(handler).includes,
         )
-        self._lifecycle = Lifecycle(plugins)
         self._lifecycle.attach_to(queue_client)
         self._plan = Plan(
             client=queue_client,
@@ -188,6 +192,7 @@ class TaskManager:
             rules=rules,
             terms=terms,
             lifecycle=self._lifecycle,
+            run_hooks=run_hooks,
             program=program,
             loop_factory=checked_loop_factory(loop_factory, handler, program),
             lifespan=lifespan,

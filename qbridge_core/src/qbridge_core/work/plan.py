@@ -15,7 +15,9 @@ from qbridge_core.runtime.processors import usable_processors
 from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.outcome import Tally
 from qbridge_core.task.routing import Router
+from qbridge_core.task.runhooks import RunHooks
 from qbridge_core.task.terms import Terms
+from qbridge_core.work.abandoned import Abandoned
 from qbridge_core.work.dispatcher import Dispatcher
 from qbridge_core.work.job import Job
 from qbridge_core.work.poison.importing import can_be_isolated
@@ -52,6 +54,7 @@ class Plan:
         terms: those of each task, or all that there are where the handler is a router.
         program: what child processes load, if handlers run in some.
         workers: how many tasks run at once.
+        run_hooks: has plugins enter something around each run.
     """
 
     client: QueueClient
@@ -60,6 +63,7 @@ class Plan:
     rules: Rules
     terms: Sequence[Terms]
     lifecycle: Lifecycle
+    run_hooks: RunHooks | None
     program: Program | None
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None
     lifespan: Lifespan | None
@@ -91,7 +95,9 @@ class Plan:
         dispatcher = Dispatcher(client, rules.queue, self.workers, poll_timeout, side_queue, held)
         job = Job(
             self._executor(), dispatcher, settler, consequences, lifecycle, self.terms[0], self._router,
-            min(terms.timeout for terms in self.terms), self.longest_timeout, self.max_message_bytes, rule,
+            min(terms.timeout for terms in self.terms), self.longest_timeout, self.max_message_bytes,
+            Abandoned(lifecycle, lifecycle.hears_abandonment or self.run_hooks is not None),
+            self.run_hooks if self.program is None else None, rule,
         )  # fmt: skip
         isolation = None if side_queue is None else self._isolation(side_queue, job)
         return Session(
@@ -134,4 +140,5 @@ class Plan:
         return Isolation(
             side_queue, job.poison, job.settler, job.consequences, self.lifecycle, self.handler,
             job.terms, job.router, job.longest_timeout, self.max_message_bytes, self.workers, self.lifespan,
+            self.run_hooks,
         )  # fmt: skip

@@ -140,6 +140,7 @@ class Stopping:
         self.step = "the lifespan is not left"
         latest = begin + (_LEAVING_TIME if requests < 2 else _HURRIED_LEAVING)
         self._wait_for_lifespan(max(latest, self._drained_by) if patient and requests < 2 else latest, requests)
+        self._job.abandoned.end()
 
     def _wait_for_lifespan(self, latest: float, requests: int) -> None:
         """It is being left since the executor was closed."""
@@ -184,6 +185,8 @@ class Stopping:
         runs = self._pool.claim_running()
         if self._isolation is not None:
             runs += self._isolation.claim_running()
+        for run in runs:
+            self._job.abandoned.watch(run, is_late=False)
         self.step = "the broker has not taken back what did not finish"
         # In a thread of its own: with a broker that does not answer it may take seconds.
         helper = self.call("qbridge-hand-back", lambda: self._hand_back(runs))

@@ -24,16 +24,19 @@ from qbridge_core.execute.interrupt.late import Late
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.forks import end_copy, process
 from qbridge_core.runtime.logs import logger
-from qbridge_core.task.context import current_run, current_state
+from qbridge_core.task import foreign
+from qbridge_core.task.context import HandlerTimeout, current_run, current_state
 from qbridge_core.task.foreign import GivenUp, Step, Watched
 from qbridge_core.task.routing import NotYetError
 from qbridge_core.task.run import Run, task_id_of
+from qbridge_core.task.scope import Scope
 from qbridge_core.task.verdict import Verdict, name_of
 from qbridge_core.work.job import Job
 from qbridge_core.work.poison.observer import current_observer
 
 _log: Final = logger("qbridge.worker")
 
+_RUN_HOOK: Final = "a plugin's qbridge_task_run"
 READING_TIME: Final = 1.0
 """Seconds that it may take at least to find out what an exception says."""
 
@@ -215,8 +218,12 @@ class Worker:
             return
         current_run.set(run)
         job.lifecycle.task_started(queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt)
+        if (run_hooks := job.run_hooks) is not None:
+            foreign.call(_RUN_HOOK, None, functools.partial(run_hooks.enter, run), None)
         if run.cancelled:  # while a hook took its time
             self.abandoned = True
+            if run.scope is not None:
+                run.scope.leave(HandlerTimeout("its time was over before it began"))
             return
         error: BaseException | None = None
         forks = process.forks
@@ -272,14 +279,32 @@ class Worker:
         self.running = None
         if not in_time:
             self.abandoned = True  # the watchdog has replaced this thread, or the pool is closing
+            if run.scope is not None:
+                run.scope.leave(error)
             say_late(run, duration)
             return
-        if duration > run.terms.timeout:
+        if run.scope is not None:
+            self.watched.do(Step(functools.partial(self._leave_and_settle, run, run.scope, duration, error, verdict)))
+        elif duration > run.terms.timeout:
             self.watched.do(Step(functools.partial(consequences.timed_out, run, None)))
         elif error is None or verdict is None:
             self._job.settler.acknowledge(run, duration)
         else:
             self.watched.do(Step(functools.partial(consequences.failed, run, error, verdict)))
+
+    def _leave_and_settle(
+        self, run: Run, scope: Scope, duration: float, error: BaseException | None, verdict: Verdict | None
+    ) -> None:
+        """The same, once what plugins have entered around the run is left; a plugin that hangs there is left behind."""
+        foreign.call(_RUN_HOOK, "left", functools.partial(scope.leave, error), None)
+        consequences = self._job.consequences
+        if duration > run.terms.timeout:
+            consequences.timed_out(run, None)
+        elif error is None or verdict is None:
+            foreign.settled()  # an acknowledgement is not repeated from here
+            self._job.settler.acknowledge(run, duration)
+        else:
+            consequences.failed(run, error, verdict)
 
 
 def say_late(run: Run, duration: float) -> None:

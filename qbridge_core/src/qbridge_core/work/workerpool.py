@@ -104,7 +104,7 @@ class WorkerPool:
         if self._isolation is not None:
             self._isolation.expire()
         self.count_stuck()
-        return wait
+        return min(wait, self._job.abandoned.look(now))
 
     def count_stuck(self) -> None:
         """Have an error when too many handlers, or hooks and the like, hang."""
@@ -151,6 +151,8 @@ class WorkerPool:
             worker.hangs_outside = True
         self._leave(worker)
         worker.interrupt(run)
+        if executor.in_thread:  # a child process is killed
+            self._job.abandoned.watch(run)
         if run.raised:
             step = Step(functools.partial(consequences.unreadable, run, run.raised))
         else:

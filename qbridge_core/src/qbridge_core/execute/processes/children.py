@@ -26,6 +26,7 @@ from qbridge_core.runtime.pause import GrowingPause
 from qbridge_core.task.context import current_run
 from qbridge_core.task.retry import ExceptionRule, RetryPolicy
 from qbridge_core.task.run import Run
+from qbridge_core.task.runhooks import RunHooks
 
 _log: Final = logger("qbridge.worker")
 _CLOSE_TIME: Final = 0.5
@@ -44,7 +45,8 @@ class Program:
     """What a child process loads, and when it is replaced.
 
     Attributes:
-        pickled: the handler, the policy without its backoffs, which stay in the worker, and the lifespan.
+        pickled: the handler, the policy without its backoffs, which stay in the worker, the lifespan, and the plugins
+            that have a hook around a run.
         max_tasks: so many runs are enough for one process.
         max_memory: a process that holds more bytes after a run is replaced.
     """
@@ -62,6 +64,7 @@ class Program:
         max_tasks: int | None = None,
         max_memory: int | None = None,
         lifespan: Lifespan | None = None,
+        run_hooks: RunHooks | None = None,
     ) -> Program:
         """Pack a handler.
 
@@ -71,8 +74,9 @@ class Program:
         rules = tuple(ExceptionRule(rule.exceptions) for rule in policy.rules)
         exceptions = RetryPolicy(dead_letter_on=policy.dead_letter_on, rules=rules)
         _check_lifespan(lifespan)
+        _check_plugins(run_hooks)
         try:
-            return cls(pickle.dumps((handler, exceptions, lifespan)), max_tasks, max_memory, lifespan)
+            return cls(pickle.dumps((handler, exceptions, lifespan, run_hooks)), max_tasks, max_memory, lifespan)
         except Exception as exc:
             raise ConfigurationError(
                 f"with executor='process' another process must be able to import the handler and the exception classes "
@@ -91,6 +95,16 @@ def _check_lifespan(lifespan: Lifespan | None) -> None:
         raise ConfigurationError(
             f"with executor='process' each child process enters the lifespan, and must be able to import it ({exc}); "
             "define it at the top level of a module, not as a lambda or inside a function"
+        ) from exc
+
+
+def _check_plugins(run_hooks: RunHooks | None) -> None:
+    try:
+        pickle.dumps(run_hooks)
+    except Exception as exc:
+        raise ConfigurationError(
+            f"with executor='process' a plugin with qbridge_task_run works in the child processes, and cannot be sent "
+            f"there ({exc}): name it, plugins=['module:name'], or let it be pickled"
         ) from exc
 
 

@@ -38,6 +38,7 @@ from qbridge_core.runtime.logs import flush, log_errors_of
 from qbridge_core.task.context import HandlerTimeout, current_run, current_state
 from qbridge_core.task.routing import Router
 from qbridge_core.task.run import Run
+from qbridge_core.task.runhooks import RunHooks
 from qbridge_core.task.terms import Policy, Terms
 from qbridge_core.task.verdict import Verdict, judge
 
@@ -144,8 +145,14 @@ def _load(link: JsonLink, mark: StartMark) -> _Server:
     """Import the main program, then the handler."""
     preparation, program, watch_memory = pickle.loads(link.receive_bytes())  # noqa: S301 - from the worker
     with main_program_imported(preparation):
-        handler, policy, lifespan = pickle.loads(program)  # noqa: S301 - as above
-    return _Server(link, mark, handler, policy, watch_memory, lifespan)
+        handler, policy, lifespan, run_hooks = pickle.loads(program)  # noqa: S301 - as above
+    return _Server(link, mark, handler, policy, watch_memory, lifespan, run_hooks)
+
+
+def _nothing_around(run: Run) -> contextlib.AbstractContextManager[None]:
+    """No plugin wants anything around a run."""
+    del run
+    return contextlib.nullcontext()
 
 
 class _Server:
@@ -159,7 +166,9 @@ class _Server:
         policy: Policy,
         watch_memory: bool,
         lifespan: Lifespan | None,
+        run_hooks: RunHooks | None,
     ) -> None:
+        self._around = _nothing_around if run_hooks is None else run_hooks.around
         self._link = link
         self._say = link.say
         self._mark = mark
@@ -243,10 +252,11 @@ class _Server:
             task = read_task(run.delivery.body, len(run.delivery.body))
             if self._router is not None:
                 policy = self._router.route(task, run.delivery).policy
-            if self._cancelled:
-                raise HandlerTimeout
-            with OneProcess():
-                refuse_unstarted(self._handler(task.payload))
+            with self._around(run):
+                if self._cancelled:
+                    raise HandlerTimeout
+                with OneProcess():
+                    refuse_unstarted(self._handler(task.payload))
         except BaseException as exc:  # noqa: BLE001 - whatever a handler raises is its failure
             self._run = None
             return judge(exc, policy, self._owns)

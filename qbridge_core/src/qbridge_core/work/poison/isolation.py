@@ -29,6 +29,7 @@ from qbridge_core.task.foreign import patience
 from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.routing import Router
 from qbridge_core.task.run import Run
+from qbridge_core.task.runhooks import RunHooks
 from qbridge_core.task.terms import Terms
 from qbridge_core.work.poison.importing import setup_of
 from qbridge_core.work.poison.lookout import lookout_of
@@ -59,6 +60,7 @@ class Isolation:
         max_message_bytes: a longer message is malformed.
         most: so many child processes at once.
         lifespan: what each child process enters.
+        run_hooks: what is put around each run there, as far as the children can have it.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Isolation:
         max_message_bytes: int,
         most: int,
         lifespan: Lifespan | None = None,
+        run_hooks: RunHooks | None = None,
     ) -> None:
         self.side_queue = side_queue
         self.rule = rule
@@ -89,6 +92,7 @@ class Isolation:
         """Set it to have no more suspects taken for a while; what runs goes on."""
         self._handler = handler
         self.lifespan = lifespan
+        self._run_hooks = run_hooks
         self._most = min(most, _MOST_CHILDREN)
         self._lock = threading.Lock()
         self._runners: set[SuspectRunner] = set()
@@ -184,7 +188,7 @@ class Isolation:
         """The first message to a child process; see :func:`setup_of`."""
         with self._lock:
             if self._setup is None:
-                self._setup = setup_of(self._handler, self.lifespan)
+                self._setup = setup_of(self._handler, self.lifespan, self._run_hooks)
             return self._setup
 
     def give_up(self, delivery: Delivery, why: str, seconds: float = _TRY_AGAIN_AFTER) -> None:
