@@ -28,6 +28,10 @@ from qbridge_core import TaskManager, connect
 def handle(payload):
     if payload == "bad":
         raise ValueError(payload)
+    if payload == "pass on":
+        with connect(os.environ["QBRIDGE_URL"]) as client:
+            client.declare(os.environ["QUEUE"] + "-next")
+            client.send(os.environ["QUEUE"] + "-next", "bad")
     time.sleep(0.01)
 
 def build():
@@ -37,11 +41,15 @@ def build():
 Start = Callable[..., tuple[Worker, Scrapes]]
 
 
-@pytest.fixture(params=["redis", "amqp"])
+BOTH = pytest.mark.parametrize("url", ["redis", "amqp"], indirect=True)
+
+
+@pytest.fixture
 def url(request: pytest.FixtureRequest) -> str:
     """Of a shared broker; on Redis the tasks of a killed worker are taken over soon."""
-    address = str(request.getfixturevalue(f"{request.param}_url"))
-    return f"{address}?lease=2" if request.param == "redis" else address
+    name = getattr(request, "param", "redis")
+    address = str(request.getfixturevalue(f"{name}_url"))
+    return f"{address}?lease=2" if name == "redis" else address
 
 
 @pytest.fixture
@@ -70,16 +78,18 @@ def start(tmp_path: Path, url: str, unique_name: str) -> Iterator[Start]:
 
 
 def test_one_process_shows_what_it_does(client: QueueClient, unique_name: str, start: Start) -> None:
-    """Its tasks, its runs, and what waits in its queue; the page is there until the program ends."""
-    client.send_many(unique_name, ["good", "good", "bad"])
+    """Its tasks, its runs, what waits in its queue, and what its handlers publish with clients of their own."""
+    client.send_many(unique_name, ["good", "pass on", "bad"])
     worker, page = start()
     wait_for(lambda: page.value("qbridge_tasks_total", queue=unique_name, outcome="dead-lettered") == 1, 60, worker.log)
     wait_for(lambda: page.value("qbridge_tasks_total", queue=unique_name, outcome="succeeded") == 2)
     assert page.value("qbridge_task_run_time_seconds_count", queue=unique_name) == 4
+    assert page.value("qbridge_messages_published_total", queue=f"{unique_name}-next", outcome="confirmed") == 1
     wait_for(lambda: page.value("qbridge_queue_dead", queue=unique_name) == 1, 30)
     assert worker.end() == 0
 
 
+@BOTH
 def test_no_counter_goes_back_while_workers_are_killed(client: QueueClient, unique_name: str, start: Start) -> None:
     """Every scrape has all that was there before; what dead processes have counted stays, and each end is counted."""
     worker, page = start("--processes", "3")
@@ -111,6 +121,7 @@ def test_what_an_idle_process_has_counted_outlives_it(client: QueueClient, uniqu
     assert worker.end() == 0
 
 
+@BOTH
 def test_one_process_of_several_asks_the_broker(client: QueueClient, unique_name: str, start: Start) -> None:
     """What waits is shown once, not once for each process; when that one dies, another one asks."""
     client.pause(unique_name)

@@ -15,7 +15,7 @@ from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.headers import NO_HEADERS
 from qbridge_core.contract.hookspecs import PROJECT
 from qbridge_core.contract.message import Message
-from qbridge_core.contract.plugins import plugin_manager
+from qbridge_core.contract.plugins import are_some_everywhere, plugin_manager
 from qbridge_core.contract.producing import Producing
 from qbridge_core.errors import ConfigurationError, PayloadError
 from qbridge_core.runtime.clock import monotonic
@@ -57,6 +57,12 @@ def attach(client: QueueClient, manager: pluggy.PluginManager) -> None:
             if client.hooks is None:
                 client.hooks = ClientHooks(client)
             client.hooks.add(plugin)
+
+
+def attach_everywhere(client: QueueClient) -> None:
+    """Have it call those that each client of this process has to call."""
+    if are_some_everywhere():
+        attach(client, plugin_manager(()))
 
 
 def has_client_hooks(manager: pluggy.PluginManager, plugin: object) -> bool:

@@ -20,11 +20,16 @@ _everywhere: Final[list[object]] = []
 
 
 def use_everywhere(plugin: object) -> None:
-    """Register a plugin with each manager that is made from now on in this process.
+    """Register a plugin with each manager, and each client of ``connect``, that this process makes from now on.
 
     For a program that runs managers which others make, as ``qbridge worker`` does; not thread-safe.
     """
     _everywhere.append(plugin)
+
+
+def are_some_everywhere() -> bool:
+    """Whether there is such a plugin."""
+    return bool(_everywhere)
 
 
 def plugin_manager(plugins: Sequence[object]) -> pluggy.PluginManager:

@@ -18,7 +18,7 @@ import pluggy
 from qbridge_core.contract import hookspecs
 from qbridge_core.contract.checks import require_seconds
 from qbridge_core.contract.client import QueueClient
-from qbridge_core.contract.clienthooks import use_plugins
+from qbridge_core.contract.clienthooks import attach_everywhere, use_plugins
 from qbridge_core.contract.hookspecs import PROJECT, BackendFactory
 from qbridge_core.contract.url import BrokerURL
 from qbridge_core.errors import (
@@ -96,6 +96,7 @@ def connect(url: str, *, start_timeout: float = 0.0, plugins: Sequence[object] =
     client = client_for(url, **options)
     if plugins:
         use_plugins(client, plugins)
+    attach_everywhere(client)
     _connect(client, patience, parsed)
     return client
 

@@ -10,6 +10,7 @@ TASK_BOUNDS: Final = (
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0,
 )  # fmt: skip
 """Upper bounds of the buckets for runs and waits, in seconds."""
+PUBLISH_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class Kind(StrEnum):
@@ -70,6 +71,20 @@ REPEATED: Final = Metric(
     Kind.COUNTER,
     "Repetitions of settlements that the broker could not carry out.",
 )
+LOST: Final = Metric(
+    "qbridge_connections_lost_total", Kind.COUNTER, "How often a connection to the broker was lost.", ("address",)
+)
+RECONNECTS: Final = Metric(
+    "qbridge_reconnects_total", Kind.COUNTER, "How often a connection to the broker was found again.", ("address",)
+)
+PUBLISHED: Final = Metric(
+    "qbridge_messages_published_total", Kind.COUNTER,
+    "Messages handed to the broker, by whether it has confirmed them.", ("queue", "outcome"),
+)  # fmt: skip
+PUBLISH_TIME: Final = Metric(
+    "qbridge_publish_time_seconds", Kind.HISTOGRAM,
+    "How long calls that publish took until the broker had confirmed all their messages.", bounds=PUBLISH_BOUNDS,
+)  # fmt: skip
 READY: Final = Metric("qbridge_queue_ready", Kind.GAUGE, "Messages that wait to be delivered.")
 DELAYED: Final = Metric("qbridge_queue_delayed", Kind.GAUGE, "Messages whose time has not come.")
 DEAD: Final = Metric("qbridge_queue_dead", Kind.GAUGE, "Letters in the dead-letter queue.")
@@ -88,8 +103,8 @@ EXITS: Final = Metric(
 UP: Final = Metric("qbridge_exporter_up", Kind.GAUGE, "1 while `qbridge exporter` hears from its broker, else 0.", ())
 
 METRICS: Final = (
-    TASKS, RUN_TIME, WAIT_TIME, IN_FLIGHT, RETRIES, DEAD_LETTERS, CRASHES, SUSPICIONS, REPEATED,
-    READY, DELAYED, DEAD, OLDEST, PAUSED, PROCESSES, EXITS, UP,
+    TASKS, RUN_TIME, WAIT_TIME, IN_FLIGHT, RETRIES, DEAD_LETTERS, CRASHES, SUSPICIONS, REPEATED, LOST, RECONNECTS,
+    PUBLISHED, PUBLISH_TIME, READY, DELAYED, DEAD, OLDEST, PAUSED, PROCESSES, EXITS, UP,
 )  # fmt: skip
 """All of them."""
 BY_NAME: Final = {metric.name: metric for metric in METRICS}

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 OUTCOMES: Final = ("succeeded", "retried", "dead-lettered", "snoozed", "handed back")
 RETRY_REASONS: Final = (Reason.FAILED, Reason.TIMED_OUT, Reason.CRASHED)
+CONFIRMED: Final = "confirmed"
+FAILED: Final = "failed"
+OTHERS: Final = "(others)"
+"""Stands for further queues that somebody has published to."""
+_MOST_TARGETS: Final = 1000
 LOOK_EVERY: Final = 5.0
 
 
@@ -37,6 +42,7 @@ class Recorder:
         self.figures = Figures()
         self.depths = Depths(self.figures)
         self.look_every = look_every
+        self._targets: set[str] = set()
         if look_every is not None:
             self.depths.begin(look_every)
 
@@ -89,6 +95,38 @@ class Recorder:
     def qbridge_settlement_repeated(self, queue: str) -> None:
         """Count one."""
         self.figures.count(catalogue.REPEATED, queue)
+
+    @hookimpl
+    def qbridge_connection_lost(self, address: str) -> None:
+        """Count one."""
+        self.figures.count(catalogue.LOST, address)
+        self.figures.count(catalogue.RECONNECTS, address, by=0)
+
+    @hookimpl
+    def qbridge_connection_regained(self, address: str) -> None:
+        """Count one."""
+        self.figures.count(catalogue.RECONNECTS, address)
+
+    @hookimpl
+    def qbridge_published(self, queue: str, count: int, duration: float, exception: BaseException | None) -> None:
+        """Count a call's messages, and measure how long it took where all were confirmed."""
+        target = self._target(queue)
+        if exception is not None:
+            self.figures.count(catalogue.PUBLISHED, target, FAILED, by=count)
+            return
+        self.figures.count(catalogue.PUBLISHED, target, CONFIRMED, by=count)
+        self.figures.put(catalogue.PUBLISH_TIME, [duration], target)
+
+    def _target(self, queue: object) -> str:
+        """The label of a queue that somebody publishes to: a program may make up any number of them."""
+        if queue in self._targets:
+            return str(queue)
+        if not isinstance(queue, str) or len(self._targets) >= _MOST_TARGETS:
+            return OTHERS
+        self._targets.add(queue)
+        for outcome in (CONFIRMED, FAILED):
+            self.figures.count(catalogue.PUBLISHED, queue, outcome, by=0)
+        return queue
 
 
 def _text(reason: Reason | None) -> str:
