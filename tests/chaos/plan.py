@@ -158,39 +158,6 @@ class Strike:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Everything that a cell will do.
-
-    Attributes:
-        seed: what it was drawn from.
-        backend: what is tested.
-        scenario: one of `SCENARIOS`.
-        fates: the tasks by id, in the order in which they are published.
-        strikes: the faults in their order.
-        task_seconds: how long a run takes.
-        threads: of the worker.
-        backoff: seconds before a retry.
-        bound: seconds after the last fault within which everything must be over.
-    """
-
-    seed: int
-    backend: Backend
-    scenario: str
-    fates: Mapping[str, Fate]
-    strikes: Sequence[Strike]
-    task_seconds: float
-    threads: int
-    backoff: float
-    bound: float
-
-    def portions(self) -> list[list[str]]:
-        """The ids that are published before the work begins, and those that are published with each fault."""
-        ids = list(self.fates)
-        count = len(self.strikes) + 1
-        return [ids[part * len(ids) // count : (part + 1) * len(ids) // count] for part in range(count)]
-
-
-@dataclass(frozen=True)
 class Size:
     """How much a cell has to do.
 
@@ -209,6 +176,41 @@ class Size:
     brief: bool = False
 
 
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a cell will do.
+
+    Attributes:
+        seed: what it was drawn from.
+        backend: what is tested.
+        scenario: one of `SCENARIOS`.
+        size: what it was drawn for.
+        fates: the tasks by id, in the order in which they are published.
+        strikes: the faults in their order.
+        task_seconds: how long a run takes.
+        threads: of the worker.
+        backoff: seconds before a retry.
+        bound: seconds after the last fault within which everything must be over.
+    """
+
+    seed: int
+    backend: Backend
+    scenario: str
+    size: Size
+    fates: Mapping[str, Fate]
+    strikes: Sequence[Strike]
+    task_seconds: float
+    threads: int
+    backoff: float
+    bound: float
+
+    def portions(self) -> list[list[str]]:
+        """The ids that are published before the work begins, and those that are published with each fault."""
+        ids = list(self.fates)
+        count = len(self.strikes) + 1
+        return [ids[part * len(ids) // count : (part + 1) * len(ids) // count] for part in range(count)]
+
+
 def make_plan(seed: int, backend: Backend, scenario: str, size: Size) -> Plan:
     """Draw the plan of one cell."""
     # Each cell has a generator of its own, so that one cell alone repeats what it did within the table.
@@ -218,6 +220,7 @@ def make_plan(seed: int, backend: Backend, scenario: str, size: Size) -> Plan:
         seed=seed,
         backend=backend,
         scenario=scenario,
+        size=size,
         fates=_fates(rng, size.tasks),
         strikes=_strikes(rng, faults, size),
         task_seconds=size.task_seconds,

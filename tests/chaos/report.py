@@ -73,18 +73,22 @@ def markdown(outcomes: Iterable[Outcome]) -> str:
 
 
 def command(outcome: Outcome) -> str:
-    """What repeats this cell."""
-    plan = outcome.plan
+    """What repeats this cell; "" for a brief one, which `make chaos` does not draw."""
+    plan, size = outcome.plan, outcome.plan.size
+    if size.brief:
+        return ""
     return (
-        f"make chaos SEED={plan.seed} BACKEND={plan.backend} FAULT='{plan.scenario}' TASKS={len(plan.fates)} "
-        f"TASK_SECONDS={plan.task_seconds:g} THREADS={plan.threads} FAULTS={len(plan.strikes)}"
+        f"make chaos SEED={plan.seed} BACKEND={plan.backend} FAULT='{plan.scenario}' TASKS={size.tasks} "
+        f"TASK_SECONDS={size.task_seconds:g} THREADS={size.threads} FAULTS={size.strikes}"
     )
 
 
 def failure(outcome: Outcome) -> str:
     """Everything that helps to understand a cell that failed."""
     problems = outcome.verdict.problems
-    lines = [f"{outcome.plan.backend}, {outcome.plan.scenario}: FAILED", f"  repeat it: {command(outcome)}"]
+    lines = [f"{outcome.plan.backend}, {outcome.plan.scenario}: FAILED"]
+    if repeats := command(outcome):
+        lines.append(f"  repeat it: {repeats}")
     start = outcome.history.faults[0].began if outcome.history.faults else 0.0
     lines += [f"  {fault.began - start:+9.3f} s {fault.what}; over at {fault.ended - start:+.3f} s; "
               f"{fault.backlog} tasks waited" for fault in outcome.history.faults]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from chaos.__main__ import parse, plans
+from chaos.cell import Outcome
 from chaos.checker import Verdict, check
 from chaos.history import DONE, FAILED, History, Journal, Letter, Period, Run
 from chaos.letters import read
@@ -27,6 +30,7 @@ from chaos.plan import (
     scenarios_of,
 )
 from chaos.publisher import message_for
+from chaos.report import command, failure
 from qbridge_core import DeadLetter, Reason
 
 GOOD, FLAKY, BAD, NOISE = "good.0", "flaky.0", "bad.0", "noise.0"
@@ -40,6 +44,7 @@ PLAN = Plan(
     seed=1,
     backend=Backend.REDIS,
     scenario="worker SIGKILL",
+    size=Size(),
     fates=FATES,
     strikes=[Strike(Fault.WORKER_KILL, 1.0, 0.0)],
     task_seconds=0.02,
@@ -461,6 +466,29 @@ def test_the_same_seed_makes_the_same_plan() -> None:
     assert plans == [make_plan(7, backend, scenario, size) for backend, scenario in cells]
     assert make_plan(8, *cells[0], size) != plans[0]
     assert len({tuple(plan.strikes) for plan in plans}) == len(plans)
+
+
+def outcome(plan: Plan) -> Outcome:
+    """What a cell comes to in which nothing ran."""
+    nothing = History(runs=[], copies={}, kills={}, faults=[], residue={})
+    return Outcome(plan, nothing, [], check(plan, nothing, []))
+
+
+@pytest.mark.parametrize("scenario", ["mixed", "worker SIGKILL"])
+def test_the_command_in_a_report_makes_the_same_plan(scenario: str) -> None:
+    """Whatever the size of the cell was."""
+    plan = make_plan(7, Backend.REDIS, scenario, Size(tasks=300, task_seconds=0.125, threads=3, strikes=2))
+    make, target, *variables = shlex.split(command(outcome(plan)))
+    given = [name.partition("=") for name in variables]
+    options = parse([word for name, _, value in given for word in (f"--{name.lower().replace('_', '-')}", value)])
+    assert (make, target) == ("make", "chaos")
+    assert list(plans(options, options.seed)) == [plan]
+
+
+def test_a_report_of_a_brief_cell_names_no_command() -> None:
+    """None would draw the same plan."""
+    assert "make chaos" in failure(outcome(make_plan(7, Backend.REDIS, "mixed", Size())))
+    assert "make chaos" not in failure(outcome(make_plan(7, Backend.REDIS, "mixed", Size(brief=True))))
 
 
 @pytest.mark.parametrize("brief", [True, False])
