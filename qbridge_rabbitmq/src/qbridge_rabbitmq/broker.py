@@ -28,6 +28,7 @@ from qbridge_rabbitmq.queues.requests import Requests, Steps
 from qbridge_rabbitmq.recovery.lost_deliveries import LostDeliveries
 from qbridge_rabbitmq.recovery.poison_queue import PoisonQueue
 from qbridge_rabbitmq.settle.acknowledgements import Acknowledgements
+from qbridge_rabbitmq.settle.flushing import Flushing
 from qbridge_rabbitmq.settle.handbacks import Handbacks
 from qbridge_rabbitmq.settle.rejections import Rejections
 from qbridge_rabbitmq.state.in_flight import Arrival
@@ -59,6 +60,7 @@ class ConnectedBroker:
         acknowledgements: end deliveries.
         handbacks: put messages back into their queues.
         rejections: whatever else becomes of a delivery.
+        flushing: sees that the broker has all that.
         locks: those that this client has at the broker.
         purging: deletes what waits.
         pauses: which queues are paused.
@@ -95,6 +97,7 @@ class ConnectedBroker:
         self.handbacks = Handbacks(
             self.io, self.sender, declarations, lost, self.acknowledgements, self.consumers.existing
         )
+        self.flushing = Flushing(self.io, self.consumers, self.handbacks, declarations.is_classic)
         self.rejections = Rejections(
             self.io,
             self.sender,
@@ -124,6 +127,7 @@ class ConnectedBroker:
 
     def close(self) -> None:
         """Send what is left, close the connections and end the thread."""
+        self.flushing.before_closing()
         self.connections.begin_closing()
         self.consumers.interrupt()
         self.connections.close()

@@ -171,7 +171,10 @@ class RabbitMQClient(Holding):
 
     @bounded
     def disconnect(self) -> None:
-        """Send what is left, close the connections and end the thread; a silent broker has 1.5 seconds at most."""
+        """Send what is left, close the connections and end the thread.
+
+        A silent broker has 1.5 seconds at most, and two more when a quorum queue may be behind with settlements.
+        """
         if self._is_parents:
             return
         with self._lifecycle:
@@ -418,8 +421,12 @@ class RabbitMQClient(Holding):
 
     @bounded
     def flush(self, timeout: float = 5.0) -> bool:
-        """Send the settlements and wait until the broker has seen them."""
-        return self._live().consumers.flush(check_wait(timeout))
+        """Send the settlements and wait until the broker has seen them, and keeps them when the connection is lost.
+
+        A quorum queue that may be behind with many settlements is asked for a message, which goes back as a copy when
+        nobody consumes here any longer; that may take five seconds more.
+        """
+        return self._live().flushing.flush(check_wait(timeout))
 
     # ------------------------------------------------------------------ dead letters
 

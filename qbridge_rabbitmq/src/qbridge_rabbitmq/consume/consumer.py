@@ -134,7 +134,7 @@ class Consumer:
             return
         self._ended.append(done)
         if self.state in {State.STARTING, State.CONSUMING} and self.channel.amqp.is_open:
-            self._cancel(self._tags)
+            self._cancel(self._tags, self.channel)
 
     def close(self, done: Callable[[], None]) -> None:
         """Close the channel: the broker takes back what is unsettled."""
@@ -301,9 +301,15 @@ class Consumer:
         if tags is self._tags and self.state is State.STARTING:
             self._enter(State.CONSUMING)
 
-    def _cancel(self, tags: ConsumerTags) -> None:
+    def _cancel(self, tags: ConsumerTags, channel: DeliveryChannel) -> None:
+        commands = channel.commands
+
+        def cancelled() -> None:
+            channel.note_applied(commands)
+            self._on_cancelled(tags)
+
         self._enter(State.CANCELLING)
-        tags.cancel(lambda: self._on_cancelled(tags))
+        tags.cancel(cancelled)
 
     def _on_cancelled(self, tags: ConsumerTags) -> None:
         """It has ended as it was asked to. (The answer may come twice, after the broker's own cancel too.)"""

@@ -100,8 +100,9 @@ class ConsumerTags:
         return consumer_tag == self.first
 
     def _add(self, prefetch: int) -> str:
-        # In the order of time: when their channel dies a quorum queue takes back what they held in that of the tags.
-        consumer_tag = f"qbridge-{next(_numbers):010}"
+        # In the order of time: when their channel dies a quorum queue takes back what they held in that of the tags. A
+        # message that was asked for has its number as such, without a zero before it: it comes last.
+        consumer_tag = f"{next(_numbers):010}-qbridge"
         self._awaited += 1
         self._channel.basic_qos(prefetch_count=prefetch, callback=_ignore)
         self._channel.basic_consume(self._queue, self._take, consumer_tag=consumer_tag, callback=self._on_consume_ok)

@@ -52,6 +52,14 @@ class GetRequest:
             self._over = True
             return self._done.is_set() or bool(self.items)
 
+    def is_answered(self, timeout: float) -> bool:
+        """In the caller's thread: whether there is an answer by then; a later one is for the next request."""
+        if self._done.wait(max(0.0, timeout)):
+            return True
+        with self._lock:
+            self._over = True
+            return self._done.is_set() or bool(self.items)
+
     @property
     def is_over(self) -> bool:
         """Whether nobody waits for it any more."""
@@ -114,6 +122,7 @@ class Gets:
         self._done = done
         self._waiting: deque[GetRequest] = deque()
         self._channel: DeliveryChannel | None = None
+        self._commands = 0
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -133,6 +142,8 @@ class Gets:
     def answered_empty(self, frame: Any) -> None:
         """The queue is empty."""
         del frame
+        if self._channel is not None:
+            self._channel.note_applied(self._commands)
         self._finish()
 
     def fail(self, reason: BaseException) -> None:
@@ -146,12 +157,15 @@ class Gets:
     def _get(self, channel: DeliveryChannel) -> None:
         self.under_way = True
         self._channel = channel
+        self._commands = channel.commands
         channel.amqp.basic_get(self._queue, self._answered)
 
     def _answered(self, amqp: Channel, method: Any, properties: spec.BasicProperties, body: bytes) -> None:
         channel = self._channel
         if channel is None or channel.amqp is not amqp:
             return
+        channel.note_applied(self._commands)
+        channel.sources += 1
         channel.unsettled[method.delivery_tag] = None
         arrival = Arrival(channel, method.delivery_tag, method.redelivered, raw_properties(properties), body)
         examined = self._redeliveries.examine(arrival)

@@ -49,8 +49,8 @@ _END_TIMEOUT: Final = 10.0
 _PAGE: Final = 100
 _LARGEST_PAGE: Final = 1_000
 _SMALLEST_PAGE: Final = 20
-# Erlang goes through a map of so many keys in their order.
-_ON_ONE_CHANNEL: Final = 32
+# Erlang goes through a map of 32 keys in their order; the last one is the message that was asked for (see _give_back).
+_ON_ONE_CHANNEL: Final = 31
 # On a classic queue, which needs no more, all messages look as if they had come back after a crash of the broker.
 _MOST_EXTRA: Final = 2_000
 
@@ -249,6 +249,12 @@ def _end(broker: ConnectedBroker, consumer: Consumer) -> list[Arrival]:
 
 
 def _give_back(broker: ConnectedBroker, declared: Declarations, consumer: Consumer, *, closing: bool) -> None:
+    """Return what a channel holds, when what was removed is gone for good.
+
+    Raises:
+        BrokerUnavailableError: nobody knows whether it is.
+    """
+    gone = broker.flushing.wait_for(consumer, _END_TIMEOUT)  # what may come for it goes back with the rest, behind it
     before = broker.requests.call(f"queue {consumer.queue!r}", declared.count(consumer.queue))
     closed = threading.Event()
     returning = 0
@@ -270,6 +276,8 @@ def _give_back(broker: ConnectedBroker, declared: Declarations, consumer: Consum
         if monotonic() > deadline:
             break  # somebody else consumes them
         time.sleep(0.002)
+    if not gone:
+        raise BrokerUnavailableError(f"no answer about the letters of {consumer.queue!r}: some may be there still")
 
 
 def _renew(broker: ConnectedBroker, queue: str, arrivals: list[Arrival]) -> None:

@@ -46,6 +46,7 @@ class Declarations:
         self._levels: dict[str, int] = {}  # how many levels of a queue exist for certain
         self._probed: dict[str, float] = {}  # when a level was last found missing
         self._unlimited: set[str] = set()
+        self._classic: set[str] = set()
         self._reported: set[str] = set()
 
     # ------------------------------------------------------------------ knowledge
@@ -70,6 +71,10 @@ class Declarations:
     def lets_hold(self, queue: str) -> bool:
         """Whether the broker lets a worker hold a message of the queue for as long as it likes."""
         return queue in self._lifted
+
+    def is_classic(self, queue: str) -> bool:
+        """Whether it is a classic queue, as far as this client knows."""
+        return queue in self._classic
 
     def dead_letter_queue(self, queue: str) -> str:
         """Where rejected messages of the queue go."""
@@ -104,6 +109,8 @@ class Declarations:
         arguments = yield from self._declare_queue(queue, *self.work_arguments(queue, named))
         (self._routed.discard if arguments is None else self._routed.add)(queue)
         (self._lifted.add if CONSUMER_TIMEOUT in (arguments or ()) else self._lifted.discard)(queue)
+        is_classic = arguments is not None and arguments["x-queue-type"] == "classic"
+        (self._classic.add if is_classic else self._classic.discard)(queue)
         if (yield from _exists(_passive_exchange(delays.exit_exchange(queue)))):
             yield _bind_queue(queue, delays.exit_exchange(queue))
 

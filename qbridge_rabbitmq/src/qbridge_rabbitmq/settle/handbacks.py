@@ -184,6 +184,13 @@ class Handbacks:
                     arrival.channel.give_back(arrival.number)
                 self._io.wake()
 
+    def return_unread(self, queue: str, arrival: Arrival) -> None:
+        """Return a message that nobody wanted to have."""
+        if self._goes_as_a_copy(queue):
+            self.give_back(queue, [arrival])
+        elif arrival.channel.give_back(arrival.number):
+            self._io.wake()
+
     def renew(self, queue: str, arrival: Arrival) -> bool:
         """Put a copy, which the broker counts anew, in the place of a message that it may soon drop; whether it did."""
         if headers.delivery_count(arrival.properties) < FEW_RETURNS:

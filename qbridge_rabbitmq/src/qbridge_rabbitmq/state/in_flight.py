@@ -21,6 +21,13 @@ from qbridge_rabbitmq.state.identity import Key, Trace, key_of, trace
 Held = tuple[Key, Delivery]
 # Many more acknowledgements than can be on their way when the broker answers every few seconds.
 _REMEMBERED: Final = 5_000
+# A channel of RabbitMQ has a quorum queue apply 32 commands at most at a time; the settlements after those stay in the
+# channel until the queue's log has moved, and are dropped with it (rabbit_fifo_client.erl, ``unsent_commands``;
+# rabbitmq-server issue 10327). Half of them leaves room for what is sent when those that stayed are on their way.
+_MOST_UNAPPLIED: Final = 16
+# An acknowledgement of several messages is a command for each consumer that brought some of them. While the prefetch
+# grows, each consumer of a channel holds as much as all before it.
+_CONSUMERS: Final = 8
 
 
 class Handback(NamedTuple):
@@ -77,6 +84,9 @@ class DeliveryChannel:
         settled: how many were acknowledged (for the I/O thread).
         was_used: whether anything was ever settled here (likewise).
         sent: the same with those that nobody was given, in the order in which they were acknowledged (likewise).
+        commands: how many commands to a quorum queue all settlements have been, at most (likewise).
+        sources: how many consumers may have brought what is acknowledged at once; for the broker each message that was
+            asked for has one of its own (likewise).
     """
 
     def __init__(self, connection: AmqpConnection, amqp: Channel, queue: str) -> None:
@@ -87,6 +97,9 @@ class DeliveryChannel:
         self.settled = 0
         self.was_used = False
         self.sent = 0
+        self.commands = 0
+        self.sources = _CONSUMERS
+        self._applied = 0
         self.connection = connection
         # Guards the next four and the change of ``lost``: a delivery is never in none of them when the channel ends.
         self._lock = threading.Lock()
@@ -236,6 +249,15 @@ class DeliveryChannel:
             while acknowledged and self._count - len(acknowledged) < sent:
                 acknowledged.popleft()
 
+    @property
+    def is_ahead(self) -> bool:
+        """Whether the end of the channel may undo settlements, because a quorum queue has not applied all of them."""
+        return self.commands - self._applied > _MOST_UNAPPLIED
+
+    def note_applied(self, commands: int) -> None:
+        """There is an answer from the queue itself to what was sent after so many commands."""
+        self._applied = max(self._applied, commands)
+
     def flush(self) -> bool:
         """Send what was settled since the last time: one acknowledgement for all, as far as they are contiguous.
 
@@ -259,6 +281,7 @@ class DeliveryChannel:
         if not self.lost and self.unsettled.pop(number, 0) is None:
             self.amqp.basic_nack(number, multiple=False, requeue=requeue)
             self.was_used = True
+            self.commands += 1
 
     def _flush_returned(self) -> None:
         for _ in range(len(self._returned)):
@@ -274,6 +297,7 @@ class DeliveryChannel:
         self.was_used = True
         self.settled += len(finished)
         acks = batch(finished, self.unsettled)
+        self.commands += min(count, len(acks) + self.sources)
         self.connection.send_acks(self.amqp.channel_number, acks)
 
     def _take_known(self, deliveries: dict[int, Delivery]) -> list[Held]:
