@@ -9,7 +9,7 @@ PROJECTS := pyproject.toml $(wildcard qbridge_*/pyproject.toml)
 .DEFAULT_GOAL := help
 # Tests wait more than they compute.
 PROCESSES ?= $(shell python3 -c 'import os; print(min(24, 3 * (os.cpu_count() or 1)))')
-.PHONY: help env demo wheels test test-pythons test-python-next test-matrix chaos soak bench check clean
+.PHONY: help env demo wheels test test-pythons test-python-next test-matrix test-dockerfile chaos soak bench check clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +29,7 @@ wheels: env ## Build the wheels of the five distributions into dist/
 
 test: env ## Run the tests against private brokers; ARGS='-k name' is passed to pytest
 	@scripts/install-brokers.sh
+	@scripts/fetch-promtool.sh
 	@$(BIN)/pytest -n $(PROCESSES) --dist worksteal $(ARGS)
 
 test-pythons: env ## Run most tests on each Python, from wheels, and with the oldest drivers; PYTHONS='3.13 lowest' chooses
@@ -40,6 +41,9 @@ test-python-next: ## The same on the Python of Debian's next release (root on De
 
 test-matrix: env ## Test the backends on RabbitMQ 4, Redis 8 and Valkey 8 (root on Debian); MATRIX='redis-8' chooses
 	@scripts/test-matrix.sh $(ARGS)
+
+test-dockerfile: env ## Run the steps of deploy/Dockerfile in trees of Debian, and try out the image (root on Debian)
+	@scripts/test-dockerfile.sh
 
 chaos: env ## Break brokers, connections and workers, and prove that nothing is lost; SEED=, SEEDS=, BACKEND=, FAULT=, JOBS=
 	@scripts/install-brokers.sh
@@ -66,7 +70,7 @@ check: env ## Check format, lint, types and who imports whom
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@MYPYPATH=tests:. $(BIN)/mypy -m benchmarks.__main__ -m benchmarks.idle -m benchmarks.peers.qbridge
-	@MYPYPATH=tests $(BIN)/mypy -p support -p chaos -p soak
+	@MYPYPATH=tests $(BIN)/mypy -p support -p chaos -p soak -p dockerfile
 	@$(BIN)/lint-imports
 
 clean: ## Remove the environment, caches and builds

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make a small tree of another release of Debian: scripts/debian-tree.sh SUITE PACKAGES, in .matrix/SUITE. Needs root on
+# Make a small tree of another release of Debian: scripts/debian-tree.sh SUITE PACKAGES [NAME], in .matrix/NAME, or SUITE. Needs root on
 # Debian; made once for the same packages, a few minutes and 400 MB. MATRIX_MIRROR=… names a mirror; otherwise it is that
 # of apt's own sources.
 set -euo pipefail
@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 suite=$1
 packages=$2
 home=$PWD/.matrix
-tree=$home/$suite
+tree=$home/${3:-$suite}
 
 fail() {
     printf 'error: %s\n' "$*" >&2

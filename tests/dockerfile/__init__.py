@@ -1,0 +1,1 @@
+"""Runs the steps of deploy/Dockerfile where there is no container engine, and tries out what comes of them."""
