@@ -98,6 +98,32 @@ def test_it_is_entered_and_left_where_the_handler_runs(client: MemoryClient, kin
 
 
 @KINDS
+def test_the_hooks_that_follow_see_what_it_has_set(client: MemoryClient, kind: str) -> None:
+    """They are in the context of the run, whose settlement may belong to what was begun there."""
+    seen: list[tuple[str, str]] = []
+
+    class Following(Around):
+        @hookimpl
+        def qbridge_task_failed(self) -> None:
+            seen.append(("failed", entered_by.get()))
+
+        @hookimpl
+        def qbridge_task_settled(self, outcome: str) -> None:
+            seen.append((outcome, entered_by.get()))
+
+    tried: list[Any] = []
+
+    def handler(payload: Any) -> None:
+        tried.append(payload)
+        if len(tried) == 1:
+            raise ValueError
+
+    client.send("q", 1)
+    make(client, as_handler(kind, handler), Following(), max_retries=1).run_until_idle(10.0)
+    assert seen == [("failed", "a"), ("retried", "a"), ("succeeded", "a")]
+
+
+@KINDS
 def test_it_sees_the_exception_and_cannot_swallow_it(client: MemoryClient, kind: str) -> None:
     """The task has failed, whatever ``__exit__`` says."""
     seen: list[BaseException | None] = []

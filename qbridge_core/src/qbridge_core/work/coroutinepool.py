@@ -14,7 +14,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterable
-from contextvars import Context
+from contextvars import Context, copy_context
 from typing import Final, cast
 
 from qbridge_core.contract.envelope import MalformedTaskError, read_task
@@ -275,6 +275,7 @@ class CoroutinePool:
         current_run.set(run)
         if (run_hooks := self.job.run_hooks) is not None:
             run_hooks.enter(run)
+            flight.context = copy_context()  # the hooks that follow see what these have set
         run.in_handler = True
         try:
             refuse_unstarted(await self._function(payload))
