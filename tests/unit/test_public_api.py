@@ -151,7 +151,7 @@ def test_the_core_brings_in_no_driver_backend_or_test_runner(statement: str) -> 
     code = f"""
 import sys
 {statement}
-optional = ("pytest", "pika", "redis", "kombu", "qbridge_core.testing")
+optional = ("pytest", "pika", "redis", "kombu", "opentelemetry", "qbridge_core.testing")
 optional += ("qbridge_memory", "qbridge_redis", "qbridge_rabbitmq", "qbridge_kombu")
 print(sorted(set(optional) & set(sys.modules)))
 """
