@@ -27,6 +27,7 @@ from qbridge_core.execute.spawned import JsonLink, main_program_imported
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import flush, logger
 from qbridge_core.runtime.signals import Insistence, name_of
+from qbridge_core.supervise.beats import Beats
 from qbridge_core.supervise.builds import find
 from qbridge_core.supervise.telling import Teller
 from qbridge_core.task.explanation import Explanation
@@ -45,6 +46,7 @@ GRACE: Final = "grace"
 BROKER: Final = "broker"
 ACCESS: Final = "access"
 SETTINGS: Final = "settings"
+HEALTH: Final = "health"
 FIGURES: Final = "figures"
 LOOK: Final = "look"
 UNKNOWN: Final = ""
@@ -64,17 +66,17 @@ _REPEAT: Final = 0.1
 def main(descriptor: int) -> None:
     """Build the managers and run them until the supervisor says stop or is gone. The argument: an inherited socket."""
     link = Link(JsonLink(descriptor))
-    preparation, builds, counts = pickle.loads(link.receive_bytes())  # noqa: S301 - from the supervisor
+    preparation, builds, counts, stall = pickle.loads(link.receive_bytes())  # noqa: S301 - from the supervisor
     teller = _counting(link) if counts else None
     orders = Orders(link)
     with _telling(link):
         with main_program_imported(preparation):
             found = [find(build) for build in pickle.loads(builds)]  # noqa: S301 - as above
         set_observer(link)
-        workers = Workers([_made(make) for make in found])
+        workers = Workers([_made(make) for make in found], stall=stall)
     link.say(GRACE, float(workers.grace_period))
     orders.can_be_obeyed()
-    sys.exit(_Worker(workers, orders, link, teller).run())
+    sys.exit(_Worker(workers, orders, link, teller, stall).run())
 
 
 def _counting(link: Link) -> Teller:
@@ -266,11 +268,12 @@ class Orders:
 class _Worker:
     """Runs the managers in a thread, and stops them on demand."""
 
-    def __init__(self, workers: Workers, orders: Orders, link: Link, teller: Teller | None) -> None:
+    def __init__(self, workers: Workers, orders: Orders, link: Link, teller: Teller | None, stall: float) -> None:
         self._workers = workers
         self._wanted = orders.wanted
         self._link = link
         self._teller = teller
+        self._beats = Beats(functools.partial(link.say, HEALTH), link.has_room, workers.health, stall)
         self._insistence = Insistence()
         self._reason = "the supervisor stops it"
         self._ended_at: float | None = None
@@ -285,6 +288,7 @@ class _Worker:
         while self._thread.is_alive():
             if self._wanted:
                 self._workers.stop(now=NOW in self._wanted, reason=self._reason)
+            self._beats.turn()
             self._thread.join(_REPEAT)
             if self._ended_at is not None and monotonic() > self._ended_at + _DISCONNECT_TIME:
                 _log.error("the client does not disconnect; the process ends without it")

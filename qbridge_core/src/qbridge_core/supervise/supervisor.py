@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import signal
 import socket
@@ -41,6 +42,7 @@ from qbridge_core.supervise.program import (
     ENDED,
     FIGURES,
     GRACE,
+    HEALTH,
     NOW,
     PASSING,
     READY,
@@ -49,7 +51,10 @@ from qbridge_core.supervise.program import (
 )
 from qbridge_core.supervise.restarts import Slot
 from qbridge_core.supervise.sums import Sums
+from qbridge_core.supervise.vitals import Vitals
 from qbridge_core.supervise.worker_process import Task, WorkerProcess
+from qbridge_core.telemetry.health import STALL, Health
+from qbridge_core.telemetry.healthfile import HealthFile
 from qbridge_core.telemetry.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -89,12 +94,15 @@ class Supervisor:
             what is waited for.
         metrics: a :class:`~qbridge_core.contrib.prometheus.Metrics`. The managers of all processes are counted, those
             of dead ones included, and the sums are there.
+        health_file: a path. The file there is touched every other second while this and all processes are alive; see
+            docs/health.md. Not made where it is left out.
+        stall: seconds that something in a worker process, or all of it, may be overdue before it is not alive.
 
     Raises:
         ConfigurationError: an argument is wrong; the text says which and why.
 
     As for ``multiprocessing``, the main program must be guarded by ``if __name__ == "__main__":``. Not on Windows.
-    ``stop`` may be called from any thread.
+    ``stop`` and ``health`` may be called from any thread.
 
     Attributes:
         stopped_by_signal: whether a signal has asked for the end of the last ``run``.
@@ -108,6 +116,8 @@ class Supervisor:
         grace_period: float = DEFAULT_GRACE_PERIOD,
         start_timeout: float = DEFAULT_START_TIMEOUT,
         metrics: Recorder | None = None,
+        health_file: str | os.PathLike[str] | None = None,
+        stall: float = STALL,
     ) -> None:
         builds = list(build) if isinstance(build, list | tuple) else [build]
         self._builds = checked(builds)
@@ -120,6 +130,8 @@ class Supervisor:
         if metrics is not None and not isinstance(metrics, Recorder):
             raise ConfigurationError(f"metrics must be a Metrics of qbridge_core.contrib.prometheus, not {metrics!r}")
         self._sums = Sums(metrics)
+        self._vitals = Vitals(require_seconds("stall", stall, positive=True))
+        self._health_file = None if health_file is None else HealthFile(health_file)
         self._slots = [Slot() for _ in range(processes)]
         self._deaths: OrderedDict[Task, str] = OrderedDict()
         self._stop_requests = 0
@@ -164,6 +176,9 @@ class Supervisor:
         finally:
             for slot in self._slots:  # left over only when something unforeseen was raised
                 slot.clear()
+            self._vitals.end()
+            if self._health_file is not None:
+                self._health_file.remove()
             self._running.release()
             flush()
         if self._gives_up:
@@ -175,6 +190,22 @@ class Supervisor:
     def stop(self) -> None:
         """Ask the workers to stop gracefully; ``run`` returns when they have."""
         self._stop_requests = max(1, self._stop_requests)
+
+    def health(self) -> Health:
+        """Whether this and all worker processes are alive, and one is ready, for a probe; waits for nobody.
+
+        A process that has died is replaced, and costs no life; one in which something hangs for ``stall`` seconds, or
+        that has said nothing for so long, does, with its number in the reason. ``/livez`` should have an answer that
+        makes somebody start all anew: what hangs does not come back by itself.
+        """
+        unready = "" if self._running.locked() else "the supervisor does not run"
+        if self._stop_requests or self._gives_up:
+            unready = unready or "the supervisor stops"
+        return self._vitals.health(self._workers, unready)
+
+    @property
+    def _workers(self) -> list[WorkerProcess]:
+        return [worker for slot in self._slots if (worker := slot.worker) is not None]
 
     # ------------------------------------------------------------------ the loop
 
@@ -188,7 +219,7 @@ class Supervisor:
         return bool(self._reason) or self._false_starts >= _FALSE_STARTS
 
     def _supervise(self) -> None:
-        setup = pickle.dumps((main_program(), self._builds, self._sums.wanted))
+        setup = pickle.dumps((main_program(), self._builds, self._sums.wanted, self._vitals.stall))
         while not self._stop_requests and not self._gives_up:
             self._guarded(lambda: self._look_after(setup))
         self._drain()
@@ -250,7 +281,10 @@ class Supervisor:
         for slot in self._slots:
             if slot.worker is not None and slot.worker.process.poll() is not None:
                 self._bury(slot, slot.worker)
-        self._sums.look([slot.worker for slot in self._slots if slot.worker is not None])
+        self._sums.look(self._workers)
+        self._vitals.turn(self._workers)
+        if self._health_file is not None:
+            self._health_file.turn(self.health)
 
     def _listen(self, slot: Slot, worker: WorkerProcess) -> None:
         for words in worker.hear():
@@ -272,6 +306,8 @@ class Supervisor:
                 worker.grace_period = seconds
             case [str(word), list(told)] if word == FIGURES:
                 self._sums.hear(worker, told)
+            case [str(word), list(told)] if word == HEALTH:
+                self._vitals.hear(worker, told)
             case [str(word)] if word == ENDED:
                 worker.alone_with = None
             case [str(word), int(number), str(queue), str(task_id)] if word == ASK:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from qbridge_core.execute.spawned import start_program
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
+from qbridge_core.telemetry.health import Health
 
 _log: Final = logger("qbridge.supervisor")
 Task = tuple[str, str]
@@ -28,6 +29,8 @@ class WorkerProcess:
         complaint: what it said before it ended.
         kind: what that is about.
         grace_period: seconds that its managers give to running tasks.
+        health: what it said last of that; None as long as it builds its managers.
+        heard_at: ``monotonic()`` then.
         looks: it was asked to look at the queues, for all.
 
     Raises:
@@ -41,6 +44,8 @@ class WorkerProcess:
         self.alone_with: Task | None = None
         self.complaint = self.kind = ""
         self.grace_period = 0.0
+        self.health: Health | None = None
+        self.heard_at = 0.0
         self.looks = False
         self.started_at = monotonic()
         with contextlib.suppress(OSError):  # its end will be seen

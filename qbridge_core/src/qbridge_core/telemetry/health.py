@@ -6,6 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from qbridge_core.runtime.logs import logger
+
+_log: Final = logger("qbridge.health")
+
 STALL: Final = 30.0
 """Seconds that something of ours may be overdue before it counts as stuck."""
 SILENCE: Final = 30.0
@@ -32,6 +36,25 @@ class Health:
     def __str__(self) -> str:
         state = "ready" if self.ready else "not ready" if self.alive else "not alive"
         return f"{state}: {self.reason}" if self.reason else state
+
+
+def say_dead(health: Health) -> None:
+    """Say in the log that a worker is not alive."""
+    _log.error("%s%s", health.reason, f"; it is at\n{health.stack}" if health.stack else "")
+
+
+class Verdicts:
+    """Says in the log, once, that a worker is not alive any more: whoever ends it tells nobody why."""
+
+    def __init__(self) -> None:
+        self._was_alive = True
+
+    def note(self, health: Health) -> Health:
+        """Say it if it is news; return what was given."""
+        if self._was_alive and not health.alive:
+            say_dead(health)
+        self._was_alive = health.alive
+        return health
 
 
 def together(parts: Iterable[Health]) -> Health:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from http import HTTPStatus
 
-from qbridge_core.telemetry.health import Health
+from qbridge_core.telemetry.health import Health, Verdicts
 from qbridge_core.telemetry.pages import TEXT, Page, Pages
 
 
@@ -16,7 +16,8 @@ def add_health(pages: Pages, ask: Callable[[], Health]) -> None:
         pages: where to show them.
         ask: tells the health; quick, and waits for nobody.
     """
-    pages.add("/livez", lambda: _livez(ask()))
+    verdicts = Verdicts()
+    pages.add("/livez", lambda: _livez(verdicts.note(ask())))
     pages.add("/readyz", lambda: _readyz(ask()))
 
 

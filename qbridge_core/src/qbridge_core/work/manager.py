@@ -266,7 +266,7 @@ class TaskManager:
     def health(self, *, stall: float = STALL, silence: float = SILENCE) -> Health:
         """Whether it is alive and ready, for a probe; in any thread, waiting for nobody, neither broker nor lock.
 
-        It is not alive when it has ended because of an error, or when something of QBridge's that it needs, a thread, a
+        It is not alive when an error has ended it, or when something of QBridge's that it needs, a thread, a
         lock or the event loop of its handlers, has been overdue for ``stall`` seconds. What takes its time in a handler
         or a hook is replaced after its timeout, and costs no life; neither does a broker that is away. It is ready
         while it takes messages, also from a queue that is paused, and the broker has answered within ``silence``

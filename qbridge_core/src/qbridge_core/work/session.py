@@ -106,8 +106,6 @@ class Session:
 
     def health(self, stall: float, silence: float) -> Health:
         """Whether it is alive and ready; waits for nobody. See :meth:`~qbridge_core.TaskManager.health`."""
-        if self.error is not None:
-            return health.of_ended(self._queue, self.error)
         if stalled := self._liveness.stalled(stall):
             return health.of_stuck(self._queue, stalled)
         if reason := self._unready(silence):
@@ -115,6 +113,8 @@ class Session:
         return Health(alive=True, ready=True)
 
     def _unready(self, silence: float) -> str:
+        if self.error is not None:
+            return f"it stops: {type(self.error).__name__}: {self.error}"
         if self._stop_requests:
             return f"it stops ({self.stop_reason})"
         if not self._consumes:

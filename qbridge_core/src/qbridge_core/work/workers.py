@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -14,6 +15,8 @@ from qbridge_core.runtime.aside import aside
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import flush, logger
 from qbridge_core.runtime.signals import name_of, stop_signals
+from qbridge_core.telemetry.health import SILENCE, STALL, Health, together
+from qbridge_core.telemetry.healthfile import HealthFile
 from qbridge_core.work.manager import TaskManager
 from qbridge_core.work.session import INTERRUPTED, LOOK_EVERY, STOP_CALLED, Session
 
@@ -23,7 +26,12 @@ _IDLE_POLL: Final = 0.1
 _OPENING_POLL: Final = 0.05
 
 
-def run_workers(*managers: TaskManager, poll_timeout: float = DEFAULT_POLL_TIMEOUT, until_idle: bool = False) -> None:
+def run_workers(
+    *managers: TaskManager,
+    poll_timeout: float = DEFAULT_POLL_TIMEOUT,
+    until_idle: bool = False,
+    health_file: str | os.PathLike[str] | None = None,
+) -> None:
     """Process the tasks of several queues, each with a manager of its own, as one worker.
 
     They start together, once all queues are declared, and end together: when SIGINT or SIGTERM arrives, in the main
@@ -37,17 +45,20 @@ def run_workers(*managers: TaskManager, poll_timeout: float = DEFAULT_POLL_TIMEO
         poll_timeout: seconds that one request for messages may wait at the broker.
         until_idle: return when all queues are empty at once, nothing ready, in flight or delayed, as
             :meth:`TaskManager.run_until_idle` does. For jobs.
+        health_file: a path. The file there is touched every other second while all of them are alive, as
+            :meth:`TaskManager.health` tells it, and says whether they are ready; see docs/health.md.
 
     Raises:
         ConfigurationError: no manager or something else was given, one was given twice, two have one queue, or one of
-            them runs already; ``poll_timeout`` is not a positive number.
+            them runs already; ``poll_timeout`` is not a positive number; the health file cannot be written.
         NotConnectedError: a client is not connected, or was disconnected meanwhile.
         QBridgeError: the queues could not be created; then none has taken a message.
         BaseException: what ended the first that ended, for example :class:`~qbridge_core.TooManyStuckTasksError`. A
             note names its queue.
         QueuePausedError: with ``until_idle``: a queue has work, and nobody does it, since the queue is paused.
     """
-    Workers(managers).run(poll_timeout, until_idle=until_idle)
+    workers = Workers(managers, health_file=None if health_file is None else HealthFile(health_file))
+    workers.run(poll_timeout, until_idle=until_idle)
 
 
 class Workers:
@@ -55,13 +66,19 @@ class Workers:
 
     Args:
         managers: at least one.
+        health_file: to be touched as long as all are alive.
+        stall: seconds that something may be overdue before a worker is not alive.
 
     Raises:
         ConfigurationError: they cannot run together.
     """
 
-    def __init__(self, managers: Sequence[TaskManager]) -> None:
+    def __init__(
+        self, managers: Sequence[TaskManager], *, health_file: HealthFile | None = None, stall: float = STALL
+    ) -> None:
         self._managers = _checked(managers)
+        self._health_file = health_file
+        self._stall = stall
         self._members: tuple[_Member, ...] = ()
         self._signals = 0
         self._stops = 0
@@ -91,9 +108,23 @@ class Workers:
             self._over.set()
             for manager, session in self._members:
                 manager._forget(session)
+            if self._health_file is not None:
+                self._health_file.remove()
             flush()
         if self._error is not None:
             raise self._error
+
+    def health(self) -> Health:
+        """That of all together; in any thread, waiting for nobody."""
+        members = self._members
+        if not members or self._over.is_set():
+            how = "has ended" if self._over.is_set() else "has not begun"
+            return Health(alive=True, ready=False, reason=f"the worker {how}")
+        return together(session.health(self._stall, SILENCE) for _, session in members)
+
+    def _turn(self) -> None:
+        if self._health_file is not None:
+            self._health_file.turn(self.health)
 
     def stop(self, *, now: bool = False, reason: str = STOP_CALLED) -> None:
         """Ask all to stop, at any time, in any thread; does not wait for that.
@@ -140,6 +171,7 @@ class Workers:
         try:
             while helper.is_alive() and not self._wanted:
                 helper.join(_OPENING_POLL)
+                self._turn()
         finally:
             members = opening.end()
         if opening.raised is not None and not self._wanted:
@@ -166,6 +198,7 @@ class Workers:
         left = list(begun)
         while left:
             left[0].session.ends_within(LOOK_EVERY)
+            self._turn()
             for member in left:
                 self._note_error(member)
             self._pass_on()

@@ -14,11 +14,14 @@ from qbridge_core.cli.command import Command
 from qbridge_core.cli.targets import make_importable
 from qbridge_core.cli.worker.backoffs import read_backoff
 from qbridge_core.cli.worker.logs import LEVELS
+from qbridge_core.cli.worker.probes import Probes
 from qbridge_core.cli.worker.running import run_here
-from qbridge_core.cli.worker.showing import metrics_shown
+from qbridge_core.cli.worker.showing import shown
 from qbridge_core.cli.worker.target import Target
+from qbridge_core.telemetry.health import STALL
 
 _COUNT: Final = click.IntRange(min=1)
+_PORT: Final = click.IntRange(1, 65_535)
 _SECONDS: Final = click.FloatRange(min=0)
 _ABOVE_ZERO: Final = click.FloatRange(min=0, min_open=True)
 _CONCURRENCY: Final = "concurrency"
@@ -67,12 +70,25 @@ def _handler_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--log-level", type=click.Choice(LEVELS, case_sensitive=False), help="Without it info, or what the program sets up."
 )
 @click.option(
-    "--metrics-port", metavar="PORT", type=click.IntRange(1, 65_535),
-    help="Show metrics for Prometheus at this port, of all processes together; needs the extra prometheus.",
+    "--metrics-port", metavar="PORT", type=_PORT,
+    help="Show /metrics for Prometheus at this port, of all processes together, and what --health-port does; needs "
+    "the extra prometheus.",
 )  # fmt: skip
 @click.option(
-    "--metrics-host", metavar="HOST", default="127.0.0.1",
-    help="The address for that: 127.0.0.1, which this machine alone reaches.",
+    "--health-port", metavar="PORT", type=_PORT,
+    help="Show /livez and /readyz at this port: 200, or 503 with the reason.",
+)  # fmt: skip
+@click.option(
+    "--metrics-host", "--health-host", metavar="HOST", default="127.0.0.1",
+    help="The address for both: 127.0.0.1, which this machine alone reaches; 0.0.0.0 for probes of Kubernetes.",
+)  # fmt: skip
+@click.option(
+    "--health-file", metavar="PATH", type=click.Path(path_type=Path, dir_okay=False),
+    help="Touch this file every other second while the worker is alive; it says whether it is ready.",
+)  # fmt: skip
+@click.option(
+    "--health-stall", metavar="SECONDS", default=STALL, type=_ABOVE_ZERO,
+    help="How long something may hang before the worker is not alive (30).",
 )  # fmt: skip
 @_handler_options
 @url_options
@@ -88,7 +104,10 @@ def command(
     start_timeout: float,
     log_level: str | None,
     metrics_port: int | None,
+    health_port: int | None,
     metrics_host: str,
+    health_file: Path | None,
+    health_stall: float,
     url: str | None,
     url_file: Path | None,
     **settings: Any,
@@ -105,22 +124,24 @@ def command(
     """
     given = _given(context)
     _check(targets, given, processes=processes, reload=reload, until_idle=until_idle, folders=reload_dir)
+    if metrics_port is not None and health_port is not None:
+        raise click.UsageError("--metrics-port shows the pages of --health-port, too: leave that out")
     queue = settings.pop("queue")
     chosen = None if queue is None else chosen_url(url, url_file)
     arguments = {"max_workers" if name == _CONCURRENCY else name: v for name, v in settings.items() if v is not None}
     make_importable()
     found = [Target(name, chosen, queue, arguments, given, log_level) for name in targets]
-    with metrics_shown(metrics_port, metrics_host) as shown:
-        recorder = None if shown is None else shown.recorder
+    probes = Probes(health_file, health_stall)
+    with shown(metrics_port, health_port, metrics_host, probes) as recorder:
         if processes == 1 and not reload:
-            run_here(found, start_timeout, until_idle, recorder)
+            run_here(found, start_timeout, until_idle, recorder, probes)
             return
         from qbridge_core.cli.worker.supervised import run_reloading, run_supervised  # not needed by a worker alone
 
         if reload:
-            run_reloading(found, processes, start_timeout, reload_dir or (Path.cwd(),), recorder)
+            run_reloading(found, processes, start_timeout, reload_dir or (Path.cwd(),), recorder, probes)
         else:
-            run_supervised(found, processes, start_timeout, recorder)
+            run_supervised(found, processes, start_timeout, recorder, probes)
 
 
 def _given(context: click.Context) -> tuple[str, ...]:

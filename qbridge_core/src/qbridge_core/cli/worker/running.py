@@ -10,6 +10,7 @@ from typing import Final, NoReturn
 import click
 
 from qbridge_core.cli.exits import DONE, FAILED, failure_of
+from qbridge_core.cli.worker.probes import Probes
 from qbridge_core.cli.worker.target import Target
 from qbridge_core.contract.plugins import use_everywhere
 from qbridge_core.errors import QBridgeError, TransientError
@@ -17,6 +18,7 @@ from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import flush, logger
 from qbridge_core.runtime.signals import stop_signals
 from qbridge_core.runtime.trying import keep_trying
+from qbridge_core.telemetry.healthfile import HealthFile
 from qbridge_core.telemetry.recorder import Recorder
 from qbridge_core.work.manager import TaskManager
 from qbridge_core.work.workers import Workers, disconnect_all
@@ -30,7 +32,7 @@ class _Left(SystemExit):
 
 
 def run_here(
-    targets: Sequence[Target], start_timeout: float, until_idle: bool, recorder: Recorder | None = None
+    targets: Sequence[Target], start_timeout: float, until_idle: bool, recorder: Recorder | None, probes: Probes
 ) -> None:
     """Run all targets in this process, as one worker, until a signal comes or one of them ends.
 
@@ -39,17 +41,23 @@ def run_here(
         start_timeout: seconds to wait for a broker that is not up yet.
         until_idle: until all queues are empty.
         recorder: counts what they do.
+        probes: learn how they are.
     """
     if recorder is not None:
         use_everywhere(recorder)
     deadline = monotonic() + start_timeout
+    file = None if probes.file is None else HealthFile(probes.file)
     managers: list[TaskManager] = []
     with stop_signals(_leave):
         try:
             for target in targets:
-                managers.append(_built(target, deadline))
-            Workers(managers).run(until_idle=until_idle)
+                managers.append(_built(target, deadline, file, probes))
+            workers = Workers(managers, health_file=file, stall=probes.stall)
+            probes.source = workers.health
+            workers.run(until_idle=until_idle)
         finally:
+            if file is not None:
+                file.remove()
             _disconnect(managers)
     if until_idle:
         for manager in managers:
@@ -62,11 +70,13 @@ def _leave(number: int) -> NoReturn:
     raise _Left(DONE)
 
 
-def _built(target: Target, deadline: float) -> TaskManager:
+def _built(target: Target, deadline: float, file: HealthFile | None, probes: Probes) -> TaskManager:
     """The manager of a target; one that cannot reach its broker is built again until the deadline."""
 
     def say(left: float, exc: Exception) -> None:
         _log.warning("%s waits for its broker, for %.0f s more: %s", target, left, exc)
+        if file is not None:
+            file.turn(probes.health)
 
     return keep_trying(target, deadline, TransientError, say)
 

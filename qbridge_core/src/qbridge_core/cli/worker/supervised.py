@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from qbridge_core.cli.worker.logs import set_up_logs
+from qbridge_core.cli.worker.probes import Probes
 from qbridge_core.cli.worker.target import Target
 from qbridge_core.contract.registry import how_to_install
 from qbridge_core.errors import ConfigurationError, WorkerStartError
@@ -23,11 +24,22 @@ _SHOWN: Final = 3
 
 
 def run_supervised(
-    targets: Sequence[Target], processes: int, start_timeout: float, recorder: Recorder | None = None
+    targets: Sequence[Target], processes: int, start_timeout: float, recorder: Recorder | None, probes: Probes
 ) -> None:
     """Run all targets in each of so many processes until a signal comes."""
     set_up_logs(targets[0].log_level)
-    Supervisor(list(targets), processes, start_timeout=start_timeout, metrics=recorder).run()
+    _supervisor(targets, processes, start_timeout, recorder, probes).run()
+
+
+def _supervisor(
+    targets: Sequence[Target], processes: int, start_timeout: float, recorder: Recorder | None, probes: Probes
+) -> Supervisor:
+    supervisor = Supervisor(
+        list(targets), processes, start_timeout=start_timeout, metrics=recorder, health_file=probes.file,
+        stall=probes.stall,
+    )  # fmt: skip
+    probes.source = supervisor.health
+    return supervisor
 
 
 def run_reloading(
@@ -35,7 +47,8 @@ def run_reloading(
     processes: int,
     start_timeout: float,
     folders: Sequence[Path],
-    recorder: Recorder | None = None,
+    recorder: Recorder | None,
+    probes: Probes,
 ) -> None:
     """The same, with new processes after each change of a Python file.
 
@@ -47,6 +60,7 @@ def run_reloading(
         start_timeout: seconds to wait for a broker that is not up yet.
         folders: where to look for changes, with all that is below.
         recorder: has what all of them have counted.
+        probes: learn how they are.
 
     Raises:
         ConfigurationError: what watches is not installed, or a folder is missing.
@@ -58,7 +72,7 @@ def run_reloading(
     with stop_signals(lambda _: asked.append(None)):  # between two runs; in one the supervisor has its own
         worked = False
         while not asked:
-            supervisor = Supervisor(list(targets), processes, start_timeout=start_timeout, metrics=recorder)
+            supervisor = _supervisor(targets, processes, start_timeout, recorder, probes)
             changes.end(supervisor)
             try:
                 supervisor.run()
