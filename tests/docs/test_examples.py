@@ -68,7 +68,7 @@ def run(block: Block, code: str, directory: Path) -> str:
             env={**os.environ, "PYTHONIOENCODING": "utf-8"},
         )
         try:
-            if ".start(" in code or "Supervisor(" in code or "run_workers(" in code:
+            if ".start(" in code or "Supervisor(" in code or "run_workers(" in code or ".run_worker(" in code:
                 expected = block.output or ""
                 wait_for(lambda: process.poll() is not None or output.read_text("utf-8") == expected, 30)
                 process.send_signal(signal.SIGTERM)

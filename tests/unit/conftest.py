@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from qbridge_core import App
+from qbridge_core.app.connection import URL_VARIABLE
 from qbridge_memory import MemoryClient
 
 
@@ -15,3 +17,12 @@ def client() -> Iterator[MemoryClient]:
     with MemoryClient() as connected:
         connected.declare("q", "d")
         yield connected
+
+
+@pytest.fixture
+def app(unique_name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
+    """An app on a broker of its own, whose workers put nothing off."""
+    monkeypatch.setenv(URL_VARIABLE, f"memory://{unique_name}")
+    app = App(on_unknown=0)
+    yield app
+    app.close()

@@ -15,6 +15,8 @@ import qbridge_core.testing
 import qbridge_memory
 
 CORE = [
+    "App",
+    "AppTask",
     "Attempt",
     "AttemptOutcome",
     "AuthenticationError",
@@ -67,6 +69,7 @@ CORE = [
     "TaskContext",
     "TaskControl",
     "TaskManager",
+    "TaskMessage",
     "TooManyStuckTasksError",
     "TransientError",
     "UnknownOptionError",

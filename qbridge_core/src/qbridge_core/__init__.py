@@ -79,6 +79,9 @@ from qbridge_core.task.retry import (
 from qbridge_core.telemetry.health import Health
 
 if TYPE_CHECKING:
+    from qbridge_core.app.app import App
+    from qbridge_core.app.sending import TaskMessage
+    from qbridge_core.app.task import AppTask
     from qbridge_core.supervise.supervisor import Supervisor
     from qbridge_core.work.manager import TaskManager
     from qbridge_core.work.workers import run_workers
@@ -86,6 +89,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "App",
+    "AppTask",
     "Attempt",
     "AttemptOutcome",
     "AuthenticationError",
@@ -138,6 +143,7 @@ __all__ = [
     "TaskContext",
     "TaskControl",
     "TaskManager",
+    "TaskMessage",
     "TooManyStuckTasksError",
     "TransientError",
     "UnknownOptionError",
@@ -160,7 +166,13 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """Import what works and watches only when somebody asks for it: a process that only sends needs neither."""
     found: object
-    if name == "TaskManager":
+    if name == "App":
+        from qbridge_core.app.app import App as found
+    elif name == "AppTask":
+        from qbridge_core.app.task import AppTask as found
+    elif name == "TaskMessage":
+        from qbridge_core.app.sending import TaskMessage as found
+    elif name == "TaskManager":
         from qbridge_core.work.manager import TaskManager as found
     elif name == "Supervisor":
         from qbridge_core.supervise.supervisor import Supervisor as found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import reprlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
@@ -32,10 +33,12 @@ class Task:
     Attributes:
         payload: what the handler gets.
         task_id: the producer's id, or ``None``.
+        document: the whole envelope, as it was read; what else is in it nobody has looked at.
     """
 
     payload: Any = field(repr=False)
     task_id: str | None
+    document: Mapping[str, Any] = field(repr=False)
 
 
 # Half of what a Python 3.11 can read by default. Python 3.13 writes ten times as much.
@@ -48,14 +51,25 @@ _suspicious_key = re.compile(r"""":(?<=[0-9el]":)(?:(?<=[0-9]":)|(?<="true":)|(?
 _encode_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
-def write_task(payload: object, task_id: str) -> bytes:
+def write_task(payload: object, task_id: str, name: str | None = None, version: int = 1) -> bytes:
     """The body of a task.
+
+    Args:
+        payload: what the handler gets.
+        task_id: the id.
+        name: which task it is, where a queue has several kinds of them.
+        version: of what the payload is made of; the first one is not written.
 
     Raises:
         PayloadError: the payload cannot be written as JSON, or would not be what it was.
     """
     try:
-        text = _encode_json({"payload": payload, "task_id": task_id, "retry": 0})
+        document: dict[str, object] = {"payload": payload, "task_id": task_id, "retry": 0}
+        if name is not None:
+            document["task"] = name
+            if version != 1:
+                document["version"] = version
+        text = _encode_json(document)
         body = text.encode("utf-8")
     except (TypeError, ValueError, RecursionError) as exc:
         raise PayloadError(f"the payload of task {task_id!r} {_why_not_json(payload, exc)}") from exc
@@ -158,10 +172,10 @@ def read_task(body: bytes, max_bytes: int = DEFAULT_MAX_MESSAGE_BYTES) -> Task:
         raise MalformedTaskError(f"the body is not JSON: {exc}{_guess(body)}") from exc
     if not isinstance(document, dict):
         twice = "; was it encoded twice?" if isinstance(document, str) and document[:1] in ("{", "[") else ""
-        raise MalformedTaskError(f"the body is a JSON {_json_type(document)}, not an object{twice}")
+        raise MalformedTaskError(f"the body is a JSON {json_type(document)}, not an object{twice}")
     if "payload" not in document:
         raise MalformedTaskError('the JSON object has no "payload"; what the handler gets goes there: {"payload": …}')
-    return Task(document["payload"], _task_id(document.get("task_id")))
+    return Task(document["payload"], _task_id(document.get("task_id")), document)
 
 
 # How bodies begin that are something else. Sources: RFC 1952 (gzip), RFC 1950 (zlib), RFC 8878 (zstd), the formats of
@@ -200,14 +214,15 @@ def _task_id(value: object) -> str | None:
     if value is None or value == "":
         return None
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise MalformedTaskError(f'"task_id" is a JSON {_json_type(value)}, not a string')
+        raise MalformedTaskError(f'"task_id" is a JSON {json_type(value)}, not a string')
     text = str(value)
     if len(text) > MAX_ID_CHARS:
         raise MalformedTaskError(f'"task_id" has {len(text)} characters; {MAX_ID_CHARS} are allowed')
     return text
 
 
-def _json_type(value: object) -> str:
+def json_type(value: object) -> str:
+    """What JSON calls a value that was read from it."""
     if value is None:
         return "null"
     names = {bool: "boolean", int: "number", float: "number", str: "string", list: "array", dict: "object"}

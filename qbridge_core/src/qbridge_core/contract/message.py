@@ -73,9 +73,17 @@ class Message:
 
     @classmethod
     def for_task(
-        cls, payload: object, *, task_id: str | None = None, headers: Mapping[str, str] | None = None
+        cls,
+        payload: object,
+        *,
+        task_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        name: str | None = None,
+        version: int = 1,
     ) -> tuple[Message, str]:
         """Build the JSON envelope of a task; return the message and its task id.
+
+        ``name`` says which task it is, and ``version`` what its payload is made of, for an :class:`~qbridge_core.App`.
 
         The message id is fresh for each call even when a task id is used twice, so that two messages are
         never taken for one.
@@ -88,7 +96,7 @@ class Message:
             task_id = message_id
         elif not isinstance(task_id, str) or not 0 < len(task_id) <= MAX_ID_CHARS:
             raise PayloadError(f"task_id must be a string of 1 to {MAX_ID_CHARS} characters")
-        return cls(write_task(payload, task_id), check_headers(headers), message_id), task_id
+        return cls(write_task(payload, task_id, name, version), check_headers(headers), message_id), task_id
 
 
 def check_message(message: object) -> Message:

@@ -1,0 +1,325 @@
+"""``App``: tasks with names, their queues, and both ends of them, producers and workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Protocol, TypeVar, Unpack, overload
+
+from qbridge_core.app.connection import Connection
+from qbridge_core.app.naming import check_name, name_of
+from qbridge_core.app.payload.signature import signature_of
+from qbridge_core.app.queues import DEFAULT_QUEUE, Queue, QueueSettings, queue_of
+from qbridge_core.app.sending import Outbox, TaskMessage
+from qbridge_core.app.task import AppTask
+from qbridge_core.contract.checks import check_queue_name, require_seconds
+from qbridge_core.contract.client import QueueClient
+from qbridge_core.errors import ConfigurationError
+from qbridge_core.task.context import TaskContext
+from qbridge_core.task.outcome import RunReport
+from qbridge_core.task.retry import IMMEDIATELY, Backoff, ExceptionRule, RetryPolicy
+from qbridge_core.task.terms import Terms
+
+if TYPE_CHECKING:
+    from qbridge_core.execute.lifespan import Lifespan
+    from qbridge_core.work.manager import TaskManager
+
+P = ParamSpec("P")
+R = TypeVar("R")
+DEFAULT_PATIENCE: Final = 600.0
+
+
+class _Nothing:
+    """Only a parameter that may be anything takes it: then it cannot be told whether it is to get the context."""
+
+
+class TaskDecorator(Protocol):
+    """Makes a task of a function."""
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[_Nothing, ...], R], /) -> AppTask[..., R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[TaskContext, P], R], /) -> AppTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> AppTask[P, R]: ...
+
+
+class App:
+    """The tasks of a program. Nothing is opened when it is made, so it can be a global of a module.
+
+    Two apps share nothing. Producers and workers import the same app; the functions are registered once, when their
+    modules are imported. Sending may be done in any thread; the rest is for one thread at a time.
+
+    Args:
+        declare: whether it creates the queues that it sends to; False for a producer that has no right to do so.
+            Workers create theirs in any case.
+        on_unknown: seconds for which a worker puts a message off that it is too old for: a task that it does not know,
+            or a payload of a newer version. Then it is a dead letter. 0 means at once.
+        grace_period: seconds that running tasks get when a worker stops.
+        lifespan: what each worker process opens, once for each queue, and closes at its end; see
+            :class:`~qbridge_core.TaskManager`, also for the next two.
+        plugins: objects with lifecycle hooks.
+        redact: called with the texts of exceptions before they are shown.
+
+    Raises:
+        ConfigurationError: an argument is wrong.
+    """
+
+    def __init__(
+        self,
+        *,
+        declare: bool = True,
+        on_unknown: float = DEFAULT_PATIENCE,
+        grace_period: float = 25.0,
+        lifespan: Lifespan | None = None,
+        plugins: Sequence[object] = (),
+        redact: Callable[[str], str] | None = None,
+    ) -> None:
+        if not isinstance(declare, bool):
+            raise ConfigurationError(f"declare must be True or False, not {declare!r}")
+        self._patience = require_seconds("on_unknown", on_unknown)
+        self._settings: Mapping[str, Any] = {
+            "grace_period": require_seconds("grace_period", grace_period),
+            "lifespan": lifespan,
+            "plugins": plugins,
+            "redact": redact,
+        }
+        self._tasks: dict[str, AppTask[Any, Any]] = {}
+        self._queues: dict[str, Queue] = {}
+        self._included: list[App] = []
+        self._parent: App | None = None
+        self._connection = Connection()
+        self._outbox = Outbox(self._connection, self._queue, declare=declare)
+
+    # ------------------------------------------------------------------ what there is
+
+    @overload
+    def task(self, function: Callable[Concatenate[_Nothing, ...], R], /) -> AppTask[..., R]: ...
+    @overload
+    def task(self, function: Callable[Concatenate[TaskContext, P], R], /) -> AppTask[P, R]: ...
+    @overload
+    def task(self, function: Callable[P, R], /) -> AppTask[P, R]: ...
+    @overload
+    def task(
+        self,
+        /,
+        *,
+        name: str | None = None,
+        aliases: Sequence[str] = (),
+        queue: str = DEFAULT_QUEUE,
+        max_retries: int = 3,
+        backoff: Backoff = IMMEDIATELY,
+        task_timeout: float = 10.0,
+        dead_letter_on: Sequence[type[BaseException]] = (),
+        retry_rules: Sequence[ExceptionRule] = (),
+        whole_payload: bool = False,
+    ) -> TaskDecorator: ...
+    def task(
+        self,
+        function: Callable[..., Any] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        aliases: Sequence[str] = (),
+        queue: str = DEFAULT_QUEUE,
+        max_retries: int = 3,
+        backoff: Backoff = IMMEDIATELY,
+        task_timeout: float = 10.0,
+        dead_letter_on: Sequence[type[BaseException]] = (),
+        retry_rules: Sequence[ExceptionRule] = (),
+        whole_payload: bool = False,
+    ) -> Any:
+        """Decorate a function to make a task of it; bare, or with arguments.
+
+        The parameters are the keys of its payload, and their annotations decide how values are written and read. One
+        that is annotated as :class:`~qbridge_core.TaskContext`, the first, gets that and is no part of the payload.
+
+        Args:
+            function: the function, when the decorator stands there without arguments.
+            name: what it is called in messages; its module and its own name, with a dot between them, when missing.
+            aliases: older names under which messages may still come.
+            queue: where its messages go.
+            max_retries: how often to retry after the first failed run.
+            backoff: delays between attempts, held by the broker.
+            task_timeout: seconds that a run may take.
+            dead_letter_on: exception types that are never retried.
+            retry_rules: exception types with a backoff or a limit of their own.
+            whole_payload: the payload is the value of the only parameter, and not an object with its name in it.
+
+        Raises:
+            ConfigurationError: it cannot be a task, an argument is wrong, or another task has one of its names.
+        """
+        policy = RetryPolicy(max_retries, backoff, tuple(dead_letter_on), tuple(retry_rules))
+        terms = Terms(require_seconds("task_timeout", task_timeout, positive=True), policy)
+        check_queue_name(queue)
+
+        def decorate(decorated: Callable[..., Any]) -> AppTask[Any, Any]:
+            own = name_of(decorated, name)
+            signature = signature_of(decorated, own, whole_payload=whole_payload)
+            return self._register(
+                AppTask(decorated, own, queue, tuple(map(check_name, aliases)), terms, signature, self._root_outbox)
+            )
+
+        return decorate if function is None else decorate(function)
+
+    def queue(self, name: str, **settings: Unpack[QueueSettings]) -> None:
+        """Say how a queue is worked on, before or after its tasks; without this the defaults of a manager hold.
+
+        Args:
+            name: the queue.
+            **settings: ``max_workers``, ``executor``, ``dead_letter_queue`` and others of
+                :class:`~qbridge_core.TaskManager`.
+
+        Raises:
+            ConfigurationError: there is no such setting, or the queue has some already.
+        """
+        if name in self._queues:
+            raise ConfigurationError(f"queue {name!r} has its settings already")
+        self._queues[name] = queue_of(name, settings)
+
+    def include(self, other: App) -> None:
+        """Take the tasks and queues of another app in, those that it gets later, too.
+
+        From now on it has the connection and the settings of this one.
+
+        Raises:
+            ConfigurationError: it is no app, is this one, or is in one already; or both have a task of one name.
+        """
+        if not isinstance(other, App):
+            raise ConfigurationError(f"include takes an App, not a {type(other).__name__}")
+        if other._parent is not None or other is self._root:
+            raise ConfigurationError("this app is included already; each is part of one other app at most")
+        for task in other.tasks:
+            self._root._check_names(task)
+        other._parent = self
+        self._included.append(other)
+
+    @property
+    def tasks(self) -> list[AppTask[Any, Any]]:
+        """Its tasks, and those of the apps that it includes."""
+        return [*self._tasks.values(), *(task for other in self._included for task in other.tasks)]
+
+    # ------------------------------------------------------------------ sending
+
+    @contextmanager
+    def open(self, url: str | None = None, **options: object) -> Iterator[QueueClient]:
+        """Be connected within this block: all threads of the process are. Yields the client.
+
+        Without it the first message connects, to where the variable QBRIDGE_URL says.
+
+        Args:
+            url: the broker; that of QBRIDGE_URL when missing.
+            **options: those of ``connect``.
+
+        Raises:
+            ConfigurationError: it is open already, there is no URL, or an option is wrong.
+            The errors of ``connect``.
+        """
+        connection = self._root._connection
+        client = connection.open(url, options)
+        try:
+            yield client
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        """Disconnect, where a message has connected."""
+        self._root._connection.close()
+
+    def send_many(self, messages: Iterable[TaskMessage]) -> list[str]:
+        """Send messages of any tasks, as in ``app.send_many(send_mail.message(each) for each in mails)``.
+
+        Those of a queue go in order and in one pipeline; delayed ones follow, one by one. All are confirmed on return.
+
+        Returns the task ids, in order.
+
+        Raises:
+            PayloadError, ConfigurationError: one of them cannot be a message; nothing has been sent then.
+            The errors of ``QueueClient.publish_many``: some may have been sent.
+        """
+        return self._root._outbox.publish_many(messages)
+
+    # ------------------------------------------------------------------ working
+
+    def run_worker(self, queues: Sequence[str] | None = None, *, poll_timeout: float = 5.0) -> None:
+        """Work until SIGTERM or Ctrl-C, as :func:`~qbridge_core.run_workers` does.
+
+        Args:
+            queues: those to work on; all that have tasks when missing.
+            poll_timeout: seconds that one request for messages may wait at the broker.
+
+        Raises:
+            ConfigurationError: it is not known which broker, there are no tasks, or a queue has none.
+            The errors of ``run_workers``.
+        """
+        from qbridge_core.work.workers import run_workers
+
+        run_workers(*self.managers(queues), poll_timeout=poll_timeout)
+
+    def run_until_idle(self, timeout: float = 30.0, queues: Sequence[str] | None = None) -> RunReport:
+        """Work until its queues are empty: nothing ready, in flight or delayed. For tests and scripts.
+
+        Args:
+            timeout: seconds after which to give up.
+            queues: those to work on; all that have tasks when missing.
+
+        Raises:
+            IdleTimeoutError: there was work left after ``timeout`` seconds.
+            ConfigurationError: as ``run_worker``.
+            The errors of ``run_workers``.
+        """
+        from qbridge_core.app.worker import work_until_idle
+
+        seconds = require_seconds("timeout", timeout, positive=True)
+        return work_until_idle(self.managers(queues), seconds)
+
+    def managers(self, queues: Sequence[str] | None = None) -> list[TaskManager]:
+        """A :class:`~qbridge_core.TaskManager` for each queue, for ``run_workers``, with others if need be.
+
+        Args:
+            queues: those to work on; all that have tasks when missing.
+
+        Raises:
+            ConfigurationError: as ``run_worker``.
+        """
+        from qbridge_core.app.worker import chosen, managers_for
+
+        root = self._root
+        tasks = self.tasks
+        used = list(dict.fromkeys(task.queue for task in tasks))
+        wanted = chosen({name: root._queue(name) for name in used}, used, queues)
+        return managers_for(root._connection.client(), wanted, tasks, root._patience, root._settings)
+
+    # ------------------------------------------------------------------ parts
+
+    @property
+    def _root(self) -> App:
+        return self if self._parent is None else self._parent._root
+
+    def _root_outbox(self) -> Outbox:
+        return self._root._outbox
+
+    def _register(self, task: AppTask[Any, Any]) -> AppTask[Any, Any]:
+        self._root._check_names(task)
+        self._tasks[task.name] = task
+        return task
+
+    def _check_names(self, task: AppTask[Any, Any]) -> None:
+        taken = {name: each for each in self.tasks for name in (each.name, *each.aliases)}
+        for name in (task.name, *task.aliases):
+            if name in taken:
+                raise ConfigurationError(
+                    f"two tasks are called {name!r}: {_place(taken[name])} and {_place(task)}; give one of them "
+                    "another name"
+                )
+
+    def _queue(self, name: str) -> Queue:
+        return self._found(name) or queue_of(name, {})
+
+    def _found(self, name: str) -> Queue | None:
+        own = self._queues.get(name)
+        return own or next((found for other in self._included if (found := other._found(name))), None)
+
+
+def _place(task: AppTask[Any, Any]) -> str:
+    return f"{task.function.__module__}.{task.function.__qualname__}"

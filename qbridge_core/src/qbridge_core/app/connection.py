@@ -1,0 +1,113 @@
+"""The client of an app: one for the whole process, made when it is needed, and anew in a forked child."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import weakref
+from collections.abc import Mapping
+from typing import Any, Final
+
+from qbridge_core.contract.client import QueueClient
+from qbridge_core.contract.registry import connect
+from qbridge_core.errors import ConfigurationError
+from qbridge_core.runtime.aside import aside
+
+URL_VARIABLE: Final = "QBRIDGE_URL"
+_DISCONNECT_TIME: Final = 2.0
+
+
+class Connection:
+    """Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._client: QueueClient | None = None
+        self._opened: tuple[str, Mapping[str, Any]] | None = None
+        self._declared: set[str] = set()
+        self._of_parents: list[QueueClient] = []
+        _all.add(self)
+
+    def open(self, url: str | None, options: Mapping[str, Any]) -> QueueClient:
+        """Connect now, and use this client until ``close``.
+
+        Raises:
+            ConfigurationError: there is a client already, or no URL.
+            The errors of ``connect``.
+        """
+        chosen = url or _from_environment()
+        with self._lock:
+            if self._client is not None:
+                raise ConfigurationError("this app is open already, for the whole process: use it as it is")
+            self._client = connect(chosen, **options)
+            self._opened = chosen, options
+            return self._client
+
+    def client(self) -> QueueClient:
+        """The client, connected now if there is none yet, to where the variable QBRIDGE_URL says.
+
+        Raises:
+            ConfigurationError: there is no such variable.
+            The errors of ``connect``.
+        """
+        client = self._client
+        return self._connected() if client is None else client
+
+    def close(self) -> None:
+        """Disconnect. The next use connects anew, to where the environment says."""
+        with self._lock:
+            client, self._client = self._client, None
+            self._opened = None
+            self._declared = set()
+        if client is not None:
+            client.disconnect()
+
+    def declare(self, queue: str, dead_letter_queue: str) -> None:
+        """Create the queues once for each client."""
+        if queue not in self._declared:
+            self.client().declare(queue, dead_letter_queue)
+            self._declared.add(queue)
+
+    def _connected(self) -> QueueClient:
+        with self._lock:
+            if self._client is None:
+                url, options = self._opened or (_from_environment(), {})
+                self._client = connect(url, **options)
+                atexit.register(_disconnect, weakref.ref(self._client))
+            return self._client
+
+    def forget_parents(self) -> None:
+        """In a forked child: the client is another process's, and a thread that the child has not may hold the lock."""
+        self._lock = threading.Lock()
+        self._declared = set()
+        if self._client is not None:
+            self._of_parents.append(self._client)  # what ends with it could end the parent's connection
+            self._client = None
+
+
+def _from_environment() -> str:
+    url = os.environ.get(URL_VARIABLE)
+    if not url:
+        raise ConfigurationError(
+            f"which broker? Use the app within `with app.open(url):`, or set {URL_VARIABLE}, as in redis://localhost:6379/0"
+        )
+    return url
+
+
+def _disconnect(reference: weakref.ref[QueueClient]) -> None:
+    client = reference()
+    if client is not None and client.connected:
+        aside("qbridge-disconnect", client.disconnect).join(_DISCONNECT_TIME)
+
+
+_all: Final[weakref.WeakSet[Connection]] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for connection in list(_all):
+        connection.forget_parents()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

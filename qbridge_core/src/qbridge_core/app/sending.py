@@ -1,0 +1,120 @@
+"""How the messages of an app's tasks reach the broker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from qbridge_core.app.connection import Connection
+from qbridge_core.app.queues import Queue
+from qbridge_core.contract.checks import check_publish_timeout, require_seconds
+from qbridge_core.contract.message import Message
+from qbridge_core.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class SendOptions:
+    """What can be said of a message beside its payload; see :meth:`AppTask.options`."""
+
+    delay: float = 0.0
+    at: datetime | None = None
+    task_id: str | None = None
+    headers: Mapping[str, str] | None = None
+    publish_timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        require_seconds("delay", self.delay)
+        check_publish_timeout(self.publish_timeout)
+        if self.at is None:
+            return
+        if not isinstance(self.at, datetime) or self.at.tzinfo is None:
+            raise ConfigurationError(f"at must be a datetime with a time zone, not {self.at!r}")
+        if self.delay:
+            raise ConfigurationError("delay and at both say when; give one of them")
+
+    @property
+    def seconds(self) -> float:
+        """From now on until it may be delivered."""
+        return self.delay if self.at is None else max(0.0, self.at.timestamp() - time.time())
+
+
+@dataclass(frozen=True, slots=True)
+class TaskMessage:
+    """A message that can be sent, with others in one go: :meth:`App.send_many`. Made by ``message`` of a task.
+
+    Attributes:
+        task: the name of the task.
+        queue: where it goes.
+        task_id: its id.
+        content: what is published.
+        options: what else was said of it.
+    """
+
+    task: str
+    queue: str
+    task_id: str
+    content: Message
+    options: SendOptions
+
+
+class Outbox:
+    """Publishes messages, and declares their queues. Thread-safe.
+
+    Args:
+        connection: has the client.
+        queue: finds the settings of a queue.
+        declare: False for a producer without the right to declare.
+    """
+
+    def __init__(self, connection: Connection, queue: Callable[[str], Queue], *, declare: bool) -> None:
+        self._connection = connection
+        self._queue = queue
+        self._declare = declare
+
+    def publish(self, message: TaskMessage) -> None:
+        """Publish one message; it is confirmed on return."""
+        self._prepare(message.queue)
+        content, options = message.content, message.options
+        self._connection.client().publish(
+            message.queue,
+            content.body,
+            headers=content.headers,
+            message_id=content.message_id,
+            delay=options.seconds,
+            timeout=options.publish_timeout,
+        )
+
+    def publish_many(self, messages: Iterable[TaskMessage]) -> list[str]:
+        """Publish messages, those of a queue in order and in one pipeline; all are confirmed on return.
+
+        Raises:
+            ConfigurationError: one of them is no message of a task; nothing has been published then.
+        """
+        found = [_checked(message) for message in messages]
+        at_once: dict[tuple[str, float | None], list[Message]] = {}
+        for message in found:
+            if not message.options.seconds:
+                key = message.queue, message.options.publish_timeout
+                at_once.setdefault(key, []).append(message.content)
+        for (queue, timeout), contents in at_once.items():
+            self._prepare(queue)
+            self._connection.client().publish_many(queue, contents, timeout=timeout)
+        for message in found:
+            if message.options.seconds:
+                self.publish(message)
+        return [message.task_id for message in found]
+
+    def _prepare(self, queue: str) -> None:
+        if self._declare:
+            self._connection.declare(queue, self._queue(queue).dead_letter_queue)
+
+
+def _checked(message: object) -> TaskMessage:
+    if not isinstance(message, TaskMessage):
+        raise ConfigurationError(
+            f"send_many takes messages of tasks, not {type(message).__name__}: write "
+            "app.send_many(send_mail.message(each) for each in mails)"
+        )
+    return message

@@ -1,0 +1,1 @@
+"""Apps for tests, which child processes can import."""
