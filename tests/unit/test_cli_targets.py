@@ -24,6 +24,14 @@ from qbridge_core.cli.worker.backoffs import read_backoff
 from qbridge_core.cli.worker.target import Target
 
 MODULES = {
+    "shop_app": """
+        from qbridge_core import App
+        app = App()
+        @app.task(queue="mails")
+        def mail(to: str) -> None: ...
+        @app.task(queue="images")
+        def draw(path: str) -> None: ...
+    """,
     "shop_tasks": """
         from qbridge_core import TaskManager, connect
         from qbridge_memory import MemoryClient
@@ -118,13 +126,23 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 )
 def test_a_target_is_a_build_function_or_a_manager(name: str, queue: str) -> None:
     """A function without arguments is called, a TaskManager taken as it is."""
-    assert Target(name)().input_queue == queue
+    assert [manager.input_queue for manager in Target(name)()] == [queue]
+
+
+def test_a_target_is_an_app(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a manager for each of its queues, or of those that are named, on the broker that was said."""
+    monkeypatch.delenv("QBRIDGE_URL", raising=False)
+    managers = Target("shop_app:app", "memory://", typed=("--url",))()
+    assert [manager.input_queue for manager in managers] == ["mails", "images"]
+    (manager,) = Target("shop_app:app", None, queues=("images",))()
+    assert manager.input_queue == "images"
+    assert manager.queue_client is managers[0].queue_client
 
 
 @pytest.mark.parametrize("name", ["handle", "handle_with_task", "either"])
 def test_a_target_is_a_handler_with_a_queue(name: str) -> None:
     """What takes a payload becomes the handler of a manager with the settings that were given."""
-    manager = Target(f"shop_tasks:{name}", "memory://", "mails", {"grace_period": 7.0}, ("--queue",))()
+    (manager,) = Target(f"shop_tasks:{name}", "memory://", "mails", {"grace_period": 7.0}, ("--queue",))()
     assert (manager.input_queue, manager.grace_period) == ("mails", 7.0)
 
 
@@ -135,8 +153,12 @@ def test_a_target_is_a_handler_with_a_queue(name: str) -> None:
         (Target("shop_tasks.part:build"), "there is no module 'shop_tasks.part'"),
         (Target("shop_tasks:biuld"), "did you mean 'build'?"),
         (Target("shop_tasks:Shop.biuld"), "did you mean 'build'?"),
-        (Target("shop_tasks:NAME"), "is a str; a target is a function that returns a TaskManager"),
+        (Target("shop_tasks:NAME"), "is a str; a target is an App, a function that returns a TaskManager"),
         (Target("shop_tasks:Shop"), "is a class"),
+        (Target("shop_app:app", None, "mails", {}, ("--queue", "--url")), "is an App.*leave out --queue$"),
+        (Target("shop_app:app", "memory://", queues=("other",)), "no task of this app has the queue 'other'"),
+        (Target("shop_app:mail"), "shop_app:mail is a task of an App; the target is the App"),
+        (Target("shop_tasks:build", queues=("mails",)), "is no App; leave out -Q"),
         (Target("shop_tasks.py:build"), "the name of the module, shop_tasks:build"),
         (Target("./src/shop_tasks.py"), "the name of the module, src.shop_tasks:name"),
         (Target("shop_tasks"), "which function or TaskManager of shop_tasks?"),

@@ -46,6 +46,20 @@ def test_one_task_is_sent(qbridge: QBridge, client: QueueClient, shared_url: str
     assert told == {"queue": unique_name, "sent": 1, "lines": 0, "task_id": second["task_id"]}
 
 
+def test_a_task_of_an_app_is_sent_by_its_name(
+    qbridge: QBridge, client: QueueClient, shared_url: str, unique_name: str
+) -> None:
+    """One, and those of lines."""
+    url = {"QBRIDGE_URL": shared_url}
+    qbridge("send", unique_name, '{"to": "ann"}', "--task", "shop.tasks.mail", **url)
+    qbridge("send", unique_name, "--task", "shop.tasks.mail", stdin='{"to": "bob"}\n', **url)
+    found = taken(client, unique_name)
+    assert [(task["task"], task["payload"]) for task in found] == [
+        ("shop.tasks.mail", {"to": "ann"}),
+        ("shop.tasks.mail", {"to": "bob"}),
+    ]
+
+
 def test_lines_are_sent_in_their_order(
     qbridge: QBridge, client: QueueClient, shared_url: str, unique_name: str, tmp_path: Path
 ) -> None:

@@ -215,15 +215,27 @@ class App:
             ConfigurationError: it is open already, there is no URL, or an option is wrong.
             The errors of ``connect``.
         """
-        connection = self._root._connection
-        client = connection.open(url, options)
+        client = self.connect(url, **options)
         try:
             yield client
         finally:
-            connection.close()
+            self.close()
+
+    def connect(self, url: str | None = None, **options: object) -> QueueClient:
+        """Connect until ``close``, as ``open`` does for a block, for a program that has none to put it around.
+
+        Raises:
+            The errors of ``open``.
+        """
+        return self._root._connection.open(url, options)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it has a client by now."""
+        return self._root._connection.is_open
 
     def close(self) -> None:
-        """Disconnect, where a message has connected."""
+        """Disconnect."""
         self._root._connection.close()
 
     def send_many(self, messages: Iterable[TaskMessage]) -> list[str]:

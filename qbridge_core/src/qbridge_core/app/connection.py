@@ -54,6 +54,11 @@ class Connection:
         client = self._client
         return self._connected() if client is None else client
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a client."""
+        return self._client is not None
+
     def close(self) -> None:
         """Disconnect. The next use connects anew, to where the environment says."""
         with self._lock:

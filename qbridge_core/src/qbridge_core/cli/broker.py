@@ -63,6 +63,15 @@ def chosen_url(url: str | None, url_file: Path | None) -> str:
     )
 
 
+def known_url(url: str | None, url_file: Path | None) -> str | None:
+    """The same, or ``None`` where nobody has said.
+
+    Raises:
+        click.UsageError: there are two of the same rank, or the file cannot be read.
+    """
+    return None if url is None and url_file is None else chosen_url(url, url_file)
+
+
 def _rank(name: str) -> int:
     source = click.get_current_context().get_parameter_source(name)
     return _ORDER.index(source) if source in _ORDER else len(_ORDER)

@@ -73,7 +73,7 @@ def main(descriptor: int) -> None:
         with main_program_imported(preparation):
             found = [find(build) for build in pickle.loads(builds)]  # noqa: S301 - as above
         set_observer(link)
-        workers = Workers([_made(make) for make in found], stall=stall)
+        workers = Workers([manager for make in found for manager in _made(make)], stall=stall)
     link.say(GRACE, float(workers.grace_period))
     orders.can_be_obeyed()
     sys.exit(_Worker(workers, orders, link, teller, stall).run())
@@ -138,15 +138,18 @@ def _is_ours(frame: FrameType) -> bool:
     return str(frame.f_globals.get("__name__", "")).startswith("qbridge_")
 
 
-def _made(make: Callable[[], object]) -> TaskManager:
-    """The manager that a build function makes."""
-    manager = make()
-    if not isinstance(manager, TaskManager):
-        raise ConfigurationError(f"the build function must return a TaskManager, not a {type(manager).__name__}")
-    client = manager.queue_client
-    if not client.capabilities.shared:
-        raise ConfigurationError(_NOT_SHARED.format(type(client).__name__))
-    return manager
+def _made(make: Callable[[], object]) -> list[TaskManager]:
+    """The manager that a build function makes, or those of an app."""
+    made = make()
+    managers: list[TaskManager] = []
+    for manager in made if isinstance(made, list) else [made]:
+        if not isinstance(manager, TaskManager):
+            raise ConfigurationError(f"the build function must return a TaskManager, not a {type(manager).__name__}")
+        client = manager.queue_client
+        if not client.capabilities.shared:
+            raise ConfigurationError(_NOT_SHARED.format(type(client).__name__))
+        managers.append(manager)
+    return managers
 
 
 def _nothing(seconds: float) -> None:

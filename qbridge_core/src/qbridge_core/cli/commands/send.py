@@ -33,6 +33,9 @@ from qbridge_core.runtime.logtexts import escaped
     "--task-id", metavar="ID", help="Its id; of lines ID-1, ID-2 and so on, the same when they are sent again."
 )
 @click.option(
+    "--task", metavar="NAME", help="Which task of an App they are; the payload is an object of its parameters."
+)
+@click.option(
     "--skip", type=click.IntRange(0), metavar="N", help="Leave out the first N lines, which were sent before."
 )
 @json_option
@@ -44,6 +47,7 @@ def command(
     delay: float,
     headers: Sequence[str],
     task_id: str | None,
+    task: str | None,
     skip: int | None,
     as_json: bool,
 ) -> None:
@@ -56,7 +60,7 @@ def command(
     With --json an object: "queue", "sent" (tasks), "lines" (those that are confirmed, for --skip) and "task_id" (of
     one).
     """
-    stream = Stream(client, queue, delay=delay, headers=_headers(headers), task_id=task_id, skip=skip or 0)
+    stream = Stream(client, queue, delay=delay, headers=_headers(headers), task_id=task_id, name=task, skip=skip or 0)
     if source is None or source == "-" or source.startswith("@"):
         _send_lines(stream, source, as_json)
     elif skip is None:

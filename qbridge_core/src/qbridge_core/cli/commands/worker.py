@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 from click.core import ParameterSource
 
-from qbridge_core.cli.broker import chosen_url, url_options
+from qbridge_core.cli.broker import chosen_url, known_url, url_options
 from qbridge_core.cli.command import Command
 from qbridge_core.cli.targets import make_importable
 from qbridge_core.cli.worker.backoffs import read_backoff
@@ -25,6 +25,12 @@ _PORT: Final = click.IntRange(1, 65_535)
 _SECONDS: Final = click.FloatRange(min=0)
 _ABOVE_ZERO: Final = click.FloatRange(min=0, min_open=True)
 _CONCURRENCY: Final = "concurrency"
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 _OF_HANDLERS: Final[dict[str, dict[str, Any]]] = {
     "queue": {"metavar": "QUEUE", "help": "where its tasks come from"},
     "dead": {"metavar": "QUEUE", "help": "the dead-letter queue; without it QUEUE.dead"},
@@ -55,6 +61,9 @@ def _handler_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command(cls=Command)
 @click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
+@click.option(
+    "-Q", "--queues", metavar="QUEUE,...", type=_names, help="Of an App: work on these queues only, in place of all."
+)
 @click.option("--processes", metavar="N", default=1, type=_COUNT, help="Worker processes (1), each with all TARGETs.")
 @click.option("--reload", is_flag=True, help="Start anew when a Python file changes; needs the extra reload.")
 @click.option(
@@ -97,6 +106,7 @@ def command(
     context: click.Context,
     /,
     targets: tuple[str, ...],
+    queues: tuple[str, ...] | None,
     processes: int,
     reload: bool,
     reload_dir: tuple[Path, ...],
@@ -114,9 +124,9 @@ def command(
 ) -> None:
     """Run a worker on one queue or several.
 
-    A TARGET is module:name of a function without arguments that returns a TaskManager, of a TaskManager, or, as the
-    only TARGET, of a handler; then --queue and the other options make the TaskManager. Modules of the current directory
-    can be imported. Several TARGETs are several queues in one worker program, each with settings of its own: they start
+    A TARGET is module:name of an App, of a function without arguments that returns a TaskManager, of a TaskManager, or,
+    as the only TARGET, of a handler; then --queue and the other options make the TaskManager. Modules of the current
+    directory can be imported. Several queues, those of an App or of several TARGETs, are one worker program: they start
     and stop together, and when one ends with an error, all do.
 
     SIGTERM and Ctrl-C stop gracefully, with exit code 0; a second signal stops at once, a third one kills. Without
@@ -127,10 +137,10 @@ def command(
     if metrics_port is not None and health_port is not None:
         raise click.UsageError("--metrics-port shows the pages of --health-port, too: leave that out")
     queue = settings.pop("queue")
-    chosen = None if queue is None else chosen_url(url, url_file)
+    chosen = chosen_url(url, url_file) if queue is not None else known_url(url, url_file)
     arguments = {"max_workers" if name == _CONCURRENCY else name: v for name, v in settings.items() if v is not None}
     make_importable()
-    found = [Target(name, chosen, queue, arguments, given, log_level) for name in targets]
+    found = [Target(name, chosen, queue, arguments, given, log_level, queues) for name in targets]
     probes = Probes(health_file, health_stall)
     with shown(metrics_port, health_port, metrics_host, probes) as recorder:
         if processes == 1 and not reload:

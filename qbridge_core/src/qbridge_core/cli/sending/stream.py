@@ -39,6 +39,7 @@ class Stream:
         delay: seconds before they may be delivered.
         headers: those of all of them.
         task_id: of the only one; those of lines get their numbers behind it.
+        name: which task of an app they are.
         skip: how many lines were sent before.
 
     Attributes:
@@ -59,6 +60,7 @@ class Stream:
         delay: float = 0.0,
         headers: Mapping[str, str] | None = None,
         task_id: str | None = None,
+        name: str | None = None,
         skip: int = 0,
     ) -> None:
         self._client = client
@@ -68,6 +70,7 @@ class Stream:
         self._delay = delay
         self._headers = headers
         self._task_id = task_id
+        self._name = name
         self.skip = skip
         self.sent = 0
         self.lines = self.last = skip
@@ -120,7 +123,7 @@ class Stream:
         except (ValueError, RecursionError) as exc:  # NaN; a number of thousands of digits; nested too deep
             raise NoTaskError(f"no JSON that can be read: {exc}") from exc
         try:
-            message, task_id = Message.for_task(payload, task_id=task_id, headers=self._headers)
+            message, task_id = Message.for_task(payload, task_id=task_id, headers=self._headers, name=self._name)
         except PayloadError as exc:
             raise NoTaskError(f"no task: {exc}") from exc
         if len(message.body) > self.longest:

@@ -51,7 +51,7 @@ def run_here(
     with stop_signals(_leave):
         try:
             for target in targets:
-                managers.append(_built(target, deadline, file, probes))
+                managers.extend(_built(target, deadline, file, probes))
             workers = Workers(managers, health_file=file, stall=probes.stall)
             probes.source = workers.health
             workers.run(until_idle=until_idle)
@@ -70,8 +70,8 @@ def _leave(number: int) -> NoReturn:
     raise _Left(DONE)
 
 
-def _built(target: Target, deadline: float, file: HealthFile | None, probes: Probes) -> TaskManager:
-    """The manager of a target; one that cannot reach its broker is built again until the deadline."""
+def _built(target: Target, deadline: float, file: HealthFile | None, probes: Probes) -> list[TaskManager]:
+    """The managers of a target; one that cannot reach its broker is built again until the deadline."""
 
     def say(left: float, exc: Exception) -> None:
         _log.warning("%s waits for its broker, for %.0f s more: %s", target, left, exc)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from qbridge_core.cli.worker.logs import set_up_logs
 from qbridge_core.cli.worker.probes import Probes
@@ -34,8 +34,9 @@ def run_supervised(
 def _supervisor(
     targets: Sequence[Target], processes: int, start_timeout: float, recorder: Recorder | None, probes: Probes
 ) -> Supervisor:
+    builds: list[Any] = list(targets)  # those of users make one manager each, a target all that there are of an app
     supervisor = Supervisor(
-        list(targets), processes, start_timeout=start_timeout, metrics=recorder, health_file=probes.file,
+        builds, processes, start_timeout=start_timeout, metrics=recorder, health_file=probes.file,
         stall=probes.stall,
     )  # fmt: skip
     probes.source = supervisor.health

@@ -1,0 +1,84 @@
+"""``qbridge worker`` with an app: all queues or some, in one process or several."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from integration.cli.conftest import QBridge, StartQBridge
+from qbridge_core import connect
+from support.wait import wait_for
+
+SHOP = """
+import os
+from pathlib import Path
+from qbridge_core import App, TaskContext
+
+app = App()
+prefix = os.environ["PREFIX"]
+app.queue(f"{prefix}-images", executor="process", max_workers=1)
+journal = Path(__file__).parent / "journal"
+
+def note(text):
+    with journal.open("a") as file:
+        file.write(f"{text}\\n")
+
+@app.task(queue=f"{prefix}-emails")
+async def mail(to: str) -> None:
+    note(f"mail {to}")
+
+@app.task(queue=f"{prefix}-images", max_retries=0)
+def draw(task: TaskContext, path: str) -> None:
+    note(f"draw {path} {task.attempt}")
+    if path == "bad":
+        raise ValueError(path)
+"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path, unique_name: str) -> dict[str, str]:
+    """The module, and the variables that it needs."""
+    (tmp_path / "shop.py").write_text(SHOP)
+    return {"PREFIX": unique_name}
+
+
+def test_a_worker_works_on_the_queues_of_an_app(
+    qbridge: QBridge, shop: dict[str, str], shared_url: str, unique_name: str, tmp_path: Path
+) -> None:
+    """All of them, or those that -Q names; the broker is that of --url or of the variable."""
+    queues = [f"{unique_name}-emails", f"{unique_name}-images"]
+    with connect(shared_url) as client:
+        for queue in queues:
+            client.declare(queue, f"{queue}.dead")
+    url = {"QBRIDGE_URL": shared_url}
+    qbridge("send", queues[0], '{"to": "ann"}', "--task", "shop.mail", **url)
+    for path in ("good", "bad"):
+        qbridge("send", queues[1], f'{{"path": "{path}"}}', "--task", "shop.draw", **url)
+    done = qbridge("worker", "shop:app", "-Q", queues[0], "--until-idle", "--url", shared_url, **shop)
+    assert done.stdout == f"{queues[0]}: 1 succeeded\n"
+    done = qbridge("worker", "shop:app", "--until-idle", **url, **shop)
+    assert done.stdout == f"{queues[0]}: nothing happened\n{queues[1]}: 1 succeeded, 1 dead-lettered (failed)\n"
+    assert sorted((tmp_path / "journal").read_text().splitlines()) == ["draw bad 1", "draw good 1", "mail ann"]
+
+
+def test_an_app_runs_in_several_processes(
+    start_qbridge: StartQBridge, shop: dict[str, str], shared_url: str, unique_name: str, tmp_path: Path
+) -> None:
+    """Below a supervisor; one signal ends all."""
+    queue = f"{unique_name}-emails"
+    worker = start_qbridge("worker", "shop:app", "--processes", "2", QBRIDGE_URL=shared_url, **shop)
+    with connect(shared_url) as client:
+        client.declare(queue, f"{queue}.dead")
+        client.publish(queue, b'{"task": "shop.mail", "payload": {"to": "ann"}}')
+        wait_for((tmp_path / "journal").exists, 60.0)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(60) == 0
+
+
+def test_without_a_broker_a_worker_says_how_to_name_one(qbridge: QBridge, shop: dict[str, str]) -> None:
+    """In a line."""
+    done = qbridge("worker", "shop:app", code=None, **shop)
+    assert done.returncode == 2
+    assert "which broker?" in done.stderr
