@@ -111,16 +111,30 @@ def test_a_task_is_found_from_its_producers_trace(
     }
     sent = next(span for span in spans if span.name == f"send {queue}")
     runs = [span for span in spans if span.name == f"process {queue}"]
-    assert [(run.attributes["qbridge.task.attempt"], run.attributes.get("error.type")) for run in runs] == [
-        (1, "ValueError"),
-        (2, "ValueError"),
-        (1, None),
+    told = ("qbridge.task.attempt", "qbridge.task.replays", "error.type")
+    assert [tuple(run.attributes.get(name) for name in told) for run in runs] == [
+        (1, None, "ValueError"),
+        (2, None, "ValueError"),
+        (1, 1, None),
     ]
     assert [run.is_error for run in runs] == [True, True, False]
     assert {run.links for run in runs} == {((sent.trace, sent.id),)}
     assert {run.parent for run in runs} == {None}
     (published,) = (span for span in spans if span.name == inner)
     assert (published.trace, published.parent) == (runs[2].trace, runs[2].id)
+
+
+@pytest.mark.parametrize("url", BACKENDS, indirect=True)
+def test_what_is_sent_together_has_one_span(url: str, unique_name: str, telemetry: Telemetry) -> None:
+    """On every backend the runs of all tasks of a ``send_many`` are linked to the one span of the call."""
+    tracing = telemetry.tracing()
+    with connect(url, plugins=[tracing]) as client:
+        client.declare(unique_name, f"{unique_name}-dead")
+        client.send_many(unique_name, range(3))
+        TaskManager(client, lambda _: None, unique_name, f"{unique_name}-dead", plugins=[tracing]).run_until_idle(60.0)
+    sent = telemetry.span("send")
+    assert sent.attributes["messaging.batch.message_count"] == 3
+    assert [run.links for run in telemetry.spans("process")] == [((sent.trace, sent.id),)] * 3
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)

@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from qbridge_core.contract.headers import meta_replays
 from qbridge_core.contract.history import Attempt
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.runtime.clock import monotonic
@@ -69,6 +70,11 @@ class TaskContext:
     def due_at(self) -> datetime | None:
         """From when on this attempt might run (UTC); see :attr:`~qbridge_core.Delivery.due_at`."""
         return self._run.delivery.due_at
+
+    @property
+    def replays(self) -> int:
+        """How often it was sent back from a dead-letter queue; ``attempt`` counts anew each time."""
+        return meta_replays(self._run.delivery.meta)
 
     @property
     def history(self) -> tuple[Attempt, ...]:

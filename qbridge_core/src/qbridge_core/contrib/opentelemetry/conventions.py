@@ -40,6 +40,7 @@ DURATION_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75
 
 TASK_ID: Final = "qbridge.task.id"
 TASK_ATTEMPT: Final = "qbridge.task.attempt"
+TASK_REPLAYS: Final = "qbridge.task.replays"
 TASK_OUTCOME: Final = "qbridge.task.outcome"
 TASK_REASON: Final = "qbridge.task.reason"
 TASK_WAIT: Final = "qbridge.task.wait"

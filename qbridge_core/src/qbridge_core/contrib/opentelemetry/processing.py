@@ -20,6 +20,7 @@ from qbridge_core.contrib.opentelemetry.conventions import (
     MESSAGE_ID,
     TASK_ATTEMPT,
     TASK_ID,
+    TASK_REPLAYS,
     TIMEOUT_ERROR,
     operation,
 )
@@ -61,6 +62,8 @@ class Processing(AbstractContextManager[None]):
         attributes = {**self._measured, TASK_ID: self._task.task_id, TASK_ATTEMPT: self._task.attempt}
         if self._task.message_id is not None:
             attributes[MESSAGE_ID] = self._task.message_id
+        if self._task.replays:
+            attributes[TASK_REPLAYS] = self._task.replays
         self._span = self._instruments.tracer.start_span(
             f"process {self._task.queue}", parent, SpanKind.CONSUMER, attributes, links
         )

@@ -24,7 +24,7 @@ from types import FrameType
 from typing import Any, Final, NoReturn
 
 from qbridge_core.contract.envelope import read_task
-from qbridge_core.contract.headers import DUE_AT, HISTORY
+from qbridge_core.contract.headers import DUE_AT, HISTORY, REPLAYS
 from qbridge_core.contract.message import Delivery
 from qbridge_core.execute.executor import is_coroutine_function, own_code, refuse_unstarted
 from qbridge_core.execute.lifespan import Lifespan
@@ -54,7 +54,7 @@ TIME_TOGETHER: Final = 0.01
 """Seconds after which a child begins none of the tasks any more that it was given together."""
 
 _Parts = tuple[bytes, str, dict[str, Any], str | None, int, str, float, dict[str, Any], int]
-_SEEN: Final = (DUE_AT, HISTORY)
+_SEEN: Final = (DUE_AT, HISTORY, REPLAYS)
 """What of QBridge's headers a handler can see through its context."""
 
 
