@@ -125,6 +125,21 @@ def test_what_a_stopping_worker_gives_back_is_counted(
     assert value(registry, "qbridge_tasks_total", outcome="handed back") == 1
 
 
+def test_a_run_that_does_not_end_in_time_is_counted(
+    client: MemoryClient, metrics: Metrics, registry: CollectorRegistry
+) -> None:
+    """As timed out at once, and as abandoned when it holds its thread nevertheless."""
+    ended = threading.Event()
+    client.send("q", 1)
+    manager = TaskManager(
+        client, lambda _: ended.wait(60), "q", "d", 0, 0.05, plugins=[metrics], interrupt=False, grace_period=0.0
+    )
+    with manager:
+        wait_for(lambda: value(registry, "qbridge_dead_letters_total", reason="timed out") == 1)
+        wait_for(lambda: value(registry, "qbridge_tasks_abandoned_total") == 1)
+        ended.set()
+
+
 def test_settlements_that_are_repeated_are_counted(
     client: MemoryClient, metrics: Metrics, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:

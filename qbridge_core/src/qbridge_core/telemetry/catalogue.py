@@ -66,6 +66,11 @@ SUSPICIONS: Final = Metric(
     "qbridge_task_suspicions_total", Kind.COUNTER,
     "Tasks that ran, maybe beside others, when their process died; each one runs apart then.",
 )  # fmt: skip
+ABANDONED: Final = Metric(
+    "qbridge_tasks_abandoned_total",
+    Kind.COUNTER,
+    "Runs that had not ended a second after their time was over; each holds a thread until it does.",
+)
 REPEATED: Final = Metric(
     "qbridge_settlements_repeated_total",
     Kind.COUNTER,
@@ -103,8 +108,8 @@ EXITS: Final = Metric(
 UP: Final = Metric("qbridge_exporter_up", Kind.GAUGE, "1 while `qbridge exporter` hears from its broker, else 0.", ())
 
 METRICS: Final = (
-    TASKS, RUN_TIME, WAIT_TIME, IN_FLIGHT, RETRIES, DEAD_LETTERS, CRASHES, SUSPICIONS, REPEATED, LOST, RECONNECTS,
-    PUBLISHED, PUBLISH_TIME, READY, DELAYED, DEAD, OLDEST, PAUSED, PROCESSES, EXITS, UP,
+    TASKS, RUN_TIME, WAIT_TIME, IN_FLIGHT, RETRIES, DEAD_LETTERS, CRASHES, SUSPICIONS, ABANDONED, REPEATED, LOST,
+    RECONNECTS, PUBLISHED, PUBLISH_TIME, READY, DELAYED, DEAD, OLDEST, PAUSED, PROCESSES, EXITS, UP,
 )  # fmt: skip
 """All of them."""
 BY_NAME: Final = {metric.name: metric for metric in METRICS}

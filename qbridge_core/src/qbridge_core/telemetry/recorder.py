@@ -56,7 +56,7 @@ class Recorder:
             count(catalogue.RETRIES, queue, reason.value, by=0)
         for reason in Reason:
             count(catalogue.DEAD_LETTERS, queue, reason.value, by=0)
-        for metric in (catalogue.CRASHES, catalogue.SUSPICIONS, catalogue.REPEATED):
+        for metric in (catalogue.CRASHES, catalogue.SUSPICIONS, catalogue.ABANDONED, catalogue.REPEATED):
             count(metric, queue, by=0)
         self.depths.add(queue, client)
 
@@ -90,6 +90,11 @@ class Recorder:
     def qbridge_task_crashed(self, queue: str, suspected: bool) -> None:
         """Count one."""
         self.figures.count(catalogue.SUSPICIONS if suspected else catalogue.CRASHES, queue)
+
+    @hookimpl
+    def qbridge_task_abandoned(self, queue: str) -> None:
+        """Count one."""
+        self.figures.count(catalogue.ABANDONED, queue)
 
     @hookimpl
     def qbridge_settlement_repeated(self, queue: str) -> None:
