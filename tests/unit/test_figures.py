@@ -41,6 +41,14 @@ def test_a_value_falls_into_the_first_bucket_whose_bound_it_does_not_exceed() ->
     assert figures.read().distributions[RUN_TIME, ("q",)][1] == pytest.approx(9000.0101)
 
 
+def test_a_value_may_stand_for_several() -> None:
+    """It is put into its bucket so often, and into the sum."""
+    figures = Figures()
+    figures.put(RUN_TIME, [0.001, 9e9], "q", times=3)
+    assert (counts(figures, "q")[0], counts(figures, "q")[-1], sum(counts(figures, "q"))) == (3, 3, 6)
+    assert figures.read().distributions[RUN_TIME, ("q",)][1] == pytest.approx(3 * (9e9 + 0.001))
+
+
 @pytest.mark.parametrize("values", [[0.003] * 5, [0.02, 3.0, 0.02, 45.0], [9e9]])
 def test_buckets_hold_each_value_once(values: list[float]) -> None:
     """However they are spread, no value is lost or counted twice."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -19,13 +20,16 @@ from qbridge_core import (
     TaskManager,
     TransientError,
     UnroutableError,
+    hookimpl,
     use_plugins,
 )
 from qbridge_core.contrib.prometheus import Metrics
 from qbridge_core.contrib.prometheus.page import page_of
+from qbridge_core.hookspecs import Settlement
 from qbridge_core.telemetry.catalogue import DEAD, DELAYED, METRICS, OLDEST, PAUSED, READY, Kind
 from qbridge_core.telemetry.depths import Depths
 from qbridge_core.telemetry.figures import Figures
+from qbridge_core.work.settle import accounts
 from qbridge_memory import MemoryClient
 from support.wait import wait_for
 
@@ -92,6 +96,41 @@ def test_runs_and_waits_are_measured(client: MemoryClient, metrics: Metrics, reg
         assert value(registry, f"{name}_bucket", le="+Inf") == 3
         assert value(registry, f"{name}_bucket", le="1800.0") == 3
         assert (value(registry, f"{name}_sum") or 0.0) > 0.0
+
+
+class Told:
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.settlements: list[Settlement] = []
+
+    @hookimpl
+    def qbridge_settlements(self, settlements: Sequence[Settlement]) -> None:
+        """Remember."""
+        self.settlements += settlements
+
+
+def test_every_task_counts_though_not_each_quick_one_is_measured(
+    client: MemoryClient, metrics: Metrics, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a flood some are measured and stand for all, exactly; a slow one among them is measured in any case."""
+    monkeypatch.setattr(accounts, "_MEASURED", 20)
+    told = Told()
+    client.send_many("q", [*range(3000), "slow", *range(3000)])
+
+    def handler(payload: object) -> None:
+        if payload == "slow":
+            time.sleep(0.06)
+        if payload == 1:
+            raise Reject("no")
+
+    TaskManager(client, handler, "q", "d", plugins=[metrics, told]).run_until_idle()
+    assert len(told.settlements) < 6001 == sum(each.times for each in told.settlements)
+    assert {each.times for each in told.settlements if (each.duration or 0.0) > 0.05} == {1}
+    assert value(registry, "qbridge_tasks_total", outcome="succeeded") == 5999
+    assert value(registry, "qbridge_dead_letters_total", reason="rejected") == 2
+    assert value(registry, "qbridge_task_run_time_seconds_count") == 6001
+    assert value(registry, "qbridge_task_wait_time_seconds_count") == 6001
 
 
 def test_handlers_in_flight_are_shown_while_they_run(

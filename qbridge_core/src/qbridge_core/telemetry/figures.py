@@ -26,19 +26,22 @@ class Distribution:
     counts: list[int]
     total: float = 0.0
 
-    def put(self, values: list[float], bounds: tuple[float, ...]) -> None:
-        """Put values into their buckets; a bound belongs below itself. Of sorted values a bucket costs one search."""
+    def put(self, values: list[float], bounds: tuple[float, ...], times: int) -> None:
+        """Put values into their buckets, each so often; a bound belongs below itself.
+
+        Of sorted values a bucket costs one search.
+        """
         values.sort()
         below = 0
         for place, bound in enumerate(bounds):
             upto = bisect_right(values, bound, below)
-            self.counts[place] += upto - below
+            self.counts[place] += (upto - below) * times
             below = upto
             if below == len(values):
                 break
         else:
-            self.counts[-1] += len(values) - below
-        self.total += sum(values)
+            self.counts[-1] += (len(values) - below) * times
+        self.total += sum(values) * times
 
     def add(self, counts: list[int], total: float) -> None:
         """Add what another process has put into the same buckets."""
@@ -82,10 +85,10 @@ class Figures:
             counters[key] = counters.get(key, 0) + by
         self.changed.set()
 
-    def put(self, metric: Metric, values: list[float], *labels: str) -> None:
-        """Put values into the buckets of a histogram; they are sorted then."""
+    def put(self, metric: Metric, values: list[float], *labels: str, times: int = 1) -> None:
+        """Put values into the buckets of a histogram, each so often; they are sorted then."""
         with self._lock:
-            self._distribution(metric, labels).put(values, metric.bounds)
+            self._distribution(metric, labels).put(values, metric.bounds, times)
         self.changed.set()
 
     def show(self, metric: Metric, value: float | None, *labels: str) -> None:

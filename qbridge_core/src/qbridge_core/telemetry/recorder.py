@@ -70,16 +70,22 @@ class Recorder:
         """Count many at once."""
         figures = self.figures
         figures.show(catalogue.IN_FLIGHT, running, queue)
-        if not settlements:
-            return
-        for (outcome, reason), number in Counter((each.outcome, each.reason) for each in settlements).items():
+        ends: Counter[tuple[str, Reason | None]] = Counter()
+        alike: dict[int, list[Settlement]] = {}
+        for each in settlements:
+            ends[each.outcome, each.reason] += each.times
+            alike.setdefault(each.times, []).append(each)
+        for (outcome, reason), number in ends.items():
             figures.count(catalogue.TASKS, queue, outcome, by=number)
             if outcome == "retried":
                 figures.count(catalogue.RETRIES, queue, _text(reason), by=number)
             elif outcome == "dead-lettered":
                 figures.count(catalogue.DEAD_LETTERS, queue, _text(reason), by=number)
-        figures.put(catalogue.WAIT_TIME, [each.wait for each in settlements if each.wait is not None], queue)
-        figures.put(catalogue.RUN_TIME, [each.duration for each in settlements if each.duration is not None], queue)
+        for times, some in alike.items():
+            waits = [each.wait for each in some if each.wait is not None]
+            runs = [each.duration for each in some if each.duration is not None]
+            figures.put(catalogue.WAIT_TIME, waits, queue, times=times)
+            figures.put(catalogue.RUN_TIME, runs, queue, times=times)
 
     @hookimpl
     def qbridge_task_handed_back(self, queue: str) -> None:

@@ -29,7 +29,7 @@ from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.outcome import Outcome, Tally, dead_lettered
 from qbridge_core.task.routing import NotYetError
 from qbridge_core.task.run import Run
-from qbridge_core.work.settle.accounts import Accounts
+from qbridge_core.work.settle.accounts import QUICK, Accounts
 from qbridge_core.work.settle.failures import (
     failure_of,
     in_words,
@@ -72,7 +72,7 @@ class Settler:
         self._rules = rules
         self._lifecycle = lifecycle
         self._tally = tally
-        self.accounts: Final = Accounts.of(lifecycle, rules.queue, client.system)
+        self.accounts: Final = Accounts.of(lifecycle, rules.queue, client.system, tally)
         repeated = functools.partial(lifecycle.settlement_repeated, queue=rules.queue)
         repeater = Repeater(rules.queue, give_up, repeated, logs_outages=client.logs_outages)
         self.persist, self._insist = repeater.repeat, repeater.insist
@@ -93,6 +93,8 @@ class Settler:
                 client whose ``ack`` never waits, and where no hook hears of it; see ``acks_at_once``.
         """
         order, accounts = self._lifecycle.order, self.accounts
+        if accounts is not None and accounts.is_full and duration < QUICK:
+            accounts = None  # another one stands for it
         told = None if order is None else order.begin(run.task_id)
         began = 0.0 if accounts is None else monotonic()
         try:
@@ -102,9 +104,9 @@ class Settler:
             except Exception as exc:  # noqa: BLE001 - a backend's bug must not end the worker
                 if at_once or not self._insist(exc, functools.partial(self._client.ack, run.delivery), run.log_fields):
                     return False
-            self._tally.add(Outcome.SUCCEEDED)
             if accounts is not None:
                 accounts.succeeded(run, duration, began)
+            self._tally.add(Outcome.SUCCEEDED)
             if order is not None:  # otherwise nobody listens
                 self._lifecycle.task_succeeded(
                     queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, duration=duration
