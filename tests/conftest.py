@@ -237,3 +237,16 @@ def tcp_proxy() -> Iterator[Callable[[str], TCPProxy]]:
 def unique_name() -> str:
     """A name for a queue that no other test and no other run uses."""
     return f"qbridge-test-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def forgotten_records() -> Iterator[None]:
+    """Have records about tasks made and dropped: pytest keeps them, with their exceptions and the frames of those."""
+
+    def drop(record: logging.LogRecord) -> bool:
+        return False
+
+    logs = logging.getLogger("qbridge.worker")
+    logs.addFilter(drop)
+    yield
+    logs.removeFilter(drop)

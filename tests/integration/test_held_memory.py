@@ -41,7 +41,7 @@ def in_use() -> int:
 
 
 @pytest.mark.parametrize("fate", ["succeeds", "fails"])
-@pytest.mark.usefixtures("few_objects", "tracing")
+@pytest.mark.usefixtures("few_objects", "forgotten_records", "tracing")
 def test_g4_an_idle_worker_keeps_nothing_of_a_large_message(shared_url: str, unique_name: str, fate: str) -> None:
     """Neither the worker nor its client holds the bytes of the last message while they wait for the next one."""
 

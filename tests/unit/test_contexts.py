@@ -125,6 +125,7 @@ alive: list[weakref.ref[Connection]] = []
 
 @pytest.mark.parametrize("payload", ["succeeds", "fails"])
 @pytest.mark.parametrize("handler", [_open, _open_later])
+@pytest.mark.usefixtures("forgotten_records")
 def test_an_idle_worker_keeps_nothing_of_its_last_task(client: MemoryClient, handler: Any, payload: str) -> None:
     """What the task left in its context is gone while the worker waits, without the garbage collector."""
     alive.clear()
@@ -148,6 +149,7 @@ async def _end_so_later(fate: str, _: object) -> None:
 
 @pytest.mark.parametrize("fate", ["succeeds", "fails"])
 @pytest.mark.parametrize("handler", [_end_so, _end_so_later])
+@pytest.mark.usefixtures("forgotten_records")
 def test_an_idle_worker_keeps_no_message(client: MemoryClient, handler: Any, fate: str) -> None:
     """The last message and its run are nowhere any more while the worker waits for the next one."""
     others = _messages()

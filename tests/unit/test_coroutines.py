@@ -136,6 +136,7 @@ def test_g10_a_coroutine_that_blocks_the_loop_does_not_stop_the_others_for_good(
 
 
 @pytest.mark.parametrize("how", ["returns", "raises", "is too late"])
+@pytest.mark.usefixtures("forgotten_records")
 def test_nothing_of_a_coroutine_waits_for_the_garbage_collector(client: MemoryClient, how: str) -> None:
     """What a coroutine held is free as soon as it has ended, however it ends."""
     held: list[weakref.ref[object]] = []

@@ -163,7 +163,7 @@ def test_g19_a_suspect_that_cannot_be_put_apart_runs_beside_others(caplog: pytes
         client.send_many("q", ["suspect", "task"])
         report = TaskManager(client, lambda _: None, "q", "dead", max_workers=2).run_until_idle(30.0)
     assert (report.succeeded, report[Outcome.HANDED_BACK]) == (2, 0)
-    assert "cannot run apart: no room for suspects" in caplog.text
+    assert "cannot run by itself: no room for suspects" in caplog.text
 
 
 class DeafClient(CountingClient):

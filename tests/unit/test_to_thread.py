@@ -206,6 +206,7 @@ def test_a_default_executor_of_the_users_own_is_used(client: MemoryClient) -> No
 
 
 @pytest.mark.parametrize("error", [ValueError, StopIteration, SystemExit])
+@pytest.mark.usefixtures("forgotten_records")
 def test_what_a_call_raises_is_raised_where_it_is_awaited(client: MemoryClient, error: type[BaseException]) -> None:
     """Any exception fails the task, and nothing of the call waits for the garbage collector."""
     held: list[weakref.ref[object]] = []

@@ -169,6 +169,8 @@ class RemoteError(QBridgeError):
         super().__init__(message)
         self.exception_type = exception_type
         self.traceback = traceback
+        if traceback:
+            self.add_note(traceback)  # printed with the exception
 
     def __str__(self) -> str:
         return f"{self.exception_type}: {self.args[0]}" if self.exception_type else self.args[0]

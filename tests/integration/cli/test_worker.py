@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -122,6 +123,20 @@ def test_a_job_ends_when_its_queue_is_empty(qbridge: QBridge) -> None:
     assert " INFO qbridge.manager: worker " in done.stderr
     assert " consumes jobs" in done.stderr
     assert "consumes jobs" not in qbridge("worker", "tasks:jobs", "--until-idle", "--log-level", "error").stderr
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_the_log_can_be_json(start: Callable[..., Worker], processes: str, redis_url: str, unique_name: str) -> None:
+    """An object in each line, in each process, with what stopped it."""
+    arguments = "tasks:first", "--log-format", "json", "--processes", processes
+    worker = start(*arguments, QUEUE=unique_name, QBRIDGE_URL=redis_url)
+    wait_for(lambda: worker.log.count(f"consumes {unique_name}-a") == int(processes), 60.0)
+    assert worker.end() == 0
+    told = [json.loads(line) for line in worker.log.splitlines()]
+    assert {"level", "logger", "message", "process", "time"} <= set.intersection(*map(set, told))
+    stops = [each for each in told if "is to stop" in each["message"]]
+    assert [each["queue"] for each in stops] == [f"{unique_name}-a"] * int(processes)
+    assert (": SIGTERM;" in stops[0]["message"]) == (processes == "1")
 
 
 def test_child_processes_find_the_handler(qbridge: QBridge, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 
 from qbridge_core.contract.headers import TASK_ID, meta_text
 from qbridge_core.contract.message import Delivery, new_id
@@ -73,6 +74,11 @@ class Run:
     def log_fields(self) -> dict[str, object]:
         """What every log record about this run carries."""
         return {"qbridge_task_id": self.task_id, "qbridge_queue": self.delivery.queue, "qbridge_attempt": self.attempt}
+
+
+def in_words(fields: Mapping[str, object]) -> str:
+    """A task as the text of a log calls it, from the fields that the record carries."""
+    return f"task {fields['qbridge_task_id']} of {fields['qbridge_queue']}, attempt {fields['qbridge_attempt']},"
 
 
 def task_id_of(delivery: Delivery) -> str:

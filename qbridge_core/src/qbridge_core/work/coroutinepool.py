@@ -40,6 +40,7 @@ from qbridge_core.work.poison.isolation import Isolation
 from qbridge_core.work.pool import too_many
 from qbridge_core.work.settlingthreads import SettlingThreads
 from qbridge_core.work.watch import Bell
+from qbridge_core.work.worker import say_late
 
 _log: Final = logger("qbridge.worker")
 _BATCH: Final = 200
@@ -309,10 +310,7 @@ class CoroutinePool:
         if error is not None and in_time and not run.cancelled:
             self._threads.do(Failure(self, flight, self._context_of(flight), error))
         elif not run.claim():
-            _log.warning(
-                "the handler of task %s ended %.3f s after its start, too late; its result is ignored",
-                run.task_id, duration, extra=run.log_fields(),
-            )  # fmt: skip
+            say_late(run, duration)
         elif not in_time:
             self.settle(flight, functools.partial(self.job.consequences.timed_out, run, None))
         elif self._acks_at_once and not flight.delivery.suspected and settler.acknowledge(run, duration, at_once=True):

@@ -216,7 +216,7 @@ class CoroutineWatch:
 
 def _report(blocker: Run | None, stack: FrameType | None, others: int) -> None:
     """Say who blocks the loop, and where."""
-    name = "something that is no task" if blocker is None else f"task {blocker.task_id}"
+    name = "something that is no task" if blocker is None else f"task {blocker.task_id} of {blocker.delivery.queue}"
     _log.error(
         "the event loop of the handlers is blocked by %s; there is a new one, and %d tasks that waited on the old one "
         "go back to the queue, nothing counted. It is blocked at %s",

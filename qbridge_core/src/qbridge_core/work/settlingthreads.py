@@ -13,12 +13,11 @@ from contextvars import Context
 from typing import Final
 
 from qbridge_core.runtime.clock import monotonic
-from qbridge_core.runtime.logs import logger
 from qbridge_core.task.foreign import GivenUp, Step, Watched
 from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.run import Run
+from qbridge_core.work.worker import say_hook_hangs
 
-_log: Final = logger("qbridge.worker")
 _USUAL: Final = 4
 _MOST: Final = 32
 _LONG: Final = 0.25
@@ -135,9 +134,7 @@ class SettlingThreads:
                 wait = min(wait, left)
             elif run.cancel():
                 if call := thread.watched.call:
-                    _log.error(
-                        "%s has not returned within the time of task %s", call.name, run.task_id, extra=run.log_fields()
-                    )
+                    say_hook_hangs(run, call.name)
                 self._replace(thread, chore.expired())
         return wait
 

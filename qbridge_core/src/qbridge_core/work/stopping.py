@@ -17,7 +17,7 @@ from qbridge_core.errors import QBridgeError
 from qbridge_core.runtime.aside import aside
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
-from qbridge_core.task.run import Run
+from qbridge_core.task.run import Run, in_words
 from qbridge_core.work.job import Job
 from qbridge_core.work.poison.isolation import Isolation
 from qbridge_core.work.pool import Pool
@@ -222,9 +222,8 @@ class Stopping:
         for run in runs:
             if self._over.is_set():
                 return  # the time was over
-            _log.warning(
-                "task %s did not finish in time; it goes back to the queue", run.task_id, extra=run.log_fields()
-            )
+            fields = run.log_fields()
+            _log.warning("%s did not finish in time; it goes back to the queue", in_words(fields), extra=fields)
             yield run.delivery
             self._steps += 1
         for delivery in left:

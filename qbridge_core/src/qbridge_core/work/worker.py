@@ -28,7 +28,7 @@ from qbridge_core.task import foreign
 from qbridge_core.task.context import HandlerTimeout, current_run, current_state
 from qbridge_core.task.foreign import GivenUp, Step, Watched
 from qbridge_core.task.routing import NotYetError
-from qbridge_core.task.run import Run, task_id_of
+from qbridge_core.task.run import Run, in_words, task_id_of
 from qbridge_core.task.scope import Scope
 from qbridge_core.task.verdict import Verdict, name_of
 from qbridge_core.work.job import Job
@@ -263,7 +263,7 @@ class Worker:
             return
         self.running = None
         if reason is not None:
-            _log.warning("task %s did not start and goes back: %s", run.task_id, reason, extra=run.log_fields())
+            say_unstarted(run, reason)
         self._job.settler.hand_back(run.delivery)
 
     def _finish(self, run: Run, duration: float, error: BaseException | None) -> None:
@@ -309,10 +309,22 @@ class Worker:
 
 def say_late(run: Run, duration: float) -> None:
     """Say that a run has ended when somebody else had settled it."""
+    fields = run.log_fields()
     _log.warning(
-        "the handler of task %s ended %.3f s after its start, too late; its result is ignored",
-        run.task_id, duration, extra=run.log_fields(),
-    )  # fmt: skip
+        "%s ended %.3f s after its start, too late; its result is ignored", in_words(fields), duration, extra=fields
+    )
+
+
+def say_hook_hangs(run: Run, hook: str) -> None:
+    """Say that the time of a run was over in a hook."""
+    fields = run.log_fields()
+    _log.error("%s has used up the time of %s and not returned", hook, in_words(fields).rstrip(","), extra=fields)
+
+
+def say_unstarted(run: Run, reason: Exception) -> None:
+    """Say that a run has not begun, and why."""
+    fields = run.log_fields()
+    _log.warning("%s did not start and goes back to the queue: %s", in_words(fields), reason, extra=fields)
 
 
 _ENTRY: Final = Worker._perform.__code__

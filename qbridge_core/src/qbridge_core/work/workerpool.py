@@ -19,7 +19,7 @@ from qbridge_core.work.job import Job
 from qbridge_core.work.poison.isolation import Isolation
 from qbridge_core.work.pool import too_many
 from qbridge_core.work.watch import Bell
-from qbridge_core.work.worker import Rest, Worker
+from qbridge_core.work.worker import Rest, Worker, say_hook_hangs
 
 _log: Final = logger("qbridge.worker")
 _AT_ONCE: Final = 32
@@ -158,7 +158,7 @@ class WorkerPool:
         else:
             step = Step(functools.partial(consequences.timed_out, run, stack))
         if call := worker.watched.call:  # the hook that tells of the start
-            _log.error("%s has not returned within the time of task %s", call.name, run.task_id, extra=run.log_fields())
+            say_hook_hangs(run, call.name)
         self._add(Rest(run.delivery, step, worker.context))
 
     def _replace(self, worker: Worker) -> None:

@@ -13,7 +13,7 @@ from qbridge_core.cli.broker import chosen_url, known_url, url_options
 from qbridge_core.cli.command import Command
 from qbridge_core.cli.targets import make_importable
 from qbridge_core.cli.worker.backoffs import read_backoff
-from qbridge_core.cli.worker.logs import LEVELS
+from qbridge_core.cli.worker.logs import JSON, LEVELS, TEXT
 from qbridge_core.cli.worker.probes import Probes
 from qbridge_core.cli.worker.running import run_here
 from qbridge_core.cli.worker.showing import shown
@@ -79,6 +79,10 @@ def _handler_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--log-level", type=click.Choice(LEVELS, case_sensitive=False), help="Without it info, or what the program sets up."
 )
 @click.option(
+    "--log-format", type=click.Choice((TEXT, JSON), case_sensitive=False),
+    help="Lines of text, or a JSON object in each line; without it text, or what the program sets up.",
+)  # fmt: skip
+@click.option(
     "--metrics-port", metavar="PORT", type=_PORT,
     help="Show /metrics for Prometheus at this port, of all processes together, and what --health-port does; needs "
     "the extra prometheus.",
@@ -113,6 +117,7 @@ def command(
     until_idle: bool,
     start_timeout: float,
     log_level: str | None,
+    log_format: str | None,
     metrics_port: int | None,
     health_port: int | None,
     metrics_host: str,
@@ -140,7 +145,7 @@ def command(
     chosen = chosen_url(url, url_file) if queue is not None else known_url(url, url_file)
     arguments = {"max_workers" if name == _CONCURRENCY else name: v for name, v in settings.items() if v is not None}
     make_importable()
-    found = [Target(name, chosen, queue, arguments, given, log_level, queues) for name in targets]
+    found = [Target(name, chosen, queue, arguments, given, log_level, log_format, queues) for name in targets]
     probes = Probes(health_file, health_stall)
     with shown(metrics_port, health_port, metrics_host, probes) as recorder:
         if processes == 1 and not reload:

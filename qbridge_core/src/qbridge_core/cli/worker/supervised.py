@@ -27,7 +27,7 @@ def run_supervised(
     targets: Sequence[Target], processes: int, start_timeout: float, recorder: Recorder | None, probes: Probes
 ) -> None:
     """Run all targets in each of so many processes until a signal comes."""
-    set_up_logs(targets[0].log_level)
+    set_up_logs(targets[0].log_level, targets[0].log_format)
     _supervisor(targets, processes, start_timeout, recorder, probes).run()
 
 
@@ -68,7 +68,7 @@ def run_reloading(
         WorkerStartError: the first processes could not start.
     """
     changes = _Changes(folders)
-    set_up_logs(targets[0].log_level)
+    set_up_logs(targets[0].log_level, targets[0].log_format)
     asked: list[None] = []
     with stop_signals(lambda _: asked.append(None)):  # between two runs; in one the supervisor has its own
         worked = False

@@ -30,6 +30,7 @@ class Target:
         settings: the other arguments of a handler's manager; ``lifespan`` by its name.
         typed: the options that only a handler has a use for, as they were given.
         log_level: for ``set_up_logs``.
+        log_format: likewise.
         queues: those of an app; ``None`` for all.
     """
 
@@ -39,6 +40,7 @@ class Target:
     settings: Mapping[str, Any] = field(default_factory=dict)
     typed: tuple[str, ...] = ()
     log_level: str | None = None
+    log_format: str | None = None
     queues: tuple[str, ...] | None = None
 
     def __str__(self) -> str:
@@ -65,7 +67,7 @@ class Target:
                 f"the client of {self.name} is not connected: make it with qbridge_core.connect(url), or call its "
                 "connect()"
             )
-        set_up_logs(self.log_level)
+        set_up_logs(self.log_level, self.log_format)
         return managers
 
     def _managers(self, found: object) -> list[TaskManager]:

@@ -114,7 +114,7 @@ class Isolation:
         try:
             self._lookout.add(self)
         except RuntimeError as exc:  # the system has no thread left
-            _log.warning("nobody looks for suspects beside the workers: %s", exc)
+            _log.warning("tasks that may have killed their worker run in the workers: %s", exc)
             self.side_queue.isolated = False
 
     def stop(self) -> None:
@@ -254,7 +254,7 @@ class Isolation:
         try:
             thread.start()
         except RuntimeError as exc:  # the system has no thread left
-            _log.warning("a suspect cannot have a thread of its own: %s", exc)
+            _log.warning("a task that may have killed its worker cannot have a thread of its own: %s", exc)
             return False
         return True
 

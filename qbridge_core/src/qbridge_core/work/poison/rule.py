@@ -17,6 +17,7 @@ from qbridge_core.runtime.logs import logger
 from qbridge_core.task.explanation import Explanation
 from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.run import Run
+from qbridge_core.task.run import in_words as told
 from qbridge_core.work.poison.marks import charged, suspicions
 from qbridge_core.work.poison.side_queue import SideQueue
 from qbridge_core.work.settle.consequences import Consequences
@@ -108,11 +109,13 @@ class PoisonRule:
             if isinstance(refused.__cause__, MessageTooLargeError):
                 self._settler.dead_letter(delivery, unrepeatable(failure, refused.__cause__))
                 return False
-            _log.error("task %s cannot run apart: %s; it runs beside others", task_id, refused.__cause__, extra=fields)
+            _log.error(
+                "%s cannot run by itself: %s; it runs beside others", told(fields), refused.__cause__, extra=fields
+            )
             return True
         if moved:
             why = "was held by a worker that died" if doubtful else "has killed a process"
-            _log.warning("task %s %s; it runs apart now", task_id, why, extra=fields)
+            _log.warning("%s %s; it runs by itself the next time", told(fields), why, extra=fields)
             if doubtful:
                 self._lifecycle.task_crashed(queue=self._rules.queue, task_id=task_id, crashes=crashes, suspected=True)
             side_queue.moved()
@@ -150,9 +153,9 @@ class PoisonRule:
         except RefusedError:
             return False
         if moved:
+            fields = run.log_fields()
             _log.info(
-                "task %s has not killed the process that it ran in by itself, but failed there (%s); it runs again in "
-                "a worker, and nothing is counted",
-                run.task_id, in_words(failure), extra=run.log_fields(),
+                "%s has not killed the process that it ran in by itself, but failed there (%s); it runs again in a "
+                "worker, and nothing is counted", told(fields), in_words(failure), extra=fields,
             )  # fmt: skip
         return True

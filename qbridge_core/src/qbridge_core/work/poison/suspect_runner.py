@@ -18,7 +18,7 @@ from qbridge_core.task.explanation import Explanation
 from qbridge_core.task.foreign import GivenUp, Step, Watched
 from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.routing import NotYetError, Router
-from qbridge_core.task.run import Run, task_id_of
+from qbridge_core.task.run import Run, in_words, task_id_of
 from qbridge_core.task.terms import Terms
 from qbridge_core.task.verdict import Action, Judged, Verdict
 from qbridge_core.work.poison.rule import PoisonRule
@@ -116,7 +116,7 @@ class SuspectRunner:
         except GivenUp:
             self._isolation.count_hanging(-1)
         except BaseException:  # noqa: BLE001 - there is another runner when the next suspect comes
-            _log.exception("a thread for suspects ends after an unexpected error")
+            _log.exception("a thread for tasks that may have killed their worker ends after an unexpected error")
         finally:
             if not watched.is_lost:
                 self._end_child()
@@ -169,7 +169,9 @@ class SuspectRunner:
         try:
             delivery = side_queue.take_isolated()
         except Exception:  # noqa: BLE001 - a backend's bug must not end this thread
-            _log.exception("suspects cannot be looked for; the next look is in %g s", LOOK_EVERY)
+            _log.exception(
+                "tasks that may have killed their worker cannot be looked for; the next look is in %g s", LOOK_EVERY
+            )
             return False
         if delivery is None:
             return False
@@ -184,7 +186,7 @@ class SuspectRunner:
             if step is not None:
                 watched.do(step)
         except Exception as exc:  # noqa: BLE001 - what is taken must be settled
-            _log.exception("a suspect could not be dealt with; it runs in a worker")
+            _log.exception("a task that may have killed its worker could not run in a child; it runs in a worker")
             self._end_child()
             self._isolation.give_up(delivery, str(exc))
         finally:
@@ -279,7 +281,8 @@ class SuspectRunner:
         self._unstarted += 1
         if not run.claim():
             return
-        _log.warning("task %s did not start and goes back: %s", run.task_id, reason, extra=run.log_fields())
+        fields = run.log_fields()
+        _log.warning("%s did not start and goes back to the queue: %s", in_words(fields), reason, extra=fields)
         if self._unstarted < _MOST_UNSTARTED:
             with self._helped():
                 self._isolation.settler.hand_back(run.delivery)

@@ -101,7 +101,7 @@ class Suspects:
         try:
             self._client.reject(delivery, requeue=True, failure=copy)
         except QBridgeError as exc:
-            _log.debug("a suspect of %s cannot be written anew: %s", self._queue, exc)
+            _log.debug("a task of %s that may have killed its worker cannot be written anew: %s", self._queue, exc)
             return False
         return True
 
@@ -110,10 +110,10 @@ class Suspects:
         now = monotonic()
         said_by_client = self._client.logs_outages and isinstance(exc, BrokerUnavailableError)
         if said_by_client or self._failures < _BEAR or now < self._warn_at:
-            _log.debug("cannot look for suspects: %s", exc)
+            _log.debug("cannot look for tasks that may have killed their worker: %s", exc)
             return
         self._warn_at = now + _WARN_EVERY
         _log.warning(
-            "cannot look for suspects in %s, %d times in a row: %s", self._queue, self._failures, exc,
-            extra={"qbridge_queue": self._queue},
+            "cannot look for tasks in %s that may have killed their worker, %d times in a row: %s",
+            self._queue, self._failures, exc, extra={"qbridge_queue": self._queue},
         )  # fmt: skip

@@ -57,11 +57,11 @@ class Consequences:
         attempt = attempt_of(run, explanation)  # before the hook, which may take its time
         self._lifecycle.task_failed(queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, exception=shown)
         if verdict.action is Action.REJECT:
-            self._settler.dead_letter(run.delivery, self._failure(run, explanation, attempt), run)
+            self._settler.dead_letter(run.delivery, self._failure(run, explanation, attempt), run, shown)
         elif verdict.action is Action.CRASH:
             self.crashed(run, explanation, attempt)
         else:
-            self._count_failure(run, explanation, attempt, verdict.rule, delay=verdict.delay, final=verdict.final)
+            self._count_failure(run, explanation, attempt, verdict, shown)
 
     def timed_out(self, run: Run, stack: FrameType | None) -> None:
         """Retry or dead-letter a message whose handler ran too long."""
@@ -114,17 +114,16 @@ class Consequences:
         run: Run,
         explanation: Explanation,
         attempt: Attempt,
-        rule: int | None = None,
-        *,
-        delay: float | None = None,
-        final: bool = False,
+        verdict: Verdict | None = None,
+        error: BaseException | None = None,
     ) -> None:
         failure = self._failure(run, explanation, attempt)
-        policy_delay = run.terms.policy.next_delay(run.attempt, rule)
-        if final or policy_delay is None:
-            self._settler.dead_letter(run.delivery, failure, run)
+        policy_delay = run.terms.policy.next_delay(run.attempt, None if verdict is None else verdict.rule)
+        if policy_delay is None or (verdict is not None and verdict.final):
+            self._settler.dead_letter(run.delivery, failure, run, error)
         else:
-            self._settler.retry(run, failure, policy_delay if delay is None else delay)
+            asked = None if verdict is None else verdict.delay
+            self._settler.retry(run, failure, policy_delay if asked is None else asked)
 
     def _failure(self, run: Run, explanation: Explanation, attempt: Attempt) -> Failure:
         return failure_of(self._rules, run.delivery, explanation, run.task_id, run.attempt, attempt=attempt)

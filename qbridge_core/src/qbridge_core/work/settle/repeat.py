@@ -26,6 +26,7 @@ from qbridge_core.runtime.logs import logger
 from qbridge_core.runtime.outage import Outage
 from qbridge_core.runtime.pause import GrowingPause
 from qbridge_core.task import foreign
+from qbridge_core.task.run import in_words
 
 _log: Final = logger("qbridge.worker")
 # With the pauses between them these take one and a half seconds: short enough for the others, and long enough for what
@@ -88,7 +89,7 @@ class Repeater:
         try:
             while True:
                 if isinstance(exc, DeliveryLostError | NotConnectedError):
-                    _log.warning("task %s will be delivered again: %s", fields["qbridge_task_id"], exc, extra=fields)
+                    _log.warning("%s will be delivered again: %s", in_words(fields), exc, extra=fields)
                     return False
                 refusals = 0 if isinstance(exc, _PASSING) else refusals + 1
                 if may_refuse and (refusals >= _TRIES or isinstance(exc, MessageTooLargeError)):
@@ -117,8 +118,8 @@ class Repeater:
         loud = not quietly and not said_by_client and self._outage.is_news(exc)
         _log.log(
             (logging.WARNING if transient else logging.ERROR) if loud else logging.DEBUG,
-            "task %s cannot be settled%s: %s; it is tried again until it works",
-            fields["qbridge_task_id"], " yet" if transient else "", exc if known else repr(exc),
+            "%s cannot be settled%s: %s; it is tried again until it works",
+            in_words(fields), " yet" if transient else "", exc if known else repr(exc),
             exc_info=None if known else exc, extra=fields,
         )  # fmt: skip
 

@@ -19,7 +19,7 @@ from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.dead_letter import Failure, Noted
 from qbridge_core.contract.headers import MAX_EXCEPTION_MESSAGE_CHARS
 from qbridge_core.contract.message import Delivery
-from qbridge_core.errors import MessageTooLargeError, QBridgeError
+from qbridge_core.errors import MessageTooLargeError, QBridgeError, RemoteError
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
 from qbridge_core.runtime.outage import Outage
@@ -29,6 +29,7 @@ from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.outcome import Outcome, Tally, dead_lettered
 from qbridge_core.task.routing import NotYetError
 from qbridge_core.task.run import Run
+from qbridge_core.task.run import in_words as told_as
 from qbridge_core.work.settle.accounts import QUICK, Accounts
 from qbridge_core.work.settle.failures import (
     failure_of,
@@ -115,7 +116,8 @@ class Settler:
             if order is not None and told is not None:
                 order.end(run.task_id, told)
         if _log.isEnabledFor(logging.DEBUG):
-            _log.debug("task %s succeeded after %.3f s", run.task_id, duration, extra=run.log_fields())
+            fields = run.log_fields()
+            _log.debug("%s succeeded after %.3f s", told_as(fields), duration, extra=fields)
         return True
 
     def next_pause(self, delivery: Delivery, exc: NotYetError) -> float | None:
@@ -162,7 +164,7 @@ class Settler:
             if self.accounts is not None and run is not None:
                 self.accounts.put_back(run, Outcome.SNOOZED, None, began)
             why = explanation.redacted(self._rules.redact).message[:MAX_EXCEPTION_MESSAGE_CHARS]
-            _log.info("task %s snoozed for %g s: %s", fields["qbridge_task_id"], delay, why, extra=fields)
+            _log.info("%s snoozed for %g s: %s", told_as(fields), delay, why, extra=fields)
 
     def retry(self, run: Run, failure: Failure, delay: float) -> None:
         """Have a message run again, and tell of it."""
@@ -192,8 +194,8 @@ class Settler:
         foreign.settled()
         self._tally.add(Outcome.RETRIED)
         _log.warning(
-            "task %s %s in attempt %d (%s); next attempt in %g s",
-            run.task_id, failure.reason, run.attempt, in_words(failure), delay,
+            "task %s of %s %s in attempt %d (%s); next attempt in %g s",
+            run.task_id, run.delivery.queue, failure.reason, run.attempt, in_words(failure), delay,
             extra=run.log_fields(),
         )  # fmt: skip
         if self.accounts is not None:
@@ -209,18 +211,31 @@ class Settler:
             _log.warning("a delay of %g s is cut to the %g s that the broker can hold", delay, capabilities.max_delay)
         return min(delay, capabilities.max_delay)
 
-    def dead_letter(self, delivery: Delivery, failure: Failure, run: Run | None = None) -> None:
+    def dead_letter(
+        self, delivery: Delivery, failure: Failure, run: Run | None = None, error: BaseException | None = None
+    ) -> None:
         """Move a message to the dead-letter queue, and tell of it.
 
         Args:
             delivery: the message.
             failure: what is written beside it.
             run: the run that has led to that, if one has.
+            error: what its handler has raised, for the log.
         """
         with self._lifecycle.telling(failure.task_id):
-            self._dead_letter_and_tell(delivery, failure, run)
+            self._dead_letter_and_tell(delivery, failure, run, error)
 
-    def _dead_letter_and_tell(self, delivery: Delivery, failure: Failure, run: Run | None) -> None:
+    def _shown(self, failure: Failure, error: BaseException | None) -> BaseException | None:
+        """What the log shows of an exception: that itself, or the texts that are to be shown of it."""
+        if error is not None and self._rules.redact is None:
+            return error
+        if not failure.traceback:
+            return None
+        return RemoteError(failure.exception_message, failure.exception_type, failure.traceback)
+
+    def _dead_letter_and_tell(
+        self, delivery: Delivery, failure: Failure, run: Run | None, error: BaseException | None
+    ) -> None:
         began = monotonic()
         name = failure.task_id or nameless(delivery)
         fields = log_fields(delivery, name, failure.attempts)
@@ -240,9 +255,9 @@ class Settler:
         foreign.settled()
         self._tally.add(dead_lettered(failure.reason))
         _log.error(
-            "task %s dead-lettered: %s after %d attempts (%s)",
-            name, failure.reason, failure.attempts, in_words(failure),
-            extra=fields,
+            "task %s of %s dead-lettered: %s after %d attempts (%s)",
+            name, delivery.queue, failure.reason, failure.attempts, in_words(failure),
+            exc_info=self._shown(failure, error), extra=fields,
         )  # fmt: skip
         if self.accounts is not None:
             self.accounts.dead_lettered(delivery, run, failure, began)
