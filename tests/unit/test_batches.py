@@ -180,7 +180,7 @@ def test_a_task_is_marked_as_begun_before_the_child_looks_at_the_clock(monkeypat
         return next(times)
 
     mark = SimpleNamespace(set=steps.append)
-    server = program._Server(SimpleNamespace(say=None), mark, steps.append, RetryPolicy(), False, None)  # type: ignore[arg-type]
+    server = program._Server(SimpleNamespace(say=None), mark, steps.append, RetryPolicy(), False, None, None)  # type: ignore[arg-type]
     tasks = program.packed(7, [_run(b'{"payload": "%d"}' % n) for n in range(4)])
     monkeypatch.setattr(program, "monotonic", now)
     assert server._work_off(tasks) == (8, None)

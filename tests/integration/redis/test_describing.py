@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -18,10 +17,10 @@ from qbridge_core import AuthenticationError
 from qbridge_core.runtime.logs import flush
 from qbridge_redis import RedisClient
 from qbridge_redis.queues import admin, finding
-from support.pages import DOCS
+from support.rights import acl_rights
 from support.wait import wait_for
 
-_RIGHTS = re.findall(r"\+\w+", (DOCS / "redis.md").read_text().partition("With ACLs a user needs")[2].partition(";")[0])
+_RIGHTS = [rule for rule in acl_rights()["worker"] if rule.startswith("+")]
 _WORKER = textwrap.dedent(
     """
     import sys
