@@ -50,6 +50,7 @@ FIRED = {
     "QBridgeDeadLetters": {'qbridge_queue_dead{queue="emails"}': "1x60"},
     "QBridgeTasksCrash": {'qbridge_task_crashes_total{queue="emails"}': "0x29 1x30"},
     "QBridgeWorkersEnd": {'qbridge_worker_process_exits_total{exit="SIGKILL"}': TEN_A_MINUTE},
+    "QBridgeRunsAbandoned": {'qbridge_tasks_abandoned_total{queue="emails"}': "0x29 1x30"},
     "QBridgeConnectionsLost": {'qbridge_connections_lost_total{address="amqp://a"}': TEN_A_MINUTE},
     "QBridgeSettlementsRepeated": {'qbridge_settlements_repeated_total{queue="emails"}': TEN_A_MINUTE},
     "QBridgePublishingFails": {'qbridge_messages_published_total{queue="emails",outcome="failed"}': TEN_A_MINUTE},
