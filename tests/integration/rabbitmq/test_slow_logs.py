@@ -13,7 +13,9 @@ import pytest
 
 from integration.rabbitmq.conftest import MakeClient
 from integration.rabbitmq.managed import ManagedRabbitMQ
-from qbridge_core import Delivery, Message
+from qbridge_core import Delivery, Message, QueueClient, connect
+from qbridge_kombu.transports.amqp import AMQPTransport
+from qbridge_kombu.transports.session import Session
 from qbridge_rabbitmq import RabbitMQClient
 from qbridge_rabbitmq.consume.consumer import Consumer
 from qbridge_rabbitmq.dead_letters import browse
@@ -57,18 +59,24 @@ def client(make_client: MakeClient, managed: ManagedRabbitMQ) -> RabbitMQClient:
 def consume(client: RabbitMQClient, queue: str, count: int) -> list[Delivery]:
     """Messages that a consumer has brought, which has ended since."""
     client.subscribe(queue, count)
-    taken: list[Delivery] = []
-    wait_for(lambda: taken.extend(client.receive(queue, count, 0.1)) or len(taken) == count)
+    taken = receive(client, queue, count)
     client.unsubscribe(queue)
     return taken
 
 
-def in_background(call: Callable[[], Any], consumers: list[Consumer], release: Callable[[], None]) -> None:
+def receive(client: QueueClient, queue: str, count: int) -> list[Delivery]:
+    """So many messages."""
+    taken: list[Delivery] = []
+    wait_for(lambda: taken.extend(client.receive(queue, count - len(taken), 0.1)) or len(taken) == count, 30.0)
+    return taken
+
+
+def in_background(call: Callable[[], Any], waits: Callable[[], bool], release: Callable[[], None]) -> None:
     """Let the log go on when the call waits for it, or is over."""
     thread = threading.Thread(target=call)
     thread.start()
     try:
-        wait_for(lambda: not thread.is_alive() or any(consumer.is_getting for consumer in consumers), 20.0)
+        wait_for(lambda: not thread.is_alive() or waits(), 20.0)
     finally:
         release()
         thread.join()
@@ -97,7 +105,7 @@ def test_what_was_acknowledged_before_a_disconnect_is_gone(
         for delivery in taken[1:]:
             client.ack(delivery)
         consumer = client._live().consumers.of(unique_name)
-        in_background(client.disconnect, [consumer], release)
+        in_background(client.disconnect, lambda: consumer.is_getting, release)
     assert left(managed.url, unique_name) == [(b"0", True)]
 
 
@@ -113,7 +121,7 @@ def test_the_message_that_is_taken_for_that_goes_back_as_new(
         for delivery in taken[1:]:
             client.ack(delivery)
         consumer = client._live().consumers.of(unique_name)
-        in_background(client.disconnect, [consumer], release)
+        in_background(client.disconnect, lambda: consumer.is_getting, release)
     assert left(managed.url, unique_name) == [(b"0", True), (b"after that", False), (b"next", False)]
 
 
@@ -150,5 +158,28 @@ def test_letters_that_were_removed_are_gone_and_the_others_in_their_order(
     with hold(unique_name) as release:
         for arrival in page[::2]:
             holding.remove(arrival)
-        in_background(holding.give_back, made, release)
+        in_background(holding.give_back, lambda: any(consumer.is_getting for consumer in made), release)
     assert [body for body, _ in left(managed.url, unique_name)] == [*bodies[1::2], b"next", b"after that"]
+
+
+def test_what_was_acknowledged_through_kombu_is_gone(
+    managed: ManagedRabbitMQ, hold: Hold, unique_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its channel waits, too."""
+    closes = threading.Event()
+    closing = AMQPTransport.closing
+
+    def observed(transport: AMQPTransport, session: Session) -> None:
+        closes.set()
+        closing(transport, session)
+
+    monkeypatch.setattr(AMQPTransport, "closing", observed)
+    client = connect(f"kombu+{managed.url}?queue_type=quorum")
+    client.declare(unique_name)
+    client.publish_many(unique_name, [Message(b"%d" % number) for number in range(2 * _PASSED_ON)])
+    taken = receive(client, unique_name, 2 * _PASSED_ON)
+    with hold(unique_name) as release:
+        for delivery in taken:
+            client.ack(delivery)
+        in_background(client.disconnect, closes.is_set, release)
+    assert left(managed.url, unique_name) == []

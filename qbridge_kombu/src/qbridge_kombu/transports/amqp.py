@@ -6,6 +6,7 @@ import json
 import socket
 import ssl
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, ClassVar, Final
 
@@ -38,6 +39,8 @@ _BROKERS_OWN: Final = ("x-death", "x-first-death-", "x-last-death-", "x-delivery
 _MEANT_FOR_THE_BROKER: Final = {"CC", "BCC", "x-delay", "x-deaths"}
 _LONGEST_NAME: Final = 255
 _QUEUE_TYPES: Final = ("classic", "quorum")
+# Half of what a channel passes on to a quorum queue that has applied nothing of it (see docs/rabbitmq.md).
+_MOST_UNAPPLIED: Final = 16
 # A copy with an expiration would vanish; one with the name of another user would be refused.
 _NOT_COPIED: Final = {"application_headers", "expiration", "user_id", "delivery_mode"}
 
@@ -102,6 +105,18 @@ class AMQPTransport(Transport):
     def connected(self, session: Session) -> None:
         """Leave bodies alone."""
         session.channel.auto_decode = False
+
+    def closing(self, session: Session) -> None:
+        """Let quorum queues apply the last acknowledgements: those that wait for it in the channel end with it.
+
+        A message that is asked for comes out of the queue's log, behind all of them. It goes back with the session.
+        """
+        if self.given.get("queue_type") != "quorum" or not session.raw.connected:
+            return
+        for name, count in session.notes.get("acknowledged", {}).items():
+            if count > _MOST_UNAPPLIED:
+                with suppress(Exception):  # the connection may be what has failed
+                    session.channel.basic_get(name, no_ack=False)
 
     def interrupt(self, session: Session) -> None:
         """End the socket. One that py-amqp has given up already must not be asked for: it would connect anew."""
@@ -180,10 +195,13 @@ class AMQPTransport(Transport):
         taken: list[Received] = []
         while len(taken) < count and (message := session.channel.basic_get(name, no_ack=False)) is not None:
             taken.append(_read(message))
+        session.notes.get("acknowledged", {}).pop(name, None)  # an answer comes behind what was sent before
         return taken
 
     def acknowledge(self, session: Session, name: str, received: Sequence[Received]) -> None:
         """One frame for each."""
+        acknowledged: dict[str, int] = session.notes.setdefault("acknowledged", {})
+        acknowledged[name] = acknowledged.get(name, 0) + len(received)
         for each in received:
             session.channel.basic_ack(each.handle)
 
