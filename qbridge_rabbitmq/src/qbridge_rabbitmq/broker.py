@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from qbridge_core.backend import ConnectionEvents, Message, Pulse
 from qbridge_rabbitmq.amqp.connection import AmqpConnection
-from qbridge_rabbitmq.connection.connections import Connections, Ends
+from qbridge_rabbitmq.connection.connections import ANSWERS, HARDLY_ANSWERS, Connections, Ends
 from qbridge_rabbitmq.connection.options import Endpoint
 from qbridge_rabbitmq.consume.consumers import Consumers
 from qbridge_rabbitmq.consume.deliveries import Deliveries
@@ -97,7 +97,7 @@ class ConnectedBroker:
         self.handbacks = Handbacks(
             self.io, self.sender, declarations, lost, self.acknowledgements, self.consumers.existing
         )
-        self.flushing = Flushing(self.io, self.consumers, self.handbacks, declarations.is_classic)
+        self.flushing = Flushing(connections, self.consumers, self.handbacks, declarations.is_classic)
         self.rejections = Rejections(
             self.io,
             self.sender,
@@ -127,10 +127,10 @@ class ConnectedBroker:
 
     def close(self) -> None:
         """Send what is left, close the connections and end the thread."""
-        self.flushing.before_closing()
+        patience = ANSWERS if self.flushing.before_closing() else HARDLY_ANSWERS
         self.connections.begin_closing()
         self.consumers.interrupt()
-        self.connections.close()
+        self.connections.close(patience)
         self.lost_deliveries.close()
 
     def _publish(self, queue: str, body: bytes) -> None:

@@ -173,7 +173,7 @@ class RabbitMQClient(Holding):
     def disconnect(self) -> None:
         """Send what is left, close the connections and end the thread.
 
-        A silent broker has 1.5 seconds at most, and two more when a quorum queue may be behind with settlements.
+        A silent broker has 1.5 seconds at most, and 2.5 one that answers but for a queue that may lack settlements.
         """
         if self._is_parents:
             return

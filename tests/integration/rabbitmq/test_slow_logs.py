@@ -142,6 +142,20 @@ def test_a_flush_says_no_while_a_channel_keeps_something_back(
     wait_for(lambda: left(managed.url, unique_name) == [(b"0", True)])
 
 
+def test_a_disconnect_does_not_wait_for_ever(
+    client: RabbitMQClient, hold: Hold, unique_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A log that stands still is left after a while, with a warning."""
+    client.declare(unique_name)
+    client.publish_many(unique_name, [Message(b"%d" % number) for number in range(2 * _PASSED_ON)])
+    taken = consume(client, unique_name, 2 * _PASSED_ON)
+    with hold(unique_name):
+        for delivery in taken[1:]:
+            client.ack(delivery)
+        client.disconnect()
+    assert "some tasks may run again" in caplog.text
+
+
 def test_letters_that_were_removed_are_gone_and_the_others_in_their_order(
     client: RabbitMQClient, managed: ManagedRabbitMQ, hold: Hold, unique_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

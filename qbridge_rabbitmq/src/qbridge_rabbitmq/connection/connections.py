@@ -25,11 +25,12 @@ from qbridge_rabbitmq.connection.outage_log import OutageLog
 from qbridge_rabbitmq.connection.reconnecting import ReconnectingConnection
 
 # Together with what a worker waits for before, a stop takes at most three seconds more than its grace period.
-_CLOSE_TIMEOUT: Final = 1.0
+ANSWERS: Final = 1.0
+"""Seconds that a broker may be silent while its connections are closed."""
 _LONGEST_CLOSE: Final = 5.0
 _JOIN_TIMEOUT: Final = 0.3
-# Nothing is on its way yet, and connect has taken its time already.
-_CLOSE_TIMEOUT_UNOPENED: Final = 0.2
+HARDLY_ANSWERS: Final = 0.2
+"""The same for one that was silent before: ``connect`` or ``disconnect`` has taken its time already."""
 
 _all: Final[weakref.WeakSet[Connections]] = weakref.WeakSet()
 
@@ -125,13 +126,13 @@ class Connections:
         try:
             self._opened.result(self._options.connect_timeout)
         except TimeoutError as exc:
-            self.close(_CLOSE_TIMEOUT_UNOPENED)
+            self.close(HARDLY_ANSWERS)
             raise BrokerUnavailableError(
                 f"no connection to {self._endpoint} within {self._options.connect_timeout:g} s: the server does not "
                 "answer"
             ) from exc
         except Exception as exc:
-            self.close(_CLOSE_TIMEOUT_UNOPENED)
+            self.close(HARDLY_ANSWERS)
             problem = explain(exc, self._endpoint, self._failed_at)
             raise type(problem)(f"no connection to {self._endpoint}: {problem}") from exc
         self.state = State.OPEN
@@ -140,7 +141,7 @@ class Connections:
         """From now on whoever waits for the broker is told that the client was disconnected."""
         self.state = State.CLOSING
 
-    def close(self, patience: float = _CLOSE_TIMEOUT) -> None:
+    def close(self, patience: float = ANSWERS) -> None:
         """Send what is left, close, and end the thread; a broker that is silent for ``patience`` has no more time."""
         self.begin_closing()
         self.io.post(lambda: self._begin_close(patience))

@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from typing import Final
 
 from qbridge_core.backend import logger, monotonic
-from qbridge_rabbitmq.connection.io_thread import IOThread
+from qbridge_rabbitmq.connection.connections import Connections
 from qbridge_rabbitmq.consume.consumer import Consumer
 from qbridge_rabbitmq.consume.consumers import Consumers
 from qbridge_rabbitmq.consume.getting import GetRequest
@@ -28,7 +28,7 @@ from qbridge_rabbitmq.settle.handbacks import Handbacks
 from qbridge_rabbitmq.state.in_flight import Arrival
 
 _log: Final = logger("qbridge.rabbitmq")
-_LAST_WAIT: Final = 2.0
+_LAST_WAIT: Final = 1.0
 _Asked = list[tuple[Consumer, GetRequest]]
 
 
@@ -36,16 +36,20 @@ class Flushing:
     """Flushes the settlements of one client. For any thread but the I/O thread.
 
     Args:
-        io: that thread.
+        connections: the client's.
         consumers: whose channels have settled something.
         handbacks: return the messages that had to be taken.
         is_classic: whether a queue is known to have no log.
     """
 
     def __init__(
-        self, io: IOThread, consumers: Consumers, handbacks: Handbacks, is_classic: Callable[[str], bool]
+        self,
+        connections: Connections,
+        consumers: Consumers,
+        handbacks: Handbacks,
+        is_classic: Callable[[str], bool],
     ) -> None:
-        self._io = io
+        self._connections = connections
         self._consumers = consumers
         self._handbacks = handbacks
         self._is_classic = is_classic
@@ -54,12 +58,23 @@ class Flushing:
     def flush(self, timeout: float) -> bool:
         """Send all settlements and wait until they are there for good; False when that is not known in time."""
         deadline = monotonic() + timeout
-        return self._flush_queues(timeout) and self._consumers.flush(deadline - monotonic())
+        known = self._flush_queues(timeout, lambda request: request.is_answered(deadline - monotonic()))
+        return known and self._consumers.flush(deadline - monotonic())
 
-    def before_closing(self) -> None:
-        """Send all settlements, and wait where a channel may keep some of them back."""
-        if not self._flush_queues(_LAST_WAIT):
+    def before_closing(self) -> bool:
+        """Send all settlements, and wait where a channel may keep some of them back; False when it still may.
+
+        A broker that is silent has one second, and one whose channels answer another one.
+        """
+        progress, longest = self._connections.progress(), monotonic() + 2 * _LAST_WAIT
+
+        def is_coming() -> bool:
+            return progress.moved() and monotonic() < longest
+
+        known = self._flush_queues(_LAST_WAIT, lambda request: request.wait(0.0, is_coming))
+        if not known:
             _log.warning("the broker does not say whether it has the last settlements; some tasks may run again")
+        return known
 
     def wait_for(self, consumer: Consumer, timeout: float) -> bool:
         """Wait until the channel of a consumer keeps nothing back; whether that is so.
@@ -70,13 +85,13 @@ class Flushing:
         asked = self._ask([consumer], timeout)
         return asked is not None and all(request.is_answered(deadline - monotonic()) for _, request in asked)
 
-    def _flush_queues(self, timeout: float) -> bool:
+    def _flush_queues(self, timeout: float, is_answered: Callable[[GetRequest], bool]) -> bool:
         deadline = monotonic() + timeout
         if not self._lock.acquire(timeout=max(0.0, timeout)):
             return False
         try:
             asked = self._ask(self._consumers.all(), deadline - monotonic())
-            answered = [request.is_answered(deadline - monotonic()) for _, request in asked or ()]
+            answered = [is_answered(request) for _, request in asked or ()]
             for consumer, request in asked or ():
                 for arrival in request.items:
                     self._return(consumer, arrival)
@@ -92,7 +107,7 @@ class Flushing:
             some = [(consumer, self._ask_one(consumer)) for consumer in consumers]
             asked.set_result([(consumer, request) for consumer, request in some if request is not None])
 
-        self._io.post(ask)
+        self._connections.io.post(ask)
         try:
             return asked.result(max(0.0, timeout))
         except TimeoutError:
@@ -105,6 +120,7 @@ class Flushing:
         channel.flush()
         if not channel.is_ahead or self._is_classic(consumer.queue):
             return None
+        consumer.barrier(_ignore)  # its answer tells a queue that is slow from a broker that is silent
         request = GetRequest(1)
         consumer.get(request)
         return request
@@ -114,3 +130,7 @@ class Flushing:
             consumer.buffer.put(arrival)
         else:
             self._handbacks.return_unread(consumer.queue, arrival)
+
+
+def _ignore() -> None:
+    pass
