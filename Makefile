@@ -71,6 +71,7 @@ check: env ## Check format, lint, types and who imports whom
 	@$(BIN)/mypy
 	@MYPYPATH=tests:. $(BIN)/mypy -m benchmarks.__main__ -m benchmarks.idle -m benchmarks.peers.qbridge
 	@MYPYPATH=tests $(BIN)/mypy -p support -p chaos -p soak -p dockerfile
+	@MYPYPATH=examples $(BIN)/mypy -p shop
 	@$(BIN)/basedpyright
 	@$(BIN)/lint-imports
 

@@ -40,9 +40,7 @@ def send_mail(mail: OrderMail, locale: str = "en") -> None:
     message["To"], message["From"] = mail.to, "shop@example.org"
     message["Subject"] = {"en": "Order", "de": "Bestellung"}[locale] + f" {mail.order}"
     message.set_content(f"{mail.total} EUR, {mail.paid_at:%Y-%m-%d}")
-    with smtplib.SMTP(
-        os.environ.get("SMTP_HOST", "localhost"), int(os.environ.get("SMTP_PORT", "25")), timeout=10
-    ) as smtp:
+    with smtplib.SMTP(os.environ.get("SMTP_SERVER", "localhost:25"), timeout=10) as smtp:
         smtp.send_message(message)
 
 

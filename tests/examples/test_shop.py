@@ -13,6 +13,7 @@ from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -46,7 +47,7 @@ def mails(shop: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[EmailMessag
     class Server:
         """Takes all mails."""
 
-        def __init__(self, host: str, port: int, timeout: float) -> None:
+        def __init__(self, host: str, timeout: float) -> None:
             """Connect to nobody."""
 
         def __enter__(self) -> Server:
@@ -67,7 +68,8 @@ class Customer:
     """A web server that answers with these codes, one after the other."""
 
     def __init__(self, *codes: int) -> None:
-        told = self.told = []  # type: list[tuple[str, Any]]
+        told: list[tuple[str, Any]] = []
+        self.told = told
         answers = iter(codes)
 
         class Handler(BaseHTTPRequestHandler):

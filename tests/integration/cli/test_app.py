@@ -82,3 +82,23 @@ def test_without_a_broker_a_worker_says_how_to_name_one(qbridge: QBridge, shop: 
     done = qbridge("worker", "shop:app", code=None, **shop)
     assert done.returncode == 2
     assert "which broker?" in done.stderr
+
+
+def test_a_letter_of_an_app_is_run_by_its_function(
+    qbridge: QBridge, shop: dict[str, str], shared_url: str, unique_name: str
+) -> None:
+    """Here and now, with its arguments; it stays where it is, and the doctor knows the queues and tasks."""
+    queue = f"{unique_name}-images"
+    settings = {"QBRIDGE_URL": shared_url, **shop}
+    with connect(shared_url) as client:
+        client.declare(queue, f"{queue}.dead")
+        qbridge("send", queue, '{"path": "bad"}', "--task", "shop.draw", **settings)
+        qbridge("send", queue, '{"road": "bad"}', "--task", "shop.draw", **settings)
+        qbridge("worker", "shop:app", "-Q", queue, "--until-idle", **settings)
+        ids = {letter.reason.value: letter.id for letter in client.dead_letters(f"{queue}.dead")}
+    run = ("dlq", "debug", queue, "--target", "shop:app", "--yes")
+    assert "ValueError: bad" in qbridge(*run, ids["failed"], code=1, **settings).stderr
+    assert "payload.path: it is missing" in qbridge(*run, ids["malformed"], code=1, **settings).stderr
+    told = qbridge("doctor", "--target", "shop:app", code=None, **settings).stdout
+    assert "a child process can import the handlers shop.mail, shop.draw" in told
+    assert queue in told

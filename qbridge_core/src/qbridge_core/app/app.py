@@ -199,6 +199,12 @@ class App:
         """Its tasks, and those of the apps that it includes."""
         return [*self._tasks.values(), *(task for other in self._included for task in other.tasks)]
 
+    @property
+    def lifespan(self) -> Lifespan | None:
+        """What each worker process opens."""
+        found: Lifespan | None = self._root._settings["lifespan"]
+        return found
+
     # ------------------------------------------------------------------ sending
 
     @contextmanager

@@ -13,6 +13,7 @@ from qbridge_core.contract.names import suspects_queue
 from qbridge_core.work.manager import DEFAULT_GRACE_PERIOD
 from qbridge_core.work.poison.importing import can_be_isolated, setup_of
 
+_NOT_TOP_LEVEL: Final = "it, or its lifespan, is no function at the top level of a module that can be imported"
 _AFTER: Final = 3.0
 """Seconds that a stop takes at most after the grace period, with ``disconnect``."""
 
@@ -54,19 +55,22 @@ def handler(target: Target | None, check: Check) -> Iterator[Finding]:
     if target is None:
         yield check.not_checked("no handler was named", "qbridge doctor --target module:name")
         return
-    name = _name(target.handler)
-    try:
-        if not can_be_isolated(target.handler, target.lifespan):
-            raise ValueError("it, or its lifespan, is no function at the top level of a module that can be imported")
-        setup_of(target.handler, target.lifespan)
-    except ValueError as exc:
-        yield check.warning(
-            f"a child process cannot run the handler {name}: {exc}. A task that may have killed its worker runs alone "
-            "in the next one instead, and may kill that",
-            "define the handler, and the lifespan, with def at the top level of a module",
-        )
-        return
-    yield check.ok(f"a child process can import the handler {name}")
+    fine: list[str] = []
+    for each in target.handlers:
+        try:
+            if not can_be_isolated(each, target.lifespan):
+                raise ValueError(_NOT_TOP_LEVEL)
+            setup_of(each, target.lifespan)
+        except ValueError as exc:
+            yield check.warning(
+                f"a child process cannot run the handler {_name(each)}: {exc}. A task that may have killed its worker "
+                "runs alone in the next one instead, and may kill that",
+                "define the handler, and the lifespan, with def at the top level of a module",
+            )
+        else:
+            fine.append(_name(each))
+    if fine:
+        yield check.ok(f"a child process can import the handler{'s' * (len(fine) > 1)} {', '.join(fine)}")
 
 
 def suspects(client: QueueClient, check: Check) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from qbridge_core.app.app import App
 from qbridge_core.cli.targets import takes_payload
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.findings import QueueUse
@@ -18,35 +19,37 @@ class Target:
     """What a worker would do.
 
     Attributes:
-        handler: what runs a task.
+        handlers: what runs tasks: one, or those of an app.
         lifespan: what its processes open.
         grace_period: seconds that running tasks get when it stops.
-        use: its queue, where the target says so.
+        uses: its queues, where the target says so.
         client: its own, connected, where it has one.
     """
 
-    handler: Callable[..., object]
+    handlers: tuple[Callable[..., object], ...]
     lifespan: Lifespan | None = None
     grace_period: float = DEFAULT_GRACE_PERIOD
-    use: QueueUse | None = None
+    uses: tuple[QueueUse, ...] = ()
     client: QueueClient | None = None
 
 
 def is_target(found: object) -> bool:
-    """Whether it is a manager, or a function that may be a handler or make one."""
-    return isinstance(found, TaskManager) or (callable(found) and not isinstance(found, type))
+    """Whether it is an app, a manager, or a function that may be a handler or make one."""
+    return isinstance(found, App | TaskManager) or (callable(found) and not isinstance(found, type))
 
 
 def target_of(found: object) -> Target:
-    """What a manager, a function that makes one, or a handler says. The function is called.
+    """What an app, a manager, a function that makes one, or a handler says. The function is called.
 
     Raises:
         ConfigurationError: the function makes something else.
         Exception: whatever it raises.
     """
+    if isinstance(found, App):
+        return _of_app(found)
     if callable(found) and not isinstance(found, TaskManager):
         if takes_payload(found):
-            return Target(found)
+            return Target((found,))
         found = found()
     if not isinstance(found, TaskManager):
         raise ConfigurationError(f"it returns a {type(found).__name__} and no TaskManager")
@@ -55,5 +58,16 @@ def target_of(found: object) -> Target:
 
 def _of_manager(manager: TaskManager) -> Target:
     plan = manager._plan  # what it was made with, checked
-    use = QueueUse(plan.rules.queue, plan.dead_letter_queue, plan.longest_timeout, plan.workers)
-    return Target(plan.handler, plan.lifespan, plan.grace_period, use, plan.client)
+    return Target((plan.handler,), plan.lifespan, plan.grace_period, (_use_of(manager),), plan.client)
+
+
+def _of_app(app: App) -> Target:
+    managers = app.managers()
+    plan = managers[0]._plan
+    uses = tuple(map(_use_of, managers))
+    return Target(tuple(app.tasks), plan.lifespan, plan.grace_period, uses, plan.client)
+
+
+def _use_of(manager: TaskManager) -> QueueUse:
+    plan = manager._plan
+    return QueueUse(plan.rules.queue, plan.dead_letter_queue, plan.longest_timeout, plan.workers)

@@ -61,8 +61,8 @@ class Visit:
     def _build(self, name: str, found: object) -> None:
         if not is_target(found):
             raise ConfigurationError(
-                f"{name} is a {type(found).__name__}; a target is a function that returns a TaskManager, a "
-                "TaskManager, or a handler"
+                f"{name} is a {type(found).__name__}; a target is an App, a function that returns a TaskManager, "
+                "a TaskManager, or a handler"
             )
         try:
             self._target = target = target_of(found)
@@ -72,8 +72,7 @@ class Visit:
             self.findings.append(_TARGET.problem(f"{name} cannot be built: {type(exc).__name__}: {exc}"))
         else:
             self.client = target.client
-            if target.use is not None:
-                self._uses[target.use.queue] = target.use
+            self._uses.update({use.queue: use for use in target.uses})
 
     def connect(self, url: str) -> None:
         """Connect to a broker, in place of the program's own.

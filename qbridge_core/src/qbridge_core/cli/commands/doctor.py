@@ -17,7 +17,9 @@ from qbridge_core.contract.findings import QueueUse
 @click.command(cls=Command)
 @click.argument("queues", metavar="[QUEUE]...", nargs=-1)
 @click.option("--dead", metavar="QUEUE", help="The dead-letter queue of the only QUEUE; without it QUEUE.dead.")
-@click.option("--target", metavar="MODULE:NAME", help="A TaskManager, a function that returns one, or a handler.")
+@click.option(
+    "--target", metavar="MODULE:NAME", help="An App, a TaskManager, a function that returns one, or a handler."
+)
 @click.option(
     "--termination-grace",
     type=click.FloatRange(min=0),

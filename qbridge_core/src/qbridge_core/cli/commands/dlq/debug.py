@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pdb
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import click
 
+from qbridge_core.app.app import App
+from qbridge_core.app.dispatch import dispatch_for
 from qbridge_core.cli.asking import ask, yes_option
 from qbridge_core.cli.broker import chosen_url, url_options
 from qbridge_core.cli.checkup.target import target_of
@@ -19,10 +23,13 @@ from qbridge_core.cli.letters import running
 from qbridge_core.cli.letters.queues import dead_letter_queue
 from qbridge_core.cli.targets import load, make_importable
 from qbridge_core.contract.dead_letter import DeadLetter
-from qbridge_core.contract.envelope import MalformedTaskError, read_task
+from qbridge_core.contract.envelope import MalformedTaskError, Task, read_task
+from qbridge_core.contract.message import Delivery
 from qbridge_core.contract.registry import connect
 from qbridge_core.execute.executor import checked_handler
+from qbridge_core.execute.lifespan import Lifespan
 from qbridge_core.runtime.logtexts import escaped
+from qbridge_core.task.routing import NotYetError
 
 
 @click.command(cls=Command)
@@ -30,7 +37,10 @@ from qbridge_core.runtime.logtexts import escaped
 @click.argument("letter_id", metavar="ID")
 @click.option("--dead", metavar="QUEUE", help="The dead-letter queue, where it is not QUEUE.dead.")
 @click.option(
-    "--target", required=True, metavar="MODULE:NAME", help="A handler, a TaskManager, or a function that returns one."
+    "--target",
+    required=True,
+    metavar="MODULE:NAME",
+    help="An App, a handler, a TaskManager, or a function that returns one.",
 )
 @click.option("--pdb", "debugger", is_flag=True, help="Where the handler raises, stop there in Python's debugger.")
 @yes_option
@@ -58,13 +68,12 @@ def command(
         found = find(client, meant, (letter_id,))
     require_all(meant, (letter_id,), found)
     letter = found[letter_id]
-    payload = _payload(letter)
+    task = _task(letter)
     ask(f"Run {target} on the payload of letter {escaped(letter_id)}? What it does is done.", yes)
     make_importable()
-    program = target_of(load(target))
-    handler = checked_handler(program.handler)
+    handler, lifespan = _handler(load(target), letter, task)
     try:
-        result = running.run(handler, program.lifespan, letter, payload)
+        result = running.run(handler, lifespan, letter, task.payload)
     except Exception as exc:
         frames = _of_handler(exc.__traceback__)
         for line in "".join(traceback.format_exception(type(exc), exc, frames)).splitlines():
@@ -75,11 +84,24 @@ def command(
     click.echo(f"the handler returned {escaped(repr(result))[:200]}; the letter stays where it is")
 
 
-def _payload(letter: DeadLetter) -> object:
+def _task(letter: DeadLetter) -> Task:
     try:
-        return read_task(letter.body, max(1, len(letter.body))).payload
+        return read_task(letter.body, max(1, len(letter.body)))
     except MalformedTaskError as exc:
         raise Failed(f"the letter is no task, so no handler would see it: {exc}") from exc
+
+
+def _handler(found: object, letter: DeadLetter, task: Task) -> tuple[Callable[[Any], object], Lifespan | None]:
+    """What runs a task, and what is open then; of an app the function that the task names."""
+    if not isinstance(found, App):
+        program = target_of(found)
+        return checked_handler(program.handlers[0]), program.lifespan
+    router = dispatch_for(letter.source_queue, found.tasks, 0.0, processes=False)
+    try:
+        router.route(task, Delivery(letter.body, letter.source_queue))
+    except (MalformedTaskError, NotYetError) as exc:
+        raise Failed(f"the app has no use for the letter: {exc}") from exc
+    return router, found.lifespan
 
 
 def _of_handler(frames: TracebackType | None) -> TracebackType | None:
