@@ -10,8 +10,9 @@ import pika
 import pytest
 
 from integration.rabbitmq.conftest import MakeClient
+from integration.rabbitmq.managed import ManagedRabbitMQ
 from integration.rabbitmq.test_headers import EVERY_TYPE, MILLISECONDS, entry, properties
-from qbridge_core import Failure, Message, QBridgeError, Reason, UnroutableError
+from qbridge_core import AuthenticationError, Failure, Message, QBridgeError, Reason, UnroutableError
 from qbridge_rabbitmq import RabbitMQClient
 from qbridge_rabbitmq.amqp import headers
 from qbridge_rabbitmq.amqp.connection import RawProperties
@@ -240,3 +241,20 @@ def test_g12_a_dead_letter_queue_refuses_rather_than_drops(
         assert client._declarations.is_unlimited(dead)
     expected = {"x-queue-type": "quorum", "x-overflow": "reject-publish"} | limit
     channel.queue_declare(new, durable=True, arguments=expected)  # others would be refused
+
+
+def test_letters_that_the_user_may_not_read_are_an_error(
+    managed: ManagedRabbitMQ, make_client: MakeClient, unique_name: str
+) -> None:
+    """Listing, replaying and deleting them says which right is missing, and not that there are none."""
+    dead = f"{unique_name}-dead"
+    owner = make_client(managed.url)
+    owner.declare(unique_name, dead)
+    owner.publish(dead, b"a letter")
+    client = make_client(managed.add_user(unique_name, configure=".*", write=".*", read=f"^{unique_name}$"))
+    began = time.monotonic()
+    for look in (client.dead_letters, client.replay, client.delete_letters):
+        with pytest.raises(AuthenticationError, match=f"read on queue '{dead}'"):
+            look(dead, **({"letters": ["1-1"]} if look == client.delete_letters else {}))
+    assert time.monotonic() - began < 10.0
+    assert len(owner.dead_letters(dead)) == 1

@@ -31,7 +31,7 @@ from qbridge_core.backend import (
     logger,
     monotonic,
 )
-from qbridge_rabbitmq.amqp import copies, headers
+from qbridge_rabbitmq.amqp import copies, errors, headers
 from qbridge_rabbitmq.broker import ConnectedBroker
 from qbridge_rabbitmq.consume.consumer import Consumer
 from qbridge_rabbitmq.publish.publisher import Publication
@@ -138,7 +138,11 @@ class Held:
             _give_back(self._broker, self._declared, consumer, closing=closing)
 
     def _page(self, count: int) -> list[Arrival]:
-        """The messages of one more consumer, which has ended by then; none when somebody else took them."""
+        """The messages of one more consumer, which has ended by then; none when somebody else took them.
+
+        Raises:
+            AuthenticationError: the user may not read the queue.
+        """
         broker = self._broker
         if not self._consumers or self._pages % _ON_ONE_CHANNEL == 0:
             self._consumers.append(broker.consumers.new(self._queue))
@@ -146,7 +150,10 @@ class Held:
         consumer = self._consumers[-1]
         page: list[Arrival] = []
         _take(broker, self._declared, consumer, count, page, consumers=self._pages)
+        refusal = consumer.missing
         page += _end(broker, consumer)
+        if not page and refusal is not None and not errors.is_missing(refusal):
+            raise errors.from_channel(refusal, f"queue {self._queue!r}", "read")
         if page:
             self._seen += len(page)
             self._bytes += sum(len(arrival.body) for arrival in page)
