@@ -291,6 +291,24 @@ def test_a_late_run_is_marked_and_ends_once(
     assert (point.count, point.attributes["error.type"]) == (1, "timeout")
 
 
+def test_a_run_that_a_stop_has_ended_is_told_from_a_late_one(client: QueueClient, telemetry: Telemetry) -> None:
+    """Its message goes back uncounted, so its span has ``cancelled``, and there is no settlement."""
+    begun, release = threading.Event(), threading.Event()
+
+    def work(_: object) -> None:
+        begun.set()
+        release.wait(30.0)
+
+    client.send("q", 1)
+    plugins = [telemetry.tracing()]
+    with TaskManager(client, work, "q", "d", max_workers=1, grace_period=0.1, interrupt=False, plugins=plugins):
+        assert begun.wait(30.0)
+    wait_for(lambda: telemetry.spans("process"))
+    release.set()
+    (run,) = telemetry.spans()
+    assert (run.name, run.is_error, run.attributes["error.type"]) == ("process q", True, "cancelled")
+
+
 @pytest.mark.parametrize(
     ("error", "error_type", "message"),
     [
