@@ -27,6 +27,7 @@ from qbridge_core import (
     Failure,
     Finding,
     FindingStatus,
+    Health,
     IdleTimeoutError,
     LinearBackoff,
     Message,
@@ -171,6 +172,8 @@ def running(client: QueueClient) -> None:
     manager.start()
     manager.start(poll_timeout=5)
     manager.stop()
+    assert_type(manager.health(stall=60, silence=10), Health)
+    assert_type(Supervisor("module:build", 1, health_file="health", stall=60).health(), Health)
     with manager as entered:
         assert_type(entered, TaskManager)
         try:
