@@ -25,9 +25,15 @@ class EstimatingClient(MemoryClient):
         self._seen: dict[str, tuple[float, QueueStats]] = {}
 
     def stats(self, queue: str) -> QueueStats:
+        """The counts of before, and what else there is to tell."""
+        counts = self.count(queue)
+        told = super().stats(queue)
+        return replace(told, ready=counts.ready, in_flight=counts.in_flight, delayed=counts.delayed)
+
+    def count(self, queue: str) -> QueueStats:
         """What was counted the time before, which is renewed each fifth of a second."""
         counted_at, counted = self._seen.get(queue, (0.0, _NOTHING))
-        now = super().stats(queue)
+        now = super().count(queue)
         if monotonic() - counted_at > _AGE:
             self._seen[queue] = (monotonic(), now)
         return counted

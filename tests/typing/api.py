@@ -214,6 +214,8 @@ def producing() -> None:
 
 def operating(client: QueueClient) -> None:
     assert_type(client.stats("in"), QueueStats)
+    assert_type(client.stats("in").dead, int | None)
+    assert_type(client.count("in"), QueueStats)
     assert_type(client.describe("in").oldest_age, float | None)
     assert_type(client.queues(), dict[str, str | None])
     assert_type(client.dead_letters("dead"), list[DeadLetter])

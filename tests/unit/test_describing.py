@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from qbridge_core import QueueClient, QueueStats, UnsupportedError
+from qbridge_core import QueueClient, QueuePausedError, QueueStats, TaskManager, UnsupportedError
 from qbridge_core.backend import Rates, list_queues
 from qbridge_core.contract import rates
 from qbridge_kombu.protocol.names import decoded, encoded
+from qbridge_memory import MemoryClient
 from qbridge_redis.protocol.keys import Keys
 from support.lists import ListClient
 
@@ -20,14 +21,22 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return times
 
 
-def test_counts_of_a_queue_are_those_they_were() -> None:
-    """Who makes three counts, compares or prints them sees nothing of what a broker may tell beside them."""
+def test_counts_of_a_queue_are_compared_alone() -> None:
+    """Who makes three counts and compares them sees nothing of what a broker may tell beside them."""
     counts = QueueStats(1, 2, 3)
-    assert counts == QueueStats(ready=1, in_flight=2, delayed=3)
-    assert repr(counts) == "QueueStats(ready=1, in_flight=2, delayed=3)"
-    described = QueueStats(1, 2, 3, dead=0, oldest_age=1.5)
-    assert described != counts
-    assert repr(described) == "QueueStats(ready=1, in_flight=2, delayed=3, dead=0, oldest_age=1.5)"
+    told = QueueStats(1, 2, 3, 4, 5, 6.0, 7.0, 8.0, 9, paused=True)
+    assert counts == told == QueueStats(ready=1, in_flight=2, delayed=3)
+    assert hash(counts) == hash(told)
+    for other in (QueueStats(0, 2, 3), QueueStats(1, 0, 3), QueueStats(1, 2, 0)):
+        assert counts != other
+
+
+def test_what_is_told_of_a_queue_is_shown() -> None:
+    """Counts first, ages and rates in milliseconds at most, and nothing of what nobody has told."""
+    assert repr(QueueStats(1, 2, 3)) == "QueueStats(ready=1, in_flight=2, delayed=3)"
+    told = QueueStats(1, 2, 3, dead=0, oldest_age=1.50049, in_rate=1 / 3, paused=False)
+    shown = "QueueStats(ready=1, in_flight=2, delayed=3, dead=0, oldest_age=1.5, in_rate=0.333, paused=False)"
+    assert repr(told) == shown
 
 
 def test_rates_are_those_since_the_last_look(now: list[float]) -> None:
@@ -81,14 +90,36 @@ def test_a_list_of_queues_has_no_side_queues_and_names_dead_letter_queues() -> N
 
 def test_a_backend_that_tells_nothing_more_describes_its_counts() -> None:
     """The defaults: the counts, and no list."""
-    assert ListClient.describe is QueueClient.describe
+    assert (ListClient.describe, ListClient.count) == (QueueClient.describe, QueueClient.count)
     client = ListClient("lists://describing")
     client.connect()
     client.declare("q")
     client.publish("q", b"x")
-    assert client.describe("q") == QueueStats(1, 0, 0)
+    assert client.describe("q") == client.count("q") == QueueStats(1, 0, 0)
     with pytest.raises(UnsupportedError, match="ListClient cannot list queues"):
         client.queues()
+
+
+class Unasked(MemoryClient):
+    """Tells nobody more than counts."""
+
+    def stats(self, queue: str) -> QueueStats:
+        """Fail."""
+        raise AssertionError(f"{queue} is counted all the time: count does it")
+
+
+def test_a_worker_counts_and_asks_for_nothing_else() -> None:
+    """What is at hand beside the counts costs nothing where nobody looks at it."""
+    with Unasked() as client:
+        manager = TaskManager(client, lambda payload: 1 / payload, "q", "dead", max_retries=0)
+        client.declare("q", "dead")
+        client.send_many("q", [0, 1])
+        assert str(manager.run_until_idle()) == "1 succeeded, 1 dead-lettered (failed)"
+        client.pause("q")
+        client.send("q", 1)
+        with pytest.raises(QueuePausedError):
+            manager.run_until_idle()
+        assert client.replay("dead") == 1
 
 
 @pytest.mark.parametrize("queue", ["emails", "rechnungen für märz", "a/b", "100%25", "%", "%41", "a:b-ü", "ä" * 20])

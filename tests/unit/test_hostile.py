@@ -459,7 +459,7 @@ def test_a_receive_that_disconnect_wakes_takes_nothing(client: MemoryClient, mon
         client.disconnect()
         receiver.join(5)
         assert not receiver.is_alive()
-        stats = client._broker.stats("q")
+        stats = client._broker.count("q")
         assert (stats.ready, stats.in_flight) == (1, 0), payload
 
 
@@ -477,7 +477,7 @@ def test_a_receive_that_loses_the_race_against_disconnect_takes_nothing(
     monkeypatch.setattr(client._broker, "take", take_late)
     with contextlib.suppress(NotConnectedError):
         client.receive("q")
-    assert client._broker.stats("q").in_flight == 0
+    assert client._broker.count("q").in_flight == 0
 
 
 def test_letters_keep_their_order_when_a_replay_fails(client: MemoryClient) -> None:

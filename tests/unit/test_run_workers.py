@@ -296,7 +296,7 @@ def test_until_idle_fails_when_nobody_can_tell(client: MemoryClient, monkeypatch
         raise NotConnectedError("gone")
 
     manager = TaskManager(client, print, "a", "dead")
-    monkeypatch.setattr(client, "stats", refuse)
+    monkeypatch.setattr(client, "count", refuse)
     (raised,) = Runner(manager, until_idle=True).end()
     assert str(raised) == "gone"
 

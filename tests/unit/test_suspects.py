@@ -169,7 +169,7 @@ def test_g19_a_suspect_that_cannot_be_put_apart_runs_beside_others(caplog: pytes
 class DeafClient(CountingClient):
     """A broker that does not answer."""
 
-    def stats(self, queue: str) -> QueueStats:
+    def count(self, queue: str) -> QueueStats:
         """Fail."""
         raise BrokerUnavailableError(f"no answer about {queue}")
 

@@ -24,12 +24,12 @@ class HangingLook(CountingClient):
         self.asked, self.released = threading.Event(), threading.Event()
         self.released.set()
 
-    def stats(self, queue: str) -> QueueStats:
+    def count(self, queue: str) -> QueueStats:
         """Count, later."""
         if queue.endswith(".suspects") and not self.released.is_set():
             self.asked.set()
             assert self.released.wait(60.0)
-        return super().stats(queue)
+        return super().count(queue)
 
 
 @pytest.fixture

@@ -181,13 +181,22 @@ class KombuClient(QueueClient):
 
     @_guarded_method
     def stats(self, queue: str) -> QueueStats:
-        """Count the messages; those in flight are this client's own, unless the broker counts all."""
+        """Count the messages and letters; a folder knows how old its first file is.
+
+        Those in flight are this client's own, unless the broker counts all.
+        """
         check_queue_name(queue)
         return self._connected().looking.stats(queue)
 
     @_guarded_method
+    def count(self, queue: str) -> QueueStats:
+        """Count the messages."""
+        check_queue_name(queue)
+        return self._connected().looking.count(queue)
+
+    @_guarded_method
     def describe(self, queue: str) -> QueueStats:
-        """Count, and count the letters, too; a folder knows how old its first file is."""
+        """Tell what ``stats`` tells, and what all consumers hold where the broker knows."""
         check_queue_name(queue)
         return self._connected().looking.describe(queue)
 

@@ -62,19 +62,15 @@ class _Queue:
 
 
 class Look(NamedTuple):
-    """What there is to tell of a queue beyond its counts.
+    """What there is to tell of a queue, but of its letters.
 
     Attributes:
-        exists: whether there is such a queue.
-        consumers: how many clients consume it.
-        oldest_age: seconds for which its first message has been ready.
+        stats: its counts, how many clients consume it, and for how long its first message has been ready.
         added: how many messages have ever come.
         held: how many of them are there.
     """
 
-    exists: bool
-    consumers: int
-    oldest_age: float
+    stats: QueueStats
     added: int
     held: int
 
@@ -301,28 +297,21 @@ class MemoryBroker:
                 queue.notify_all()
             return len(picked)
 
-    def stats(self, name: str) -> QueueStats:
+    def count(self, name: str) -> QueueStats:
         """Count a queue's messages; a queue that does not exist has none."""
         with self._lock:
-            queue = self._queues.get(name)
-            paused = name in self.paused
-            if queue is None:
-                return QueueStats(0, 0, 0, paused=paused)
-            self._release_due(queue, monotonic())
-            return QueueStats(len(queue.ready), len(queue.in_flight), len(queue.delayed), paused=paused)
+            return self._count(name)
 
     def look(self, name: str) -> Look:
-        """What there is to tell of a queue beyond its counts; nothing of one that does not exist."""
+        """Count, and look at what is beside the counts; nothing of a queue that does not exist."""
         with self._lock:
-            consumers = len(self._consumers.get(name, ()))
+            counts = self._count(name)
             queue = self._queues.get(name)
-            if queue is None:
-                return Look(False, consumers, 0.0, 0, 0)
-            now = monotonic()
-            self._release_due(queue, now)
-            age = max(0.0, now - queue.ready[0].since) if queue.ready else 0.0
-            held = len(queue.ready) + len(queue.in_flight) + len(queue.delayed)
-            return Look(True, consumers, age, queue.added, held)
+            first = queue.ready[0].since if queue is not None and queue.ready else None
+            age = 0.0 if first is None else max(0.0, monotonic() - first)
+            stats = replace(counts, consumers=len(self._consumers.get(name, ())), oldest_age=age)
+            held = counts.ready + counts.in_flight + counts.delayed
+            return Look(stats, 0 if queue is None else queue.added, held)
 
     def names(self) -> list[str]:
         """The queues that exist."""
@@ -344,6 +333,14 @@ class MemoryBroker:
                     self._consumers.pop(each, None)
 
     # The methods below expect the lock to be held.
+
+    def _count(self, name: str) -> QueueStats:
+        queue = self._queues.get(name)
+        paused = name in self.paused
+        if queue is None:
+            return QueueStats(0, 0, 0, paused=paused)
+        self._release_due(queue, monotonic())
+        return QueueStats(len(queue.ready), len(queue.in_flight), len(queue.delayed), paused=paused)
 
     def _held_back(self, name: str) -> list[tuple[float, int, StoredMessage]]:
         """What is not due yet."""

@@ -63,7 +63,7 @@ from qbridge_core.backend import (
     rejection,
     replay_headers,
 )
-from qbridge_memory.broker import MemoryBroker, StoredMessage
+from qbridge_memory.broker import Look, MemoryBroker, StoredMessage
 from qbridge_memory.holding import Holding
 
 _SETTLED: Final = None
@@ -172,26 +172,27 @@ class MemoryClient(Holding):
             self._dead_letter_queues[queue] = dead_letter_queue
 
     def stats(self, queue: str) -> QueueStats:
+        """Count the messages of a queue, those of all clients; consumers are clients that have subscribed."""
+        return self._look(queue).stats
+
+    def count(self, queue: str) -> QueueStats:
         """Count the messages of a queue, those of all clients."""
         self._require_connection(queue)
-        return self._broker.stats(queue)
+        return self._broker.count(queue)
 
     def describe(self, queue: str) -> QueueStats:
-        """Count, and look at what is beside the counts; consumers are clients that have subscribed."""
-        stats = self.stats(queue)
+        """Tell what ``stats`` tells, and what came and went since the last time."""
+        stats, added, held = self._look(queue)
+        in_rate, out_rate = self._rates.of(queue, added, held)
+        return replace(stats, in_rate=in_rate, out_rate=out_rate, unsettled=stats.in_flight)
+
+    def _look(self, queue: str) -> Look:
+        self._require_connection(queue)
         look = self._broker.look(queue)
         dead = self._dead_letter_queues.get(queue) or default_dead_letter_queue(queue)
-        is_known = queue in self._declared or self._broker.look(dead).exists
-        in_rate, out_rate = self._rates.of(queue, look.added, look.held)
-        return replace(
-            stats,
-            dead=self._broker.stats(dead).ready if is_known else None,
-            consumers=look.consumers,
-            oldest_age=look.oldest_age,
-            in_rate=in_rate,
-            out_rate=out_rate,
-            unsettled=stats.in_flight,
-        )
+        is_known = queue in self._declared or self._broker.has(dead)
+        letters = self._broker.count(dead).ready if is_known else None
+        return look._replace(stats=replace(look.stats, dead=letters))
 
     def queues(self) -> dict[str, str | None]:
         """List the queues of the broker, those of all clients; which one has whose letters this client must know."""

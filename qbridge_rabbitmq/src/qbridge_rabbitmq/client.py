@@ -207,7 +207,19 @@ class RabbitMQClient(Holding):
 
     @bounded
     def stats(self, queue: str) -> QueueStats:
-        """Count the messages of a queue; ``in_flight`` are those of this client, what it has read ahead included."""
+        """Count the messages and consumers of a queue, and its letters.
+
+        ``in_flight`` are those of this client, what it has read ahead included. A dead-letter queue that was missing is
+        looked for again after ten seconds.
+        """
+        return self._describing.stats(self._live().requests, queue, self._count(queue))
+
+    @bounded
+    def count(self, queue: str) -> QueueStats:
+        """Count as ``stats`` does, without the letters."""
+        return self._count(queue)
+
+    def _count(self, queue: str) -> QueueStats:
         broker = self._live()
         what = f"queue {check_queue_name(queue)!r}"
         consumer = broker.consumers.existing(queue)
@@ -216,23 +228,22 @@ class RabbitMQClient(Holding):
         # In the order in which messages move, so that one that moves meanwhile is counted twice and never missed.
         counted = broker.requests.call(what, self._declarations.count_delayed(queue))
         delayed = max(counted, broker.pending_delays.count(queue))
-        ready = broker.requests.call(what, self._declarations.count(queue))
-        if consumer is None:
-            return QueueStats(ready, 0, delayed, paused=paused)
-        broker.consumers.barrier(consumer, _BARRIER_TIMEOUT)
-        in_flight = max(before, consumer.in_flight) + broker.lost_deliveries.held(queue)
-        return QueueStats(ready, in_flight, delayed, paused=paused)
+        ready, consumers = broker.requests.call(what, self._declarations.look_at(queue))
+        in_flight = 0
+        if consumer is not None:
+            broker.consumers.barrier(consumer, _BARRIER_TIMEOUT)
+            in_flight = max(before, consumer.in_flight) + broker.lost_deliveries.held(queue)
+        return QueueStats(ready, in_flight, delayed, consumers=consumers, paused=paused)
 
     @bounded
     def describe(self, queue: str) -> QueueStats:
-        """Count, and look who consumes it and how many letters there are; with ``management_url`` at rates, too.
+        """Tell what ``stats`` tells; with ``management_url`` rates, too, and the letters of queues declared by others.
 
         How long the oldest message has been there is known of classic queues only, with ``management_url`` and when the
         producer has set AMQP's ``timestamp``: this client does not look at a message of a work queue, since that marks
-        it as delivered. A dead-letter queue that was missing is looked for again after ten seconds.
+        it as delivered.
         """
-        stats = self.stats(queue)
-        return self._describing.describe(self._live().requests, queue, stats)
+        return self._describing.describe(self._live().requests, queue, self._count(queue))
 
     @bounded
     def queues(self) -> dict[str, str | None]:

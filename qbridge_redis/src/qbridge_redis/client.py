@@ -49,6 +49,7 @@ from qbridge_redis.node import Node
 from qbridge_redis.nodes import Nodes
 from qbridge_redis.protocol import fields
 from qbridge_redis.protocol.keys import Keys
+from qbridge_redis.queues.admin import Look
 from qbridge_redis.state.declarations import Declarations
 from qbridge_redis.state.in_flight import EntryTag
 
@@ -182,24 +183,33 @@ class RedisClient(Holding):
 
     @guarded_method
     def stats(self, queue: str) -> QueueStats:
+        """Count what all clients have sent and hold, and look at the consumer group and the stream.
+
+        In one round trip; on a cluster, where the letters are on another node, in two. A consumer counts that has asked
+        for messages, or renewed a lease, within the time of a lease: so one that was killed does for so long. What was
+        handed back is as old as its copy.
+        """
+        return self._look(queue).stats
+
+    @guarded_method
+    def count(self, queue: str) -> QueueStats:
         """Count the messages of a queue, those of all clients, in one round trip."""
-        return self._running(queue).admin.stats(queue)
+        return self._running(queue).admin.count(queue)
 
     @guarded_method
     def describe(self, queue: str) -> QueueStats:
-        """Count, and look at the consumer group and the stream, those of all clients.
-
-        A consumer counts that has asked for messages, or renewed a lease, within the time of a lease: so one that was
-        killed does for so long. What was handed back is as old as its copy.
-        """
-        look = self._running(queue).admin.look(queue)
-        dead = self._declarations.dead_letter_queue(queue)
-        letters = self._running(dead).admin.letters(dead)
-        if letters is None and self._declarations.is_declared(queue):
-            letters = 0
+        """Tell what ``stats`` tells, and what came and went since the last time."""
+        look = self._look(queue)
         in_rate, out_rate = self._rates.of(queue, look.added, look.held)
-        stats = look.stats
-        return replace(stats, dead=letters, in_rate=in_rate, out_rate=out_rate, unsettled=stats.in_flight)
+        return replace(look.stats, in_rate=in_rate, out_rate=out_rate, unsettled=look.stats.in_flight)
+
+    def _look(self, queue: str) -> Look:
+        dead = self._declarations.dead_letter_queue(queue)
+        node, other = self._running(queue), self._running(dead)
+        if node is other:
+            return node.admin.look(queue, dead)
+        look = node.admin.look(queue, None)
+        return replace(look, stats=replace(look.stats, dead=other.admin.letters(queue, dead)))
 
     @guarded_method
     def queues(self) -> dict[str, str | None]:

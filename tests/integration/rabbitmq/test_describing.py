@@ -14,7 +14,8 @@ from integration.rabbitmq.managed import ManagedRabbitMQ
 from qbridge_core import BrokerUnavailableError, Message, QueueStats
 from qbridge_core.runtime.logs import flush
 from qbridge_rabbitmq import RabbitMQClient
-from qbridge_rabbitmq.queues import describing
+from qbridge_rabbitmq.queues import comparison, declarations, describing
+from qbridge_rabbitmq.queues.requests import Step
 from support.brokers import free_port
 from support.wait import wait_for
 
@@ -119,6 +120,28 @@ def test_letters_in_a_queue_of_the_usual_name_are_found_without_asking_each_time
     assert looking.describe(unique_name).dead == 1
 
 
+def test_who_only_counts_does_not_ask_for_letters(
+    make_client: MakeClient, amqp_url: str, unique_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``stats`` asks for one queue more than ``count``, that of the letters; neither asks the management API."""
+    client = make_client(amqp_url, management_url=f"http://127.0.0.1:{free_port()}")
+    client.declare(unique_name, f"{unique_name}-failed")
+    asked: list[str] = []
+
+    def passive_queue(queue: str) -> Step:
+        asked.append(queue)
+        return comparison.passive_queue(queue)
+
+    for module in (describing, declarations):
+        monkeypatch.setattr(module, "passive_queue", passive_queue)
+    client.count(unique_name)  # finds out that there are no delays
+    asked.clear()
+    assert client.count(unique_name) == QueueStats(0, 0, 0)
+    assert asked == [unique_name]
+    assert client.stats(unique_name).dead == 0
+    assert asked == [unique_name, unique_name, f"{unique_name}-failed"]
+
+
 @pytest.mark.parametrize("unit", [1, 1000])
 def test_a_timestamp_of_the_first_message_tells_its_age(
     client: RabbitMQClient, managed: ManagedRabbitMQ, unique_name: str, unit: int
@@ -148,7 +171,8 @@ def test_without_an_answer_of_the_management_api_amqp_tells_what_it_can(
     client = make_client(managed.url_for(), management_url=places[how])
     client.declare(unique_name)
     for _ in range(3):
-        assert client.describe(unique_name) == QueueStats(0, 0, 0, dead=0, consumers=0)
+        described = client.describe(unique_name)
+        assert (described.dead, described.consumers, described.in_rate, described.unsettled) == (0, 0, None, None)
     flush()
     told = [record.message for record in caplog.records if "tells nothing of queues" in record.message]
     assert len(told) == 1, caplog.text

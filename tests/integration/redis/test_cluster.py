@@ -117,6 +117,7 @@ def test_the_main_job_on_a_cluster(cluster: Cluster, names: tuple[str, str]) -> 
         (malformed,) = [letter for letter in letters if letter.reason is Reason.MALFORMED]
         assert (malformed.body, malformed.headers, malformed.source_queue) == (b"no JSON", {"tenant": "blue"}, queue)
         broken = False
+        assert client.stats(queue).dead == client.describe(queue).dead == 3
         assert client.replay(dead) == 3
         assert manager.run_until_idle(60).succeeded == 52
         assert client.purge(dead) == 1

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from integration.redis.helpers import Cli, MakeClient, take
-from qbridge_core import AuthenticationError
+from qbridge_core import AuthenticationError, QueueStats
 from qbridge_core.runtime.logs import flush
 from qbridge_redis import RedisClient
 from qbridge_redis.queues import admin, finding
@@ -75,6 +77,25 @@ def test_the_age_is_that_of_the_first_entry_that_nobody_has_read(client: RedisCl
     take(client, queue)
     cli("XADD", queue, f"{(now + 500) * 1000}-0", "body", "{}")
     assert client.describe(queue).oldest_age == 0.0
+
+
+@pytest.mark.parametrize(("look", "scripts"), [("stats", 1), ("count", 0)])
+def test_a_queue_is_looked_at_in_one_round_trip(
+    client: RedisClient, queue: str, monkeypatch: pytest.MonkeyPatch, look: str, scripts: int
+) -> None:
+    """With all that ``stats`` tells; who only counts has the server run no script."""
+    asked: list[list[Any]] = []
+
+    def ask(context: Any, connection: Any, commands: Sequence[Any]) -> list[Any]:
+        asked.append([command[0] for command in commands])
+        return admin_ask(context, connection, commands)
+
+    admin_ask = admin.ask
+    monkeypatch.setattr(admin, "ask", ask)
+    client.send(queue, 1)
+    assert getattr(client, look)(queue) == QueueStats(1, 0, 0)
+    (commands,) = asked
+    assert commands.count("EVALSHA") == scripts
 
 
 def test_streams_with_the_group_are_the_queues(make_client: MakeClient, queue: str, cli: Cli) -> None:

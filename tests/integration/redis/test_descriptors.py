@@ -76,7 +76,7 @@ _PROGRAM = textwrap.dedent(
     deadline = time.monotonic() + 10
     while client.stats(queue) != QueueStats(1, 0, 0) and time.monotonic() < deadline:
         time.sleep(0.05)
-    print(client.stats(queue), client.stats(queue + ".dead").ready)
+    print(client.count(queue), client.stats(queue).dead)
     client.disconnect()
     """
 )

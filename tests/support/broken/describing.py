@@ -41,11 +41,59 @@ class ClaimsWhatItDoesNotTell(MemoryClient):
         return replace(super().describe(queue), oldest_age=None)
 
 
-class TellsTooOften(MemoryClient):
-    """Looks at everything whenever it is to count."""
+class TellsTooMuch(MemoryClient):
+    """Measures rates whenever somebody asks for a number."""
 
     def stats(self, queue: str) -> QueueStats:
-        return replace(super().stats(queue), consumers=0)
+        return self.describe(queue)
+
+
+class TellsInDescriptionsAlone(MemoryClient):
+    """Counts when it is asked for ``stats``."""
+
+    def stats(self, queue: str) -> QueueStats:
+        return self.count(queue)
+
+
+class TellsUnclaimedInStats(MemoryClient):
+    """Claims no age, describes none, and has one in ``stats``."""
+
+    capabilities = replace(MemoryClient.capabilities, details=MemoryClient.capabilities.details - {"oldest_age"})
+
+    def describe(self, queue: str) -> QueueStats:
+        return replace(super().describe(queue), oldest_age=None)
+
+
+class CountsLettersOnce(MemoryClient):
+    """Keeps what it has found when ``stats`` asked for letters first."""
+
+    def stats(self, queue: str) -> QueueStats:
+        found = super().stats(queue)
+        letters: dict[str, int | None] = vars(self).setdefault("_letters", {})
+        return replace(found, dead=letters.setdefault(queue, found.dead))
+
+
+class CountsWhatIsReady(MemoryClient):
+    """Leaves out of ``count`` what workers hold."""
+
+    def count(self, queue: str) -> QueueStats:
+        return replace(super().count(queue), in_flight=0)
+
+
+class CreatesToCountAlone(MemoryClient):
+    """Creates the queue that it is to ``count``."""
+
+    def count(self, queue: str) -> QueueStats:
+        self._require_connection(queue)
+        self._broker.declare(queue)
+        return super().count(queue)
+
+
+class CountsWithoutPauses(MemoryClient):
+    """Does not say in ``count`` what ``stats`` knows of pauses."""
+
+    def count(self, queue: str) -> QueueStats:
+        return replace(super().count(queue), paused=None)
 
 
 class CreatesToDescribe(MemoryClient):

@@ -48,9 +48,9 @@ def doubt_about(client: QueueClient, queue: str) -> str:
     if "dead" not in client.capabilities.details:
         return ""
     if queue.endswith(_SUFFIX):
-        there = client.describe(queue.removesuffix(_SUFFIX)).dead is not None
+        there = client.stats(queue.removesuffix(_SUFFIX)).dead is not None
         return "" if there else f"there is no queue {queue!r}"
-    if client.describe(queue).dead is not None:
+    if client.stats(queue).dead is not None:
         return ""
     dead = default_dead_letter_queue(queue)
     return f"is there a queue {queue!r}? It holds nothing, and there is no {dead!r}: qbridge doctor {queue} tells"

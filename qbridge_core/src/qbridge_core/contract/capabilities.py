@@ -20,7 +20,7 @@ class Capabilities:
         purge_delayed: ``purge(queue, delayed=True)`` deletes what is delayed. It needs ``delay``.
         browse_delayed: ``delayed`` lists what is delayed, each message with an ``id`` and the time when it is due;
             ``release_delayed`` and ``delete_delayed`` take those that are named. It needs ``delay``.
-        pause: ``pause`` and ``resume`` work, ``paused`` and ``stats`` tell which queues are paused, and workers ask.
+        pause: ``pause`` and ``resume`` work, ``paused`` and each count tell which queues are paused, and workers ask.
         crashes: ``Delivery.crashes`` counts the worker processes that died with the message, or ``Delivery.suspected``
             says that one may have, and ``crashes`` counts those that die with it when it runs alone; see there. It
             needs ``shared``: else a broker dies with the only process that knows it.
@@ -34,10 +34,11 @@ class Capabilities:
         ordered: messages of one publisher are delivered in the order of publishing, as far as nothing is handed back;
             letters are listed and replayed in theirs.
         imports: ``import_letters`` puts letters into a dead-letter queue as they lie in another one.
-        exact_stats: ``stats`` is exact, and at once what was published and settled before. Without it counts are
-            estimates that become right in time; ``replay`` and ``run_until_idle`` go by them, and may leave something.
+        exact_stats: counts are exact, and at once what was published and settled before. Without it they are estimates
+            that become right in time; ``replay`` and ``run_until_idle`` go by them, and may leave something.
         diagnoses: ``diagnose`` looks at the broker and at queues for what bites people.
-        details: the fields of ``QueueStats`` beyond the counts that ``describe`` fills in for each queue.
+        details: the fields of ``QueueStats`` beyond the counts that ``describe`` fills in for each queue; of ``dead``,
+            ``consumers`` and ``oldest_age`` those that ``stats`` fills in, too.
         queues: ``queues`` lists the queues, at least those that this client has declared.
         sent_at: ``Delivery.sent_at`` and ``DeadLetter.sent_at`` tell when a message was published, to the second at
             least, and ``Delivery.due_at`` from when on a delayed one, or one for another attempt, may run. Retries,

@@ -285,8 +285,9 @@ class Delivery:
 class QueueStats:
     """How many messages a queue holds, and what else its broker can tell.
 
-    ``stats`` tells the three counts and ``paused`` alone, so it is as quick as ever; ``describe`` fills in those that
-    ``capabilities.details`` names, and others where the broker happens to tell.
+    ``stats`` tells the counts, ``paused``, and of ``dead``, ``consumers`` and ``oldest_age`` those that
+    ``capabilities.details`` names; ``describe`` tells all that it names, and others where the broker happens to know.
+    What nobody can tell is ``None``. ``==`` compares the three counts alone.
 
     Attributes:
         ready: waiting to be delivered.
@@ -301,23 +302,28 @@ class QueueStats:
             asking client described it last, or of the broker's own. ``None`` the first time.
         out_rate: messages that left it in a second; measured as ``in_rate`` is.
         unsettled: what all clients together have in flight.
-        paused: whether workers rest; ``None`` where nobody can pause them, or nobody can tell. Means nothing to ``==``.
+        paused: whether workers rest; ``None`` where nobody can pause them, or nobody can tell.
     """
 
     ready: int
     in_flight: int
     delayed: int
-    dead: int | None = None
-    consumers: int | None = None
-    oldest_age: float | None = None
-    in_rate: float | None = None
-    out_rate: float | None = None
-    unsettled: int | None = None
+    dead: int | None = field(default=None, compare=False)
+    consumers: int | None = field(default=None, compare=False)
+    oldest_age: float | None = field(default=None, compare=False)
+    in_rate: float | None = field(default=None, compare=False)
+    out_rate: float | None = field(default=None, compare=False)
+    unsettled: int | None = field(default=None, compare=False)
     paused: bool | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
-        told = ((each, getattr(self, each.name)) for each in fields(self))
-        return f"QueueStats({', '.join(f'{each.name}={value!r}' for each, value in told if value != each.default)})"
+        told = ((each.name, getattr(self, each.name)) for each in fields(self))
+        return f"QueueStats({', '.join(f'{name}={_shown(value)}' for name, value in told if value is not None)})"
+
+
+def _shown(value: float) -> str:
+    """An age to the millisecond, a rate likewise."""
+    return repr(round(value, 3) if isinstance(value, float) else value)
 
 
 def rejection(delivery: Delivery) -> Failure:

@@ -28,19 +28,30 @@ class Operations(Producing, Consuming, Holding):
 
     @abstractmethod
     def stats(self, queue: str) -> QueueStats:
-        """Count the messages of a queue; one that does not exist has none, and is not created.
+        """Count the messages of a queue, and say how many letters and consumers it has and how old the oldest one is.
 
-        What is due counts as ready, whether somebody receives it or not. Exact where ``exact_stats`` is claimed.
+        A queue that does not exist has none, and is not created. What is due counts as ready, whether somebody
+        receives it or not. The counts are exact where ``exact_stats`` is claimed; ``dead``, ``consumers`` and
+        ``oldest_age`` are told where ``capabilities.details`` names them.
 
         Raises:
             BrokerUnavailableError: no connection.
         """
 
-    def describe(self, queue: str) -> QueueStats:
-        """Count as ``stats`` does, and say what else the broker can tell of the queue: see ``QueueStats``.
+    def count(self, queue: str) -> QueueStats:
+        """Count the messages of a queue as ``stats`` does, and ask the broker for nothing else but ``paused``.
 
-        For people and dashboards: it may ask the broker more than ``stats`` does, which workers call again and again.
-        The default tells the counts.
+        For whoever counts again and again, as workers do. The default calls ``stats``.
+
+        Raises:
+            BrokerUnavailableError: no connection.
+        """
+        return self.stats(queue)
+
+    def describe(self, queue: str) -> QueueStats:
+        """Tell what ``stats`` tells, and what else the broker knows of the queue: see ``QueueStats``.
+
+        For people and dashboards: it may ask for more, and elsewhere, than ``stats`` does. The default calls ``stats``.
 
         Raises:
             BrokerUnavailableError: no connection.
@@ -121,7 +132,7 @@ class Operations(Producing, Consuming, Holding):
 
         A queue that does not exist has none. How often a message was sent back is counted in a header of QBridge's,
         which it keeps on all its ways, where the capability ``letters`` is claimed.
-        At most as many as were there at the start (as ``stats`` counts them, which may be too few where ``exact_stats``
+        At most as many as were there at the start (as ``count`` counts them, which may be too few where ``exact_stats``
         is not claimed), so that letters which fail again at once do not go round. A letter
         is removed only after its copy is confirmed. Letters that a consumer holds stay with it and use up no limit.
         When one cannot be sent back, it and those behind it stay in their order, whether hand-backs go to the front or

@@ -11,7 +11,7 @@ from qbridge_core.errors import QBridgeError
 class Client(Protocol):
     """What a replay needs of a ``QueueClient``."""
 
-    def stats(self, queue: str) -> QueueStats:
+    def count(self, queue: str) -> QueueStats:
         """Count."""
 
     def reject(self, delivery: Delivery, requeue: bool = True) -> None:
@@ -33,7 +33,7 @@ def replay_letters(client: Client, queue: str, target: str | None, limit: int | 
     Raises:
         The errors of ``replay``.
     """
-    waiting = client.stats(queue).ready
+    waiting = client.count(queue).ready
     remaining = waiting if limit is None else min(limit, waiting)
     replayed = 0
     while replayed < remaining and (batch := client._take_letters(queue, 1)):

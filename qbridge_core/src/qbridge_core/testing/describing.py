@@ -3,89 +3,115 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Final
 
 import pytest
 
-from qbridge_core import NotConnectedError, QueueClient, UnroutableError, UnsupportedError
+from qbridge_core import Message, NotConnectedError, QueueClient, QueueStats, UnroutableError, UnsupportedError
 from qbridge_core.backend import suspects_queue
 from qbridge_core.testing.base import Backend, MakeClient
 
-_DETAILS: Final = frozenset({"dead", "consumers", "oldest_age", "in_rate", "out_rate", "unsettled"})
+_AT_HAND: Final = frozenset({"dead", "consumers", "oldest_age"})
+_DETAILS: Final = _AT_HAND | {"in_rate", "out_rate", "unsettled"}
 _RATES: Final = ("in_rate", "out_rate")
 _OLD: Final = 0.3
 _TOLERANCE: Final = 0.25  # seconds: clocks of files and of other machines are coarser
 
 
 class DescribingTests(Backend):
-    """``describe`` and ``queues``: the capabilities ``details`` and ``queues``."""
+    """``stats``, ``count``, ``describe`` and ``queues``: the capabilities ``details`` and ``queues``."""
 
     def test_a_description_tells_what_is_claimed(self, client: QueueClient, queue: str) -> None:
-        """It has the counts, each field that is claimed, and no other one; ``stats`` has the counts alone."""
+        """It has the counts, each field that is claimed, and no other one."""
         claimed = client.capabilities.details
         assert claimed <= _DETAILS, "details names fields of QueueStats"
         client.publish(queue, b"x")
         client.describe(queue)  # rates begin with the first
         self.assert_counts(client, queue, ready=1)
         description = client.describe(queue)
-        told = {name for name in _DETAILS if getattr(description, name) is not None}
-        assert told == claimed, "claim what is told, and nothing else"
+        assert _told(description) == claimed, "claim what is told, and nothing else"
         assert description.ready == 1
-        assert {getattr(client.stats(queue), name) for name in _DETAILS} == {None}, "stats is asked often: it counts"
 
-    def test_the_description_of_a_missing_queue_is_empty(self, client: QueueClient, queue_name: str) -> None:
+    def test_stats_tell_what_is_claimed(self, client: QueueClient, queue: str) -> None:
+        """Of ``dead``, ``consumers`` and ``oldest_age`` those that are claimed, and nothing else."""
+        client.publish(queue, b"x")
+        self.assert_counts(client, queue, ready=1)
+        told = _told(client.stats(queue))
+        assert told == client.capabilities.details & _AT_HAND, "stats tells what is claimed of these three"
+
+    def test_counting_alone_counts_the_same(self, make_client: MakeClient, client: QueueClient, queue: str) -> None:
+        """``count`` has the numbers of ``stats``; a queue that does not exist has none, and is not created."""
+        other = make_client()
+        client.publish_many(queue, [Message(b"x")] * 3)
+        if client.capabilities.delay:
+            client.publish(queue, b"later", delay=30.0)
+        held = self.receive_one(client, queue)
+        client.unsubscribe(queue)
+        now = QueueStats(2, 1, 1 if client.capabilities.delay else 0)
+        wait = self.counting_time(client)
+        self.eventually(lambda: client.count(queue) == client.stats(queue) == now, wait, "count is wrong")
+        client.ack(held)
+        assert client.flush()
+        then = replace(now, in_flight=0)
+        self.eventually(lambda: client.count(queue) == other.count(queue) == then, wait, "count is wrong")
+        assert client.count(queue).paused == client.stats(queue).paused
+
+    @pytest.mark.parametrize("look", ["stats", "count", "describe"])
+    def test_of_a_missing_queue_nothing_is_told(self, client: QueueClient, queue_name: str, look: str) -> None:
         """It has no messages, no consumers and no known dead-letter queue, and is not created."""
-        description = client.describe(queue_name)
-        assert (description.ready, description.in_flight, description.delayed) == (0, 0, 0)
-        assert description.dead is None
-        assert not description.consumers
-        assert not description.oldest_age
+        seen: QueueStats = getattr(client, look)(queue_name)
+        assert (seen.ready, seen.in_flight, seen.delayed) == (0, 0, 0)
+        assert seen.dead is None
+        assert not seen.consumers
+        assert not seen.oldest_age
         with pytest.raises(UnroutableError):
-            client.publish(queue_name, b"describing a queue has created it")
+            client.publish(queue_name, b"looking at a queue has created it")
 
     def test_letters_are_counted(self, client: QueueClient, queue: str, queue_name: str) -> None:
         """``dead`` counts the letters in the dead-letter queue that was declared, or in that of the usual name."""
         self._require(client, "dead")
         other = f"{queue_name}-other"
         client.declare(other)
-        assert client.describe(queue).dead == client.describe(other).dead == 0
+        assert _both(client, queue, "dead") == _both(client, other, "dead") == [0, 0]
         self.bury(client, queue, b"1", b"2")
         self.bury(client, other, b"3")
-        self.eventually(lambda: client.describe(queue).dead == 2, self.counting_time(client), "letters are not counted")
-        self.eventually(lambda: client.describe(other).dead == 1, self.counting_time(client), "letters are not counted")
+        wait = self.counting_time(client)
+        self.eventually(lambda: _both(client, queue, "dead") == [2, 2], wait, "letters are not counted")
+        self.eventually(lambda: _both(client, other, "dead") == [1, 1], wait, "letters are not counted")
 
     def test_the_oldest_ready_message_has_an_age(self, client: QueueClient, queue: str) -> None:
         """``oldest_age`` is that of the first message which waits, in seconds; of what is in flight nobody asks."""
         self._require(client, "oldest_age")
-        assert client.describe(queue).oldest_age == 0.0
+        assert _both(client, queue, "oldest_age") == [0.0, 0.0]
         before = time.monotonic()
         client.publish(queue, b"old")
-        self.eventually(lambda: self._age(client, queue) >= _OLD, message="the age does not grow")
-        assert self._age(client, queue) <= time.monotonic() - before + _TOLERANCE, "that is no age in seconds"
+        self.eventually(lambda: min(self._ages(client, queue)) >= _OLD, message="the age does not grow")
+        assert max(self._ages(client, queue)) <= time.monotonic() - before + _TOLERANCE, "that is no age in seconds"
         client.publish(queue, b"new")
-        assert self._age(client, queue) >= _OLD, "the oldest message counts"
+        assert min(self._ages(client, queue)) >= _OLD, "the oldest message counts"
         before = time.monotonic()
         old = self.receive_one(client, queue)
-        assert self._age(client, queue) <= time.monotonic() - before + _TOLERANCE, "what is in flight does not wait"
+        assert max(self._ages(client, queue)) <= time.monotonic() - before + _TOLERANCE, "what is held does not wait"
         client.ack(old)
         client.ack(self.receive_one(client, queue))
         assert client.flush()
-        assert client.describe(queue).oldest_age == 0.0
+        assert _both(client, queue, "oldest_age") == [0.0, 0.0]
 
     def test_consumers_are_counted(self, make_client: MakeClient, client: QueueClient, queue: str) -> None:
         """Who subscribes and receives is one of ``consumers`` until it disconnects; who publishes or looks is none."""
         self._require(client, "consumers")
         client.publish(queue, b"x")
-        assert client.describe(queue).consumers == 0
+        assert _both(client, queue, "consumers") == [0, 0]
         workers = [make_client(), make_client()]
         for worker in workers:
             worker.subscribe(queue, 1)
             worker.receive(queue, 1, 0.1)
-        self.eventually(lambda: client.describe(queue).consumers == 2, message="two clients consume it")
+        self.eventually(lambda: _both(client, queue, "consumers") == [2, 2], message="two clients consume it")
         workers[0].disconnect()
-        self.eventually(lambda: client.describe(queue).consumers == 1, message="one of them has ended")
+        self.eventually(lambda: _both(client, queue, "consumers") == [1, 1], message="one of them has ended")
         workers[1].disconnect()
-        self.eventually(lambda: client.describe(queue).consumers == 0, message="both have ended")
+        self.eventually(lambda: _both(client, queue, "consumers") == [0, 0], message="both have ended")
 
     def test_what_all_clients_hold_is_counted(self, make_client: MakeClient, client: QueueClient, queue: str) -> None:
         """``unsettled`` is what this client has in flight together with what others have."""
@@ -138,19 +164,30 @@ class DescribingTests(Backend):
         assert list(client.queues()) == sorted(client.queues())
 
     def test_g18_nobody_is_told_anything_without_a_connection(self, client: QueueClient, queue: str) -> None:
-        """After ``disconnect`` both calls raise NotConnectedError."""
+        """After ``disconnect`` all calls raise NotConnectedError."""
         client.disconnect()
-        with pytest.raises(NotConnectedError):
-            client.describe(queue)
+        for look in (client.count, client.describe):
+            with pytest.raises(NotConnectedError):
+                look(queue)
         if client.capabilities.queues:
             with pytest.raises(NotConnectedError):
                 client.queues()
 
-    def _age(self, client: QueueClient, queue: str) -> float:
-        age = client.describe(queue).oldest_age
-        assert age is not None, "claimed, and not told"
-        return age
+    def _ages(self, client: QueueClient, queue: str) -> list[float]:
+        ages = [age for age in _both(client, queue, "oldest_age") if age is not None]
+        assert len(ages) == 2, "claimed, and not told"
+        return ages
 
     def _require(self, client: QueueClient, *names: str) -> None:
         if not client.capabilities.details.issuperset(names):
             pytest.skip(f"{' and '.join(names)} not claimed in details")
+
+
+def _told(stats: QueueStats) -> set[str]:
+    """The fields beyond the counts that are filled in."""
+    return {name for name in _DETAILS if getattr(stats, name) is not None}
+
+
+def _both(client: QueueClient, queue: str, name: str) -> list[float | None]:
+    """A field as ``stats`` tells it, and as ``describe`` does."""
+    return [getattr(client.stats(queue), name), getattr(client.describe(queue), name)]

@@ -36,6 +36,7 @@ class PausingTests(Backend):
         assert (client.stats(queue).paused, client.paused([queue])) == (False, set())
         client.pause(queue)
         assert (client.stats(queue).paused, client.paused([queue])) == (True, {queue})
+        assert client.count(queue).paused is True, "workers count"
         client.resume(queue)
         assert (client.stats(queue).paused, client.paused([queue])) == (False, set())
 

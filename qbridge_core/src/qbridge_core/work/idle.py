@@ -11,7 +11,7 @@ def is_empty(client: QueueClient, queue: str) -> bool:
     """True when nothing is ready, in flight or delayed, neither in the queue nor beside it; False when nobody knows."""
     queues = [queue, suspects_queue(queue)] if client.capabilities.crashes else [queue]
     try:
-        counts = [client.stats(each) for each in queues]
+        counts = [client.count(each) for each in queues]
     except TransientError:
         return False
     return all(stats.ready == stats.in_flight == stats.delayed == 0 for stats in counts)
@@ -20,7 +20,7 @@ def is_empty(client: QueueClient, queue: str) -> bool:
 def is_at_rest(client: QueueClient, queue: str) -> bool:
     """True when the queue is paused and nothing of it is in flight any more; False when nobody knows."""
     try:
-        stats = client.stats(queue)
+        stats = client.count(queue)
     except TransientError:
         return False
     return stats.paused is True and stats.in_flight == 0

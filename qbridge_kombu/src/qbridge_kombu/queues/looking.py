@@ -22,7 +22,7 @@ class Looking:
         self._delays = delays
         self._pauses = pauses
 
-    def stats(self, queue: str) -> QueueStats:
+    def count(self, queue: str) -> QueueStats:
         """Count; what is due is moved into its queue first.
 
         A message on its way from one count to another may be in both, and is in one of them at least: what is in flight
@@ -44,21 +44,28 @@ class Looking:
             in_flight = len(own | context.in_flight.unfinished(queue))
         return QueueStats(ready, in_flight, delayed, paused=paused)
 
-    def describe(self, queue: str) -> QueueStats:
+    def stats(self, queue: str) -> QueueStats:
         """Count, and count the letters, too."""
         context, transport = self._context, self._context.transport
         name, declared = transport.name_of(queue), context.declarations
         dead = transport.name_of(declared.dead_letter_queue(queue))
 
-        def work(session: Session) -> tuple[int | None, float | None, int | None]:
+        def work(session: Session) -> tuple[int | None, float | None]:
             letters = transport.size(session, dead) if transport.exists(session, dead) else None
-            return letters, transport.oldest_age(session, name), transport.in_flight(session, name)
+            return letters, transport.oldest_age(session, name)
 
-        stats = self.stats(queue)
-        letters, age, in_flight = context.ask(work, f"look at {queue!r}")
+        counts = self.count(queue)
+        letters, age = context.ask(work, f"look at {queue!r}")
         if letters is None and declared.is_declared(queue):
             letters = 0
-        return replace(stats, dead=letters, oldest_age=age, unsettled=in_flight)
+        return replace(counts, dead=letters, oldest_age=age)
+
+    def describe(self, queue: str) -> QueueStats:
+        """Tell what ``stats`` tells, and what all consumers hold."""
+        transport, name = self._context.transport, self._context.transport.name_of(queue)
+        stats = self.stats(queue)
+        unsettled = self._context.ask(lambda session: transport.in_flight(session, name), f"look at {queue!r}")
+        return replace(stats, unsettled=unsettled)
 
     def queues(self) -> dict[str, str | None]:
         """Those that the broker lists, and those that this client has declared."""

@@ -1,6 +1,6 @@
 """What there is to tell of queues beyond their counts: as AMQP tells it, and where it may be asked, the management API.
 
-AMQP tells how many consumers a queue has. It does not show a ready message without taking it, which marks it as
+AMQP does not show a ready message without taking it, which marks it as
 delivered, so nobody looks how old one is. The API knows the timestamp of the first message in a classic queue, where
 its producer has set one; and rates, which it measures every few seconds (rabbitmq.com/docs/management).
 """
@@ -50,20 +50,29 @@ class Describing:
         self._missing: dict[str, float] = {}  # until when a dead-letter queue is not looked for again
         self._ask_at = 0.0
 
-    def describe(self, requests: Requests, queue: str, stats: QueueStats) -> QueueStats:
-        """Add to the counts of a queue what else there is to tell."""
-        told = self._told(queue)
+    def stats(self, requests: Requests, queue: str, counts: QueueStats, route: str | None = None) -> QueueStats:
+        """Add the letters to the counts of a queue.
+
+        Args:
+            requests: ask the broker.
+            queue: the queue.
+            counts: what is known of it.
+            route: where its letters go, for one that was not declared with a dead-letter queue.
+        """
         declared = self._declarations.declared()
-        named = declared.get(queue) or _route(told)
-        consumers, letters = requests.call(f"queue {queue!r}", self._look(queue, named))
+        named = declared.get(queue) or route
+        letters = requests.call(f"queue {queue!r}", self._letters(named or default_dead_letter_queue(queue)))
         if letters is None and (named or queue in declared):
             letters = 0
+        return replace(counts, dead=letters)
+
+    def describe(self, requests: Requests, queue: str, counts: QueueStats) -> QueueStats:
+        """Add to the counts of a queue what else there is to tell."""
+        told = self._told(queue)
         traffic = told.get("message_stats") or {}
         return replace(
-            stats,
-            dead=letters,
-            consumers=consumers,
-            oldest_age=_age(told, stats.ready),
+            self.stats(requests, queue, counts, _route(told)),
+            oldest_age=_age(told, counts.ready),
             in_rate=_rate(traffic, "publish_details") if told else None,
             out_rate=_rate(traffic, "ack_details") if told else None,
             unsettled=int(told.get("messages_unacknowledged") or 0) if told else None,
@@ -89,21 +98,19 @@ class Describing:
             dead_letter_queues = {row["name"]: route for row in rows if (route := _route(row))} | dead_letter_queues
         return list_queues(names, dead_letter_queues)
 
-    def _look(self, queue: str, named: str | None) -> Steps[tuple[int, int | None]]:
-        """The consumers of a queue, and the letters in its dead-letter queue; ``None`` when that is missing."""
-        _, consumers = yield from self._declarations.look_at(queue)
-        dead = named or default_dead_letter_queue(queue)
+    def _letters(self, dead: str) -> Steps[int | None]:
+        """The letters in a dead-letter queue; ``None`` when that is missing."""
         # Asking for a missing queue is an error line in the broker's log: not each time that a dashboard is drawn.
         if monotonic() < self._missing.get(dead, 0.0) and not self._declarations.is_unlimited(dead):
-            return consumers, None
+            return None
         try:
             answer = yield passive_queue(dead)
         except exceptions.ChannelClosedByBroker as exc:
             if not errors.is_missing(exc):
                 raise
             self._missing[dead] = monotonic() + _PAUSE
-            return consumers, None
-        return consumers, int(answer.method.message_count)
+            return None
+        return int(answer.method.message_count)
 
     def _told(self, queue: str) -> Mapping[str, Any]:
         """What the API says of a queue; after it has failed it is not asked for a while, and the log says so once."""

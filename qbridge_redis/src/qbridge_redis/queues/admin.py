@@ -24,7 +24,7 @@ class Look:
     """What there is to tell of a queue.
 
     Attributes:
-        stats: its counts, the consumers that were seen within a lease, and the age of what is ready.
+        stats: its counts, the consumers that were seen within a lease, the age of what is ready, and the letters.
         added: how many entries have ever come.
         held: how many of them are there.
     """
@@ -40,32 +40,39 @@ class QueueAdmin:
     def __init__(self, context: NodeContext) -> None:
         self._context = context
 
-    def stats(self, queue: str) -> QueueStats:
+    def count(self, queue: str) -> QueueStats:
         """Count in one round trip."""
         commands = self._counts(queue)
         with self._context.pool.connection() as connection:
             replies = ask(self._context, connection, commands)
         return _counted(replies, f"count {queue!r}")
 
-    def look(self, queue: str) -> Look:
-        """Count, and look at what is beside the counts, in one round trip."""
+    def look(self, queue: str, dead: str | None) -> Look:
+        """Count, and look at what is beside the counts, in one round trip.
+
+        Args:
+            queue: the queue.
+            dead: its dead-letter queue, where that lies on the same node.
+        """
         options, stream = self._context.options, self._context.keys.stream(queue)
         alive = round(max(_ALIVE, options.lease) * 1000)
-        commands = [*self._counts(queue), LOOK([stream], options.group, alive, HANDBACK)]
+        counts = self._counts(queue)
+        commands = [LOOK([stream], options.group, alive, HANDBACK), *counts]
+        if dead is not None:
+            commands += self._letter_counts(dead)
         with self._context.pool.connection() as connection:
-            *counts, look = ask(self._context, connection, commands)
+            look, *replies = ask(self._context, connection, commands)
         action = f"look at {queue!r}"
-        stats = _counted(counts, action)
+        stats = _counted(replies[: len(counts)], action)
+        letters = None if dead is None else self._letters(queue, replies[len(counts) :], action)
         consumers, age, added, held = checked(look, action)
-        return Look(replace(stats, consumers=consumers, oldest_age=age / 1000), added, held)
+        return Look(replace(stats, dead=letters, consumers=consumers, oldest_age=age / 1000), added, held)
 
-    def letters(self, queue: str) -> int | None:
-        """How many letters are ready in a dead-letter queue; ``None`` when there is none."""
-        commands = [("EXISTS", self._context.keys.stream(queue)), *self._counts(queue)]
+    def letters(self, queue: str, dead: str) -> int | None:
+        """How many letters of a queue are ready in its dead-letter queue; ``None`` when nobody knows."""
         with self._context.pool.connection() as connection:
-            exists, *counts = ask(self._context, connection, commands)
-        action = f"count {queue!r}"
-        return _counted(counts, action).ready if checked(exists, action) else None
+            replies = ask(self._context, connection, self._letter_counts(dead))
+        return self._letters(queue, replies, f"count {dead!r}")
 
     def purge(self, queue: str) -> int:
         """Delete what is ready now, page by page."""
@@ -79,6 +86,15 @@ class QueueAdmin:
                 purged += deleted
                 start = b"(" + seen if seen else b""
         return purged
+
+    def _letter_counts(self, dead: str) -> list[Command]:
+        return [("EXISTS", self._context.keys.stream(dead)), *self._counts(dead)]
+
+    def _letters(self, queue: str, replies: Sequence[Any], action: str) -> int | None:
+        exists, *counts = replies
+        if not checked(exists, action):
+            return 0 if self._context.declarations.is_declared(queue) else None
+        return _counted(counts, action).ready
 
     def _counts(self, queue: str) -> list[Command]:
         stream = self._context.keys.stream(queue)

@@ -76,7 +76,7 @@ def handler(target: Target | None, check: Check) -> Iterator[Finding]:
 def suspects(client: QueueClient, check: Check) -> Iterator[Finding]:
     """Whether tasks that may have killed their worker wait for somebody to run them apart."""
     side = suspects_queue(check.queue)
-    stats = client.stats(side)
+    stats = client.count(side)
     waiting = stats.ready + stats.delayed
     if waiting:
         yield check.warning(

@@ -24,7 +24,7 @@ def command(client: QueueClient, queue: str, delayed: bool, yes: bool) -> None:
     What workers hold stays, and what is delayed, too, unless that is what shall be deleted. QUEUE may be a dead-letter
     queue.
     """
-    stats = client.stats(queue)
+    stats = client.count(queue)
     waiting, what = (stats.delayed, "delayed message") if delayed else (stats.ready, "message")
     where = "of" if delayed else "that waits in" if waiting == 1 else "that wait in"
     ask(f"Delete the {counted(waiting, what)} {where} {queue}?", yes)

@@ -29,7 +29,7 @@ def letters_of(client: QueueClient, queue: str, most: int | None = None) -> Iter
         Failed: letters that were on the last page are all gone, so that nobody knows where to go on.
     """
     if not client.capabilities.letters:
-        yield from client.dead_letters(queue, client.stats(queue).ready if most is None else most)
+        yield from client.dead_letters(queue, client.count(queue).ready if most is None else most)
         return
     pages = _Pages(client, queue)
     left = most

@@ -56,7 +56,7 @@ def nothing_there(client: QueueClient, queue: str, dead: str) -> str:
     """What to say of an empty dead-letter queue; of one that does not exist, which was perhaps not meant, more."""
     if dead != default_dead_letter_queue(queue) or "dead" not in client.capabilities.details:
         return f"no letters in {dead}"
-    if client.describe(queue).dead is not None:
+    if client.stats(queue).dead is not None:
         return f"no letters in {dead}"
     return (
         f"no letters in {dead}, which does not exist: where {queue} has a dead-letter queue of another name, or is "
@@ -65,5 +65,5 @@ def nothing_there(client: QueueClient, queue: str, dead: str) -> str:
 
 
 def _holds(client: QueueClient, queue: str) -> bool:
-    stats = client.stats(queue)
+    stats = client.count(queue)
     return stats.ready + stats.in_flight + stats.delayed > 0

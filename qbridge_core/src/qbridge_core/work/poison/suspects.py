@@ -50,7 +50,7 @@ class Suspects:
     def count(self) -> int:
         """How many there are; none when the broker does not say."""
         try:
-            stats = self._client.stats(self._queue)
+            stats = self._client.count(self._queue)
         except QBridgeError as exc:
             self._report(exc)
             return 0

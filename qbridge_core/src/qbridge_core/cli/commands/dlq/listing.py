@@ -43,7 +43,7 @@ def command(desk: Desk, filters: Filters, limit: int, as_json: bool) -> None:
         click.echo(desk.nothing(filters), err=True)
         return
     print_table(_COLUMNS, rows)
-    if len(rows) == limit and (held := desk.client.stats(desk.dead).ready) > limit:
+    if len(rows) == limit and (held := desk.client.count(desk.dead).ready) > limit:
         click.echo(f"only {letters(limit)} shown; {desk.dead} holds {held:,} (--limit 0 shows all)", err=True)
 
 

@@ -53,7 +53,7 @@ def command(
         return
     client, dead = desk.client, desk.dead
     ids = None if choice.is_whole_queue else choice.ids_in(desk)
-    count = client.stats(dead).ready if ids is None else len(ids)
+    count = client.count(dead).ready if ids is None else len(ids)
     if not count:
         _report(dead, 0, as_json, desk.nothing(choice.filters))
         return
@@ -77,7 +77,7 @@ def _replay_all(desk: Desk, target: str | None, rate: float | None, count: int, 
             deed.do(client.replay, dead, target=target)
         except BaseException:
             with suppress(QBridgeError):  # for the log: how many went before it ended
-                deed.done = max(0, count - client.stats(dead).ready)
+                deed.done = max(0, count - client.count(dead).ready)
             raise
         return
     for size in turns(rate):
