@@ -7,12 +7,13 @@ import gzip
 import json
 import lzma
 import pickle
+import re
 import zlib
 
 import pytest
 
 from qbridge_core import Message, PayloadError
-from qbridge_core.contract.envelope import MalformedTaskError, Task, read_task
+from qbridge_core.contract.envelope import MalformedTaskError, Task, read_task, write_task
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,7 @@ from qbridge_core.contract.envelope import MalformedTaskError, Task, read_task
 def test_a_sent_payload_is_read_as_it_was(payload: object) -> None:
     """Whatever JSON can say arrives at the handler unchanged."""
     message, task_id = Message.for_task(payload)
-    assert read_task(message.body) == Task(payload, task_id)
+    assert read_task(message.body) == Task(payload, task_id, {"payload": payload, "task_id": task_id, "retry": 0})
 
 
 @pytest.mark.parametrize(
@@ -30,17 +31,22 @@ def test_a_sent_payload_is_read_as_it_was(payload: object) -> None:
 )
 def test_task_ids_that_can_be_used(task_id: str, read: str | None) -> None:
     """A string or an integer is an id; an empty one is none."""
-    assert read_task(b'{"payload": 1, "task_id": %s}' % task_id.encode()) == Task(1, read)
+    task = read_task(b'{"payload": 1, "task_id": %s}' % task_id.encode())
+    assert (task.payload, task.task_id) == (1, read)
 
 
 def test_a_task_needs_no_id_and_may_have_more_fields() -> None:
     """Only ``payload`` is required, and fields of other producers do no harm."""
-    assert read_task(b' \n{"x": [1], "retry": "no number", "payload": 1}\t') == Task(1, None)
+    assert read_task(b' \n{"x": [1], "retry": "no number", "payload": 1}\t') == Task(
+        1, None, {"x": [1], "retry": "no number", "payload": 1}
+    )
 
 
 def test_the_last_of_two_equal_keys_counts() -> None:
     """A repeated key is read as Python's and most other decoders read it."""
-    assert read_task(b'{"payload": 1, "task_id": "a", "payload": 2, "task_id": "b"}') == Task(2, "b")
+    assert read_task(b'{"payload": 1, "task_id": "a", "payload": 2, "task_id": "b"}') == Task(
+        2, "b", {"payload": 2, "task_id": "b"}
+    )
 
 
 @pytest.mark.parametrize(
@@ -200,3 +206,17 @@ def test_nothing_is_guessed_of_other_bodies(body: bytes) -> None:
     with pytest.raises(MalformedTaskError) as raised:
         read_task(body)
     assert ";" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("payload", "place"),
+    [
+        ({"a": [1, {"b": {1, 2}}]}, "at payload['a'][1]['b']"),
+        ([1.0, float("nan")], "at payload[1]"),
+        ({"first": object(), "second": b""}, "at payload['first']"),
+    ],
+)
+def test_what_json_cannot_say_is_named_by_its_place(payload: object, place: str) -> None:
+    """A payload may be large; the first value that is wrong is found for whoever sends it."""
+    with pytest.raises(PayloadError, match=re.escape(place)):
+        write_task(payload, "t")

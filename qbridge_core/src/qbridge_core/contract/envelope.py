@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import reprlib
 from collections.abc import Mapping
@@ -83,8 +84,25 @@ def write_task(payload: object, task_id: str, name: str | None = None, version: 
 
 def _why_not_json(payload: object, exc: Exception) -> str:
     return _wrong_key(payload) or (
-        f"cannot be written as JSON ({exc}); send plain dicts, lists, strings, finite numbers, booleans and None"
+        f"cannot be written as JSON ({exc}{_place_of_wrong(payload)}); send plain dicts, lists, strings, finite "
+        "numbers, booleans and None"
     )
+
+
+def _place_of_wrong(payload: object) -> str:
+    """Where the first value is that JSON does not have, as the end of a sentence; "" for none, and for the payload."""
+    seen: set[int] = set()
+    waiting: list[tuple[str, object]] = [("payload", payload)]
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, dict | list | tuple):
+            if id(value) not in seen:
+                seen.add(id(value))
+                items = value.items() if isinstance(value, dict) else enumerate(value)
+                waiting += reversed([(f"{path}[{reprlib.repr(key)}]", item) for key, item in items])
+        elif not isinstance(value, str | int | float | None) or (isinstance(value, float) and not math.isfinite(value)):
+            return f", at {path}" if path != "payload" else ""
+    return ""
 
 
 def _wrong_key(payload: object) -> str | None:
