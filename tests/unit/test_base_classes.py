@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import importlib
 import inspect
+import logging
 import pkgutil
 from abc import ABC
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sized
@@ -35,7 +36,7 @@ PACKAGES = (qbridge_core, qbridge_kombu, qbridge_memory, qbridge_rabbitmq, qbrid
 OPEN: set[object] = {
     object, tuple, str, ABC, Generic, Protocol, enum.Enum, enum.StrEnum, enum.ReprEnum,
     Mapping, Collection, Container, Iterable, Sized, BaseHandler, HTTPRedirectHandler,
-    click.Command, click.Group, Collector,
+    click.Command, click.Group, Collector, logging.Formatter,
 }  # fmt: skip
 # What is derived from pika's and kombu's classes on purpose, with everything that is defined there.
 OVERRIDDEN = {
