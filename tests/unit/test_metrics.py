@@ -179,6 +179,15 @@ def test_a_run_that_does_not_end_in_time_is_counted(
         ended.set()
 
 
+def test_crashes_and_suspicions_are_kept_apart(registry: CollectorRegistry, metrics: Metrics) -> None:
+    """A death that was charged to a task is one thing, a task that was beside it is another."""
+    metrics.qbridge_task_crashed("q", suspected=True)
+    metrics.qbridge_task_crashed("q", suspected=True)
+    metrics.qbridge_task_crashed("q", suspected=False)
+    assert value(registry, "qbridge_task_crashes_total") == 1
+    assert value(registry, "qbridge_task_suspicions_total") == 2
+
+
 def test_settlements_that_are_repeated_are_counted(
     client: MemoryClient, metrics: Metrics, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
