@@ -25,7 +25,7 @@ EVERY: Final = 0.25
 _LAST_CALL: Final = 0.4
 QUICK: Final = 0.05
 """Seconds. Of runs that took longer a worker does not settle so many that it could not measure each one."""
-_MEASURED: Final = 500
+_MEASURED: Final = 250
 """So many quick runs are measured in the time between two calls; then each task pays next to nothing."""
 _MOST_UNTOLD: Final = 200_000
 """The oldest are forgotten then: the hook hangs, and nothing may grow without end."""
