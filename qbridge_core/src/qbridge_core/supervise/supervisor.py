@@ -141,6 +141,7 @@ class Supervisor:
         self._kind = ""  # what the reason or the complaint is about
         self._started_at = self._say_at = 0.0
         self.stopped_by_signal = False
+        self._signal = ""
         self._running = threading.Lock()
 
     def run(self) -> None:
@@ -167,7 +168,7 @@ class Supervisor:
         try:
             self._stop_requests = self._false_starts = 0
             self._reason = self._kind = ""
-            self.stopped_by_signal = False
+            self.stopped_by_signal, self._signal = False, ""
             self._started_at = self._say_at = monotonic()
             self._slots = [Slot() for _ in self._slots]
             _log.info("the supervisor starts %d worker processes of %s", len(self._slots), self._what)
@@ -242,6 +243,8 @@ class Supervisor:
     def _drain(self) -> None:
         """Have all workers stop; kill those that do not in time."""
         deadline = monotonic() + self._patience
+        if self._stop_requests:
+            _log.info("the supervisor stops its workers: %s", self._signal or "stop() was called")
         self._tell(STOP)
         hurried = False
         while any(slot.worker is not None for slot in self._slots):
@@ -371,6 +374,7 @@ class Supervisor:
             del frame
             self._stop_requests += 1
             self.stopped_by_signal = True
+            self._signal = self._signal or signal.Signals(number).name
             if self._stop_requests > 2:
                 for slot in self._slots:
                     slot.strike()
