@@ -109,7 +109,7 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (tmp_path / f"{name}.py").write_text(textwrap.dedent(text))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("qbridge_core.cli.worker.target.set_up_logs", lambda level: None)
+    monkeypatch.setattr("qbridge_core.cli.worker.target.set_up_logs", lambda *_: None)
     yield
     for name in MODULES:
         sys.modules.pop(name, None)
