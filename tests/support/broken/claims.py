@@ -73,10 +73,10 @@ class ClaimsExactCounts(EstimatingClient):
     capabilities = replace(EstimatingClient.capabilities, ordered=True, exact_stats=True)
     publish_many = MemoryClient.publish_many
 
-    def stats(self, queue: str) -> QueueStats:
+    def count(self, queue: str) -> QueueStats:
         """Count some at once, and more later."""
-        counted = MemoryClient.stats(self, queue)
-        return counted if counted.ready < _A_FEW else super().stats(queue)
+        counted = MemoryClient.count(self, queue)
+        return counted if counted.ready < _A_FEW else super().count(queue)
 
 
 class NeverCountsRight(MemoryClient):
