@@ -366,7 +366,10 @@ class RabbitMQClient(Holding):
         self._refuse_stream(broker, queue)
         consumer = broker.consumers.of(queue)
         fixed = self._options.prefetch is not None
-        consumer.prefetch = limit = self._options.prefetch or min(prefetch, 65_535)
+        limit = self._options.prefetch or min(prefetch, 65_535)
+        if consumer.prefetch > limit:  # a consumer keeps the prefetch that it began with
+            self.unsubscribe(queue)
+        consumer.prefetch = limit
         broker.io.post(lambda: consumer.subscribe(limit, fixed))
         self._watch_policies(queue)
 

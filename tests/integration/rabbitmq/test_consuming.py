@@ -88,6 +88,18 @@ def test_concurrent_acks_in_any_order_settle_exactly_their_messages(
     assert back == kept
 
 
+def test_a_later_subscription_with_a_smaller_prefetch_leaves_the_rest_to_others(
+    client: RabbitMQClient, make_client: MakeClient, amqp_url: str, unique_name: str
+) -> None:
+    """What is held beyond it goes back, also when the first one has begun to consume."""
+    client.declare(unique_name)
+    client.subscribe(unique_name, 12)
+    client.send_many(unique_name, range(20))
+    wait_for(lambda: client.stats(unique_name).in_flight == 12, 10.0, "it reads ahead")
+    client.subscribe(unique_name, 3)
+    assert len(drain(make_client(amqp_url), unique_name, 17)) == 17
+
+
 def test_a_delivery_of_a_lost_connection_never_settles_another(
     make_client: MakeClient, amqp_url: str, unique_name: str
 ) -> None:
