@@ -117,9 +117,12 @@ class QueuedLogger:
         _queue.put(entry)
 
 
+_traceback_of = BaseException.__dict__["__traceback__"].__get__
+
+
 def _exc_info(given: object) -> ExcInfo | None:
     if isinstance(given, BaseException):
-        return type(given), given, given.__traceback__
+        return type(given), given, _traceback_of(given)  # whatever the class says when it is asked for an attribute
     if isinstance(given, tuple):
         return given if given[1] is not None else None
     kind, exc, frames = sys.exc_info() if given else (None, None, None)

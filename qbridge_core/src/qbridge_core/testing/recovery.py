@@ -90,10 +90,14 @@ class RecoveryTests(Backend):
                     client.stats(queue)
             self.eventually(lambda over=over: time.monotonic() >= over)  # type: ignore[misc]
             if client.logs_outages:
+                with suppress(TransientError):
+                    client.receive(queue, 1, 0.2)  # as a worker does
                 begins = partial(_logged, caplog, _STORY[:1])
-                self.eventually(begins, message="the beginning of an outage is not logged")
+                self.eventually(begins, self.outage_timeout, "the beginning of an outage is not logged")
             link.restore()
             self.eventually(lambda: succeeds(lambda: client.stats(queue)), self.outage_timeout, "it does not come back")
+            received = partial(succeeds, partial(client.receive, queue, 1, 0.2))
+            self.eventually(received, self.outage_timeout, "nothing can be received again")
         if client.logs_outages:
             self.eventually(partial(_logged, caplog, _STORY), message="the end of an outage is not logged")
         else:

@@ -30,6 +30,7 @@ from qbridge_rabbitmq.queues.management import Management, ManagementError
 from qbridge_rabbitmq.queues.requests import Requests, Steps
 
 _log: Final = logger("qbridge.rabbitmq")
+_MAX_NAME: Final = 255  # bytes of a short string (AMQP 0-9-1)
 _PAUSE: Final = 10.0
 ALWAYS: Final = frozenset({"dead", "consumers"})
 WITH_MANAGEMENT: Final = ALWAYS | {"in_rate", "out_rate", "unsettled"}
@@ -61,7 +62,9 @@ class Describing:
         """
         declared = self._declarations.declared()
         named = declared.get(queue) or route
-        letters = requests.call(f"queue {queue!r}", self._letters(named or default_dead_letter_queue(queue)))
+        dead = named or default_dead_letter_queue(queue)
+        # Where the default name is too long for a queue there is none.
+        letters = requests.call(f"queue {queue!r}", self._letters(dead)) if len(dead.encode()) <= _MAX_NAME else None
         if letters is None and (named or queue in declared):
             letters = 0
         return replace(counts, dead=letters)

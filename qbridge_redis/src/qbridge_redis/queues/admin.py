@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from qbridge_core.backend import QueueStats
+from qbridge_core.backend import QueueMismatchError, QueueStats
 from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import checked, code, is_missing_group, unreachable
 from qbridge_redis.protocol.scripts import LOOK, PURGE, Command
@@ -94,7 +94,10 @@ class QueueAdmin:
         exists, *counts = replies
         if not checked(exists, action):
             return 0 if self._context.declarations.is_declared(queue) else None
-        return _counted(counts, action).ready
+        try:
+            return _counted(counts, action).ready
+        except QueueMismatchError:  # something else has that key; who moves letters there is told
+            return None
 
     def _counts(self, queue: str) -> list[Command]:
         stream = self._context.keys.stream(queue)
