@@ -14,7 +14,9 @@ from integration.redis.helpers import Background, Cli, MakeClient, failure, take
 from qbridge_core import DeliveryLostError, Message, Reason
 from qbridge_core.contract.names import suspects_queue
 from qbridge_core.message import BESIDE, SUSPICIONS, SuspectFailure, meta_int
+from qbridge_core.testing.base import succeeds
 from qbridge_redis import RedisClient
+from support.proxy import TCPProxy
 from support.wait import wait_for
 
 _HOLDER = textwrap.dedent(
@@ -129,6 +131,28 @@ def test_g11_a_long_task_is_not_taken_from_a_living_worker(
     client.ack(delivery)
     assert client.flush()
     assert cli("XLEN", queue) == 0
+
+
+def test_g11_what_is_received_right_after_a_long_outage_is_renewed_in_time(
+    make_client: MakeClient, redis_url: str, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pauses between tries to connect grow, but not beyond a part of a lease."""
+    monkeypatch.setattr("qbridge_core.runtime.pause._random.uniform", lambda low, high: high)
+    with TCPProxy.to(redis_url) as proxy:
+        client = make_client(proxy.through(redis_url), lease=1.0)
+        client.declare(queue)
+        other = make_client(lease=1.0)
+        proxy.refuse()
+        proxy.reset()
+        grown = time.monotonic() + 3.6  # where nothing limits them, one of two seconds has begun by then
+        wait_for(lambda: time.monotonic() >= grown, 10.0)
+        proxy.pass_through()
+        other.publish(queue, b"x")
+        wait_for(lambda: succeeds(lambda: client.stats(queue)), 10.0, "it does not come back")
+        delivery = take(client, queue)
+        assert other.receive(queue, 1, 2.5) == []
+        client.ack(delivery)
+        assert client.flush()
 
 
 def test_a_lost_lease_is_noticed(client: RedisClient, cli: Cli, queue: str) -> None:

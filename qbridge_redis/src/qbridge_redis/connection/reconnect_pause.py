@@ -12,10 +12,15 @@ _FLOOR: Final = 0.02
 
 
 class ReconnectPause:
-    """Exponential with full jitter from 50 ms to 2 s, so that many workers do not come back all at once."""
+    """Exponential with full jitter from 50 ms to 2 s, so that many workers do not come back all at once.
 
-    def __init__(self) -> None:
-        self._pause = GrowingPause(_FIRST, _CAP, jitter=(0.0, 1.0))
+    Args:
+        longest: seconds that no pause exceeds, where somebody must not be late.
+    """
+
+    def __init__(self, longest: float = _CAP) -> None:
+        longest = min(_CAP, longest)
+        self._pause = GrowingPause(min(_FIRST, longest), longest, jitter=(0.0, 1.0))
 
     def reset(self) -> None:
         """It worked."""

@@ -86,7 +86,9 @@ class Maintenance:
         self._connection.close()
 
     def _run(self) -> None:
-        pause = ReconnectPause()
+        # Whoever gets a message as soon as the server is back has it renewed before its first lease is over.
+        in_time = self._context.options.lease / 4
+        pause = ReconnectPause(in_time)
         closing = self._context.closing
         while not closing.is_set():
             self.pulse.turn(self._context.options.patience)
@@ -98,7 +100,7 @@ class Maintenance:
                 pause.reset()
             except REFUSED as exc:
                 self._context.lost(self, exc)
-                closing.wait(_REFUSED_PAUSE)
+                closing.wait(min(_REFUSED_PAUSE, in_time))
             except (QBridgeError, *LOST) as exc:
                 error = unreachable(exc, self._context.options) if isinstance(exc, LOST) else exc
                 self._context.lost(self, error)
