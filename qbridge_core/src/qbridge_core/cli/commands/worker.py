@@ -15,9 +15,6 @@ from qbridge_core.cli.targets import make_importable
 from qbridge_core.cli.worker.backoffs import read_backoff
 from qbridge_core.cli.worker.logs import JSON, LEVELS, TEXT
 from qbridge_core.cli.worker.probes import Probes
-from qbridge_core.cli.worker.running import run_here
-from qbridge_core.cli.worker.showing import shown
-from qbridge_core.cli.worker.target import Target
 from qbridge_core.telemetry.health import STALL
 
 _COUNT: Final = click.IntRange(min=1)
@@ -145,6 +142,11 @@ def command(
     chosen = chosen_url(url, url_file) if queue is not None else known_url(url, url_file)
     arguments = {"max_workers" if name == _CONCURRENCY else name: v for name, v in settings.items() if v is not None}
     make_importable()
+    # What runs workers takes half of the time of a --help.
+    from qbridge_core.cli.worker.running import run_here
+    from qbridge_core.cli.worker.showing import shown
+    from qbridge_core.cli.worker.target import Target
+
     found = [Target(name, chosen, queue, arguments, given, log_level, log_format, queues) for name in targets]
     probes = Probes(health_file, health_stall)
     with shown(metrics_port, health_port, metrics_host, probes) as recorder:
