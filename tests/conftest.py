@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -151,6 +152,14 @@ def _shared_url(kind: Kind) -> str:
     where = f"see {log}" if log else f"at the address in {kind.url_variable}"
     wait_for(lambda: kind.answers(url), 60 if log else 10, f"{kind.name} does not answer, {where}", interval=0.05)
     return url
+
+
+@pytest.fixture
+def release() -> Iterator[threading.Event]:
+    """Lets threads go at the end that the test has had wait for it."""
+    event = threading.Event()
+    yield event
+    event.set()
 
 
 @pytest.fixture

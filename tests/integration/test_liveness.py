@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -14,14 +14,6 @@ from support.wait import wait_for
 
 STALL = 4.0
 SILENCE = 5.0
-
-
-@pytest.fixture
-def release() -> Iterator[threading.Event]:
-    """Lets stuck threads go at the end."""
-    event = threading.Event()
-    yield event
-    event.set()
 
 
 def quick(url: str) -> str:

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,14 +21,6 @@ from qbridge_core import (
 from qbridge_core.work.session import Session
 from qbridge_memory import MemoryClient
 from support.wait import wait_for
-
-
-@pytest.fixture
-def release() -> Iterator[threading.Event]:
-    """Lets stuck handlers go at the end."""
-    event = threading.Event()
-    yield event
-    event.set()
 
 
 def errors(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -17,14 +16,6 @@ from support.wait import wait_for
 STALL = 0.3
 PATIENT = 1.5
 """What is not stuck has turned in that time on a busy machine, too."""
-
-
-@pytest.fixture
-def release() -> Iterator[threading.Event]:
-    """Lets stuck handlers go at the end."""
-    event = threading.Event()
-    yield event
-    event.set()
 
 
 def manager_of(client: MemoryClient, handler: object = print, **settings: object) -> TaskManager:

@@ -10,7 +10,7 @@ import sys
 import textwrap
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,14 +22,6 @@ from support.handlers import leave_a_thread_behind
 from support.wait import wait_for
 
 HANGS = 40
-
-
-@pytest.fixture
-def release() -> Iterator[threading.Event]:
-    """What the calls that hang wait for; set at the end of the test."""
-    event = threading.Event()
-    yield event
-    event.set()
 
 
 async def in_a_thread(call: Callable[[], object]) -> None:

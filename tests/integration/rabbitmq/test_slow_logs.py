@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,15 @@ def in_background(call: Callable[[], Any], waits: Callable[[], bool], release: C
         thread.join()
 
 
+def disconnect_held_back(client: RabbitMQClient, hold: Hold, queue: str, taken: Sequence[Delivery]) -> None:
+    """Acknowledge all but the first while the queue's log stands still, and disconnect."""
+    with hold(queue) as release:
+        for delivery in taken[1:]:
+            client.ack(delivery)
+        consumer = client._live().consumers.of(queue)
+        in_background(client.disconnect, lambda: consumer.is_getting, release)
+
+
 def left(url: str, queue: str) -> list[tuple[bytes, bool]]:
     """What is in a queue, and whether it was delivered before."""
     connection = pika.BlockingConnection(pika.URLParameters(url))
@@ -101,11 +110,7 @@ def test_what_was_acknowledged_before_a_disconnect_is_gone(
     client.declare(unique_name)
     client.publish_many(unique_name, [Message(b"%d" % number) for number in range(3 * _PASSED_ON)])
     taken = consume(client, unique_name, 3 * _PASSED_ON)
-    with hold(unique_name) as release:
-        for delivery in taken[1:]:
-            client.ack(delivery)
-        consumer = client._live().consumers.of(unique_name)
-        in_background(client.disconnect, lambda: consumer.is_getting, release)
+    disconnect_held_back(client, hold, unique_name, taken)
     assert left(managed.url, unique_name) == [(b"0", True)]
 
 
@@ -117,11 +122,7 @@ def test_the_message_that_is_taken_for_that_goes_back_as_new(
     client.publish_many(unique_name, [Message(b"%d" % number) for number in range(3 * _PASSED_ON)])
     client.publish_many(unique_name, [Message(b"next"), Message(b"after that")])
     taken = consume(client, unique_name, 3 * _PASSED_ON)
-    with hold(unique_name) as release:
-        for delivery in taken[1:]:
-            client.ack(delivery)
-        consumer = client._live().consumers.of(unique_name)
-        in_background(client.disconnect, lambda: consumer.is_getting, release)
+    disconnect_held_back(client, hold, unique_name, taken)
     assert left(managed.url, unique_name) == [(b"0", True), (b"after that", False), (b"next", False)]
 
 

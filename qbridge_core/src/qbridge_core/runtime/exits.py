@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import signal
+from qbridge_core.runtime.signals import signal_name
 
 
 def describe_exit(status: int) -> str:
     """``died of SIGSEGV`` or ``exited with status 3``, from the ``returncode`` of a ``subprocess.Popen``."""
-    if status >= 0:
-        return f"exited with status {status}"
-    try:
-        return f"died of {signal.Signals(-status).name}"
-    except ValueError:  # a real-time signal has a number only
-        return f"died of signal {-status}"
+    return f"exited with status {status}" if status >= 0 else f"died of {signal_name(-status)}"

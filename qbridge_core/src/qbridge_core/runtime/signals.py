@@ -32,9 +32,12 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_restore)
 
 
-def name_of(number: int) -> str:
+def signal_name(number: int) -> str:
     """What a signal is called. Takes no lock."""
-    return signal.Signals(number).name
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal has a number only
+        return f"signal {number}"
 
 
 class Insistence:

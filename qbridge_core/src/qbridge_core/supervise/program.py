@@ -26,7 +26,7 @@ from qbridge_core.errors import AuthenticationError, ConfigurationError, QBridge
 from qbridge_core.execute.spawned import JsonLink, main_program_imported
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import flush, logger
-from qbridge_core.runtime.signals import Insistence, name_of
+from qbridge_core.runtime.signals import Insistence, signal_name
 from qbridge_core.supervise.beats import Beats
 from qbridge_core.supervise.builds import find
 from qbridge_core.supervise.telling import Teller
@@ -319,6 +319,6 @@ class _Worker:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
         if not self._wanted:
-            self._reason = name_of(number)
+            self._reason = signal_name(number)
         self._wanted.append(STOP)
         self._insistence.count(number)

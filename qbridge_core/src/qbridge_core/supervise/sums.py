@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Sequence
 from typing import Any, Final
 
 from qbridge_core.runtime.logs import logger
 from qbridge_core.runtime.outage import Outage
+from qbridge_core.runtime.signals import signal_name
 from qbridge_core.supervise.program import LOOK
 from qbridge_core.supervise.worker_process import WorkerProcess
 from qbridge_core.telemetry.catalogue import EXITS, PROCESSES
@@ -45,7 +45,7 @@ class Sums:
         """A process has ended; what it has counted stays."""
         if self._recorder is not None:
             self._recorder.figures.forget(worker)
-            self._recorder.figures.count(EXITS, _how(worker.process.returncode))
+            self._recorder.figures.count(EXITS, _exit_of(worker.process.returncode))
 
     def look(self, workers: Sequence[WorkerProcess]) -> None:
         """Count the processes, and choose one that looks at the queues if none of them does."""
@@ -58,9 +58,6 @@ class Sums:
             ready[0].tell(LOOK, self._recorder.look_every)
 
 
-def _how(status: int) -> str:
+def _exit_of(status: int) -> str:
     """An exit status, or the name of the signal."""
-    try:
-        return str(status) if status >= 0 else signal.Signals(-status).name
-    except ValueError:  # one without a name
-        return f"signal {-status}"
+    return str(status) if status >= 0 else signal_name(-status)

@@ -29,7 +29,7 @@ from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.exits import describe_exit
 from qbridge_core.runtime.interpreter import main_program
 from qbridge_core.runtime.logs import flush, logger
-from qbridge_core.runtime.signals import Insistence
+from qbridge_core.runtime.signals import Insistence, signal_name
 from qbridge_core.runtime.system import require_posix
 from qbridge_core.supervise.builds import checked, name_of
 from qbridge_core.supervise.program import (
@@ -374,7 +374,7 @@ class Supervisor:
             del frame
             self._stop_requests += 1
             self.stopped_by_signal = True
-            self._signal = self._signal or signal.Signals(number).name
+            self._signal = self._signal or signal_name(number)
             if self._stop_requests > 2:
                 for slot in self._slots:
                     slot.strike()

@@ -15,7 +15,7 @@ from qbridge_core.errors import QBridgeError
 from qbridge_core.runtime.aside import aside
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
-from qbridge_core.runtime.signals import name_of
+from qbridge_core.runtime.signals import signal_name
 from qbridge_core.task import foreign
 from qbridge_core.task.context import current_run
 from qbridge_core.telemetry.health import Health
@@ -132,7 +132,7 @@ class Session:
 
     def request_stop_by_signal(self, number: int) -> None:
         """Begin to stop, or end the grace period when already stopping."""
-        self._ask(self._stop_requests + 1, name_of(number))
+        self._ask(self._stop_requests + 1, signal_name(number))
 
     def _ask(self, requests: int, reason: str) -> None:
         # Takes no lock: a signal handler may have interrupted whoever holds it.

@@ -14,7 +14,7 @@ from qbridge_core.errors import ConfigurationError
 from qbridge_core.runtime.aside import aside
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import flush, logger
-from qbridge_core.runtime.signals import name_of, stop_signals
+from qbridge_core.runtime.signals import signal_name, stop_signals
 from qbridge_core.telemetry.health import SILENCE, STALL, Health, together
 from qbridge_core.telemetry.healthfile import HealthFile
 from qbridge_core.work.manager import TaskManager
@@ -138,7 +138,7 @@ class Workers:
         self._pass_on()
 
     def _on_signal(self, number: int) -> None:
-        self._reason = self._reason or name_of(number)
+        self._reason = self._reason or signal_name(number)
         self._signals += 1
         self._pass_on()
 
