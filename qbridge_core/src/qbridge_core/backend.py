@@ -61,6 +61,7 @@ from qbridge_core.contract.findings import (
 from qbridge_core.contract.headers import (
     ATTEMPTS,
     BESIDE,
+    CONTENT_TYPE_HEADER,
     CRASHES,
     DUE_AT,
     EXCEPTION_MESSAGE,
@@ -142,6 +143,7 @@ __all__ = [
     "BrokerBlockedError",
     "BrokerURL",
     "BrokerUnavailableError",
+    "CONTENT_TYPE_HEADER",
     "CRASHES",
     "Capabilities",
     "Check",

@@ -70,6 +70,19 @@ def test_a_program_of_kombu_reads_what_was_sent(make_client: MakeClient, amqp_ur
         message.ack()
 
 
+def test_a_program_of_kombu_decodes_a_body_whose_header_says_what_it_is(
+    make_client: MakeClient, amqp_url: str, amqp: str, queue: str
+) -> None:
+    """It is the property that kombu chooses a decoder by."""
+    client = make_client(amqp)
+    client.declare(queue)
+    client.publish(queue, b'{"n": 1}', headers={"content-type": "application/json"})
+    with Connection(amqp_url) as connection:
+        message = as_celery(queue)(connection).get()
+        assert message.payload == {"n": 1}
+        message.ack()
+
+
 @pytest.mark.parametrize("where", ["folder_url", "file_url"])
 def test_a_header_named_compression_unpacks_nothing(
     make_client: MakeClient, request: pytest.FixtureRequest, where: str, queue: str

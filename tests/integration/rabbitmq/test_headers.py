@@ -80,6 +80,16 @@ def test_a_copy_keeps_the_other_properties() -> None:
     assert {name: getattr(copied, name) for name in fields} == fields
 
 
+@pytest.mark.parametrize("content_type", ["application/json", "ü/ü", "", "x" * 256])
+def test_a_header_that_says_what_the_body_is_is_a_property_too(content_type: str) -> None:
+    """Consumers of other libraries look there; what is too long for a property is a header alone."""
+    raw = headers.fresh({"content-type": content_type, "tenant": "a"}, "m")
+    decoded = spec.BasicProperties()
+    decoded.decode(raw)
+    assert decoded.content_type == (content_type if 0 < len(content_type) < 256 else None)
+    assert headers.read(raw).headers == {"content-type": content_type, "tenant": "a"}
+
+
 def test_a_copy_is_persistent_and_says_nothing_to_the_broker() -> None:
     """Expiration, user id and CC would delete, refuse or multiply the copy: they travel under names of our own."""
     cc = entry("CC", b"A" + struct.pack(">I", 6) + b"S" + struct.pack(">I", 1) + b"q")

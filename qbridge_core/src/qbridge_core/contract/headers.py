@@ -10,6 +10,8 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Final
 
+CONTENT_TYPE_HEADER: Final = "content-type"
+"""A producer's own, which says what the body is. Brokers that have a property for that get it as one, too."""
 HEADER_PREFIX: Final = "x-qbridge-"
 ATTEMPTS: Final = HEADER_PREFIX + "attempts"
 CRASHES: Final = HEADER_PREFIX + "crashes"

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from qbridge_core.backend import (
+    CONTENT_TYPE_HEADER,
     DUE_AT,
     SENT_AT,
     BrokerUnavailableError,
@@ -133,9 +134,10 @@ class Publisher:
             yield batch
 
     def _outgoing(self, message: Message, delay: float) -> Outgoing:
-        properties: dict[str, Any] = {"content_type": CONTENT_TYPE, "content_encoding": CONTENT_ENCODING}
         body = check_body(message.body, self._context.settings.max_message_bytes)
-        headers = dict(check_headers(message.headers))
+        headers: dict[str, Any] = dict(check_headers(message.headers))
+        content_type = headers.get(CONTENT_TYPE_HEADER) or CONTENT_TYPE
+        properties: dict[str, Any] = {"content_type": content_type, "content_encoding": CONTENT_ENCODING}
         now = wall_clock()
         if delay or not self._context.transport.tells_sent:  # what is delayed may be moved, which the broker dates anew
             headers[SENT_AT] = str(round(now * 1000))

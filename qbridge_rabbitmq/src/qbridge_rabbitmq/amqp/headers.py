@@ -17,7 +17,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from qbridge_core.backend import DUE_AT, HEADER_PREFIX, NO_HEADERS, SENT_AT
+from qbridge_core.backend import CONTENT_TYPE_HEADER, DUE_AT, HEADER_PREFIX, NO_HEADERS, SENT_AT
 from qbridge_rabbitmq.amqp.tables import (
     UINT32,
     MalformedTableError,
@@ -30,13 +30,15 @@ from qbridge_rabbitmq.amqp.tables import (
     value_of,
 )
 
+CONTENT_TYPE: Final = 15
 HEADERS: Final = 13
 DELIVERY_MODE: Final = 12
 EXPIRATION: Final = 8
 MESSAGE_ID: Final = 7
 _TIMESTAMP: Final = 6
 USER_ID: Final = 4
-_SHORT_STRINGS: Final = {15, 14, 10, 9, EXPIRATION, MESSAGE_ID, 5, USER_ID, 3, 2}
+_SHORT_STRINGS: Final = {CONTENT_TYPE, 14, 10, 9, EXPIRATION, MESSAGE_ID, 5, USER_ID, 3, 2}
+_LONGEST_SHORT_STRING: Final = 255
 _LARGEST_CACHED: Final = 2_000
 _FIXED: Final = {DELIVERY_MODE: 1, 11: 1, _TIMESTAMP: 8}
 PERSISTENT: Final = b"\x02"
@@ -118,7 +120,10 @@ def _read_any(raw: bytes) -> Content:
 
 
 def fresh(headers: Mapping[str, str], message_id: str | None, delay: float = 0.0) -> bytes:
-    """The properties of a new, persistent message, which is sent now and may come after so many seconds."""
+    """The properties of a new, persistent message, which is sent now and may come after so many seconds.
+
+    A header that says what the body is, is a property, too: consumers of other libraries look for it there.
+    """
     sent = (time.time_ns() // 1_000_000).to_bytes(_TIME_SIZE, "big")
     if message_id is not None and not headers and not delay:
         return b"".join((_FRESH_START, sent, _MARK_ENTRY, new_mark().encode(), PERSISTENT, short(message_id.encode())))
@@ -128,6 +133,9 @@ def fresh(headers: Mapping[str, str], message_id: str | None, delay: float = 0.0
     fields = {DELIVERY_MODE: PERSISTENT, HEADERS: table(b"".join((*entries, _SENT_ENTRY, sent, _new_mark())))}
     if message_id is not None:
         fields[MESSAGE_ID] = short(message_id.encode())
+    content_type = headers.get(CONTENT_TYPE_HEADER, "").encode()
+    if 0 < len(content_type) <= _LONGEST_SHORT_STRING:
+        fields[CONTENT_TYPE] = short(content_type)
     return join(fields)
 
 
