@@ -46,6 +46,13 @@ def test_before_the_first_look_nothing_is_green() -> None:
     assert exported.figures.read().gauges == {(UP, ()): 0}
 
 
+def test_a_queue_that_is_named_is_no_page_that_is_missing() -> None:
+    """Whoever scales by it must not take a broker that is not up yet for a slip in the address."""
+    pages = Pages()
+    Exported(pages, 60.0, ["q"])
+    assert shown(pages, "/queues/q") == (503, {"error": "the broker has not answered yet"})
+
+
 def test_a_look_does_not_count_for_ever() -> None:
     """A broker that is asked and does not answer leaves nothing of what it said before."""
     pages = Pages()

@@ -210,8 +210,10 @@ def test_settlements_that_are_repeated_are_counted(
 def test_every_counter_of_a_queue_is_there_from_the_start(
     client: MemoryClient, metrics: Metrics, registry: CollectorRegistry
 ) -> None:
-    """A rate needs the 0 before the first event."""
+    """A rate needs the 0 before the first event; so does one of the buckets of a histogram."""
     work_off(client, lambda _: None, metrics)
+    for each in ("tasks_in_flight", "task_wait_time_seconds_count", "task_run_time_seconds_count"):
+        assert value(registry, f"qbridge_{each}") == 0
     shown = {sample.name for family in registry.collect() for sample in family.samples}
     of_tasks = {metric.name for metric in METRICS if metric.kind is Kind.COUNTER and "queue" in metric.labels}
     assert of_tasks - {"qbridge_messages_published_total"} <= shown
@@ -230,8 +232,15 @@ def test_one_metrics_counts_for_several_managers_by_queue(metrics: Metrics, regi
 
 def test_a_second_metrics_in_one_registry_is_refused(registry: CollectorRegistry, metrics: Metrics) -> None:
     """The error says that one is enough, and what to do with it."""
-    with pytest.raises(ConfigurationError, match="make one Metrics, and give it to all managers"):
+    with pytest.raises(ConfigurationError, match="make one Metrics, and give it to all managers") as raised:
         Metrics(registry)
+    assert len(str(raised.value)) < 200  # prometheus_client's own text lists 55 names
+
+
+def test_what_is_no_registry_is_refused() -> None:
+    """With what is wanted."""
+    with pytest.raises(ConfigurationError, match="a CollectorRegistry of prometheus_client is wanted, not 'metrics'"):
+        Metrics("metrics")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("wrong", [0, -1.0, "5", float("nan")])

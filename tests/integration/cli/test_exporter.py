@@ -81,6 +81,26 @@ def test_depth_is_shown_as_metrics_and_as_json(
     assert (as_json(page)["ready"], as_json(page)["backlog"]) == (3, 0)
 
 
+def told_at_first(exporter: subprocess.Popen[str], so_many: int) -> list[str]:
+    """What it says on standard error below where it listens."""
+    address_of(exporter)
+    assert exporter.stderr is not None
+    return [exporter.stderr.readline().strip() for _ in range(so_many)]
+
+
+def test_what_no_page_can_tell_is_said_at_the_first_look(
+    redis_url: str, amqp_url: str, unique_name: str, start_qbridge: StartQBridge
+) -> None:
+    """A queue that is not there, nothing to look at, and that a backlog is without what runs."""
+    slip = start_qbridge("exporter", unique_name, "--url", redis_url, "--port", "0")
+    assert told_at_first(slip, 1) == [f"there is no queue {unique_name!r}"]
+    doubt, backlog = told_at_first(start_qbridge("exporter", unique_name, "--url", amqp_url, "--port", "0"), 2)
+    assert f"is there a queue {unique_name!r}?" in doubt
+    assert backlog == "the broker does not tell what runs, so backlog is what is ready"
+    (nothing,) = told_at_first(start_qbridge("exporter", "--url", amqp_url, "--port", "0"), 1)
+    assert "management_url" in nothing
+
+
 @pytest.mark.faults
 def test_a_broker_that_is_away_is_no_empty_queue(
     private_redis: Broker, unique_name: str, start_qbridge: StartQBridge
@@ -90,7 +110,7 @@ def test_a_broker_that_is_away_is_no_empty_queue(
     exporter = start_qbridge("exporter", unique_name, "--url", private_redis.url, "--port", "0", "--interval", "1")
     address = address_of(exporter)
     page = f"{address}/queues/{unique_name}"
-    assert read(f"{address}/queues")[0] == 503
+    assert read(f"{address}/queues")[0] == read(page)[0] == 503
     private_redis.start()
     wait_for(lambda: read(page)[0] == 200, 30, "the exporter finds the broker")
     assert gauges(address, unique_name)["qbridge_queue_ready"] == 0

@@ -32,6 +32,25 @@ def test_what_is_wrong_is_said_in_a_line(qbridge: QBridge) -> None:
         assert "Traceback" not in done.stderr + done.stdout
 
 
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--url", "memory://", "stats", "mails"), "It stands behind the command: qbridge stats --url"),
+        (("--url=memory://", "dlq", "list", "mails"), "qbridge dlq list --url"),
+        (("dlq", "--reason", "failed", "list", "mails"), "qbridge dlq list --reason"),
+        (("--json",), "qbridge COMMAND --json"),
+        (("--helpp",), "'--help'"),
+    ],
+)
+def test_an_option_before_its_command_is_told_where_it_belongs(
+    qbridge: QBridge, args: tuple[str, ...], said: str
+) -> None:
+    """That of the command which is named, or of any; what is an option of none has what click says."""
+    done = qbridge(*args, code=2)
+    assert f"No such option '{args[0].partition('=')[0] if args[0] != 'dlq' else args[1]}'" in done.stderr
+    assert said in done.stderr
+
+
 def test_a_broker_that_is_away_is_exit_code_3(qbridge: QBridge) -> None:
     """It is told in a line, without the password."""
     done = qbridge("declare", "mails", code=3, QBRIDGE_URL=NOBODY)

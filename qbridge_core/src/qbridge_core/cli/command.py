@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -77,6 +77,30 @@ class Group(_WithoutHelpVariable, click.Group):
         context = super().make_context(info_name, args, parent, **extra)
         self.check_settings(context)
         return context
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does; who writes an option of a command before the command is told where it belongs."""
+        words = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as exc:
+            if not (path := self._owner(ctx, exc.option_name, words)):
+                raise
+            said = f"No such option {exc.option_name!r} here."
+            hint = f"It stands behind the command: {ctx.command_path} {path} {exc.option_name}"
+            raise click.NoSuchOption(exc.option_name, f"{said} {hint}", ctx=ctx) from exc
+
+    def _owner(self, ctx: click.Context, option: str, words: Sequence[str]) -> str:
+        """The command among the words that has an option, or COMMAND where none is named and some command has it."""
+        named = [word for word in words if word in self._where]
+        for name in named or self._where:
+            command = self.get_command(ctx, name)
+            if isinstance(command, Group):
+                if path := command._owner(ctx, option, words):
+                    return f"{name} {path}" if named else "COMMAND"
+            elif command is not None and any(option in each.opts for each in command.params):
+                return name if named else "COMMAND"
+        return ""
 
     def check_settings(self, context: click.Context, other: tuple[str, ...] = ()) -> None:
         """Refuse what no command of the group is called like.

@@ -48,7 +48,7 @@ class Recorder:
 
     @hookimpl
     def qbridge_worker_started(self, queue: str, client: QueueClient) -> None:
-        """Show every counter of the queue from now on, at 0: a rate needs the value before the first event."""
+        """Show all that is counted of the queue from now on, at 0: a rate needs the value before the first event."""
         count = self.figures.count
         for outcome in OUTCOMES:
             count(catalogue.TASKS, queue, outcome, by=0)
@@ -58,6 +58,9 @@ class Recorder:
             count(catalogue.DEAD_LETTERS, queue, reason.value, by=0)
         for metric in (catalogue.CRASHES, catalogue.SUSPICIONS, catalogue.ABANDONED, catalogue.REPEATED):
             count(metric, queue, by=0)
+        for metric in (catalogue.WAIT_TIME, catalogue.RUN_TIME):
+            self.figures.put(metric, [], queue)
+        self.figures.show(catalogue.IN_FLIGHT, 0, queue)
         self.depths.add(queue, client)
 
     @hookimpl

@@ -14,7 +14,8 @@ from qbridge_core.cli.broker import chosen_url, url_options
 from qbridge_core.cli.command import Command
 from qbridge_core.cli.interrupts import ended_by_signals
 from qbridge_core.cli.watching.exporting import QUEUES, Exported
-from qbridge_core.cli.watching.overview import Overview
+from qbridge_core.cli.watching.overview import Overview, Row
+from qbridge_core.contract.checks import check_queue_name
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.registry import connect
 from qbridge_core.errors import QBridgeError, TransientError
@@ -55,7 +56,7 @@ def command(
     """
     url = chosen_url(url, url_file)
     pages = Pages()
-    exported = Exported(pages, max(_STALE, 3 * interval))
+    exported = Exported(pages, max(_STALE, 3 * interval), [check_queue_name(queue) for queue in queues])
     _add_metrics(pages, exported)
     try:
         with ended_by_signals(), PageServer(pages, host, port) as server:
@@ -90,17 +91,32 @@ def _connected(url: str) -> QueueClient:
 
 def _look_for_ever(overview: Overview, exported: Exported, interval: float) -> None:
     told = ""
+    is_first = True
     while True:
         began = monotonic()
         try:
-            exported.brought(overview.look())
+            exported.brought(rows := overview.look())
             told = ""
+            if is_first:
+                _tell_doubts(overview, rows)
+                is_first = False
         except QBridgeError as exc:
             exported.failed(str(exc))
             if str(exc) != told:
                 _complain(exc)
             told = str(exc)
         time.sleep(max(0.0, began + interval - monotonic()))
+
+
+def _tell_doubts(overview: Overview, rows: Sequence[Row]) -> None:
+    """Say what no page can, to whoever relies on them: a slip in a name looks like an empty queue."""
+    doubts = [f"there is no queue {name!r}" for name in overview.missing(rows)] or overview.doubts(rows)
+    if not rows:
+        doubts = ["no queues are found (RabbitMQ lists its queues with the option management_url only): name them"]
+    elif all(row.in_flight is None for row in rows):
+        doubts.append("the broker does not tell what runs, so backlog is what is ready")
+    for doubt in doubts:
+        click.echo(escaped(doubt), err=True)
 
 
 def _complain(exc: Exception) -> None:

@@ -27,9 +27,10 @@ class Exported:
     Args:
         pages: where a page for each queue is added when it is first seen.
         stale_after: seconds after which a look does not count any more.
+        queues: those that have their pages from the beginning, before anybody knows what is in them.
     """
 
-    def __init__(self, pages: Pages, stale_after: float) -> None:
+    def __init__(self, pages: Pages, stale_after: float, queues: Sequence[str] = ()) -> None:
         self.figures = Figures()
         self._pages = pages
         self._stale_after = stale_after
@@ -38,6 +39,7 @@ class Exported:
         self._error = _NOT_YET
         self._looked_at = monotonic()
         pages.add(QUEUES, self._all)
+        self._add_pages(queues)
         self.figures.show(UP, 0)
 
     def brought(self, rows: Sequence[Row]) -> None:
@@ -51,8 +53,7 @@ class Exported:
             for row in rows:
                 show_depth(self.figures, row.queue, row)
             self.figures.show(UP, 1)
-        for row in rows:
-            self._pages.add(f"{QUEUES}/{row.queue}", functools.partial(self._one, row.queue))
+        self._add_pages([row.queue for row in rows])
 
     def failed(self, error: str) -> None:
         """A look has brought nothing: what was there before may not be true any more."""
@@ -67,6 +68,10 @@ class Exported:
         if not self._error and monotonic() - self._looked_at > self._stale_after:
             self.failed(f"the broker has not answered for {self._stale_after:g} s")
 
+    def _add_pages(self, queues: Sequence[str]) -> None:
+        for queue in queues:
+            self._pages.add(f"{QUEUES}/{queue}", functools.partial(self._one, queue))
+
     def _all(self) -> Page:
         self.check()
         return self._page([_as_json(row) for row in self._rows.values()])
@@ -74,9 +79,9 @@ class Exported:
     def _one(self, queue: str) -> Page:
         self.check()
         row = self._rows.get(queue)
-        if row is None:
+        if row is None and not self._error:
             return _page(HTTPStatus.NOT_FOUND, {"error": f"there is no queue {queue!r} any more"})
-        return self._page(_as_json(row))
+        return self._page(row and _as_json(row))
 
     def _page(self, found: object) -> Page:
         """Whoever scales must not take a broker that is away for an empty queue."""

@@ -26,7 +26,8 @@ class Metrics(Recorder):
             ``None`` for never, where another process does that. A look takes at most a twentieth of the time.
 
     Raises:
-        ConfigurationError: the extra is missing; the registry has such metrics already; ``look_every`` is no time.
+        ConfigurationError: the extra is missing; the registry is none, or has such metrics already; ``look_every`` is
+            no time.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None, *, look_every: float | None = LOOK_EVERY) -> None:
@@ -37,10 +38,14 @@ class Metrics(Recorder):
 
         if look_every is not None:
             require_seconds("look_every", look_every, positive=True)
+        registry = REGISTRY if registry is None else registry
+        if not hasattr(registry, "register"):
+            raise ConfigurationError(f"a CollectorRegistry of prometheus_client is wanted, not {registry!r}")
         super().__init__(look_every)
         try:
-            (REGISTRY if registry is None else registry).register(FiguresCollector(self.figures))
-        except ValueError as exc:
+            registry.register(FiguresCollector(self.figures))
+        except ValueError as exc:  # its text lists all names
             raise ConfigurationError(
-                f"the registry has metrics of these names: {exc}; make one Metrics, and give it to all managers"
+                "the registry has such metrics already: make one Metrics, and give it to all managers and clients of"
+                " the process"
             ) from exc
