@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Mapping
 from typing import Any, Final
 
+from qbridge_core.app.framework import framework_here
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.registry import connect
 from qbridge_core.errors import ConfigurationError
@@ -36,7 +37,7 @@ class Connection:
             ConfigurationError: there is a client already, or no URL.
             The errors of ``connect``.
         """
-        chosen = url or _from_environment()
+        chosen = url or _usual_url()
         with self._lock:
             if self._client is not None:
                 raise ConfigurationError("this app is open already, for the whole process: use it as it is")
@@ -45,10 +46,10 @@ class Connection:
             return self._client
 
     def client(self) -> QueueClient:
-        """The client, connected now if there is none yet, to where the variable QBRIDGE_URL says.
+        """The client, connected now if there is none yet, to where the framework or the variable QBRIDGE_URL says.
 
         Raises:
-            ConfigurationError: there is no such variable.
+            ConfigurationError: neither does.
             The errors of ``connect``.
         """
         client = self._client
@@ -77,7 +78,7 @@ class Connection:
     def _connected(self) -> QueueClient:
         with self._lock:
             if self._client is None:
-                url, options = self._opened or (_from_environment(), {})
+                url, options = self._opened or (_usual_url(), {})
                 self._client = connect(url, **options)
                 atexit.register(_disconnect, weakref.ref(self._client))
             return self._client
@@ -91,7 +92,10 @@ class Connection:
             self._client = None
 
 
-def _from_environment() -> str:
+def _usual_url() -> str:
+    framework = framework_here()
+    if framework is not None:
+        return framework.url()
     url = os.environ.get(URL_VARIABLE)
     if not url:
         raise ConfigurationError(

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NoReturn
 
+from qbridge_core.app.framework import Framework, framework_here
 from qbridge_core.app.payload.misfit import MisfitError, kind_of, listed
 from qbridge_core.app.payload.signature import UnknownKeysError
 from qbridge_core.app.task import AppTask
@@ -28,18 +29,26 @@ class Dispatch(Router):
         queue: what errors call it.
         tasks: at least one.
         patience: seconds for which a message waits that needs a newer program than this one.
+        framework: what stands around each function, if anything.
     """
 
-    def __init__(self, queue: str, tasks: Iterable[AppTask[Any, Any]], patience: float) -> None:
+    def __init__(
+        self, queue: str, tasks: Iterable[AppTask[Any, Any]], patience: float, framework: Framework | None
+    ) -> None:
         self._queue = queue
         self._tasks = tuple(tasks)
         self._patience = patience
+        self._framework = framework
+        self._called = {
+            task: task.function if framework is None else framework.around(task.function) for task in self._tasks
+        }
         self._by_name = {name: task for task in self._tasks for name in (task.name, *task.aliases)}
         self.functions = [task.function for task in self._tasks]
         self.terms = [task.terms for task in self._tasks]
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[Any, ...]]:
-        return type(self), (self._queue, self._tasks, self._patience)
+        # The framework is unpickled first: the modules of the tasks may need it.
+        return _rebuilt, (self._framework, type(self), self._queue, self._tasks, self._patience)
 
     def route(self, task: Task, delivery: Delivery) -> Terms:
         """Find the function, and make its arguments of the payload."""
@@ -80,12 +89,16 @@ class Dispatch(Router):
     def __call__(self, payload: _Call) -> object:
         """Run it."""
         task, arguments = payload
-        result = _started(task, arguments)
+        result = self._started(task, arguments)
         if not inspect.iscoroutine(result):
             return result
         import asyncio  # here, for most queues do without
 
         return asyncio.run(result)
+
+    def _started(self, task: AppTask[Any, Any], arguments: dict[str, Any]) -> Any:
+        function = self._called[task]
+        return function(**arguments) if task.signature.context is None else function(current_task(), **arguments)
 
 
 class AsyncDispatch(Dispatch):
@@ -95,10 +108,10 @@ class AsyncDispatch(Dispatch):
         """Run it."""
         task, arguments = payload
         if task.is_async:
-            return await _started(task, arguments)
+            return await self._started(task, arguments)
         import asyncio
 
-        return await asyncio.to_thread(_started, task, arguments)
+        return await asyncio.to_thread(self._started, task, arguments)
 
 
 def dispatch_for(queue: str, tasks: Iterable[AppTask[Any, Any]], patience: float, *, processes: bool) -> Dispatch:
@@ -109,11 +122,13 @@ def dispatch_for(queue: str, tasks: Iterable[AppTask[Any, Any]], patience: float
     found = tuple(tasks)
     are_async = [task.is_async for task in found]
     on_loop = all(are_async) if processes else any(are_async)
-    return (AsyncDispatch if on_loop else Dispatch)(queue, found, patience)
+    return (AsyncDispatch if on_loop else Dispatch)(queue, found, patience, framework_here())
 
 
-def _started(task: AppTask[Any, Any], arguments: dict[str, Any]) -> Any:
-    return task.function(**arguments) if task.signature.context is None else task.function(current_task(), **arguments)
+def _rebuilt(
+    framework: Framework | None, kind: type[Dispatch], queue: str, tasks: Iterable[AppTask[Any, Any]], patience: float
+) -> Dispatch:
+    return kind(queue, tasks, patience, framework)
 
 
 def _upgraded(task: AppTask[Any, Any], payload: object, version: int) -> object:
