@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, Unpack, overload
 
 from qbridge_core.app.connection import Connection
 from qbridge_core.app.naming import check_name, name_of
@@ -15,7 +15,6 @@ from qbridge_core.app.task import AppTask
 from qbridge_core.contract.checks import check_queue_name, require_seconds
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.errors import ConfigurationError
-from qbridge_core.task.context import TaskContext
 from qbridge_core.task.outcome import RunReport
 from qbridge_core.task.retry import IMMEDIATELY, Backoff, ExceptionRule, RetryPolicy
 from qbridge_core.task.terms import Terms
@@ -24,24 +23,16 @@ if TYPE_CHECKING:
     from qbridge_core.execute.lifespan import Lifespan
     from qbridge_core.work.manager import TaskManager
 
-P = ParamSpec("P")
-R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
 DEFAULT_PATIENCE: Final = 600.0
-
-
-class _Nothing:
-    """Only a parameter that may be anything takes it: then it cannot be told whether it is to get the context."""
 
 
 class TaskDecorator(Protocol):
     """Makes a task of a function."""
 
-    @overload
-    def __call__(self, function: Callable[Concatenate[_Nothing, ...], R], /) -> AppTask[..., R]: ...
-    @overload
-    def __call__(self, function: Callable[Concatenate[TaskContext, P], R], /) -> AppTask[P, R]: ...
-    @overload
-    def __call__(self, function: Callable[P, R], /) -> AppTask[P, R]: ...
+    def __call__(self, function: F, /) -> AppTask[F]:
+        """Register it."""
+        ...
 
 
 class App:
@@ -84,7 +75,7 @@ class App:
             "plugins": plugins,
             "redact": redact,
         }
-        self._tasks: dict[str, AppTask[Any, Any]] = {}
+        self._tasks: dict[str, AppTask[Any]] = {}
         self._queues: dict[str, Queue] = {}
         self._included: list[App] = []
         self._parent: App | None = None
@@ -94,11 +85,7 @@ class App:
     # ------------------------------------------------------------------ what there is
 
     @overload
-    def task(self, function: Callable[Concatenate[_Nothing, ...], R], /) -> AppTask[..., R]: ...
-    @overload
-    def task(self, function: Callable[Concatenate[TaskContext, P], R], /) -> AppTask[P, R]: ...
-    @overload
-    def task(self, function: Callable[P, R], /) -> AppTask[P, R]: ...
+    def task(self, function: F, /) -> AppTask[F]: ...
     @overload
     def task(
         self,
@@ -153,7 +140,7 @@ class App:
         terms = Terms(require_seconds("task_timeout", task_timeout, positive=True), policy)
         check_queue_name(queue)
 
-        def decorate(decorated: Callable[..., Any]) -> AppTask[Any, Any]:
+        def decorate(decorated: Callable[..., Any]) -> AppTask[Any]:
             own = name_of(decorated, name)
             signature = signature_of(decorated, own, whole_payload=whole_payload)
             return self._register(
@@ -195,7 +182,7 @@ class App:
         self._included.append(other)
 
     @property
-    def tasks(self) -> list[AppTask[Any, Any]]:
+    def tasks(self) -> list[AppTask[Any]]:
         """Its tasks, and those of the apps that it includes."""
         return [*self._tasks.values(), *(task for other in self._included for task in other.tasks)]
 
@@ -317,12 +304,12 @@ class App:
     def _root_outbox(self) -> Outbox:
         return self._root._outbox
 
-    def _register(self, task: AppTask[Any, Any]) -> AppTask[Any, Any]:
+    def _register(self, task: AppTask[Any]) -> AppTask[Any]:
         self._root._check_names(task)
         self._tasks[task.name] = task
         return task
 
-    def _check_names(self, task: AppTask[Any, Any]) -> None:
+    def _check_names(self, task: AppTask[Any]) -> None:
         taken = {name: each for each in self.tasks for name in (each.name, *each.aliases)}
         for name in (task.name, *task.aliases):
             if name in taken:
@@ -339,5 +326,5 @@ class App:
         return own or next((found for other in self._included if (found := other._found(name))), None)
 
 
-def _place(task: AppTask[Any, Any]) -> str:
+def _place(task: AppTask[Any]) -> str:
     return f"{task.function.__module__}.{task.function.__qualname__}"

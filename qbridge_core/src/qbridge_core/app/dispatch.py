@@ -17,7 +17,7 @@ from qbridge_core.task.context import current_task
 from qbridge_core.task.routing import NotYetError, Router
 from qbridge_core.task.terms import Terms
 
-_Call = tuple[AppTask[Any, Any], dict[str, Any]]
+_Call = tuple[AppTask[Any], dict[str, Any]]
 _NAME: Final = "task"
 _VERSION: Final = "version"
 
@@ -32,9 +32,7 @@ class Dispatch(Router):
         framework: what stands around each function, if anything.
     """
 
-    def __init__(
-        self, queue: str, tasks: Iterable[AppTask[Any, Any]], patience: float, framework: Framework | None
-    ) -> None:
+    def __init__(self, queue: str, tasks: Iterable[AppTask[Any]], patience: float, framework: Framework | None) -> None:
         self._queue = queue
         self._tasks = tuple(tasks)
         self._patience = patience
@@ -60,7 +58,7 @@ class Dispatch(Router):
         task.payload = found, self._arguments(found, task)
         return found.terms
 
-    def _arguments(self, found: AppTask[Any, Any], task: Task) -> dict[str, Any]:
+    def _arguments(self, found: AppTask[Any], task: Task) -> dict[str, Any]:
         version = task.document.get(_VERSION, 1)
         if type(version) is not int or version < 1:
             raise MalformedTaskError(f'"{_VERSION}" is {kind_of(version)}, not a whole number from 1 on', task.task_id)
@@ -96,7 +94,7 @@ class Dispatch(Router):
 
         return asyncio.run(result)
 
-    def _started(self, task: AppTask[Any, Any], arguments: dict[str, Any]) -> Any:
+    def _started(self, task: AppTask[Any], arguments: dict[str, Any]) -> Any:
         function = self._called[task]
         return function(**arguments) if task.signature.context is None else function(current_task(), **arguments)
 
@@ -114,7 +112,7 @@ class AsyncDispatch(Dispatch):
         return await asyncio.to_thread(self._started, task, arguments)
 
 
-def dispatch_for(queue: str, tasks: Iterable[AppTask[Any, Any]], patience: float, *, processes: bool) -> Dispatch:
+def dispatch_for(queue: str, tasks: Iterable[AppTask[Any]], patience: float, *, processes: bool) -> Dispatch:
     """What suits the tasks: an event loop for coroutines.
 
     A thread that waits for a coroutine is a waste, so one is enough for that; a child process has one task at a time.
@@ -126,12 +124,12 @@ def dispatch_for(queue: str, tasks: Iterable[AppTask[Any, Any]], patience: float
 
 
 def _rebuilt(
-    framework: Framework | None, kind: type[Dispatch], queue: str, tasks: Iterable[AppTask[Any, Any]], patience: float
+    framework: Framework | None, kind: type[Dispatch], queue: str, tasks: Iterable[AppTask[Any]], patience: float
 ) -> Dispatch:
     return kind(queue, tasks, patience, framework)
 
 
-def _upgraded(task: AppTask[Any, Any], payload: object, version: int) -> object:
+def _upgraded(task: AppTask[Any], payload: object, version: int) -> object:
     try:
         return task.upgraded(payload, version)
     except Exception as exc:

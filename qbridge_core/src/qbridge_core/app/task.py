@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, Final, Generic, ParamSpec, TypeVar
+from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar, overload
 
 from qbridge_core.app.payload.signature import Signature
 from qbridge_core.app.sending import Outbox, SendOptions, TaskMessage
@@ -16,59 +16,17 @@ from qbridge_core.task.context import TaskContext, current_run
 from qbridge_core.task.run import Run
 from qbridge_core.task.terms import Terms
 
+F_co = TypeVar("F_co", bound=Callable[..., Any], covariant=True)
+"""The function of a task, with the parameter that gets its context."""
 P = ParamSpec("P")
-"""The parameters of a function without its context."""
+"""The parameters of the function without its context."""
 R = TypeVar("R")
 Upgrade = Callable[[Any], Any]
 _Upgrade = TypeVar("_Upgrade", bound=Upgrade)
 _DIRECT: Final = "direct call"
 
 
-class Sender(Generic[P]):
-    """Sends messages of a task: an :class:`AppTask`, or one with :meth:`~AppTask.options`. Thread-safe."""
-
-    _task: AppTask[Any, Any]
-    _options: SendOptions
-
-    def send(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        """Send a message that calls it with these arguments; return the task id. The message is confirmed on return.
-
-        Arguments that are left to their defaults do not travel: the worker's defaults count.
-
-        Raises:
-            PayloadError: an argument is missing, or not of its type; the text has its path.
-            ConfigurationError: it is not known which broker.
-            The errors of ``QueueClient.publish`` and, at the first message, of ``connect`` and ``declare``.
-        """
-        message = self._message(args, kwargs)
-        self._task.outbox.publish(message)
-        return message.task_id
-
-    async def asend(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        """The same for coroutines: another thread waits for the broker. When it is cancelled, that thread goes on."""
-        import asyncio  # here, for most producers do without
-
-        message = self._message(args, kwargs)
-        await asyncio.to_thread(self._task.outbox.publish, message)
-        return message.task_id
-
-    def message(self, *args: P.args, **kwargs: P.kwargs) -> TaskMessage:
-        """The message that ``send`` would send, for :meth:`App.send_many`."""
-        return self._message(args, kwargs)
-
-    def _message(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TaskMessage:
-        task, options = self._task, self._options
-        content, task_id = Message.for_task(
-            task.signature.encode(task.name, args, kwargs),
-            task_id=options.task_id,
-            headers=options.headers,
-            name=task.name,
-            version=task.payload_version,
-        )
-        return TaskMessage(task.name, task.queue, task_id, content, options)
-
-
-class AppTask(Sender[P], Generic[P, R]):
+class AppTask(Generic[F_co]):
     """A task of an :class:`~qbridge_core.App`, which makes it. Thread-safe.
 
     Calling it calls the function, here and now. A function whose first parameter is a
@@ -85,7 +43,7 @@ class AppTask(Sender[P], Generic[P, R]):
 
     def __init__(
         self,
-        function: Callable[..., R],
+        function: F_co,
         name: str,
         queue: str,
         aliases: tuple[str, ...],
@@ -94,8 +52,8 @@ class AppTask(Sender[P], Generic[P, R]):
         outbox: Callable[[], Outbox],
     ) -> None:
         functools.update_wrapper(self, function)
-        self._task, self._options = self, SendOptions()
-        self.function = function
+        self._options = SendOptions()
+        self.function: Final[F_co] = function
         self.name = name
         self.queue = queue
         self.aliases = aliases
@@ -105,7 +63,14 @@ class AppTask(Sender[P], Generic[P, R]):
         self._outbox = outbox
         self._upgrades: list[Upgrade] = []
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    # The overloads are here and not at the decorator: where there is an Any in the function's signature mypy cannot
+    # choose between them, which does no harm here, since both return the same.
+
+    @overload
+    def __call__(self: AppTask[Callable[Concatenate[TaskContext, P], R]], *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    def __call__(self: AppTask[Callable[P, R]], *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function."""
         if self.signature.context is None:
             return self.function(*args, **kwargs)
@@ -120,6 +85,48 @@ class AppTask(Sender[P], Generic[P, R]):
 
     # ------------------------------------------------------------------ sending
 
+    @overload
+    def send(self: AppTask[Callable[Concatenate[TaskContext, P], Any]], *args: P.args, **kwargs: P.kwargs) -> str: ...
+    @overload
+    def send(self: AppTask[Callable[P, Any]], *args: P.args, **kwargs: P.kwargs) -> str: ...
+    def send(self, *args: Any, **kwargs: Any) -> str:
+        """Send a message that calls it with these arguments; return the task id. The message is confirmed on return.
+
+        Arguments that are left to their defaults do not travel: the worker's defaults count.
+
+        Raises:
+            PayloadError: an argument is missing, or not of its type; the text has its path.
+            ConfigurationError: it is not known which broker.
+            The errors of ``QueueClient.publish`` and, at the first message, of ``connect`` and ``declare``.
+        """
+        message = self._message(args, kwargs)
+        self.outbox.publish(message)
+        return message.task_id
+
+    @overload
+    async def asend(
+        self: AppTask[Callable[Concatenate[TaskContext, P], Any]], *args: P.args, **kwargs: P.kwargs
+    ) -> str: ...
+    @overload
+    async def asend(self: AppTask[Callable[P, Any]], *args: P.args, **kwargs: P.kwargs) -> str: ...
+    async def asend(self, *args: Any, **kwargs: Any) -> str:
+        """The same for coroutines: another thread waits for the broker. When it is cancelled, that thread goes on."""
+        import asyncio  # here, for most producers do without
+
+        message = self._message(args, kwargs)
+        await asyncio.to_thread(self.outbox.publish, message)
+        return message.task_id
+
+    @overload
+    def message(
+        self: AppTask[Callable[Concatenate[TaskContext, P], Any]], *args: P.args, **kwargs: P.kwargs
+    ) -> TaskMessage: ...
+    @overload
+    def message(self: AppTask[Callable[P, Any]], *args: P.args, **kwargs: P.kwargs) -> TaskMessage: ...
+    def message(self, *args: Any, **kwargs: Any) -> TaskMessage:
+        """The message that ``send`` would send, for :meth:`App.send_many`."""
+        return self._message(args, kwargs)
+
     def options(
         self,
         *,
@@ -128,8 +135,8 @@ class AppTask(Sender[P], Generic[P, R]):
         task_id: str | None = None,
         headers: Mapping[str, str] | None = None,
         publish_timeout: float | None = None,
-    ) -> Sender[P]:
-        """Say more of a message, as in ``send_mail.options(delay=60).send(mail)``.
+    ) -> Self:
+        """The same task, of whose messages more is said: ``send_mail.options(delay=60).send(mail)``.
 
         Args:
             delay: seconds before it may be delivered.
@@ -141,9 +148,10 @@ class AppTask(Sender[P], Generic[P, R]):
         Raises:
             ConfigurationError: one of them makes no sense.
         """
-        sender: Sender[P] = Sender()
-        sender._task, sender._options = self, SendOptions(delay, at, task_id, headers, publish_timeout)
-        return sender
+        task = type(self).__new__(type(self))
+        vars(task).update(vars(self))
+        task._options = SendOptions(delay, at, task_id, headers, publish_timeout)
+        return task
 
     # ------------------------------------------------------------------ versions
 
@@ -184,6 +192,17 @@ class AppTask(Sender[P], Generic[P, R]):
     def outbox(self) -> Outbox:
         """What sends its messages."""
         return self._outbox()
+
+    def _message(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TaskMessage:
+        options = self._options
+        content, task_id = Message.for_task(
+            self.signature.encode(self.name, args, kwargs),
+            task_id=options.task_id,
+            headers=options.headers,
+            name=self.name,
+            version=self.payload_version,
+        )
+        return TaskMessage(self.name, self.queue, task_id, content, options)
 
     def _context(self) -> TaskContext:
         run = current_run.get()

@@ -20,7 +20,7 @@ from qbridge_core.work.workers import Workers
 def managers_for(
     client: QueueClient,
     queues: Iterable[Queue],
-    tasks: Sequence[AppTask[Any, Any]],
+    tasks: Sequence[AppTask[Any]],
     patience: float,
     settings: Mapping[str, Any],
 ) -> list[TaskManager]:
