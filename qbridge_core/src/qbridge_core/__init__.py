@@ -5,7 +5,8 @@ an implementation detail, except these two, :mod:`qbridge_core.errors`, :mod:`qb
 :mod:`qbridge_core.contract.message` and :mod:`qbridge_core.testing`.
 """
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Final
 
 # What authors of backends had from here before there was qbridge_core.backend stays where they find it.
 from qbridge_core.backend import BackendFactory as BackendFactory
@@ -29,6 +30,7 @@ from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.clienthooks import use_plugins
 from qbridge_core.contract.dead_letter import DeadLetter, Failure, Reason
 from qbridge_core.contract.delayed import DelayedMessage
+from qbridge_core.contract.envelope import MalformedTaskError, Task, UnsupportedTaskError
 from qbridge_core.contract.findings import Finding, FindingStatus, QueueUse
 from qbridge_core.contract.history import Attempt, AttemptOutcome
 from qbridge_core.contract.hookspecs import hookimpl
@@ -83,6 +85,10 @@ if TYPE_CHECKING:
     from qbridge_core.app.sending import TaskMessage
     from qbridge_core.app.task import AppTask
     from qbridge_core.supervise.supervisor import Supervisor
+    from qbridge_core.task.formats.base import Format, Outgoing
+    from qbridge_core.task.formats.envelope import EnvelopeFormat
+    from qbridge_core.task.formats.raw import RawFormat
+    from qbridge_core.task.formats.wholejson import JSONFormat
     from qbridge_core.work.manager import TaskManager
     from qbridge_core.work.workers import run_workers
 
@@ -107,21 +113,26 @@ __all__ = [
     "Delivery",
     "DeliveryLostError",
     "DuplicateBackendError",
+    "EnvelopeFormat",
     "ExceptionRule",
     "ExponentialBackoff",
     "Failure",
     "Finding",
     "FindingStatus",
+    "Format",
     "HandlerTimeout",
     "Health",
     "IdleTimeoutError",
     "InvalidURLError",
+    "JSONFormat",
     "LettersGoneError",
     "LinearBackoff",
+    "MalformedTaskError",
     "Message",
     "MessageTooLargeError",
     "NotConnectedError",
     "Outcome",
+    "Outgoing",
     "PayloadError",
     "PermanentError",
     "PublishUnconfirmedError",
@@ -132,6 +143,7 @@ __all__ = [
     "QueuePausedError",
     "QueueStats",
     "QueueUse",
+    "RawFormat",
     "Reason",
     "Reject",
     "RemoteError",
@@ -140,6 +152,7 @@ __all__ = [
     "RunReport",
     "Snooze",
     "Supervisor",
+    "Task",
     "TaskContext",
     "TaskControl",
     "TaskManager",
@@ -150,6 +163,7 @@ __all__ = [
     "UnknownSchemeError",
     "UnroutableError",
     "UnsupportedError",
+    "UnsupportedTaskError",
     "WorkerStartError",
     "__version__",
     "backends",
@@ -163,6 +177,15 @@ __all__ = [
 ]
 
 
+_FORMATS: Final = {
+    "EnvelopeFormat": "qbridge_core.task.formats.envelope",
+    "Format": "qbridge_core.task.formats.base",
+    "JSONFormat": "qbridge_core.task.formats.wholejson",
+    "Outgoing": "qbridge_core.task.formats.base",
+    "RawFormat": "qbridge_core.task.formats.raw",
+}
+
+
 def __getattr__(name: str) -> object:
     """Import what works and watches only when somebody asks for it: a process that only sends needs neither."""
     found: object
@@ -174,6 +197,8 @@ def __getattr__(name: str) -> object:
         from qbridge_core.app.sending import TaskMessage as found
     elif name == "TaskManager":
         from qbridge_core.work.manager import TaskManager as found
+    elif name in _FORMATS:
+        found = getattr(importlib.import_module(_FORMATS[name]), name)
     elif name == "Supervisor":
         from qbridge_core.supervise.supervisor import Supervisor as found
     elif name == "run_workers":

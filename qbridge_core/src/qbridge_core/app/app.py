@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, Unpack, overloa
 from qbridge_core.app.connection import Connection
 from qbridge_core.app.naming import check_name, name_of
 from qbridge_core.app.payload.signature import signature_of
-from qbridge_core.app.queues import DEFAULT_QUEUE, Queue, QueueSettings, queue_of
+from qbridge_core.app.queues import DEFAULT_QUEUE, Queue, QueueSettings, queue_of, usual_queue
 from qbridge_core.app.sending import Outbox, TaskMessage
 from qbridge_core.app.task import AppTask
 from qbridge_core.contract.checks import check_queue_name, require_seconds
@@ -319,7 +319,7 @@ class App:
                 )
 
     def _queue(self, name: str) -> Queue:
-        return self._found(name) or queue_of(name, {})
+        return self._found(name) or usual_queue(name)
 
     def _found(self, name: str) -> Queue | None:
         own = self._queues.get(name)

@@ -51,7 +51,7 @@ class Dispatch(Router):
     def route(self, task: Task, delivery: Delivery) -> Terms:
         """Find the function, and make its arguments of the payload."""
         del delivery
-        name = task.document.get(_NAME)
+        name = task.document.get(_NAME) if task.name is None else task.name
         found = self._by_name.get(name) if isinstance(name, str) else self._refuse_nameless(task, name)
         if found is None:
             raise self._not_yet(f"no task of {self._queue!r} is called {name!r}", task, Reason.UNKNOWN_TASK)
@@ -66,7 +66,9 @@ class Dispatch(Router):
             text = f"the payload is of version {version} of {found.name}, which is {found.payload_version} here"
             raise self._not_yet(text, task, Reason.UNKNOWN_TASK)
         try:
-            payload = task.payload if version == found.payload_version else _upgraded(found, task.payload, version)
+            payload = task.payload if task.args is None else found.signature.named(task.args, task.payload)
+            if version != found.payload_version:
+                payload = _upgraded(found, payload, version)
             return found.signature.decode(payload)
         except MisfitError as exc:
             raise MalformedTaskError(f"{found.name}: {exc}", task.task_id) from exc
@@ -79,10 +81,11 @@ class Dispatch(Router):
         return NotYetError(text + known, reason, self._patience, task.task_id)
 
     def _refuse_nameless(self, task: Task, name: object) -> NoReturn:
+        known = listed(list(self._by_name))
+        if task.name is None and not task.document:
+            raise MalformedTaskError(f"nothing says which task this is: {known}", task.task_id)
         what = "has no" if name is None else f"has {kind_of(name)} as"
-        raise MalformedTaskError(
-            f'the JSON object {what} "{_NAME}", which names the task: {listed(list(self._by_name))}', task.task_id
-        )
+        raise MalformedTaskError(f'the JSON object {what} "{_NAME}", which names the task: {known}', task.task_id)
 
     def __call__(self, payload: _Call) -> object:
         """Run it."""

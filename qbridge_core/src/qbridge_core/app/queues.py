@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
 
 from qbridge_core.contract.checks import check_declaration, check_queue_name
 from qbridge_core.contract.names import default_dead_letter_queue
 from qbridge_core.errors import ConfigurationError
+from qbridge_core.task.formats.base import Format
+from qbridge_core.task.formats.chosen import formats_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -31,6 +34,7 @@ class QueueSettings(TypedDict, total=False):
     max_memory_per_child: int | None
     interrupt: bool
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None
+    formats: Sequence[Format | type[Format]] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +45,13 @@ class Queue:
         name: its name.
         dead_letter_queue: where its letters go.
         settings: the other arguments of its manager.
+        writes: the format of what is sent there; ``None`` for the envelope.
     """
 
     name: str
     dead_letter_queue: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    writes: Format | None = None
 
 
 def queue_of(name: str, settings: Mapping[str, Any]) -> Queue:
@@ -63,7 +69,19 @@ def queue_of(name: str, settings: Mapping[str, Any]) -> Queue:
             raise ConfigurationError(f"queue {name!r} has no setting {setting!r}; {hint}{_elsewhere(setting)}")
     dead = settings.get(_DEAD) or default_dead_letter_queue(name)
     check_declaration(name, dead)
-    return Queue(name, dead, {key: value for key, value in settings.items() if key != _DEAD})
+    formats = formats_of(settings.get("formats"))
+    others = {key: value for key, value in settings.items() if key != _DEAD}
+    return Queue(name, dead, others, None if formats is None else formats.first)
+
+
+@functools.lru_cache(maxsize=1024)
+def usual_queue(name: str) -> Queue:
+    """A queue of which nobody has said anything.
+
+    Raises:
+        ConfigurationError: no queue can have such a name.
+    """
+    return queue_of(name, {})
 
 
 def _elsewhere(setting: str) -> str:

@@ -9,9 +9,16 @@ from datetime import datetime
 
 from qbridge_core.app.connection import Connection
 from qbridge_core.app.queues import Queue
-from qbridge_core.contract.checks import check_publish_timeout, require_seconds
-from qbridge_core.contract.message import Message
+from qbridge_core.contract.checks import (
+    check_expires,
+    check_headers,
+    check_publish_timeout,
+    check_task_id,
+    require_seconds,
+)
+from qbridge_core.contract.message import Message, new_id
 from qbridge_core.errors import ConfigurationError
+from qbridge_core.task.formats.base import Outgoing
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,21 +30,28 @@ class SendOptions:
     task_id: str | None = None
     headers: Mapping[str, str] | None = None
     publish_timeout: float | None = None
+    expires: float | datetime | None = None
 
     def __post_init__(self) -> None:
         require_seconds("delay", self.delay)
         check_publish_timeout(self.publish_timeout)
-        if self.at is None:
-            return
-        if not isinstance(self.at, datetime) or self.at.tzinfo is None:
-            raise ConfigurationError(f"at must be a datetime with a time zone, not {self.at!r}")
-        if self.delay:
-            raise ConfigurationError("delay and at both say when; give one of them")
+        if self.at is not None:
+            if not isinstance(self.at, datetime) or self.at.tzinfo is None:
+                raise ConfigurationError(f"at must be a datetime with a time zone, not {self.at!r}")
+            if self.delay:
+                raise ConfigurationError("delay and at both say when; give one of them")
+        if self.expires is not None:
+            check_expires(self.expires, self.seconds)
 
     @property
     def seconds(self) -> float:
         """From now on until it may be delivered."""
         return self.delay if self.at is None else max(0.0, self.at.timestamp() - time.time())
+
+    @property
+    def expires_at(self) -> float | None:
+        """When a message that is made now expires, in Unix time."""
+        return None if self.expires is None else check_expires(self.expires)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +86,36 @@ class Outbox:
         self._connection = connection
         self._queue = queue
         self._declare = declare
+
+    def message(self, task: str, queue: str, payload: object, version: int, options: SendOptions) -> TaskMessage:
+        """Make a message, in the format of its queue.
+
+        Args:
+            task: the name of the task.
+            queue: where it goes.
+            payload: what JSON can say.
+            version: of what the payload is made of.
+            options: what else is said of it.
+
+        Raises:
+            PayloadError: the format cannot say that.
+        """
+        writes = self._queue(queue).writes
+        if writes is None:
+            content, task_id = Message.for_task(
+                payload,
+                task_id=options.task_id,
+                headers=options.headers,
+                name=task,
+                version=version,
+                expires_at=options.expires_at,
+            )
+            return TaskMessage(task, queue, task_id, content, options)
+        message_id = new_id()
+        task_id = message_id if options.task_id is None else check_task_id(options.task_id)
+        headers = check_headers(options.headers)
+        outgoing = Outgoing(payload, task_id, message_id, queue, task, version, headers, options.expires_at)
+        return TaskMessage(task, queue, task_id, writes.write(outgoing), options)
 
     def publish(self, message: TaskMessage) -> None:
         """Publish one message; it is confirmed on return."""

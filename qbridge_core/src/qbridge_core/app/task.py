@@ -10,7 +10,7 @@ from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar, o
 
 from qbridge_core.app.payload.signature import Signature
 from qbridge_core.app.sending import Outbox, SendOptions, TaskMessage
-from qbridge_core.contract.message import Delivery, Message
+from qbridge_core.contract.message import Delivery
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.task.context import TaskContext, current_run
 from qbridge_core.task.run import Run
@@ -135,6 +135,7 @@ class AppTask(Generic[F_co]):
         task_id: str | None = None,
         headers: Mapping[str, str] | None = None,
         publish_timeout: float | None = None,
+        expires: float | datetime | None = None,
     ) -> Self:
         """The same task, of whose messages more is said: ``send_mail.options(delay=60).send(mail)``.
 
@@ -144,13 +145,15 @@ class AppTask(Generic[F_co]):
             task_id: its id; a UUID when missing.
             headers: strings, no names with the prefix ``x-qbridge-``.
             publish_timeout: seconds to wait for the confirmation; ``None`` means the client's setting.
+            expires: seconds from when the message is made, or a time with a time zone. What no worker has begun by then
+                is a dead letter, and does not run; what has begun is retried as ever.
 
         Raises:
             ConfigurationError: one of them makes no sense.
         """
         task = type(self).__new__(type(self))
         vars(task).update(vars(self))
-        task._options = SendOptions(delay, at, task_id, headers, publish_timeout)
+        task._options = SendOptions(delay, at, task_id, headers, publish_timeout, expires)
         return task
 
     # ------------------------------------------------------------------ versions
@@ -194,15 +197,8 @@ class AppTask(Generic[F_co]):
         return self._outbox()
 
     def _message(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TaskMessage:
-        options = self._options
-        content, task_id = Message.for_task(
-            self.signature.encode(self.name, args, kwargs),
-            task_id=options.task_id,
-            headers=options.headers,
-            name=self.name,
-            version=self.payload_version,
-        )
-        return TaskMessage(self.name, self.queue, task_id, content, options)
+        payload = self.signature.encode(self.name, args, kwargs)
+        return self.outbox.message(self.name, self.queue, payload, self.payload_version, self._options)
 
     def _context(self) -> TaskContext:
         run = current_run.get()

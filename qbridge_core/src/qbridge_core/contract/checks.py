@@ -6,7 +6,9 @@ import functools
 import math
 import re
 import reprlib
+import time
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Final, TypeGuard
 
 from qbridge_core.contract.headers import HEADER_PREFIX, NO_HEADERS
@@ -111,6 +113,17 @@ def check_message_id(message_id: object) -> str | None:
     if isinstance(message_id, str) and _is_text(message_id) and 0 < len(message_id.encode()) <= MAX_ID_CHARS:
         return message_id
     raise PayloadError(f"a message_id must be a string of 1 to {MAX_ID_CHARS} bytes in UTF-8, not {message_id!r}")
+
+
+def check_task_id(task_id: object) -> str:
+    """Return the id of a task.
+
+    Raises:
+        PayloadError: it is no string, or an empty or a long one.
+    """
+    if not isinstance(task_id, str) or not 0 < len(task_id) <= MAX_ID_CHARS:
+        raise PayloadError(f"task_id must be a string of 1 to {MAX_ID_CHARS} characters")
+    return task_id
 
 
 def check_headers(headers: Mapping[str, str] | None) -> Mapping[str, str]:
@@ -238,6 +251,27 @@ def require_seconds(name: str, value: object, *, positive: bool = False) -> floa
         kind = "a positive number" if positive else "a number of at least 0"
         raise ConfigurationError(f"{name} must be {kind} (seconds), not {value!r}")
     return float(value)
+
+
+def check_expires(expires: object, delay: float = 0.0) -> float:
+    """Return when a task expires, in Unix time, refusing what cannot say that, and what says that it never runs.
+
+    Args:
+        expires: seconds from now on, or a time with a time zone, which may be past.
+        delay: seconds before it may run.
+
+    Raises:
+        ConfigurationError: it is something else, or ends before the delay.
+    """
+    if isinstance(expires, datetime):
+        if expires.tzinfo is None:
+            raise ConfigurationError(f"expires must be seconds or a datetime with a time zone, not {expires!r}")
+        moment = expires.timestamp()
+    else:
+        moment = time.time() + require_seconds("expires", expires, positive=True)
+    if delay and moment <= time.time() + delay:
+        raise ConfigurationError(f"a task that may run in {delay:g} s and expires before that would never run")
+    return round(moment, 3)
 
 
 def is_number(value: object) -> TypeGuard[float]:

@@ -47,6 +47,8 @@ class Reason(StrEnum):
     MALFORMED = "malformed"
     REJECTED = "rejected"
     UNKNOWN_TASK = "unknown task"
+    UNSUPPORTED = "unsupported"
+    EXPIRED = "expired"
 
 
 @dataclass(frozen=True, slots=True)

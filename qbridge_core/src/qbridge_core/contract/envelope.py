@@ -6,25 +6,42 @@ import json
 import math
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
-from qbridge_core.contract.checks import DEFAULT_MAX_MESSAGE_BYTES, MAX_ID_CHARS
+from qbridge_core.contract.checks import DEFAULT_MAX_MESSAGE_BYTES, MAX_ID_CHARS, is_number
 from qbridge_core.errors import PayloadError
 
 
-class MalformedTaskError(Exception):
-    """The message can never be run; the text says why.
+class UnfitError(Exception):
+    """The message cannot be run; the text says why.
 
     Args:
         text: why.
         task_id: the id of the task, where that can be read.
+
+    Attributes:
+        reason: that of the dead letter, a value of :class:`~qbridge_core.Reason`.
     """
+
+    reason: str
 
     def __init__(self, text: str, task_id: str | None = None) -> None:
         super().__init__(text)
         self.task_id = task_id
+
+
+class MalformedTaskError(UnfitError):
+    """It is no task, or none that its handler could take."""
+
+    reason = "malformed"
+
+
+class UnsupportedTaskError(UnfitError):
+    """It is a task, and asks for something that there is not here: it is not run at all, rather than in part."""
+
+    reason = "unsupported"
 
 
 @dataclass(slots=True)
@@ -32,14 +49,23 @@ class Task:
     """A task as the producer wrote it. Not frozen, which would cost three times as much for each message.
 
     Attributes:
-        payload: what the handler gets.
+        payload: what the handler gets. With ``args`` the keyword arguments.
         task_id: the producer's id, or ``None``.
-        document: the whole envelope, as it was read; what else is in it nobody has looked at.
+        document: the whole envelope, as it was read; what else is in it nobody has looked at. Other formats may put
+            its ``version`` there.
+        name: which task it is, where that is not the ``task`` of the document.
+        args: positional arguments, of formats that have those; ``None`` of others.
+        expires_at: what has not begun by then (Unix time in seconds) is not run.
+        due_at: it is not run before (Unix time in seconds).
     """
 
     payload: Any = field(repr=False)
     task_id: str | None
     document: Mapping[str, Any] = field(repr=False)
+    name: str | None = None
+    args: Sequence[Any] | None = field(default=None, repr=False)
+    expires_at: float | None = None
+    due_at: float | None = None
 
 
 # Half of what a Python 3.11 can read by default. Python 3.13 writes ten times as much.
@@ -52,7 +78,9 @@ _suspicious_key = re.compile(r"""":(?<=[0-9el]":)(?:(?<=[0-9]":)|(?<="true":)|(?
 _encode_json = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
-def write_task(payload: object, task_id: str, name: str | None = None, version: int = 1) -> bytes:
+def write_task(
+    payload: object, task_id: str, name: str | None = None, version: int = 1, expires_at: float | None = None
+) -> bytes:
     """The body of a task.
 
     Args:
@@ -60,16 +88,33 @@ def write_task(payload: object, task_id: str, name: str | None = None, version: 
         task_id: the id.
         name: which task it is, where a queue has several kinds of them.
         version: of what the payload is made of; the first one is not written.
+        expires_at: what has not begun by then (Unix time in seconds) is not run.
+
+    Raises:
+        PayloadError: the payload cannot be written as JSON, or would not be what it was.
+    """
+    document: dict[str, object] = {"payload": payload, "task_id": task_id, "retry": 0}
+    if name is not None:
+        document["task"] = name
+        if version != 1:
+            document["version"] = version
+    if expires_at is not None:
+        document["expires_at"] = expires_at
+    return write_json(document, payload, task_id)
+
+
+def write_json(document: object, payload: object, task_id: str) -> bytes:
+    """A JSON document, for a body.
+
+    Args:
+        document: the payload itself, or with more around it that can surely be written.
+        payload: what a producer gave.
+        task_id: what errors call it.
 
     Raises:
         PayloadError: the payload cannot be written as JSON, or would not be what it was.
     """
     try:
-        document: dict[str, object] = {"payload": payload, "task_id": task_id, "retry": 0}
-        if name is not None:
-            document["task"] = name
-            if version != 1:
-                document["version"] = version
         text = _encode_json(document)
         body = text.encode("utf-8")
     except (TypeError, ValueError, RecursionError) as exc:
@@ -164,6 +209,37 @@ def decode_json(text: str) -> Any:
     return document if end == len(text) else _decoder.decode(text)
 
 
+def read_json(body: bytes, max_bytes: int) -> Any:
+    """Read a body that is a JSON document.
+
+    Raises:
+        MalformedTaskError: it is none.
+    """
+    refuse_long(body, max_bytes)
+    try:
+        return decode_json(body.decode("utf-8"))
+    except (ValueError, RecursionError) as exc:
+        raise _unreadable(body, exc) from exc
+
+
+def refuse_long(body: bytes, max_bytes: int) -> None:
+    """Refuse a body that is too long.
+
+    Raises:
+        MalformedTaskError: it has more bytes than that.
+    """
+    if len(body) > max_bytes:
+        raise MalformedTaskError(f"the body has {len(body)} bytes; the limit is {max_bytes}")
+
+
+def _unreadable(body: bytes, exc: Exception) -> MalformedTaskError:
+    if isinstance(exc, UnicodeDecodeError):
+        return MalformedTaskError(f"the body is not UTF-8: {exc.reason} at byte {exc.start}{_guess(body)}")
+    if isinstance(exc, RecursionError):
+        return MalformedTaskError("the body is nested too deep")
+    return MalformedTaskError(f"the body is not JSON: {exc}{_guess(body)}")
+
+
 def task_of(body: bytes) -> Task | None:
     """The task of a message that is here already, however long it is; ``None`` when it is none."""
     try:
@@ -179,21 +255,22 @@ def read_task(body: bytes, max_bytes: int = DEFAULT_MAX_MESSAGE_BYTES) -> Task:
         MalformedTaskError: anything else.
     """
     if len(body) > max_bytes:
-        raise MalformedTaskError(f"the body has {len(body)} bytes; the limit is {max_bytes}")
+        refuse_long(body, max_bytes)
     try:
-        document = decode_json(body.decode("utf-8"))
-    except UnicodeDecodeError as exc:
-        raise MalformedTaskError(f"the body is not UTF-8: {exc.reason} at byte {exc.start}{_guess(body)}") from exc
-    except RecursionError as exc:
-        raise MalformedTaskError("the body is nested too deep") from exc
-    except ValueError as exc:
-        raise MalformedTaskError(f"the body is not JSON: {exc}{_guess(body)}") from exc
+        document = decode_json(body.decode("utf-8"))  # as read_json does, without the call
+    except (ValueError, RecursionError) as exc:
+        raise _unreadable(body, exc) from exc
     if not isinstance(document, dict):
         twice = "; was it encoded twice?" if isinstance(document, str) and document[:1] in ("{", "[") else ""
         raise MalformedTaskError(f"the body is a JSON {json_type(document)}, not an object{twice}")
     if "payload" not in document:
         raise MalformedTaskError('the JSON object has no "payload"; what the handler gets goes there: {"payload": …}')
-    return Task(document["payload"], _task_id(document.get("task_id")), document)
+    task_id = document.get("task_id")
+    if task_id.__class__ is not str or not 0 < len(task_id) <= MAX_ID_CHARS:
+        task_id = _task_id(task_id)
+    if "expires_at" in document:
+        return Task(document["payload"], task_id, document, None, None, _expiry(document["expires_at"], task_id))
+    return Task(document["payload"], task_id, document)
 
 
 # How bodies begin that are something else. Sources: RFC 1952 (gzip), RFC 1950 (zlib), RFC 8878 (zstd), the formats of
@@ -237,6 +314,12 @@ def _task_id(value: object) -> str | None:
     if len(text) > MAX_ID_CHARS:
         raise MalformedTaskError(f'"task_id" has {len(text)} characters; {MAX_ID_CHARS} are allowed')
     return text
+
+
+def _expiry(value: object, task_id: str | None) -> float | None:
+    if value is None or is_number(value):
+        return value
+    raise MalformedTaskError(f'"expires_at" is a JSON {json_type(value)}, and no Unix time in seconds', task_id)
 
 
 def json_type(value: object) -> str:

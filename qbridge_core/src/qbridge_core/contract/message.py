@@ -14,11 +14,11 @@ from typing import Any, Final
 
 from qbridge_core.contract.checks import (
     DEFAULT_MAX_MESSAGE_BYTES,
-    MAX_ID_CHARS,
     check_body,
     check_headers,
     check_message_id,
     check_queue_name,
+    check_task_id,
 )
 from qbridge_core.contract.dead_letter import Failure, Noted, Reason
 from qbridge_core.contract.envelope import write_task
@@ -39,7 +39,7 @@ from qbridge_core.contract.headers import (
 )
 from qbridge_core.contract.history import Attempt, read_history, with_attempts, write_history
 from qbridge_core.contract.names import worker_identity
-from qbridge_core.errors import ConfigurationError, PayloadError
+from qbridge_core.errors import ConfigurationError
 
 _RANDOM_BITS: Final = ~(0xF << 76 | 0b11 << 62)
 _VERSION_4: Final = 4 << 76 | 0b10 << 62
@@ -80,10 +80,12 @@ class Message:
         headers: Mapping[str, str] | None = None,
         name: str | None = None,
         version: int = 1,
+        expires_at: float | None = None,
     ) -> tuple[Message, str]:
         """Build the JSON envelope of a task; return the message and its task id.
 
         ``name`` says which task it is, and ``version`` what its payload is made of, for an :class:`~qbridge_core.App`.
+        What has not begun at ``expires_at`` (Unix time in seconds) is not run.
 
         The message id is fresh for each call even when a task id is used twice, so that two messages are
         never taken for one.
@@ -92,11 +94,9 @@ class Message:
             PayloadError: the payload cannot be written as JSON, or the task id is not a usable string.
         """
         message_id = new_id()
-        if task_id is None:
-            task_id = message_id
-        elif not isinstance(task_id, str) or not 0 < len(task_id) <= MAX_ID_CHARS:
-            raise PayloadError(f"task_id must be a string of 1 to {MAX_ID_CHARS} characters")
-        return cls(write_task(payload, task_id, name, version), check_headers(headers), message_id), task_id
+        task_id = message_id if task_id is None else check_task_id(task_id)
+        body = write_task(payload, task_id, name, version, expires_at)
+        return cls(body, check_headers(headers), message_id), task_id
 
 
 def check_message(message: object) -> Message:

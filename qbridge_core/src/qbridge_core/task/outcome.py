@@ -24,6 +24,8 @@ class Outcome(StrEnum):
     MALFORMED = "malformed"
     REJECTED = "rejected"
     UNKNOWN_TASK = "unknown task"
+    UNSUPPORTED = "unsupported"
+    EXPIRED = "expired"
     SNOOZED = "snoozed"
     HANDED_BACK = "handed back"
 
@@ -38,7 +40,7 @@ def dead_lettered(reason: Reason) -> Outcome:
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """Counts by outcome. ``FAILED`` to ``UNKNOWN_TASK`` are dead letters by reason; ``RETRIED`` counts each retry.
+    """Counts by outcome. ``FAILED`` to ``EXPIRED`` are dead letters by reason; ``RETRIED`` counts each retry.
 
     ``report[Outcome.SUCCEEDED]`` and ``report.succeeded`` are the same number.
     """

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from qbridge_core.contract.dead_letter import Reason
-from qbridge_core.contract.envelope import Task
+from qbridge_core.contract.envelope import Task, UnfitError
 from qbridge_core.contract.message import Delivery
 from qbridge_core.task.terms import Terms
 
 
-class NotYetError(Exception):
+class NotYetError(UnfitError):
     """No worker of this program can run the message, but one that is deployed later may.
 
     Args:
@@ -23,8 +23,7 @@ class NotYetError(Exception):
     """
 
     def __init__(self, text: str, reason: Reason, patience: float, task_id: str | None = None) -> None:
-        super().__init__(text)
-        self.task_id = task_id
+        super().__init__(text, task_id)
         self.reason = reason
         self.patience = patience
 
@@ -50,8 +49,7 @@ class Router(ABC):
         Runs in a worker's thread, or in the event loop, before the run: it must be quick.
 
         Raises:
-            MalformedTaskError: it can never run.
-            NotYetError: it cannot run here.
+            UnfitError: it can never run, or not here.
         """
 
     @abstractmethod

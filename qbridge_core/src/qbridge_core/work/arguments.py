@@ -13,6 +13,7 @@ from qbridge_core.errors import ConfigurationError, NotConnectedError
 from qbridge_core.execute.executor import is_coroutine_function
 from qbridge_core.execute.lifespan import Lifespan
 from qbridge_core.runtime.system import require_posix
+from qbridge_core.task.formats.chosen import Formats
 from qbridge_core.task.retry import ExceptionRule, RetryPolicy
 from qbridge_core.task.runhooks import RunHooks
 from qbridge_core.task.terms import Policy
@@ -84,6 +85,7 @@ def checked_program(
     max_memory_per_child: object,
     lifespan: Lifespan | None,
     run_hooks: RunHooks | None = None,
+    formats: Formats | None = None,
 ) -> Program | None:
     """What child processes load; None when handlers run in threads."""
     max_tasks = checked_count("max_tasks_per_child", max_tasks_per_child)
@@ -92,7 +94,7 @@ def checked_program(
         require_posix("executor='process'")
         from qbridge_core.execute.processes.children import Program
 
-        return Program.of(handler, policy, max_tasks, max_memory, lifespan, run_hooks)
+        return Program.of(handler, policy, max_tasks, max_memory, lifespan, run_hooks, formats)
     if executor != "thread":
         raise ConfigurationError(f"executor must be 'thread' or 'process', not {executor!r}")
     if max_tasks is not None or max_memory is not None:

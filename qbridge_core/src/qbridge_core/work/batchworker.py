@@ -12,13 +12,12 @@ from collections.abc import Sequence
 from contextvars import copy_context
 from typing import Final
 
-from qbridge_core.contract.envelope import MalformedTaskError, read_task
+from qbridge_core.contract.envelope import UnfitError
 from qbridge_core.contract.message import Delivery
 from qbridge_core.execute.executor import NotStartedError, Together
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.task.context import current_run
 from qbridge_core.task.foreign import GivenUp, Step
-from qbridge_core.task.routing import NotYetError
 from qbridge_core.task.run import Run, task_id_of
 from qbridge_core.task.verdict import Judged, Verdict
 from qbridge_core.work.job import Job
@@ -67,12 +66,11 @@ class BatchWorker(Worker):
         job = self._job
         try:
             for delivery in deliveries:
-                task = read_task(delivery.body, job.max_message_bytes)
-                terms = job.terms if job.router is None else job.router.route(task, delivery)
+                task, terms = job.reader.read(delivery)
                 run = Run(delivery, task.task_id or task_id_of(delivery), terms)
                 run.in_handler = True
                 runs.append(run)
-        except (MalformedTaskError, NotYetError):
+        except UnfitError:
             pass
         return runs
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from contextvars import Context, copy_context
 from typing import Final, cast
 
-from qbridge_core.contract.envelope import MalformedTaskError, read_task
+from qbridge_core.contract.envelope import UnfitError
 from qbridge_core.contract.headers import REASON
 from qbridge_core.contract.message import Delivery
 from qbridge_core.errors import NotConnectedError
@@ -30,7 +30,6 @@ from qbridge_core.runtime.logs import logger
 from qbridge_core.runtime.pulse import Stalled
 from qbridge_core.task.context import current_run, current_state
 from qbridge_core.task.foreign import Step, Watched, patience
-from qbridge_core.task.routing import NotYetError
 from qbridge_core.task.run import Run, task_id_of
 from qbridge_core.work.coroutinechores import Failure, Flight, Preparation, Settlement
 from qbridge_core.work.coroutinefeeder import CoroutineFeeder
@@ -219,9 +218,8 @@ class CoroutinePool:
         flight = Flight(delivery)
         self._flights[flight] = None
         try:
-            task = read_task(delivery.body, job.max_message_bytes)
-            terms = job.terms if job.router is None else job.router.route(task, delivery)
-        except (MalformedTaskError, NotYetError) as exc:
+            task, terms = job.reader.read(delivery)
+        except UnfitError as exc:
             self.settle(flight, functools.partial(job.consequences.unfit, delivery, exc))
             return
         if (

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from qbridge_core.execute.executor import Executor
 from qbridge_core.task.lifecycle import Lifecycle
-from qbridge_core.task.routing import Router
+from qbridge_core.task.reading import TaskReader
 from qbridge_core.task.runhooks import RunHooks
-from qbridge_core.task.terms import Terms
 from qbridge_core.work.abandoned import Abandoned
 from qbridge_core.work.dispatcher import Dispatcher
 from qbridge_core.work.poison.rule import PoisonRule
@@ -21,8 +20,7 @@ class Job:
     """What every worker of a pool works with.
 
     Attributes:
-        terms: those of each task, where no router tells them apart.
-        router: tells tasks of several kinds apart, if there are some.
+        reader: reads the messages.
         shortest_timeout: seconds that no task may take less than.
         longest_timeout: seconds that no task may take more than.
         abandoned: looks after handlers that do not end.
@@ -34,11 +32,9 @@ class Job:
     settler: Settler
     consequences: Consequences
     lifecycle: Lifecycle
-    terms: Terms
-    router: Router | None
+    reader: TaskReader
     shortest_timeout: float
     longest_timeout: float
-    max_message_bytes: int
     abandoned: Abandoned
     run_hooks: RunHooks | None = None
     poison: PoisonRule | None = None

@@ -23,6 +23,8 @@ from qbridge_core.execute.lifespan import Lifespan, checked_lifespan
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import flush, logger
 from qbridge_core.runtime.signals import stop_signals
+from qbridge_core.task.formats.base import Format
+from qbridge_core.task.formats.chosen import formats_of
 from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.outcome import RunReport, Tally
 from qbridge_core.task.retry import IMMEDIATELY, Backoff, ExceptionRule, RetryPolicy
@@ -120,6 +122,9 @@ class TaskManager:
             once more on a loop that takes the place of a blocked one; for functions in a thread of its own, an async
             one with an event loop. Child processes enter it each, and must be able to import it. What it raises when
             it is entered ends ``start``, ``with`` and ``run_until_idle``; what it raises when it is left is logged.
+        formats: of what formats the messages are, as objects or classes; ``None`` means the JSON envelope, an
+            :class:`~qbridge_core.EnvelopeFormat`. A message of each of them is accepted. One whose tasks have
+            positional arguments hands out ``{"args": [...], "kwargs": {...}}``.
 
     Raises:
         ConfigurationError: an argument is wrong; the text says which and why.
@@ -155,6 +160,7 @@ class TaskManager:
         redact: Callable[[str], str] | None = None,
         loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
         lifespan: Lifespan | None = None,
+        formats: Sequence[Format | type[Format]] | None = None,
     ) -> None:
         self._client = checked_client(queue_client)
         handler = checked_handler(handler)
@@ -174,8 +180,9 @@ class TaskManager:
         lifespan = checked_lifespan(lifespan)
         self._lifecycle = Lifecycle(plugins)
         run_hooks = RunHooks.of(plugins, queue_client.system)
+        chosen = formats_of(formats)
         program = checked_program(
-            executor, handler, policy, max_tasks_per_child, max_memory_per_child, lifespan, run_hooks
+            executor, handler, policy, max_tasks_per_child, max_memory_per_child, lifespan, run_hooks, chosen
         )
         rules = Rules(
             queue=input_queue,
@@ -193,6 +200,7 @@ class TaskManager:
             terms=terms,
             lifecycle=self._lifecycle,
             run_hooks=run_hooks,
+            formats=chosen,
             program=program,
             loop_factory=checked_loop_factory(loop_factory, handler, program),
             lifespan=lifespan,

@@ -12,8 +12,10 @@ from qbridge_core.contract.names import suspects_queue
 from qbridge_core.execute.executor import Executor, is_coroutine_function
 from qbridge_core.execute.lifespan import Lifespan
 from qbridge_core.runtime.processors import usable_processors
+from qbridge_core.task.formats.chosen import Formats
 from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.outcome import Tally
+from qbridge_core.task.reading import TaskReader
 from qbridge_core.task.routing import Router
 from qbridge_core.task.runhooks import RunHooks
 from qbridge_core.task.terms import Terms
@@ -55,6 +57,7 @@ class Plan:
         program: what child processes load, if handlers run in some.
         workers: how many tasks run at once.
         run_hooks: has plugins enter something around each run.
+        formats: of what formats the messages are; ``None`` for the envelope alone.
     """
 
     client: QueueClient
@@ -64,6 +67,7 @@ class Plan:
     terms: Sequence[Terms]
     lifecycle: Lifecycle
     run_hooks: RunHooks | None
+    formats: Formats | None
     program: Program | None
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None
     lifespan: Lifespan | None
@@ -94,8 +98,8 @@ class Plan:
         held = SECONDS_HELD if self.program is None else SECONDS_FOR_CHILDREN
         dispatcher = Dispatcher(client, rules.queue, self.workers, poll_timeout, side_queue, held)
         job = Job(
-            self._executor(), dispatcher, settler, consequences, lifecycle, self.terms[0], self._router,
-            min(terms.timeout for terms in self.terms), self.longest_timeout, self.max_message_bytes,
+            self._executor(), dispatcher, settler, consequences, lifecycle, self._reader(),
+            min(terms.timeout for terms in self.terms), self.longest_timeout,
             Abandoned(lifecycle, lifecycle.hears_abandonment or self.run_hooks is not None),
             self.run_hooks if self.program is None else None, rule,
         )  # fmt: skip
@@ -109,9 +113,9 @@ class Plan:
         """Seconds that no task may take more than."""
         return max(terms.timeout for terms in self.terms)
 
-    @property
-    def _router(self) -> Router | None:
-        return self.handler if isinstance(self.handler, Router) else None
+    def _reader(self) -> TaskReader:
+        router = self.handler if isinstance(self.handler, Router) else None
+        return TaskReader(self.formats, router, self.terms[0], self.max_message_bytes)
 
     def _executor(self) -> Executor:
         if self.program is not None:
@@ -139,6 +143,5 @@ class Plan:
             return None
         return Isolation(
             side_queue, job.poison, job.settler, job.consequences, self.lifecycle, self.handler,
-            job.terms, job.router, job.longest_timeout, self.max_message_bytes, self.workers, self.lifespan,
-            self.run_hooks,
+            job.reader, job.longest_timeout, self.workers, self.lifespan, self.run_hooks, self.formats,
         )  # fmt: skip

@@ -15,7 +15,7 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import Final
 
-from qbridge_core.contract.envelope import MalformedTaskError, read_task
+from qbridge_core.contract.envelope import UnfitError
 from qbridge_core.contract.headers import REASON
 from qbridge_core.contract.message import Delivery
 from qbridge_core.execute.executor import refuse_unstarted
@@ -27,7 +27,6 @@ from qbridge_core.runtime.logs import logger
 from qbridge_core.task import foreign
 from qbridge_core.task.context import HandlerTimeout, current_run, current_state
 from qbridge_core.task.foreign import GivenUp, Step, Watched
-from qbridge_core.task.routing import NotYetError
 from qbridge_core.task.run import Run, in_words, task_id_of
 from qbridge_core.task.scope import Scope
 from qbridge_core.task.verdict import Verdict, name_of
@@ -194,9 +193,8 @@ class Worker:
     def _handle(self, delivery: Delivery) -> None:
         job = self._job
         try:
-            task = read_task(delivery.body, job.max_message_bytes)
-            terms = job.terms if job.router is None else job.router.route(task, delivery)
-        except (MalformedTaskError, NotYetError) as exc:
+            task, terms = job.reader.read(delivery)
+        except UnfitError as exc:
             self.watched.do(Step(functools.partial(job.consequences.unfit, delivery, exc)))
             return
         if (delivery.noted is not None or REASON in delivery.meta) and self._is_settled_by_history(delivery):

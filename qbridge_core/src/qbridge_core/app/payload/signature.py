@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from qbridge_core.app.payload.codec import Codec, codec_for
-from qbridge_core.app.payload.misfit import MisfitError, kind_of
+from qbridge_core.app.payload.misfit import MisfitError, kind_of, listed
 from qbridge_core.errors import ConfigurationError, PayloadError
 from qbridge_core.task.context import TaskContext
 
@@ -57,6 +57,23 @@ class Signature:
         except MisfitError as exc:
             raise PayloadError(f"{name}: {exc}") from exc.__cause__
         return payload if self.whole is None else payload[self.whole]
+
+    def named(self, args: Sequence[Any], kwargs: object) -> object:
+        """The payload of a message that has positional arguments.
+
+        Raises:
+            MisfitError: there are more than parameters, or two for one.
+        """
+        names = list(self.codecs)
+        if not isinstance(kwargs, dict):
+            raise MisfitError(f"expected an object with keyword arguments, there is {kind_of(kwargs)}")
+        if len(args) > len(names):
+            raise MisfitError(f"expected {len(names)} positional arguments at most, there are {len(args)}")
+        given = dict(zip(names, args, strict=False))
+        if twice := given.keys() & kwargs.keys():
+            raise MisfitError(f"there is a positional argument, too: {listed(sorted(twice))}")
+        payload = given | kwargs
+        return payload[self.whole] if self.whole is not None and payload.keys() == {self.whole} else payload
 
     def decode(self, payload: object) -> dict[str, Any]:
         """The arguments of a call.

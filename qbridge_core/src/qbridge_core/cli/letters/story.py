@@ -15,6 +15,8 @@ _WHY: Final = {
     Reason.CRASHED: "it was charged with the death of its worker processes",
     Reason.MALFORMED: "it is no task: no handler has seen it",
     Reason.UNKNOWN_TASK: "no worker knew such a task: no handler has seen it",
+    Reason.UNSUPPORTED: "it asks for what there is not here: no handler has seen it",
+    Reason.EXPIRED: "its time was over before a worker could begin it",
     Reason.REJECTED: "it was rejected: by its handler, by another program, or by the broker",
 }
 _ENDS: Final = {

@@ -24,6 +24,7 @@ from qbridge_core.runtime.interpreter import main_program
 from qbridge_core.runtime.logs import logger
 from qbridge_core.runtime.pause import GrowingPause
 from qbridge_core.task.context import current_run
+from qbridge_core.task.formats.chosen import Formats
 from qbridge_core.task.retry import ExceptionRule, RetryPolicy
 from qbridge_core.task.run import Run
 from qbridge_core.task.runhooks import RunHooks
@@ -45,8 +46,8 @@ class Program:
     """What a child process loads, and when it is replaced.
 
     Attributes:
-        pickled: the handler, the policy without its backoffs, which stay in the worker, the lifespan, and the plugins
-            that have a hook around a run.
+        pickled: the handler, the policy without its backoffs, which stay in the worker, the lifespan, the plugins
+            that have a hook around a run, and the formats of messages.
         max_tasks: so many runs are enough for one process.
         max_memory: a process that holds more bytes after a run is replaced.
     """
@@ -65,6 +66,7 @@ class Program:
         max_memory: int | None = None,
         lifespan: Lifespan | None = None,
         run_hooks: RunHooks | None = None,
+        formats: Formats | None = None,
     ) -> Program:
         """Pack a handler.
 
@@ -75,8 +77,10 @@ class Program:
         exceptions = RetryPolicy(dead_letter_on=policy.dead_letter_on, rules=rules)
         _check_lifespan(lifespan)
         _check_plugins(run_hooks)
+        _check_formats(formats)
         try:
-            return cls(pickle.dumps((handler, exceptions, lifespan, run_hooks)), max_tasks, max_memory, lifespan)
+            pickled = pickle.dumps((handler, exceptions, lifespan, run_hooks, formats))
+            return cls(pickled, max_tasks, max_memory, lifespan)
         except Exception as exc:
             raise ConfigurationError(
                 f"with executor='process' another process must be able to import the handler and the exception classes "
@@ -105,6 +109,16 @@ def _check_plugins(run_hooks: RunHooks | None) -> None:
         raise ConfigurationError(
             f"with executor='process' a plugin with qbridge_task_run works in the child processes, and cannot be sent "
             f"there ({exc}): name it, plugins=['module:name'], or let it be pickled"
+        ) from exc
+
+
+def _check_formats(formats: Formats | None) -> None:
+    try:
+        pickle.dumps(formats)
+    except Exception as exc:
+        raise ConfigurationError(
+            f"with executor='process' child processes read the messages, and each format must be able to be pickled "
+            f"({exc}); define it at the top level of a module, and keep what cannot be pickled out of it"
         ) from exc
 
 

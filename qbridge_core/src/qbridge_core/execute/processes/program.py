@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import fcntl
 import functools
+import math
 import os
 import pickle
 import queue
@@ -23,7 +24,6 @@ from contextvars import copy_context
 from types import FrameType
 from typing import Any, Final, NoReturn
 
-from qbridge_core.contract.envelope import read_task
 from qbridge_core.contract.headers import DUE_AT, HISTORY, REPLAYS
 from qbridge_core.contract.message import Delivery
 from qbridge_core.execute.executor import is_coroutine_function, own_code, refuse_unstarted
@@ -36,6 +36,8 @@ from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.forks import OneProcess, flush_output
 from qbridge_core.runtime.logs import flush, log_errors_of
 from qbridge_core.task.context import HandlerTimeout, current_run, current_state
+from qbridge_core.task.formats.chosen import Formats
+from qbridge_core.task.reading import TaskReader
 from qbridge_core.task.routing import Router
 from qbridge_core.task.run import Run
 from qbridge_core.task.runhooks import RunHooks
@@ -145,8 +147,8 @@ def _load(link: JsonLink, mark: StartMark) -> _Server:
     """Import the main program, then the handler."""
     preparation, program, watch_memory = pickle.loads(link.receive_bytes())  # noqa: S301 - from the worker
     with main_program_imported(preparation):
-        handler, policy, lifespan, run_hooks = pickle.loads(program)  # noqa: S301 - as above
-    return _Server(link, mark, handler, policy, watch_memory, lifespan, run_hooks)
+        handler, policy, lifespan, run_hooks, formats = pickle.loads(program)  # noqa: S301 - as above
+    return _Server(link, mark, handler, policy, watch_memory, lifespan, run_hooks, formats)
 
 
 def _nothing_around(run: Run) -> contextlib.AbstractContextManager[None]:
@@ -167,6 +169,7 @@ class _Server:
         watch_memory: bool,
         lifespan: Lifespan | None,
         run_hooks: RunHooks | None,
+        formats: Formats | None = None,
     ) -> None:
         self._around = _nothing_around if run_hooks is None else run_hooks.around
         self._link = link
@@ -178,7 +181,8 @@ class _Server:
         )
         self._owns = own_code(handler).includes
         self._has_coroutines = is_coroutine_function(handler)
-        self._router = handler if isinstance(handler, Router) else None
+        router = handler if isinstance(handler, Router) else None
+        self._reader = TaskReader(formats, router, Terms(math.inf, policy), sys.maxsize, again=True)
         self._handler = handler
         if self._has_coroutines:
             run = functools.partial(_await, self._threads) if self._lifespan is None else self._lifespan.run
@@ -249,9 +253,8 @@ class _Server:
         try:
             run = self._run = _unpacked(parts, self._policy)
             current_run.set(run)
-            task = read_task(run.delivery.body, len(run.delivery.body))
-            if self._router is not None:
-                policy = self._router.route(task, run.delivery).policy
+            task, terms = self._reader.read(run.delivery)
+            policy = terms.policy
             with self._around(run):
                 if self._cancelled:
                     raise HandlerTimeout

@@ -8,6 +8,7 @@ from typing import Final
 
 from qbridge_core.execute.executor import unwrapped
 from qbridge_core.execute.lifespan import Lifespan
+from qbridge_core.task.formats.chosen import Formats
 from qbridge_core.task.retry import RetryPolicy
 from qbridge_core.task.runhooks import RunHooks
 
@@ -31,9 +32,14 @@ def _may_be_imported(function: Callable[..., object]) -> bool:
 
 
 def setup_of(
-    handler: Callable[..., object], lifespan: Lifespan | None = None, run_hooks: RunHooks | None = None
+    handler: Callable[..., object],
+    lifespan: Lifespan | None = None,
+    run_hooks: RunHooks | None = None,
+    formats: Formats | None = None,
 ) -> bytes:
     """The first message to the child: how to import the handler, the lifespan, and plugins as far as they can be had.
+
+    Formats of messages go along.
 
     Raises:
         ValueError: another process cannot have them without importing the main program.
@@ -44,9 +50,11 @@ def setup_of(
 
     try:
         # Any failure is repeated in a worker, so the policy need not be known there.
-        program = pickle.dumps((handler, RetryPolicy(), lifespan, _portable(run_hooks)))
+        program = pickle.dumps((handler, RetryPolicy(), lifespan, _portable(run_hooks), formats))
     except Exception as exc:
-        raise ValueError(f"it, or its lifespan, cannot be imported by another process ({exc})") from exc
+        raise ValueError(
+            f"it, its lifespan or a format of its queue cannot be imported by another process ({exc})"
+        ) from exc
     if _names_main_program(program):
         raise ValueError("it, or something that belongs to it, is defined in the main program")
     preparation = {name: value for name, value in main_program().items() if not name.startswith("init_main_")}

@@ -26,11 +26,11 @@ from qbridge_core.execute.lifespan import Lifespan
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
 from qbridge_core.task.foreign import patience
+from qbridge_core.task.formats.chosen import Formats
 from qbridge_core.task.lifecycle import Lifecycle
-from qbridge_core.task.routing import Router
+from qbridge_core.task.reading import TaskReader
 from qbridge_core.task.run import Run
 from qbridge_core.task.runhooks import RunHooks
-from qbridge_core.task.terms import Terms
 from qbridge_core.work.poison.importing import setup_of
 from qbridge_core.work.poison.lookout import lookout_of
 from qbridge_core.work.poison.rule import PoisonRule
@@ -54,13 +54,12 @@ class Isolation:
         consequences: decides what their ends lead to, where the rule does not.
         lifecycle: hooks to call before a run.
         handler: what runs.
-        terms: those of each task, where no router tells them apart.
-        router: tells tasks of several kinds apart, if there are some.
+        reader: reads the messages.
         longest_timeout: seconds that no run may take more than.
-        max_message_bytes: a longer message is malformed.
         most: so many child processes at once.
         lifespan: what each child process enters.
         run_hooks: what is put around each run there, as far as the children can have it.
+        formats: of what formats the messages are; ``None`` for the envelope alone.
     """
 
     def __init__(
@@ -71,28 +70,26 @@ class Isolation:
         consequences: Consequences,
         lifecycle: Lifecycle,
         handler: Callable[[Any], object],
-        terms: Terms,
-        router: Router | None,
+        reader: TaskReader,
         longest_timeout: float,
-        max_message_bytes: int,
         most: int,
         lifespan: Lifespan | None = None,
         run_hooks: RunHooks | None = None,
+        formats: Formats | None = None,
     ) -> None:
         self.side_queue = side_queue
         self.rule = rule
         self.settler = settler
         self.consequences = consequences
         self.lifecycle = lifecycle
-        self.terms = terms
-        self.router = router
-        self.max_message_bytes = max_message_bytes
+        self.reader = reader
         self.closed = threading.Event()
         self.rests = False
         """Set it to have no more suspects taken for a while; what runs goes on."""
         self._handler = handler
         self.lifespan = lifespan
         self._run_hooks = run_hooks
+        self._formats = formats
         self._most = min(most, _MOST_CHILDREN)
         self._lock = threading.Lock()
         self._runners: set[SuspectRunner] = set()
@@ -188,7 +185,7 @@ class Isolation:
         """The first message to a child process; see :func:`setup_of`."""
         with self._lock:
             if self._setup is None:
-                self._setup = setup_of(self._handler, self.lifespan, self._run_hooks)
+                self._setup = setup_of(self._handler, self.lifespan, self._run_hooks, self._formats)
             return self._setup
 
     def give_up(self, delivery: Delivery, why: str, seconds: float = _TRY_AGAIN_AFTER) -> None:

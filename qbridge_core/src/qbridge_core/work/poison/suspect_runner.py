@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
-from qbridge_core.contract.envelope import MalformedTaskError, read_task
+from qbridge_core.contract.envelope import UnfitError
 from qbridge_core.contract.message import Delivery
 from qbridge_core.execute.executor import NotStartedError
 from qbridge_core.execute.lifespan import Lifespan
@@ -17,9 +17,8 @@ from qbridge_core.runtime.logs import logger
 from qbridge_core.task.explanation import Explanation
 from qbridge_core.task.foreign import GivenUp, Step, Watched
 from qbridge_core.task.lifecycle import Lifecycle
-from qbridge_core.task.routing import NotYetError, Router
+from qbridge_core.task.reading import TaskReader
 from qbridge_core.task.run import Run, in_words, task_id_of
-from qbridge_core.task.terms import Terms
 from qbridge_core.task.verdict import Action, Judged, Verdict
 from qbridge_core.work.poison.rule import PoisonRule
 from qbridge_core.work.poison.side_queue import LOOK_EVERY, SideQueue
@@ -46,9 +45,7 @@ class Runners(Protocol):
     settler: Settler
     consequences: Consequences
     lifecycle: Lifecycle
-    terms: Terms
-    router: Router | None
-    max_message_bytes: int
+    reader: TaskReader
     lifespan: Lifespan | None
     closed: threading.Event
 
@@ -198,9 +195,8 @@ class SuspectRunner:
         isolation = self._isolation
         consequences, lifecycle = isolation.consequences, isolation.lifecycle
         try:
-            task = read_task(delivery.body, isolation.max_message_bytes)
-            terms = isolation.terms if isolation.router is None else isolation.router.route(task, delivery)
-        except (MalformedTaskError, NotYetError) as exc:
+            task, terms = isolation.reader.read(delivery)
+        except UnfitError as exc:
             with self._helped():
                 consequences.unfit(delivery, exc)
             return

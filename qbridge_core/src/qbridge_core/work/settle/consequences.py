@@ -9,12 +9,13 @@ from __future__ import annotations
 from types import FrameType
 
 from qbridge_core.contract.dead_letter import Failure, Noted, Reason
-from qbridge_core.contract.envelope import MalformedTaskError
+from qbridge_core.contract.envelope import UnfitError
 from qbridge_core.contract.history import Attempt, AttemptOutcome
 from qbridge_core.contract.message import Delivery
 from qbridge_core.errors import RemoteError
 from qbridge_core.task.explanation import Explanation
 from qbridge_core.task.lifecycle import Lifecycle
+from qbridge_core.task.reading import NotDueError
 from qbridge_core.task.routing import NotYetError
 from qbridge_core.task.run import Run
 from qbridge_core.task.verdict import Action, Judged, Verdict, judge
@@ -77,18 +78,21 @@ class Consequences:
         explanation = Explanation(Reason.FAILED, exception_type, "(could not be read in time)")
         self._count_failure(run, explanation, attempt_of(run, explanation))
 
-    def unfit(self, delivery: Delivery, exc: MalformedTaskError | NotYetError) -> None:
-        """Dead-letter a message that can never run; put off one that another worker may be able to run."""
+    def unfit(self, delivery: Delivery, exc: UnfitError) -> None:
+        """Dead-letter a message that can never run; put off one that another worker may be able to run, or later."""
         task_id = exc.task_id or delivery.message_id or ""
-        reason = exc.reason if isinstance(exc, NotYetError) else Reason.MALFORMED
-        explanation = Explanation(reason, type(exc).__name__, str(exc))
-        pause = self._settler.next_pause(delivery, exc) if isinstance(exc, NotYetError) else None
+        pause = self._settler.next_pause(delivery, exc)
+        never = (
+            "; this broker can hold nothing back until then" if pause is None and isinstance(exc, NotDueError) else ""
+        )
+        explanation = Explanation(Reason(exc.reason), type(exc).__name__, f"{exc}{never}")
         if pause is None:
             failure = failure_of(self._rules, delivery, explanation, task_id, delivery.attempts)
             self._settler.dead_letter(delivery, failure)
-        else:
+            return
+        if isinstance(exc, NotYetError):
             delivery.record(wait_of(delivery))
-            self._settler.postpone(delivery, task_id, explanation, pause)
+        self._settler.postpone(delivery, task_id, explanation, pause)
 
     def crashed(self, run: Run, explanation: Explanation, attempt: Attempt, crashes: int | None = None) -> None:
         """A child process died of this task alone: no attempt is counted, and after enough deaths it is poison."""

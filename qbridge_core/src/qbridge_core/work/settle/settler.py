@@ -17,6 +17,7 @@ from typing import Final
 
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.dead_letter import Failure, Noted
+from qbridge_core.contract.envelope import UnfitError
 from qbridge_core.contract.headers import MAX_EXCEPTION_MESSAGE_CHARS
 from qbridge_core.contract.message import Delivery
 from qbridge_core.errors import MessageTooLargeError, QBridgeError, RemoteError
@@ -27,7 +28,6 @@ from qbridge_core.task import foreign
 from qbridge_core.task.explanation import Explanation
 from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.outcome import Outcome, Tally, dead_lettered
-from qbridge_core.task.routing import NotYetError
 from qbridge_core.task.run import Run
 from qbridge_core.task.run import in_words as told_as
 from qbridge_core.work.settle.accounts import QUICK, Accounts
@@ -120,8 +120,8 @@ class Settler:
             _log.debug("%s succeeded after %.3f s", told_as(fields), duration, extra=fields)
         return True
 
-    def next_pause(self, delivery: Delivery, exc: NotYetError) -> float | None:
-        """Seconds for which to postpone a message that cannot run here; ``None`` when it has waited long enough."""
+    def next_pause(self, delivery: Delivery, exc: UnfitError) -> float | None:
+        """Seconds for which to postpone a message that cannot run here; ``None`` when it is not to wait any more."""
         return next_pause(delivery, exc, self._client.capabilities)
 
     def postpone(

@@ -1,4 +1,4 @@
-"""How long a message is put off that no worker here can run, but one that is deployed later may.
+"""How long a message is put off: until it is due, or when no worker here can run it, but one deployed later may.
 
 The history beside the message tells since when that is so; where a broker does not carry one, the time at which the
 message was sent does. What can be told by neither waits no time.
@@ -12,10 +12,12 @@ from datetime import datetime
 from typing import Final
 
 from qbridge_core.contract.capabilities import Capabilities
+from qbridge_core.contract.envelope import UnfitError
 from qbridge_core.contract.headers import REPLAYS, instant, meta_int
 from qbridge_core.contract.history import MAX_ATTEMPTS, Attempt, AttemptOutcome
 from qbridge_core.contract.message import Delivery
 from qbridge_core.contract.names import worker_identity
+from qbridge_core.task.reading import NotDueError
 from qbridge_core.task.routing import NotYetError
 
 _FIRST: Final = 1 / 64
@@ -23,10 +25,16 @@ _LONGEST: Final = 1 / 6
 """Parts of the whole time: the first pause, and the longest. Then there are ten pauses, as many as a history holds."""
 
 
-def next_pause(delivery: Delivery, exc: NotYetError, capabilities: Capabilities) -> float | None:
-    """Seconds until it is looked at again; ``None`` when it has waited for long enough."""
+def next_pause(delivery: Delivery, exc: UnfitError, capabilities: Capabilities) -> float | None:
+    """Seconds until it is looked at again; ``None`` when it is not to wait, or has waited for long enough."""
     if not capabilities.delay:
         return None
+    if isinstance(exc, NotDueError):
+        return min(max(0.0, exc.due_at - time.time()), capabilities.max_delay)
+    return _next_pause(delivery, exc, capabilities) if isinstance(exc, NotYetError) else None
+
+
+def _next_pause(delivery: Delivery, exc: NotYetError, capabilities: Capabilities) -> float | None:
     waits = _waits(delivery)
     if len(waits) == MAX_ATTEMPTS:
         return None

@@ -1,0 +1,99 @@
+"""Makes of a message what a worker runs: a task, and the terms on which it runs."""
+
+from __future__ import annotations
+
+import time
+
+from qbridge_core.contract.envelope import Task, UnfitError, read_task
+from qbridge_core.contract.headers import REASON, instant, meta_replays
+from qbridge_core.contract.message import Delivery
+from qbridge_core.task.formats.chosen import Formats
+from qbridge_core.task.routing import NotYetError, Router
+from qbridge_core.task.terms import Terms
+
+
+class ExpiredTaskError(UnfitError):
+    """Its time was over before it began."""
+
+    reason = "expired"
+
+
+class NotDueError(UnfitError):
+    """Its time has not come.
+
+    Attributes:
+        due_at: when it comes (Unix time in seconds).
+    """
+
+    reason = "unsupported"
+
+    def __init__(self, text: str, due_at: float, task_id: str | None = None) -> None:
+        super().__init__(text, task_id)
+        self.due_at = due_at
+
+
+class TaskReader:
+    """Reads the messages of a queue. Thread-safe.
+
+    Args:
+        formats: of what formats they are; ``None`` for the envelope alone.
+        router: tells tasks of several kinds apart, if there are some.
+        terms: those of each task, where no router tells them apart.
+        max_bytes: a longer message is malformed.
+        again: it is for a child process, whose worker has read the messages before.
+    """
+
+    __slots__ = ("_formats", "_max_bytes", "_minds_times", "_router", "_terms")
+
+    def __init__(
+        self, formats: Formats | None, router: Router | None, terms: Terms, max_bytes: int, *, again: bool = False
+    ) -> None:
+        self._minds_times = not again
+        self._formats = formats
+        self._router = router
+        self._terms = terms
+        self._max_bytes = max_bytes
+
+    def read(self, delivery: Delivery) -> tuple[Task, Terms]:
+        """Read a message that is about to run.
+
+        Raises:
+            UnfitError: it can never run, or not here, or not now.
+        """
+        formats, router = self._formats, self._router
+        task = read_task(delivery.body, self._max_bytes) if formats is None else formats.read(delivery, self._max_bytes)
+        if (task.expires_at is not None or task.due_at is not None) and self._minds_times:
+            _check_times(task, delivery)
+        if router is not None:
+            return task, router.route(task, delivery)
+        if task.args is not None:
+            task.payload = {"args": list(task.args), "kwargs": task.payload}
+        return task, self._terms
+
+
+def has_begun(delivery: Delivery) -> bool:
+    """Whether a message may have been run before, or is one that somebody has sent back from a dead-letter queue."""
+    if delivery.attempts or delivery.crashes or delivery.suspected:
+        return True
+    meta = delivery.meta
+    if not meta:
+        return False
+    if REASON in meta or meta_replays(meta):
+        return True
+    return any(attempt.exception_type != NotYetError.__name__ for attempt in delivery.history)
+
+
+def _check_times(task: Task, delivery: Delivery) -> None:
+    now = time.time()
+    if task.expires_at is not None and task.expires_at <= now and not has_begun(delivery):
+        raise ExpiredTaskError(
+            f"it expired {now - task.expires_at:.3f} s before a worker could begin it{_at(task.expires_at)}",
+            task.task_id,
+        )
+    if task.due_at is not None and task.due_at > now:
+        raise NotDueError(f"it is not to run before its time{_at(task.due_at)}", task.due_at, task.task_id)
+
+
+def _at(moment: float) -> str:
+    shown = instant(round(moment * 1000))
+    return "" if shown is None else f", {shown.isoformat(timespec='milliseconds')}"
