@@ -14,7 +14,7 @@ PROCESSES ?= $(shell python3 -c 'import os; print(min(24, 3 * (os.cpu_count() or
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
-env: $(STAMP) ## Create .venv with the five distributions (editable) and the tools
+env: $(STAMP) ## Create .venv with the six distributions (editable) and the tools
 	@:
 
 $(STAMP): $(PROJECTS) scripts/setup-env.sh
@@ -24,7 +24,7 @@ $(STAMP): $(PROJECTS) scripts/setup-env.sh
 demo: env ## Run the demonstration; URL=amqp://… or redis://… chooses a broker
 	@$(BIN)/python examples/demo.py $(if $(URL),'$(URL)')
 
-wheels: env ## Build the wheels of the five distributions into dist/
+wheels: env ## Build the wheels of the six distributions into dist/
 	@PYTHON=$(BIN)/python scripts/build-wheels.sh
 
 test: env ## Run the tests against private brokers; ARGS='-k name' is passed to pytest

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Create a virtual environment with the five distributions (editable) and the development tools.
+# Create a virtual environment with the six distributions (editable) and the development tools.
 # Usage: scripts/setup-env.sh [DIRECTORY]. PYTHON=... chooses the interpreter.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -71,4 +71,5 @@ echo "Installing QBridge and its tools into $venv."
     --editable ./qbridge_redis \
     --editable ./qbridge_memory \
     --editable './qbridge_kombu[redis,sqlalchemy]' \
+    --editable ./qbridge_pytest \
     --group dev

@@ -14,6 +14,7 @@ import pytest
 import qbridge_core
 import qbridge_kombu
 import qbridge_memory
+import qbridge_pytest
 import qbridge_rabbitmq
 import qbridge_redis
 from qbridge_core import QBridgeError, Supervisor, TaskManager, UnknownOptionError, connect, errors, hookspecs
@@ -143,7 +144,9 @@ def exists(dotted: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("package", [qbridge_core, qbridge_kombu, qbridge_memory, qbridge_rabbitmq, qbridge_redis])
+@pytest.mark.parametrize(
+    "package", [qbridge_core, qbridge_kombu, qbridge_memory, qbridge_pytest, qbridge_rabbitmq, qbridge_redis]
+)
 def test_the_architecture_has_every_package(package: ModuleType) -> None:
     """What a distribution consists of is on the page, with a word about what it is for."""
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")

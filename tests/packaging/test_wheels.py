@@ -119,7 +119,7 @@ def test_the_root_installs_all_and_leaves_no_pointer_behind(clean_python: Path) 
     pip("install", "--quiet", ROOT, python=clean_python)
     program = (
         "from importlib.metadata import distributions\n"
-        "import qbridge_core, qbridge_rabbitmq, qbridge_redis, qbridge_memory, qbridge_kombu\n"
+        "import qbridge_core, qbridge_rabbitmq, qbridge_redis, qbridge_memory, qbridge_kombu, qbridge_pytest\n"
         "print([r for d in distributions() for r in d.requires or () if '@' in r])\n"
         "print(sorted(qbridge_core.backends()))\n"
     )
@@ -146,12 +146,15 @@ def test_the_root_has_a_name_that_is_never_published() -> None:
 def test_the_root_needs_and_announces_what_its_parts_do() -> None:
     """Requirements and entry points of the root are those of the distributions together."""
     parts = [project(ROOT / name) for name in PACKAGES]
-    needed = {need for part in parts for need in part["dependencies"] if not need.startswith("qbridge")}
+    plugin = project(ROOT / "qbridge_pytest")
+    needed = {need for part in parts for need in part["dependencies"] if not need.startswith(("qbridge", "pytest"))}
     announced = {k: v for part in parts for k, v in part.get("entry-points", {}).get("qbridge", {}).items()}
     root = project(ROOT)
     assert set(root["dependencies"]) == needed
     assert root["entry-points"]["qbridge"] == announced
+    assert root["entry-points"]["pytest11"] == plugin["entry-points"]["pytest11"]
     assert root["optional-dependencies"]["testing"] == parts[0]["optional-dependencies"]["testing"]
+    assert set(root["optional-dependencies"]["pytest"]) < set(plugin["dependencies"])
 
 
 def test_all_claim_the_same_pythons() -> None:
@@ -204,7 +207,7 @@ def test_importing_the_core_imports_no_driver_and_no_test_runner() -> None:
     program = (
         "import sys, qbridge_core\n"
         "heavy = {'pytest', 'pika', 'redis', 'kombu'}\n"
-        "heavy |= {'qbridge_rabbitmq', 'qbridge_redis', 'qbridge_memory', 'qbridge_kombu'}\n"
+        "heavy |= {'qbridge_rabbitmq', 'qbridge_redis', 'qbridge_memory', 'qbridge_kombu', 'qbridge_pytest'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     assert run(sys.executable, "-I", "-c", program) == "[]"

@@ -35,6 +35,7 @@ PACKAGES: Final[dict[str, list[str]]] = {
         "kombu+sqlalchemy",
         "kombu+sqs",
     ],
+    "qbridge_pytest": [],
 }
 """The packages, and the schemes that each serves."""
 

@@ -28,10 +28,11 @@ from prometheus_client.registry import Collector
 import qbridge_core
 import qbridge_kombu
 import qbridge_memory
+import qbridge_pytest
 import qbridge_rabbitmq
 import qbridge_redis
 
-PACKAGES = (qbridge_core, qbridge_kombu, qbridge_memory, qbridge_rabbitmq, qbridge_redis)
+PACKAGES = (qbridge_core, qbridge_kombu, qbridge_memory, qbridge_pytest, qbridge_rabbitmq, qbridge_redis)
 # Made to be derived from, and their names are documented.
 OPEN: set[object] = {
     object, tuple, str, ABC, Generic, Protocol, enum.Enum, enum.StrEnum, enum.ReprEnum,

@@ -12,7 +12,8 @@
   :meth:`Delivery.from_headers`, :meth:`DeadLetter.from_headers`) and how long what they hold may be.
 * **Declarations:** :class:`DeclaredQueues` remembers them, and where rejected messages go.
 * **Looking:** :func:`list_queues` makes of names what ``queues`` returns, and :class:`Rates` makes rates of counts.
-* **Tools:** :func:`monotonic`, which no frozen clock of a test stops, :func:`logger`, which never raises or waits,
+* **Tools:** :func:`monotonic`, which no frozen clock of a test stops, :class:`Clock`, by which a test may have delays
+  pass, :func:`logger`, which never raises or waits,
   :class:`GrowingPause` between tries, :class:`Outage`, which makes one story of many complaints, :class:`Mailbox`,
   through which many threads hand work to one, and :class:`Pulse`, by which a thread shows that it turns.
 * **Looking at the broker:** ``diagnose`` makes each :class:`Finding` through a :class:`Check`, for the queues whose
@@ -126,7 +127,7 @@ from qbridge_core.errors import (
     UnroutableError,
     UnsupportedError,
 )
-from qbridge_core.runtime.clock import monotonic
+from qbridge_core.runtime.clock import SYSTEM_CLOCK, Clock, monotonic
 from qbridge_core.runtime.logs import QueuedLogger, logger
 from qbridge_core.runtime.mailbox import Mailbox
 from qbridge_core.runtime.outage import Outage
@@ -148,6 +149,7 @@ __all__ = [
     "Capabilities",
     "Check",
     "Chosen",
+    "Clock",
     "ConfigurationError",
     "ConnectionEvents",
     "DIAGNOSIS_SECONDS",
@@ -202,6 +204,7 @@ __all__ = [
     "SENT_AT",
     "SOURCE_QUEUE",
     "SUSPICIONS",
+    "SYSTEM_CLOCK",
     "TASK_ID",
     "TRACEBACK",
     "TransientError",

@@ -8,87 +8,34 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Final, NamedTuple
+from dataclasses import replace
+from typing import Any, Final
 
-from qbridge_core.backend import DUE_AT, QueueStats, UnroutableError, monotonic
-
-
-@dataclass(slots=True)
-class StoredMessage:
-    """A message as the broker keeps it; a new state is a new object.
-
-    Attributes:
-        number: given when it is first listed, a higher one to what comes later; 0 before.
-        since: when it was put into its queue or came due there (monotonic time).
-        sent: when its producer sent it (Unix time in milliseconds).
-    """
-
-    body: bytes
-    headers: Mapping[str, Any]
-    message_id: str | None
-    meta: Mapping[str, Any]
-    redelivered: bool = False
-    number: int = 0
-    since: float = 0.0
-    sent: int = 0
-
-
-@dataclass(slots=True)
-class _InFlight:
-    message: StoredMessage
-    owner: object
-
-
-@dataclass(slots=True)
-class _Queue:
-    changed: threading.Condition
-    ready: deque[StoredMessage] = field(default_factory=deque)
-    delayed: list[tuple[float, int, StoredMessage]] = field(default_factory=list)
-    in_flight: dict[int, _InFlight] = field(default_factory=dict)
-    others: set[threading.Condition] = field(default_factory=set)
-    """Of those who wait for this queue and others at once."""
-    added: int = 0
-    """How many messages have ever come, copies included."""
-
-    def notify_all(self) -> None:
-        """Let everybody look again who waits for this queue; expects the lock to be held."""
-        self.changed.notify_all()
-        for other in self.others:
-            other.notify_all()
-
-
-class Look(NamedTuple):
-    """What there is to tell of a queue, but of its letters.
-
-    Attributes:
-        stats: its counts, how many clients consume it, and for how long its first message has been ready.
-        added: how many messages have ever come.
-        held: how many of them are there.
-    """
-
-    stats: QueueStats
-    added: int
-    held: int
-
-
-Place = tuple[int, int]
-"""Where a message stands among those that are held back: due when (monotonic time, microseconds), and a number."""
-
-
-def _place(held: tuple[float, int, StoredMessage]) -> Place:
-    return round(held[0] * 1_000_000), held[1]
+from qbridge_core.backend import DUE_AT, SYSTEM_CLOCK, Clock, QueueStats, UnroutableError, monotonic
+from qbridge_memory.stored import Event, InFlight, Look, Outlook, Place, Queue, StoredMessage, place_of
 
 
 class MemoryBroker:
-    """The queues that the clients of one URL share."""
+    """The queues that the clients of one URL share.
 
-    def __init__(self) -> None:
+    Args:
+        clock: tells when what is held back is due.
+
+    Attributes:
+        journal: called with each event, in their order, while the lock is held: it must not call the broker.
+    """
+
+    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.clock: Final = clock
+        self._time: Final = clock.monotonic
+        self._waits_until_due: Final = clock.listen is None
+        if clock.listen is not None:
+            clock.listen(self.wake)
+        self.journal: Callable[[Event], object] | None = None
         self._lock = threading.Lock()
-        self._queues: dict[str, _Queue] = {}
+        self._queues: dict[str, Queue] = {}
         self._consumers: dict[str, set[object]] = {}
         self._sequence = itertools.count(1)
         self.paused: Final[set[str]] = set()
@@ -106,9 +53,11 @@ class MemoryBroker:
             UnroutableError: the queue does not exist.
         """
         with self._lock:
-            queue, now = self._existing(name), monotonic()
+            queue, now = self._existing(name), self._time()
             for message in messages:
                 self._place(queue, message, delay, now)
+                if self.journal is not None:
+                    self.journal(Event("put", name, message, self.clock.wall(), delay))
             queue.notify_all()
 
     def take(
@@ -124,12 +73,12 @@ class MemoryBroker:
             queue = self._existing(name)
             while True:
                 now = monotonic()
-                self._release_due(queue, now)
+                self._release_due(queue, now if self._waits_until_due else self._time())
                 if cancelled():  # before looking: what comes back from a client that left is not for that client
                     return []
                 if queue.ready or now >= deadline:
-                    return self._hand_out(queue, limit, owner)
-                wake = min(deadline, queue.delayed[0][0]) if queue.delayed else deadline
+                    return self._hand_out(name, queue, limit, owner)
+                wake = min(deadline, queue.delayed[0][0]) if queue.delayed and self._waits_until_due else deadline
                 queue.changed.wait(max(0.0, wake - now))
 
     def take_any(
@@ -148,16 +97,16 @@ class MemoryBroker:
                 queue.others.add(changed)
             try:
                 while not cancelled():
-                    now = monotonic()
+                    now, time = monotonic(), self._time()
                     taken = [
                         (name, *one)
                         for name, queue in queues.items()
-                        for one in self._take_ready(queue, wanted[name], owner, now)
+                        for one in self._take_ready(name, queue, wanted[name], owner, time)
                     ]
                     if taken or now >= deadline:
                         return taken
-                    due = [queue.delayed[0][0] for queue in queues.values() if queue.delayed]
-                    changed.wait(max(0.0, min(deadline, *due) - now) if due else deadline - now)
+                    held = self._waits_until_due and [queue.delayed[0][0] for queue in queues.values() if queue.delayed]
+                    changed.wait(max(0.0, min(deadline, *held) - now) if held else deadline - now)
                 return []
             finally:
                 for queue in queues.values():
@@ -167,12 +116,15 @@ class MemoryBroker:
         """Forget a message in flight; False when it is not in flight any more."""
         with self._lock:
             queue = self._queues.get(name)
-            return queue is not None and queue.in_flight.pop(token, None) is not None
+            held = None if queue is None else queue.in_flight.pop(token, None)
+            if held is not None and self.journal is not None:
+                self.journal(Event("removed", name, held.message, self.clock.wall()))
+            return held is not None
 
     def give_back(self, name: str, token: int) -> bool:
         """Make a message in flight ready again, in front; False when it is not in flight any more."""
         with self._lock:
-            return self._give_back(self._queues.get(name), token)
+            return self._give_back(name, token)
 
     def move(
         self,
@@ -196,16 +148,18 @@ class MemoryBroker:
             message = replace(
                 held.message, meta=meta, message_id=held.message.message_id or message_id, redelivered=False, number=0
             )
-            self._place(queue, message, delay, monotonic())
+            self._place(queue, message, delay, self._time())
+            if self.journal is not None:
+                self.journal(Event("moved", name, message, self.clock.wall(), delay, target))
             queue.notify_all()
             return True
 
     def give_back_all(self, owner: object) -> None:
         """Return everything that a client has in flight to its queues, in the order in which it was taken."""
         with self._lock:
-            for queue in self._queues.values():
+            for name, queue in self._queues.items():
                 for token in sorted((t for t, held in queue.in_flight.items() if held.owner is owner), reverse=True):
-                    self._give_back(queue, token)
+                    self._give_back(name, token)
 
     def wake(self, name: str | None = None) -> None:
         """Let every ``take`` that waits, or those for one queue, look at its ``cancelled`` again."""
@@ -219,7 +173,7 @@ class MemoryBroker:
             queue = self._queues.get(name)
             if queue is None:
                 return []
-            self._release_due(queue, monotonic())
+            self._release_due(queue, self._time())
             waiting = iter(queue.ready)
             if after:
                 waiting = itertools.dropwhile(lambda message: 0 < message.number <= after, waiting)
@@ -264,7 +218,7 @@ class MemoryBroker:
             queue = self._queues.get(name)
             if queue is None:
                 return 0
-            self._release_due(queue, monotonic())
+            self._release_due(queue, self._time())
             count = len(queue.ready)
             queue.ready.clear()
             return count
@@ -276,14 +230,14 @@ class MemoryBroker:
     def delayed(self, name: str, limit: int, after: Place | None) -> list[tuple[Place, StoredMessage]]:
         """The first messages that are held back and due behind a place, each with its own."""
         with self._lock:
-            places = sorted((_place(held), held[2]) for held in self._held_back(name))
+            places = sorted((place_of(held), held[2]) for held in self._held_back(name))
         return [held for held in places if after is None or held[0] > after][:limit]
 
     def pick_delayed(self, name: str, wanted: Callable[[Place], bool], *, release: bool) -> int:
         """Release or delete messages that are held back; return how many."""
         with self._lock:
             held_back = self._held_back(name)
-            picked = [held for held in sorted(held_back, key=_place) if wanted(_place(held))]
+            picked = [held for held in sorted(held_back, key=place_of) if wanted(place_of(held))]
             if not picked:
                 return 0
             queue = self._queues[name]
@@ -292,8 +246,8 @@ class MemoryBroker:
             heapq.heapify(queue.delayed)
             if release:
                 for _, _, message in picked:
-                    meta = {**message.meta, DUE_AT: round(time.time() * 1000)}
-                    queue.ready.append(replace(message, meta=meta, since=monotonic()))
+                    meta = {**message.meta, DUE_AT: round(self.clock.wall() * 1000)}
+                    queue.ready.append(replace(message, meta=meta, since=self._time()))
                 queue.notify_all()
             return len(picked)
 
@@ -308,10 +262,22 @@ class MemoryBroker:
             counts = self._count(name)
             queue = self._queues.get(name)
             first = queue.ready[0].since if queue is not None and queue.ready else None
-            age = 0.0 if first is None else max(0.0, monotonic() - first)
+            age = 0.0 if first is None else max(0.0, self._time() - first)
             stats = replace(counts, consumers=len(self._consumers.get(name, ())), oldest_age=age)
             held = counts.ready + counts.in_flight + counts.delayed
             return Look(stats, 0 if queue is None else queue.added, held)
+
+    def outlook(self, names: Iterable[str]) -> Outlook:
+        """What there is to do in these queues, all looked at at one moment."""
+        with self._lock:
+            queues = [queue for name in names for queue in self._named(name)]
+            for queue in queues:
+                self._release_due(queue, self._time())
+            return Outlook(
+                sum(len(queue.ready) for queue in queues),
+                sum(len(queue.in_flight) for queue in queues),
+                min((queue.delayed[0][0] for queue in queues if queue.delayed), default=None),
+            )
 
     def names(self) -> list[str]:
         """The queues that exist."""
@@ -339,7 +305,7 @@ class MemoryBroker:
         paused = name in self.paused
         if queue is None:
             return QueueStats(0, 0, 0, paused=paused)
-        self._release_due(queue, monotonic())
+        self._release_due(queue, self._time())
         return QueueStats(len(queue.ready), len(queue.in_flight), len(queue.delayed), paused=paused)
 
     def _held_back(self, name: str) -> list[tuple[float, int, StoredMessage]]:
@@ -347,19 +313,19 @@ class MemoryBroker:
         queue = self._queues.get(name)
         if queue is None:
             return []
-        self._release_due(queue, monotonic())
+        self._release_due(queue, self._time())
         return queue.delayed
 
-    def _declare(self, name: str) -> _Queue:
+    def _declare(self, name: str) -> Queue:
         if name not in self._queues:
-            self._queues[name] = _Queue(threading.Condition(self._lock))
+            self._queues[name] = Queue(threading.Condition(self._lock))
         return self._queues[name]
 
-    def _named(self, name: str) -> list[_Queue]:
+    def _named(self, name: str) -> list[Queue]:
         queue = self._queues.get(name)
         return [] if queue is None else [queue]
 
-    def _existing(self, name: str) -> _Queue:
+    def _existing(self, name: str) -> Queue:
         try:
             return self._queues[name]
         except KeyError:
@@ -367,10 +333,12 @@ class MemoryBroker:
 
     def _send(self, name: str, message: StoredMessage) -> None:
         queue = self._existing(name)
-        self._place(queue, message, 0.0, monotonic())
+        self._place(queue, message, 0.0, self._time())
+        if self.journal is not None:
+            self.journal(Event("put", name, message, self.clock.wall()))
         queue.notify_all()
 
-    def _place(self, queue: _Queue, message: StoredMessage, delay: float, now: float) -> None:
+    def _place(self, queue: Queue, message: StoredMessage, delay: float, now: float) -> None:
         queue.added += 1
         message.since = now + delay
         if delay > 0:
@@ -378,26 +346,33 @@ class MemoryBroker:
         else:
             queue.ready.append(message)
 
-    def _release_due(self, queue: _Queue, now: float) -> None:
+    def _release_due(self, queue: Queue, now: float) -> None:
         while queue.delayed and queue.delayed[0][0] <= now:
             queue.ready.append(heapq.heappop(queue.delayed)[2])
 
-    def _take_ready(self, queue: _Queue, limit: int, owner: object, now: float) -> list[tuple[int, StoredMessage]]:
+    def _take_ready(
+        self, name: str, queue: Queue, limit: int, owner: object, now: float
+    ) -> list[tuple[int, StoredMessage]]:
         self._release_due(queue, now)
-        return self._hand_out(queue, limit, owner) if queue.ready else []
+        return self._hand_out(name, queue, limit, owner) if queue.ready else []
 
-    def _hand_out(self, queue: _Queue, limit: int, owner: object) -> list[tuple[int, StoredMessage]]:
+    def _hand_out(self, name: str, queue: Queue, limit: int, owner: object) -> list[tuple[int, StoredMessage]]:
         taken = []
         for _ in range(min(limit, len(queue.ready))):
             token, message = next(self._sequence), queue.ready.popleft()
-            queue.in_flight[token] = _InFlight(message, owner)
+            queue.in_flight[token] = InFlight(message, owner)
+            if self.journal is not None:
+                self.journal(Event("taken", name, message, self.clock.wall()))
             taken.append((token, message))
         return taken
 
-    def _give_back(self, queue: _Queue | None, token: int) -> bool:
+    def _give_back(self, name: str, token: int) -> bool:
+        queue = self._queues.get(name)
         held = queue.in_flight.pop(token, None) if queue else None
         if queue is None or held is None:
             return False
         queue.ready.appendleft(replace(held.message, redelivered=True))
+        if self.journal is not None:
+            self.journal(Event("given back", name, held.message, self.clock.wall()))
         queue.notify_all()
         return True

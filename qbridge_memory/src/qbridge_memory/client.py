@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final
@@ -17,9 +16,12 @@ from qbridge_core.backend import (
     NO_HEADERS,
     SENT_AT,
     SOURCE_QUEUE,
+    SYSTEM_CLOCK,
     BrokerURL,
     Capabilities,
     Check,
+    Clock,
+    ConfigurationError,
     DeadLetter,
     Delivery,
     DeliveryLostError,
@@ -63,8 +65,9 @@ from qbridge_core.backend import (
     rejection,
     replay_headers,
 )
-from qbridge_memory.broker import Look, MemoryBroker, StoredMessage
+from qbridge_memory.broker import MemoryBroker
 from qbridge_memory.holding import Holding
+from qbridge_memory.stored import Event, Look, Outlook, StoredMessage
 
 _SETTLED: Final = None
 _ANY_NAME: Final = "any"
@@ -81,11 +84,24 @@ def reset(name: str | None = None) -> None:
             _brokers.pop(name.lower(), None)  # URL hosts have no case
 
 
-def _broker_named(name: str) -> MemoryBroker:
+def _broker_named(name: str, clock: object) -> MemoryBroker:
+    if clock is not None and not isinstance(clock, Clock):
+        raise ConfigurationError(f"clock must be a Clock (of qbridge_core.backend), not {type(clock).__name__}")
     if not name:
-        return MemoryBroker()
+        return MemoryBroker(clock or SYSTEM_CLOCK)
     with _brokers_lock:
-        return _brokers.setdefault(name, MemoryBroker())
+        if name not in _brokers:
+            _brokers[name] = MemoryBroker(clock or SYSTEM_CLOCK)
+        found = _brokers[name]
+    if clock is not None and clock != found.clock:
+        raise ConfigurationError(f"the broker of memory://{name} goes by another clock: call reset({name!r}) first")
+    return found
+
+
+def _checked_journal(journal: object) -> Callable[[Event], object]:
+    if not callable(journal):
+        raise ConfigurationError(f"journal must be callable with an event, not {type(journal).__name__}")
+    return journal
 
 
 class MemoryClient(Holding):
@@ -97,12 +113,14 @@ class MemoryClient(Holding):
 
     Args:
         url: ``memory://`` or ``memory://name``.
-        options: ``max_message_bytes``, the longest body that ``publish`` takes (16 MiB).
+        options: ``max_message_bytes``, the longest body that ``publish`` takes (16 MiB). And for tests ``clock``, what
+            delays and times go by: that of the broker, if that exists, or the system's when missing; and ``journal``,
+            called with each :class:`~qbridge_memory.stored.Event` of the broker from now on, as told there.
 
     Raises:
         InvalidURLError: the URL has more than a name.
         UnknownOptionError: another option was given.
-        ConfigurationError: the option is no whole number of at least 1.
+        ConfigurationError: the option is no whole number of at least 1, or the broker goes by another clock.
     """
 
     system = "memory"
@@ -124,13 +142,17 @@ class MemoryClient(Holding):
     patience = 0.0
 
     def __init__(self, url: str = "memory://", **options: object) -> None:
+        clock, journal = options.pop("clock", None), options.pop("journal", None)
         parsed = BrokerURL.parse(url)
         if parsed.scheme != "memory" or parsed.path or parsed.port is not None or parsed.username is not None:
             raise InvalidURLError(f"{parsed} is not of the form memory:// or memory://name")
         given = read_options(parsed, options, {"max_message_bytes": option_count})
         self.max_message_bytes = given.get("max_message_bytes", self.max_message_bytes)
         self._name = parsed.host
-        self._broker = _broker_named(parsed.host)
+        self._broker = _broker_named(parsed.host, clock)
+        if journal is not None:
+            self._broker.journal = _checked_journal(journal)
+        self.clock = self._broker.clock
         self._connected = False
         self._pid = os.getpid()
         self._dead_letter_queues: dict[str, str] = {}
@@ -179,6 +201,10 @@ class MemoryClient(Holding):
         """Count the messages of a queue, those of all clients."""
         self._require_connection(queue)
         return self._broker.count(queue)
+
+    def outlook(self, queues: Iterable[str]) -> Outlook:
+        """What there is to do in these queues, all looked at at one moment, and when there will be more."""
+        return self._broker.outlook(queues)
 
     def describe(self, queue: str) -> QueueStats:
         """Tell what ``stats`` tells, and what came and went since the last time."""
@@ -287,14 +313,14 @@ class MemoryClient(Holding):
         if not self._still_open(delivery):
             return
         if not requeue:
-            failure = failure or rejection(delivery)
+            failure = failure or rejection(delivery, self.clock)
             target = self._dead_letter_queues.get(delivery.queue, default_dead_letter_queue(delivery.queue))
             done = self._move(delivery, target, failure.dead_letter_headers(), failure.task_id, 0.0)
         elif failure is not None:
-            meta = {**failure.retry_headers(), DUE_AT: _due(delay)}
+            meta = {**failure.retry_headers(), DUE_AT: self._due(delay)}
             done = self._move(delivery, queue or delivery.queue, meta, failure.task_id, delay)
         elif delay > 0:
-            done = self._move(delivery, delivery.queue, {**delivery.meta, DUE_AT: _due(delay)}, "", delay)
+            done = self._move(delivery, delivery.queue, {**delivery.meta, DUE_AT: self._due(delay)}, "", delay)
         else:
             done = self._broker.give_back(delivery.queue, delivery.tag)
         self._finish(delivery, done)
@@ -334,7 +360,7 @@ class MemoryClient(Holding):
         edit = chosen.edit
 
         def send(letter: StoredMessage) -> tuple[str, StoredMessage]:
-            return target or _source(dead_letter_queue, letter), _back(letter, edit)
+            return target or _source(dead_letter_queue, letter), _back(letter, edit, self.clock)
 
         return chosen.finish(self._broker.pick(dead_letter_queue, lambda one: chosen.take(str(one.number)), send))
 
@@ -356,14 +382,17 @@ class MemoryClient(Holding):
         letter = StoredMessage(
             delivery.body, delivery.headers, delivery.message_id, delivery.meta, sent=delivery.sent_at_ms
         )
-        self._broker.put(queue, [_back(letter, None)], 0.0)
+        self._broker.put(queue, [_back(letter, None, self.clock)], 0.0)
 
     def _put(self, queue: str, messages: Iterable[Message], delay: float) -> None:
         self._require_connection(queue)
-        most, now = self.max_message_bytes, round(time.time() * 1000)
-        meta = {DUE_AT: _due(delay)} if delay else NO_HEADERS
+        most, now = self.max_message_bytes, round(self.clock.wall() * 1000)
+        meta = {DUE_AT: self._due(delay)} if delay else NO_HEADERS
         stored = [_stored(check_message(message), most, meta, now) for message in check_messages(messages)]
         self._broker.put(queue, stored, delay)
+
+    def _due(self, delay: float) -> int:
+        return round((self.clock.wall() + delay) * 1000)
 
     def _move(self, delivery: Delivery, target: str, meta: Mapping[str, Any], task_id: str, delay: float) -> bool:
         return self._broker.move(delivery.queue, delivery.tag, target, meta, task_id or None, delay)
@@ -434,18 +463,14 @@ def _source(queue: str, letter: StoredMessage) -> str:
     return source
 
 
-def _back(letter: StoredMessage, edit: Edit | None) -> StoredMessage:
+def _back(letter: StoredMessage, edit: Edit | None, clock: Clock) -> StoredMessage:
     """What goes back of a letter."""
-    meta = replay_headers(letter.meta, edit, letter.message_id)
+    meta = replay_headers(letter.meta, edit, letter.message_id, clock)
     if edit is None:
         return StoredMessage(letter.body, letter.headers, letter.message_id, meta, sent=letter.sent)
     body = letter.body if edit.body is None else edit.body
     headers = letter.headers if edit.headers is None else edit.headers
     return StoredMessage(body, headers, edit.message_id, meta, sent=letter.sent)
-
-
-def _due(delay: float) -> int:
-    return round((time.time() + delay) * 1000)
 
 
 def _imported(letter: DeadLetter) -> StoredMessage:

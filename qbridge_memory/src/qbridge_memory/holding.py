@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Final
@@ -16,9 +15,9 @@ from qbridge_core.backend import (
     check_delayed,
     check_delayed_id,
     check_queue_names,
-    monotonic,
 )
-from qbridge_memory.broker import MemoryBroker, Place
+from qbridge_memory.broker import MemoryBroker
+from qbridge_memory.stored import Place
 
 _PLACE: Final = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
 
@@ -62,14 +61,14 @@ class Holding(QueueClient):
         """List what is held back, the next one first; what is gone has its place still."""
         self._require_connection(queue)
         found = self._broker.delayed(queue, check_count("limit", limit), None if after is None else _place(after))
-        clock = time.time() - monotonic()
+        began = self.clock.wall() - self.clock.monotonic()
         return [
             DelayedMessage.from_headers(
                 message.body,
                 message.headers,
                 message.meta,
                 delayed_id=_delayed_id(place),
-                due_ms=round(clock * 1_000) + place[0] // 1_000,
+                due_ms=round(began * 1_000) + place[0] // 1_000,
                 message_id=message.message_id,
             )
             for place, message in found

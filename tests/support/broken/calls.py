@@ -25,7 +25,7 @@ from qbridge_core.backend import (
     rejection,
 )
 from qbridge_memory import MemoryClient
-from qbridge_memory.broker import StoredMessage
+from qbridge_memory.stored import StoredMessage
 
 # ---------------------------------------------------------------------- connecting
 

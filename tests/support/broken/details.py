@@ -36,7 +36,7 @@ from qbridge_core.backend import (
     check_wait,
 )
 from qbridge_memory import MemoryClient
-from qbridge_memory.broker import StoredMessage
+from qbridge_memory.stored import StoredMessage
 from support.broken.keeping import Moves
 from support.broken.memory import change_ready
 

@@ -14,6 +14,7 @@ from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.registry import connect
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.runtime.aside import aside
+from qbridge_core.runtime.clock import SYSTEM_CLOCK, Clock
 
 URL_VARIABLE: Final = "QBRIDGE_URL"
 _DISCONNECT_TIME: Final = 2.0
@@ -54,6 +55,12 @@ class Connection:
         """
         client = self._client
         return self._connected() if client is None else client
+
+    @property
+    def clock(self) -> Clock:
+        """That of the client, or the system's where there is none yet."""
+        client = self._client
+        return SYSTEM_CLOCK if client is None else client.clock
 
     @property
     def is_open(self) -> bool:

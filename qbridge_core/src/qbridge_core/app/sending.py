@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +17,7 @@ from qbridge_core.contract.checks import (
 )
 from qbridge_core.contract.message import Message, new_id
 from qbridge_core.errors import ConfigurationError
+from qbridge_core.runtime.clock import Clock
 from qbridge_core.task.formats.base import Outgoing
 
 
@@ -41,17 +41,19 @@ class SendOptions:
             if self.delay:
                 raise ConfigurationError("delay and at both say when; give one of them")
         if self.expires is not None:
-            check_expires(self.expires, self.seconds)
+            check_expires(self.expires, self.delay)
 
-    @property
-    def seconds(self) -> float:
+    def seconds(self, clock: Clock) -> float:
         """From now on until it may be delivered."""
-        return self.delay if self.at is None else max(0.0, self.at.timestamp() - time.time())
+        return self.delay if self.at is None else max(0.0, self.at.timestamp() - clock.wall())
 
-    @property
-    def expires_at(self) -> float | None:
-        """When a message that is made now expires, in Unix time."""
-        return None if self.expires is None else check_expires(self.expires)
+    def expires_at(self, clock: Clock) -> float | None:
+        """When a message that is made now expires, in Unix time.
+
+        Raises:
+            ConfigurationError: it may not run before that.
+        """
+        return None if self.expires is None else check_expires(self.expires, self.seconds(clock), clock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +101,9 @@ class Outbox:
 
         Raises:
             PayloadError: the format cannot say that.
+            ConfigurationError: it would expire before it may run.
         """
-        writes = self._queue(queue).writes
+        writes, expires_at = self._queue(queue).writes, options.expires_at(self._connection.clock)
         if writes is None:
             content, task_id = Message.for_task(
                 payload,
@@ -108,25 +111,25 @@ class Outbox:
                 headers=options.headers,
                 name=task,
                 version=version,
-                expires_at=options.expires_at,
+                expires_at=expires_at,
             )
             return TaskMessage(task, queue, task_id, content, options)
         message_id = new_id()
         task_id = message_id if options.task_id is None else check_task_id(options.task_id)
         headers = check_headers(options.headers)
-        outgoing = Outgoing(payload, task_id, message_id, queue, task, version, headers, options.expires_at)
+        outgoing = Outgoing(payload, task_id, message_id, queue, task, version, headers, expires_at)
         return TaskMessage(task, queue, task_id, writes.write(outgoing), options)
 
     def publish(self, message: TaskMessage) -> None:
         """Publish one message; it is confirmed on return."""
         self._prepare(message.queue)
-        content, options = message.content, message.options
-        self._connection.client().publish(
+        content, options, client = message.content, message.options, self._connection.client()
+        client.publish(
             message.queue,
             content.body,
             headers=content.headers,
             message_id=content.message_id,
-            delay=options.seconds,
+            delay=options.seconds(client.clock),
             timeout=options.publish_timeout,
         )
 
@@ -138,16 +141,18 @@ class Outbox:
         """
         found = [_checked(message) for message in messages]
         at_once: dict[tuple[str, float | None], list[Message]] = {}
+        later: list[TaskMessage] = []
         for message in found:
-            if not message.options.seconds:
+            if message.options.seconds(self._connection.client().clock):
+                later.append(message)  # decided once: its time may come while the others are sent
+            else:
                 key = message.queue, message.options.publish_timeout
                 at_once.setdefault(key, []).append(message.content)
         for (queue, timeout), contents in at_once.items():
             self._prepare(queue)
             self._connection.client().publish_many(queue, contents, timeout=timeout)
-        for message in found:
-            if message.options.seconds:
-                self.publish(message)
+        for message in later:
+            self.publish(message)
         return [message.task_id for message in found]
 
     def _prepare(self, queue: str) -> None:

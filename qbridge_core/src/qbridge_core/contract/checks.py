@@ -6,13 +6,13 @@ import functools
 import math
 import re
 import reprlib
-import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Final, TypeGuard
 
 from qbridge_core.contract.headers import HEADER_PREFIX, NO_HEADERS
 from qbridge_core.errors import ConfigurationError, MessageTooLargeError, PayloadError
+from qbridge_core.runtime.clock import SYSTEM_CLOCK, Clock
 
 MAX_ID_CHARS: Final = 255
 DEFAULT_MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
@@ -253,12 +253,13 @@ def require_seconds(name: str, value: object, *, positive: bool = False) -> floa
     return float(value)
 
 
-def check_expires(expires: object, delay: float = 0.0) -> float:
+def check_expires(expires: object, delay: float = 0.0, clock: Clock = SYSTEM_CLOCK) -> float:
     """Return when a task expires, in Unix time, refusing what cannot say that, and what says that it never runs.
 
     Args:
         expires: seconds from now on, or a time with a time zone, which may be past.
         delay: seconds before it may run.
+        clock: tells what time it is.
 
     Raises:
         ConfigurationError: it is something else, or ends before the delay.
@@ -268,8 +269,8 @@ def check_expires(expires: object, delay: float = 0.0) -> float:
             raise ConfigurationError(f"expires must be seconds or a datetime with a time zone, not {expires!r}")
         moment = expires.timestamp()
     else:
-        moment = time.time() + require_seconds("expires", expires, positive=True)
-    if delay and moment <= time.time() + delay:
+        moment = clock.wall() + require_seconds("expires", expires, positive=True)
+    if delay and moment <= clock.wall() + delay:
         raise ConfigurationError(f"a task that may run in {delay:g} s and expires before that would never run")
     return round(moment, 3)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from qbridge_core.contract.headers import DUE_AT, HISTORY, REPLAYS, TASK_ID, met
 from qbridge_core.contract.history import read_history, write_history
 from qbridge_core.contract.message import new_id
 from qbridge_core.errors import ConfigurationError, LettersGoneError
+from qbridge_core.runtime.clock import SYSTEM_CLOCK, Clock
 
 
 class Edit(NamedTuple):
@@ -130,7 +130,10 @@ def check_after(after: object) -> str | None:
 
 
 def replay_headers(
-    meta: Mapping[str, Any], edit: Edit | None = None, message_id: str | None = None
+    meta: Mapping[str, Any],
+    edit: Edit | None = None,
+    message_id: str | None = None,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> dict[str, str | int]:
     """What QBridge writes on a letter that goes back: how often it did, and on an edited one the id of its task.
 
@@ -140,10 +143,11 @@ def replay_headers(
         meta: what it has written there before.
         edit: what is to be different.
         message_id: the letter's own.
+        clock: tells what time it is.
     """
     headers: dict[str, str | int] = {
         REPLAYS: meta_replays(meta) + 1,
-        DUE_AT: round(time.time() * 1000),
+        DUE_AT: round(clock.wall() * 1000),
     }
     if history := write_history(read_history(meta.get(HISTORY))):
         headers[HISTORY] = history

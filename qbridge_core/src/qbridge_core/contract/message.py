@@ -6,7 +6,6 @@ The body and the producer's own headers are never changed; what QBridge has to s
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
@@ -40,6 +39,7 @@ from qbridge_core.contract.headers import (
 from qbridge_core.contract.history import Attempt, read_history, with_attempts, write_history
 from qbridge_core.contract.names import worker_identity
 from qbridge_core.errors import ConfigurationError
+from qbridge_core.runtime.clock import SYSTEM_CLOCK, Clock
 
 _RANDOM_BITS: Final = ~(0xF << 76 | 0b11 << 62)
 _VERSION_4: Final = 4 << 76 | 0b10 << 62
@@ -326,9 +326,9 @@ def _shown(value: float) -> str:
     return repr(round(value, 3) if isinstance(value, float) else value)
 
 
-def rejection(delivery: Delivery) -> Failure:
+def rejection(delivery: Delivery, clock: Clock = SYSTEM_CLOCK) -> Failure:
     """The failure to write for a plain ``reject(requeue=False)``."""
-    now = time.time()
+    now = clock.wall()
     return Failure(
         reason=Reason.REJECTED,
         attempts=delivery.attempts,

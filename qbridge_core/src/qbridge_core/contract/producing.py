@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from qbridge_core.contract.checks import DEFAULT_MAX_MESSAGE_BYTES, check_queue_name
 from qbridge_core.contract.message import Message, check_message
 from qbridge_core.errors import PayloadError
+from qbridge_core.runtime.clock import SYSTEM_CLOCK, Clock
 
 
 class Producing(ABC):
@@ -15,6 +16,10 @@ class Producing(ABC):
 
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
     """The longest body that ``publish`` takes, an option of each backend; also what a worker with this client takes."""
+
+    clock: Clock = SYSTEM_CLOCK
+    """Tells the time of what is written beside messages, by managers, too. Another one is for tests, on a backend that
+    keeps its delays by it."""
 
     @abstractmethod
     def publish(

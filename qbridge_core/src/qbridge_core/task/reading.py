@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 from qbridge_core.contract.envelope import Task, UnfitError, read_task
 from qbridge_core.contract.headers import REASON, instant, meta_replays
 from qbridge_core.contract.message import Delivery
+from qbridge_core.runtime.clock import SYSTEM_CLOCK, Clock
 from qbridge_core.task.formats.chosen import Formats
 from qbridge_core.task.routing import NotYetError, Router
 from qbridge_core.task.terms import Terms
@@ -40,15 +39,24 @@ class TaskReader:
         router: tells tasks of several kinds apart, if there are some.
         terms: those of each task, where no router tells them apart.
         max_bytes: a longer message is malformed.
+        clock: tells what has expired.
         again: it is for a child process, whose worker has read the messages before.
     """
 
-    __slots__ = ("_formats", "_max_bytes", "_minds_times", "_router", "_terms")
+    __slots__ = ("_clock", "_formats", "_max_bytes", "_minds_times", "_router", "_terms")
 
     def __init__(
-        self, formats: Formats | None, router: Router | None, terms: Terms, max_bytes: int, *, again: bool = False
+        self,
+        formats: Formats | None,
+        router: Router | None,
+        terms: Terms,
+        max_bytes: int,
+        *,
+        clock: Clock = SYSTEM_CLOCK,
+        again: bool = False,
     ) -> None:
         self._minds_times = not again
+        self._clock = clock
         self._formats = formats
         self._router = router
         self._terms = terms
@@ -63,7 +71,7 @@ class TaskReader:
         formats, router = self._formats, self._router
         task = read_task(delivery.body, self._max_bytes) if formats is None else formats.read(delivery, self._max_bytes)
         if (task.expires_at is not None or task.due_at is not None) and self._minds_times:
-            _check_times(task, delivery)
+            _check_times(task, delivery, self._clock.wall())
         if router is not None:
             return task, router.route(task, delivery)
         if task.args is not None:
@@ -83,8 +91,7 @@ def has_begun(delivery: Delivery) -> bool:
     return any(attempt.exception_type != NotYetError.__name__ for attempt in delivery.history)
 
 
-def _check_times(task: Task, delivery: Delivery) -> None:
-    now = time.time()
+def _check_times(task: Task, delivery: Delivery, now: float) -> None:
     if task.expires_at is not None and task.expires_at <= now and not has_begun(delivery):
         raise ExpiredTaskError(
             f"it expired {now - task.expires_at:.3f} s before a worker could begin it{_at(task.expires_at)}",

@@ -190,6 +190,7 @@ class TaskManager:
             processes=program is not None,
             redact=checked_redact(redact),
             owns=own_code(handler).includes,
+            clock=queue_client.clock,
         )
         self._lifecycle.attach_to(queue_client)
         self._plan = Plan(

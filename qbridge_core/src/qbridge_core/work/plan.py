@@ -115,7 +115,7 @@ class Plan:
 
     def _reader(self) -> TaskReader:
         router = self.handler if isinstance(self.handler, Router) else None
-        return TaskReader(self.formats, router, self.terms[0], self.max_message_bytes)
+        return TaskReader(self.formats, router, self.terms[0], self.max_message_bytes, clock=self.client.clock)
 
     def _executor(self) -> Executor:
         if self.program is not None:

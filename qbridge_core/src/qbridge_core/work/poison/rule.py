@@ -127,7 +127,7 @@ class PoisonRule:
         crashes = (min(charged(run.delivery), self._rules.max_crashes - 1) or 1) + 1
         text = f"{crashes} worker processes died while they ran this task; the last one, worker {process}, {how}"
         explanation = Explanation(Reason.CRASHED, "", text)
-        attempt = attempt_of(run, explanation)
+        attempt = attempt_of(self._rules, run, explanation)
         self._lifecycle.task_failed(
             queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, exception=RemoteError(text, "", "")
         )
@@ -141,7 +141,7 @@ class PoisonRule:
         """
         failure = failure_of(
             self._rules, run.delivery, explanation, run.task_id, run.delivery.attempts,
-            attempt=attempt_of(run, explanation),
+            attempt=attempt_of(self._rules, run, explanation),
         )  # fmt: skip
         cleared = SuspectFailure.of(failure, suspicions(run.delivery))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Final
 
@@ -84,7 +83,7 @@ class Suspects:
         crashes = charged(delivery)
         if not beside and self.is_exhausted(delivery):
             crashes = self._max_crashes - 1  # it has had its chances: a death alone decides
-        now = time.time()
+        now = self._client.clock.wall()
         failure = Failure(
             reason=Reason.CRASHED,
             attempts=delivery.attempts,

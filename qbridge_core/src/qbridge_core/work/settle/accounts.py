@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final, Self
@@ -13,10 +12,11 @@ from qbridge_core.contract.headers import DUE_AT, meta_int
 from qbridge_core.contract.message import Delivery
 from qbridge_core.contract.settlement import Settlement
 from qbridge_core.runtime.aside import aside
-from qbridge_core.runtime.clock import monotonic
+from qbridge_core.runtime.clock import Clock, monotonic
 from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.outcome import Outcome, Tally
 from qbridge_core.task.run import Run
+from qbridge_core.work.settle.rules import Rules
 
 SUCCEEDED: Final = Outcome.SUCCEEDED.value
 DEAD_LETTERED: Final = "dead-lettered"
@@ -36,7 +36,7 @@ class Accounts:
 
     Args:
         lifecycle: the hooks.
-        queue: the input queue.
+        rules: of the worker.
         system: of the client.
         tally: counts every success, after it was told here.
 
@@ -44,10 +44,11 @@ class Accounts:
         is_full: enough quick runs were measured for now. Those that follow need not be told: the tally has them.
     """
 
-    def __init__(self, lifecycle: Lifecycle, queue: str, system: str, tally: Tally) -> None:
+    def __init__(self, lifecycle: Lifecycle, rules: Rules, system: str, tally: Tally) -> None:
         self.is_full = False
         self._lifecycle = lifecycle
-        self._queue = queue
+        self._queue = rules.queue
+        self._clock = rules.clock
         self._system = system
         self._tells_each = lifecycle.hears_each_settlement
         self._tells_many = lifecycle.hears_settlements
@@ -61,17 +62,17 @@ class Accounts:
         self._teller: threading.Thread | None = None
 
     @classmethod
-    def of(cls, lifecycle: Lifecycle, queue: str, system: str, tally: Tally) -> Self | None:
+    def of(cls, lifecycle: Lifecycle, rules: Rules, system: str, tally: Tally) -> Self | None:
         """None when nobody listens."""
         listens = lifecycle.hears_each_settlement or lifecycle.hears_settlements
-        return cls(lifecycle, queue, system, tally) if listens else None
+        return cls(lifecycle, rules, system, tally) if listens else None
 
     def succeeded(self, run: Run, duration: float, began: float) -> None:
         """A run was acknowledged; the settlement began at this ``monotonic()``."""
         now = monotonic()
         self._tell(
             run.delivery,
-            Settlement(run.task_id, run.attempt, SUCCEEDED, None, waited(run, now), duration, now - began),
+            Settlement(run.task_id, run.attempt, SUCCEEDED, None, self._waited(run, now), duration, now - began),
         )
         self._measured += 1  # by several threads at once: the limit is none that must be exact
         if self._measured >= _MEASURED and not self._tells_each:
@@ -83,7 +84,7 @@ class Accounts:
         lasted = max(0.0, began - run.started_at)
         self._tell(
             run.delivery,
-            Settlement(run.task_id, run.attempt, outcome.value, reason, waited(run, now), lasted, now - began),
+            Settlement(run.task_id, run.attempt, outcome.value, reason, self._waited(run, now), lasted, now - began),
         )
 
     def dead_lettered(self, delivery: Delivery, run: Run | None, failure: Failure, began: float) -> None:
@@ -96,9 +97,18 @@ class Accounts:
         else:
             lasted = max(0.0, began - run.started_at)
             ended = Settlement(
-                run.task_id, run.attempt, DEAD_LETTERED, failure.reason, waited(run, now), lasted, now - began
+                run.task_id,
+                run.attempt,
+                DEAD_LETTERED,
+                failure.reason,
+                self._waited(run, now),
+                lasted,
+                now - began,
             )
         self._tell(delivery, ended)
+
+    def _waited(self, run: Run, now: float) -> float | None:
+        return waited(run, now, self._clock)
 
     def _tell(self, delivery: Delivery, settlement: Settlement) -> None:
         if self._tells_many:
@@ -161,15 +171,16 @@ def is_quick(settlement: Settlement) -> bool:
     return settlement.outcome == SUCCEEDED and settlement.duration is not None and settlement.duration < QUICK
 
 
-def waited(run: Run, now: float) -> float | None:
+def waited(run: Run, now: float, clock: Clock) -> float | None:
     """Seconds from when a message was sent, came due or was put back, to the start of its run; None if unknown.
 
     Args:
         run: the run.
         now: ``monotonic()``.
+        clock: tells what time it is.
     """
     delivery: Delivery = run.delivery
     since = (delivery.meta and meta_int(delivery.meta, DUE_AT)) or delivery.sent_at_ms
     if not since:
         return None
-    return max(0.0, time.time() - (now - run.started_at) - since / 1000)
+    return max(0.0, clock.wall() - (now - run.started_at) - since / 1000)

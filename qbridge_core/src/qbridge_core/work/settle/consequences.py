@@ -52,10 +52,10 @@ class Consequences:
             )
         explanation = verdict.explanation
         if verdict.action is Action.POSTPONE:
-            run.delivery.record(attempt_of(run, explanation, AttemptOutcome.SNOOZED))
+            run.delivery.record(attempt_of(self._rules, run, explanation, AttemptOutcome.SNOOZED))
             self._settler.postpone(run.delivery, run.task_id, explanation, verdict.delay or 0.0, run)
             return
-        attempt = attempt_of(run, explanation)  # before the hook, which may take its time
+        attempt = attempt_of(self._rules, run, explanation)  # before the hook, which may take its time
         self._lifecycle.task_failed(queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, exception=shown)
         if verdict.action is Action.REJECT:
             self._settler.dead_letter(run.delivery, self._failure(run, explanation, attempt), run, shown)
@@ -67,7 +67,7 @@ class Consequences:
     def timed_out(self, run: Run, stack: FrameType | None) -> None:
         """Retry or dead-letter a message whose handler ran too long."""
         explanation = Explanation.timed_out(run.terms.timeout, stack, self._rules.owns)
-        attempt = attempt_of(run, explanation)
+        attempt = attempt_of(self._rules, run, explanation)
         self._lifecycle.task_timed_out(
             queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt, timeout=run.terms.timeout
         )
@@ -76,7 +76,7 @@ class Consequences:
     def unreadable(self, run: Run, exception_type: str) -> None:
         """Retry or dead-letter a message whose handler raised what cannot be read in time."""
         explanation = Explanation(Reason.FAILED, exception_type, "(could not be read in time)")
-        self._count_failure(run, explanation, attempt_of(run, explanation))
+        self._count_failure(run, explanation, attempt_of(self._rules, run, explanation))
 
     def unfit(self, delivery: Delivery, exc: UnfitError) -> None:
         """Dead-letter a message that can never run; put off one that another worker may be able to run, or later."""
@@ -91,7 +91,7 @@ class Consequences:
             self._settler.dead_letter(delivery, failure)
             return
         if isinstance(exc, NotYetError):
-            delivery.record(wait_of(delivery))
+            delivery.record(wait_of(delivery, self._rules.clock))
         self._settler.postpone(delivery, task_id, explanation, pause)
 
     def crashed(self, run: Run, explanation: Explanation, attempt: Attempt, crashes: int | None = None) -> None:

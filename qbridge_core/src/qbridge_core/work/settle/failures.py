@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from dataclasses import replace
 
 from qbridge_core.contract.dead_letter import Failure
@@ -47,7 +46,7 @@ def failure_of(
         crashes: deaths of processes that are charged to it; those of the delivery when not given.
         attempt: the run that ended so, if there was one.
     """
-    now = time.time()
+    now = rules.clock.wall()
     explanation = explanation.redacted(rules.redact)
     crashes = delivery.crashes if crashes is None else crashes
     return Failure(
@@ -67,12 +66,12 @@ def failure_of(
     )
 
 
-def attempt_of(run: Run, explanation: Explanation, outcome: AttemptOutcome | None = None) -> Attempt:
+def attempt_of(rules: Rules, run: Run, explanation: Explanation, outcome: AttemptOutcome | None = None) -> Attempt:
     """What the history says of a run that ends now; ``outcome`` where the reason of the explanation is another."""
     lasted = monotonic() - run.started_at
     return Attempt(
         outcome=outcome or AttemptOutcome(explanation.reason.value),
-        began_at=instant(round((time.time() - lasted) * 1000)),
+        began_at=instant(round((rules.clock.wall() - lasted) * 1000)),
         duration=round(lasted, 3),
         worker=worker_identity(),
         exception_type=explanation.exception_type,

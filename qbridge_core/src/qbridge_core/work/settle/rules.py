@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from qbridge_core.runtime.clock import SYSTEM_CLOCK, Clock
 from qbridge_core.task.explanation import Owns
 
 
@@ -18,6 +19,7 @@ class Rules:
         processes: True when handlers run in processes of their own, whose deaths are charged to their tasks alone.
         redact: what may be shown of a text from a handler's exception.
         owns: tells the handler's own code, for the place of a failure.
+        clock: tells the times that are written beside messages.
     """
 
     queue: str
@@ -25,3 +27,4 @@ class Rules:
     processes: bool = False
     redact: Callable[[str], str] | None = None
     owns: Owns | None = None
+    clock: Clock = SYSTEM_CLOCK

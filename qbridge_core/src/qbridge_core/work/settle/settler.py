@@ -73,7 +73,7 @@ class Settler:
         self._rules = rules
         self._lifecycle = lifecycle
         self._tally = tally
-        self.accounts: Final = Accounts.of(lifecycle, rules.queue, client.system, tally)
+        self.accounts: Final = Accounts.of(lifecycle, rules, client.system, tally)
         repeated = functools.partial(lifecycle.settlement_repeated, queue=rules.queue)
         repeater = Repeater(rules.queue, give_up, repeated, logs_outages=client.logs_outages)
         self.persist, self._insist = repeater.repeat, repeater.insist
@@ -122,7 +122,7 @@ class Settler:
 
     def next_pause(self, delivery: Delivery, exc: UnfitError) -> float | None:
         """Seconds for which to postpone a message that cannot run here; ``None`` when it is not to wait any more."""
-        return next_pause(delivery, exc, self._client.capabilities)
+        return next_pause(delivery, exc, self._client.capabilities, self._rules.clock)
 
     def postpone(
         self, delivery: Delivery, task_id: str, explanation: Explanation, delay: float, run: Run | None = None

@@ -1,0 +1,1 @@
+"""What pytest loads with each run: as little as can be."""
