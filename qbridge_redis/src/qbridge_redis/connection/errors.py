@@ -90,7 +90,9 @@ def refused(error: Exception, action: str) -> QBridgeError:
     if name == "WRONGTYPE":
         return QueueMismatchError(
             f"cannot {action}: a key with the queue's name, or with its name and ':delayed' or ':paused', holds "
-            "something that is no stream, or no sorted set, of QBridge; give the queue another name, or delete that key"
+            "something that is no stream, or no sorted set, of QBridge. A list may be a queue of Celery's, which "
+            "kombu+redis:// works off, or of Dramatiq's, which only Dramatiq can (docs/coming-from-celery.md); "
+            "otherwise give the queue another name, or delete that key"
         )
     if name == "NOPERM" or any(hint in str(error) for hint in _DENIED):
         return AuthenticationError(
