@@ -1,6 +1,7 @@
 """A program of Celery's, without anything of QBridge: ``celery_program.py COMMAND URL QUEUE JOURNAL``.
 
-* ``send``: sends a task for each number in a line of standard input, and answers with a line: "sent", or an error.
+* ``send``: sends a task for each number in a line of standard input, and answers with a line: "sent", or an error. A
+  number may have a countdown in seconds, as in ``7@1.5``.
 * ``work``: a worker, until a signal ends it.
 
 A task writes ``celery NUMBER`` into the journal. The URL is the one that QBridge takes, without its ``kombu+``.
@@ -44,8 +45,9 @@ def main(command: str, url: str, queue: str, journal: str) -> None:
     if command == "send":
         for line in sys.stdin:
             try:
-                for number in line.split():
-                    note.apply_async((int(number),), retry=False)
+                for word in line.split():
+                    number, _, countdown = word.partition("@")
+                    note.apply_async((int(number),), countdown=float(countdown or 0), retry=False)
                 answer = "sent"
             except Exception as exc:
                 answer = f"{type(exc).__name__}: {exc}"

@@ -86,6 +86,8 @@ if TYPE_CHECKING:
     from qbridge_core.app.task import AppTask
     from qbridge_core.supervise.supervisor import Supervisor
     from qbridge_core.task.formats.base import Format, Outgoing
+    from qbridge_core.task.formats.celery import CeleryFormat
+    from qbridge_core.task.formats.dramatiq import DramatiqFormat
     from qbridge_core.task.formats.envelope import EnvelopeFormat
     from qbridge_core.task.formats.raw import RawFormat
     from qbridge_core.task.formats.wholejson import JSONFormat
@@ -106,12 +108,14 @@ __all__ = [
     "BrokerBlockedError",
     "BrokerUnavailableError",
     "Capabilities",
+    "CeleryFormat",
     "ConfigurationError",
     "ConstantBackoff",
     "DeadLetter",
     "DelayedMessage",
     "Delivery",
     "DeliveryLostError",
+    "DramatiqFormat",
     "DuplicateBackendError",
     "EnvelopeFormat",
     "ExceptionRule",
@@ -178,6 +182,8 @@ __all__ = [
 
 
 _FORMATS: Final = {
+    "CeleryFormat": "qbridge_core.task.formats.celery",
+    "DramatiqFormat": "qbridge_core.task.formats.dramatiq",
     "EnvelopeFormat": "qbridge_core.task.formats.envelope",
     "Format": "qbridge_core.task.formats.base",
     "JSONFormat": "qbridge_core.task.formats.wholejson",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -13,60 +11,12 @@ import pytest
 
 from qbridge_core import DeadLetter, QueueClient, QueueMismatchError, Reason, TaskManager, connect
 from support.brokers import redis_command
+from support.foreign_programs import CeleryProgram
 from support.sqs import SQSBroker
 from support.wait import wait_for
 
 pytestmark = pytest.mark.slow
-_PROGRAM = Path(__file__).parents[2] / "support" / "celery_program.py"
-DISCARDS = "Received and deleted unknown message"
 _DELETES_ON_SQS = tuple(map(int, version("kombu").split(".")[:2])) >= (5, 7)
-
-
-class CeleryProgram:
-    """Celery's side, in processes of its own."""
-
-    def __init__(self, url: str, queue: str, folder: Path) -> None:
-        self._arguments = [url.removeprefix("kombu+").partition("?")[0], queue, str(folder / "celery")]
-        self._log = folder / "celery.log"
-        self._worker: subprocess.Popen[bytes] | None = None
-        command = [sys.executable, str(_PROGRAM), "send", *self._arguments]
-        self._producer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-
-    def send(self, *numbers: int) -> str:
-        """Send a task for each; return "sent", or an error."""
-        assert self._producer.stdin is not None
-        assert self._producer.stdout is not None
-        self._producer.stdin.write(b"%s\n" % " ".join(map(str, numbers)).encode())
-        self._producer.stdin.flush()
-        return self._producer.stdout.readline().decode().strip()
-
-    def start(self) -> None:
-        """Start a worker, and return when it works."""
-        with self._log.open("wb") as log:
-            command = [sys.executable, str(_PROGRAM), "work", *self._arguments]
-            self._worker = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        wait_for(lambda: b" ready." in self._log.read_bytes(), 60, "Celery's worker starts")
-
-    def is_alive(self) -> bool:
-        """Whether the worker has not ended."""
-        return self._worker is not None and self._worker.poll() is None
-
-    def done(self) -> list[int]:
-        """The numbers of the tasks that have run."""
-        journal = Path(self._arguments[2])
-        return [int(line.split()[1]) for line in journal.read_text().splitlines()] if journal.exists() else []
-
-    def discarded(self) -> int:
-        """How many messages the worker says that it has thrown away."""
-        return self._log.read_text().count(DISCARDS)
-
-    def close(self) -> None:
-        """End the processes."""
-        with self._producer as producer:
-            producer.kill()
-        if self._worker is not None:
-            self._worker.kill()
-            self._worker.wait()
 
 
 @pytest.fixture(params=["sqs", "redis", "amqp"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeVar, Unpack, overload
 
 from qbridge_core.app.connection import Connection
 from qbridge_core.app.naming import check_name, name_of
@@ -55,6 +55,9 @@ class App:
     Raises:
         ConfigurationError: an argument is wrong.
     """
+
+    task_type: ClassVar[type[AppTask[Any]]] = AppTask
+    """What ``task`` makes of a function."""
 
     def __init__(
         self,
@@ -144,7 +147,9 @@ class App:
             own = name_of(decorated, name)
             signature = signature_of(decorated, own, whole_payload=whole_payload)
             return self._register(
-                AppTask(decorated, own, queue, tuple(map(check_name, aliases)), terms, signature, self._root_outbox)
+                self.task_type(
+                    decorated, own, queue, tuple(map(check_name, aliases)), terms, signature, self._root_outbox
+                )
             )
 
         return decorate if function is None else decorate(function)
@@ -287,13 +292,15 @@ class App:
         Raises:
             ConfigurationError: as ``run_worker``.
         """
+        from qbridge_core.app.moving import movers_for
         from qbridge_core.app.worker import chosen, managers_for
 
         root = self._root
         tasks = self.tasks
         used = list(dict.fromkeys(task.queue for task in tasks))
         wanted = chosen({name: root._queue(name) for name in used}, used, queues)
-        return managers_for(root._connection.client(), wanted, tasks, root._patience, root._settings)
+        client = root._connection.client()
+        return [*managers_for(client, wanted, tasks, root._patience, root._settings), *movers_for(client, wanted)]
 
     # ------------------------------------------------------------------ parts
 

@@ -46,12 +46,14 @@ class Queue:
         dead_letter_queue: where its letters go.
         settings: the other arguments of its manager.
         writes: the format of what is sent there; ``None`` for the envelope.
+        feeders: other queues, in which messages for this one wait.
     """
 
     name: str
     dead_letter_queue: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     writes: Format | None = None
+    feeders: Sequence[str] = ()
 
 
 def queue_of(name: str, settings: Mapping[str, Any]) -> Queue:
@@ -71,7 +73,9 @@ def queue_of(name: str, settings: Mapping[str, Any]) -> Queue:
     check_declaration(name, dead)
     formats = formats_of(settings.get("formats"))
     others = {key: value for key, value in settings.items() if key != _DEAD}
-    return Queue(name, dead, others, None if formats is None else formats.first)
+    if formats is None:
+        return Queue(name, dead, others)
+    return Queue(name, dead, others, formats.first, formats.feeders_of(name))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -74,3 +74,11 @@ class Format(ABC):
         Raises:
             PayloadError: this format cannot say that.
         """
+
+    def feeder_of(self, queue: str) -> str | None:
+        """Another queue, in which messages for this one wait until they are due; ``None`` where there is none.
+
+        The workers of an app take what is in it over into the queue itself.
+        """
+        del queue
+        return None

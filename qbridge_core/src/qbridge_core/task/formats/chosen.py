@@ -23,6 +23,10 @@ class Formats:
         self.first = formats[0]
         self._in_turn = tuple(sorted(formats, key=lambda each: each.breadth))
 
+    def feeders_of(self, queue: str) -> list[str]:
+        """Other queues, in which messages for this one wait."""
+        return [feeder for each in self._in_turn if (feeder := each.feeder_of(queue)) is not None]
+
     def read(self, delivery: Delivery, max_bytes: int) -> Task:
         """Read a message by the first format that accepts it.
 
