@@ -30,6 +30,7 @@ from support.broken import (
     memory,
     outages,
     pausing,
+    soon,
 )
 from support.brokers import start_new
 from support.estimates import EstimatingClient
@@ -57,6 +58,7 @@ QUICK = {
 
 COUNTS = {"test_counts_show_what_was_done", "test_g13_listing_neither_consumes_nor_reorders"}
 LOOKS = {"test_the_broker_is_looked_at_as_far_as_that_is_claimed"}
+SOON = {"test_g1_what_is_published_soon_is_there_when_its_future_ends"}
 BROKEN: dict[type[MemoryClient], set[str]] = {
     memory.ForgetsTheOrder: {"test_g18_arguments_in_the_wrong_order_are_named"},
     memory.LosesOnReject: {
@@ -373,6 +375,21 @@ BROKEN: dict[type[MemoryClient], set[str]] = {
     details.NamesLettersByMessage: {"test_letters_are_named_as_far_as_that_is_claimed"},
     details.KnowsItsOwnLetters: {"test_g13_chosen_letters_are_deleted"},
     details.KeepsWhatIsEmptied: {"test_a_letter_is_sent_back_edited"},
+    soon.ForgetsWhatIsSoon: SOON
+    | {
+        "test_g18_publishing_soon_has_its_errors_in_the_future",
+        "test_what_is_published_soon_cannot_be_cancelled",
+        "test_what_is_published_soon_can_be_delayed",
+        "test_g1_disconnecting_ends_what_is_under_way",
+    },
+    soon.RaisesWhatIsSoon: {
+        "test_g18_publishing_soon_has_its_errors_in_the_future",
+        "test_g1_disconnecting_ends_what_is_under_way",
+    },
+    soon.CancelsWhatIsSoon: {"test_what_is_published_soon_cannot_be_cancelled"},
+    soon.SendsAtOnceWhatIsSoon: {"test_what_is_published_soon_can_be_delayed"},
+    soon.LeavesFuturesOpen: {"test_g1_disconnecting_ends_what_is_under_way"},
+    soon.TurnsWhatIsSoon: SOON,
     claims.PublishesBackwards: {"test_messages_arrive_in_order"},
     claims.LosesWithoutOrder: {"test_messages_arrive_in_order"},
     claims.ClaimsExactCounts: COUNTS,
@@ -386,6 +403,7 @@ WITH_ONE_KIND = {
     "test_g1_without_a_broker_each_call_ends_with_a_typed_error": "away",
     "test_an_instant_ack_waits_for_no_broker": "silent",
     "test_g2_whenever_a_client_dies_its_message_is_somewhere": "retry",
+    "test_g1_publishing_soon_never_waits": "silent",
     "test_g1_what_publish_many_confirmed_is_there_whatever_happens_to_the_connection": "half",
 }
 """Of those that run for several kinds of faults, one is enough to find a client: this, or what the client says."""
@@ -422,6 +440,7 @@ BROKEN_LEASES: dict[type[LeaseClient], set[str]] = {
     leases.RefusesLargeWithAnyError: {"test_g19_the_largest_body_can_be_settled_in_every_way"},
     outages.StaysConnectedAfterAFailure: {"test_g15_a_client_survives_outages_again_and_again"},
     outages.ReconnectsOnce: {"test_g15_a_client_survives_outages_again_and_again"},
+    soon.WaitsForWhatIsSoon: {"test_g1_publishing_soon_never_waits"},
     claims.LogsNoOutage: {"test_g15_a_client_survives_outages_again_and_again"},
     claims.LogsOutagesUnclaimed: {"test_g15_a_client_survives_outages_again_and_again"},
     claims.LogsNoEnd: {"test_g15_a_client_survives_outages_again_and_again"},
@@ -602,6 +621,7 @@ def test_every_broken_client_is_run() -> None:
         letters,
         outages,
         pausing,
+        soon,
     )
     broken = {
         kind

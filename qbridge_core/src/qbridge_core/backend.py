@@ -16,6 +16,9 @@
   pass, :func:`logger`, which never raises or waits,
   :class:`GrowingPause` between tries, :class:`Outage`, which makes one story of many complaints, :class:`Mailbox`,
   through which many threads hand work to one, and :class:`Pulse`, by which a thread shows that it turns.
+* **Not waiting,** for a ``publish_soon`` of one's own: :class:`Promises` are futures that end in time (each a
+  :class:`Promise`), :class:`HelperThreads` run what may wait; :func:`settled` is a future that has ended, and
+  :func:`in_the_future` puts what a method raises into the one that it returns.
 * **Looking at the broker:** ``diagnose`` makes each :class:`Finding` through a :class:`Check`, for the queues whose
   :class:`QueueUse` :func:`check_uses` returns; :func:`examine` makes all checks, whatever one
   of them raises.
@@ -26,6 +29,7 @@
 The tests are in :mod:`qbridge_core.testing`; a backend's package never imports those.
 """
 
+from qbridge_core.contract.asides import in_the_future, settled
 from qbridge_core.contract.boundary import callers_own, guarded, is_passing
 from qbridge_core.contract.capabilities import Capabilities
 from qbridge_core.contract.checks import (
@@ -128,10 +132,12 @@ from qbridge_core.errors import (
     UnsupportedError,
 )
 from qbridge_core.runtime.clock import SYSTEM_CLOCK, Clock, monotonic
+from qbridge_core.runtime.helpers import HelperThreads
 from qbridge_core.runtime.logs import QueuedLogger, logger
 from qbridge_core.runtime.mailbox import Mailbox
 from qbridge_core.runtime.outage import Outage
 from qbridge_core.runtime.pause import GrowingPause
+from qbridge_core.runtime.promises import Promise, Promises
 from qbridge_core.runtime.pulse import Pulse
 
 __all__ = [
@@ -169,6 +175,7 @@ __all__ = [
     "GrowingPause",
     "HEADER_PREFIX",
     "HISTORY",
+    "HelperThreads",
     "InvalidURLError",
     "LAST_FAILED_AT",
     "LettersGoneError",
@@ -188,6 +195,8 @@ __all__ = [
     "PREFETCH_BYTES",
     "PayloadError",
     "PermanentError",
+    "Promise",
+    "Promises",
     "PublishUnconfirmedError",
     "Pulse",
     "QBridgeError",
@@ -242,6 +251,7 @@ __all__ = [
     "examine",
     "guarded",
     "hookimpl",
+    "in_the_future",
     "is_passing",
     "letter_headers",
     "list_queues",
@@ -257,6 +267,7 @@ __all__ = [
     "read_options",
     "rejection",
     "replay_headers",
+    "settled",
     "suspects_queue",
     "worker_identity",
 ]

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from qbridge_core.backend import (
     DIAGNOSIS_SECONDS,
@@ -56,6 +56,7 @@ from qbridge_core.backend import (
     check_wanted,
     default_dead_letter_queue,
     examine,
+    in_the_future,
     letter_headers,
     list_queues,
     meta_int,
@@ -64,10 +65,14 @@ from qbridge_core.backend import (
     read_options,
     rejection,
     replay_headers,
+    settled,
 )
 from qbridge_memory.broker import MemoryBroker
 from qbridge_memory.holding import Holding
 from qbridge_memory.stored import Event, Look, Outlook, StoredMessage
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 _SETTLED: Final = None
 _ANY_NAME: Final = "any"
@@ -238,6 +243,21 @@ class MemoryClient(Holding):
         """Publish one message; it is in the queue on return."""
         check_publish_timeout(timeout)
         self._put(queue, [Message(body, NO_HEADERS if headers is None else headers, message_id)], check_delay(delay))
+
+    @in_the_future
+    def publish_soon(
+        self,
+        queue: str,
+        body: bytes,
+        *,
+        headers: Mapping[str, str] | None = None,
+        message_id: str | None = None,
+        delay: float = 0.0,
+        timeout: float | None = None,
+    ) -> Future[None]:
+        """Publish one message at once."""
+        self.publish(queue, body, headers=headers, message_id=message_id, delay=delay, timeout=timeout)
+        return settled()
 
     def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
         """Publish all messages or none."""

@@ -15,6 +15,7 @@ from qbridge_rabbitmq.consume.deliveries import Deliveries
 from qbridge_rabbitmq.consume.receiving import Receiving
 from qbridge_rabbitmq.consume.watch import Watch
 from qbridge_rabbitmq.publish.delayed import DelayedSender
+from qbridge_rabbitmq.publish.flights import Flights
 from qbridge_rabbitmq.publish.messages import publication
 from qbridge_rabbitmq.publish.publisher import Publisher
 from qbridge_rabbitmq.publish.sender import Sender
@@ -51,6 +52,7 @@ class ConnectedBroker:
         requests: has the broker do something and waits for its answer.
         publisher: publishes, in the I/O thread.
         sender: publishes for any other thread.
+        flights: does the same for those who do not wait.
         consumers: where messages come from.
         receiving: takes them from there.
         lost_deliveries: what was in flight when a channel ended.
@@ -89,6 +91,7 @@ class ConnectedBroker:
         self.locks = Locks(requests)
         self.purging = Purging(requests, declarations, self.pending_delays)
         self.sender = Sender(connections, self.publisher, options.publish_timeout)
+        self.flights = Flights(connections, self.publisher, options.publish_timeout, self.sender.leave_silent)
         self.pauses = Pauses(requests, declarations, self._publish)
         self.consumers = Consumers(connections, self._restore, lost, options.request_timeout)
         self.acknowledgements = Acknowledgements(self.io, lost)
@@ -131,6 +134,7 @@ class ConnectedBroker:
         self.connections.begin_closing()
         self.consumers.interrupt()
         self.connections.close(patience)
+        self.flights.close()
         self.lost_deliveries.close()
 
     def _publish(self, queue: str, body: bytes) -> None:

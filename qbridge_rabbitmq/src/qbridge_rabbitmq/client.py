@@ -7,6 +7,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Final
 
@@ -43,6 +44,7 @@ from qbridge_core.backend import (
     check_uses,
     check_wait,
     check_wanted,
+    in_the_future,
     logger,
 )
 from qbridge_rabbitmq.broker import ConnectedBroker
@@ -288,6 +290,31 @@ class RabbitMQClient(Holding):
             broker.delayed.send(message, delay, timeout)
         else:
             broker.sender.send([message], timeout)
+
+    @in_the_future
+    @bounded
+    def publish_soon(
+        self,
+        queue: str,
+        body: bytes,
+        *,
+        headers: Mapping[str, str] | None = None,
+        message_id: str | None = None,
+        delay: float = 0.0,
+        timeout: float | None = None,
+    ) -> Future[None]:
+        """Publish one message; the I/O thread writes all that have come, and hears their confirmations.
+
+        A message with a delay is published by a thread that waits: its delay queue may have to be made.
+        """
+        if check_delay(delay, delays.MAX_SECONDS) > 0:
+            return super().publish_soon(
+                queue, body, headers=headers, message_id=message_id, delay=delay, timeout=timeout
+            )
+        broker = self._live()
+        given = Message(body, NO_HEADERS if headers is None else headers, message_id)
+        message = publication(queue, given, broker.sender.room, self.max_message_bytes)
+        return broker.flights.send(message, check_publish_timeout(timeout))
 
     # Not bounded: what is raised where the messages come from is the caller's.
     def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Final
 
@@ -39,6 +40,7 @@ from qbridge_core.backend import (
     check_uses,
     check_wait,
     check_wanted,
+    in_the_future,
     list_queues,
     monotonic,
 )
@@ -251,6 +253,24 @@ class RedisClient(Holding):
         node.publisher.publish(queue, message, delay, timeout)
         if delay > 0:
             node.delayed(queue)
+
+    @in_the_future
+    @guarded_method
+    def publish_soon(
+        self,
+        queue: str,
+        body: bytes,
+        *,
+        headers: Mapping[str, str] | None = None,
+        message_id: str | None = None,
+        delay: float = 0.0,
+        timeout: float | None = None,
+    ) -> Future[None]:
+        """Publish one message; those that are under way are sent in pipelines, with those of threads."""
+        node = self._running(queue)
+        delay = check_delay(delay, _LONGEST_DELAY)
+        message = Message(body, NO_HEADERS if headers is None else headers, message_id)
+        return node.publish_soon(queue, message, delay, check_publish_timeout(timeout))
 
     @guarded_method
     def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
+from functools import partial
 from typing import Final
 
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from qbridge_core.backend import BrokerUnavailableError, Delivery, Pulse, QBridgeError, monotonic
+from qbridge_core.backend import BrokerUnavailableError, Delivery, Message, Pulse, QBridgeError, monotonic
 from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import unreachable
 from qbridge_redis.connection.options import Deployment, Options
@@ -106,6 +108,7 @@ class Node:
         for in_flight in context.all_in_flight():
             in_flight.lose_all()
         context.pool.close()
+        self.publisher.close()
         context.route.close()
 
     def create(self, queue: str) -> None:
@@ -117,6 +120,11 @@ class Node:
         except LOST as exc:
             raise unreachable(exc, self.context.options) from exc
         self._note_use(queue)
+
+    def publish_soon(self, queue: str, message: Message, delay: float, timeout: float | None) -> Future[None]:
+        """See ``QueueClient.publish_soon``."""
+        stored = partial(self.delayed, queue) if delay > 0 else _nothing
+        return self.publisher.publish_soon(queue, message, delay, timeout, stored)
 
     def receive(self, queue: str, count: int, timeout: float) -> list[Delivery]:
         """See ``QueueClient.receive``."""
@@ -235,6 +243,10 @@ class Node:
                     connection.call(self._leave_command(in_flight.queue), _LEAVE_TIME)
             except (QBridgeError, *LOST):
                 return
+
+
+def _nothing() -> None:
+    """What is there at once needs nobody to look after it."""
 
 
 def _open_first(connection: RedisConnection, options: Options) -> None:

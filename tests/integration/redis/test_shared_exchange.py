@@ -12,6 +12,7 @@ import pytest
 
 from integration.redis.helpers import Cli, MakeClient
 from qbridge_core import BrokerUnavailableError, PublishUnconfirmedError, QBridgeError, UnroutableError
+from qbridge_core.backend import HelperThreads
 from qbridge_redis import RedisClient
 from qbridge_redis.connection.connection import RedisConnection
 from qbridge_redis.publish.shared_exchange import SharedExchange, _Request, _State
@@ -183,7 +184,7 @@ def test_an_interrupted_thread_leaves_the_others_their_answers(pool: ThreadPoolE
             raise KeyboardInterrupt
         return list(commands)
 
-    shared = SharedExchange(exchange)
+    shared = SharedExchange(exchange, HelperThreads("test").run)
     deadline = time.monotonic() + 60
     futures = [pool.submit(shared.reply, "0", 1, deadline)]
     assert started.wait(20)
@@ -216,7 +217,7 @@ def test_a_thread_that_is_interrupted_while_it_waits_keeps_nobody_on_the_ground(
 
     waits = _Request.wait
     monkeypatch.setattr(_Request, "wait", interrupted)
-    shared = SharedExchange(exchange)
+    shared = SharedExchange(exchange, HelperThreads("test").run)
     deadline = time.monotonic() + 60
     first = pool.submit(shared.reply, "first", 1, deadline)
     assert started.wait(20)
@@ -237,7 +238,7 @@ def test_who_has_much_more_time_than_the_leader_waits_for_another_exchange(pool:
         flown.append(list(commands))
         return list(commands)
 
-    shared = SharedExchange(exchange)
+    shared = SharedExchange(exchange, HelperThreads("test").run)
     now = time.monotonic()
     futures = [pool.submit(shared.reply, "first", 1, now + 30)]
     assert started.wait(20)

@@ -44,8 +44,9 @@ from typing import ClassVar, Self
 from qbridge_core.contract.capabilities import Capabilities
 from qbridge_core.contract.diagnosing import Diagnosing
 from qbridge_core.contract.events import ConnectionEvents, Hooks
-from qbridge_core.contract.older import refuse_what_is_new
+from qbridge_core.contract.older import keep_up, refuse_what_is_new
 from qbridge_core.contract.operations import Operations
+from qbridge_core.contract.producing import Producing
 from qbridge_core.runtime.pulse import Pulse
 
 _NO_CAPABILITIES = Capabilities()
@@ -61,10 +62,6 @@ class QueueClient(Operations, Diagnosing):
     system: str = "other"
     """Which kind of broker this is, by the name that OpenTelemetry has for it (``messaging.system``), for hooks."""
 
-    patience: float = 30.0
-    """Seconds after which a call of this client has ended, whatever the broker does, in addition to what its arguments
-    ask for. A thread that takes longer in one hangs (:meth:`qbridge_core.TaskManager.health`)."""
-
     events: ConnectionEvents | None = None
     """Where the client tells that its connection is lost and is back, for hooks; None for one that does not tell."""
 
@@ -74,6 +71,7 @@ class QueueClient(Operations, Diagnosing):
     def __init_subclass__(cls, **arguments: object) -> None:
         super().__init_subclass__(**arguments)
         refuse_what_is_new(cls)
+        keep_up(cls, "publish", "publish_soon", Producing.publish_soon)
 
     @property
     def capabilities(self) -> Capabilities:

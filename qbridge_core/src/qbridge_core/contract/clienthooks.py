@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import pluggy
@@ -86,6 +87,9 @@ class ClientHooks:
         client.publish = self.publish  # type: ignore[method-assign]
         if type(client).publish_many is not Producing.publish_many:  # which publishes one by one
             client.publish_many = self.publish_many  # type: ignore[method-assign]
+        if type(client).publish_soon is not Producing.publish_soon:
+            # Hooks may wait, and both are for the thread that publishes: one thread for each message has both.
+            client.publish_soon = partial(Producing.publish_soon, client)  # type: ignore[method-assign]
         if client.events is not None:
             client.events.listen(self._lost, self._regained)
 

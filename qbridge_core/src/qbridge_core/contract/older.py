@@ -1,4 +1,4 @@
-"""Backends that were written before there were some of the arguments: they go on working, and refuse the new ones."""
+"""Backends that were written before there were some arguments and methods: they go on working, and refuse new ones."""
 
 from __future__ import annotations
 
@@ -19,6 +19,20 @@ def refuse_what_is_new(cls: type) -> None:
         method = vars(cls).get(name)
         if isinstance(method, FunctionType) and (missing := [one for one in added if not _takes(method, one)]):
             setattr(cls, name, _refusing(method, missing))
+
+
+def keep_up(cls: type, method: str, companion: str, default: Callable[..., Any]) -> None:
+    """Let a class that overrides a method have the default of another one, unless it overrides that one, too.
+
+    What the class that it derives from has there goes past its method.
+    """
+    if _place(cls, method) < _place(cls, companion):
+        setattr(cls, companion, default)
+
+
+def _place(cls: type, name: str) -> int:
+    """How far up a class finds what it has by this name."""
+    return next(position for position, each in enumerate(cls.__mro__) if name in vars(each))
 
 
 def _takes(method: Callable[..., Any], argument: str) -> bool:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Final
 
-from qbridge_core.contract.checks import DEFAULT_MAX_MESSAGE_BYTES, check_queue_name
+from qbridge_core.contract.asides import Asides, in_the_future
+from qbridge_core.contract.checks import DEFAULT_MAX_MESSAGE_BYTES, check_publish_timeout, check_queue_name
 from qbridge_core.contract.message import Message, check_message
 from qbridge_core.errors import PayloadError
-from qbridge_core.runtime.clock import SYSTEM_CLOCK, Clock
+from qbridge_core.runtime.clock import SYSTEM_CLOCK, Clock, monotonic
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+_LEAST_PATIENCE: Final = 10.0
 
 
 class Producing(ABC):
@@ -20,6 +28,10 @@ class Producing(ABC):
     clock: Clock = SYSTEM_CLOCK
     """Tells the time of what is written beside messages, by managers, too. Another one is for tests, on a backend that
     keeps its delays by it."""
+
+    patience: float = 30.0
+    """Seconds after which a call of this client has ended, whatever the broker does, in addition to what its arguments
+    ask for. A thread that takes longer in one hangs (:meth:`qbridge_core.TaskManager.health`)."""
 
     @abstractmethod
     def publish(
@@ -56,6 +68,45 @@ class Producing(ABC):
                 have this name.
             PayloadError: headers or message id cannot be kept.
         """
+
+    @in_the_future
+    def publish_soon(
+        self,
+        queue: str,
+        body: bytes,
+        *,
+        headers: Mapping[str, str] | None = None,
+        message_id: str | None = None,
+        delay: float = 0.0,
+        timeout: float | None = None,
+    ) -> Future[None]:
+        """Publish as ``publish`` does, and never wait: the future ends when the broker has confirmed the message.
+
+        Many that are under way share their way to the broker and back where the backend can. Messages of one thread
+        for one queue keep their order, as far as they have no delay. The future ends in any case: when ``timeout`` is
+        over, and by ``disconnect``; it cannot be cancelled. How many are under way is for the caller to bound, as
+        :class:`~qbridge_core.AsyncQueueClient` does. What waits for the future is called in a thread of the client's,
+        which it must not hold up.
+
+        The default has ``publish`` called by one of 32 threads, so it keeps no order.
+
+        Returns a future with the errors of ``publish``, those about arguments, too.
+        """
+        seconds = check_publish_timeout(timeout)
+        due = None if seconds is None else monotonic() + seconds
+
+        def publish() -> None:
+            left = None if due is None else max(0.0, due - monotonic())
+            self.publish(queue, body, headers=headers, message_id=message_id, delay=delay, timeout=left)
+
+        return self._asides().call(publish, max(self.patience, _LEAST_PATIENCE) if seconds is None else seconds)
+
+    def _asides(self) -> Asides:
+        """The threads of the default. Made here, since no subclass has to call ``__init__``; others in a child."""
+        asides: Asides | None = vars(self).get("_asides_here")
+        if asides is None or asides.pid != os.getpid():
+            asides = vars(self)["_asides_here"] = Asides()
+        return asides
 
     def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
         """Publish messages in order; return once all are confirmed. Backends pipeline this.

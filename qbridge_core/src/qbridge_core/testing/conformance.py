@@ -34,6 +34,7 @@ from qbridge_core.testing.recovery import RecoveryTests
 from qbridge_core.testing.settling import SettlingTests
 from qbridge_core.testing.several_queues import SeveralQueuesTests
 from qbridge_core.testing.sharing import SharingTests
+from qbridge_core.testing.soon import SoonTests
 from qbridge_core.testing.workers import WorkerTests
 
 T = TypeVar("T")
@@ -47,6 +48,7 @@ class BackendConformance(
     ConnectionTests,
     SharingTests,
     PublishingTests,
+    SoonTests,
     DataTests,
     DelayTests,
     DelayedMessageTests,

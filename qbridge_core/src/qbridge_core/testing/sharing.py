@@ -7,12 +7,14 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable
-from typing import cast
+from typing import Final, cast
 
 import pytest
 
 from qbridge_core import Delivery, Message, NotConnectedError, QueueClient
 from qbridge_core.testing.base import Backend, Call, a_failure
+
+_SECONDS: Final = 5.0
 
 
 class SharingTests(Backend):
@@ -132,6 +134,7 @@ def _use_in_a_child(client: QueueClient, queue: str, delivery: Delivery) -> int:
         for call in (
             lambda: client.stats(queue),
             lambda: client.publish(queue, b"x"),
+            lambda: client.publish_soon(queue, b"x").result(_SECONDS),
             lambda: client.receive(queue),
             lambda: client.ack(delivery),
             lambda: client.reject(delivery),

@@ -94,10 +94,11 @@ class Sender:
         if not batch.wait(seconds):
             self._connections.require_open()
             if seconds >= self._timeout:
-                self._connections.io.post(lambda: self._leave_silent(batch))
+                self._connections.io.post(lambda: self.leave_silent(batch))
             raise self._publisher.unconfirmed(batch, seconds)
 
-    def _leave_silent(self, batch: Batch) -> None:
+    def leave_silent(self, batch: Batch) -> None:
+        """In the I/O thread: go to another node, if nothing was confirmed since a batch that had all its time."""
         if self._publisher.is_silent(batch):
             self._connections.publishing.move("the server confirms nothing")
 

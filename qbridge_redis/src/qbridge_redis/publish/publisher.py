@@ -7,10 +7,13 @@ Facts: https://redis.io/docs/latest/commands/xadd/ (NOMKSTREAM: a missing stream
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from functools import partial
 from itertools import islice
 from typing import Any, Final
 
@@ -19,7 +22,10 @@ from redis.exceptions import ResponseError
 from qbridge_core.backend import (
     DUE_AT,
     SENT_AT,
+    HelperThreads,
     Message,
+    Promises,
+    QBridgeError,
     UnroutableError,
     callers_own,
     check_content,
@@ -27,13 +33,15 @@ from qbridge_core.backend import (
     check_messages,
     monotonic,
 )
+from qbridge_redis.connection.boundary import translated
 from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import unreachable
 from qbridge_redis.connection.reconnect_pause import ReconnectPause
 from qbridge_redis.protocol.fields import Fields, encode, encode_meta
 from qbridge_redis.protocol.scripts import PUBLISH_LATER, Command
+from qbridge_redis.publish.promised import Promised, disconnected, late
 from qbridge_redis.publish.replies import STORED_TYPES, Answer, check_replicas, to_repeat, unconfirmed
-from qbridge_redis.publish.shared_exchange import SharedExchange
+from qbridge_redis.publish.shared_exchange import Posted, SharedExchange
 from qbridge_redis.state.context import NodeContext
 
 _CHUNK: Final = 200
@@ -46,7 +54,9 @@ class Publisher:
 
     def __init__(self, context: NodeContext) -> None:
         self._context = context
-        self._shared = SharedExchange(self._exchange_for_all)
+        self._threads = HelperThreads("qbridge-redis-publish")
+        self._shared = SharedExchange(self._exchange_for_all, self._threads.run)
+        self._promises: Promises[Promised] = Promises(self._late, "qbridge-redis-deadlines")
 
     def publish(self, queue: str, message: Message, delay: float, timeout: float | None) -> None:
         """Publish one message; see ``QueueClient.publish``."""
@@ -54,12 +64,64 @@ class Publisher:
         limit = self._limit(timeout)
         deadline = monotonic() + limit
         with unconfirmed(queue, limit):
-            reply, replicas = self._shared.reply(command, len(message.body), deadline)
+            answer = self._shared.reply(command, len(message.body), deadline)
+        self._settle(queue, command, answer, deadline)
+
+    def _settle(self, queue: str, command: Command, answer: tuple[Any, Any], deadline: float) -> None:
+        """See what a reply says; a message that is not there yet may be published now."""
+        reply, replicas = answer
         if type(reply) in STORED_TYPES:
             if replicas is not None:
                 check_replicas(replicas, self._context.options.wait_replicas, queue)
         elif to_repeat(queue, [command], [reply], deadline):
             self._publish(queue, [command], deadline - monotonic())
+
+    def publish_soon(
+        self, queue: str, message: Message, delay: float, timeout: float | None, stored: Callable[[], object]
+    ) -> Future[None]:
+        """Publish one message, with others that are under way; ``stored`` is called when it is there."""
+        command = self._later(queue, message, delay) if delay > 0 else self._now(queue, message)
+        limit = self._limit(timeout)
+        promise = Promised(queue, limit, stored)
+        promise.request = Posted(command, len(message.body), promise.deadline, partial(self._ended, promise))
+        self._promises.add(promise)
+        try:
+            self._shared.post(promise.request)
+        except RuntimeError as exc:
+            self._promises.keep(promise, translated(exc))
+        return promise.future
+
+    def _ended(self, promise: Promised, request: Posted) -> None:
+        """In any thread: there is a reply. What takes longer than to look at it is done by a helper."""
+        if request.error is not None or type(request.reply[0]) in STORED_TYPES:
+            self._keep(promise, request)
+            return
+        try:
+            self._threads.run(partial(self._keep, promise, request))
+        except RuntimeError as exc:
+            self._promises.keep(promise, translated(exc))
+
+    def _keep(self, promise: Promised, request: Posted) -> None:
+        error: Exception | None = None
+        try:
+            with unconfirmed(promise.queue, promise.seconds):
+                if request.error is not None:
+                    raise copy.copy(request.error) from request.error  # each future adds frames of its own
+            self._settle(promise.queue, request.command, request.reply, request.deadline)
+            promise.stored()
+        except QBridgeError as exc:
+            error = exc
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the caller learns of it
+            error = translated(exc)
+            error.__cause__ = exc
+        self._promises.keep(promise, error)
+
+    def _late(self, promise: Promised) -> QBridgeError:
+        return late(promise, sent=not self._shared.withdraw(promise.request))
+
+    def close(self) -> None:
+        """The client was disconnected: whoever waits for a future learns of it."""
+        self._promises.end_all(lambda promise: disconnected(promise, sent=not self._shared.withdraw(promise.request)))
 
     def publish_many(self, queue: str, messages: Iterable[Message], timeout: float | None) -> None:
         """Publish in order; each chunk has the whole timeout, so that a long sequence is no reason to fail.

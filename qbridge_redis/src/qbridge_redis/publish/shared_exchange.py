@@ -2,7 +2,8 @@
 
 Sixteen threads with a write, a wait and a read each are no quicker than one. Here the first to come takes along what
 has gathered behind it, in one write and one read; with nobody behind it that costs it a lock. There is no thread of the
-client's own in between: who leads is one of the callers, and hands on to the next one.
+client's own in between: who leads is one of the callers, and hands on to the next one. A command that nobody waits for
+is led by a helper thread, which goes on as long as such a one is the next.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import copy
 import enum
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -66,18 +68,54 @@ class _Request:
         self._called.release()
 
 
+class Posted(_Request):
+    """One command that no thread waits for.
+
+    Args:
+        ended: called once, when there is a reply or an error; in any thread, which it must not hold up.
+    """
+
+    __slots__ = ("ended",)
+
+    def __init__(self, command: Command, size: int, deadline: float, ended: Callable[[Posted], None]) -> None:
+        super().__init__(command, size, deadline)
+        self.ended = ended
+
+
+class _Pilot:
+    """A helper thread that leads.
+
+    Attributes:
+        next: what it leads then.
+    """
+
+    __slots__ = ("_ident", "next")
+
+    def __init__(self) -> None:
+        self._ident = threading.get_ident()
+        self.next: Posted | None = None
+
+    @property
+    def is_this_thread(self) -> bool:
+        """Whether it is the calling one."""
+        return self._ident == threading.get_ident()
+
+
 class SharedExchange:
     """One exchange of commands and replies at a time, for all who wait for one. Thread-safe.
 
     Args:
         exchange: makes it.
+        aside: has another thread call something; a RuntimeError says that there is none.
     """
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, aside: Callable[[Callable[[], None]], None]) -> None:
         self._exchange = exchange
+        self._aside = aside
         self._lock = threading.Lock()
         self._waiting: deque[_Request] = deque()
         self._is_busy = False
+        self._pilot: _Pilot | None = None
 
     def reply(self, command: Command, size: int, deadline: float) -> Any:
         """Send a command of about ``size`` bytes, with those of others; return the reply to it.
@@ -107,6 +145,51 @@ class SharedExchange:
         what = "the message may or may not be there" if state is _State.SENT else "the message was not sent"
         raise PublishUnconfirmedError(f"the messages of other threads took all the time; {what}")
 
+    def post(self, request: Posted) -> None:
+        """Send a command with those of others, and do not wait for it.
+
+        Raises:
+            RuntimeError: there is no thread that could send it.
+        """
+        with self._lock:
+            if self._is_busy:
+                self._waiting.append(request)
+                return
+            self._is_busy, request.state = True, _State.LEADS
+        try:
+            self._aside(lambda: self._fly(request))
+        except RuntimeError:
+            self._end(self._handed_on())
+            raise
+
+    def withdraw(self, request: Posted) -> bool:
+        """Take a command back; False when it may have been sent."""
+        with self._lock:
+            if request.state is not _State.WAITS:
+                return False
+            self._waiting.remove(request)
+            request.state = _State.ENDED
+            return True
+
+    def _fly(self, first: Posted) -> None:
+        """In a helper thread: lead, and go on while the next one is again one that nobody waits for."""
+        request: Posted | None = first
+        while request is not None:
+            pilot = self._pilot = _Pilot()
+            try:
+                request.reply = self._lead(request)
+            except Exception as exc:  # noqa: BLE001 - it is for whoever has the future
+                request.error = exc
+            self._end([request])
+            request = pilot.next
+
+    @staticmethod
+    def _end(requests: Iterable[_Request]) -> None:
+        """Without the lock: what is called may come back here."""
+        for request in requests:
+            if isinstance(request, Posted):
+                request.ended(request)
+
     def _go(self, request: _Request, state: _State) -> Any:
         if state is _State.LEADS:
             return self._lead(request)
@@ -118,20 +201,22 @@ class SharedExchange:
 
     def _leave(self, request: _Request) -> _State:
         """Wait no more; return what the request was about to do."""
+        failed: Sequence[Posted] = ()
         with self._lock:
             state = request.state
             if state is _State.WAITS:
                 self._waiting.remove(request)
             elif state is _State.LEADS:
-                self._hand_on()
+                failed = self._hand_on()
+        self._end(failed)
         return state
 
     def _lead(self, request: _Request) -> Any:
         others = self._gather(request)
         try:
             replies = self._exchange([request.command, *[other.command for other in others]], request.deadline)
-        except QBridgeError:
-            self._scatter(others)
+        except QBridgeError as exc:
+            self._scatter(others, exc)
             raise
         except BaseException as exc:
             doubt = (
@@ -164,20 +249,53 @@ class SharedExchange:
 
     def _finish(self, others: Sequence[_Request]) -> None:
         with self._lock:
-            self._hand_on()
+            failed = self._hand_on()
             for other in others:
                 other.call(_State.ENDED)
+        self._end([*others, *failed])
 
-    def _scatter(self, others: Sequence[_Request]) -> None:
-        """There is no way to the server: let each thread try for itself, at the same time as the others."""
+    def _scatter(self, others: Sequence[_Request], error: QBridgeError) -> None:
+        """There is no way to the server: let each thread try for itself, at the same time as the others.
+
+        What no thread waits for has the error, which is its own: its time is no longer. The others of its kind go on.
+        """
         with self._lock:
-            waiting, self._waiting = [*others, *self._waiting], deque()
-            self._is_busy = False
-            for other in waiting:
-                other.call(_State.ALONE)
+            everyone, self._waiting = [*others, *self._waiting], deque(filter(_is_posted, self._waiting))
+            for other in everyone:
+                if not _is_posted(other):
+                    other.call(_State.ALONE)
+            failed = self._hand_on()
+        for other in others:
+            other.error = error
+        self._end([*others, *failed])
 
-    def _hand_on(self) -> None:
-        if self._waiting:
-            self._waiting.popleft().call(_State.LEADS)
-        else:
-            self._is_busy = False
+    def _handed_on(self) -> list[Posted]:
+        with self._lock:
+            return self._hand_on()
+
+    def _hand_on(self) -> list[Posted]:
+        """With the lock: let the next one lead. Returns those that would have, if there were a thread for them."""
+        failed: list[Posted] = []
+        pilot, self._pilot = self._pilot, None
+        while self._waiting:
+            request = self._waiting.popleft()
+            if not isinstance(request, Posted):
+                request.call(_State.LEADS)
+                return failed
+            request.state = _State.LEADS
+            if pilot is not None and pilot.is_this_thread:
+                pilot.next = request
+                return failed
+            try:
+                self._aside(partial(self._fly, request))
+            except RuntimeError as exc:
+                request.error = exc
+                failed.append(request)
+            else:
+                return failed
+        self._is_busy = False
+        return failed
+
+
+def _is_posted(request: _Request) -> bool:
+    return isinstance(request, Posted)

@@ -1,0 +1,110 @@
+"""Calls of a client that somebody else than the caller waits for."""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import math
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+
+from qbridge_core.errors import BrokerUnavailableError, PublishUnconfirmedError, QBridgeError
+from qbridge_core.runtime.clock import monotonic
+from qbridge_core.runtime.helpers import HelperThreads
+from qbridge_core.runtime.promises import Promise, Promises
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+P = ParamSpec("P")
+T = TypeVar("T")
+# What a call says itself is more exact than that its time is over, so it gets a moment more.
+_MARGIN: Final = 0.5
+
+
+def settled(error: BaseException | None = None) -> Future[None]:
+    """A future that has ended already."""
+    from concurrent.futures import Future
+
+    future: Future[None] = Future()
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
+    return future
+
+
+def in_the_future(method: Callable[P, Future[None]]) -> Callable[P, Future[None]]:
+    """Have the errors of QBridge's that a method raises in the future that it returns."""
+
+    @functools.wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Future[None]:
+        try:
+            return method(*args, **kwargs)
+        except QBridgeError as exc:
+            return settled(exc)
+
+    return call
+
+
+class _Call(Promise):
+    """A call that a thread makes.
+
+    Attributes:
+        began: a thread has begun with it.
+    """
+
+    __slots__ = ("began",)
+
+    def __init__(self, deadline: float) -> None:
+        super().__init__(deadline)
+        self.began = False
+
+
+class Asides:
+    """Threads that call a client, for whoever must not wait. Thread-safe; belongs to one process.
+
+    Attributes:
+        pid: that process.
+    """
+
+    def __init__(self, name: str = "qbridge-publish") -> None:
+        self.pid: Final = os.getpid()
+        self._threads = HelperThreads(name)
+        self._promises: Promises[_Call] = Promises(_late, f"{name}-deadlines")
+
+    def call(self, function: Callable[[], T], seconds: float = math.inf) -> Future[T]:
+        """Have a thread call this, in the context variables of the caller. Never waits, and raises nothing.
+
+        Args:
+            function: the call, which ends by itself.
+            seconds: until the future ends in any case; a call that was not begun by then is not made.
+        """
+        call = _Call(monotonic() + seconds + _MARGIN)
+        context = contextvars.copy_context()
+        self._promises.add(call)
+        try:
+            self._threads.run(lambda: self._do(call, context, function))
+        except RuntimeError as exc:
+            error = BrokerUnavailableError("the system has no thread left; nothing was done")
+            error.__cause__ = exc
+            self._promises.keep(call, error)
+        return call.future
+
+    def _do(self, call: _Call, context: contextvars.Context, function: Callable[[], Any]) -> None:
+        call.began = True  # first: who finds it late may have to say that nobody knows what became of it
+        if call not in self._promises:
+            return
+        try:
+            result = context.run(function)
+        except BaseException as exc:  # noqa: BLE001 - whatever it is, it is for the caller
+            self._promises.keep(call, exc)
+        else:
+            self._promises.keep(call, result=result)
+
+
+def _late(call: _Call) -> QBridgeError:
+    if call.began:
+        return PublishUnconfirmedError("its time is over and the broker has not answered; it may have been done or not")
+    return BrokerUnavailableError("its time was over before it was begun: calls before it wait for the broker")

@@ -1,0 +1,149 @@
+"""Publishes what nobody waits for: all that has come since the I/O thread looked last goes out together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Final
+
+from qbridge_core.backend import (
+    BrokerUnavailableError,
+    Mailbox,
+    NotConnectedError,
+    Promise,
+    Promises,
+    PublishUnconfirmedError,
+    QBridgeError,
+    monotonic,
+)
+from qbridge_rabbitmq.connection.connections import Connections
+from qbridge_rabbitmq.publish.publisher import LARGE, Batch, Publication, Publisher
+
+CHUNK: Final = 200
+
+
+class Send(Promise):
+    """One message, and the future of its confirmation.
+
+    Attributes:
+        publication: the message.
+        seconds: how long its publisher wants to wait.
+        flight: what it was sent with.
+        taken: the I/O thread has it, so it may have been sent.
+    """
+
+    __slots__ = ("flight", "publication", "seconds", "taken")
+
+    def __init__(self, publication: Publication, seconds: float) -> None:
+        super().__init__(monotonic() + seconds)
+        self.publication = publication
+        self.seconds = seconds
+        self.flight: Flight | None = None
+        self.taken = False
+
+
+class Flight(Batch):
+    """Messages that are sent together, and each of which has a publisher of its own.
+
+    Args:
+        sends: the messages.
+        keep: called in the I/O thread with each one when it has its outcome.
+    """
+
+    def __init__(self, sends: list[Send], keep: Callable[[Send, QBridgeError | None], None]) -> None:
+        super().__init__([send.publication for send in sends])
+        self._sends = {send.publication: send for send in sends}
+        self._keep = keep
+        for send in sends:
+            send.flight = self
+
+    def settle(self, message: Publication, error: QBridgeError | None = None) -> None:
+        """In the I/O thread: one message has its outcome."""
+        if (send := self._sends.pop(message, None)) is not None:
+            self._keep(send, error)
+
+    def fail(self, error: QBridgeError) -> None:
+        """In the I/O thread: none of the messages was sent."""
+        for message in list(self._sends):
+            self.settle(message, error)
+
+
+class Flights:
+    """For any thread, unless it is said otherwise.
+
+    Args:
+        connections: the client's.
+        publisher: publishes on one of them.
+        timeout: seconds to wait for confirmations, unless a publisher says otherwise.
+        leave_silent: called in the I/O thread with a flight that nobody confirms, though it had all the time.
+    """
+
+    def __init__(
+        self, connections: Connections, publisher: Publisher, timeout: float, leave_silent: Callable[[Batch], None]
+    ) -> None:
+        self._connections = connections
+        self._publisher = publisher
+        self._timeout = timeout
+        self._leave_silent = leave_silent
+        self._mailbox: Mailbox[Send] = Mailbox(lambda: connections.io.post(self._take_off))
+        self._promises: Promises[Send] = Promises(self._late, "qbridge-rabbitmq-deadlines")
+
+    def send(self, message: Publication, timeout: float | None) -> Future[None]:
+        """Publish a message soon; the future ends when it is confirmed, or with the error that it has."""
+        send = Send(message, self._timeout if timeout is None else timeout)
+        self._promises.add(send)
+        self._mailbox.post(send)
+        return send.future
+
+    def close(self) -> None:
+        """The client was disconnected: whoever waits for a future learns of it."""
+        self._promises.end_all(_disconnected)
+
+    def _take_off(self) -> None:
+        """In the I/O thread."""
+        for sends in _grouped(self._taken()):
+            self._publisher.submit(Flight(sends, self._land))
+
+    def _taken(self) -> Iterator[Send]:
+        for send in self._mailbox.take():
+            send.taken = True  # first: who finds it late says what may have become of it
+            if send in self._promises:
+                yield send
+
+    def _land(self, send: Send, error: QBridgeError | None) -> None:
+        if isinstance(error, BrokerUnavailableError) and self._connections.closing:
+            closed = NotConnectedError("the client was disconnected; the message was not sent")
+            closed.__cause__ = error
+            error = closed
+        self._promises.keep(send, error)
+
+    def _late(self, send: Send) -> QBridgeError:
+        if not send.taken:
+            return BrokerUnavailableError(f"the message was not sent within {send.seconds:g} s")
+        flight = send.flight
+        if flight is not None and send.seconds >= self._timeout:
+            self._connections.io.post(lambda: self._leave_silent(flight))
+        blocked = self._publisher.blocked
+        reason = f"; the broker blocks publishers: {blocked}" if blocked else ""
+        return PublishUnconfirmedError(f"no confirmation within {send.seconds:g} s{reason}")
+
+
+def _disconnected(send: Send) -> QBridgeError:
+    if send.taken:
+        return PublishUnconfirmedError("the client was disconnected before the confirmation")
+    return NotConnectedError("the client was disconnected; the message was not sent")
+
+
+def _grouped(sends: Iterator[Send]) -> Iterator[list[Send]]:
+    """Some hundred each, less of long ones, and each very large one by itself."""
+    group: list[Send] = []
+    size = 0
+    for send in sends:
+        length = len(send.publication.body)
+        if group and (len(group) >= CHUNK or size + length > LARGE):
+            yield group
+            group, size = [], 0
+        group.append(send)
+        size += length
+    if group:
+        yield group
