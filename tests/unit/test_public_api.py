@@ -27,6 +27,7 @@ CORE = [
     "BrokerUnavailableError",
     "Capabilities",
     "CeleryFormat",
+    "CloudEventsFormat",
     "ConfigurationError",
     "ConstantBackoff",
     "DeadLetter",

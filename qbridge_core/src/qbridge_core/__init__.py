@@ -87,6 +87,7 @@ if TYPE_CHECKING:
     from qbridge_core.supervise.supervisor import Supervisor
     from qbridge_core.task.formats.base import Format, Outgoing
     from qbridge_core.task.formats.celery import CeleryFormat
+    from qbridge_core.task.formats.cloudevents import CloudEventsFormat
     from qbridge_core.task.formats.dramatiq import DramatiqFormat
     from qbridge_core.task.formats.envelope import EnvelopeFormat
     from qbridge_core.task.formats.raw import RawFormat
@@ -109,6 +110,7 @@ __all__ = [
     "BrokerUnavailableError",
     "Capabilities",
     "CeleryFormat",
+    "CloudEventsFormat",
     "ConfigurationError",
     "ConstantBackoff",
     "DeadLetter",
@@ -183,6 +185,7 @@ __all__ = [
 
 _FORMATS: Final = {
     "CeleryFormat": "qbridge_core.task.formats.celery",
+    "CloudEventsFormat": "qbridge_core.task.formats.cloudevents",
     "DramatiqFormat": "qbridge_core.task.formats.dramatiq",
     "EnvelopeFormat": "qbridge_core.task.formats.envelope",
     "Format": "qbridge_core.task.formats.base",

@@ -23,6 +23,7 @@ from qbridge_core.contract.dead_letter import Failure, Noted, Reason
 from qbridge_core.contract.envelope import write_task
 from qbridge_core.contract.headers import (
     ATTEMPTS,
+    CONTENT_TYPE_HEADER,
     CRASHES,
     DUE_AT,
     FIRST_FAILED_AT,
@@ -34,6 +35,7 @@ from qbridge_core.contract.headers import (
     instant,
     meta_instant,
     meta_int,
+    meta_text,
     meta_time,
 )
 from qbridge_core.contract.history import Attempt, read_history, with_attempts, write_history
@@ -195,6 +197,7 @@ class Delivery:
             recognizes it. ``attempts``, ``crashes``, ``first_failed_at`` and ``history`` include it.
         sent: when it was sent (Unix time in milliseconds, 0 for unknown), where ``meta`` does not tell; or what finds
             that out, called with the delivery when somebody asks.
+        kind: its media type, where a property of the message tells it; or what finds that out, as with ``sent``.
     """
 
     body: bytes = field(repr=False)  # a payload must not reach a log through a repr
@@ -210,6 +213,7 @@ class Delivery:
     suspected: bool = False
     noted: Noted | None = None
     sent: int | Callable[[Delivery], int] = 0
+    kind: str | Callable[[Delivery], str] = ""
 
     @classmethod
     def from_headers(
@@ -224,14 +228,30 @@ class Delivery:
         redelivered: bool = False,
         suspected: bool = False,
         sent: int | Callable[[Delivery], int] = 0,
+        kind: str | Callable[[Delivery], str] = "",
     ) -> Delivery:
         """Build a delivery from the producer's headers and QBridge's own on it (values: str, bytes or int)."""
         if not meta:  # most messages: they have not failed yet
-            return cls(body, queue, headers, message_id, 0, 0, None, redelivered, meta, tag, suspected, None, sent)
+            return cls(
+                body, queue, headers, message_id, 0, 0, None, redelivered, meta, tag, suspected, None, sent, kind
+            )
         attempts, crashes = meta_int(meta, ATTEMPTS), meta_int(meta, CRASHES)
         first = meta_time(meta, FIRST_FAILED_AT)
         return cls(
-            body, queue, headers, message_id, attempts, crashes, first, redelivered, meta, tag, suspected, None, sent
+            body,
+            queue,
+            headers,
+            message_id,
+            attempts,
+            crashes,
+            first,
+            redelivered,
+            meta,
+            tag,
+            suspected,
+            None,
+            sent,
+            kind,
         )
 
     @property
@@ -246,6 +266,19 @@ class Delivery:
         if told:
             return told
         return self.sent(self) if callable(self.sent) else self.sent
+
+    @property
+    def content_type(self) -> str:
+        """The media type of the body, as its header ``content-type`` or a property of the message tells; "" otherwise.
+
+        What is found out is kept: a child process gets what its worker has asked for.
+        """
+        told = meta_text(self.headers, CONTENT_TYPE_HEADER)
+        if told:
+            return told
+        if callable(self.kind):
+            self.kind = self.kind(self)
+        return self.kind
 
     @property
     def due_at(self) -> datetime | None:

@@ -18,6 +18,7 @@ from qbridge_core.backend import (
 )
 from qbridge_kombu.connection.thread import UncertainError, closed
 from qbridge_kombu.protocol.headers import split
+from qbridge_kombu.protocol.messages import CONTENT_TYPE
 from qbridge_kombu.queues.delays import Delays
 from qbridge_kombu.state.context import Context
 from qbridge_kombu.state.in_flight import Tag
@@ -121,4 +122,10 @@ def _delivery(tag: Tag) -> Delivery:
         redelivered=received.redelivered,
         suspected=received.suspected,
         sent=received.sent,
+        kind=_kind(received.properties.get("content_type")),
     )
+
+
+def _kind(content_type: object) -> str:
+    """The media type of a body, unless it is what stands there when nobody has said any."""
+    return content_type if isinstance(content_type, str) and content_type != CONTENT_TYPE else ""

@@ -159,6 +159,14 @@ def sent_ms(raw: bytes) -> int:
     return stamp * 1000 if stamp <= LAST_SECOND else stamp
 
 
+def content_type(raw: bytes) -> str:
+    """The property that names the media type of the body; "" when there is none, or it cannot be read."""
+    try:
+        return text(split(raw).get(CONTENT_TYPE, b" ")[1:]).strip()
+    except MalformedTableError:
+        return ""
+
+
 def new_mark() -> str:
     """What no other message carries: a producer may use a message id twice."""
     return os.urandom(_MARK_SIZE // 2).hex()

@@ -78,7 +78,7 @@ def _delivery(queue: str, arrival: Arrival) -> Delivery:
         return delivery
     if not meta:
         return Delivery(
-            body, queue, producers, message_id, 0, 0, None, redelivered, meta, arrival, suspected, None, _sent
+            body, queue, producers, message_id, 0, 0, None, redelivered, meta, arrival, suspected, None, _sent, _kind
         )
     return Delivery(
         body=body,
@@ -93,9 +93,15 @@ def _delivery(queue: str, arrival: Arrival) -> Delivery:
         tag=arrival,
         suspected=suspected or headers.SUSPECTED in meta,
         sent=_sent,
+        kind=_kind,
     )
 
 
 def _sent(delivery: Delivery) -> int:
     """When it was sent, for those who ask."""
     return headers.sent_ms(delivery.tag.properties)
+
+
+def _kind(delivery: Delivery) -> str:
+    """Its media type, for those who ask."""
+    return headers.content_type(delivery.tag.properties)

@@ -84,6 +84,8 @@ class Signature:
         """
         if self.whole is not None:
             return {self.whole: self.codecs[self.whole].decode(payload)}
+        if payload is None and not self.codecs:  # an event may have no data
+            return {}
         if not isinstance(payload, dict):
             raise MisfitError(f"expected an object with the names of parameters, there is {kind_of(payload)}")
         codecs = self.codecs

@@ -55,7 +55,7 @@ _NUMBER_BYTES: Final = 8
 TIME_TOGETHER: Final = 0.01
 """Seconds after which a child begins none of the tasks any more that it was given together."""
 
-_Parts = tuple[bytes, str, dict[str, Any], str | None, int, str, float, dict[str, Any], int]
+_Parts = tuple[bytes, str, dict[str, Any], str | None, int, str, float, dict[str, Any], int, str]
 _SEEN: Final = (DUE_AT, HISTORY, REPLAYS)
 """What of QBridge's headers a handler can see through its context."""
 
@@ -74,14 +74,14 @@ def _parts(run: Run, now: float) -> _Parts:
     meta = {name: delivery.meta[name] for name in _SEEN if name in delivery.meta} if delivery.meta else {}
     return (
         delivery.body, delivery.queue, dict(delivery.headers), delivery.message_id, delivery.attempts, run.task_id,
-        run.deadline - now, meta, delivery.sent_at_ms,
+        run.deadline - now, meta, delivery.sent_at_ms, "" if callable(delivery.kind) else delivery.kind,
     )  # fmt: skip
 
 
 def _unpacked(parts: _Parts, policy: Policy) -> Run:
     """The run, as the child process sees it: what time is left of it is all that it has."""
-    body, queue, headers, message_id, attempts, task_id, remaining, meta, sent = parts
-    delivery = Delivery(body, queue, headers, message_id, attempts, meta=meta, sent=sent)
+    body, queue, headers, message_id, attempts, task_id, remaining, meta, sent, kind = parts
+    delivery = Delivery(body, queue, headers, message_id, attempts, meta=meta, sent=sent, kind=kind)
     return Run(delivery, task_id, Terms(remaining, policy))
 
 
