@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from opentelemetry import baggage, context, trace
@@ -118,6 +119,12 @@ def test_a_task_is_found_from_its_producers_trace(
         (1, 1, None),
     ]
     assert [run.is_error for run in runs] == [True, True, False]
+    broker = None if url.startswith("memory") else urlsplit(url)
+    assert {
+        (span.attributes.get("server.address"), span.attributes.get("server.port"))
+        for span in spans
+        if span.name != "request" and span.name != "inner"
+    } == {(broker and broker.hostname, broker and broker.port)}
     assert {run.links for run in runs} == {((sent.trace, sent.id),)}
     assert {run.parent for run in runs} == {None}
     (published,) = (span for span in spans if span.name == inner)

@@ -30,15 +30,15 @@ class Tracer:
 
     def __init__(self, **added: Any) -> None:
         self.added = added or {"traceparent": "00-1"}
-        self.seen: list[tuple[str, str | None, Mapping[str, str], str]] = []
+        self.seen: list[tuple[str, str | None, Mapping[str, str], str, object]] = []
         self.published: list[tuple[str, int, type[BaseException] | None]] = []
 
     @hookimpl
     def qbridge_before_publish(
-        self, queue: str, message_id: str | None, headers: Mapping[str, str], system: str
+        self, queue: str, message_id: str | None, headers: Mapping[str, str], system: str, server: object
     ) -> Mapping[str, Any]:
         """Add a header."""
-        self.seen.append((queue, message_id, headers, system))
+        self.seen.append((queue, message_id, headers, system, server))
         return self.added
 
     @hookimpl
@@ -74,7 +74,7 @@ def test_each_way_to_send_adds_the_headers(traced: QueueClient, tracer: Tracer) 
     traced.publish_many("q", [Message(b"3"), Message(b"4")])
     traced.send_many("q", [5, 6, 7])
     assert headers_in(traced) == [{"traceparent": "00-1"}] * 7
-    assert tracer.seen[0] == ("q", "m", {}, "memory")
+    assert tracer.seen[0] == ("q", "m", {}, "memory", None)
     assert len(tracer.seen) == 7
     assert tracer.published == [("q", 1, None), ("q", 1, None), ("q", 2, None), ("q", 3, None)]
 
@@ -84,7 +84,7 @@ def test_the_headers_of_the_producer_stay(traced: QueueClient, tracer: Tracer) -
     traced.send("q", 1, headers={"traceparent": "mine", "tenant": "t"})
     traced.publish_many("q", [Message(b"2", {"traceparent": "mine"})])
     assert headers_in(traced) == [{"traceparent": "mine", "tenant": "t"}, {"traceparent": "mine"}]
-    assert [headers for _, _, headers, _ in tracer.seen] == [
+    assert [headers for _, _, headers, _, _ in tracer.seen] == [
         {"traceparent": "mine", "tenant": "t"},
         {"traceparent": "mine"},
     ]

@@ -330,17 +330,17 @@ def test_what_is_entered_too_late_is_left_at_once(client: MemoryClient) -> None:
 
 def test_the_task_is_known_there(client: MemoryClient) -> None:
     """As to the handler: by its argument and by ``current_task()``."""
-    seen: list[tuple[str, str]] = []
+    seen: list[tuple[str, str, object]] = []
 
     class Plugin:
         @hookimpl
-        def qbridge_task_run(self, task: TaskContext, system: str) -> None:
-            seen.append((task.task_id, system))
+        def qbridge_task_run(self, task: TaskContext, system: str, server: object) -> None:
+            seen.append((task.task_id, system, server))
             assert current_task().task_id == task.task_id
 
     client.send("q", 1, task_id="t")
     make(client, lambda _: None, Plugin()).run_until_idle(10.0)
-    assert seen == [("t", "memory")]
+    assert seen == [("t", "memory", None)]
 
 
 # ------------------------------------------------------------------ in child processes
@@ -398,10 +398,10 @@ def test_the_child_of_a_suspect_has_those_plugins_that_it_can_have() -> None:
     """A message that may have killed its worker runs there with them; others are left out."""
     from qbridge_core.task.runhooks import RunHooks
 
-    assert b"run_plugins" in setup_of(work, None, RunHooks.of([noting], "memory"))
+    assert b"run_plugins" in setup_of(work, None, RunHooks.of([noting], "memory", None))
 
     class Local:
         @hookimpl
         def qbridge_task_run(self) -> None: ...
 
-    assert setup_of(work, None, RunHooks.of([Local()], "memory")) == setup_of(work, None, None)
+    assert setup_of(work, None, RunHooks.of([Local()], "memory", None)) == setup_of(work, None, None)

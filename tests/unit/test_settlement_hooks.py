@@ -44,10 +44,13 @@ class Each:
         duration: float | None,
         settling: float,
         system: str,
+        server: object,
     ) -> None:
         """Remember."""
         told = {"queue": queue, "task_id": task_id, "attempt": attempt, "outcome": outcome, "reason": reason}
-        self.calls.append({**told, "wait": wait, "duration": duration, "settling": settling, "system": system})
+        self.calls.append(
+            {**told, "wait": wait, "duration": duration, "settling": settling, "system": system, "server": server}
+        )
 
 
 class Many:
@@ -94,7 +97,7 @@ def test_a_success_is_settled_with_its_times(client: MemoryClient) -> None:
     assert call.pop("duration") >= 0.05
     assert call.pop("settling") >= 0.0
     task = {"queue": "q", "task_id": "t", "attempt": 1}
-    assert call == {**task, "outcome": "succeeded", "reason": None, "system": "memory"}
+    assert call == {**task, "outcome": "succeeded", "reason": None, "system": "memory", "server": None}
 
 
 def test_each_failed_attempt_is_settled_with_its_reason(client: MemoryClient) -> None:

@@ -12,15 +12,20 @@ import pytest
 from opentelemetry.context import Context
 from opentelemetry.semconv._incubating.attributes import messaging_attributes
 from opentelemetry.semconv._incubating.metrics import messaging_metrics
-from opentelemetry.semconv.attributes import error_attributes, exception_attributes
+from opentelemetry.semconv.attributes import error_attributes, exception_attributes, server_attributes
 from opentelemetry.semconv.schemas import Schemas
 
-from qbridge_core import ConfigurationError, PublishUnconfirmedError, __version__
+from qbridge_core import ConfigurationError, PublishUnconfirmedError, QueueClient, __version__
 from qbridge_core.contrib import opentelemetry
 from qbridge_core.contrib.opentelemetry import Tracing, conventions
 from qbridge_core.contrib.opentelemetry.carrier import extracted
+from qbridge_kombu import KombuClient
+from qbridge_memory import MemoryClient
+from qbridge_rabbitmq import RabbitMQClient
+from qbridge_redis import RedisClient
 from support.tracing import WAY, Telemetry
 
+BROKER = ("rabbitmq", ("broker.example", 5672))
 TRACE, SPAN = (f"0x{part}" for part in WAY.split("-")[1:3])
 
 
@@ -32,8 +37,8 @@ def telemetry() -> Telemetry:
 
 def publish(tracing: Tracing, *messages: tuple[str, dict[str, str]], error: BaseException | None = None) -> list[Any]:
     """Do with the plugin what a client does for one call; the headers that it adds to each message."""
-    added = [tracing.qbridge_before_publish("jobs", name, headers, "rabbitmq") for name, headers in messages]
-    tracing.qbridge_published("jobs", len(messages), 0.25, error, "rabbitmq")
+    added = [tracing.qbridge_before_publish("jobs", name, headers, *BROKER) for name, headers in messages]
+    tracing.qbridge_published("jobs", len(messages), 0.25, error, *BROKER)
     return added
 
 
@@ -43,13 +48,13 @@ def publish(tracing: Tracing, *messages: tuple[str, dict[str, str]], error: Base
 def test_all_names_are_those_of_the_semantic_conventions() -> None:
     """What does not begin with ``qbridge.`` is in the installed semantic conventions, and is not deprecated there."""
     known, deprecated = set(), set()
-    for module in (messaging_attributes, messaging_metrics, error_attributes, exception_attributes):
+    for module in (messaging_attributes, messaging_metrics, error_attributes, exception_attributes, server_attributes):
         with open(str(module.__file__)) as source:
             for name, text in re.findall(r'^[A-Z_]+: Final = "([\w.]+)"\n"""(.*?)"""', source.read(), re.S | re.M):
                 (deprecated if text.strip().startswith("Deprecated") else known).add(name)
     ours = {value for name, value in vars(conventions).items() if name.isupper() and isinstance(value, str)}
     theirs = {name for name in ours if "." in name and not name.startswith(("qbridge.", "https:"))}
-    assert len(theirs) == 15
+    assert len(theirs) == 17
     assert theirs <= known - deprecated
 
 
@@ -68,6 +73,36 @@ def test_spans_say_which_conventions_they_follow(telemetry: Telemetry) -> None:
     (span,) = telemetry.ended()
     scope = span.instrumentation_scope
     assert (scope.name, scope.version, scope.schema_url) == ("qbridge", __version__, conventions.SCHEMA_URL)
+
+
+@pytest.mark.parametrize(
+    ("client", "server"),
+    [
+        (RabbitMQClient("amqp://mq.example"), ("mq.example", 5672)),
+        (RabbitMQClient("amqps://mq.example/shop"), ("mq.example", 5671)),
+        (RabbitMQClient("amqp://a.example,b.example"), None),
+        (RedisClient("redis://[::1]:6380/1"), ("::1", 6380)),
+        (RedisClient("unix:///run/redis.sock"), ("/run/redis.sock", None)),
+        (RedisClient("redis+sentinel://a.example/main"), None),
+        (RedisClient("redis+cluster://a.example"), None),
+        (KombuClient("kombu+redis://r.example:6379/0", allow_loss=True), ("r.example", 6379)),
+        (KombuClient("kombu+amqp://mq.example"), ("mq.example", None)),
+        (KombuClient("kombu+filesystem:///tmp/q", allow_loss=True), None),
+        (MemoryClient(), None),
+    ],
+)
+def test_a_client_knows_its_server_where_that_is_one(
+    client: QueueClient, server: tuple[str, int | None] | None
+) -> None:
+    """Host and port as in the URL; of several hosts nobody knows which one it will be."""
+    assert client.server == server
+
+
+def test_a_span_without_a_server_has_no_attributes_for_it() -> None:
+    """And none for a port where there is a socket."""
+    assert "server.address" not in conventions.operation("send", "send", "jobs", "memory", None)
+    socket = conventions.operation("send", "send", "jobs", "redis", ("/run/redis.sock", None))
+    assert (socket["server.address"], "server.port" in socket) == ("/run/redis.sock", False)
 
 
 def test_the_public_name_of_the_plugin() -> None:
@@ -156,6 +191,8 @@ def test_a_message_carries_the_context_of_its_span(telemetry: Telemetry) -> None
         "messaging.operation.name": "send",
         "messaging.operation.type": "send",
         "messaging.message.id": "m-1",
+        "server.address": "broker.example",
+        "server.port": 5672,
     }
 
 
@@ -200,17 +237,19 @@ def test_what_is_published_is_counted_and_timed(telemetry: Telemetry) -> None:
         "messaging.destination.name": "jobs",
         "messaging.operation.name": "send",
         "messaging.operation.type": "send",
+        "server.address": "broker.example",
+        "server.port": 5672,
     }
 
 
 def test_a_call_within_a_call_has_a_span_of_its_own(telemetry: Telemetry) -> None:
     """While a call goes through its messages, making them may publish others to another queue."""
     tracing = telemetry.tracing()
-    outer = tracing.qbridge_before_publish("outer", "m-1", {}, "memory")
-    inner = tracing.qbridge_before_publish("inner", "m-2", {}, "memory")
-    tracing.qbridge_published("inner", 1, 0.1, None, "memory")
-    again = tracing.qbridge_before_publish("outer", "m-3", {}, "memory")
-    tracing.qbridge_published("outer", 2, 0.1, None, "memory")
+    outer = tracing.qbridge_before_publish("outer", "m-1", {}, "memory", None)
+    inner = tracing.qbridge_before_publish("inner", "m-2", {}, "memory", None)
+    tracing.qbridge_published("inner", 1, 0.1, None, "memory", None)
+    again = tracing.qbridge_before_publish("outer", "m-3", {}, "memory", None)
+    tracing.qbridge_published("outer", 2, 0.1, None, "memory", None)
     assert outer == again != inner
     assert [span.name for span in telemetry.spans()] == ["send outer", "send inner"]
 

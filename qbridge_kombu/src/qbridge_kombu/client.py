@@ -114,6 +114,7 @@ class KombuClient(QueueClient):
             )
         kind_of_broker = parsed.scheme.partition("+")[2]
         self.system = _SYSTEMS.get(kind_of_broker, kind_of_broker)
+        self.server = (parsed.host, parsed.port) if parsed.host and len(parsed.hosts) == 1 else None
         self.max_message_bytes = self._settings.max_message_bytes
         self.patience = self._settings.publish_timeout + self._settings.connect_timeout + self._settings.request_timeout
         self._capabilities = replace(self._transport.capabilities, diagnoses=True)

@@ -128,6 +128,7 @@ class RabbitMQClient(Holding):
         self.max_message_bytes = self._options.max_message_bytes
         self.patience = self._options.publish_timeout + 2 * self._options.request_timeout
         self._endpoint = Endpoint.create(url, self._options)
+        self.server = self._endpoint.server
         self._policies = Policies.of(self._endpoint)
         self._declarations = Declarations(self._options.queue_type)
         self._describing = Describing(self._declarations, api := Management.of(self._endpoint))

@@ -112,6 +112,7 @@ class RedisClient(Holding):
     def __init__(self, redis_url: str = "redis://localhost:6379/0", **options: object) -> None:
         self._options = Options.parse(redis_url, options)
         self.events = ConnectionEvents()
+        self.server = self._options.server
         self.max_message_bytes = self._options.max_message_bytes
         self.patience = self._options.patience
         self._keys = Keys(self._options.prefix, cluster=self._options.deployment is Deployment.CLUSTER)

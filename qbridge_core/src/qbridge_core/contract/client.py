@@ -62,6 +62,10 @@ class QueueClient(Operations, Diagnosing):
     system: str = "other"
     """Which kind of broker this is, by the name that OpenTelemetry has for it (``messaging.system``), for hooks."""
 
+    server: tuple[str, int | None] | None = None
+    """Where the broker is, for hooks: its host, or the path of a socket, and its port where there is one. None where it
+    may be any of several servers, and for a broker that is no server."""
+
     events: ConnectionEvents | None = None
     """Where the client tells that its connection is lost and is back, for hooks; None for one that does not tell."""
 

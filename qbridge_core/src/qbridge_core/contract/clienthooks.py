@@ -82,6 +82,7 @@ class ClientHooks:
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(hookspecs)
         self._system = client.system
+        self._server = client.server
         self._publish = client.publish
         self._publish_many = client.publish_many
         client.publish = self.publish  # type: ignore[method-assign]
@@ -140,8 +141,10 @@ class ClientHooks:
         if headers is not None and not isinstance(headers, Mapping):
             return headers  # the client says what is wrong with that
         own = NO_HEADERS if headers is None else headers
-        arguments = {"queue": queue, "message_id": message_id, "headers": dict(own), "system": self._system}
-        answers = self._called("qbridge_before_publish", **arguments) or []
+        answers = self._called(
+            "qbridge_before_publish", queue=queue, message_id=message_id, headers=dict(own), system=self._system,
+            server=self._server,
+        ) or []  # fmt: skip
         added: dict[str, str] = {}
         for answer in answers:  # those of the last plugin come first, so the first one has the last word
             added.update(_usable(answer))
@@ -160,7 +163,7 @@ class ClientHooks:
         finally:
             self._called(
                 "qbridge_published", queue=queue, count=len(count), duration=monotonic() - began, exception=error,
-                system=self._system,
+                system=self._system, server=self._server,
             )  # fmt: skip
             error = None  # its frames hold this one
 

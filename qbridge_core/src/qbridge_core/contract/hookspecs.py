@@ -82,7 +82,9 @@ def qbridge_task_dead_lettered(queue: str, task_id: str, failure: Failure) -> No
 
 
 @hookspec
-def qbridge_task_run(task: Any, system: str) -> AbstractContextManager[object] | None:
+def qbridge_task_run(
+    task: Any, system: str, server: tuple[str, int | None] | None
+) -> AbstractContextManager[object] | None:
     """Return a context manager to put around a run, or None; ``task`` is its :class:`~qbridge_core.TaskContext`.
 
     It is entered where the handler runs: in the worker's thread, on the event loop, or in the child process, before the
@@ -114,12 +116,13 @@ def qbridge_task_settled(
     message_id: str | None,
     headers: Mapping[str, Any],
     system: str,
+    server: tuple[str, int | None] | None,
 ) -> None:
     """A delivery has ended, and the broker has agreed; the arguments up to ``settling`` are those of a ``Settlement``.
 
     Called for each task, in the worker's thread and the task's context, before ``succeeded``, ``retried`` or
     ``dead_lettered``. ``message_id`` and ``headers`` are the producer's, ``system`` is the client's: ``rabbitmq``,
-    ``redis``, ``memory``, ….
+    ``redis``, ``memory``, …; so is ``server``, its host and port where that is one server.
     """
 
 
@@ -154,7 +157,11 @@ def qbridge_settlement_repeated(queue: str) -> None:
 
 @hookspec
 def qbridge_before_publish(
-    queue: str, message_id: str | None, headers: Mapping[str, str], system: str
+    queue: str,
+    message_id: str | None,
+    headers: Mapping[str, str],
+    system: str,
+    server: tuple[str, int | None] | None,
 ) -> Mapping[str, str] | None:
     """A message is about to be published; return headers to add to it, or None.
 
@@ -164,7 +171,14 @@ def qbridge_before_publish(
 
 
 @hookspec
-def qbridge_published(queue: str, count: int, duration: float, exception: BaseException | None, system: str) -> None:
+def qbridge_published(
+    queue: str,
+    count: int,
+    duration: float,
+    exception: BaseException | None,
+    system: str,
+    server: tuple[str, int | None] | None,
+) -> None:
     """A call of ``publish`` or ``publish_many`` ends: all is confirmed, or there is the exception that it raises.
 
     Called in the publishing thread, after ``duration`` seconds. ``count`` is how many messages the client was given.

@@ -23,11 +23,13 @@ class RunHooks:
     Args:
         plugins: objects with that hook, or ``"module:name"`` of one each.
         system: of the client.
+        server: of the client.
     """
 
-    def __init__(self, plugins: Sequence[object], system: str) -> None:
+    def __init__(self, plugins: Sequence[object], system: str, server: tuple[str, int | None] | None) -> None:
         self._plugins = tuple(plugins)
         self._system = system
+        self._server = server
         hook: pluggy.HookCaller = getattr(plugin_manager(plugins).hook, HOOK)
         self._implementations = [
             (cast("Callable[..., Manager | None]", each.function), tuple(each.argnames))
@@ -35,18 +37,18 @@ class RunHooks:
         ]
 
     def __reduce__(self) -> tuple[type[RunHooks], tuple[Any, ...]]:
-        return RunHooks, (self._plugins, self._system)
+        return RunHooks, (self._plugins, self._system, self._server)
 
     @classmethod
-    def of(cls, plugins: Sequence[object], system: str) -> Self | None:
+    def of(cls, plugins: Sequence[object], system: str, server: tuple[str, int | None] | None) -> Self | None:
         """Those of a manager's plugins, which were checked, that have the hook; None when none has."""
         wanted = [plugin for plugin in plugins if _has_hook(plugin)]
-        return cls(wanted, system) if wanted else None
+        return cls(wanted, system, server) if wanted else None
 
     def enter(self, run: Run) -> None:
         """Enter what the plugins put around a run, in their order; ``run.scope`` has to be left. Never raises."""
         scope = run.scope = Scope()
-        arguments = {"task": TaskContext(run), "system": self._system}
+        arguments = {"task": TaskContext(run), "system": self._system, "server": self._server}
         for function, names in self._implementations:
             scope.enter(functools.partial(function, *(arguments[name] for name in names)))
 

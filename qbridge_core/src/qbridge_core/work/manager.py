@@ -179,7 +179,7 @@ class TaskManager:
         check_backoffs(queue_client, [each.policy for each in terms])
         lifespan = checked_lifespan(lifespan)
         self._lifecycle = Lifecycle(plugins)
-        run_hooks = RunHooks.of(plugins, queue_client.system)
+        run_hooks = RunHooks.of(plugins, queue_client.system, queue_client.server)
         chosen = formats_of(formats)
         program = checked_program(
             executor, handler, policy, max_tasks_per_child, max_memory_per_child, lifespan, run_hooks, chosen

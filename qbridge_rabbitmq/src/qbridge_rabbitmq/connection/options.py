@@ -175,6 +175,11 @@ class Endpoint:
         return cls(url, options, addresses, tls_context(options.cafile, options.certfile, options.keyfile))
 
     @property
+    def server(self) -> Address | None:
+        """The server, for hooks; None for a node of a cluster."""
+        return self.addresses[0] if len(self.addresses) == 1 else None
+
+    @property
     def credentials(self) -> tuple[str, str]:
         """User and password."""
         return self.url.username or "guest", _password(self.url)

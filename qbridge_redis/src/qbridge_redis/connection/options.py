@@ -122,6 +122,14 @@ class Options:
         return cls(**place, **login | {name: _READERS[name](name, value) for name, value in given.items()})  # type: ignore[arg-type]
 
     @property
+    def server(self) -> tuple[str, int | None] | None:
+        """The server, for hooks; None for one of several."""
+        if self.deployment is not Deployment.SINGLE:
+            return None
+        host, port = self.hosts[0]
+        return host, port or None
+
+    @property
     def patience(self) -> float:
         """Seconds after which any call has ended, whatever the server does, beside what its arguments ask for."""
         return self.publish_timeout + self.connect_timeout + self.socket_timeout

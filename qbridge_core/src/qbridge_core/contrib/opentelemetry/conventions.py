@@ -18,6 +18,8 @@ OPERATION_TYPE: Final = "messaging.operation.type"
 MESSAGE_ID: Final = "messaging.message.id"
 BATCH_MESSAGE_COUNT: Final = "messaging.batch.message_count"
 RABBITMQ_ROUTING_KEY: Final = "messaging.rabbitmq.destination.routing_key"
+SERVER_ADDRESS: Final = "server.address"
+SERVER_PORT: Final = "server.port"
 ERROR_TYPE: Final = "error.type"
 EXCEPTION_TYPE: Final = "exception.type"
 EXCEPTION_MESSAGE: Final = "exception.message"
@@ -49,21 +51,30 @@ TASK_WAIT: Final = "qbridge.task.wait"
 _RABBITMQ: Final = "rabbitmq"
 
 Attributes = dict[str, str | int | float]
+Server = tuple[str, int | None] | None
+"""Host and port of the broker, where that is one server."""
 
 
-def operation(name: str, kind: str, queue: str, system: str) -> Attributes:
+def operation(name: str, kind: str, queue: str, system: str, server: Server) -> Attributes:
     """The attributes that all spans and measurements of an operation have.
 
     On RabbitMQ the destination is ``{exchange}:{routing key}:{queue}`` without what is empty and without what is there
     twice (semantic conventions for RabbitMQ). QBridge publishes to the default exchange, whose name is empty, and the
     routing key is the name of the queue; so that name is left.
     """
-    return {SYSTEM: system, DESTINATION_NAME: queue, OPERATION_NAME: name, OPERATION_TYPE: kind}
+    attributes: Attributes = {
+        SYSTEM: system, DESTINATION_NAME: queue, OPERATION_NAME: name, OPERATION_TYPE: kind,
+    }  # fmt: skip
+    if server is not None:
+        attributes[SERVER_ADDRESS] = server[0]
+        if server[1] is not None:
+            attributes[SERVER_PORT] = server[1]
+    return attributes
 
 
-def send_attributes(queue: str, system: str) -> Attributes:
+def send_attributes(queue: str, system: str, server: Server) -> Attributes:
     """Those of a span about sending."""
-    attributes = operation("send", "send", queue, system)
+    attributes = operation("send", "send", queue, system, server)
     if system == _RABBITMQ:
         attributes[RABBITMQ_ROUTING_KEY] = queue
     return attributes

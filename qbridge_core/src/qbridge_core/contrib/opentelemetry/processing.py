@@ -22,6 +22,7 @@ from qbridge_core.contrib.opentelemetry.conventions import (
     TASK_ID,
     TASK_REPLAYS,
     TIMEOUT_ERROR,
+    Server,
     operation,
 )
 from qbridge_core.contrib.opentelemetry.errors import error_type_of, mark_failed
@@ -44,16 +45,23 @@ class Processing(AbstractContextManager[None]):
         instruments: makes the span.
         task: the task.
         system: the messaging system.
+        server: where that is.
         is_child: whether the creation context of the message is the parent of the span, and not only linked.
         redact: makes texts of exceptions fit to be shown.
     """
 
     def __init__(
-        self, instruments: Instruments, task: TaskContext, system: str, is_child: bool, redact: Redact | None
+        self,
+        instruments: Instruments,
+        task: TaskContext,
+        system: str,
+        server: Server,
+        is_child: bool,
+        redact: Redact | None,
     ) -> None:
         self._instruments = instruments
         self._task = task
-        self._measured = operation("process", "process", task.queue, system)
+        self._measured = operation("process", "process", task.queue, system, server)
         self._is_child = is_child
         self._redact = redact
 

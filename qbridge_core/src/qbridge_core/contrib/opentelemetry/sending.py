@@ -14,6 +14,7 @@ from qbridge_core.contrib.opentelemetry.conventions import (
     BATCH_MESSAGE_COUNT,
     ERROR_TYPE,
     MESSAGE_ID,
+    Server,
     operation,
     send_attributes,
 )
@@ -43,7 +44,9 @@ class Sending:
         self._instruments = instruments
         self._here = threading.local()
 
-    def begin(self, queue: str, message_id: str | None, headers: Mapping[str, str], system: str) -> Mapping[str, str]:
+    def begin(
+        self, queue: str, message_id: str | None, headers: Mapping[str, str], system: str, server: Server
+    ) -> Mapping[str, str]:
         """A message is about to be published; what to add to its headers."""
         _, creation = extracted(headers, Context())
         calls = self._calls()
@@ -52,17 +55,19 @@ class Sending:
             # The kind says whether this span is the one that consumers link to.
             kind, links = (SpanKind.PRODUCER, []) if creation is None else (SpanKind.CLIENT, [Link(creation)])
             span = self._instruments.tracer.start_span(
-                f"send {queue}", kind=kind, attributes=send_attributes(queue, system), links=links
+                f"send {queue}", kind=kind, attributes=send_attributes(queue, system, server), links=links
             )
             call = calls[queue] = _Call(span, message_id)
         return call.headers if creation is None else {}
 
-    def end(self, queue: str, count: int, duration: float, exception: BaseException | None, system: str) -> None:
+    def end(
+        self, queue: str, count: int, duration: float, exception: BaseException | None, system: str, server: Server
+    ) -> None:
         """The call is over."""
         call = self._calls().pop(queue, None)
         if call is None and not count:
             return
-        measured = operation("send", "send", queue, system)
+        measured = operation("send", "send", queue, system, server)
         explanation = None if exception is None else Explanation.from_exception(Reason.FAILED, exception)
         if explanation is not None:
             measured[ERROR_TYPE] = error_type_of(explanation)

@@ -18,6 +18,7 @@ from qbridge_core.contrib.opentelemetry.conventions import (
     TASK_OUTCOME,
     TASK_REASON,
     TASK_WAIT,
+    Server,
     operation,
 )
 from qbridge_core.contrib.opentelemetry.instruments import Instruments
@@ -52,11 +53,12 @@ class Settling:
         message_id: str | None,
         headers: Mapping[str, Any],
         system: str,
+        server: Server,
     ) -> None:
         """A message was settled, which took so many seconds until now; the arguments are those of the hook."""
         now = time.time_ns()
         name = _NAMES.get(outcome, outcome)
-        measured = operation(name, "settle", queue, system)
+        measured = operation(name, "settle", queue, system, server)
         self._instruments.operation_duration.record(seconds, measured)
         told = {
             MESSAGE_ID: message_id,

@@ -10,6 +10,7 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
 from qbridge_core import ConfigurationError, TaskContext, hookimpl
+from qbridge_core.contrib.opentelemetry.conventions import Server
 from qbridge_core.contrib.opentelemetry.instruments import Instruments
 from qbridge_core.contrib.opentelemetry.processing import Processing
 from qbridge_core.contrib.opentelemetry.sending import Sending
@@ -59,22 +60,22 @@ class Tracing:
 
     @hookimpl
     def qbridge_before_publish(
-        self, queue: str, message_id: str | None, headers: Mapping[str, str], system: str
+        self, queue: str, message_id: str | None, headers: Mapping[str, str], system: str, server: Server
     ) -> Mapping[str, str]:
         """Begin the span of a call that publishes; return the headers that carry its context."""
-        return self._sending.begin(queue, message_id, headers, system)
+        return self._sending.begin(queue, message_id, headers, system, server)
 
     @hookimpl
     def qbridge_published(
-        self, queue: str, count: int, duration: float, exception: BaseException | None, system: str
+        self, queue: str, count: int, duration: float, exception: BaseException | None, system: str, server: Server
     ) -> None:
         """End it."""
-        self._sending.end(queue, count, duration, exception, system)
+        self._sending.end(queue, count, duration, exception, system, server)
 
     @hookimpl
-    def qbridge_task_run(self, task: TaskContext, system: str) -> AbstractContextManager[None]:
+    def qbridge_task_run(self, task: TaskContext, system: str, server: Server) -> AbstractContextManager[None]:
         """Make the span of a run."""
-        return Processing(self._instruments, task, system, self._is_child, self._redact)
+        return Processing(self._instruments, task, system, server, self._is_child, self._redact)
 
     @hookimpl
     def qbridge_task_settled(
@@ -89,9 +90,12 @@ class Tracing:
         message_id: str | None,
         headers: Mapping[str, Any],
         system: str,
+        server: Server,
     ) -> None:
         """Make the span of a settlement."""
-        self._settling.record(queue, task_id, attempt, outcome, reason, wait, settling, message_id, headers, system)
+        self._settling.record(
+            queue, task_id, attempt, outcome, reason, wait, settling, message_id, headers, system, server
+        )
 
 
 def _check(tracer_provider: object, meter_provider: object, propagation: object, redact: object) -> None:

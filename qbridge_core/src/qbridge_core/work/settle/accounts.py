@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Self
 
+from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.dead_letter import Failure, Reason
 from qbridge_core.contract.headers import DUE_AT, meta_int
 from qbridge_core.contract.message import Delivery
@@ -37,19 +38,19 @@ class Accounts:
     Args:
         lifecycle: the hooks.
         rules: of the worker.
-        system: of the client.
+        client: whose name of the broker is told.
         tally: counts every success, after it was told here.
 
     Attributes:
         is_full: enough quick runs were measured for now. Those that follow need not be told: the tally has them.
     """
 
-    def __init__(self, lifecycle: Lifecycle, rules: Rules, system: str, tally: Tally) -> None:
+    def __init__(self, lifecycle: Lifecycle, rules: Rules, client: QueueClient, tally: Tally) -> None:
         self.is_full = False
         self._lifecycle = lifecycle
         self._queue = rules.queue
         self._clock = rules.clock
-        self._system = system
+        self._broker: Final = {"system": client.system, "server": client.server}
         self._tells_each = lifecycle.hears_each_settlement
         self._tells_many = lifecycle.hears_settlements
         self._untold: deque[Settlement] = deque(maxlen=_MOST_UNTOLD)
@@ -62,10 +63,10 @@ class Accounts:
         self._teller: threading.Thread | None = None
 
     @classmethod
-    def of(cls, lifecycle: Lifecycle, rules: Rules, system: str, tally: Tally) -> Self | None:
+    def of(cls, lifecycle: Lifecycle, rules: Rules, client: QueueClient, tally: Tally) -> Self | None:
         """None when nobody listens."""
         listens = lifecycle.hears_each_settlement or lifecycle.hears_settlements
-        return cls(lifecycle, rules, system, tally) if listens else None
+        return cls(lifecycle, rules, client, tally) if listens else None
 
     def succeeded(self, run: Run, duration: float, began: float) -> None:
         """A run was acknowledged; the settlement began at this ``monotonic()``."""
@@ -115,7 +116,7 @@ class Accounts:
             self._untold.append(settlement)
         if self._tells_each:
             self._lifecycle.task_settled(
-                queue=self._queue, message_id=delivery.message_id, headers=delivery.headers, system=self._system,
+                queue=self._queue, message_id=delivery.message_id, headers=delivery.headers, **self._broker,
                 **settlement._asdict(),
             )  # fmt: skip
 

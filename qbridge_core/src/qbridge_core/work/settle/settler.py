@@ -73,7 +73,7 @@ class Settler:
         self._rules = rules
         self._lifecycle = lifecycle
         self._tally = tally
-        self.accounts: Final = Accounts.of(lifecycle, rules, client.system, tally)
+        self.accounts: Final = Accounts.of(lifecycle, rules, client, tally)
         repeated = functools.partial(lifecycle.settlement_repeated, queue=rules.queue)
         repeater = Repeater(rules.queue, give_up, repeated, logs_outages=client.logs_outages)
         self.persist, self._insist = repeater.repeat, repeater.insist
