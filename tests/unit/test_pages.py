@@ -13,6 +13,7 @@ import pytest
 
 from qbridge_core import ConfigurationError
 from qbridge_core.telemetry import pages as module
+from qbridge_core.telemetry import quicksockets
 from qbridge_core.telemetry.pages import TEXT, Page, Pages, PageServer
 from qbridge_core.telemetry.requests import LONGEST_REQUEST
 from support.wait import wait_for
@@ -26,9 +27,11 @@ def pages() -> Pages:
     return shown
 
 
-@pytest.fixture
-def server(pages: Pages) -> Iterator[PageServer]:
-    """Shows them at a free port."""
+@pytest.fixture(params=["library", "methods"])
+def server(pages: Pages, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[PageServer]:
+    """Shows them at a free port, with the C library where there is one, and as on systems where there is none."""
+    if request.param == "methods":
+        monkeypatch.setattr(quicksockets, "_LIBRARY", None)
     with PageServer(pages, "127.0.0.1", 0) as running:
         yield running
 
@@ -111,6 +114,18 @@ def test_a_page_that_raises_is_a_500_and_others_are_shown(
     assert b"secret" not in get(server, "/broken").text  # type: ignore[attr-defined]
     assert len([record for record in caplog.records if record.exc_info]) == 1
     assert get(server, "/hello").status == 200
+
+
+def test_who_has_said_all_is_answered_in_one_go(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process that is busy each new wait for a visitor takes as long as the other threads like."""
+    waited: list[object] = []
+    monkeypatch.setattr(PageServer, "_let_wait", lambda _, visitor: waited.append(visitor))
+    server = PageServer(pages, "127.0.0.1", 0)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(b"GET /hello HTTP/1.1\r\n\r\n")
+        with server:
+            assert b"".join(iter(lambda: connection.recv(65_536), b"")).endswith(b"hello")
+    assert waited == []
 
 
 def test_a_visitor_who_says_nothing_keeps_nobody_waiting(server: PageServer) -> None:

@@ -2,7 +2,7 @@
 
 One thread answers all visitors, and waits for none of them. ``http.server`` would start a thread for each request and
 hand on the interpreter's lock some ten times for each answer; in a process whose handlers keep Python busy each of
-those takes as long as they like. Here it is four times.
+those takes as long as they like. Here it is once, while nobody is there.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.endurance import Endurance
 from qbridge_core.runtime.logs import logger
 from qbridge_core.runtime.outage import Outage
+from qbridge_core.telemetry.quicksockets import accept_at_once, receive_at_once, send_at_once
 from qbridge_core.telemetry.requests import LONGEST_REQUEST, asked_for, is_complete, response
 
 _log: Final = logger("qbridge.pages")
@@ -157,32 +158,41 @@ class PageServer:
 
     def _admit(self) -> None:
         try:
-            connection, _ = self._door.accept()
+            connection = accept_at_once(self._door)
         except (BlockingIOError, ConnectionError):  # gone again
             return
-        connection.setblocking(False)
-        if len(self._visitors) >= _MOST_VISITORS:
-            self._dismiss(min(self._visitors.values(), key=lambda each: each.leaves_at))
-        visitor = self._visitors[connection] = _Visitor(connection)
-        self._selector.register(connection, selectors.EVENT_READ)
-        self._attend(visitor)  # most have said all by now
+        self._attend(_Visitor(connection))  # most have said all by now, and take the answer at once
 
     def _attend(self, visitor: _Visitor) -> None:
-        """Read what a visitor asks for, or write on."""
+        """Read what a visitor asks for, or write on; who is not done waits."""
         try:
             if not visitor.answer:
                 visitor.read()
                 if not is_complete(visitor.request):
+                    self._let_wait(visitor)
                     return
                 visitor.answer = self._answer(bytes(visitor.request))
-                self._selector.modify(visitor.connection, selectors.EVENT_WRITE)
             visitor.write()
         except BlockingIOError:
+            self._let_wait(visitor)
             return
         except OSError:  # gone
             visitor.answer = b""
-        if not visitor.answer:
+        if visitor.answer:
+            self._let_wait(visitor)
+        else:
             self._dismiss(visitor)
+
+    def _let_wait(self, visitor: _Visitor) -> None:
+        """Attend to it again when it has said more, or has read what it got."""
+        event = selectors.EVENT_WRITE if visitor.answer else selectors.EVENT_READ
+        if visitor.connection in self._visitors:
+            self._selector.modify(visitor.connection, event)
+            return
+        if len(self._visitors) >= _MOST_VISITORS:
+            self._dismiss(min(self._visitors.values(), key=lambda each: each.leaves_at))
+        self._visitors[visitor.connection] = visitor
+        self._selector.register(visitor.connection, event)
 
     def _answer(self, request: bytes) -> bytes:
         asked = asked_for(request)
@@ -192,8 +202,8 @@ class PageServer:
         return response(HTTPStatus(status), content_type, body, head_only=asked.head_only)
 
     def _dismiss(self, visitor: _Visitor) -> None:
-        del self._visitors[visitor.connection]
-        self._selector.unregister(visitor.connection)
+        if self._visitors.pop(visitor.connection, None) is not None:
+            self._selector.unregister(visitor.connection)
         visitor.connection.close()
 
 
@@ -214,14 +224,14 @@ class _Visitor:
 
     def read(self) -> None:
         """Read what is there; raises BlockingIOError when that is nothing, another OSError when it is gone."""
-        part = self.connection.recv(LONGEST_REQUEST)
+        part = receive_at_once(self.connection, LONGEST_REQUEST)
         if not part:
             raise ConnectionResetError
         self.request += part
 
     def write(self) -> None:
         """Write what can be; raises as ``read`` does."""
-        self.answer = self.answer[self.connection.send(self.answer) :]
+        self.answer = self.answer[send_at_once(self.connection, self.answer) :]
 
 
 def _listen(host: str, port: int) -> socket.socket:
