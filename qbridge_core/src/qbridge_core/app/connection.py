@@ -6,7 +6,7 @@ import atexit
 import os
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from qbridge_core.app.framework import framework_here
@@ -21,9 +21,14 @@ _DISCONNECT_TIME: Final = 2.0
 
 
 class Connection:
-    """Thread-safe."""
+    """Thread-safe.
+
+    Attributes:
+        usual_url: says where to connect to when nobody has; may be replaced before it is used.
+    """
 
     def __init__(self) -> None:
+        self.usual_url: Callable[[], str] = _usual_url
         self._lock = threading.Lock()
         self._client: QueueClient | None = None
         self._opened: tuple[str, Mapping[str, Any]] | None = None
@@ -38,7 +43,7 @@ class Connection:
             ConfigurationError: there is a client already, or no URL.
             The errors of ``connect``.
         """
-        chosen = url or _usual_url()
+        chosen = url or self.usual_url()
         with self._lock:
             if self._client is not None:
                 raise ConfigurationError("this app is open already, for the whole process: use it as it is")
@@ -85,7 +90,7 @@ class Connection:
     def _connected(self) -> QueueClient:
         with self._lock:
             if self._client is None:
-                url, options = self._opened or (_usual_url(), {})
+                url, options = self._opened or (self.usual_url(), {})
                 self._client = connect(url, **options)
                 atexit.register(_disconnect, weakref.ref(self._client))
             return self._client

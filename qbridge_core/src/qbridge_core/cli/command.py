@@ -52,17 +52,17 @@ class Group(_WithoutHelpVariable, click.Group):
 
     def __init__(self, *args: Any, where: Mapping[str, str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._where = where
+        self.where = where
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """The names of all, of which none is imported."""
-        return sorted(self._where)
+        return sorted(self.where)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Import one."""
-        if cmd_name not in self._where:
+        if cmd_name not in self.where:
             return None
-        found: click.Command = importlib.import_module(self._where[cmd_name]).command
+        found: click.Command = importlib.import_module(self.where[cmd_name]).command
         return found
 
     def make_context(
@@ -92,8 +92,8 @@ class Group(_WithoutHelpVariable, click.Group):
 
     def _owner(self, ctx: click.Context, option: str, words: Sequence[str]) -> str:
         """The command among the words that has an option, or COMMAND where none is named and some command has it."""
-        named = [word for word in words if word in self._where]
-        for name in named or self._where:
+        named = [word for word in words if word in self.where]
+        for name in named or self.where:
             command = self.get_command(ctx, name)
             if isinstance(command, Group):
                 if path := command._owner(ctx, option, words):
@@ -108,9 +108,9 @@ class Group(_WithoutHelpVariable, click.Group):
         Raises:
             click.UsageError: the settings have such a name.
         """
-        names = [underscored(name) for name in self._where]
+        names = [underscored(name) for name in self.where]
         for name in context.default_map or ():
             if name not in (*names, *other):
-                known = ", ".join(sorted([*self._where, *(each.replace("_", "-") for each in other)]))
+                known = ", ".join(sorted([*self.where, *(each.replace("_", "-") for each in other)]))
                 table = ".".join(["tool", *context.command_path.split()])
                 raise click.UsageError(f"[{table}] has nothing called {name!r}; it has: {known}")

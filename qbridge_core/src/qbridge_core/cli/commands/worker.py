@@ -28,7 +28,7 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-_OF_HANDLERS: Final[dict[str, dict[str, Any]]] = {
+OF_HANDLERS: Final[dict[str, dict[str, Any]]] = {
     "queue": {"metavar": "QUEUE", "help": "where its tasks come from"},
     "dead": {"metavar": "QUEUE", "help": "the dead-letter queue; without it QUEUE.dead"},
     "max_retries": {"metavar": "N", "type": click.IntRange(min=0), "help": "retries after the first failed run (3)"},
@@ -50,7 +50,7 @@ _OF_HANDLERS: Final[dict[str, dict[str, Any]]] = {
 
 
 def _handler_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for name, settings in reversed(_OF_HANDLERS.items()):
+    for name, settings in reversed(OF_HANDLERS.items()):
         flags = [f"--{name.replace('_', '-')}", *(["-c"] if name == _CONCURRENCY else [])]
         command = click.option(*flags, **{**settings, "help": f"Of a handler: {settings['help']}."})(command)
     return command
@@ -163,7 +163,7 @@ def command(
 
 def _given(context: click.Context) -> tuple[str, ...]:
     """The options of a handler that stand somewhere. A broker may be in the environment for other commands, too."""
-    names = [name for name in _OF_HANDLERS if context.get_parameter_source(name) is not ParameterSource.DEFAULT]
+    names = [name for name in OF_HANDLERS if context.get_parameter_source(name) is not ParameterSource.DEFAULT]
     names += [name for name in ("url", "url_file") if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
     return tuple(f"--{name.replace('_', '-')}" for name in names)
 
