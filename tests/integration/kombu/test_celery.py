@@ -115,7 +115,7 @@ def test_a_name_that_celery_uses_on_a_redis_is_refused_and_the_other_way_round(
             client.purge(queue)
             redis_command(redis_url, "DEL", queue)
             assert celery.send(1) == "sent"
-            with pytest.raises(QueueMismatchError):
+            with pytest.raises(QueueMismatchError, match=r"queue of Celery's, which kombu\+redis:// works off"):
                 client.declare(queue)
             assert redis_command(redis_url, "LLEN", queue) == 1
     finally:
