@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from integration.cli.conftest import OpenTerminal, QBridge, StartQBridge
-from qbridge_core import QueueClient, connect
+from qbridge_core import QueueClient, TaskManager, connect
 from support.proxy import TCPProxy
 from support.wait import wait_for
 
@@ -58,6 +59,36 @@ def test_a_task_of_an_app_is_sent_by_its_name(
         ("shop.tasks.mail", {"to": "ann"}),
         ("shop.tasks.mail", {"to": "bob"}),
     ]
+
+
+def test_a_task_can_expire(qbridge: QBridge, client: QueueClient, shared_url: str, unique_name: str) -> None:
+    """One, and those of lines, so many seconds after each was sent; what makes no sense is refused before."""
+    url = {"QBRIDGE_URL": shared_url}
+    begin = time.time()
+    qbridge("send", unique_name, "1", "--expires", "60", **url)
+    qbridge("send", unique_name, "--expires", "60", stdin="2\n", **url)
+    refused = qbridge("send", unique_name, "3", "--expires", "1", "--delay", "5", code=None, **url)
+    assert refused.returncode != 0
+    assert "may run in 5 s and expires before that would never run" in refused.stderr
+    found = taken(client, unique_name)
+    assert [task["payload"] for task in found] == [1, 2]
+    assert all(begin + 59.9 < float(str(task["expires_at"])) < time.time() + 60.1 for task in found)
+
+
+def test_expired_letters_are_found_by_their_reason(
+    qbridge: QBridge, client: QueueClient, shared_url: str, unique_name: str
+) -> None:
+    """And told of in words."""
+    client.send(unique_name, 1, task_id="late", expires=0.05)
+    client.send(unique_name, "odd", task_id="odd")
+    time.sleep(0.1)
+    TaskManager(client, int, unique_name, f"{unique_name}.dead", max_retries=0).run_until_idle(30.0)
+    url = {"QBRIDGE_URL": shared_url}
+    listed = qbridge("dlq", "list", unique_name, "--reason", "expired", "--json", **url).stdout
+    (letter,) = json.loads(listed)
+    assert (letter["task_id"], letter["reason"]) == ("late", "expired")
+    shown = qbridge("dlq", "show", unique_name, letter["id"], **url).stdout
+    assert "its time was over before a worker could begin it" in shown
 
 
 def test_lines_are_sent_in_their_order(

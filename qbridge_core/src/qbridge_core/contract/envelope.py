@@ -130,7 +130,7 @@ def write_json(document: object, payload: object, task_id: str) -> bytes:
 def _why_not_json(payload: object, exc: Exception) -> str:
     return _wrong_key(payload) or (
         f"cannot be written as JSON ({exc}{_place_of_wrong(payload)}); send plain dicts, lists, strings, finite "
-        "numbers, booleans and None"
+        "numbers, booleans and None, or give send an encoder"
     )
 
 

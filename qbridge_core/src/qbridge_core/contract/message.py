@@ -20,6 +20,7 @@ from qbridge_core.contract.checks import (
     check_task_id,
 )
 from qbridge_core.contract.dead_letter import Failure, Noted, Reason
+from qbridge_core.contract.encoding import Encoder, encoded
 from qbridge_core.contract.envelope import write_task
 from qbridge_core.contract.headers import (
     ATTEMPTS,
@@ -83,11 +84,13 @@ class Message:
         name: str | None = None,
         version: int = 1,
         expires_at: float | None = None,
+        encoder: Encoder | None = None,
     ) -> tuple[Message, str]:
         """Build the JSON envelope of a task; return the message and its task id.
 
         ``name`` says which task it is, and ``version`` what its payload is made of, for an :class:`~qbridge_core.App`.
-        What has not begun at ``expires_at`` (Unix time in seconds) is not run.
+        What has not begun at ``expires_at`` (Unix time in seconds) is not run. ``encoder`` makes what JSON has of what
+        it does not have.
 
         The message id is fresh for each call even when a task id is used twice, so that two messages are
         never taken for one.
@@ -97,6 +100,8 @@ class Message:
         """
         message_id = new_id()
         task_id = message_id if task_id is None else check_task_id(task_id)
+        if encoder is not None:
+            payload = encoded(payload, encoder, task_id)
         body = write_task(payload, task_id, name, version, expires_at)
         return cls(body, check_headers(headers), message_id), task_id
 

@@ -5,10 +5,18 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from qbridge_core.contract.asides import Asides, in_the_future
-from qbridge_core.contract.checks import DEFAULT_MAX_MESSAGE_BYTES, check_publish_timeout, check_queue_name
+from qbridge_core.contract.checks import (
+    DEFAULT_MAX_MESSAGE_BYTES,
+    check_delay,
+    check_expires,
+    check_publish_timeout,
+    check_queue_name,
+)
+from qbridge_core.contract.encoding import Encoder, check_encoder
 from qbridge_core.contract.message import Message, check_message
 from qbridge_core.errors import PayloadError
 from qbridge_core.runtime.clock import SYSTEM_CLOCK, Clock, monotonic
@@ -129,28 +137,55 @@ class Producing(ABC):
         task_id: str | None = None,
         delay: float = 0.0,
         headers: Mapping[str, str] | None = None,
+        expires: float | datetime | None = None,
+        encoder: Encoder | None = None,
     ) -> str:
         """Publish a task: ``payload`` in QBridge's JSON envelope. Return its task id.
 
         Args:
             queue: name of an existing queue.
-            payload: what the handler gets; anything that JSON can say.
+            payload: what the handler gets; anything that JSON can say, or that ``encoder`` makes of it.
             task_id: appears in logs and dead letters; a UUID when missing.
             delay: seconds before it may be delivered.
             headers: the producer's own headers: strings, no names with the prefix ``x-qbridge-``.
+            expires: seconds from now on, or a time with a time zone. What no worker has begun by then is a dead letter,
+                and does not run; what has begun is retried as ever.
+            encoder: called with each value that JSON does not have; returns one that it has, as ``default`` of
+                ``json.dumps`` does. A ``json.JSONEncoder`` will do.
 
         Raises:
-            PayloadError: the payload cannot be written as JSON.
+            PayloadError: the payload cannot be written as JSON; the text says where.
+            ConfigurationError: ``expires`` or ``encoder`` makes no sense.
             The errors of ``publish``.
         """
-        message, task_id = Message.for_task(payload, task_id=task_id, headers=headers)
+        message, task_id = Message.for_task(
+            payload,
+            task_id=task_id,
+            headers=headers,
+            expires_at=None if expires is None else check_expires(expires, check_delay(delay), self.clock),
+            encoder=None if encoder is None else check_encoder(encoder),
+        )
         self.publish(queue, message.body, headers=message.headers, message_id=message.message_id, delay=delay)
         return task_id
 
-    def send_many(self, queue: str, payloads: Iterable[object]) -> list[str]:
+    def send_many(
+        self,
+        queue: str,
+        payloads: Iterable[object],
+        *,
+        expires: float | datetime | None = None,
+        encoder: Encoder | None = None,
+    ) -> list[str]:
         """Publish one task for each payload, all confirmed on return. Return their task ids in order.
 
+        Args:
+            queue: name of an existing queue.
+            payloads: what the handlers get.
+            expires: as for ``send``.
+            encoder: as for ``send``.
+
         Raises:
+            ConfigurationError: ``expires`` or ``encoder`` makes no sense.
             PayloadError: one of the payloads cannot be written as JSON, or they are one string or mapping, whose
                 characters or keys nobody wants to send, or nothing to go through; nothing has been published then.
             The errors of ``publish``.
@@ -164,14 +199,17 @@ class Producing(ABC):
             raise PayloadError(
                 f"send_many takes payloads to go through, not {type(payloads).__name__}; use send() for one"
             )
-        tasks = list(_as_tasks(payloads))
+        expires_at = None if expires is None else check_expires(expires, 0.0, self.clock)
+        tasks = list(_as_tasks(payloads, expires_at, check_encoder(encoder)))
         self.publish_many(queue, [message for message, _ in tasks])
         return [task_id for _, task_id in tasks]
 
 
-def _as_tasks(payloads: Iterable[object]) -> Iterator[tuple[Message, str]]:
+def _as_tasks(
+    payloads: Iterable[object], expires_at: float | None, encoder: Encoder | None
+) -> Iterator[tuple[Message, str]]:
     for position, payload in enumerate(payloads):
         try:
-            yield Message.for_task(payload)
+            yield Message.for_task(payload, expires_at=expires_at, encoder=encoder)
         except PayloadError as exc:
             raise PayloadError(f"payload {position} of send_many, of which nothing was sent: {exc}") from exc

@@ -28,6 +28,12 @@ from qbridge_core.runtime.logtexts import escaped
 @click.argument("queue")
 @click.argument("source", required=False, metavar="[JSON | @FILE | -]")
 @click.option("--delay", type=float, default=0.0, metavar="SECONDS", help="They may be delivered so much later.")
+@click.option(
+    "--expires",
+    type=float,
+    metavar="SECONDS",
+    help="What no worker has begun by then does not run: it is a dead letter.",
+)
 @click.option("--header", "headers", multiple=True, metavar="NAME=VALUE", help="A header; may be given several times.")
 @click.option(
     "--task-id", metavar="ID", help="Its id; of lines ID-1, ID-2 and so on, the same when they are sent again."
@@ -45,6 +51,7 @@ def command(
     queue: str,
     source: str | None,
     delay: float,
+    expires: float | None,
     headers: Sequence[str],
     task_id: str | None,
     task: str | None,
@@ -60,7 +67,16 @@ def command(
     With --json an object: "queue", "sent" (tasks), "lines" (those that are confirmed, for --skip) and "task_id" (of
     one).
     """
-    stream = Stream(client, queue, delay=delay, headers=_headers(headers), task_id=task_id, name=task, skip=skip or 0)
+    stream = Stream(
+        client,
+        queue,
+        delay=delay,
+        expires=expires,
+        headers=_headers(headers),
+        task_id=task_id,
+        name=task,
+        skip=skip or 0,
+    )
     if source is None or source == "-" or source.startswith("@"):
         _send_lines(stream, source, as_json)
     elif skip is None:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from qbridge_core.cli.sending.lines import Line
+from qbridge_core.contract.checks import check_expires
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.envelope import decode_json
 from qbridge_core.contract.message import Message
@@ -37,6 +38,7 @@ class Stream:
         client: sends them.
         queue: where to.
         delay: seconds before they may be delivered.
+        expires: seconds from when each is sent, within which it must begin.
         headers: those of all of them.
         task_id: of the only one; those of lines get their numbers behind it.
         name: which task of an app they are.
@@ -58,6 +60,7 @@ class Stream:
         queue: str,
         *,
         delay: float = 0.0,
+        expires: float | None = None,
         headers: Mapping[str, str] | None = None,
         task_id: str | None = None,
         name: str | None = None,
@@ -68,6 +71,7 @@ class Stream:
         self.longest = client.max_message_bytes
         self.is_shared = client.capabilities.shared
         self._delay = delay
+        self._expires = expires
         self._headers = headers
         self._task_id = task_id
         self._name = name
@@ -122,8 +126,15 @@ class Stream:
             raise NoTaskError(f"no JSON: {exc.msg} (column {exc.colno})") from exc
         except (ValueError, RecursionError) as exc:  # NaN; a number of thousands of digits; nested too deep
             raise NoTaskError(f"no JSON that can be read: {exc}") from exc
+        expires = self._expires
         try:
-            message, task_id = Message.for_task(payload, task_id=task_id, headers=self._headers, name=self._name)
+            message, task_id = Message.for_task(
+                payload,
+                task_id=task_id,
+                headers=self._headers,
+                name=self._name,
+                expires_at=None if expires is None else check_expires(expires, self._delay, self._client.clock),
+            )
         except PayloadError as exc:
             raise NoTaskError(f"no task: {exc}") from exc
         if len(message.body) > self.longest:
