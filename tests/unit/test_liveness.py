@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from qbridge_core import BrokerUnavailableError, Health, QBridgeError, TaskManager, hookimpl
+from qbridge_core import BrokerUnavailableError, Delivery, Health, QBridgeError, QueueStats, TaskManager, hookimpl
 from qbridge_core.work import coroutinewatch
 from qbridge_memory import MemoryClient
+from support import handlers
+from support.suspects import CountingClient, suspected_once
 from support.wait import wait_for
 
 STALL = 0.3
@@ -155,6 +159,66 @@ def test_g20_a_blocked_event_loop_is_red_until_it_is_replaced(
         assert "in blocking" in health.stack
         release.set()
         wait_for(lambda: manager.health(stall=PATIENT).ready, 20, "it has gone on")
+
+
+@pytest.fixture
+def suspecting() -> Iterator[CountingClient]:
+    """A client by whom each task may have killed its worker when it comes first."""
+    with CountingClient() as client:
+        client.declare("q", "d")
+        client.deaths["q"] = suspected_once(b"")
+        yield client
+
+
+def test_g20_a_thread_that_runs_suspects_is_red_when_it_hangs(
+    suspecting: CountingClient, release: threading.Event
+) -> None:
+    """Its child process has done the task, and the acknowledgement never returns."""
+    ack = suspecting.ack
+
+    def hanging(delivery: Delivery) -> None:
+        release.wait(60)
+        ack(delivery)
+
+    suspecting.ack = hanging  # type: ignore[method-assign]
+    suspecting.patience = STALL
+    manager = manager_of(suspecting, handlers.work)
+    with manager:
+        suspecting.send("q", {})
+        health = wait_for(lambda: None if (now := manager.health(stall=PATIENT)).alive else now, 60, "it is alive")
+        release.set()
+    assert "a thread for tasks that may have killed their worker has not turned" in health.reason
+    assert "in hanging" in health.stack
+
+
+def test_a_suspect_that_takes_long_is_green(suspecting: CountingClient, tmp_path: Path) -> None:
+    """Its child may take as long as the task may."""
+    manager = manager_of(suspecting, handlers.work)
+    with manager:
+        suspecting.send("q", {"file": str(tmp_path / "runs"), "do": "sleep"})
+        wait_for(lambda: handlers.notes(tmp_path / "runs"), 60, "the suspect runs")
+        stays_alive(manager)
+
+
+def test_g20_a_thread_that_counts_suspects_is_red_when_it_hangs(
+    suspecting: CountingClient, release: threading.Event
+) -> None:
+    """The workers are about to run suspects themselves, and would never know of one."""
+    count = suspecting.count
+
+    def hanging(queue: str) -> QueueStats:
+        if queue == "q.suspects":
+            release.wait(60)
+        return count(queue)
+
+    suspecting.count = hanging  # type: ignore[method-assign]
+    suspecting.patience = STALL
+    manager = manager_of(suspecting, lambda _: None)
+    with manager:
+        suspecting.send("q", 1)
+        health = red(manager)
+        release.set()
+    assert "the thread that counts tasks which may have killed their worker has not turned" in health.reason
 
 
 @pytest.mark.parametrize("kind", ["thread", "coroutine"])

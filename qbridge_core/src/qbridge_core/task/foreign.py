@@ -84,13 +84,15 @@ class Watched:
         step: what another thread would have to do again; None when nothing is left to be done but to go on.
         is_lost: True when this thread has found out that it was given up.
         thread: its identifier; 0 before it begins.
+        name: what the thread is, for people.
         turns: another number than before whenever it has got somewhere.
-        waits_until: ``monotonic()`` until which it waits on purpose.
+        waits_until: ``monotonic()`` until which it waits on purpose; written before ``turns``.
     """
 
-    __slots__ = ("call", "is_lost", "step", "thread", "turns", "waits_until")
+    __slots__ = ("call", "is_lost", "name", "step", "thread", "turns", "waits_until")
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "a thread that settles tasks") -> None:
+        self.name = name
         self.call: Call | None = None
         self.step: Step | None = None
         self.is_lost = False
@@ -156,8 +158,8 @@ def waits(seconds: float) -> None:
     """The calling thread has got somewhere, and waits for so long: it does not hang."""
     watched: Watched | None = getattr(_here, "watched", None)
     if watched is not None:
-        watched.turns += 1
         watched.waits_until = monotonic() + seconds
+        watched.turns += 1
 
 
 def call(name: str, argument: object, function: Callable[[], _Result], left_out: _Result) -> _Result:

@@ -114,6 +114,11 @@ class Dispatcher:
         return self._closed.is_set()
 
     @property
+    def scouting(self) -> Pulse | None:
+        """Of the thread that counts suspects, where there may be some."""
+        return None if self._suspects is None else self._suspects.scouting
+
+    @property
     def idle(self) -> Gauge:
         """How many slots are free, where those who use ``feed`` count them."""
         return self._idle

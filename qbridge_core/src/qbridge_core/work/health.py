@@ -21,6 +21,7 @@ from qbridge_core.telemetry.health import Health
 from qbridge_core.work import pauses
 from qbridge_core.work.dispatcher import Dispatcher
 from qbridge_core.work.poison import lookout
+from qbridge_core.work.poison.isolation import Isolation
 from qbridge_core.work.pool import Pool
 from qbridge_core.work.watch import watch
 
@@ -34,19 +35,21 @@ class Liveness:
         client: the broker, with threads of its own.
         dispatcher: reads messages.
         pool: works on them.
+        isolation: has threads that run suspects, if there is one.
     """
 
-    def __init__(self, client: QueueClient, dispatcher: Dispatcher, pool: Pool) -> None:
+    def __init__(self, client: QueueClient, dispatcher: Dispatcher, pool: Pool, isolation: Isolation | None) -> None:
         self._client = client
         self._dispatcher = dispatcher
         self._pool = pool
+        self._isolation = isolation
         self._noted: dict[Watched, tuple[int, float]] = {}
 
     def note(self) -> None:
         """See which threads have moved; for the thread that watches over them, every second or so."""
         now, before = monotonic(), self._noted
         noted: dict[Watched, tuple[int, float]] = {}
-        for thread in self._pool.busy():
+        for thread in (*self._pool.busy(), *(() if self._isolation is None else self._isolation.watched())):
             turns, since = before.get(thread, (-1, now))
             if turns != thread.turns:
                 since = max(now, thread.waits_until)
@@ -72,9 +75,10 @@ class Liveness:
         yield self._reading(now)
         for thread, (turns, since) in self._noted.items():
             if thread.turns == turns:
-                yield Stalled("a thread that settles tasks", now - since, thread.thread)
-        for pulse in lookout.pulses_of(self._client):
-            yield pulse.stalled(now)
+                yield Stalled(thread.name, now - since, thread.thread)
+        for pulse in (*lookout.pulses_of(self._client), self._dispatcher.scouting):
+            if pulse is not None:
+                yield pulse.stalled(now)
 
     def _reading(self, now: float) -> Stalled:
         """Whoever reads messages; or that nobody does, though there are workers who wait for some."""

@@ -91,7 +91,7 @@ class Session:
         if isolation is not None:
             isolation.rouse = job.dispatcher.rouse
         self._client = client
-        self._liveness = health.Liveness(client, job.dispatcher, self._pool)
+        self._liveness = health.Liveness(client, job.dispatcher, self._pool, isolation)
         self._stopping = Stopping(client, job, self._pool, isolation, give_up, lambda: self._stop_requests)
         self._pausing = Pausing(client, input_queue, job.dispatcher, isolation, self._stopping.give_back)
         self._thread: int | None = None

@@ -18,14 +18,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from qbridge_core.contract.message import Delivery
 from qbridge_core.execute.lifespan import Lifespan
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
-from qbridge_core.task.foreign import patience
+from qbridge_core.task.foreign import Watched, patience
 from qbridge_core.task.formats.chosen import Formats
 from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.reading import TaskReader
@@ -144,6 +144,10 @@ class Isolation:
     def hanging(self) -> int:
         """How many threads were given up, since a hook or the like hangs in them, and have not ended."""
         return self._hanging
+
+    def watched(self) -> Iterator[Watched]:
+        """The threads that deal with suspects, and are in no hook or the like: each says how long it may take."""
+        return (runner.watched for runner in self._all_runners() if runner.watched.call is None and not runner.is_left)
 
     def expire(self) -> None:
         """Give up the threads in which a hook, ``redact`` or a backoff hangs. Call it again, from one thread."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from qbridge_core.runtime.aside import aside
+from qbridge_core.runtime.pulse import Pulse
 
 # Most brokers have answered by then.
 _PATIENCE: Final = 0.05
@@ -23,6 +24,7 @@ class Scout:
         self._count = count
         self._found = 0
         self._answered = threading.Event()
+        self.pulse = Pulse("the thread that counts tasks which may have killed their worker")
         self.is_looking = False
         """Whether there is an answer to wait for, or to fetch."""
 
@@ -40,7 +42,9 @@ class Scout:
 
     def _look(self) -> None:
         self._found = 0
+        self.pulse.turn()
         try:
             self._found = self._count()
         finally:
+            self.pulse.rest()
             self._answered.set()

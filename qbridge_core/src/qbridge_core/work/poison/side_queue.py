@@ -28,6 +28,7 @@ from qbridge_core.contract.message import Delivery
 from qbridge_core.errors import QBridgeError
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
+from qbridge_core.runtime.pulse import Pulse
 from qbridge_core.work.poison.observer import current_observer
 from qbridge_core.work.poison.scout import Scout
 from qbridge_core.work.poison.suspects import Suspects
@@ -108,6 +109,11 @@ class SideQueue:
     def may_run_beside(self) -> bool:
         """Whether a suspect that is moved now will run in a child process, so that its worker need run nothing else."""
         return self.isolated or self._in_children
+
+    @property
+    def scouting(self) -> Pulse:
+        """Of the thread that counts suspects for the workers."""
+        return self._scout.pulse
 
     def moved(self) -> None:
         """A suspect was put into the side queue: look soon."""

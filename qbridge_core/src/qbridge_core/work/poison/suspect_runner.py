@@ -14,6 +14,7 @@ from qbridge_core.execute.executor import NotStartedError
 from qbridge_core.execute.lifespan import Lifespan
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
+from qbridge_core.task import foreign
 from qbridge_core.task.explanation import Explanation
 from qbridge_core.task.foreign import GivenUp, Step, Watched
 from qbridge_core.task.lifecycle import Lifecycle
@@ -35,6 +36,7 @@ _LEAVING_TIME: Final = 5.0
 """Seconds that a process gets to leave its lifespan."""
 _MOST_UNSTARTED: Final = 3
 _LONG: Final = 1.0
+_NAME: Final = "a thread for tasks that may have killed their worker"
 
 
 class Runners(Protocol):
@@ -95,7 +97,7 @@ class SuspectRunner:
 
     def __init__(self, isolation: Runners) -> None:
         self.running: Run | None = None
-        self.watched = Watched()
+        self.watched = Watched(_NAME)
         self.is_left = False
         self._left: tuple[Delivery, Step | None] | None = None
         self._delivery: Delivery | None = None
@@ -126,7 +128,7 @@ class SuspectRunner:
         if run is not None and not run.claim() and run.cancelled:
             step = None  # the session has taken it over
         self._left = self._delivery, step
-        self.watched = Watched()
+        self.watched = Watched(_NAME)
         self.is_left = True
 
     def _work(self) -> None:
@@ -138,7 +140,9 @@ class SuspectRunner:
             isolation.side_queue.wanted.clear()
             while isolation.is_possible and self._work_off_one():
                 pass
+            foreign.waits(LOOK_EVERY)
             if not isolation.side_queue.wanted.wait(LOOK_EVERY):
+                foreign.waits(_LEAVING_TIME)
                 self._end_child()  # a while without work
                 if isolation.may_end(self):
                     return
@@ -163,6 +167,7 @@ class SuspectRunner:
     def _work_off_one(self) -> bool:
         """Deal with the next suspect; False when there is none."""
         side_queue = self._isolation.side_queue
+        foreign.waits(LOOK_EVERY)  # for its turn
         try:
             delivery = side_queue.take_isolated()
         except Exception:  # noqa: BLE001 - a backend's bug must not end this thread
@@ -223,6 +228,7 @@ class SuspectRunner:
         """Run it, and do what its end asks for, unless the session has taken it over."""
         isolation = self._isolation
         verdict: Verdict | None = None
+        foreign.waits(run.terms.timeout)
         try:
             with _limited(run.terms.timeout, child.cancel) as late, _limited(_LONG, isolation.add_runner):
                 child.run(run)
@@ -231,6 +237,7 @@ class SuspectRunner:
             return
         except Judged as exc:
             verdict = exc.verdict
+        foreign.waits(0.0)
         self.watched.step = None  # what has run does not run again
         self._unstarted = 0
         duration = monotonic() - run.started_at
@@ -311,8 +318,10 @@ class SuspectRunner:
             self._child = child
         if self._isolation.closed.is_set():  # ``kill`` may have looked before it was there
             child.kill()
+        foreign.waits(_LONGEST_IMPORT)
         with _limited(_LONGEST_IMPORT, child.kill):
             child.load(setup)
+        foreign.waits(0.0)
         return child
 
     def _end_child(self) -> None:
