@@ -16,7 +16,7 @@ bound=${TEST_TIMEOUT:-20m} # a run of the tests that does not end by then will n
 wheels=${WHEELS:-$home/wheels}
 tests=(tests/unit tests/conformance
     tests/integration/test_child_processes.py tests/integration/test_demo.py tests/integration/test_hot_path.py
-    tests/integration/test_supervisor.py tests/integration/test_worker_survives.py)
+    tests/integration/test_supervisor.py tests/integration/test_worker_survives.py tests/integration/django)
 # What uses more of a driver than its documented calls.
 driver_tests=(tests/integration/rabbitmq/test_frames.py tests/integration/rabbitmq/test_headers.py
     tests/integration/rabbitmq/test_lifecycle.py tests/integration/rabbitmq/test_publishing.py
@@ -68,7 +68,7 @@ run_entry() {
     fi
     make_environment "$python" "$home/$entry" "$constraints" || return
     echo "== $entry: $("$python" --version) with" \
-        "$("$home/$entry/bin/python" -m pip freeze 2>/dev/null | grep -E '^(kombu|pika|pluggy|redis)=' | tr '\n' ' ')"
+        "$("$home/$entry/bin/python" -m pip freeze 2>/dev/null | grep -iE '^(django|kombu|pika|pluggy|redis)=' | tr '\n' ' ')"
     # What fails is run once more, alone, as in .ci/run.
     run_tests "$entry" -n "$processes" --dist worksteal "$@" ||
         run_tests "$entry" --last-failed --last-failed-no-failures none "$@"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,16 +19,9 @@ def check_project(**kwargs: Any) -> list[checks.CheckMessage]:
     del kwargs
     try:
         discover()
-    except Exception as exc:  # noqa: BLE001 - whatever it is, it keeps the tasks from being found
-        text = f"a module `tasks` cannot be imported: {type(exc).__name__}: {exc}"
-        return [checks.Error(text, hint=_place(exc), id="qbridge.E004")]
+    except ConfigurationError as exc:
+        return [checks.Error(str(exc), id="qbridge.E004")]
     return [*_of_broker(), *_of_apps(), *_of_queues()]
-
-
-def _place(exc: Exception) -> str | None:
-    """The line of the innermost module that was being imported."""
-    lines = [frame for frame in traceback.extract_tb(exc.__traceback__) if frame.name == "<module>"]
-    return f"See line {lines[-1].lineno} of {lines[-1].filename}." if lines else None
 
 
 def _of_broker() -> Iterator[checks.CheckMessage]:

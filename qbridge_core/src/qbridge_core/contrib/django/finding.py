@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -10,15 +11,27 @@ from django.apps import apps
 from django.utils.module_loading import autodiscover_modules
 
 from qbridge_core.app.app import App
+from qbridge_core.errors import ConfigurationError
 
 
 def discover() -> None:
     """Import ``tasks`` of each installed app that has such a module.
 
     Raises:
-        Exception: whatever keeps one from being imported.
+        ConfigurationError: one cannot be imported; the text has the line.
     """
-    autodiscover_modules("tasks")
+    try:
+        autodiscover_modules("tasks")
+    except Exception as exc:
+        raise ConfigurationError(
+            f"a module `tasks` cannot be imported: {type(exc).__name__}: {exc}{_place(exc)}"
+        ) from exc
+
+
+def _place(exc: Exception) -> str:
+    """The line of the innermost module that was being imported."""
+    lines = [frame for frame in traceback.extract_tb(exc.__traceback__) if frame.name == "<module>"]
+    return f" (line {lines[-1].lineno} of {lines[-1].filename})" if lines else ""
 
 
 def found_apps() -> list[App]:

@@ -25,8 +25,7 @@ def project_app() -> App:
     """The tasks of each installed app: those of an ``App``, and those of ``django.tasks`` whose backend is QBridge.
 
     Raises:
-        ConfigurationError: there are none, or they do not go together.
-        Exception: whatever keeps a module ``tasks`` from being imported.
+        ConfigurationError: there are none, they do not go together, or a module ``tasks`` cannot be imported.
     """
     discover()
     own = found_apps()
