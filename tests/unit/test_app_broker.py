@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -38,6 +41,19 @@ def test_open_is_for_the_whole_process(unique_name: str, monkeypatch: pytest.Mon
                 pass
             assert app.run_until_idle().succeeded == 1
         assert not client.connected
+
+
+def test_a_program_that_has_sent_something_ends_in_silence() -> None:
+    """It disconnects at its end, also where the interpreter starts no thread any more."""
+    program = """
+from qbridge_core import App
+App().task(name="a")(lambda: None).send()
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60, check=False,
+        env={**os.environ, URL_VARIABLE: "memory://"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_two_apps_share_nothing(unique_name: str) -> None:
