@@ -31,6 +31,15 @@ class NotDueError(UnfitError):
         self.due_at = due_at
 
 
+class UnreadableTaskError(UnfitError):
+    """What reads it has raised something that it should not: its cause."""
+
+    reason = "malformed"
+
+    def __init__(self, task_id: str | None) -> None:
+        super().__init__("it cannot be read", task_id)
+
+
 class TaskReader:
     """Reads the messages of a queue. Thread-safe.
 
@@ -66,17 +75,25 @@ class TaskReader:
         """Read a message that is about to run.
 
         Raises:
-            UnfitError: it can never run, or not here, or not now.
+            UnfitError: it can never run, or not here, or not now. So is whatever else a format or the type of a payload
+                raises, which is a user's code: no message ends a worker.
         """
-        formats, router = self._formats, self._router
-        task = read_task(delivery.body, self._max_bytes) if formats is None else formats.read(delivery, self._max_bytes)
-        if (task.expires_at is not None or task.due_at is not None) and self._minds_times:
-            _check_times(task, delivery, self._clock.wall())
-        if router is not None:
-            return task, router.route(task, delivery)
-        if task.args is not None:
-            task.payload = {"args": list(task.args), "kwargs": task.payload}
-        return task, self._terms
+        formats, router, most = self._formats, self._router, self._max_bytes
+        try:
+            task = read_task(delivery.body, most) if formats is None else formats.read(delivery, most)
+            if (task.expires_at is not None or task.due_at is not None) and self._minds_times:
+                _check_times(task, delivery, self._clock.wall())
+            if router is not None:
+                terms = router.route(task, delivery)
+            else:
+                terms = self._terms
+                if task.args is not None:
+                    task.payload = {"args": list(task.args), "kwargs": task.payload}
+        except UnfitError:
+            raise
+        except Exception as exc:
+            raise UnreadableTaskError(delivery.message_id) from exc
+        return task, terms
 
 
 def has_begun(delivery: Delivery) -> bool:

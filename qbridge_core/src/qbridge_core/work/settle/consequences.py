@@ -15,7 +15,7 @@ from qbridge_core.contract.message import Delivery
 from qbridge_core.errors import RemoteError
 from qbridge_core.task.explanation import Explanation
 from qbridge_core.task.lifecycle import Lifecycle
-from qbridge_core.task.reading import NotDueError
+from qbridge_core.task.reading import NotDueError, UnreadableTaskError
 from qbridge_core.task.routing import NotYetError
 from qbridge_core.task.run import Run
 from qbridge_core.task.verdict import Action, Judged, Verdict, judge
@@ -86,6 +86,8 @@ class Consequences:
             "; this broker can hold nothing back until then" if pause is None and isinstance(exc, NotDueError) else ""
         )
         explanation = Explanation(Reason(exc.reason), type(exc).__name__, f"{exc}{never}")
+        if isinstance(exc, UnreadableTaskError) and exc.__cause__ is not None:
+            explanation = Explanation.from_exception(explanation.reason, exc.__cause__, self._rules.owns)
         if pause is None:
             failure = failure_of(self._rules, delivery, explanation, task_id, delivery.attempts)
             self._settler.dead_letter(delivery, failure)
