@@ -145,6 +145,7 @@ class MemoryClient(Holding):
         imports=True,
     )
     patience = 0.0
+    reads_ahead = False
 
     def __init__(self, url: str = "memory://", **options: object) -> None:
         clock, journal = options.pop("clock", None), options.pop("journal", None)

@@ -107,6 +107,7 @@ class RedisClient(Holding):
     )
 
     logs_outages = True
+    reads_ahead = False
     system = "redis"
 
     def __init__(self, redis_url: str = "redis://localhost:6379/0", **options: object) -> None:

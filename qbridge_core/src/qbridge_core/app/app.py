@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeVar, Unpac
 from qbridge_core.app.connection import Connection
 from qbridge_core.app.naming import check_name, name_of
 from qbridge_core.app.payload.signature import signature_of
-from qbridge_core.app.queues import DEFAULT_QUEUE, Queue, QueueSettings, queue_of, usual_queue
+from qbridge_core.app.queues import (
+    DEFAULT_QUEUE,
+    PoolSettings,
+    Queue,
+    QueuePool,
+    QueueSettings,
+    check_together,
+    pool_of,
+    queue_of,
+    usual_queue,
+)
 from qbridge_core.app.sending import Outbox, TaskMessage
 from qbridge_core.app.task import AppTask
 from qbridge_core.contract.checks import check_queue_name, require_seconds
@@ -47,7 +57,7 @@ class App:
         on_unknown: seconds for which a worker puts a message off that it is too old for: a task that it does not know,
             or a payload of a newer version. Then it is a dead letter. 0 means at once.
         grace_period: seconds that running tasks get when a worker stops.
-        lifespan: what each worker process opens, once for each queue, and closes at its end; see
+        lifespan: what each worker process opens, once for each queue or pool, and closes at its end; see
             :class:`~qbridge_core.TaskManager`, also for the next two.
         plugins: objects with lifecycle hooks.
         redact: called with the texts of exceptions before they are shown.
@@ -80,6 +90,7 @@ class App:
         }
         self._tasks: dict[str, AppTask[Any]] = {}
         self._queues: dict[str, Queue] = {}
+        self._pools: list[QueuePool] = []
         self._included: list[App] = []
         self._parent: App | None = None
         self._connection = Connection()
@@ -167,7 +178,30 @@ class App:
         """
         if name in self._queues:
             raise ConfigurationError(f"queue {name!r} has its settings already")
-        self._queues[name] = queue_of(name, settings)
+        queue = queue_of(name, settings)
+        check_together(self._root._all_pools(), [*self._root._all_queues(), queue])
+        self._queues[name] = queue
+
+    def pool(self, name: str, *, queues: Mapping[str, int], **settings: Unpack[PoolSettings]) -> None:
+        """Have the tasks of several queues share their workers, by weight: urgent ones before others.
+
+        With ``queues={"urgent": 5, "normal": 1}`` five tasks of ``urgent`` begin for one of ``normal`` while both have
+        some; what one does not need the other gets. Timeouts and retries are those of each task; a queue may have a
+        ``dead_letter_queue`` of its own (``queue``). A queue in no pool has workers of its own.
+
+        Args:
+            name: what errors call it.
+            queues: the names of the queues, and their weights: whole numbers from 1 to 1000.
+            **settings: ``max_workers``, ``executor`` and others of :class:`~qbridge_core.TaskManager`, for all of them
+                together.
+
+        Raises:
+            ConfigurationError: an argument is wrong, one of the queues is in another pool, or has settings that are the
+                pool's.
+        """
+        pool = pool_of(name, queues, settings)
+        check_together([*self._root._all_pools(), pool], self._root._all_queues())
+        self._pools.append(pool)
 
     def include(self, other: App) -> None:
         """Take the tasks and queues of another app in, those that it gets later, too.
@@ -181,8 +215,10 @@ class App:
             raise ConfigurationError(f"include takes an App, not a {type(other).__name__}")
         if other._parent is not None or other is self._root:
             raise ConfigurationError("this app is included already; each is part of one other app at most")
+        root = self._root
         for task in other.tasks:
-            self._root._check_names(task)
+            root._check_names(task)
+        check_together([*root._all_pools(), *other._all_pools()], [*root._all_queues(), *other._all_queues()])
         other._parent = self
         self._included.append(other)
 
@@ -284,7 +320,7 @@ class App:
         return work_until_idle(self.managers(queues), seconds)
 
     def managers(self, queues: Sequence[str] | None = None) -> list[TaskManager]:
-        """A :class:`~qbridge_core.TaskManager` for each queue, for ``run_workers``, with others if need be.
+        """A :class:`~qbridge_core.TaskManager` for each queue or pool, for ``run_workers``, with others if need be.
 
         Args:
             queues: those to work on; all that have tasks when missing.
@@ -293,14 +329,17 @@ class App:
             ConfigurationError: as ``run_worker``.
         """
         from qbridge_core.app.moving import movers_for
-        from qbridge_core.app.worker import chosen, managers_for
+        from qbridge_core.app.worker import check_used, chosen, managers_for
 
         root = self._root
         tasks = self.tasks
         used = list(dict.fromkeys(task.queue for task in tasks))
         wanted = chosen({name: root._queue(name) for name in used}, used, queues)
+        pools = self._all_pools()
+        check_used(pools, used)
         client = root._connection.client()
-        return [*managers_for(client, wanted, tasks, root._patience, root._settings), *movers_for(client, wanted)]
+        managers = managers_for(client, wanted, pools, tasks, root._patience, root._settings)
+        return [*managers, *movers_for(client, wanted)]
 
     # ------------------------------------------------------------------ parts
 
@@ -325,8 +364,16 @@ class App:
                     "another name"
                 )
 
+    def _all_pools(self) -> list[QueuePool]:
+        return [*self._pools, *(pool for other in self._included for pool in other._all_pools())]
+
+    def _all_queues(self) -> list[Queue]:
+        return [*self._queues.values(), *(queue for other in self._included for queue in other._all_queues())]
+
     def _queue(self, name: str) -> Queue:
-        return self._found(name) or usual_queue(name)
+        queue = self._found(name) or usual_queue(name)
+        pool = next((pool for pool in self._all_pools() if name in pool.weights), None)
+        return queue if pool is None else pool.has(queue)
 
     def _found(self, name: str) -> Queue | None:
         own = self._queues.get(name)

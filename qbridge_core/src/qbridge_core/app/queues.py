@@ -1,30 +1,30 @@
-"""Settings of the queues of an app."""
+"""Settings of the queues of an app, and of pools of them."""
 
 from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
 
 from qbridge_core.contract.checks import check_declaration, check_queue_name
 from qbridge_core.contract.names import default_dead_letter_queue
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.task.formats.base import Format
-from qbridge_core.task.formats.chosen import formats_of
+from qbridge_core.task.formats.chosen import Formats, formats_of
 
 if TYPE_CHECKING:
     import asyncio
 
 DEFAULT_QUEUE: Final = "default"
 _DEAD: Final = "dead_letter_queue"
+MOST_WEIGHT: Final = 1000
 
 
-class QueueSettings(TypedDict, total=False):
-    """What :meth:`App.queue` takes: arguments of :class:`~qbridge_core.TaskManager`, which describes them."""
+class PoolSettings(TypedDict, total=False):
+    """What :meth:`App.pool` takes: arguments of :class:`~qbridge_core.TaskManager`, which describes them."""
 
-    dead_letter_queue: str
     max_workers: int | None
     executor: Literal["thread", "process"]
     max_crashes: int
@@ -35,6 +35,12 @@ class QueueSettings(TypedDict, total=False):
     interrupt: bool
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None
     formats: Sequence[Format | type[Format]] | None
+
+
+class QueueSettings(PoolSettings, total=False):
+    """What :meth:`App.queue` takes: the same, and what each queue has for itself."""
+
+    dead_letter_queue: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,30 @@ class Queue:
     feeders: Sequence[str] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class QueuePool:
+    """Queues of an app whose tasks share their workers.
+
+    Attributes:
+        name: what it is called.
+        weights: of its queues.
+        settings: arguments of its manager.
+        formats: of the messages of all of its queues; ``None`` for the envelope alone.
+    """
+
+    name: str
+    weights: Mapping[str, int]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    formats: Formats | None = None
+
+    def has(self, queue: Queue) -> Queue:
+        """One of its queues, with what all of them have in common."""
+        formats = self.formats
+        if formats is None:
+            return queue
+        return replace(queue, writes=formats.first, feeders=formats.feeders_of(queue.name))
+
+
 def queue_of(name: str, settings: Mapping[str, Any]) -> Queue:
     """A queue with these settings; those that are not given have the defaults of a manager.
 
@@ -63,12 +93,7 @@ def queue_of(name: str, settings: Mapping[str, Any]) -> Queue:
         ConfigurationError: no queue can have such a name, or there is no such setting.
     """
     check_queue_name(name)
-    known = QueueSettings.__annotations__
-    for setting in settings:
-        if setting not in known:
-            alike = difflib.get_close_matches(setting, known, 1)
-            hint = f"did you mean {alike[0]!r}?" if alike else f"there are {', '.join(known)}"
-            raise ConfigurationError(f"queue {name!r} has no setting {setting!r}; {hint}{_elsewhere(setting)}")
+    _check_settings(f"queue {name!r}", settings, QueueSettings.__annotations__)
     dead = settings.get(_DEAD) or default_dead_letter_queue(name)
     check_declaration(name, dead)
     formats = formats_of(settings.get("formats"))
@@ -86,6 +111,68 @@ def usual_queue(name: str) -> Queue:
         ConfigurationError: no queue can have such a name.
     """
     return queue_of(name, {})
+
+
+def pool_of(name: str, weights: object, settings: Mapping[str, Any]) -> QueuePool:
+    """A pool of these queues.
+
+    Raises:
+        ConfigurationError: the name is none, a queue has no weight that makes sense, or there is no such setting.
+    """
+    if not isinstance(name, str) or not name:
+        raise ConfigurationError(f"the name of a pool must be a text, not {name!r}")
+    if not isinstance(weights, Mapping) or not weights:
+        raise ConfigurationError(
+            f'queues of pool {name!r} must be names with weights, as in {{"urgent": 5, "normal": 1}}, not {weights!r}'
+        )
+    for queue, weight in weights.items():
+        check_queue_name(queue)
+        if type(weight) is not int or not 1 <= weight <= MOST_WEIGHT:
+            raise ConfigurationError(
+                f"the weight of {queue!r} in pool {name!r} must be a whole number from 1 to {MOST_WEIGHT}, "
+                f"not {weight!r}"
+            )
+    if _DEAD in settings:
+        raise ConfigurationError(
+            f"pool {name!r} has no dead_letter_queue; each of its queues may have one, as in "
+            f"app.queue({next(iter(weights))!r}, dead_letter_queue=...)"
+        )
+    _check_settings(f"pool {name!r}", settings, PoolSettings.__annotations__)
+    return QueuePool(name, dict(weights), dict(settings), formats_of(settings.get("formats")))
+
+
+def check_together(pools: Iterable[QueuePool], queues: Iterable[Queue]) -> None:
+    """Refuse pools that share a name or a queue, and queues of a pool that have settings which are the pool's.
+
+    Raises:
+        ConfigurationError: the text says what to do.
+    """
+    names: set[str] = set()
+    found: dict[str, QueuePool] = {}
+    for pool in pools:
+        if pool.name in names:
+            raise ConfigurationError(f"there is a pool {pool.name!r} already; give one of them another name")
+        names.add(pool.name)
+        for queue in pool.weights:
+            if other := found.get(queue):
+                raise ConfigurationError(
+                    f"queue {queue!r} is in two pools, {other.name!r} and {pool.name!r}; leave it out of one of them"
+                )
+            found[queue] = pool
+    for one in queues:
+        if (owner := found.get(one.name)) is not None and one.settings:
+            raise ConfigurationError(
+                f"queue {one.name!r} is in pool {owner.name!r}, whose queues share {', '.join(one.settings)}: give "
+                f"that to app.pool({owner.name!r}, ...); only dead_letter_queue is the queue's own"
+            )
+
+
+def _check_settings(what: str, settings: Mapping[str, Any], known: Collection[str]) -> None:
+    for setting in settings:
+        if setting not in known:
+            alike = difflib.get_close_matches(setting, known, 1)
+            hint = f"did you mean {alike[0]!r}?" if alike else f"there are {', '.join(known)}"
+            raise ConfigurationError(f"{what} has no setting {setting!r}; {hint}{_elsewhere(setting)}")
 
 
 def _elsewhere(setting: str) -> str:

@@ -1,47 +1,79 @@
-"""The worker program of an app: a manager for each queue, all of them run as one worker."""
+"""The worker program of an app: a manager for each queue or pool, all of them run as one worker."""
 
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from qbridge_core.app.dispatch import dispatch_for
-from qbridge_core.app.queues import Queue
+from qbridge_core.app.queues import Queue, QueuePool
 from qbridge_core.app.task import AppTask
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.errors import ConfigurationError, IdleTimeoutError
-from qbridge_core.task.outcome import Outcome, RunReport
+from qbridge_core.task.outcome import RunReport, total
 from qbridge_core.work.manager import TaskManager
+from qbridge_core.work.pooled.queues import InputQueue
+from qbridge_core.work.poolmanager import PoolManager
 from qbridge_core.work.workers import Workers
 
 
 def managers_for(
     client: QueueClient,
     queues: Iterable[Queue],
+    pools: Iterable[QueuePool],
     tasks: Sequence[AppTask[Any]],
     patience: float,
     settings: Mapping[str, Any],
 ) -> list[TaskManager]:
-    """A manager for each queue.
+    """A manager for each queue, and one for the queues of each pool.
 
     Args:
         client: a connected client.
         queues: those to work on; each has a task at least.
+        pools: those that there are.
         tasks: all tasks.
         patience: seconds for which a message waits that needs a newer program.
         settings: arguments of each manager.
     """
     managers: list[TaskManager] = []
-    for queue in queues:
-        processes = queue.settings.get("executor") == "process"
-        own = [task for task in tasks if task.queue == queue.name]
-        router = dispatch_for(queue.name, own, patience, processes=processes)
-        managers.append(
-            TaskManager(client, router, queue.name, queue.dead_letter_queue, **{**settings, **queue.settings})
-        )
+    for pool, together in _grouped(queues, pools):
+        own = {**settings, **(together[0].settings if pool is None else pool.settings)}
+        names = [queue.name for queue in together]
+        processes = own.get("executor") == "process"
+        found = [task for task in tasks if task.queue in names]
+        router = dispatch_for(", ".join(names), found, patience, processes=processes)
+        if pool is None or len(together) == 1:
+            managers.append(TaskManager(client, router, names[0], together[0].dead_letter_queue, **own))
+        else:
+            shares = [InputQueue(each.name, each.dead_letter_queue, pool.weights[each.name]) for each in together]
+            managers.append(PoolManager(client, router, shares, **own))
     return managers
+
+
+def _grouped(queues: Iterable[Queue], pools: Iterable[QueuePool]) -> list[tuple[QueuePool | None, list[Queue]]]:
+    """The queues of each pool together, each other one alone, in their order."""
+    pool_of = {name: pool for pool in pools for name in pool.weights}
+    groups: dict[str, tuple[QueuePool | None, list[Queue]]] = {}
+    for queue in queues:
+        pool = pool_of.get(queue.name)
+        key = f"queue {queue.name}" if pool is None else f"pool {pool.name}"
+        groups.setdefault(key, (pool, []))[1].append(queue)
+    return list(groups.values())
+
+
+def check_used(pools: Iterable[QueuePool], used: Sequence[str]) -> None:
+    """Refuse pools with a queue that has no task, which is misspelt most often.
+
+    Raises:
+        ConfigurationError: there is one.
+    """
+    for pool in pools:
+        for name in pool.weights:
+            if name not in used:
+                raise ConfigurationError(
+                    f"no task of this app has the queue {name!r} of pool {pool.name!r}; there are {', '.join(used)}"
+                )
 
 
 def chosen(queues: Mapping[str, Queue], used: Sequence[str], names: Sequence[str] | None) -> list[Queue]:
@@ -81,15 +113,8 @@ def work_until_idle(managers: Sequence[TaskManager], timeout: float) -> RunRepor
         workers.run(until_idle=True)
     finally:
         timer.cancel()
-    report = _sum([manager.report() for manager in managers])
+    report = total(manager.report() for manager in managers)
     if late.is_set():
-        names = ", ".join(manager.input_queue for manager in managers)
+        names = ", ".join(name for manager in managers for name in manager.input_queues)
         raise IdleTimeoutError(f"there is still work in {names} after {timeout:g} s ({report})", report)
     return report
-
-
-def _sum(reports: Iterable[RunReport]) -> RunReport:
-    counts: Counter[Outcome] = Counter()
-    for report in reports:
-        counts.update(report.counts)
-    return RunReport({outcome: counts[outcome] for outcome in Outcome if counts[outcome]})

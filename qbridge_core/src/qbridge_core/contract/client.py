@@ -66,6 +66,10 @@ class QueueClient(Operations, Diagnosing):
     """Where the broker is, for hooks: its host, or the path of a socket, and its port where there is one. None where it
     may be any of several servers, and for a broker that is no server."""
 
+    reads_ahead: ClassVar[bool] = True
+    """False for a client that holds nothing which ``receive`` has not returned, for longer than a moment: then it makes
+    no difference to others whether a queue is subscribed that nobody receives from for a while."""
+
     events: ConnectionEvents | None = None
     """Where the client tells that its connection is lost and is back, for hooks; None for one that does not tell."""
 

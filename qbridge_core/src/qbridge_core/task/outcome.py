@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
@@ -74,6 +74,14 @@ class RunReport:
         return ", ".join(parts) or "nothing happened"
 
 
+def total(reports: Iterable[RunReport]) -> RunReport:
+    """What several of them count together."""
+    counts: Counter[Outcome] = Counter()
+    for report in reports:
+        counts.update(report.counts)
+    return RunReport({outcome: counts[outcome] for outcome in Outcome if counts[outcome]})
+
+
 class Tally:
     """Counts outcomes from many threads."""
 
@@ -86,8 +94,33 @@ class Tally:
         with self._lock:
             self._counts[outcome] += 1
 
+    def of(self, queue: str) -> Tally:
+        """What counts those of this queue."""
+        del queue
+        return self
+
     def report(self) -> RunReport:
         """What was counted so far."""
         with self._lock:
             counts = {outcome: self._counts[outcome] for outcome in Outcome if self._counts[outcome]}
         return RunReport(MappingProxyType(counts))
+
+
+class PoolTally(Tally):
+    """Counts those of several queues, each by itself.
+
+    Args:
+        queues: their names.
+    """
+
+    def __init__(self, queues: Iterable[str]) -> None:
+        super().__init__()
+        self._parts = {queue: Tally() for queue in queues}
+
+    def of(self, queue: str) -> Tally:
+        """What counts those of this queue."""
+        return self._parts[queue]
+
+    def report(self) -> RunReport:
+        """What was counted so far, of all queues."""
+        return total(part.report() for part in self._parts.values())

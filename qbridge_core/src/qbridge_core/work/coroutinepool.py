@@ -13,7 +13,7 @@ import functools
 import math
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from contextvars import Context, copy_context
 from typing import Final, cast
 
@@ -35,8 +35,8 @@ from qbridge_core.work.coroutinechores import Failure, Flight, Preparation, Sett
 from qbridge_core.work.coroutinefeeder import CoroutineFeeder
 from qbridge_core.work.coroutinewatch import CoroutineWatch
 from qbridge_core.work.job import Job
-from qbridge_core.work.poison.isolation import Isolation
 from qbridge_core.work.pool import too_many
+from qbridge_core.work.pooled.suspects import AnyIsolation
 from qbridge_core.work.settlingthreads import SettlingThreads
 from qbridge_core.work.watch import Bell
 from qbridge_core.work.worker import say_late
@@ -69,7 +69,7 @@ class CoroutinePool:
         size: int,
         max_abandoned: int,
         bell: Bell,
-        isolation: Isolation | None = None,
+        isolation: AnyIsolation | None = None,
     ) -> None:
         handler = cast("AsyncHandler", job.executor)
         self.job = job
@@ -107,10 +107,9 @@ class CoroutinePool:
         """True while messages are read or tasks are not settled."""
         return self._feeder.feeding or bool(self._flights)
 
-    @property
-    def running(self) -> int:
-        """How many handlers run now; those that were given up do not count."""
-        return sum(flight.loop is not None for flight in list(self._flights))
+    def running_of(self, queues: Container[str]) -> int:
+        """How many handlers run now whose messages came from one of these; those that were given up do not count."""
+        return sum(flight.loop is not None and flight.delivery.queue in queues for flight in list(self._flights))
 
     def owns_current_thread(self) -> bool:
         """True in a thread that this one waits for."""

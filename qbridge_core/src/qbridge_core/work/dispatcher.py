@@ -7,10 +7,13 @@ the workers, and a backend's ``receive`` needs to serve one thread only.
 
 Coroutines have no threads of their own to read in. For them one thread calls ``feed`` whenever slots are free, and
 their loop ``take_ready``, which never waits; which slots are free they say through ``idle``.
+
+Where several queues share the workers, a :class:`~qbridge_core.work.pooled.reading.PoolReader` asks for their messages.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import deque
@@ -26,7 +29,8 @@ from qbridge_core.runtime.outage import Outage
 from qbridge_core.runtime.pause import GrowingPause
 from qbridge_core.runtime.pulse import Pulse
 from qbridge_core.work.gate import Gate
-from qbridge_core.work.poison.side_queue import SideQueue
+from qbridge_core.work.pooled.reading import PoolReader
+from qbridge_core.work.pooled.suspects import AnySideQueue
 from qbridge_core.work.readahead import LARGE, SECONDS_HELD, ReadAhead
 from qbridge_core.work.rest import IDLE_AFTER, pause
 from qbridge_core.work.watch import watch
@@ -51,15 +55,16 @@ class Failure(NamedTuple):
 
 
 class Dispatcher:
-    """The deliveries of one queue for the workers of one process. Thread-safe.
+    """The deliveries of one queue, or of those of a pool, for the workers of one process. Thread-safe.
 
     Args:
         client: the broker.
-        queue: the input queue.
+        queue: the input queue; of a pool what the log calls it.
         workers: how many workers there are.
         poll_timeout: seconds that one ``receive`` may wait.
         suspects: messages that must run apart, if the backend can tell which those are.
         seconds_held: so much work of quick tasks may be held beyond what the workers do.
+        reader: reads the queues of a pool.
     """
 
     def __init__(
@@ -68,11 +73,14 @@ class Dispatcher:
         queue: str,
         workers: int,
         poll_timeout: float,
-        suspects: SideQueue | None = None,
+        suspects: AnySideQueue | None = None,
         seconds_held: float = SECONDS_HELD,
+        reader: PoolReader | None = None,
     ) -> None:
         self._client = client
         self._queue = queue
+        self._reader = reader
+        self._queues = frozenset((queue,) if reader is None else reader.queues)
         self._poll_timeout = poll_timeout
         self._ready: deque[Delivery] = deque()
         self._reading = threading.Lock()
@@ -89,7 +97,7 @@ class Dispatcher:
         self._suspects = suspects
         self._alone: Delivery | None = None
         self._ending_alone = threading.Lock()
-        self.gate: Final = Gate()
+        self.gate: Final = Gate() if reader is None else reader.gate
         """Keeps everybody from reading while it is shut."""
         self.pulse: Final = Pulse("whoever reads messages")
         """Of those who have the right to read, one after the other; nobody does while it rests."""
@@ -143,8 +151,12 @@ class Dispatcher:
         self._closed.set()
         self.gate.give_up()
 
+    def hold(self) -> None:
+        """Let nobody ask for more, before ``rest``. Waits for nothing."""
+        self.gate.shut()
+
     def rest(self) -> list[Delivery]:
-        """End the consumer, once the gate is shut; return what nobody has taken, the last first, as ``stale`` does.
+        """End the consumer, after ``hold``; return what nobody has taken, the last first, as ``stale`` does.
 
         Returns when nobody asks for more.
         """
@@ -170,6 +182,9 @@ class Dispatcher:
         self._unsubscribe()
 
     def _unsubscribe(self) -> None:
+        if self._reader is not None:
+            self._reader.unsubscribe()
+            return
         try:
             self._client.unsubscribe(self._queue)
         except QBridgeError as exc:
@@ -204,7 +219,7 @@ class Dispatcher:
         """
         ready, taken = self._ready, [first]
         share = min(most - 1, self._share)
-        if share < 1 or self.ending or first.queue != self._queue or not _is_new(first):
+        if share < 1 or self.ending or first.queue not in self._queues or not _is_new(first):
             return taken
         try:
             while share and _is_new(ready[0]):
@@ -250,7 +265,7 @@ class Dispatcher:
 
     def done(self, delivery: Delivery) -> None:
         """A delivery has been dealt with; when it ran alone, the others may go on."""
-        if delivery.queue != self._queue and self._suspects is not None:
+        if delivery.queue not in self._queues and self._suspects is not None:
             self._suspects.ended(delivery)
             self._go_on(delivery)
 
@@ -276,6 +291,8 @@ class Dispatcher:
             self._ready.extend(self._read())
         finally:
             gate.leave()
+            if self._reader is not None:
+                self._reader.leave()
             self.pulse.rest()
         return None
 
@@ -286,6 +303,15 @@ class Dispatcher:
         elif self.unstarted and self._idle.value <= 1:
             self.need(1)
         return suspect
+
+    def take_all_of(self, queue: str) -> list[Delivery]:
+        """Remove and return what nobody has taken of one of the queues, the last first."""
+        taken: list[Delivery] = []
+        for delivery in reversed([each for each in self._ready.copy() if each.queue == queue]):
+            with contextlib.suppress(ValueError, IndexError):  # a worker has come for it
+                self._ready.remove(delivery)
+                taken.append(delivery)
+        return taken
 
     def left_over(self) -> list[Delivery]:
         """Remove and return what was received and no worker took. Call it when the workers have ended."""
@@ -317,6 +343,8 @@ class Dispatcher:
                     waiting.append(self._ready.pop())
             except IndexError:
                 pass  # that was the last one, or a worker has come for it
+        if self._reader is not None and self._idle.value + self.unstarted <= 0:
+            self._reader.tidy()
         return waiting
 
     def may_rest(self) -> bool:
@@ -344,7 +372,7 @@ class Dispatcher:
         return self._is_quiet() and not self._ready and self._alone is None
 
     def _runs_alone(self, delivery: Delivery) -> bool:
-        return delivery.queue != self._queue and self._suspects is not None and self._suspects.is_alone(delivery)
+        return delivery.queue not in self._queues and self._suspects is not None and self._suspects.is_alone(delivery)
 
     def _go_on(self, delivery: Delivery) -> None:
         """Let others read, if they wait for this suspect."""
@@ -370,7 +398,7 @@ class Dispatcher:
             timeout = min(timeout, suspects.patience)
         self.pulse.turn(timeout)
         try:
-            batch = self._client.receive(self._queue, idle + more, timeout)
+            batch = self._receive(idle + more, timeout)
         except NotConnectedError:
             raise
         except Exception as exc:  # noqa: BLE001 - whatever it is, the worker must go on asking
@@ -393,6 +421,11 @@ class Dispatcher:
             self.failure = None
             self._say_that_it_works()
         return batch
+
+    def _receive(self, count: int, timeout: float) -> list[Delivery]:
+        if self._reader is None:
+            return self._client.receive(self._queue, count, timeout)
+        return self._reader.receive(count, timeout)
 
     def _long_timeout(self) -> float:
         """For how many seconds a request of a queue that rests may wait; ``unsubscribe`` must be able to end it."""

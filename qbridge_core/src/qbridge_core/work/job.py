@@ -10,9 +10,8 @@ from qbridge_core.task.reading import TaskReader
 from qbridge_core.task.runhooks import RunHooks
 from qbridge_core.work.abandoned import Abandoned
 from qbridge_core.work.dispatcher import Dispatcher
-from qbridge_core.work.poison.rule import PoisonRule
-from qbridge_core.work.settle.consequences import Consequences
-from qbridge_core.work.settle.settler import Settler
+from qbridge_core.work.pooled.settling import AnyConsequences, AnySettler
+from qbridge_core.work.pooled.suspects import AnyPoisonRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +28,12 @@ class Job:
 
     executor: Executor
     dispatcher: Dispatcher
-    settler: Settler
-    consequences: Consequences
+    settler: AnySettler
+    consequences: AnyConsequences
     lifecycle: Lifecycle
     reader: TaskReader
     shortest_timeout: float
     longest_timeout: float
     abandoned: Abandoned
     run_hooks: RunHooks | None = None
-    poison: PoisonRule | None = None
+    poison: AnyPoisonRule | None = None

@@ -164,15 +164,7 @@ class TaskManager:
     ) -> None:
         self._client = checked_client(queue_client)
         handler = checked_handler(handler)
-        self._input_queue = check_queue_name(input_queue, MAX_ID_CHARS - len(suspects_queue("")), what="input_queue")
-        check_queue_name(dead_letter_queue, what="dead_letter_queue")
-        if input_queue == dead_letter_queue:
-            raise ConfigurationError(f"input_queue and dead_letter_queue are both {input_queue!r}; they must differ")
-        if dead_letter_queue == suspects_queue(input_queue):
-            raise ConfigurationError(
-                f"dead_letter_queue cannot be {dead_letter_queue!r}: tasks of {input_queue!r} that may have killed "
-                "their worker wait there to run again; choose another name"
-            )
+        check_queues(input_queue, dead_letter_queue)
         policy = RetryPolicy(max_retries, backoff, checked_exceptions(dead_letter_on), checked_rules(retry_rules))
         own_terms = Terms(require_seconds("task_timeout", task_timeout, positive=True), policy)
         terms = handler.terms if isinstance(handler, Router) else (own_terms,)
@@ -289,8 +281,8 @@ class TaskManager:
         if session is not None and session.pid == os.getpid() and not session.stopped.is_set():
             return session.health(stall, silence)
         if error is not None:
-            return of_ended(self._input_queue, error)
-        return of_silent(self._input_queue, "it does not run")
+            return of_ended(self._names, error)
+        return of_silent(self._names, "it does not run")
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it does not run any more, because of a ``stop`` or of an ``error``; may be called in any thread.
@@ -320,8 +312,17 @@ class TaskManager:
 
     @property
     def input_queue(self) -> str:
-        """Where its tasks come from."""
-        return self._input_queue
+        """Where its tasks come from; the first of them, where several queues share its workers."""
+        return self._plan.rules.queue
+
+    @property
+    def input_queues(self) -> tuple[str, ...]:
+        """Where its tasks come from: one queue, or those of a pool of an :class:`~qbridge_core.App`."""
+        return tuple(queue.name for queue in self._plan.queues)
+
+    @property
+    def _names(self) -> str:
+        return ", ".join(self.input_queues)
 
     def stop(self, *, now: bool = False) -> None:
         """Ask a running manager to stop gracefully, and wait until it has. Does nothing when it does not run.
@@ -457,20 +458,22 @@ class TaskManager:
         return self._plan.session(self._tally, poll_timeout)
 
     def _is_idle(self, session: Session) -> bool:
-        """Whether its queue is empty.
+        """Whether its queues are empty.
 
         Raises:
-            QueuePausedError: it is not, and nobody does what is left.
+            QueuePausedError: all but paused ones are, and nobody does what is left.
         """
-        if is_empty(self._client, self._input_queue):
-            return True
-        if session.rests and is_at_rest(self._client, self._input_queue):
+        left = [queue for queue in self.input_queues if not is_empty(self._client, queue)]
+        for queue in left:
+            if not (session.rests_from(queue) and is_at_rest(self._client, queue)):
+                return False
+        if left:
             raise QueuePausedError(
-                f"{self._input_queue!r} still has work, and is paused: no worker takes it before "
-                f"resume({self._input_queue!r}) ({self._tally.report()})",
+                f"{left[0]!r} still has work, and is paused: no worker takes it before "
+                f"resume({left[0]!r}) ({self._tally.report()})",
                 self.report(),
             )
-        return False
+        return True
 
     def _wait_until_idle(self, deadline: float, timeout: float) -> RunReport:
         session = self._session
@@ -482,9 +485,26 @@ class TaskManager:
             quiet = quiet + 1 if self._is_idle(session) else 0
             if monotonic() > deadline:
                 raise IdleTimeoutError(
-                    f"{self._input_queue!r} still has work after {timeout:g} s ({self._tally.report()})",
+                    f"{self._names!r} still has work after {timeout:g} s ({self._tally.report()})",
                     self.report(),
                 )
             session.stopped.wait(_IDLE_POLL)
         flush()
         return self.report()
+
+
+def check_queues(input_queue: object, dead_letter_queue: object) -> None:
+    """Refuse names that no queue can have, or that cannot go together.
+
+    Raises:
+        ConfigurationError: the text says why.
+    """
+    queue = check_queue_name(input_queue, MAX_ID_CHARS - len(suspects_queue("")), what="input_queue")
+    check_queue_name(dead_letter_queue, what="dead_letter_queue")
+    if queue == dead_letter_queue:
+        raise ConfigurationError(f"input_queue and dead_letter_queue are both {queue!r}; they must differ")
+    if dead_letter_queue == suspects_queue(queue):
+        raise ConfigurationError(
+            f"dead_letter_queue cannot be {dead_letter_queue!r}: tasks of {queue!r} that may have killed "
+            "their worker wait there to run again; choose another name"
+        )

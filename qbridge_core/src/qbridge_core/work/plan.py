@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from qbridge_core.contract.client import QueueClient
@@ -22,10 +22,15 @@ from qbridge_core.task.terms import Terms
 from qbridge_core.work.abandoned import Abandoned
 from qbridge_core.work.dispatcher import Dispatcher
 from qbridge_core.work.job import Job
+from qbridge_core.work.line import Line
 from qbridge_core.work.poison.importing import can_be_isolated
 from qbridge_core.work.poison.isolation import Isolation
 from qbridge_core.work.poison.rule import PoisonRule
 from qbridge_core.work.poison.side_queue import SideQueue
+from qbridge_core.work.pooled.queues import InputQueue
+from qbridge_core.work.pooled.reading import PoolReader
+from qbridge_core.work.pooled.settling import AnyConsequences, AnySettler, ConsequencesOfMany, Settlers
+from qbridge_core.work.pooled.suspects import AnyPoisonRule, PoisonRules, SideQueues
 from qbridge_core.work.readahead import SECONDS_FOR_CHILDREN, SECONDS_HELD
 from qbridge_core.work.session import Session
 from qbridge_core.work.settle.consequences import Consequences
@@ -53,6 +58,8 @@ class Plan:
     """The arguments of a manager, checked; those that are not here are in ``rules``, ``lifecycle`` and ``program``.
 
     Attributes:
+        rules: of its queue, or of the first of a pool.
+        pool: the queues that share the workers, the first included; empty where there is one only.
         terms: those of each task, or all that there are where the handler is a router.
         program: what child processes load, if handlers run in some.
         workers: how many tasks run at once.
@@ -76,6 +83,12 @@ class Plan:
     max_abandoned: int
     max_message_bytes: int
     interrupt: bool
+    pool: tuple[InputQueue, ...] = ()
+
+    @property
+    def queues(self) -> tuple[InputQueue, ...]:
+        """Where the tasks come from."""
+        return self.pool or (InputQueue(self.rules.queue, self.dead_letter_queue),)
 
     def session(self, tally: Tally, poll_timeout: float) -> Session:
         """Declare the queues, and put a session together.
@@ -87,26 +100,50 @@ class Plan:
         Raises:
             QBridgeError: the queues cannot be declared, or a task may take longer than the broker allows.
         """
-        client, rules, lifecycle = self.client, self.rules, self.lifecycle
-        client.declare(rules.queue, self.dead_letter_queue)
-        client.check_task_timeout(rules.queue, self.longest_timeout, self.workers)
-        side_queue = self._declare_side_queue()
         give_up = threading.Event()
+        lines = [self._line(queue, tally.of(queue.name), give_up) for queue in self.queues]
+        reader = PoolReader(self.client, {each.name: each.weight for each in self.pool}) if self.pool else None
+        dispatcher = self._dispatcher(lines, poll_timeout, reader)
+        job = self._job(lines, dispatcher)
+        for line in lines:
+            line.isolation = self._isolation(line, job)
+        return Session(self.client, job, lines, self.workers, self.max_abandoned, self.grace_period, give_up, reader)
+
+    def _line(self, queue: InputQueue, tally: Tally, give_up: threading.Event) -> Line:
+        """Declare a queue, and make what is its own."""
+        client, lifecycle, rules = self.client, self.lifecycle, replace(self.rules, queue=queue.name)
+        client.declare(queue.name, queue.dead_letter_queue)
+        client.check_task_timeout(queue.name, self.longest_timeout, self.workers)
+        side_queue = self._declare_side_queue(queue)
         settler = Settler(client, rules, lifecycle, tally, give_up)
         consequences = Consequences(rules, settler, lifecycle)
-        rule = None if side_queue is None else PoisonRule(client, rules, consequences, settler, lifecycle, side_queue)
+        line = Line(queue.name, settler, consequences, side_queue)
+        if side_queue is not None:
+            line.rule = PoisonRule(client, rules, consequences, settler, lifecycle, side_queue)
+        return line
+
+    def _dispatcher(self, lines: Sequence[Line], poll_timeout: float, reader: PoolReader | None) -> Dispatcher:
+        side_queues = [line.side_queue for line in lines if line.side_queue is not None]
+        suspects = SideQueues(side_queues) if reader is not None and side_queues else next(iter(side_queues), None)
         held = SECONDS_HELD if self.program is None else SECONDS_FOR_CHILDREN
-        dispatcher = Dispatcher(client, rules.queue, self.workers, poll_timeout, side_queue, held)
-        job = Job(
+        names = ", ".join(line.queue for line in lines)
+        return Dispatcher(self.client, names, self.workers, poll_timeout, suspects, held, reader)
+
+    def _job(self, lines: Sequence[Line], dispatcher: Dispatcher) -> Job:
+        lifecycle, first = self.lifecycle, lines[0]
+        settler: AnySettler = first.settler
+        consequences: AnyConsequences = first.consequences
+        rule: AnyPoisonRule | None = first.rule
+        if self.pool:
+            settler = Settlers(_by_queue(lines, lambda line: line.settler))
+            consequences = ConsequencesOfMany(_by_queue(lines, lambda line: line.consequences))
+            rule = rule and PoisonRules(_by_queue(lines, lambda line: line.rule))
+        return Job(
             self._executor(), dispatcher, settler, consequences, lifecycle, self._reader(),
             min(terms.timeout for terms in self.terms), self.longest_timeout,
             Abandoned(lifecycle, lifecycle.hears_abandonment or self.run_hooks is not None),
             self.run_hooks if self.program is None else None, rule,
         )  # fmt: skip
-        isolation = None if side_queue is None else self._isolation(side_queue, job)
-        return Session(
-            client, job, rules.queue, self.workers, self.max_abandoned, self.grace_period, give_up, isolation
-        )
 
     @property
     def longest_timeout(self) -> float:
@@ -128,20 +165,26 @@ class Plan:
             return AsyncHandler(self.handler, self.workers, self.loop_factory, self.lifespan)
         return Executor(self.handler, self.interrupt, self.lifespan)
 
-    def _declare_side_queue(self) -> SideQueue | None:
+    def _declare_side_queue(self, queue: InputQueue) -> SideQueue | None:
         if not self.client.capabilities.crashes:
             return None
-        rules = self.rules
-        name = suspects_queue(rules.queue)
+        rules, name = self.rules, suspects_queue(queue.name)
         side_queue = SideQueue(self.client, name, rules.max_crashes, in_children=rules.processes, slots=self.workers)
-        self.client.declare(side_queue.queue, self.dead_letter_queue)
+        self.client.declare(side_queue.queue, queue.dead_letter_queue)
         return side_queue
 
-    def _isolation(self, side_queue: SideQueue, job: Job) -> Isolation | None:
+    def _isolation(self, line: Line, job: Job) -> Isolation | None:
         """What runs suspects in a child process, where that may be possible."""
-        if job.poison is None or self.rules.processes or not can_be_isolated(self.handler, self.lifespan):
+        if line.side_queue is None or line.rule is None:
+            return None
+        if self.rules.processes or not can_be_isolated(self.handler, self.lifespan):
             return None
         return Isolation(
-            side_queue, job.poison, job.settler, job.consequences, self.lifecycle, self.handler,
+            line.side_queue, line.rule, line.settler, line.consequences, self.lifecycle, self.handler,
             job.reader, job.longest_timeout, self.workers, self.lifespan, self.run_hooks, self.formats,
         )  # fmt: skip
+
+
+def _by_queue(lines: Sequence[Line], part: Callable[[Line], Any]) -> dict[str, Any]:
+    """A part of each line, by the names of its queue and of its side queue."""
+    return {name: part(line) for line in lines for name in (line.queue, suspects_queue(line.queue))}

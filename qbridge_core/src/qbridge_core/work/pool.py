@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Protocol
 
 from qbridge_core.errors import TooManyStuckTasksError
@@ -26,9 +26,8 @@ class Pool(Protocol):
         """True while it takes messages, or holds some that are not settled."""
         ...
 
-    @property
-    def running(self) -> int:
-        """How many handlers run now."""
+    def running_of(self, queues: Container[str]) -> int:
+        """How many handlers run now whose messages came from one of these queues."""
         ...
 
     def owns_current_thread(self) -> bool:

@@ -6,11 +6,11 @@ import functools
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from qbridge_core.contract.client import QueueClient
-from qbridge_core.contract.names import worker_identity
+from qbridge_core.contract.names import suspects_queue, worker_identity
 from qbridge_core.errors import QBridgeError
 from qbridge_core.runtime.aside import aside
 from qbridge_core.runtime.clock import monotonic
@@ -21,9 +21,12 @@ from qbridge_core.task.context import current_run
 from qbridge_core.telemetry.health import Health
 from qbridge_core.work import health
 from qbridge_core.work.job import Job
-from qbridge_core.work.pausing import Pausing
+from qbridge_core.work.line import Line
+from qbridge_core.work.pausing import Pausing, QueueOfPool, Taker
 from qbridge_core.work.poison.isolation import Isolation
 from qbridge_core.work.pool import Pool
+from qbridge_core.work.pooled.reading import PoolReader
+from qbridge_core.work.pooled.suspects import AnyIsolation, Isolations
 from qbridge_core.work.rest import MANY, pause
 from qbridge_core.work.stopping import LONGEST, Stopping
 from qbridge_core.work.watch import Bell, watch
@@ -59,12 +62,12 @@ class Session:
         self,
         client: QueueClient,
         job: Job,
-        input_queue: str,
+        lines: Sequence[Line],
         workers: int,
         max_abandoned: int,
         grace_period: float,
         give_up: threading.Event,
-        isolation: Isolation | None = None,
+        reader: PoolReader | None = None,
     ) -> None:
         self.stopped = threading.Event()
         self.opened = threading.Event()
@@ -74,8 +77,9 @@ class Session:
         self._client = client
         self._job = job
         job.executor.lifespan_failed = self._lifespan_failed
-        self._queue = input_queue
-        self._isolation = isolation
+        self._lines = lines
+        self._queue = ", ".join(line.queue for line in lines)
+        self._isolation = isolation = _together([line.isolation for line in lines if line.isolation is not None])
         self._grace_period = grace_period
         self.bell = Bell(self)
         self._stop_requests = 0
@@ -88,12 +92,17 @@ class Session:
         else:
             self._pool = WorkerPool(job, workers, max_abandoned, self.bell, isolation)
         job.dispatcher.roused = functools.partial(watch.look_within_a_second, self)
-        if isolation is not None:
-            isolation.rouse = job.dispatcher.rouse
-        self._client = client
+        for line in lines:
+            if line.isolation is not None:
+                line.isolation.rouse = job.dispatcher.rouse
         self._liveness = health.Liveness(client, job.dispatcher, self._pool, isolation)
         self._stopping = Stopping(client, job, self._pool, isolation, give_up, lambda: self._stop_requests)
-        self._pausing = Pausing(client, input_queue, job.dispatcher, isolation, self._stopping.give_back)
+        self._pausings = {
+            line.queue: Pausing(
+                client, line.queue, self._taker_of(line.queue, reader), line.isolation, self._stopping.give_back
+            )
+            for line in lines
+        }
         self._thread: int | None = None
         self._has_begun = self._consumes = False
         self._started: tuple[threading.Thread, float] | None = None
@@ -101,8 +110,16 @@ class Session:
 
     @property
     def rests(self) -> bool:
-        """Whether nothing is taken, since its queue is paused."""
-        return self._pausing.rests
+        """Whether nothing is taken, since all of its queues are paused."""
+        return all(pausing.rests for pausing in self._pausings.values())
+
+    def rests_from(self, queue: str) -> bool:
+        """Whether nothing is taken from this one of its queues, since it is paused."""
+        return self._pausings[queue].rests
+
+    def _taker_of(self, queue: str, reader: PoolReader | None) -> Taker:
+        dispatcher = self._job.dispatcher
+        return dispatcher if reader is None else QueueOfPool(self._client, queue, dispatcher, reader)
 
     def health(self, stall: float, silence: float) -> Health:
         """Whether it is alive and ready; waits for nobody. See :meth:`~qbridge_core.TaskManager.health`."""
@@ -201,7 +218,8 @@ class Session:
                 worker_identity(), self._why, self._queue, self._grace_period, extra={"qbridge_queue": self._queue},
             )  # fmt: skip
             self.bell.take()
-            self._pausing.end()
+            for pausing in self._pausings.values():
+                pausing.end()
             if self._pool.error is not None:
                 self._fail(self._pool.error)
             self._end()
@@ -239,11 +257,11 @@ class Session:
         self.opened.set()
         worker = worker_identity()
         _log.info("worker %s consumes %s", worker, self._queue, extra={"qbridge_queue": self._queue})
-        self._pausing.begin()
+        for pausing in self._pausings.values():
+            pausing.begin()
         self._has_begun = True
         self._tell_start(worker)
-        if (accounts := self._job.settler.accounts) is not None:
-            accounts.begin(self._running)
+        self._job.settler.begin_accounts(self._running)
         self._pool.start()
         self._consumes = True
         if self._isolation is not None:
@@ -287,7 +305,11 @@ class Session:
         if not lifecycle.hears_start:
             return
         deadline = monotonic() + foreign.patience(self._job.longest_timeout)
-        tell = functools.partial(lifecycle.worker_started, queue=self._queue, worker=worker, client=self._client)
+
+        def tell() -> None:
+            for line in self._lines:
+                lifecycle.worker_started(queue=line.queue, worker=worker, client=self._client)
+
         helper, raised = self._call("qbridge-started", tell)
         while helper.is_alive():
             if self._stop_requests:
@@ -300,15 +322,16 @@ class Session:
         if raised:
             raise raised[0]
 
-    def _running(self) -> int:
-        """How many handlers run now."""
-        return self._pool.running + (0 if self._isolation is None else self._isolation.running)
+    def _running(self, queue: str) -> int:
+        """How many handlers run now for a queue."""
+        line = next(line for line in self._lines if line.queue == queue)
+        apart = 0 if line.isolation is None else line.isolation.running
+        return self._pool.running_of((queue, suspects_queue(queue))) + apart
 
     def _end(self) -> None:
         self._stopping.drain(self._grace_period, self._notice, self.bell)
         self._stopping.finish(patient=self._has_begun)
-        if (accounts := self._job.settler.accounts) is not None:
-            accounts.end()
+        self._job.settler.end_accounts()
         if self._started is not None and self._started[0].is_alive():
             self._fail(_left_behind("a plugin's qbridge_worker_started has not returned"))
         self._pool.count_stuck()  # also those that came last
@@ -320,9 +343,10 @@ class Session:
             if self._started is not None:  # the hooks of the end come after those of the start
                 thread, deadline = self._started
                 thread.join(max(0.0, deadline - monotonic()))
-            self._job.lifecycle.worker_stopping(
-                queue=self._queue, worker=worker_identity(), reason=self._why, client=self._client
-            )
+            for line in self._lines:
+                self._job.lifecycle.worker_stopping(
+                    queue=line.queue, worker=worker_identity(), reason=self._why, client=self._client
+                )
 
     @property
     def _why(self) -> str:
@@ -350,6 +374,11 @@ class Session:
         patience = self._grace_period + LONGEST if self._stop_requests < 2 else _LONGEST_HURRY
         must_end_at = monotonic() + patience
         self._must_end_at = must_end_at if self._must_end_at is None else min(self._must_end_at, must_end_at)
+
+
+def _together(isolations: Sequence[Isolation]) -> AnyIsolation | None:
+    """What runs the suspects of all queues, if anything does."""
+    return Isolations(isolations) if len(isolations) > 1 else next(iter(isolations), None)
 
 
 def _left_behind(reason: str) -> QBridgeError:

@@ -19,8 +19,8 @@ from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
 from qbridge_core.task.run import Run, in_words
 from qbridge_core.work.job import Job
-from qbridge_core.work.poison.isolation import Isolation
 from qbridge_core.work.pool import Pool
+from qbridge_core.work.pooled.suspects import AnyIsolation
 from qbridge_core.work.watch import Bell
 
 _log: Final = logger("qbridge.manager")
@@ -62,7 +62,7 @@ class Stopping:
         client: QueueClient,
         job: Job,
         pool: Pool,
-        isolation: Isolation | None,
+        isolation: AnyIsolation | None,
         give_up: threading.Event,
         requests: Callable[[], int],
     ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Final
 
 from qbridge_core.errors import NotConnectedError
@@ -16,8 +16,8 @@ from qbridge_core.task.foreign import Step, Watched, patience
 from qbridge_core.task.run import Run
 from qbridge_core.work.batchworker import BatchWorker, suits
 from qbridge_core.work.job import Job
-from qbridge_core.work.poison.isolation import Isolation
 from qbridge_core.work.pool import too_many
+from qbridge_core.work.pooled.suspects import AnyIsolation
 from qbridge_core.work.watch import Bell
 from qbridge_core.work.worker import Rest, Worker, say_hook_hangs
 
@@ -39,7 +39,9 @@ class WorkerPool:
         isolation: has threads that are watched as well, if there is one.
     """
 
-    def __init__(self, job: Job, size: int, max_abandoned: int, bell: Bell, isolation: Isolation | None = None) -> None:
+    def __init__(
+        self, job: Job, size: int, max_abandoned: int, bell: Bell, isolation: AnyIsolation | None = None
+    ) -> None:
         self._job = job
         self._make = BatchWorker if suits(job) else Worker
         self._isolation = isolation
@@ -68,10 +70,10 @@ class WorkerPool:
         with self._lock:
             return bool(self._workers)
 
-    @property
-    def running(self) -> int:
-        """How many handlers run now; those that were given up do not count."""
-        return sum(worker.running is not None for worker in self._snapshot())
+    def running_of(self, queues: Container[str]) -> int:
+        """How many handlers run now whose messages came from one of these; those that were given up do not count."""
+        runs = [worker.running for worker in self._snapshot()]
+        return sum(run is not None and run.delivery.queue in queues for run in runs)
 
     def owns_current_thread(self) -> bool:
         """True in a worker's thread, an abandoned one included."""

@@ -212,7 +212,7 @@ class Workers:
             return
         self._error = error
         if len(self._managers) > 1:
-            error.add_note(f"this ended the worker of {member.manager.input_queue!r}; the others were stopped")
+            error.add_note(f"this ended the worker of {member.manager._names!r}; the others were stopped")
 
     def _stop_when_idle(self) -> None:
         # Twice in a row: a delivery can be on its way between the broker's count and the client's.
@@ -280,20 +280,21 @@ def _checked(managers: Sequence[object]) -> tuple[TaskManager, ...]:
             hint = ": write run_workers(*managers)" if isinstance(manager, list | tuple) else ""
             raise ConfigurationError(f"run_workers needs TaskManagers, not a {type(manager).__name__}{hint}")
         if any(manager is each for each in found):
-            raise ConfigurationError(f"the TaskManager of {manager.input_queue!r} is given twice")
-        if any(_share_queue(manager, each) for each in found):
+            raise ConfigurationError(f"the TaskManager of {manager._names!r} is given twice")
+        if shared := {queue for each in found for queue in _shared_queues(manager, each)}:
             raise ConfigurationError(
-                f"two TaskManagers have the queue {manager.input_queue!r}, and each of its tasks would go to either of "
+                f"two TaskManagers have the queue {min(shared)!r}, and each of its tasks would go to either of "
                 "them; for more tasks at once give one of them more max_workers"
             )
         found.append(manager)
     return tuple(found)
 
 
-def _share_queue(one: TaskManager, other: TaskManager) -> bool:
-    """True where both consume one queue, also through two clients of one broker, which look alike."""
+def _shared_queues(one: TaskManager, other: TaskManager) -> set[str]:
+    """The queues that both consume, also through two clients of one broker, which look alike."""
     clients = one.queue_client, other.queue_client
-    return one.input_queue == other.input_queue and (clients[0] is clients[1] or repr(clients[0]) == repr(clients[1]))
+    are_alike = clients[0] is clients[1] or repr(clients[0]) == repr(clients[1])
+    return set(one.input_queues) & set(other.input_queues) if are_alike else set()
 
 
 def disconnect_all(clients: Sequence[QueueClient], patience: float | None = None) -> bool:

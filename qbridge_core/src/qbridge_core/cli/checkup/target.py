@@ -58,16 +58,18 @@ def target_of(found: object) -> Target:
 
 def _of_manager(manager: TaskManager) -> Target:
     plan = manager._plan  # what it was made with, checked
-    return Target((plan.handler,), plan.lifespan, plan.grace_period, (_use_of(manager),), plan.client)
+    return Target((plan.handler,), plan.lifespan, plan.grace_period, _uses_of(manager), plan.client)
 
 
 def _of_app(app: App) -> Target:
     managers = app.managers()
     plan = managers[0]._plan
-    uses = tuple(map(_use_of, managers))
+    uses = tuple(use for manager in managers for use in _uses_of(manager))
     return Target(tuple(app.tasks), plan.lifespan, plan.grace_period, uses, plan.client)
 
 
-def _use_of(manager: TaskManager) -> QueueUse:
+def _uses_of(manager: TaskManager) -> tuple[QueueUse, ...]:
     plan = manager._plan
-    return QueueUse(plan.rules.queue, plan.dead_letter_queue, plan.longest_timeout, plan.workers)
+    return tuple(
+        QueueUse(queue.name, queue.dead_letter_queue, plan.longest_timeout, plan.workers) for queue in plan.queues
+    )

@@ -61,7 +61,7 @@ def run_here(
             _disconnect(managers)
     if until_idle:
         for manager in managers:
-            click.echo(f"{manager.input_queue}: {manager.report()}")
+            click.echo(f"{', '.join(manager.input_queues)}: {manager.report()}")
 
 
 def _leave(number: int) -> NoReturn:

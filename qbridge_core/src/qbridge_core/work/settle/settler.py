@@ -12,7 +12,7 @@ import functools
 import itertools
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from qbridge_core.contract.client import QueueClient
@@ -78,6 +78,16 @@ class Settler:
         repeater = Repeater(rules.queue, give_up, repeated, logs_outages=client.logs_outages)
         self.persist, self._insist = repeater.repeat, repeater.insist
         self._refusals = Outage()
+
+    def begin_accounts(self, running: Callable[[str], int]) -> None:
+        """Tell plugins of settlements from now on; ``running`` counts the handlers that run for a queue."""
+        if self.accounts is not None:
+            self.accounts.begin(functools.partial(running, self._rules.queue))
+
+    def end_accounts(self) -> None:
+        """Tell plugins of the last settlements."""
+        if self.accounts is not None:
+            self.accounts.end()
 
     @property
     def acks_at_once(self) -> bool:
