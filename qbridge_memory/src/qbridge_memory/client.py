@@ -164,7 +164,6 @@ class MemoryClient(Holding):
         self._dead_letter_queues: dict[str, str] = {}
         self._declared: set[str] = set()
         self._unsubscribes: Counter[str] = Counter()  # so that a receive can see that one happened while it waited
-        self._is_woken = False
         self._rates = Rates()
 
     def __repr__(self) -> str:
@@ -284,18 +283,13 @@ class MemoryClient(Holding):
             self._require_connection(queue)
         before = self._unsubscribes_of(counts)
 
-        def cancelled() -> bool:
-            return not self._connected or self._is_woken or self._unsubscribes_of(counts) != before
+        with self._waits().one(self._broker.wake) as woken:
 
-        taken = self._broker.take_any(counts, seconds, self, cancelled)
-        self._is_woken = False
+            def cancelled() -> bool:
+                return not self._connected or woken.is_set() or self._unsubscribes_of(counts) != before
+
+            taken = self._broker.take_any(counts, seconds, self, cancelled)
         return [_delivery(queue, token, message) for queue, token, message in taken]
-
-    def wake_receive_any(self) -> None:
-        """Have it look at once, and see that it was woken."""
-        self._is_woken = True
-        if self.connected:
-            self._broker.wake()
 
     def _unsubscribes_of(self, queues: Iterable[str]) -> int:
         return sum(map(self._unsubscribes.__getitem__, queues))

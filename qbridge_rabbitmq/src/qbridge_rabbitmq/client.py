@@ -355,16 +355,13 @@ class RabbitMQClient(Holding):
         """Take what the consumers of subscribed queues have brought; with one that is not subscribed, ask for each."""
         broker = self._live()
         counts, timeout = check_wanted(wanted), check_wait(timeout)
-        deliveries = None
+        several = None
         if not any(map(self._declarations.is_side_queue, counts)):
-            deliveries = broker.receiving.receive_any(counts, timeout, functools.partial(self._accept, broker))
-        return super().receive_any(counts, timeout) if deliveries is None else deliveries
-
-    def wake_receive_any(self) -> None:
-        """Wake whoever waits for all consumers, and whoever asks for each."""
-        super().wake_receive_any()
-        if (broker := self._broker) is not None:
-            broker.receiving.several.wake()
+            several = broker.receiving.several(counts)
+        if several is None:
+            return super().receive_any(counts, timeout)
+        with self._waits().one(several.wake):
+            return broker.receiving.receive_any(several, counts, timeout, functools.partial(self._accept, broker))
 
     def _accept(self, broker: ConnectedBroker, queue: str, arrivals: list[Arrival]) -> list[Delivery]:
         kept = [one for one in arrivals if not (one.redelivered and self._is_renewed(broker, queue, one))]

@@ -302,17 +302,12 @@ class RedisClient(Holding):
         node = nodes.single()
         if node is None or timeout <= 0:
             return super().receive_any(counts, timeout)
-        batch = node.several.receive(counts, timeout)
+        news = threading.Event()
+        with self._waits().one(news.set) as woken:
+            batch = node.several.receive(counts, timeout, news, woken)
         if node.context.closing.is_set():
             raise NotConnectedError("the client was disconnected")  # what came is handed back by disconnect
         return batch
-
-    def wake_receive_any(self) -> None:
-        """Wake whoever waits for all queues, and whoever asks for each."""
-        super().wake_receive_any()
-        nodes = self._nodes
-        if nodes is not None and (node := nodes.single()) is not None:
-            node.several.wake()
 
     @guarded_method
     def subscribe(self, queue: str, prefetch: int) -> None:

@@ -7,8 +7,8 @@ and of those who operate queues (:mod:`~qbridge_core.contract.operations`, :mod:
 what holds for all is said here.
 
 **Threads.** Every method may be called from any thread. ``receive`` for one queue is called by one thread at a
-time, and ``receive_any`` too, which counts as a ``receive`` for each of its queues; all other methods may be called
-while they block.
+time, and ``receive_any`` counts as a ``receive`` for each of its queues; all other methods may be called while they
+block.
 
 **Delivery.** A delivery belongs to the client that received it until it is settled, once, by ``ack`` or ``reject``;
 the first settlement counts and later ones do nothing. What is unsettled when the client disconnects, or when its

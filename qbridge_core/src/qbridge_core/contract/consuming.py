@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 
 from qbridge_core.contract.checks import check_count, check_queue_name, check_wait, check_wanted
 from qbridge_core.contract.dead_letter import Failure
 from qbridge_core.contract.message import Delivery
-from qbridge_core.contract.turns import receive_in_turn
+from qbridge_core.contract.turns import Waits, receive_in_turn
 from qbridge_core.errors import QBridgeError
 
 
@@ -34,7 +33,8 @@ class Consuming(ABC):
         """Take ready messages of several queues; wait up to ``timeout`` seconds for the first one.
 
         Returns as soon as at least one message is there; an empty list when the time is over, or sooner when
-        ``wake_receive_any`` was called. ``unsubscribe`` for one of the queues may end it too. The default asks each
+        ``wake_receive_any`` was called. ``unsubscribe`` for one of the queues may end it too. Several threads may do it
+        at once, each for other queues. The default asks each
         queue in its turn. A backend that can waits for all of them at once, with as many threads and connections as
         for one.
 
@@ -47,19 +47,21 @@ class Consuming(ABC):
                 instead, or stays there.
             ConfigurationError: ``wanted`` is no mapping of names to whole numbers of at least 1.
         """
-        return receive_in_turn(self.receive, check_wanted(wanted), check_wait(timeout), self._woken())
+        counts, seconds = check_wanted(wanted), check_wait(timeout)
+        with self._waits().one(_no_need) as woken:
+            return receive_in_turn(self.receive, counts, seconds, woken)
 
     def wake_receive_any(self) -> None:
-        """Have the ``receive_any`` that waits return, or the next one when none does; to call it with other queues.
+        """Have each ``receive_any`` that waits return, or the next one when none does; to call it with other queues.
 
         Never waits.
         """
-        self._woken().set()
+        self._waits().wake()
 
-    def _woken(self) -> threading.Event:
-        """Ends the default's wait. Made here, since no subclass has to call ``__init__``."""
-        woken: threading.Event = vars(self).setdefault("_woken_event", threading.Event())
-        return woken
+    def _waits(self) -> Waits:
+        """Those of ``receive_any``. Made here, since no subclass has to call ``__init__``."""
+        waits: Waits = vars(self).setdefault("_waits_for_any", Waits())
+        return waits
 
     def subscribe(self, queue: str, prefetch: int) -> None:
         """Announce that ``receive`` will be called again and again, with ``prefetch`` messages wanted at once.
@@ -180,3 +182,7 @@ class Consuming(ABC):
         """
         check_wait(timeout)
         return True
+
+
+def _no_need() -> None:
+    """The event is enough."""

@@ -96,6 +96,12 @@ class Consumer:
         return not self.prefetch or self.missing is not None or bool(self._ended) or self._steady is not None
 
     @property
+    def is_full(self) -> bool:
+        """Whether the broker brings nothing more, whatever its queue has, before something here is settled."""
+        tags, channel = self._tags, self.channel
+        return tags is not None and channel is not None and len(channel.unsettled) >= tags.held
+
+    @property
     def is_getting(self) -> bool:
         """Whether the broker was asked for a message and has not answered."""
         return self._gets.under_way

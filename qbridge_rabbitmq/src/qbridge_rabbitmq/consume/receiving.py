@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final, TypeVar
 
-from qbridge_core.backend import BrokerUnavailableError, GrowingPause, UnroutableError, monotonic
+from qbridge_core.backend import BrokerUnavailableError, GrowingPause, QBridgeError, UnroutableError, monotonic
 from qbridge_rabbitmq.amqp import errors
 from qbridge_rabbitmq.connection.connections import Connections
 from qbridge_rabbitmq.consume.consumer import Consumer
 from qbridge_rabbitmq.consume.consumers import Consumers
 from qbridge_rabbitmq.consume.getting import GetRequest
-from qbridge_rabbitmq.consume.several import SeveralConsumers
+from qbridge_rabbitmq.consume.several import Groups, SeveralConsumers
 from qbridge_rabbitmq.queues.declarations import Declarations
 from qbridge_rabbitmq.queues.requests import Requests
 from qbridge_rabbitmq.state.in_flight import Arrival
@@ -30,9 +30,6 @@ class Receiving:
         requests: has a queue that is missing declared again.
         declarations: knows the queues of this client.
         timeout: seconds to wait for an answer of the broker.
-
-    Attributes:
-        several: the consumers that ``receive_any`` waits for.
     """
 
     def __init__(
@@ -48,7 +45,7 @@ class Receiving:
         self._requests = requests
         self._declarations = declarations
         self._timeout = timeout
-        self.several = SeveralConsumers(consumers)
+        self._groups = Groups(consumers)
 
     def receive(self, queue: str, limit: int, timeout: float, accept: Callable[[list[Arrival]], list[T]]) -> list[T]:
         """Take up to ``limit`` messages; see ``QueueClient.receive``.
@@ -71,6 +68,8 @@ class Receiving:
                 self._flush_before_waiting(consumer)
                 items = consumer.buffer.take(limit, left)
                 reached = reached or connections.is_up
+                if timeout <= 0 and len(items) < limit and consumer.is_full:
+                    items += self._beyond_prefetch(consumer, epoch, limit - len(items), required=not items)
             else:
                 items, answered = self._poll(consumer, epoch, limit, left, min(pause.next(), left))
                 reached = reached or answered
@@ -88,13 +87,33 @@ class Receiving:
                     raise self._unreached()
                 return []
 
+    def _beyond_prefetch(self, consumer: Consumer, epoch: int, limit: int, *, required: bool) -> list[Arrival]:
+        """What the queue has ready, and its consumer may not bring.
+
+        Raises:
+            PermanentError: it cannot be read, and that is ``required``.
+        """
+        try:
+            return self._poll(consumer, epoch, limit, 0.0, 0.0)[0]
+        except QBridgeError:
+            if required:
+                raise
+            return []
+
+    def several(self, queues: Collection[str]) -> SeveralConsumers | None:
+        """The consumers of these queues, for ``receive_any``; None when one of them has none."""
+        several = self._groups.of(queues)
+        return several if several.consume else None
+
     def receive_any(
-        self, wanted: Mapping[str, int], timeout: float, accept: Callable[[str, list[Arrival]], list[T]]
-    ) -> list[T] | None:
-        """Take messages of several queues; see ``QueueClient.receive_any``. None when one of them has no consumer."""
-        several, connections = self.several, self._connections
-        if not several.follow(wanted):
-            return None
+        self,
+        several: SeveralConsumers,
+        wanted: Mapping[str, int],
+        timeout: float,
+        accept: Callable[[str, list[Arrival]], list[T]],
+    ) -> list[T]:
+        """Take messages of several queues; see ``QueueClient.receive_any``."""
+        connections = self._connections
         deadline = monotonic() + timeout
         reached = connections.is_up
         while True:
@@ -102,7 +121,7 @@ class Receiving:
             found = several.wait(max(0.0, deadline - monotonic()))
             if found is None:
                 return []
-            came = [one for consumer in found for one in self._take(consumer, wanted[consumer.queue], accept)]
+            came = [one for consumer in found for one in self._take(several, consumer, wanted, accept)]
             if came:
                 return came
             connections.require_open()
@@ -115,11 +134,17 @@ class Receiving:
                     raise self._unreached()
                 return []
 
-    def _take(self, consumer: Consumer, limit: int, accept: Callable[[str, list[Arrival]], list[T]]) -> list[T]:
+    def _take(
+        self,
+        several: SeveralConsumers,
+        consumer: Consumer,
+        wanted: Mapping[str, int],
+        accept: Callable[[str, list[Arrival]], list[T]],
+    ) -> list[T]:
         """What one of several has; the next look is at those that have more, or cannot be consumed from."""
-        items = consumer.buffer.take(limit, 0.0)
+        items = consumer.buffer.take(wanted[consumer.queue], 0.0)
         if not consumer.buffer.is_empty or consumer.missing is not None:
-            self.several.ask_again(consumer)
+            several.ask_again(consumer)
         return accept(consumer.queue, items) if items else []
 
     def _unreached(self) -> BrokerUnavailableError:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import queue as queues
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Collection, Iterable
 
 from qbridge_rabbitmq.consume.consumer import Consumer
 from qbridge_rabbitmq.consume.consumers import Consumers
@@ -16,33 +17,30 @@ class SeveralConsumers:
     Each of them says so by itself, so that nobody has to look at all.
 
     Args:
-        consumers: where they are.
+        consumers: those that are waited for.
     """
 
-    def __init__(self, consumers: Consumers) -> None:
-        self._consumers = consumers
+    def __init__(self, consumers: Iterable[Consumer]) -> None:
         self._news: queues.SimpleQueue[str | None] = queues.SimpleQueue()
-        self._known: dict[str, Consumer] = {}
-        self._epochs: dict[str, int] = {}
-        self._again: set[str] = set()
+        self._known = {consumer.queue: consumer for consumer in consumers}
+        self._epochs = {queue: consumer.epoch for queue, consumer in self._known.items()}
+        for queue, consumer in self._known.items():
+            consumer.buffer.listener = functools.partial(self._news.put, queue)
+        self._again = set(self._known)  # something may have come before
+
+    @property
+    def consume(self) -> bool:
+        """Whether each of them has a prefetch."""
+        return all(consumer.prefetch for consumer in self._known.values())
 
     def wake(self) -> None:
         """End the current wait, or the next one. In any thread."""
         self._news.put(None)
 
-    def follow(self, wanted: Mapping[str, int]) -> bool:
-        """Listen to the consumers of these queues and no others; False when one of them has no consumer."""
-        known = self._known
-        if wanted.keys() != known.keys():
-            for queue in known.keys() - wanted.keys():
-                known.pop(queue).buffer.listener = None
-            self._again &= known.keys()
-            for queue in wanted.keys() - known.keys():
-                consumer = known[queue] = self._consumers.of(queue)
-                self._epochs[queue] = consumer.epoch
-                consumer.buffer.listener = functools.partial(self._news.put, queue)
-                self._again.add(queue)  # something may have come before
-        return all(consumer.prefetch for consumer in known.values())
+    def leave(self) -> None:
+        """Listen to them no more."""
+        for consumer in self._known.values():
+            consumer.buffer.listener = None
 
     def wait(self, timeout: float) -> list[Consumer] | None:
         """Wait for some that may have something; none of them when the time is over, and None when somebody woke us."""
@@ -69,3 +67,26 @@ class SeveralConsumers:
         changed = [consumer for consumer in found if consumer.epoch != self._epochs[consumer.queue]]
         self._epochs |= {consumer.queue: consumer.epoch for consumer in changed}
         return bool(changed)
+
+
+class Groups:
+    """The consumers that are waited for together: each is in one group at most. Thread-safe.
+
+    Args:
+        consumers: where they are.
+    """
+
+    def __init__(self, consumers: Consumers) -> None:
+        self._consumers = consumers
+        self._groups: dict[frozenset[str], SeveralConsumers] = {}
+        self._lock = threading.Lock()
+
+    def of(self, queues: Collection[str]) -> SeveralConsumers:
+        """Those of these queues; groups that had some of them, which nobody waits for any more, are forgotten."""
+        wanted = frozenset(queues)
+        with self._lock:
+            if (found := self._groups.get(wanted)) is None:
+                for other in [other for other in self._groups if other & wanted]:
+                    self._groups.pop(other).leave()
+                found = self._groups[wanted] = SeveralConsumers(map(self._consumers.of, sorted(wanted)))
+            return found

@@ -38,6 +38,10 @@ class OwnConnections:
                 self._granted.add(reader)
             return reader in self._granted
 
+    def has(self, reader: object) -> bool:
+        """Whether a queue has one."""
+        return reader in self._granted
+
     def give_up(self, reader: object) -> bool:
         """Have an idle queue do without; False when there are enough for all."""
         with self._lock:

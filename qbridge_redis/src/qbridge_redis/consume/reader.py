@@ -160,7 +160,7 @@ class StreamReader:
 
     def _share(self) -> None:
         """Let others use the connection, so that queues that are asked now and then have not one each."""
-        keeps = self._subscribed and not self._is_idle
+        keeps = self._subscribed and not self._is_idle and self._own.has(self)
         if keeps or not self._connection.is_usable or self._context.closing.is_set():
             return
         self._context.pool.give(self._connection)
@@ -186,7 +186,8 @@ class StreamReader:
         return self._cancels != cancels or self._context.closing.is_set()
 
     def _step(self, count: int, deadline: float, cancels: int) -> list[Delivery]:
-        if self._subscription.has_come or (self._subscribed and (self._is_idle or not self._own.grant(self))):
+        waits = self._subscribed and monotonic() < deadline  # who does not wants to know what is there now
+        if self._subscription.has_come or (waits and (self._is_idle or not self._own.grant(self))):
             return self._receive_shared(count, deadline, cancels)
         self._connect(deadline)
         if self._is_cancelled(cancels):

@@ -12,7 +12,7 @@ from qbridge_redis.consume.subscription import PATIENCE, Subscription
 
 
 class SeveralQueues:
-    """``receive`` is for one thread at a time, the rest for any.
+    """Thread-safe, as long as no two take from one queue.
 
     Args:
         shared: reads them.
@@ -26,36 +26,30 @@ class SeveralQueues:
         self._shared = shared
         self._closing = closing
         self._reader_of = reader_of
-        self._news = threading.Event()
-        self._is_woken = False
 
-    def wake(self) -> None:
-        """End the current wait, or the next one."""
-        self._is_woken = True
-        self._news.set()
-
-    def receive(self, wanted: Mapping[str, int], timeout: float) -> list[Delivery]:
-        """See ``QueueClient.receive_any``."""
+    def receive(
+        self, wanted: Mapping[str, int], timeout: float, news: threading.Event, woken: threading.Event
+    ) -> list[Delivery]:
+        """See ``QueueClient.receive_any``. ``news`` is set when something may have changed, ``woken`` ends the wait."""
         deadline = monotonic() + timeout
         readers = [self._reader_of(queue) for queue in wanted]
         cancels = sum(reader.cancels for reader in readers)
-        subscriptions = [self._join(queue, count, deadline) for queue, count in wanted.items()]
+        subscriptions = [self._join(queue, count, deadline, news) for queue, count in wanted.items()]
         while True:
-            self._news.clear()
+            news.clear()
             if batch := self._collect(subscriptions):
                 return batch
-            if self._is_woken or self._closing.is_set() or sum(reader.cancels for reader in readers) != cancels:
-                self._is_woken = False
+            if woken.is_set() or self._closing.is_set() or sum(reader.cancels for reader in readers) != cancels:
                 return []
             self._shared.add(subscriptions)
             if (left := deadline - monotonic()) <= 0:
                 self._shared.require_success()
                 return []
-            self._news.wait(left)
+            news.wait(left)
 
-    def _join(self, queue: str, count: int, deadline: float) -> Subscription:
+    def _join(self, queue: str, count: int, deadline: float, news: threading.Event) -> Subscription:
         while True:
-            if (subscription := self._reader_of(queue).join(self._news)) is not None:
+            if (subscription := self._reader_of(queue).join(news)) is not None:
                 subscription.count = count
                 subscription.until = deadline + PATIENCE
                 return subscription
