@@ -41,7 +41,8 @@ class Consumer:
         restore: see :data:`~qbridge_rabbitmq.consume.queue_check.Restore`.
         lost: recognizes what was in flight when a channel ended; without it nothing is.
 
-    ``buffer``, ``epoch``, ``missing`` and ``in_flight`` may be used by any thread; the methods run in the I/O thread.
+    ``buffer``, ``epoch``, ``missing``, ``is_drained`` and ``in_flight`` may be used by any thread; the methods run in
+    the I/O thread.
 
     Attributes:
         state: what there is of it.
@@ -52,6 +53,7 @@ class Consumer:
         prefetch: how many messages somebody wants to hold; 0 when nobody consumes.
         most: how many messages a prefetch that follows the speed may hold.
         works: whether a worker takes its tasks here.
+        is_drained: the queue was empty when the broker was asked, and what has come to it since would be here.
         ending: held by the thread that unsubscribes until what was left is back: another one that does so too must not
             return before, for its caller may disconnect then, and what is on its way would be there twice.
     """
@@ -66,6 +68,7 @@ class Consumer:
         self.prefetch = 0
         self.most = MOST
         self.works = False
+        self.is_drained = False
         self.ending = threading.Lock()
         self._io = io
         self._check = QueueCheck(queue, io, restore, self._on_checked)
@@ -126,6 +129,7 @@ class Consumer:
         """Start a consumer, now or when the connection is there; unless fixed the prefetch follows the speed."""
         self.prefetch = prefetch
         self.works = True
+        self.is_drained = False
         self._held.follow(None if fixed else prefetch, self.most)
         self._pursue()
 
@@ -153,6 +157,7 @@ class Consumer:
 
     def get(self, request: GetRequest) -> None:
         """Take messages one by one, without a consumer."""
+        self.is_drained = False
         self._gets.add(request)
         self._pursue()
 
@@ -220,9 +225,14 @@ class Consumer:
             return
         self._enter(State.OPEN)
         self._redeliveries.rule.resumed(monotonic())
-        amqp.add_callback(self._gets.answered_empty, [spec.Basic.GetEmpty], one_shot=False)
+        amqp.add_callback(self._on_empty, [spec.Basic.GetEmpty], one_shot=False)
         self._pursue()
         self._round_trips.opened(channel)
+
+    def _on_empty(self, frame: Any) -> None:
+        """The broker was asked for a message and has none."""
+        self.is_drained = not self.is_full
+        self._gets.answered_empty(frame)
 
     def _close_channel(self, channel: DeliveryChannel) -> None:
         """Ask the broker to end it, unless it was asked already, or the connection ends with all its channels."""
@@ -255,6 +265,7 @@ class Consumer:
 
     def _leave(self, channel: DeliveryChannel) -> None:
         """Note what was in flight on a channel that has ended, and what nobody has taken."""
+        self.is_drained = False
         self.buffer.release()
         unread = self.buffer.drain()
         self._redeliveries.note_end(channel, unread)
@@ -290,6 +301,7 @@ class Consumer:
 
         def deliver(number: int, redelivered: bool, properties: bytes, body: bytes) -> None:
             self._arrived = True
+            self.is_drained = False
             unsettled[number] = None
             arrival = examine(Arrival(channel, number, redelivered, properties, body))
             if arrival is not None:

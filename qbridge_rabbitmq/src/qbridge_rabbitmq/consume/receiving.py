@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Final, TypeVar
 
-from qbridge_core.backend import BrokerUnavailableError, GrowingPause, QBridgeError, UnroutableError, monotonic
+from qbridge_core.backend import BrokerUnavailableError, GrowingPause, UnroutableError, monotonic
 from qbridge_rabbitmq.amqp import errors
 from qbridge_rabbitmq.connection.connections import Connections
 from qbridge_rabbitmq.consume.consumer import Consumer
@@ -68,8 +68,8 @@ class Receiving:
                 self._flush_before_waiting(consumer)
                 items = consumer.buffer.take(limit, left)
                 reached = reached or connections.is_up
-                if timeout <= 0 and len(items) < limit and consumer.is_full:
-                    items += self._beyond_prefetch(consumer, epoch, limit - len(items), required=not items)
+                if timeout <= 0 and not items:
+                    items = self._beyond_buffer(consumer, epoch, limit)
             else:
                 items, answered = self._poll(consumer, epoch, limit, left, min(pause.next(), left))
                 reached = reached or answered
@@ -87,18 +87,16 @@ class Receiving:
                     raise self._unreached()
                 return []
 
-    def _beyond_prefetch(self, consumer: Consumer, epoch: int, limit: int, *, required: bool) -> list[Arrival]:
-        """What the queue has ready, and its consumer may not bring.
+    def _beyond_buffer(self, consumer: Consumer, epoch: int, limit: int) -> list[Arrival]:
+        """What the queue of a consumer has ready, though nothing is here: as its prefetch is used up, or on its way.
 
-        Raises:
-            PermanentError: it cannot be read, and that is ``required``.
+        One is asked for in the second case: what else is there is pushed, and has come before the answer.
         """
-        try:
-            return self._poll(consumer, epoch, limit, 0.0, 0.0)[0]
-        except QBridgeError:
-            if required:
-                raise
+        is_full = consumer.is_full
+        if consumer.is_drained and not is_full:
             return []
+        items, _ = self._poll(consumer, epoch, limit if is_full else 1, 0.0, 0.0)
+        return items + consumer.buffer.take(limit - len(items), 0.0) if len(items) < limit else items
 
     def several(self, queues: Collection[str]) -> SeveralConsumers | None:
         """The consumers of these queues, for ``receive_any``; None when one of them has none."""

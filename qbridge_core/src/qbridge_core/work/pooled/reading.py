@@ -92,19 +92,21 @@ class PoolReader:
 
     def _take(self, count: int, queues: set[str]) -> list[Delivery]:
         """What is there now."""
-        came: dict[str, deque[Delivery]] = {}
+        came: dict[str, deque[Delivery]] = {queue: deque() for queue in queues}
+        asked = dict.fromkeys(queues, 0)
         left, spent = set(queues), 0
         while left:
             shares = self._shares.shares(count - spent, left)
-            wanting = [queue for queue, share in shares.items() if share > len(came.get(queue, ()))]
+            wanting = [queue for queue, share in shares.items() if share > asked[queue]]
             if not wanting:
                 break
             # What an empty one leaves is known before the others are asked, so that each is asked once.
             queue = min(wanting, key=lambda each: each not in self._empty)
-            missing = shares[queue] - len(came.get(queue, ()))
+            missing = shares[queue] - asked[queue]
+            asked[queue] = shares[queue]
             found = self._ask(queue, missing)
-            came.setdefault(queue, deque()).extend(found)
-            if len(found) < missing:
+            came[queue].extend(found)
+            if not found:  # one that has less than its share may have more in a moment, and gets the next turns
                 left.discard(queue)
                 spent += len(came[queue])
         return self._in_turn(came)
