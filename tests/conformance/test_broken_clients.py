@@ -244,7 +244,12 @@ BROKEN: dict[type[MemoryClient], set[str]] = {
     calls.AlwaysWaits: {"test_an_empty_queue_gives_nothing"},
     calls.FillsUpFromOneQueue: {"test_of_each_queue_at_most_as_many_as_wanted_are_received"},
     calls.WaitsForTheFirstQueue: {"test_a_message_ends_the_wait_for_several_queues"},
-    calls.SleepsThroughAWake: {"test_the_wait_for_several_queues_can_be_ended"},
+    calls.SleepsThroughAWake: {
+        "test_several_threads_wait_for_queues_at_once",
+        "test_the_wait_for_several_queues_can_be_ended",
+    },
+    calls.HoldsToItsPrefetch: {"test_what_is_ready_is_received_beyond_the_prefetch"},
+    calls.OneWaitForSeveralQueues: {"test_several_threads_wait_for_queues_at_once"},
     calls.WaitsHalfASecond: {"test_g7_a_delay_ends_on_time_without_the_client_that_asked_for_it"},
     calls.ReadsTooFarAhead: {"test_a_subscribed_client_reads_ahead_within_its_prefetch"},
     calls.SubscribesOnce: {"test_a_subscribed_client_reads_ahead_within_its_prefetch"},

@@ -163,6 +163,35 @@ class WaitsForTheFirstQueue(MemoryClient):
         return batch or super().receive_any({queue: counts[queue] for queue in others}, 0.0)
 
 
+class HoldsToItsPrefetch(MemoryClient):
+    """Tells of nothing while as many are unsettled as its prefetch says."""
+
+    def __init__(self, url: str = "memory://", **options: object) -> None:
+        super().__init__(url, **options)
+        self._most: dict[str, int] = {}
+
+    def subscribe(self, queue: str, prefetch: int) -> None:
+        super().subscribe(queue, prefetch)
+        self._most[queue] = prefetch
+
+    def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
+        if queue in self._most and self.count(queue).in_flight >= self._most[queue]:
+            return []
+        return super().receive(queue, max_messages, timeout)
+
+
+class OneWaitForSeveralQueues(MemoryClient):
+    """Lets the next thread wait when the one before it has ended."""
+
+    def __init__(self, url: str = "memory://", **options: object) -> None:
+        super().__init__(url, **options)
+        self._waiting = threading.Lock()
+
+    def receive_any(self, wanted: Mapping[str, int], timeout: float = 0.0) -> list[Delivery]:
+        with self._waiting:
+            return super().receive_any(wanted, timeout)
+
+
 class SleepsThroughAWake(MemoryClient):
     """Does not know that it was woken."""
 

@@ -251,6 +251,19 @@ class ReceivingTests(Backend):
             received += batch
         assert len(received) == 20
 
+    def test_what_is_ready_is_received_beyond_the_prefetch(self, client: QueueClient, queue: str) -> None:
+        """A timeout of zero tells of it, though the consumer holds as much as it may; so nothing seems to be empty."""
+        client.subscribe(queue, 1)
+        client.publish_many(queue, [Message(b"%d" % number) for number in range(10)])
+        held = self.receive_one(client, queue)
+        rest: list[Delivery] = []
+        self.eventually(
+            lambda: rest.extend(client.receive(queue, 20, 0.0)) or len(rest) == 9,
+            message="what is ready behind a prefetch that is used up is not received",
+        )
+        for delivery in [held, *rest]:
+            client.ack(delivery)
+
     def test_what_a_delivery_says_of_its_message(self, client: QueueClient, queue: str) -> None:
         """It is new at first, also when it was counted before, and redelivered when it was handed out before."""
         client.publish(queue, b"x")

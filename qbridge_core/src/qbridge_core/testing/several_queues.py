@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -125,6 +126,27 @@ class SeveralQueuesTests(Backend):
         client.wake_receive_any()
         assert waiting.ended(self.wait), "receive_any still waits after wake_receive_any"
         assert waiting.result() == []
+
+    def test_several_threads_wait_for_queues_at_once(
+        self, make_client: MakeClient, client: QueueClient, queues: list[str]
+    ) -> None:
+        """Each for queues of its own: what comes for one of them ends no other wait, and a wake ends all."""
+        sender = make_client()
+        halves = queues[::2], queues[1::2]
+        for _ in range(2):
+            calls = [Call(functools.partial(client.receive_any, dict.fromkeys(half, 1), 300.0)) for half in halves]
+            sender.send(halves[1][-1], 1)
+            assert calls[1].ended(self.wait), "one of several threads that wait for queues does not get its message"
+            (delivery,) = cast(list[Delivery], calls[1].result())
+            client.ack(delivery)
+            assert not calls[0].ended(0.2), "a wait ends with a message of a queue that another thread waits for"
+            sender.send(halves[0][0], 1)
+            assert calls[0].ended(self.wait), "one of several threads that wait for queues does not get its message"
+            client.ack(*cast(list[Delivery], calls[0].result()))
+        calls = [Call(functools.partial(client.receive_any, dict.fromkeys(half, 1), 300.0)) for half in halves]
+        assert not any(call.ended(0.3) for call in calls)
+        client.wake_receive_any()
+        assert all(call.ended(self.wait) for call in calls), "wake_receive_any does not end all waits"
 
     def test_g18_several_queues_that_make_no_sense_are_refused(self, client: QueueClient, queue: str) -> None:
         """It is an error that says what was expected, and nothing is taken."""
