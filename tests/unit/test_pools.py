@@ -14,7 +14,9 @@ import pytest
 
 from qbridge_core import (
     App,
+    CloudEventsFormat,
     ConfigurationError,
+    EnvelopeFormat,
     Outcome,
     QueuePausedError,
     Reason,
@@ -44,7 +46,7 @@ class Started:
         self.urgent = self._task(app, URGENT, seconds)
         self.normal = self._task(app, NORMAL, seconds)
 
-    def _task(self, app: App, queue: str, seconds: float) -> AppTask[Any, Any]:
+    def _task(self, app: App, queue: str, seconds: float) -> AppTask[Any]:
         def started() -> None:
             self.order.append(queue)
             time.sleep(seconds)
@@ -81,7 +83,7 @@ def test_coroutines_start_by_weight(app: App) -> None:
     order: list[str] = []
     app.pool("web", queues=_OF_WEIGHT, max_workers=3)
 
-    def task_of(queue: str) -> AppTask[Any, Any]:
+    def task_of(queue: str) -> AppTask[Any]:
         async def started() -> None:
             order.append(queue)
 
@@ -359,6 +361,27 @@ def test_a_pool_cannot_have_its_letters_run_again(app: App) -> None:
         app.task(name=queue, queue=queue)(nothing)
     with pytest.raises(ConfigurationError, match="dead_letter_queue of 'urgent' cannot be 'normal', from which this"):
         app.managers()
+
+
+def test_the_queues_of_a_pool_have_formats_in_common(app: App) -> None:
+    """What is sent to any of them is of the first, and its workers read all."""
+    app.pool("web", queues=_OF_WEIGHT, formats=[CloudEventsFormat("shop"), EnvelopeFormat])
+    runs: list[str] = []
+
+    def run(text: str) -> None:
+        runs.append(text)
+
+    tasks = [app.task(name=queue, queue=queue)(run) for queue in (URGENT, NORMAL)]
+    app.send_many(task.message("event") for task in tasks)
+    client = client_of(app)
+    (event,) = client.receive(NORMAL)
+    assert event.content_type.startswith("application/cloudevents+json")
+    client.reject(event)
+    client.publish(NORMAL, b'{"task": "normal", "payload": {"text": "envelope"}}')
+    assert app.run_until_idle().succeeded == 3
+    assert sorted(runs) == ["envelope", "event", "event"]
+    with pytest.raises(ConfigurationError, match="whose queues share formats"):
+        app.queue(URGENT, formats=[EnvelopeFormat])
 
 
 def test_several_pools_of_an_app_work_side_by_side(app: App) -> None:

@@ -257,10 +257,12 @@ class ReceivingTests(Backend):
         client.publish_many(queue, [Message(b"%d" % number) for number in range(10)])
         held = self.receive_one(client, queue)
         rest: list[Delivery] = []
-        self.eventually(
-            lambda: rest.extend(client.receive(queue, 20, 0.0)) or len(rest) == 9,
-            message="what is ready behind a prefetch that is used up is not received",
-        )
+
+        def all_came() -> bool:
+            rest.extend(client.receive(queue, 20, 0.0))
+            return len(rest) == 9
+
+        self.eventually(all_came, message="what is ready behind a prefetch that is used up is not received")
         for delivery in [held, *rest]:
             client.ack(delivery)
 

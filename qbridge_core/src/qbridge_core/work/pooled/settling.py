@@ -8,9 +8,8 @@ from types import FrameType
 from typing import TypeAlias
 
 from qbridge_core.contract.dead_letter import Noted
-from qbridge_core.contract.envelope import MalformedTaskError
+from qbridge_core.contract.envelope import UnfitError
 from qbridge_core.contract.message import Delivery
-from qbridge_core.task.routing import NotYetError
 from qbridge_core.task.run import Run
 from qbridge_core.task.verdict import Verdict
 from qbridge_core.work.settle.consequences import Consequences
@@ -82,7 +81,7 @@ class ConsequencesOfMany:
         """Retry or dead-letter a message whose handler raised what cannot be read in time."""
         self._consequences[run.delivery.queue].unreadable(run, exception_type)
 
-    def unfit(self, delivery: Delivery, exc: MalformedTaskError | NotYetError) -> None:
+    def unfit(self, delivery: Delivery, exc: UnfitError) -> None:
         """Dead-letter a message that can never run; put off one that another worker may be able to run."""
         self._consequences[delivery.queue].unfit(delivery, exc)
 
