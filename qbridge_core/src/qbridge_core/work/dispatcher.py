@@ -122,9 +122,9 @@ class Dispatcher:
         return self._closed.is_set()
 
     @property
-    def scouting(self) -> Pulse | None:
-        """Of the thread that counts suspects, where there may be some."""
-        return None if self._suspects is None else self._suspects.scouting
+    def scouting(self) -> tuple[Pulse, ...]:
+        """Of the threads that count suspects, where there may be some."""
+        return () if self._suspects is None else self._suspects.scouting
 
     @property
     def idle(self) -> Gauge:

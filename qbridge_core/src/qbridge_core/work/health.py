@@ -21,8 +21,8 @@ from qbridge_core.telemetry.health import Health
 from qbridge_core.work import pauses
 from qbridge_core.work.dispatcher import Dispatcher
 from qbridge_core.work.poison import lookout
-from qbridge_core.work.poison.isolation import Isolation
 from qbridge_core.work.pool import Pool
+from qbridge_core.work.pooled.suspects import AnyIsolation
 from qbridge_core.work.watch import watch
 
 _DEEPEST: Final = 40
@@ -38,7 +38,7 @@ class Liveness:
         isolation: has threads that run suspects, if there is one.
     """
 
-    def __init__(self, client: QueueClient, dispatcher: Dispatcher, pool: Pool, isolation: Isolation | None) -> None:
+    def __init__(self, client: QueueClient, dispatcher: Dispatcher, pool: Pool, isolation: AnyIsolation | None) -> None:
         self._client = client
         self._dispatcher = dispatcher
         self._pool = pool
@@ -76,9 +76,8 @@ class Liveness:
         for thread, (turns, since) in self._noted.items():
             if thread.turns == turns:
                 yield Stalled(thread.name, now - since, thread.thread)
-        for pulse in (*lookout.pulses_of(self._client), self._dispatcher.scouting):
-            if pulse is not None:
-                yield pulse.stalled(now)
+        for pulse in (*lookout.pulses_of(self._client), *self._dispatcher.scouting):
+            yield pulse.stalled(now)
 
     def _reading(self, now: float) -> Stalled:
         """Whoever reads messages; or that nobody does, though there are workers who wait for some."""

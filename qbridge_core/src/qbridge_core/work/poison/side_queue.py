@@ -111,9 +111,9 @@ class SideQueue:
         return self.isolated or self._in_children
 
     @property
-    def scouting(self) -> Pulse:
+    def scouting(self) -> tuple[Pulse, ...]:
         """Of the thread that counts suspects for the workers."""
-        return self._scout.pulse
+        return (self._scout.pulse,)
 
     def moved(self) -> None:
         """A suspect was put into the side queue: look soon."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from qbridge_core.contract.message import Delivery
+from qbridge_core.runtime.pulse import Pulse
+from qbridge_core.task.foreign import Watched
 from qbridge_core.task.run import Run
 from qbridge_core.work.poison.isolation import Isolation
 from qbridge_core.work.poison.rule import PoisonRule
@@ -35,6 +37,11 @@ class SideQueues:
             if (suspect := self._each[(self._begin + number) % count].take(is_quiet, closed)) is not None:
                 return suspect
         return None
+
+    @property
+    def scouting(self) -> tuple[Pulse, ...]:
+        """Of the threads that count suspects."""
+        return tuple(pulse for each in self._each for pulse in each.scouting)
 
     @property
     def patience(self) -> float:
@@ -118,6 +125,10 @@ class Isolations:
     def hanging(self) -> int:
         """How many threads were given up, since a hook or the like hangs in them, and have not ended."""
         return sum(each.hanging for each in self.each)
+
+    def watched(self) -> Iterator[Watched]:
+        """The threads that deal with suspects, and are in no hook or the like."""
+        return (watched for each in self.each for watched in each.watched())
 
     def claim_running(self) -> list[Run]:
         """Take over the runs that have not ended; their results are ignored from now on."""
