@@ -347,6 +347,15 @@ class App:
     def _root(self) -> App:
         return self if self._parent is None else self._parent._root
 
+    @contextmanager
+    def _lent(self, client: QueueClient) -> Iterator[None]:
+        """Use this client within the block, with all queues declared, and let nobody open another; for tests."""
+        root = self._root
+        with root._connection.lent(client):
+            for queue in dict.fromkeys(task.queue for task in root.tasks):
+                root._connection.declare(queue, root._queue(queue).dead_letter_queue)
+            yield
+
     def _root_outbox(self) -> Outbox:
         return self._root._outbox
 

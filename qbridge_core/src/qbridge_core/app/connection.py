@@ -6,7 +6,8 @@ import atexit
 import os
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 from qbridge_core.app.framework import framework_here
@@ -33,6 +34,7 @@ class Connection:
         self._client: QueueClient | None = None
         self._opened: tuple[str, Mapping[str, Any]] | None = None
         self._declared: set[str] = set()
+        self._lent: QueueClient | None = None
         self._of_parents: list[QueueClient] = []
         _all.add(self)
 
@@ -43,6 +45,8 @@ class Connection:
             ConfigurationError: there is a client already, or no URL.
             The errors of ``connect``.
         """
+        if self._lent is not None:
+            return self._lent
         chosen = url or self.usual_url()
         with self._lock:
             if self._client is not None:
@@ -74,12 +78,28 @@ class Connection:
 
     def close(self) -> None:
         """Disconnect. The next use connects anew, to where the environment says."""
+        if self._lent is not None:
+            return
         with self._lock:
             client, self._client = self._client, None
             self._opened = None
             self._declared = set()
         if client is not None:
             client.disconnect()
+
+    @contextmanager
+    def lent(self, client: QueueClient) -> Iterator[None]:
+        """Use another's client within this block, whoever opens the app there; then be as before. For tests."""
+        with self._lock:
+            before = self._client, self._opened, self._declared
+            self._client = self._lent = client
+            self._opened, self._declared = None, set()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._client, self._opened, self._declared = before
+                self._lent = None
 
     def declare(self, queue: str, dead_letter_queue: str) -> None:
         """Create the queues once for each client."""
@@ -89,6 +109,8 @@ class Connection:
 
     def _connected(self) -> QueueClient:
         with self._lock:
+            if self._lent is not None:  # in a forked child, which may not use another client either
+                return self._lent
             if self._client is None:
                 url, options = self._opened or (self.usual_url(), {})
                 self._client = connect(url, **options)

@@ -324,6 +324,11 @@ class TaskManager:
     def _names(self) -> str:
         return ", ".join(self.input_queues)
 
+    @property
+    def dead_letter_queue(self) -> str:
+        """Where its failed tasks go."""
+        return self._plan.dead_letter_queue
+
     def stop(self, *, now: bool = False) -> None:
         """Ask a running manager to stop gracefully, and wait until it has. Does nothing when it does not run.
 

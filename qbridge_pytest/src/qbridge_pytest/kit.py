@@ -1,0 +1,324 @@
+"""``Kit``: what the fixture ``qbridge`` is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Concatenate, Final, ParamSpec, Self
+
+from qbridge_core import App, AppTask, ConfigurationError, DeadLetter, RunReport, TaskManager
+from qbridge_core.task.formats.chosen import Formats, formats_of
+from qbridge_memory import MemoryClient
+from qbridge_memory.stored import Event
+from qbridge_pytest.clock import VirtualClock, seconds_of
+from qbridge_pytest.letters import Letters
+from qbridge_pytest.reading import Reader
+from qbridge_pytest.sent import ANYTHING, Sent, no_match, sent_in, unwanted
+from qbridge_pytest.story import Step, steps_of, told
+from qbridge_pytest.working import Work
+
+P = ParamSpec("P")
+Duration = float | str | timedelta
+"""Seconds, or a text as ``"90s"``, ``"1h 30m"``, ``"30d"``, or a ``timedelta``."""
+
+
+def _of_client(make: Callable[Concatenate[Any, P], TaskManager]) -> Callable[Concatenate[Kit, P], TaskManager]:
+    """The same, with the client of the test."""
+
+    def manager(kit: Kit, /, *args: P.args, **kwargs: P.kwargs) -> TaskManager:
+        """A :class:`~qbridge_core.TaskManager` on the broker of the test, which ``run`` runs.
+
+        It is made with the arguments of production, without the client: the handler, the queue, the dead-letter queue
+        and so on. Both queues are declared.
+        """
+        made = make(kit.client, *args, **kwargs)
+        kit._add(made)
+        return made
+
+    return manager
+
+
+class Kit:
+    """A broker in memory and the time by which it goes, for one test.
+
+    Managers and tasks work as in production: in their threads, on their event loops, in child processes. Only what is
+    delayed comes as soon as nothing else is left to do, for the clock is moved to that moment. Timeouts, and what a
+    handler itself waits for, take real time.
+
+    Attributes:
+        client: a connected client of the broker.
+    """
+
+    def __init__(self) -> None:
+        self._time: Final = VirtualClock()
+        self._events: Final[list[Event]] = []
+        self.client: Final = MemoryClient(clock=self._time.clock, journal=self._events.append)
+        self._apps: list[App] = []
+        self._managers: list[TaskManager] = []
+        self._at_work: Sequence[TaskManager] = ()
+        self._letters: Final = Letters(self.client, self._events)
+        self._reader: Final = Reader(self._formats)
+        self._end: Final = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._end.enter_context(self.client)
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._end.close()
+
+    # ------------------------------------------------------------------ what works
+
+    def open(self, app: App) -> None:
+        """Have an app send to this broker, and ``run`` work on its queues, until the end of the test.
+
+        Whoever opens the app meanwhile gets this broker, whatever URL they name. Then it is as it was before.
+
+        Raises:
+            ConfigurationError: it is no app, or is open here already.
+        """
+        if not isinstance(app, App):
+            raise ConfigurationError(
+                f"open takes an App, not a {type(app).__name__}; a TaskManager: qbridge.manager(…)"
+            )
+        if any(app is each for each in self._apps):
+            raise ConfigurationError(
+                "this app is open here already, as the setting qbridge_app says or after open(app)"
+            )
+        self._end.enter_context(app._lent(self.client))
+        self._apps.append(app)
+
+    manager = _of_client(TaskManager)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Have all managers work in the background within this block, to look at what runs.
+
+        Nothing moves the clock there but ``advance`` and ``run``.
+
+        Raises:
+            ConfigurationError: they work already, or there is nothing that could.
+            BaseException: what has ended one of them early.
+        """
+        if self._at_work:
+            raise ConfigurationError("the managers of this test work already")
+        with self._running(self._all_managers()):
+            yield
+
+    def run(self, timeout: float = 30.0, *, ahead: Duration | None = None) -> RunReport:
+        """Work everything off, what is delayed included, and return what happened.
+
+        Whenever nothing is ready and nothing is in flight, the clock is moved to when the next message is due.
+
+        Args:
+            timeout: seconds, real ones, after which to give up.
+            ahead: for how long time may pass meanwhile, and has passed at the end; what is due later stays. 0 does what
+                is due now. Without it all that comes is waited for.
+
+        Raises:
+            IdleTimeoutError: there was work left; its ``report`` says what was done.
+            QueuePausedError: there is work, and nobody does it, since its queue is paused.
+            ConfigurationError: an argument makes no sense, or there is nothing that could work.
+            BaseException: what has ended a manager early.
+        """
+        if not seconds_of("timeout", timeout):
+            raise ConfigurationError("timeout must be more than 0 seconds")
+        until = None if ahead is None else self._time.monotonic() + seconds_of("ahead", ahead)
+        managers = self._at_work or self._all_managers()
+        work = Work(self.client, self._time, self._events, managers, seconds_of("timeout", timeout))
+        with nullcontext() if self._at_work else self._running(managers):
+            work.finish(until)
+        if until is not None:
+            self._time.advance_to(until)
+        return work.report()
+
+    # ------------------------------------------------------------------ time
+
+    @property
+    def now(self) -> datetime:
+        """What time it is for the broker (UTC). It stands still until it is moved."""
+        return self._time.now
+
+    def advance(self, by: Duration) -> None:
+        """Let time pass, also while handlers run. What is due by then is ready; nobody is waited for.
+
+        Args:
+            by: how much, as ``90``, ``"90s"``, ``"1h 30m"``, ``"30d"`` or a ``timedelta``.
+
+        Raises:
+            ConfigurationError: it is no length of time.
+        """
+        self._time.advance(seconds_of("by", by))
+
+    # ------------------------------------------------------------------ what happened
+
+    def sent(
+        self,
+        where: str | AppTask[Any],
+        *,
+        payload: object = ANYTHING,
+        headers: Mapping[str, object] | None = None,
+        delay: Duration | None = None,
+        task_id: str | None = None,
+    ) -> list[Sent]:
+        """The messages that were sent to a queue, or of a task, and are as told; in their order.
+
+        Those that the test has sent count like those of handlers; retries and what was replayed do not.
+
+        Args:
+            where: the queue, or the task of an app.
+            payload: what JSON says of it. Of an object only the keys that are here are looked at, at any depth.
+            headers: those of the producer; others may be there.
+            delay: for how long it was held back, to the millisecond.
+            task_id: its id.
+
+        Raises:
+            AssertionError: there is none; the text shows the nearest ones, and where they differ.
+            ConfigurationError: there is no such queue.
+        """
+        __tracebackhide__ = True
+        wanted = _wanted(payload, headers, delay, task_id)
+        there = self._sent(where)
+        found = [each for each in there if not each.differences(wanted)]
+        if not found:
+            raise AssertionError(no_match(_named(where), wanted, there))
+        return found
+
+    def not_sent(
+        self,
+        where: str | AppTask[Any],
+        *,
+        payload: object = ANYTHING,
+        headers: Mapping[str, object] | None = None,
+        delay: Duration | None = None,
+        task_id: str | None = None,
+    ) -> None:
+        """Nothing like this was sent; see ``sent``.
+
+        Raises:
+            AssertionError: something was; the text shows it.
+            ConfigurationError: there is no such queue.
+        """
+        __tracebackhide__ = True
+        wanted = _wanted(payload, headers, delay, task_id)
+        if found := [each for each in self._sent(where) if not each.differences(wanted)]:
+            raise AssertionError(unwanted(_named(where), wanted, found))
+
+    def letters(self, queue: str | AppTask[Any]) -> list[DeadLetter]:
+        """The dead letters of a queue, oldest first. The test expects them from now on.
+
+        Args:
+            queue: the queue that they came from, or a task of an app, or a dead-letter queue.
+
+        Raises:
+            ConfigurationError: there is no such queue.
+        """
+        return self._letters.of(self._checked(queue if isinstance(queue, str) else queue.queue))
+
+    def allow_letters(self, *queues: str) -> None:
+        """Have the test not fail for dead letters of these queues, or of any.
+
+        Raises:
+            ConfigurationError: there is no such queue.
+        """
+        self._letters.allow([self._checked(queue) for queue in queues])
+
+    def check_letters(self) -> None:
+        """Fail for dead letters that nobody has looked at with ``letters``; each test does so at its end.
+
+        Raises:
+            AssertionError: there are some; the text has their tracebacks.
+        """
+        __tracebackhide__ = True
+        if text := self._letters.unexpected():
+            raise AssertionError(text)
+
+    def history(self, task_id: str) -> list[Step]:
+        """What happened to a task, in its order: when it was sent, received, retried and so on.
+
+        Raises:
+            ConfigurationError: no message had this id.
+        """
+        steps = steps_of(self._events, self._reader, task_id)
+        if not steps:
+            raise ConfigurationError(f"no message of this test belongs to the task {task_id!r}")
+        return steps
+
+    def story(self) -> str:
+        """The same of all tasks, as a text; "" for none."""
+        return told(self._events, self._reader)
+
+    # ------------------------------------------------------------------ parts
+
+    def _all_managers(self) -> list[TaskManager]:
+        managers = [*self._managers, *(each for app in self._apps for each in app.managers())]
+        if not managers:
+            raise ConfigurationError(
+                "nothing works in this test: give it an app with qbridge.open(app) or the setting qbridge_app, or a "
+                "manager with qbridge.manager(handler, queue, dead_letter_queue)"
+            )
+        return managers
+
+    @contextmanager
+    def _running(self, managers: Sequence[TaskManager]) -> Iterator[None]:
+        with ExitStack() as running:
+            for each in managers:
+                if not each.running:
+                    running.enter_context(each)
+            self._at_work = managers
+            try:
+                yield
+            finally:
+                self._at_work = ()
+
+    def _add(self, manager: TaskManager) -> None:
+        self.client.declare(manager.input_queue, manager.dead_letter_queue)
+        self._managers.append(manager)
+
+    def _sent(self, where: str | AppTask[Any]) -> list[Sent]:
+        sent = sent_in(self._events, self._reader)
+        if isinstance(where, str):
+            queue = self._checked(where)
+            return [each for each in sent if each.queue == queue]
+        names = (where.name, *where.aliases)
+        return [each for each in sent if each.task in names]
+
+    def _checked(self, queue: str) -> str:
+        names = self.client.queues()
+        if queue not in names:
+            raise ConfigurationError(
+                f"there is no queue {queue!r} in this test; there are {', '.join(names) or 'none'}"
+            )
+        return queue
+
+    def _formats(self, queue: str) -> Formats | None:
+        """What is accepted in a queue."""
+        for manager in self._managers:
+            if manager.input_queue == queue:
+                return manager._plan.formats
+        for app in self._apps:
+            if (settings := app._root._found(queue)) is not None:
+                return formats_of(settings.settings.get("formats"))
+        return None
+
+
+def _named(where: str | AppTask[Any]) -> str:
+    return repr(where) if isinstance(where, str) else f"{where.queue!r} for {where.name}"
+
+
+def _wanted(
+    payload: object, headers: Mapping[str, object] | None, delay: Duration | None, task_id: str | None
+) -> dict[str, object]:
+    """What was said of a message, by the names of its attributes."""
+    wanted: dict[str, object] = {} if payload is ANYTHING else {"payload": payload}
+    if headers is not None:
+        wanted["headers"] = headers
+    if delay is not None:
+        wanted["delay"] = round(seconds_of("delay", delay), 3)
+    if task_id is not None:
+        wanted["task_id"] = task_id
+    return wanted
