@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 QBRIDGE, PEER, RAW = "qbridge", "peer", "raw"
 CONSUME, PUBLISH, LATENCY, MIXED, FOOTPRINT, GROWTH = "consume", "publish", "latency", "mixed", "footprint", "growth"
-BODIES, COROUTINES, PROCESSES, IMPORTS = "bodies", "coroutines", "processes", "imports"
+BODIES, MODELS, COROUTINES, PROCESSES, IMPORTS = "bodies", "models", "coroutines", "processes", "imports"
 SQS = "sqs"
 NO_BROKER = "none"
 _ALL = (CONSUME, PUBLISH, LATENCY, MIXED, FOOTPRINT)
@@ -54,6 +54,10 @@ def _qbridge(name: str, broker: str, variant: str, *measures: str) -> Contestant
     return Contestant(name, broker, "qbridge", variant, QBRIDGE, measures, "qbridge")
 
 
+def _app(broker: str, form: str) -> Contestant:
+    return Contestant(f"QBridge app, {form}", broker, "qbridge_app", form, QBRIDGE, (MODELS,), "qbridge")
+
+
 def _raw(name: str, broker: str, program: str, variant: str, *measures: str) -> Contestant:
     return Contestant(name, broker, program, variant, RAW, measures or (CONSUME,), "qbridge")
 
@@ -77,15 +81,16 @@ CONTESTANTS = (
     _qbridge("QBridge", "redis", "sync", *_ALL, BODIES, GROWTH),
     _qbridge("QBridge async", "redis", "async", *_CONSUMING, COROUTINES),
     _qbridge("QBridge, processes", "redis", "process", PROCESSES),
+    *(_app(broker, form) for broker in ("rabbitmq", "redis") for form in ("sync", "async")),
     _qbridge("QBridge", "memory", "sync", CONSUME),
     _qbridge("QBridge async", "memory", "async", CONSUME, COROUTINES),
     _raw("raw asyncio", "memory", "raw_asyncio", "", COROUTINES),
     _raw("raw pika, single ack", "rabbitmq", "raw_pika", "single", CONSUME, LATENCY, BODIES),
     _raw("raw pika, classic queue", "rabbitmq", "raw_pika", "queue_type=classic", LATENCY),
-    _raw("raw pika, multiple ack", "rabbitmq", "raw_pika", "multiple", CONSUME, BODIES),
+    _raw("raw pika, multiple ack", "rabbitmq", "raw_pika", "multiple", CONSUME, BODIES, MODELS),
     _raw("raw redis-py, COUNT 1", "redis", "raw_redis", "1"),
     _raw("raw redis-py, COUNT 10", "redis", "raw_redis", "10", CONSUME, BODIES),
-    _raw("raw redis-py, COUNT 100", "redis", "raw_redis", "100", CONSUME, BODIES),
+    _raw("raw redis-py, COUNT 100", "redis", "raw_redis", "100", CONSUME, BODIES, MODELS),
     _peer("Celery, threads", "rabbitmq", "celery", "threads"),
     _peer("Celery, solo", "rabbitmq", "celery", "solo", CONSUME, LATENCY),
     _peer("Celery, prefork", "rabbitmq", "celery", "prefork", PROCESSES),
@@ -93,13 +98,13 @@ CONTESTANTS = (
     _peer("Celery, prefork", "redis", "celery", "prefork", PROCESSES),
     _peer("Dramatiq", "rabbitmq", "dramatiq"),
     _peer("Dramatiq", "redis", "dramatiq"),
-    _peer("Taskiq, sync", "rabbitmq", "taskiq", "sync", *_CONSUMING),
-    _peer("Taskiq, async", "rabbitmq", "taskiq", "async", *_ALL, BODIES),
-    _peer("Taskiq, sync", "redis", "taskiq", "sync", *_CONSUMING),
-    _peer("Taskiq, async", "redis", "taskiq", "async", *_ALL, BODIES, COROUTINES),
-    _peer("FastStream", "rabbitmq", "faststream", "", *_ALL, BODIES),
+    _peer("Taskiq, sync", "rabbitmq", "taskiq", "sync", *_CONSUMING, MODELS),
+    _peer("Taskiq, async", "rabbitmq", "taskiq", "async", *_ALL, BODIES, MODELS),
+    _peer("Taskiq, sync", "redis", "taskiq", "sync", *_CONSUMING, MODELS),
+    _peer("Taskiq, async", "redis", "taskiq", "async", *_ALL, BODIES, MODELS, COROUTINES),
+    _peer("FastStream", "rabbitmq", "faststream", "", *_ALL, BODIES, MODELS),
     # A message that failed stays pending on Redis: there is no retry to measure.
-    _peer("FastStream", "redis", "faststream", "", CONSUME, PUBLISH, LATENCY, FOOTPRINT, BODIES),
+    _peer("FastStream", "redis", "faststream", "", CONSUME, PUBLISH, LATENCY, FOOTPRINT, BODIES, MODELS),
     _peer("Huey", "redis", "huey"),
     _peer("arq", "redis", "arq", "", *_ALL, COROUTINES),
     _peer("SAQ", "redis", "saq"),  # each of its places is a connection of its own: 10,000 do not start

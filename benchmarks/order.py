@@ -20,7 +20,8 @@ class Order:
         queue: its name, new for each measurement.
         report: the file to write the result to.
         count: how many messages.
-        mode: what the handler does: "noop", "bodies" (the bare clients read the JSON too), "latency", "mixed",
+        mode: what the handler does: "noop", "bodies" (the bare clients read the JSON too), "models" (a pydantic
+            model is made of each message), "latency", "mixed",
             "waiting", "shared" or "processes"; see `benchmarks.meter`.
         threads: of the worker, or its processes; for coroutines how many run at once.
         body: bytes of padding in each payload.

@@ -18,6 +18,7 @@ from benchmarks.contestants import (
     IMPORTS,
     LATENCY,
     MIXED,
+    MODELS,
     NO_BROKER,
     PEER,
     PROCESSES,
@@ -90,6 +91,12 @@ SHEETS = (
         BODIES,
         "Long bodies, the JSON read; tasks that do nothing, one process",
         (_RATE, _CPU, _AT_FIRST, _AT_LAST),
+        "per_second",
+    ),
+    Sheet(
+        MODELS,
+        "A pydantic model in each message; tasks that do nothing, one process",
+        (_RATE, _CPU),
         "per_second",
     ),
     Sheet(

@@ -12,6 +12,7 @@ from benchmarks.contestants import (
     GROWTH,
     IMPORTS,
     LATENCY,
+    MODELS,
     NO_BROKER,
     PEER,
     PROCESSES,
@@ -29,6 +30,7 @@ MEMORY_PER_SECOND = 100_000.0
 PUBLISH_TO_PEERS = 15.0
 AT_ONCE_TO_PEERS = {"rabbitmq": 4.0, "redis": 2.0}
 ASYNC_TO_PEERS = 5.0
+MODELS_TO_PEERS = 4.0
 ASYNC_TO_FUNCTION = 0.5
 OF_IDEAL = 0.9
 MOST_THREADS = 20.0
@@ -118,6 +120,11 @@ def _of_handlers(results: Results, broker: str) -> list[Verdict]:
         Verdict(f"{name}: two processes, times Celery's", _part(children, rate, pool, rate), PROCESSES_TO_PEERS),
         Verdict(f"{name}: start to first task, of the best peer", _part(idle, "start", soonest, "start"), 1.0, False),
     ]
+    for form in ("sync", "async"):
+        app = _own(results, MODELS, broker, who=f"QBridge app, {form}")
+        other = _best(results, MODELS, broker, PEER, rate)
+        text = f"{name}: app with a pydantic model, {form}, times the best peer"
+        found.append(Verdict(text, _part(app, rate, other, rate), MODELS_TO_PEERS))
     for length in LONG_BODIES:
         own = _own(results, BODIES, broker, of_body(length))
         raw = _best(results, BODIES, broker, RAW, rate, of_body(length))

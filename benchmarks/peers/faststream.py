@@ -9,6 +9,7 @@ from faststream import AckPolicy, FastStream
 
 from benchmarks.order import Order
 from benchmarks.peers.driver import Peer, gathered, main
+from benchmarks.peers.purchase import Purchase, purchase
 
 PREFETCH = 100
 
@@ -22,9 +23,17 @@ class Broker(Peer):
         self.at_once = order.at_once(PREFETCH)
         self.broker, subscriber = self._parts()
 
-        @subscriber
         async def task(payload: dict[str, Any]) -> None:
             await handle(payload)
+
+        async def task_model(order: Purchase) -> None:
+            await handle(order)
+
+        self.models = order.mode == "models"
+        subscriber(task_model if self.models else task)
+
+    def _message(self, payload: dict[str, Any]) -> Any:
+        return purchase(payload) if self.models else payload
 
     def _parts(self) -> tuple[Any, Any]:
         raise NotImplementedError
@@ -59,7 +68,7 @@ class Rabbit(Broker):
 
     async def send(self, payload: dict[str, Any]) -> None:
         """Publish one."""
-        await self.broker.publish(payload, self.queue, persist=True)
+        await self.broker.publish(self._message(payload), self.queue, persist=True)
 
     async def send_many(self, tasks: list[dict[str, Any]]) -> None:
         """Publish a hundred at once."""
@@ -78,14 +87,14 @@ class Redis(Broker):
 
     async def send(self, payload: dict[str, Any]) -> None:
         """Publish one."""
-        await self.broker.publish(payload, stream=self.order.queue)
+        await self.broker.publish(self._message(payload), stream=self.order.queue)
 
     async def send_many(self, tasks: list[dict[str, Any]]) -> None:
         """Publish in pipelines of a hundred."""
         for start in range(0, len(tasks), 100):
             async with self.client.pipeline(transaction=False) as pipeline:
                 for payload in tasks[start : start + 100]:
-                    await self.broker.publish(payload, stream=self.order.queue, pipeline=pipeline)
+                    await self.broker.publish(self._message(payload), stream=self.order.queue, pipeline=pipeline)
                 await pipeline.execute()
 
 

@@ -34,6 +34,10 @@ class QBridge(Peer):
     async def send_many(self, tasks: list[dict[str, Any]]) -> None:
         """Publish in one call for each batch."""
         batch = self.order.batch
+        if self.order.mode == "models":  # for the bare clients, which make models of them
+            from benchmarks.peers.purchase import purchase
+
+            tasks = [purchase(payload).model_dump(mode="json") for payload in tasks]
         for start in range(0, len(tasks), batch):
             self.client.send_many(self.order.queue, tasks[start : start + batch])
 

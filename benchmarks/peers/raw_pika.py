@@ -68,6 +68,10 @@ class RawPika(QBridge):
     def _handler(self) -> Any:
         """What to call with a body, which is read where it counts."""
         handle = self.meter.handle
+        if self.order.mode == "models":
+            from benchmarks.peers.purchase import read
+
+            return lambda body: handle(read(body))
         reads = self.order.mode in ("latency", "bodies")
         return (lambda body: handle(json.loads(body)["payload"])) if reads else handle
 

@@ -31,6 +31,10 @@ class RawRedis(QBridge):
     def _handler(self) -> Any:
         """What to call with the fields of an entry, whose body is read where it counts."""
         handle = self.meter.handle
+        if self.order.mode == "models":
+            from benchmarks.peers.purchase import read
+
+            return lambda fields: handle(read(fields[b"body"]))
         reads = self.order.mode == "bodies"
         return (lambda fields: handle(json.loads(fields[b"body"])["payload"])) if reads else handle
 

@@ -12,6 +12,7 @@ from taskiq_redis import RedisStreamBroker
 
 from benchmarks.order import Order
 from benchmarks.peers.driver import Peer, gathered, main
+from benchmarks.peers.purchase import Purchase, purchase
 
 PREFETCH = 100
 
@@ -30,7 +31,14 @@ class Taskiq(Peer):
         async def task_async(payload: dict[str, Any]) -> None:
             await handle_async(payload)
 
-        function = task_async if order.variant == "async" else task
+        def task_model(order: Purchase) -> None:
+            handle(order)
+
+        async def task_model_async(order: Purchase) -> None:
+            await handle_async(order)
+
+        forms = (task_model, task_model_async) if order.mode == "models" else (task, task_async)
+        function = forms[order.variant == "async"]
         self.task = self.broker.register_task(function, task_name="task", retry_on_error=True)
 
     def _broker(self) -> AsyncBroker:
@@ -51,7 +59,7 @@ class Taskiq(Peer):
 
     async def send(self, payload: dict[str, Any]) -> None:
         """Publish one."""
-        await self.task.kiq(payload)
+        await self.task.kiq(purchase(payload) if self.order.mode == "models" else payload)
 
     async def send_many(self, tasks: list[dict[str, Any]]) -> None:
         """Publish a hundred at once."""
