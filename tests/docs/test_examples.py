@@ -46,26 +46,35 @@ def _blocks() -> Iterator[Block]:
             yield Block(page, text.count("\n", 0, match.start()) + 1, match["code"], match["output"])
 
 
-def write_named(page: Path, directory: Path) -> None:
+def write_named(page: Path, directory: Path, prefix: str) -> None:
     """Write the blocks of a page that begin with the name of a file, so that others can import them."""
     for block in blocks():
         if block.page == page and (named := NAMED.match(block.code)):
-            (directory / named["file"]).write_text(block.code, encoding="utf-8")
+            (directory / named["file"]).write_text(with_own_queues(block.code, prefix), encoding="utf-8")
+
+
+def with_own_queues(code: str, prefix: str) -> str:
+    """Brokers are shared."""
+    return code.replace('"emails', f'"{prefix}-emails')
 
 
 def run(block: Block, code: str, directory: Path) -> str:
     """Run a program; one that works until it is stopped gets SIGTERM when it has printed what it should."""
     (directory / "test_block.py").write_text(code, encoding="utf-8")
     is_test = re.search(r"^class Test|^def test_", code, re.MULTILINE)
-    runner = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(directory)] if is_test else []
+    program = ["test_block.py"]
+    if is_test:
+        program = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(directory), *program]
+    elif named := NAMED.match(code):  # others import it, so here it is imported, too
+        program = ["-c", f"import {named['file'].removesuffix('.py')}"]
     output, errors = directory / "output", directory / "errors"
     with output.open("wb") as stdout, errors.open("wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, *runner, "test_block.py"],
+            [sys.executable, *program],
             cwd=directory,
             stdout=stdout,
             stderr=stderr,
-            env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+            env={**os.environ, "PYTHONIOENCODING": "utf-8", "QBRIDGE_URL": "memory://"},
         )
         try:
             if ".start(" in code or "Supervisor(" in code or "run_workers(" in code or ".run_worker(" in code:
@@ -82,12 +91,12 @@ def run(block: Block, code: str, directory: Path) -> str:
 @pytest.mark.parametrize("block", blocks(), ids=str)
 def test_block(request: pytest.FixtureRequest, block: Block, tmp_path: Path, unique_name: str) -> None:
     """The block runs without an error, and prints what the text block after it shows."""
-    code = block.code.replace('"emails', f'"{unique_name}-emails')  # brokers are shared
+    code = with_own_queues(block.code, unique_name)
     for address, fixture in BROKERS.items():
         if address in code:
             code = code.replace(address, request.getfixturevalue(fixture))
     assert "localhost" not in code, "an address that the test does not know"
-    write_named(block.page, tmp_path)
+    write_named(block.page, tmp_path, unique_name)
     printed = run(block, code, tmp_path).replace(f"{unique_name}-emails", "emails")
     if block.output is not None:
         assert printed == block.output

@@ -105,9 +105,9 @@ def test_the_readme_installs_what_its_programs_need() -> None:
     """Who follows it from its top can run each of its programs."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (extras,) = re.findall(r'"qbridge-core\[([\w,]+)\]"', text)
-    schemes = set(re.findall(r'connect\("(\w+)://', text))
-    assert schemes
-    assert {{"amqp": "rabbitmq"}.get(scheme, scheme) for scheme in schemes} <= set(extras.split(","))
+    schemes = set(re.findall(r"\b(\w+)://(?:guest|localhost|\")", text))
+    assert schemes == {"amqp", "redis", "memory"}
+    assert {{"amqp": "rabbitmq"}.get(scheme, scheme) for scheme in schemes} | {"cli"} <= set(extras.split(","))
 
 
 def test_all_pages_install_in_one_way() -> None:
