@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 import re
 import zlib
 from collections.abc import Callable
@@ -216,6 +217,14 @@ def test_that_results_are_not_written_is_said_once(unique_name: str, caplog: pyt
         app.run_until_idle()
     found = [each for each in caplog.records if "no results are written" in each.getMessage()]
     assert [each.levelno for each in found] == [logging.WARNING]
+
+
+def test_a_child_process_says_nothing_of_results(caplog: pytest.LogCaptureFixture) -> None:
+    """It reads what its worker has read."""
+    delivery = message([[], {}, NO_MORE], {**HEADERS, "ignore_result": False})
+    for own, lines in ((pickle.loads(pickle.dumps(CeleryFormat())), 0), (CeleryFormat(), 1)):
+        assert own.read(delivery, 1000).name == "shop.add"
+        assert len([each for each in caplog.records if "no results are written" in each.getMessage()]) == lines
 
 
 def test_a_name_that_nobody_knows_waits_like_any_other(producer: Producer, unique_name: str) -> None:

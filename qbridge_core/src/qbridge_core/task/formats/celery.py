@@ -11,10 +11,10 @@ from qbridge_core.contract.envelope import MalformedTaskError, Task, Unsupported
 from qbridge_core.contract.headers import CONTENT_TYPE_HEADER
 from qbridge_core.contract.message import Delivery, Message
 from qbridge_core.errors import PayloadError
-from qbridge_core.runtime.logs import logger
-from qbridge_core.task.formats.base import Format, Outgoing
+from qbridge_core.task.formats.base import Outgoing
 from qbridge_core.task.formats.beside import VERSION
 from qbridge_core.task.formats.foreign import (
+    ForeignFormat,
     call_for,
     call_of,
     count_retries,
@@ -23,8 +23,6 @@ from qbridge_core.task.formats.foreign import (
     version_in,
 )
 from qbridge_core.task.formats.kombujson import read_body
-
-_log: Final = logger("qbridge.worker")
 
 _NAME, _ID, _ETA, _EXPIRES, _RETRIES = "task", "id", "eta", "expires", "retries"
 _COMPRESSION: Final = "compression"
@@ -49,7 +47,7 @@ _NONE: Final = (None, "", "null")
 """What says nothing; a broker that keeps texts only writes ``None`` as the last of them."""
 
 
-class CeleryFormat(Format):
+class CeleryFormat(ForeignFormat):
     """Messages of Celery: protocol 2, with a body of JSON; those of protocol 1 are read, too.
 
     Name, id, ``eta``, ``expires`` and ``retries`` count. A message that wants more done when it has ended (a chain, a
@@ -57,9 +55,6 @@ class CeleryFormat(Format):
     """
 
     name: ClassVar[str] = "celery"
-
-    def __init__(self) -> None:
-        self._has_told = False
 
     def accepts(self, delivery: Delivery) -> bool:
         """By its headers, or by a body that is an object with a name, an id and arguments."""
@@ -119,12 +114,8 @@ class CeleryFormat(Format):
             _moment(facts, _ETA, task_id, is_local=is_local),
         )
         count_retries(delivery, facts.get(_RETRIES), task.expires_at)
-        if facts.get("ignore_result") is False and not self._has_told:
-            self._has_told = True
-            _log.warning(
-                "%s of Celery in %r wants its result stored (ignore_result is False, as it is by default): no results "
-                "are written here; this is said once", name, delivery.queue,
-            )  # fmt: skip
+        if facts.get("ignore_result") is False:
+            self._tell_of_results(delivery, name, " (ignore_result is False, as it is by default)")
         return task
 
 

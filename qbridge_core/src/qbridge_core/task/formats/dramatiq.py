@@ -16,10 +16,10 @@ from qbridge_core.contract.envelope import (
     write_json,
 )
 from qbridge_core.contract.message import Delivery, Message
-from qbridge_core.runtime.logs import logger
-from qbridge_core.task.formats.base import Format, Outgoing
+from qbridge_core.task.formats.base import Outgoing
 from qbridge_core.task.formats.beside import VERSION
 from qbridge_core.task.formats.foreign import (
+    ForeignFormat,
     call_for,
     call_of,
     count_retries,
@@ -27,8 +27,6 @@ from qbridge_core.task.formats.foreign import (
     text_of,
     version_in,
 )
-
-_log: Final = logger("qbridge.worker")
 
 _NAME, _ID, _OPTIONS, _SENT = "actor_name", "message_id", "options", "message_timestamp"
 _MARKS: Final = (b'"actor_name"', b'"message_id"', b'"args"')
@@ -45,7 +43,7 @@ _DELAYED: Final = ".DQ"
 """What ends the name of the queue in which delayed messages wait."""
 
 
-class DramatiqFormat(Format):
+class DramatiqFormat(ForeignFormat):
     """Messages of Dramatiq, as its ``JSONEncoder`` writes them.
 
     Name, id, ``eta``, ``max_age`` and ``retries`` count. A message by which others are sent when it has ended (a
@@ -53,9 +51,6 @@ class DramatiqFormat(Format):
     """
 
     name: ClassVar[str] = "dramatiq"
-
-    def __init__(self) -> None:
-        self._has_told = False
 
     def accepts(self, delivery: Delivery) -> bool:
         """By a body that is an object with the keys of a message of Dramatiq."""
@@ -79,10 +74,8 @@ class DramatiqFormat(Format):
         options = _options(document.get(_OPTIONS), name, task_id)
         expires_at = _expiry(options, document.get(_SENT))
         count_retries(delivery, options.get("retries"), expires_at)
-        if options.get("store_results") and not self._has_told:
-            self._has_told = True
-            _log.warning("%s of Dramatiq in %r wants its result stored: no results are written here; this is said once",
-                         name, delivery.queue)  # fmt: skip
+        if options.get("store_results"):
+            self._tell_of_results(delivery, name, "")
         return Task(
             kwargs,
             task_id,

@@ -4,15 +4,38 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from qbridge_core.contract.checks import MAX_ID_CHARS
 from qbridge_core.contract.envelope import MalformedTaskError, json_type
 from qbridge_core.contract.headers import ATTEMPTS, MAX_COUNT, REPLAYS
 from qbridge_core.contract.message import Delivery
 from qbridge_core.errors import PayloadError
+from qbridge_core.runtime.logs import logger
+from qbridge_core.task.formats.base import Format
+
+_log: Final = logger("qbridge.worker")
 
 _Call = tuple[list[Any], dict[str, Any]]
+
+
+class ForeignFormat(Format):
+    """A format of another library, which has results. Thread-safe: at worst it says twice what it says once."""
+
+    def __init__(self) -> None:
+        self._has_told = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A child process reads again what its worker has read, and has nothing to tell."""
+        return {**vars(self), "_has_told": True}
+
+    def _tell_of_results(self, delivery: Delivery, task: str, why: str) -> None:
+        if not self._has_told:
+            self._has_told = True
+            _log.warning(
+                "%s in %r, a task of %s, wants its result stored%s: no results are written here; this is said once",
+                task, delivery.queue, self.name, why,
+            )  # fmt: skip
 
 
 def text_of(what: str, value: object, task_id: str | None = None) -> str:
