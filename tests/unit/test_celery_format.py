@@ -6,10 +6,12 @@ import json
 import logging
 import pickle
 import re
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from time import tzset
 from typing import Any
 from uuid import UUID
 
@@ -103,9 +105,14 @@ def test_a_compressed_body_is_unpacked(producer: Producer, unique_name: str, com
 
 def test_g4_few_bytes_that_unpack_to_many_are_malformed() -> None:
     """No more is unpacked than a body may have."""
-    bomb = zlib.compress(b"[" + b" " * 20_000_000)
-    with pytest.raises(MalformedTaskError, match="more than 100000 bytes, unpacked"):
-        CeleryFormat().read(message(bomb, {**HEADERS, "compression": "application/x-gzip"}), 100_000)
+    bomb = message(zlib.compress(b"[" + b" " * 20_000_000), {**HEADERS, "compression": "application/x-gzip"})
+    tracemalloc.start()
+    try:
+        with pytest.raises(MalformedTaskError, match="more than 100000 bytes, unpacked"):
+            CeleryFormat().read(bomb, 100_000)
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_an_eta_is_waited_for_and_holds_up_nobody(producer: Producer, unique_name: str) -> None:
@@ -125,6 +132,20 @@ def test_an_eta_is_waited_for_and_holds_up_nobody(producer: Producer, unique_nam
         assert datetime.now(UTC) >= due
     assert calls == [(1, 0), (2, 0)]
     assert attempts == [1]
+
+
+@pytest.mark.parametrize(("utc", "hours"), [(True, 0), (False, 5)])
+def test_a_time_without_a_zone_is_utc_or_local(monkeypatch: pytest.MonkeyPatch, utc: bool, hours: int) -> None:
+    """Protocol 1 says which, for a producer that has turned ``enable_utc`` off."""
+    monkeypatch.setenv("TZ", "EST+5")
+    tzset()
+    try:
+        body = {"task": "add", "id": "a", "args": [], "kwargs": {}, "utc": utc, "eta": "2030-01-02T03:00:00"}
+        task = CeleryFormat().read(message(body, {}), 1000)
+    finally:
+        monkeypatch.undo()
+        tzset()
+    assert task.due_at == datetime(2030, 1, 2, 3 + hours, tzinfo=UTC).timestamp()
 
 
 def test_what_has_expired_is_a_letter_that_has_not_run(producer: Producer, unique_name: str) -> None:
