@@ -18,6 +18,7 @@ from support.wait import wait_for
 
 BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```\n(?:\n?```text\n(?P<output>.*?)^```\n)?", re.DOTALL | re.MULTILINE)
 NAMED = re.compile(r"# (?P<file>[\w.]+\.py)\n")
+MODULE = re.compile(r"# (?P<name>\w+)\.py\n")
 BROKERS = {"amqp://guest:guest@localhost:5672/": "amqp_url", "redis://localhost:6379/0": "redis_url"}
 
 
@@ -65,8 +66,8 @@ def run(block: Block, code: str, directory: Path) -> str:
     program = ["test_block.py"]
     if is_test:
         program = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(directory), *program]
-    elif named := NAMED.match(code):  # others import it, so here it is imported, too
-        program = ["-c", f"import {named['file'].removesuffix('.py')}"]
+    elif module := MODULE.match(code):  # others import it, so here it is imported, too
+        program = ["-c", f"import {module['name']}"]
     output, errors = directory / "output", directory / "errors"
     with output.open("wb") as stdout, errors.open("wb") as stderr:
         process = subprocess.Popen(
