@@ -17,6 +17,7 @@ import qbridge_memory
 CORE = [
     "App",
     "AppTask",
+    "AsyncQueueClient",
     "Attempt",
     "AttemptOutcome",
     "AuthenticationError",
@@ -89,6 +90,7 @@ CORE = [
     "UnsupportedTaskError",
     "WorkerStartError",
     "__version__",
+    "aconnect",
     "backends",
     "connect",
     "current_task",

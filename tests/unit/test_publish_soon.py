@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from qbridge_core import BrokerUnavailableError, PublishUnconfirmedError, connect, hookimpl
+from qbridge_core import BrokerUnavailableError, Message, PublishUnconfirmedError, connect, hookimpl
 from qbridge_core.backend import HelperThreads, Promise, Promises, monotonic
 from qbridge_core.contract.asides import Asides
 from qbridge_memory import MemoryClient
@@ -57,8 +57,8 @@ def test_a_client_that_overrides_publish_is_called_by_a_thread() -> None:
     """What it derives from would go past it; the thread gives it what is left of the time."""
     with Loud() as client:
         client.declare("q")
-        client.publish_soon("q", b"1", timeout=5.0).result(5.0)
-        client.publish_soon("q", b"2").result(5.0)
+        client.publish_soon("q", [Message(b"1")], timeout=5.0)[0].result(5.0)
+        client.publish_soon("q", [Message(b"2")])[0].result(5.0)
     (first, second) = client.heard
     assert (first[0], first[1]) == (b"1", "qbridge-publish")
     assert first[2] is not None
@@ -70,7 +70,7 @@ def test_a_publish_that_comes_from_a_mixin_counts_too() -> None:
     """Whichever of the classes has it: what is published in any way is published by it."""
     with MemoryAloud() as client:
         client.declare("q")
-        client.publish_soon("q", b"1").result(5.0)
+        client.publish_soon("q", [Message(b"1")])[0].result(5.0)
         assert [delivery.body for delivery in client.receive("q")] == [b"1!"]
 
 
@@ -91,7 +91,7 @@ def test_hooks_are_called_by_the_thread_that_publishes() -> None:
     with connect("memory://", plugins=[Plugin()]) as client:
         client.declare("q")
         token = CONTEXT.set("request-7")
-        client.publish_soon("q", b"1").result(5.0)
+        client.publish_soon("q", [Message(b"1")])[0].result(5.0)
         CONTEXT.reset(token)
         assert client.receive("q")[0].headers == {"tenant": "a"}
     assert calls == [("before", "qbridge-publish", "request-7"), ("None", "qbridge-publish", "request-7")]
@@ -169,14 +169,14 @@ def test_a_forked_child_has_helpers_of_its_own() -> None:
     assert asides.call(lambda: 1).result(10.0) == 1
     client.connect()
     client.declare("q")
-    client.publish_soon("q", b"1").result(10.0)
+    client.publish_soon("q", [Message(b"1")])[0].result(10.0)
     threads = HelperThreads("test-helper")
     threads.run(lambda: None)
     child = os.fork()
     if child == 0:
         done = threading.Event()
         threads.run(done.set)
-        refused = client.publish_soon("q", b"2").exception(5.0)
+        refused = client.publish_soon("q", [Message(b"2")])[0].exception(5.0)
         os._exit(0 if done.wait(5.0) and refused is not None else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 

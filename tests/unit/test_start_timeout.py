@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from qbridge_core import (
+    App,
     AuthenticationError,
     BrokerUnavailableError,
     ConfigurationError,
@@ -74,6 +75,28 @@ def test_a_broker_that_is_not_up_yet_is_waited_for(
     assert len(warnings) == 1
     assert warnings[0].endswith(": nobody there")
     assert "s3cret" not in warnings[0]
+
+
+def test_an_app_waits_too(late: Late, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is opened, and where its worker is what connects; the first message makes one try."""
+    app = App()
+
+    @app.task(name="a")
+    def a() -> None: ...
+
+    with app.open("late://h", start_timeout=5):
+        assert late.tries == 3
+    monkeypatch.setenv("QBRIDGE_URL", "late://h")
+    late.tries = 0
+    with pytest.raises(BrokerUnavailableError):
+        a.send()
+    assert late.tries == 1
+    monkeypatch.setattr("qbridge_core.work.workers.run_workers", lambda *managers, poll_timeout: None)
+    app.run_worker(start_timeout=5)
+    assert late.tries == 3
+    app.close()
+    with pytest.raises(ConfigurationError, match="start_timeout"):
+        app.run_worker(start_timeout=-1)
 
 
 def test_a_supervisor_waits_for_a_minute() -> None:

@@ -81,6 +81,7 @@ from qbridge_core.task.retry import (
 from qbridge_core.telemetry.health import Health
 
 if TYPE_CHECKING:
+    from qbridge_core.aio.client import AsyncQueueClient, aconnect
     from qbridge_core.app.app import App
     from qbridge_core.app.sending import TaskMessage
     from qbridge_core.app.task import AppTask
@@ -100,6 +101,7 @@ __version__ = "0.1.0"
 __all__ = [
     "App",
     "AppTask",
+    "AsyncQueueClient",
     "Attempt",
     "AttemptOutcome",
     "AuthenticationError",
@@ -172,6 +174,7 @@ __all__ = [
     "UnsupportedTaskError",
     "WorkerStartError",
     "__version__",
+    "aconnect",
     "backends",
     "connect",
     "current_task",
@@ -204,6 +207,10 @@ def __getattr__(name: str) -> object:
         from qbridge_core.app.task import AppTask as found
     elif name == "TaskMessage":
         from qbridge_core.app.sending import TaskMessage as found
+    elif name == "AsyncQueueClient":
+        from qbridge_core.aio.client import AsyncQueueClient as found
+    elif name == "aconnect":
+        from qbridge_core.aio.client import aconnect as found
     elif name == "TaskManager":
         from qbridge_core.work.manager import TaskManager as found
     elif name in _FORMATS:

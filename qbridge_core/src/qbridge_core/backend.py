@@ -18,7 +18,7 @@
   through which many threads hand work to one, and :class:`Pulse`, by which a thread shows that it turns.
 * **Not waiting,** for a ``publish_soon`` of one's own: :class:`Promises` are futures that end in time (each a
   :class:`Promise`), :class:`HelperThreads` run what may wait; :func:`settled` is a future that has ended, and
-  :func:`in_the_future` puts what a method raises into the one that it returns.
+  :func:`promised` puts what a call raises into the one that it returns.
 * **Looking at the broker:** ``diagnose`` makes each :class:`Finding` through a :class:`Check`, for the queues whose
   :class:`QueueUse` :func:`check_uses` returns; :func:`examine` makes all checks, whatever one
   of them raises.
@@ -29,7 +29,7 @@
 The tests are in :mod:`qbridge_core.testing`; a backend's package never imports those.
 """
 
-from qbridge_core.contract.asides import in_the_future, settled
+from qbridge_core.contract.asides import promised, settled
 from qbridge_core.contract.boundary import callers_own, guarded, is_passing
 from qbridge_core.contract.capabilities import Capabilities
 from qbridge_core.contract.checks import (
@@ -103,6 +103,7 @@ from qbridge_core.contract.message import (
     check_message,
     check_messages,
     check_rejection,
+    check_sequence,
     rejection,
 )
 from qbridge_core.contract.names import default_dead_letter_queue, suspects_queue, worker_identity
@@ -244,6 +245,7 @@ __all__ = [
     "check_queue_names",
     "check_rejection",
     "check_replay",
+    "check_sequence",
     "check_uses",
     "check_wait",
     "check_wanted",
@@ -251,7 +253,6 @@ __all__ = [
     "examine",
     "guarded",
     "hookimpl",
-    "in_the_future",
     "is_passing",
     "letter_headers",
     "list_queues",
@@ -264,6 +265,7 @@ __all__ = [
     "option_count",
     "option_seconds",
     "plain_headers",
+    "promised",
     "read_options",
     "rejection",
     "replay_headers",

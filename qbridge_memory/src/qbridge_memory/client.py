@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -51,17 +51,18 @@ from qbridge_core.backend import (
     check_queue_name,
     check_rejection,
     check_replay,
+    check_sequence,
     check_uses,
     check_wait,
     check_wanted,
     default_dead_letter_queue,
     examine,
-    in_the_future,
     letter_headers,
     list_queues,
     meta_int,
     meta_text,
     option_count,
+    promised,
     read_options,
     rejection,
     replay_headers,
@@ -244,19 +245,18 @@ class MemoryClient(Holding):
         check_publish_timeout(timeout)
         self._put(queue, [Message(body, NO_HEADERS if headers is None else headers, message_id)], check_delay(delay))
 
-    @in_the_future
     def publish_soon(
-        self,
-        queue: str,
-        body: bytes,
-        *,
-        headers: Mapping[str, str] | None = None,
-        message_id: str | None = None,
-        delay: float = 0.0,
-        timeout: float | None = None,
-    ) -> Future[None]:
-        """Publish one message at once."""
-        self.publish(queue, body, headers=headers, message_id=message_id, delay=delay, timeout=timeout)
+        self, queue: str, messages: Sequence[Message], *, delay: float = 0.0, timeout: float | None = None
+    ) -> list[Future[None]]:
+        """Publish messages at once, one by one."""
+        return [
+            promised(lambda message=each: self._published(queue, message, delay, timeout))  # type: ignore[misc]
+            for each in check_sequence(messages)
+        ]
+
+    def _published(self, queue: str, message: Message, delay: float, timeout: float | None) -> Future[None]:
+        check_publish_timeout(timeout)
+        self._put(queue, [message], check_delay(delay))
         return settled()
 
     def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:

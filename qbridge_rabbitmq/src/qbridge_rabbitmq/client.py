@@ -6,7 +6,7 @@ import functools
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Final
@@ -37,15 +37,17 @@ from qbridge_core.backend import (
     check_delivery,
     check_imports,
     check_letters,
+    check_message,
     check_publish_timeout,
     check_queue_name,
     check_rejection,
     check_replay,
+    check_sequence,
     check_uses,
     check_wait,
     check_wanted,
-    in_the_future,
     logger,
+    settled,
 )
 from qbridge_rabbitmq.broker import ConnectedBroker
 from qbridge_rabbitmq.connection.boundary import bounded, translated
@@ -292,30 +294,27 @@ class RabbitMQClient(Holding):
         else:
             broker.sender.send([message], timeout)
 
-    @in_the_future
-    @bounded
     def publish_soon(
-        self,
-        queue: str,
-        body: bytes,
-        *,
-        headers: Mapping[str, str] | None = None,
-        message_id: str | None = None,
-        delay: float = 0.0,
-        timeout: float | None = None,
-    ) -> Future[None]:
-        """Publish one message; the I/O thread writes all that have come, and hears their confirmations.
+        self, queue: str, messages: Sequence[Message], *, delay: float = 0.0, timeout: float | None = None
+    ) -> list[Future[None]]:
+        """Publish messages; the I/O thread writes all that have come, and hears their confirmations.
 
-        A message with a delay is published by a thread that waits: its delay queue may have to be made.
+        Those with a delay are published by threads that wait: their delay queues may have to be made.
         """
-        if check_delay(delay, delays.MAX_SECONDS) > 0:
-            return super().publish_soon(
-                queue, body, headers=headers, message_id=message_id, delay=delay, timeout=timeout
-            )
-        broker = self._live()
-        given = Message(body, NO_HEADERS if headers is None else headers, message_id)
-        message = publication(queue, given, broker.sender.room, self.max_message_bytes)
-        return broker.flights.send(message, check_publish_timeout(timeout))
+        given = check_sequence(messages)
+        try:
+            if check_delay(delay, delays.MAX_SECONDS) > 0:
+                return super().publish_soon(queue, given, delay=delay, timeout=timeout)
+            return self._publish_soon(queue, given, timeout)
+        except QBridgeError as exc:
+            return [settled(exc) for _ in given]
+
+    @bounded
+    def _publish_soon(self, queue: str, messages: Sequence[Message], timeout: float | None) -> list[Future[None]]:
+        broker, seconds = self._live(), check_publish_timeout(timeout)
+        room, most = broker.sender.room, self.max_message_bytes
+        check_queue_name(queue)  # before the messages: they may be in the wrong order
+        return broker.flights.send(lambda each: publication(queue, check_message(each), room, most), messages, seconds)
 
     # Not bounded: what is raised where the messages come from is the caller's.
     def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Final
@@ -22,6 +22,7 @@ from qbridge_core.backend import (
     Message,
     NotConnectedError,
     Pulse,
+    QBridgeError,
     QueueStats,
     QueueUse,
     Rates,
@@ -37,12 +38,13 @@ from qbridge_core.backend import (
     check_queue_name,
     check_rejection,
     check_replay,
+    check_sequence,
     check_uses,
     check_wait,
     check_wanted,
-    in_the_future,
     list_queues,
     monotonic,
+    settled,
 )
 from qbridge_redis.connection.boundary import guarded_method
 from qbridge_redis.connection.options import Deployment, Options
@@ -256,23 +258,22 @@ class RedisClient(Holding):
         if delay > 0:
             node.delayed(queue)
 
-    @in_the_future
-    @guarded_method
     def publish_soon(
-        self,
-        queue: str,
-        body: bytes,
-        *,
-        headers: Mapping[str, str] | None = None,
-        message_id: str | None = None,
-        delay: float = 0.0,
-        timeout: float | None = None,
-    ) -> Future[None]:
-        """Publish one message; those that are under way are sent in pipelines, with those of threads."""
+        self, queue: str, messages: Sequence[Message], *, delay: float = 0.0, timeout: float | None = None
+    ) -> list[Future[None]]:
+        """Publish messages; those that are under way are sent in pipelines, with those of threads."""
+        given = check_sequence(messages)
+        try:
+            return self._publish_soon(queue, given, delay, timeout)
+        except QBridgeError as exc:
+            return [settled(exc) for _ in given]
+
+    @guarded_method
+    def _publish_soon(
+        self, queue: str, messages: Sequence[Message], delay: float, timeout: float | None
+    ) -> list[Future[None]]:
         node = self._running(queue)
-        delay = check_delay(delay, _LONGEST_DELAY)
-        message = Message(body, NO_HEADERS if headers is None else headers, message_id)
-        return node.publish_soon(queue, message, delay, check_publish_timeout(timeout))
+        return node.publish_soon(queue, messages, check_delay(delay, _LONGEST_DELAY), check_publish_timeout(timeout))
 
     @guarded_method
     def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:

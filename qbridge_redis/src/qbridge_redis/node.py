@@ -121,10 +121,12 @@ class Node:
             raise unreachable(exc, self.context.options) from exc
         self._note_use(queue)
 
-    def publish_soon(self, queue: str, message: Message, delay: float, timeout: float | None) -> Future[None]:
+    def publish_soon(
+        self, queue: str, messages: Sequence[Message], delay: float, timeout: float | None
+    ) -> list[Future[None]]:
         """See ``QueueClient.publish_soon``."""
         stored = partial(self.delayed, queue) if delay > 0 else _nothing
-        return self.publisher.publish_soon(queue, message, delay, timeout, stored)
+        return self.publisher.publish_soon(queue, messages, delay, timeout, stored)
 
     def receive(self, queue: str, count: int, timeout: float) -> list[Delivery]:
         """See ``QueueClient.receive``."""

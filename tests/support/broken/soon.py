@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from qbridge_core.backend import settled
+from qbridge_core.backend import Message, settled
 from qbridge_memory import MemoryClient
 from support.leases.client import LeaseClient
 
@@ -15,80 +16,89 @@ from support.leases.client import LeaseClient
 class ForgetsWhatIsSoon(MemoryClient):
     """Confirms a message that it has not sent."""
 
-    def publish_soon(self, *args: Any, **options: Any) -> Future[None]:
-        return settled()
+    def publish_soon(self, queue: str, messages: Sequence[Message], **options: Any) -> list[Future[None]]:
+        done = super().publish_soon(queue, messages, **options)
+        if len(messages) == 1 and self.count(queue).ready > 1 and done[0].exception() is None:
+            for delivery in self.receive(queue):
+                self.ack(delivery)
+        return done
 
 
 class RaisesWhatIsSoon(MemoryClient):
-    """Raises at once what belongs into the future."""
+    """Raises at once what belongs into the futures."""
 
-    def publish_soon(self, *args: Any, **options: Any) -> Future[None]:
-        self.publish(*args, **options)
-        return settled()
+    def publish_soon(self, queue: str, messages: Sequence[Message], **options: Any) -> list[Future[None]]:
+        done = super().publish_soon(queue, messages, **options)
+        for each in done:
+            each.result()
+        return done
+
+
+class StopsAtTheFirst(MemoryClient):
+    """Lets one message keep those behind it from being sent."""
+
+    def publish_soon(self, queue: str, messages: Sequence[Message], **options: Any) -> list[Future[None]]:
+        done: list[Future[None]] = []
+        for position in range(len(super().publish_soon(queue, [], **options) or messages)):
+            done += super().publish_soon(queue, messages[position : position + 1], **options)
+            if (error := done[-1].exception()) is not None:
+                return [*done, *(settled(error) for _ in messages[position + 1 :])]
+        return done
 
 
 class CancelsWhatIsSoon(MemoryClient):
-    """Gives out a future that can be cancelled, and sends the message all the same."""
+    """Gives out futures that can be cancelled, and sends the messages all the same."""
 
-    def publish_soon(self, *args: Any, **options: Any) -> Future[None]:
-        future: Future[None] = Future()
-        done = super().publish_soon(*args, **options)
-        if (error := done.exception()) is not None:
-            future.set_exception(error)
-        else:
-            self._later(future)
-        return future
+    def publish_soon(self, queue: str, messages: Sequence[Message], **options: Any) -> list[Future[None]]:
+        return [self._later(done) for done in super().publish_soon(queue, messages, **options)]
 
     @staticmethod
-    def _later(future: Future[None]) -> None:
+    def _later(done: Future[None]) -> Future[None]:
+        future: Future[None] = Future()
+
         def end() -> None:
-            if not future.cancelled():
+            error = done.exception()
+            if error is not None:
+                future.set_exception(error)
+            elif not future.cancelled():
                 future.set_result(None)
 
         timer = threading.Timer(0.1, end)
         timer.daemon = True
         timer.start()
+        return future
 
 
 class SendsAtOnceWhatIsSoon(MemoryClient):
     """Takes no delay for what is published soon."""
 
-    def publish_soon(self, *args: Any, delay: float = 0.0, **options: Any) -> Future[None]:
-        return super().publish_soon(*args, delay=min(delay, 0.0), **options)
+    def publish_soon(
+        self, queue: str, messages: Sequence[Message], *, delay: float = 0.0, timeout: float | None = None
+    ) -> list[Future[None]]:
+        return super().publish_soon(queue, messages, delay=min(delay, 0.0), timeout=timeout)
 
 
 class LeavesFuturesOpen(MemoryClient):
     """Leaves whoever waits for a future to himself when it is disconnected."""
 
-    def publish_soon(self, *args: Any, **options: Any) -> Future[None]:
-        return super().publish_soon(*args, **options) if self.connected else Future()
+    def publish_soon(self, queue: str, messages: Sequence[Message], **options: Any) -> list[Future[None]]:
+        return super().publish_soon(queue, messages, **options) if self.connected else [Future() for _ in messages]
 
 
 class TurnsWhatIsSoon(MemoryClient):
     """Sends in any order."""
 
-    _held: tuple[Any, Any] | None = None
-
-    def publish_soon(self, queue: str, body: bytes, **options: Any) -> Future[None]:
-        if body != b"1":
-            done = super().publish_soon(queue, body, **options)
-            if self._held is not None:
-                held, self._held = self._held, None
-                super().publish_soon(queue, held[0], **held[1])
-            return done
-        self._held = body, options
-        return settled()
+    def publish_soon(self, queue: str, messages: Sequence[Message], **options: Any) -> list[Future[None]]:
+        if not isinstance(messages, list):
+            return super().publish_soon(queue, messages, **options)
+        return super().publish_soon(queue, messages[::-1], **options)[::-1]
 
 
 class WaitsForWhatIsSoon(LeaseClient):
     """Waits for the broker."""
 
-    def publish_soon(self, *args: Any, **options: Any) -> Future[None]:
-        future: Future[None] = Future()
-        try:
-            self.publish(*args, **options)
-        except Exception as exc:
-            future.set_exception(exc)
-        else:
-            future.set_result(None)
-        return future
+    def publish_soon(self, queue: str, messages: Sequence[Message], **options: Any) -> list[Future[None]]:
+        done = super().publish_soon(queue, messages, **options)
+        for each in done:
+            each.exception()
+        return done

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeVar, Unpack, overload
 
 from qbridge_core.app.connection import Connection
@@ -30,6 +31,7 @@ from qbridge_core.task.retry import IMMEDIATELY, Backoff, ExceptionRule, RetryPo
 from qbridge_core.task.terms import Terms
 
 if TYPE_CHECKING:
+    from qbridge_core.aio.client import AsyncQueueClient
     from qbridge_core.execute.lifespan import Lifespan
     from qbridge_core.work.manager import TaskManager
 
@@ -255,6 +257,24 @@ class App:
         finally:
             self.close()
 
+    @asynccontextmanager
+    async def aopen(self, url: str | None = None, **options: object) -> AsyncIterator[AsyncQueueClient]:
+        """The same for ``async with``. At the end it waits for what coroutines have under way. Yields the client.
+
+        Raises:
+            The errors of ``open``.
+        """
+        from qbridge_core.aio.client import with_sends
+
+        sends = self._root._connection.sends
+        opening = partial(self.connect, url, **options)
+        client = await sends.open(opening, lambda _: self.close(), "connecting")
+        try:
+            yield with_sends(client, sends)
+        finally:
+            await sends.drain()
+            await sends.call(self.close, "disconnecting")
+
     def connect(self, url: str | None = None, **options: object) -> QueueClient:
         """Connect until ``close``, as ``open`` does for a block, for a program that has none to put it around.
 
@@ -285,22 +305,34 @@ class App:
         """
         return self._root._outbox.publish_many(messages)
 
+    async def asend_many(self, messages: Iterable[TaskMessage]) -> list[str]:
+        """``send_many`` for coroutines: a thread waits for the broker. When it is cancelled, that thread goes on.
+
+        Raises:
+            The errors of ``send_many``.
+        """
+        return await self._root._outbox.apublish_many(messages)
+
     # ------------------------------------------------------------------ working
 
-    def run_worker(self, queues: Sequence[str] | None = None, *, poll_timeout: float = 5.0) -> None:
+    def run_worker(
+        self, queues: Sequence[str] | None = None, *, poll_timeout: float = 5.0, start_timeout: float = 0.0
+    ) -> None:
         """Work until SIGTERM or Ctrl-C, as :func:`~qbridge_core.run_workers` does.
 
         Args:
             queues: those to work on; all that have tasks when missing.
             poll_timeout: seconds that one request for messages may wait at the broker.
+            start_timeout: seconds to wait for a broker that is not up yet, where this is what connects.
 
         Raises:
             ConfigurationError: it is not known which broker, there are no tasks, or a queue has none.
-            The errors of ``run_workers``.
+            The errors of ``connect`` and ``run_workers``.
         """
         from qbridge_core.work.workers import run_workers
 
-        run_workers(*self.managers(queues), poll_timeout=poll_timeout)
+        managers = self._managers(queues, require_seconds("start_timeout", start_timeout))
+        run_workers(*managers, poll_timeout=poll_timeout)
 
     def run_until_idle(self, timeout: float = 30.0, queues: Sequence[str] | None = None) -> RunReport:
         """Work until its queues are empty: nothing ready, in flight or delayed. For tests and scripts.
@@ -328,6 +360,9 @@ class App:
         Raises:
             ConfigurationError: as ``run_worker``.
         """
+        return self._managers(queues, 0.0)
+
+    def _managers(self, queues: Sequence[str] | None, start_timeout: float) -> list[TaskManager]:
         from qbridge_core.app.moving import movers_for
         from qbridge_core.app.worker import check_used, chosen, managers_for
 
@@ -337,7 +372,7 @@ class App:
         wanted = chosen({name: root._queue(name) for name in used}, used, queues)
         pools = self._all_pools()
         check_used(pools, used)
-        client = root._connection.client()
+        client = root._connection.client(start_timeout)
         managers = managers_for(client, wanted, pools, tasks, root._patience, root._settings)
         return [*managers, *movers_for(client, wanted)]
 

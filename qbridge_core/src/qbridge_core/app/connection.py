@@ -8,7 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from qbridge_core.app.framework import framework_here
 from qbridge_core.contract.client import QueueClient
@@ -16,6 +16,9 @@ from qbridge_core.contract.registry import connect
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.runtime.aside import aside
 from qbridge_core.runtime.clock import SYSTEM_CLOCK, Clock
+
+if TYPE_CHECKING:
+    from qbridge_core.aio.sends import Sends
 
 URL_VARIABLE: Final = "QBRIDGE_URL"
 _DISCONNECT_TIME: Final = 2.0
@@ -36,6 +39,7 @@ class Connection:
         self._declared: set[str] = set()
         self._lent: QueueClient | None = None
         self._of_parents: list[QueueClient] = []
+        self._sends: Sends | None = None
         _all.add(self)
 
     def open(self, url: str | None, options: Mapping[str, Any]) -> QueueClient:
@@ -55,21 +59,34 @@ class Connection:
             self._opened = chosen, options
             return self._client
 
-    def client(self) -> QueueClient:
+    def client(self, start_timeout: float = 0.0) -> QueueClient:
         """The client, connected now if there is none yet, to where the framework or the variable QBRIDGE_URL says.
+
+        Args:
+            start_timeout: seconds to keep trying while the broker is not up yet.
 
         Raises:
             ConfigurationError: neither does.
             The errors of ``connect``.
         """
         client = self._client
-        return self._connected() if client is None else client
+        return self._connected(start_timeout) if client is None else client
 
     @property
     def clock(self) -> Clock:
         """That of the client, or the system's where there is none yet."""
         client = self._client
         return SYSTEM_CLOCK if client is None else client.clock
+
+    @property
+    def sends(self) -> Sends:
+        """What coroutines have under way."""
+        from qbridge_core.aio.sends import Sends  # here, for most producers do without
+
+        if self._sends is None:
+            with self._lock:
+                self._sends = self._sends or Sends()
+        return self._sends
 
     @property
     def is_open(self) -> bool:
@@ -101,19 +118,24 @@ class Connection:
                 self._client, self._opened, self._declared = before
                 self._lent = None
 
+    def has_declared(self, queue: str) -> bool:
+        """Whether that was done for this client."""
+        return queue in self._declared
+
     def declare(self, queue: str, dead_letter_queue: str) -> None:
         """Create the queues once for each client."""
         if queue not in self._declared:
             self.client().declare(queue, dead_letter_queue)
             self._declared.add(queue)
 
-    def _connected(self) -> QueueClient:
+    def _connected(self, start_timeout: float) -> QueueClient:
         with self._lock:
             if self._lent is not None:  # in a forked child, which may not use another client either
                 return self._lent
             if self._client is None:
                 url, options = self._opened or (self.usual_url(), {})
-                self._client = connect(url, **options)
+                patience = {"start_timeout": start_timeout} if start_timeout else {}
+                self._client = connect(url, **{**patience, **options})
                 atexit.register(_disconnect, weakref.ref(self._client))
             return self._client
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from qbridge_core.app.connection import Connection
 from qbridge_core.app.queues import Queue
@@ -133,6 +134,20 @@ class Outbox:
             timeout=options.publish_timeout,
         )
 
+    async def apublish(self, message: TaskMessage) -> None:
+        """The same for coroutines; messages that are under way at the same time share their way to the broker."""
+        connection, sends = self._connection, self._connection.sends
+        if not connection.is_open or (self._declare and not connection.has_declared(message.queue)):
+            await sends.call(partial(self._open, message.queue), f"opening the queue {message.queue!r}")
+        client, options = connection.client(), message.options
+        seconds = options.seconds(client.clock)
+        await sends.publish(client, message.queue, message.content, seconds, options.publish_timeout)
+
+    async def apublish_many(self, messages: Iterable[TaskMessage]) -> list[str]:
+        """``publish_many`` for coroutines: a thread waits for the broker."""
+        found = list(messages)  # here: what makes them is the caller's, and not for another thread
+        return await self._connection.sends.call(partial(self.publish_many, found), "messages of tasks")
+
     def publish_many(self, messages: Iterable[TaskMessage]) -> list[str]:
         """Publish messages, those of a queue in order and in one pipeline; all are confirmed on return.
 
@@ -154,6 +169,11 @@ class Outbox:
         for message in later:
             self.publish(message)
         return [message.task_id for message in found]
+
+    def _open(self, queue: str) -> None:
+        """In a thread that may wait: connect if need be, and declare the queue."""
+        self._connection.client()
+        self._prepare(queue)
 
     def _prepare(self, queue: str) -> None:
         if self._declare:

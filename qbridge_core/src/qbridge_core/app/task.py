@@ -110,11 +110,12 @@ class AppTask(Generic[F_co]):
     @overload
     async def asend(self: AppTask[Callable[P, Any]], *args: P.args, **kwargs: P.kwargs) -> str: ...
     async def asend(self, *args: Any, **kwargs: Any) -> str:
-        """The same for coroutines: another thread waits for the broker. When it is cancelled, that thread goes on."""
-        import asyncio  # here, for most producers do without
+        """The same for coroutines: those that are under way at the same time share their way to the broker.
 
+        When it is cancelled the message goes its way, and the log says so if that fails.
+        """
         message = self._message(args, kwargs)
-        await asyncio.to_thread(self.outbox.publish, message)
+        await self.outbox.apublish(message)
         return message.task_id
 
     @overload

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextvars
-import functools
 import math
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from qbridge_core.errors import BrokerUnavailableError, PublishUnconfirmedError, QBridgeError
 from qbridge_core.runtime.clock import monotonic
@@ -17,7 +16,6 @@ from qbridge_core.runtime.promises import Promise, Promises
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-P = ParamSpec("P")
 T = TypeVar("T")
 # What a call says itself is more exact than that its time is over, so it gets a moment more.
 _MARGIN: Final = 0.5
@@ -35,17 +33,12 @@ def settled(error: BaseException | None = None) -> Future[None]:
     return future
 
 
-def in_the_future(method: Callable[P, Future[None]]) -> Callable[P, Future[None]]:
-    """Have the errors of QBridge's that a method raises in the future that it returns."""
-
-    @functools.wraps(method)
-    def call(*args: P.args, **kwargs: P.kwargs) -> Future[None]:
-        try:
-            return method(*args, **kwargs)
-        except QBridgeError as exc:
-            return settled(exc)
-
-    return call
+def promised(call: Callable[[], Future[None]]) -> Future[None]:
+    """What a call returns; an error of QBridge's that it raises is in the future, too."""
+    try:
+        return call()
+    except QBridgeError as exc:
+        return settled(exc)
 
 
 class _Call(Promise):
@@ -63,16 +56,20 @@ class _Call(Promise):
 
 
 class Asides:
-    """Threads that call a client, for whoever must not wait. Thread-safe; belongs to one process.
+    """Threads that call a client, for whoever must not wait. Thread-safe, and its own in a forked child.
 
-    Attributes:
-        pid: that process.
+    Args:
+        name: of the threads.
     """
 
-    def __init__(self, name: str = "qbridge-publish") -> None:
-        self.pid: Final = os.getpid()
-        self._threads = HelperThreads(name)
-        self._promises: Promises[_Call] = Promises(_late, f"{name}-deadlines")
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._threads = HelperThreads(self._name)
+        self._promises: Promises[_Call] = Promises(_late, f"{self._name}-deadlines")
 
     def call(self, function: Callable[[], T], seconds: float = math.inf) -> Future[T]:
         """Have a thread call this, in the context variables of the caller. Never waits, and raises nothing.
@@ -81,27 +78,31 @@ class Asides:
             function: the call, which ends by itself.
             seconds: until the future ends in any case; a call that was not begun by then is not made.
         """
+        if self._pid != os.getpid():
+            self._begin()
         call = _Call(monotonic() + seconds + _MARGIN)
-        context = contextvars.copy_context()
-        self._promises.add(call)
+        context, promises = contextvars.copy_context(), self._promises
+        promises.add(call)
         try:
-            self._threads.run(lambda: self._do(call, context, function))
+            self._threads.run(lambda: _do(call, context, function, promises))
         except RuntimeError as exc:
             error = BrokerUnavailableError("the system has no thread left; nothing was done")
             error.__cause__ = exc
-            self._promises.keep(call, error)
+            promises.keep(call, error)
         return call.future
 
-    def _do(self, call: _Call, context: contextvars.Context, function: Callable[[], Any]) -> None:
-        call.began = True  # first: who finds it late may have to say that nobody knows what became of it
-        if call not in self._promises:
-            return
-        try:
-            result = context.run(function)
-        except BaseException as exc:  # noqa: BLE001 - whatever it is, it is for the caller
-            self._promises.keep(call, exc)
-        else:
-            self._promises.keep(call, result=result)
+
+def _do(call: _Call, context: contextvars.Context, function: Callable[[], object], promises: Promises[_Call]) -> None:
+    """In one of the threads."""
+    call.began = True  # first: who finds it late may have to say that nobody knows what became of it
+    if call not in promises:
+        return
+    try:
+        result = context.run(function)
+    except BaseException as exc:  # noqa: BLE001 - whatever it is, it is for the caller
+        promises.keep(call, exc)
+    else:
+        promises.keep(call, result=result)
 
 
 def _late(call: _Call) -> QBridgeError:

@@ -6,7 +6,7 @@ The body and the producer's own headers are never changed; what QBridge has to s
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, Final
@@ -150,6 +150,19 @@ def check_messages(messages: Iterable[Message]) -> Iterable[Message]:
     if not isinstance(messages, Iterable):
         raise ConfigurationError(
             f"publish_many takes Message objects to go through, not {type(messages).__name__}; use publish() for one"
+        )
+    return messages
+
+
+def check_sequence(messages: Sequence[Message]) -> Sequence[Message]:
+    """Return what a caller gave as messages that are counted.
+
+    Raises:
+        ConfigurationError: it is no sequence.
+    """
+    if isinstance(messages, str | bytes) or not isinstance(messages, Sequence):
+        raise ConfigurationError(
+            f"publish_soon takes a list of Message objects, not {type(messages).__name__}; write [message] for one"
         )
     return messages
 

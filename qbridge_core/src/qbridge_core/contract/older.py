@@ -9,7 +9,13 @@ from typing import Any, Final
 
 from qbridge_core.errors import UnsupportedError
 
-_ADDED: Final = {"dead_letters": ("after",), "purge": ("delayed",), "replay": ("letters", "body", "headers")}
+_ADDED: Final = {
+    "dead_letters": ("after",),
+    "purge": ("delayed",),
+    "replay": ("letters", "body", "headers"),
+    "send": ("expires", "encoder", "publish_timeout"),
+    "send_many": ("expires", "encoder", "publish_timeout"),
+}
 _TAKES_ANY: Final = 0x08  # the flag of a code object for ``**arguments``
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from qbridge_core.contract.asides import Asides, in_the_future
+from qbridge_core.contract.asides import Asides, promised
 from qbridge_core.contract.checks import (
     DEFAULT_MAX_MESSAGE_BYTES,
     check_delay,
@@ -17,7 +16,7 @@ from qbridge_core.contract.checks import (
     check_queue_name,
 )
 from qbridge_core.contract.encoding import Encoder, check_encoder
-from qbridge_core.contract.message import Message, check_message
+from qbridge_core.contract.message import Message, check_message, check_sequence
 from qbridge_core.errors import PayloadError
 from qbridge_core.runtime.clock import SYSTEM_CLOCK, Clock, monotonic
 
@@ -77,43 +76,45 @@ class Producing(ABC):
             PayloadError: headers or message id cannot be kept.
         """
 
-    @in_the_future
     def publish_soon(
-        self,
-        queue: str,
-        body: bytes,
-        *,
-        headers: Mapping[str, str] | None = None,
-        message_id: str | None = None,
-        delay: float = 0.0,
-        timeout: float | None = None,
-    ) -> Future[None]:
-        """Publish as ``publish`` does, and never wait: the future ends when the broker has confirmed the message.
+        self, queue: str, messages: Sequence[Message], *, delay: float = 0.0, timeout: float | None = None
+    ) -> list[Future[None]]:
+        """Publish messages as ``publish`` does, and never wait: the future of each ends when the broker confirms it.
 
-        Many that are under way share their way to the broker and back where the backend can. Messages of one thread
-        for one queue keep their order, as far as they have no delay. The future ends in any case: when ``timeout`` is
-        over, and by ``disconnect``; it cannot be cancelled. How many are under way is for the caller to bound, as
-        :class:`~qbridge_core.AsyncQueueClient` does. What waits for the future is called in a thread of the client's,
+        All that is under way shares its way to the broker and back where the backend can. Messages of one thread for
+        one queue keep their order, as far as they have no delay. A future ends in any case: when ``timeout`` is over,
+        and by ``disconnect``; it cannot be cancelled. How many are under way is for the caller to bound, as
+        :class:`~qbridge_core.AsyncQueueClient` does. What waits for a future is called in a thread of the client's,
         which it must not hold up.
 
         The default has ``publish`` called by one of 32 threads, so it keeps no order.
 
-        Returns a future with the errors of ``publish``, those about arguments, too.
+        Returns futures with the errors of ``publish``, those about arguments, too, in the order of the messages.
+
+        Raises:
+            ConfigurationError: ``messages`` is no sequence of them.
         """
-        seconds = check_publish_timeout(timeout)
+        return [
+            promised(lambda message=each: self._publish_aside(queue, message, delay, timeout))  # type: ignore[misc]
+            for each in check_sequence(messages)
+        ]
+
+    def _publish_aside(self, queue: str, given: Message, delay: float, timeout: float | None) -> Future[None]:
+        message, seconds = check_message(given), check_publish_timeout(timeout)
         due = None if seconds is None else monotonic() + seconds
 
         def publish() -> None:
             left = None if due is None else max(0.0, due - monotonic())
+            body, headers, message_id = message.body, message.headers, message.message_id
             self.publish(queue, body, headers=headers, message_id=message_id, delay=delay, timeout=left)
 
         return self._asides().call(publish, max(self.patience, _LEAST_PATIENCE) if seconds is None else seconds)
 
     def _asides(self) -> Asides:
-        """The threads of the default. Made here, since no subclass has to call ``__init__``; others in a child."""
+        """The threads of the default. Made here, since no subclass has to call ``__init__``."""
         asides: Asides | None = vars(self).get("_asides_here")
-        if asides is None or asides.pid != os.getpid():
-            asides = vars(self)["_asides_here"] = Asides()
+        if asides is None:
+            asides = vars(self).setdefault("_asides_here", Asides("qbridge-publish"))
         return asides
 
     def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
@@ -139,6 +140,7 @@ class Producing(ABC):
         headers: Mapping[str, str] | None = None,
         expires: float | datetime | None = None,
         encoder: Encoder | None = None,
+        publish_timeout: float | None = None,
     ) -> str:
         """Publish a task: ``payload`` in QBridge's JSON envelope. Return its task id.
 
@@ -152,20 +154,24 @@ class Producing(ABC):
                 and does not run; what has begun is retried as ever.
             encoder: called with each value that JSON does not have; returns one that it has, as ``default`` of
                 ``json.dumps`` does. A ``json.JSONEncoder`` will do.
+            publish_timeout: seconds to wait for the confirmation; ``None`` means the client's setting.
 
         Raises:
             PayloadError: the payload cannot be written as JSON; the text says where.
             ConfigurationError: ``expires`` or ``encoder`` makes no sense.
             The errors of ``publish``.
         """
-        message, task_id = Message.for_task(
-            payload,
-            task_id=task_id,
-            headers=headers,
-            expires_at=None if expires is None else check_expires(expires, check_delay(delay), self.clock),
-            encoder=None if encoder is None else check_encoder(encoder),
+        message, task_id = task_message(
+            payload, self.clock, task_id=task_id, delay=delay, headers=headers, expires=expires, encoder=encoder
         )
-        self.publish(queue, message.body, headers=message.headers, message_id=message.message_id, delay=delay)
+        self.publish(
+            queue,
+            message.body,
+            headers=message.headers,
+            message_id=message.message_id,
+            delay=delay,
+            timeout=publish_timeout,
+        )
         return task_id
 
     def send_many(
@@ -175,6 +181,7 @@ class Producing(ABC):
         *,
         expires: float | datetime | None = None,
         encoder: Encoder | None = None,
+        publish_timeout: float | None = None,
     ) -> list[str]:
         """Publish one task for each payload, all confirmed on return. Return their task ids in order.
 
@@ -183,6 +190,7 @@ class Producing(ABC):
             payloads: what the handlers get.
             expires: as for ``send``.
             encoder: as for ``send``.
+            publish_timeout: as for ``publish_many``.
 
         Raises:
             ConfigurationError: ``expires`` or ``encoder`` makes no sense.
@@ -201,8 +209,32 @@ class Producing(ABC):
             )
         expires_at = None if expires is None else check_expires(expires, 0.0, self.clock)
         tasks = list(_as_tasks(payloads, expires_at, check_encoder(encoder)))
-        self.publish_many(queue, [message for message, _ in tasks])
+        self.publish_many(queue, [message for message, _ in tasks], timeout=publish_timeout)
         return [task_id for _, task_id in tasks]
+
+
+def task_message(
+    payload: object,
+    clock: Clock,
+    *,
+    task_id: str | None,
+    delay: float,
+    headers: Mapping[str, str] | None,
+    expires: float | datetime | None,
+    encoder: Encoder | None,
+) -> tuple[Message, str]:
+    """The message of a task and its id, from the arguments of ``send``; ``clock`` is that of the client.
+
+    Raises:
+        The errors of ``send``.
+    """
+    return Message.for_task(
+        payload,
+        task_id=task_id,
+        headers=headers,
+        expires_at=None if expires is None else check_expires(expires, check_delay(delay), clock),
+        encoder=None if encoder is None else check_encoder(encoder),
+    )
 
 
 def _as_tasks(

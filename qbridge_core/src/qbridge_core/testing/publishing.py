@@ -110,13 +110,15 @@ class PublishingTests(Backend):
         calls: list[Callable[[Any], object]] = [
             lambda timeout: client.publish(queue, b"{}", timeout=timeout),
             lambda timeout: client.publish_many(queue, [Message(b"{}")], timeout=timeout),
+            lambda timeout: client.send(queue, 1, publish_timeout=timeout),
+            lambda timeout: client.send_many(queue, [1], publish_timeout=timeout),
             lambda timeout: client.receive(queue, 1, timeout),
             lambda timeout: client.receive_any({queue: 1}, timeout),
             client.flush,
         ]
         for position, call in enumerate(calls):
             for no_number in (float("nan"), float("inf"), "1", None):
-                if no_number is None and position < 2:
+                if no_number is None and position < 4:
                     continue  # the client's own setting
                 with pytest.raises(ConfigurationError, match="timeout"):
                     call(no_number)

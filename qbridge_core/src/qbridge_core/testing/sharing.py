@@ -134,7 +134,7 @@ def _use_in_a_child(client: QueueClient, queue: str, delivery: Delivery) -> int:
         for call in (
             lambda: client.stats(queue),
             lambda: client.publish(queue, b"x"),
-            lambda: client.publish_soon(queue, b"x").result(_SECONDS),
+            lambda: client.publish_soon(queue, [Message(b"x")])[0].result(_SECONDS),
             lambda: client.receive(queue),
             lambda: client.ack(delivery),
             lambda: client.reject(delivery),

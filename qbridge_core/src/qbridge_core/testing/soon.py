@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from qbridge_core import (
     BrokerUnavailableError,
     ConfigurationError,
+    Message,
     NotConnectedError,
     PayloadError,
     QBridgeError,
@@ -26,6 +27,7 @@ from qbridge_core.testing.link import Link
 _SHORT = 1.5
 _AT_ONCE = 1.0
 _MANY = 300
+_NOT_SENT = NotConnectedError, BrokerUnavailableError
 
 
 class SoonTests(Backend):
@@ -33,16 +35,13 @@ class SoonTests(Backend):
 
     def test_g1_what_is_published_soon_is_there_when_its_future_ends(self, client: QueueClient, queue: str) -> None:
         """Each of many is there once, with what belongs to it; they keep their order where the backend says so."""
-        futures = [
-            client.publish_soon(queue, b"%d" % number, headers={"n": str(number)}, message_id=f"m-{number}")
-            for number in range(_MANY)
-        ]
-        for future in futures:
-            assert future.result(self.wait) is None
+        messages = [Message(b"%d" % number, {"n": str(number)}, f"m-{number}") for number in range(_MANY)]
+        futures = [*client.publish_soon(queue, messages[:-20]), *self._one_by_one(client, queue, messages[-20:])]
+        assert [future.result(self.wait) for future in futures] == [None] * _MANY
         self.assert_counts(client, queue, ready=_MANY)
         received = self.receive_all(client, queue, _MANY)
         bodies = [delivery.body for delivery in received]
-        expected = [b"%d" % number for number in range(_MANY)]
+        expected = [message.body for message in messages]
         if client.capabilities.ordered and type(client).publish_soon is not QueueClient.publish_soon:
             assert bodies == expected
         assert sorted(bodies) == sorted(expected)
@@ -50,30 +49,39 @@ class SoonTests(Backend):
             number = delivery.body.decode()
             assert (dict(delivery.headers), delivery.message_id) == ({"n": number}, f"m-{number}")
 
-    def test_g18_publishing_soon_has_its_errors_in_the_future(self, client: QueueClient, queue: str) -> None:
-        """The call itself raises nothing: a caller has one place to look at."""
-        wrong: dict[type[QBridgeError], list[Callable[[], Future[None]]]] = {
-            UnroutableError: [lambda: client.publish_soon(f"{queue}-missing", b"x")],
-            PayloadError: [
-                lambda: client.publish_soon(queue, b"x", headers={"x-qbridge-attempts": "9"}),
-                lambda: client.publish_soon(queue, b"x", message_id=""),
-            ],
+    @staticmethod
+    def _one_by_one(client: QueueClient, queue: str, messages: Sequence[Message]) -> list[Future[None]]:
+        return [future for message in messages for future in client.publish_soon(queue, [message])]
+
+    def test_g18_publishing_soon_has_its_errors_in_the_futures(self, client: QueueClient, queue: str) -> None:
+        """A caller has one place to look at, and one wrong message keeps no other from being sent."""
+        good = Message(b"good")
+        wrong: dict[type[QBridgeError], list[Callable[[], list[Future[None]]]]] = {
+            UnroutableError: [lambda: client.publish_soon(f"{queue}-missing", [good])],
             ConfigurationError: [
-                lambda: client.publish_soon("", b"x"),
-                lambda: client.publish_soon(queue, "x"),  # type: ignore[arg-type]
-                lambda: client.publish_soon(queue, b"x", timeout="soon"),  # type: ignore[arg-type]
+                lambda: client.publish_soon("", [good]),
+                lambda: client.publish_soon(queue, [good], timeout="soon"),  # type: ignore[arg-type]
             ],
         }
         if not client.capabilities.delay:
-            wrong[UnsupportedError] = [lambda: client.publish_soon(queue, b"x", delay=1.0)]
+            wrong[UnsupportedError] = [lambda: client.publish_soon(queue, [good], delay=1.0)]
         for kind, calls in wrong.items():
             for call in calls:
-                assert isinstance(call().exception(self.wait), kind)
-        self.assert_counts(client, queue, ready=0)
+                (future,) = call()
+                assert isinstance(future.exception(self.wait), kind)
+        reserved, text, payload = Message(b"", {"x-qbridge-attempts": "9"}), Message("x"), {"payload": 1}  # type: ignore[arg-type]
+        mixed: Any = [reserved, good, text, payload]
+        errors = [_outcome(future, self.wait) for future in client.publish_soon(queue, mixed)]
+        assert [type(error) for error in errors] == [PayloadError, type(None), ConfigurationError, ConfigurationError]
+        assert self.receive_one(client, queue).body == b"good"
+        for nothing in (b"body", "text", good, None, iter([good])):
+            with pytest.raises(ConfigurationError, match="list of Message"):
+                client.publish_soon(queue, nothing)  # type: ignore[arg-type]
+        assert client.publish_soon(queue, []) == []
 
     def test_what_is_published_soon_cannot_be_cancelled(self, client: QueueClient, queue: str) -> None:
         """The message goes its way; a future that says otherwise would have it sent twice."""
-        futures = [client.publish_soon(queue, b"%d" % number) for number in range(50)]
+        futures = client.publish_soon(queue, [Message(b"%d" % number) for number in range(50)])
         assert not any(future.cancel() for future in futures)
         for future in futures:
             future.result(self.wait)
@@ -83,42 +91,41 @@ class SoonTests(Backend):
         """It waits at the broker, as what ``publish`` has delayed."""
         if not client.capabilities.delay:
             pytest.skip("this backend cannot delay")
-        client.publish_soon(queue, b"later", delay=1.0).result(self.wait)
+        (future,) = client.publish_soon(queue, [Message(b"later")], delay=1.0)
+        future.result(self.wait)
         self.assert_counts(client, queue, ready=0, delayed=1)
         assert self.receive_one(client, queue).body == b"later"
 
     def test_g1_disconnecting_ends_what_is_under_way(self, make_client: MakeClient, queue: str) -> None:
         """Each future ends: the message is there, or an error says that it is not, or that nobody knows."""
         client, other = make_client(), make_client()
-        futures = [client.publish_soon(queue, b"%d" % number) for number in range(_MANY)]
+        bodies = [b"%d" % number for number in range(_MANY)]
+        futures = client.publish_soon(queue, [Message(body) for body in bodies])
         self.disconnect_in_time(client)
-        outcomes = [_outcome(future, self.wait) for future in futures]
-        assert isinstance(client.publish_soon(queue, b"late").exception(self.wait), NotConnectedError)
-        sure = {b"%d" % number for number, error in enumerate(outcomes) if error is None}
-        never = {
-            b"%d" % number
-            for number, error in enumerate(outcomes)
-            if isinstance(error, NotConnectedError | BrokerUnavailableError)
-        }
+        outcomes = {body: _outcome(future, self.wait) for body, future in zip(bodies, futures, strict=True)}
+        (late,) = client.publish_soon(queue, [Message(b"late")])
+        assert isinstance(_outcome(late, self.wait), NotConnectedError)
+        sure = {body for body, error in outcomes.items() if error is None}
+        never = {body for body, error in outcomes.items() if isinstance(error, _NOT_SENT)}
         there: set[bytes] = set()
-        if client.capabilities.shared or other.stats(queue).ready:
-            while batch := other.receive(queue, _MANY, _SHORT):
-                there.update(delivery.body for delivery in batch)
-            assert sure <= there, "a future says that a message is there, and it is not"
+        while batch := other.receive(queue, _MANY, _SHORT):
+            there.update(delivery.body for delivery in batch)
+        assert sure <= there, "a future says that a message is there, and it is not"
         assert not there & never, "a future says that a message is not there, and it is"
 
     @pytest.mark.parametrize("kind", ["freeze", "cut"], ids=["silent", "away"])
     def test_g1_publishing_soon_never_waits(
         self, kind: str, link: Link, make_linked_client: Callable[..., QueueClient], queue: str
     ) -> None:
-        """Without a broker the call returns at once, for it may be made by an event loop; the future ends in time."""
+        """Without a broker the call returns at once, for it may be made by an event loop; the futures end in time."""
         client = make_linked_client(leases=False)
         client.declare(queue)
-        client.publish_soon(queue, b"before").result(self.wait)
+        client.publish_soon(queue, [Message(b"before")])[0].result(self.wait)
         getattr(link, kind)()
         began = time.monotonic()
+        messages = [Message(b"x")] * 50
         futures: list[Future[None]] = []
-        posting = Call(lambda: futures.extend(client.publish_soon(queue, b"x", timeout=_SHORT) for _ in range(50)))
+        posting = Call(lambda: futures.extend(client.publish_soon(queue, messages, timeout=_SHORT)))
         assert posting.ended(_AT_ONCE), "publish_soon waits for the broker"
         posting.result()
         for future in futures:
@@ -126,7 +133,10 @@ class SoonTests(Backend):
             assert isinstance(error, TransientError), f"without a broker it ends with {error!r}"
         assert time.monotonic() - began < self.outage_timeout, "what is under way does not end in time"
         link.restore()
-        again: Any = lambda: client.publish_soon(queue, b"again").result(self.wait) is None  # noqa: E731
+
+        def again() -> None:
+            client.publish_soon(queue, [Message(b"again")])[0].result(self.wait)
+
         self.eventually(lambda: succeeds(again), self.outage_timeout, "nothing can be published after an outage")
 
 

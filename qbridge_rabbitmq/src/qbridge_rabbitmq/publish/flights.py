@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Final
 
 from qbridge_core.backend import (
     BrokerUnavailableError,
     Mailbox,
+    Message,
     NotConnectedError,
     Promise,
     Promises,
     PublishUnconfirmedError,
     QBridgeError,
     monotonic,
+    settled,
 )
 from qbridge_rabbitmq.connection.connections import Connections
 from qbridge_rabbitmq.publish.publisher import LARGE, Batch, Publication, Publisher
@@ -85,15 +87,34 @@ class Flights:
         self._publisher = publisher
         self._timeout = timeout
         self._leave_silent = leave_silent
-        self._mailbox: Mailbox[Send] = Mailbox(lambda: connections.io.post(self._take_off))
+        self._mailbox: Mailbox[list[Send]] = Mailbox(lambda: connections.io.post(self._take_off))
         self._promises: Promises[Send] = Promises(self._late, "qbridge-rabbitmq-deadlines")
 
-    def send(self, message: Publication, timeout: float | None) -> Future[None]:
-        """Publish a message soon; the future ends when it is confirmed, or with the error that it has."""
-        send = Send(message, self._timeout if timeout is None else timeout)
-        self._promises.add(send)
-        self._mailbox.post(send)
-        return send.future
+    def send(
+        self, made: Callable[[Message], Publication], messages: Sequence[Message], timeout: float | None
+    ) -> list[Future[None]]:
+        """Publish messages soon; the future of each ends when it is confirmed, or with the error that it has.
+
+        Args:
+            made: makes what is published of a message, or raises why that cannot be.
+            messages: the messages.
+            timeout: seconds to wait for the confirmations, unless it is ``None``.
+        """
+        seconds = self._timeout if timeout is None else timeout
+        futures: list[Future[None]] = []
+        sends: list[Send] = []
+        for message in messages:
+            try:
+                send = Send(made(message), seconds)
+            except QBridgeError as exc:
+                futures.append(settled(exc))
+            else:
+                self._promises.add(send)
+                sends.append(send)
+                futures.append(send.future)
+        if sends:
+            self._mailbox.post(sends)
+        return futures
 
     def close(self) -> None:
         """The client was disconnected: whoever waits for a future learns of it."""
@@ -105,10 +126,11 @@ class Flights:
             self._publisher.submit(Flight(sends, self._land))
 
     def _taken(self) -> Iterator[Send]:
-        for send in self._mailbox.take():
-            send.taken = True  # first: who finds it late says what may have become of it
-            if send in self._promises:
-                yield send
+        for sends in self._mailbox.take():
+            for send in sends:
+                send.taken = True  # first: who finds it late says what may have become of it
+                if send in self._promises:
+                    yield send
 
     def _land(self, send: Send, error: QBridgeError | None) -> None:
         if isinstance(error, BrokerUnavailableError) and self._connections.closing:

@@ -10,7 +10,6 @@ from qbridge_core.backend import (
     Promise,
     PublishUnconfirmedError,
     QBridgeError,
-    monotonic,
 )
 from qbridge_redis.publish.shared_exchange import Posted
 
@@ -27,8 +26,8 @@ class Promised(Promise):
 
     __slots__ = ("queue", "request", "seconds", "stored")
 
-    def __init__(self, queue: str, seconds: float, stored: Callable[[], object]) -> None:
-        super().__init__(monotonic() + seconds)
+    def __init__(self, queue: str, deadline: float, seconds: float, stored: Callable[[], object]) -> None:
+        super().__init__(deadline)
         self.queue = queue
         self.seconds = seconds
         self.stored = stored

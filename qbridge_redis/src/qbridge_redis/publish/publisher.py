@@ -32,6 +32,7 @@ from qbridge_core.backend import (
     check_message,
     check_messages,
     monotonic,
+    settled,
 )
 from qbridge_redis.connection.boundary import translated
 from qbridge_redis.connection.connection import LOST, RedisConnection
@@ -77,19 +78,39 @@ class Publisher:
             self._publish(queue, [command], deadline - monotonic())
 
     def publish_soon(
-        self, queue: str, message: Message, delay: float, timeout: float | None, stored: Callable[[], object]
-    ) -> Future[None]:
-        """Publish one message, with others that are under way; ``stored`` is called when it is there."""
+        self, queue: str, messages: Sequence[Message], delay: float, timeout: float | None, stored: Callable[[], object]
+    ) -> list[Future[None]]:
+        """Publish messages, with others that are under way; ``stored`` is called with each that is there."""
+        limit, now = self._limit(timeout), monotonic()
+        futures: list[Future[None]] = []
+        ready: list[Promised] = []
+        for given in messages:
+            try:
+                promise = self._promised(queue, check_message(given), delay, now + limit, limit, stored)
+            except QBridgeError as exc:
+                futures.append(settled(exc))
+            else:
+                ready.append(promise)
+                futures.append(promise.future)
+        self._post(ready)
+        return futures
+
+    def _promised(
+        self, queue: str, message: Message, delay: float, deadline: float, limit: float, stored: Callable[[], object]
+    ) -> Promised:
         command = self._later(queue, message, delay) if delay > 0 else self._now(queue, message)
-        limit = self._limit(timeout)
-        promise = Promised(queue, limit, stored)
-        promise.request = Posted(command, len(message.body), promise.deadline, partial(self._ended, promise))
-        self._promises.add(promise)
+        promise = Promised(queue, deadline, limit, stored)
+        promise.request = Posted(command, len(message.body), deadline, partial(self._ended, promise))
+        return promise
+
+    def _post(self, promises: Sequence[Promised]) -> None:
+        for promise in promises:
+            self._promises.add(promise)
         try:
-            self._shared.post(promise.request)
+            self._shared.post([promise.request for promise in promises])
         except RuntimeError as exc:
-            self._promises.keep(promise, translated(exc))
-        return promise.future
+            for promise in promises:
+                self._promises.keep(promise, translated(exc))
 
     def _ended(self, promise: Promised, request: Posted) -> None:
         """In any thread: there is a reply. What takes longer than to look at it is done by a helper."""

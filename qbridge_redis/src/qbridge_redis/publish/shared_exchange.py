@@ -145,22 +145,20 @@ class SharedExchange:
         what = "the message may or may not be there" if state is _State.SENT else "the message was not sent"
         raise PublishUnconfirmedError(f"the messages of other threads took all the time; {what}")
 
-    def post(self, request: Posted) -> None:
-        """Send a command with those of others, and do not wait for it.
+    def post(self, requests: Sequence[Posted]) -> None:
+        """Send commands, with those of others, and do not wait for them.
 
         Raises:
-            RuntimeError: there is no thread that could send it.
+            RuntimeError: there is no thread that could send them, so they are not.
         """
         with self._lock:
-            if self._is_busy:
-                self._waiting.append(request)
+            self._waiting.extend(requests)
+            if self._is_busy or not requests:
                 return
-            self._is_busy, request.state = True, _State.LEADS
-        try:
-            self._aside(lambda: self._fly(request))
-        except RuntimeError:
-            self._end(self._handed_on())
-            raise
+            self._is_busy = True
+            failed = self._hand_on()
+        if failed:
+            raise RuntimeError("can't start new thread")
 
     def withdraw(self, request: Posted) -> bool:
         """Take a command back; False when it may have been sent."""
@@ -268,10 +266,6 @@ class SharedExchange:
         for other in others:
             other.error = error
         self._end([*others, *failed])
-
-    def _handed_on(self) -> list[Posted]:
-        with self._lock:
-            return self._hand_on()
 
     def _hand_on(self) -> list[Posted]:
         """With the lock: let the next one lead. Returns those that would have, if there were a thread for them."""

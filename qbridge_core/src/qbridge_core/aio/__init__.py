@@ -1,0 +1,1 @@
+"""For event loops: sends messages from coroutines, through clients whose calls would block a loop."""

@@ -1,0 +1,249 @@
+"""Has coroutines wait for what a client does, in any number of event loops, and bounds what they have under way."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from functools import partial
+from itertools import groupby
+from typing import Any, Final, NamedTuple, TypeVar
+
+from qbridge_core.contract.asides import Asides
+from qbridge_core.contract.checks import check_count, check_publish_timeout
+from qbridge_core.contract.client import QueueClient
+from qbridge_core.contract.message import Message
+from qbridge_core.errors import BrokerUnavailableError
+from qbridge_core.runtime.clock import monotonic
+from qbridge_core.runtime.logs import logger
+from qbridge_core.runtime.mailbox import Mailbox
+
+T = TypeVar("T")
+MAX_IN_FLIGHT: Final = 1000
+_LEAST_PATIENCE: Final = 10.0
+_STEP: Final = 0.1
+_log: Final = logger("qbridge.send")
+
+
+class _Letter(NamedTuple):
+    """A message that its loop is about to hand over.
+
+    Attributes:
+        target: the client, the queue, the delay and the seconds that there are: those alike are handed over together.
+        message: the message.
+        waiter: ends when it is confirmed.
+    """
+
+    target: tuple[QueueClient, str, float, float | None]
+    message: Message
+    waiter: asyncio.Future[None]
+
+
+class _Arrival(NamedTuple):
+    """A future that has ended, and who waits for it.
+
+    Attributes:
+        done: the future.
+        waiter: who waits for it; it may have been cancelled.
+        what: what it stands for, for the log.
+        has_room: it has taken room up, which is free now.
+    """
+
+    done: Future[Any]
+    waiter: asyncio.Future[Any]
+    what: str
+    has_room: bool
+
+
+class _Loop:
+    """What coroutines of one event loop send and wait for. For that loop, unless it is said otherwise.
+
+    Args:
+        loop: the loop.
+        most: so many messages may be under way.
+        under_way: the futures of all loops that have not ended.
+
+    Attributes:
+        room: for messages.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, most: int, under_way: set[Future[Any]]) -> None:
+        self.room: Final = asyncio.Semaphore(most)
+        self._loop = loop
+        self._under_way = under_way
+        self._outgoing: list[_Letter] = []
+        self._mailbox: Mailbox[_Arrival] = Mailbox(self._wake)
+
+    def publish(
+        self, client: QueueClient, queue: str, message: Message, delay: float, seconds: float | None
+    ) -> asyncio.Future[None]:
+        """Hand a message over to the client, with all others of this turn of the loop; there must be room for it.
+
+        One by one they would wake the client's thread one by one, which then takes turns with the loop.
+        """
+        if not self._outgoing:
+            self._loop.call_soon(self._hand_over)
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._outgoing.append(_Letter((client, queue, delay, seconds), message, waiter))
+        return waiter
+
+    def _hand_over(self) -> None:
+        letters, self._outgoing = self._outgoing, []
+        for target, group in groupby(letters, lambda letter: letter.target):
+            sent = []
+            for letter in group:
+                if letter.waiter.done():  # cancelled before it was sent
+                    self.room.release()
+                else:
+                    sent.append(letter)
+            if sent:
+                self._publish(target, sent)
+
+    def _publish(self, target: tuple[QueueClient, str, float, float | None], letters: Sequence[_Letter]) -> None:
+        client, queue, delay, seconds = target
+        try:
+            futures = client.publish_soon(queue, [letter.message for letter in letters], delay=delay, timeout=seconds)
+        except Exception as exc:  # noqa: BLE001 - a backend of somebody's: those who wait must learn of it
+            for letter in letters:
+                self.room.release()
+                letter.waiter.set_exception(exc)
+            return
+        what = f"a message for {queue!r}"
+        for letter, future in zip(letters, futures, strict=True):
+            if future.done():
+                self._end(_Arrival(future, letter.waiter, what, has_room=True))
+            else:
+                self._under_way.add(future)
+                future.add_done_callback(self._under_way.discard)
+                future.add_done_callback(partial(self._arrived, letter.waiter, what, True))
+
+    async def wait(self, future: Future[T], what: str) -> T:
+        """Return what a future ends with. When this is cancelled the future goes on, and its error is logged."""
+        waiter: asyncio.Future[T] = self._loop.create_future()
+        future.add_done_callback(partial(self._arrived, waiter, what, False))
+        return await waiter
+
+    def _arrived(self, waiter: asyncio.Future[Any], what: str, has_room: bool, done: Future[Any]) -> None:
+        """In any thread."""
+        arrival = _Arrival(done, waiter, what, has_room)
+        if self._loop.is_closed():
+            _say(arrival)
+        else:
+            self._mailbox.post(arrival)
+
+    def _wake(self) -> None:
+        """In any thread: one call of the loop for all that arrive until it looks."""
+        try:
+            self._loop.call_soon_threadsafe(self._take)
+        except RuntimeError:  # it was closed in this moment
+            for arrival in self._mailbox.take():
+                _say(arrival)
+
+    def _take(self) -> None:
+        for arrival in self._mailbox.take():
+            self._end(arrival)
+
+    def _end(self, arrival: _Arrival) -> None:
+        waiter, error = arrival.waiter, arrival.done.exception()
+        if arrival.has_room:
+            self.room.release()
+        if waiter.done():
+            _say(arrival)
+        elif error is None:
+            waiter.set_result(arrival.done.result())
+        else:
+            waiter.set_exception(error)
+
+
+def _say(arrival: _Arrival) -> None:
+    """Nobody waits for it any more: what has failed is not to be lost in silence."""
+    error = arrival.done.exception()
+    if error is not None:
+        _log.error("%s, for which nobody waits any more, failed: %s: %s", arrival.what, type(error).__name__, error)
+
+
+class Sends:
+    """For coroutines of any loop, in any thread; the client is given with each call.
+
+    Args:
+        most: so many messages each loop may have under way; the next one waits for room.
+
+    Raises:
+        ConfigurationError: that is no whole number of at least 1.
+    """
+
+    def __init__(self, most: int = MAX_IN_FLIGHT) -> None:
+        self._most = check_count("max_in_flight", most, 1)
+        self._loops: dict[asyncio.AbstractEventLoop, _Loop] = {}
+        self._asides = Asides("qbridge-async")
+        self._under_way: set[Future[Any]] = set()
+
+    async def publish(
+        self, client: QueueClient, queue: str, message: Message, delay: float = 0.0, seconds: float | None = None
+    ) -> None:
+        """Publish one message; it is confirmed on return. Those that are under way share their way to the broker.
+
+        Args:
+            client: a connected client.
+            queue: where it goes.
+            message: the message.
+            delay: seconds for which the broker holds it back.
+            seconds: to wait for room and for the confirmation; ``None`` means the client's setting.
+
+        Raises:
+            BrokerUnavailableError: there was no room in all the time, so it was not sent.
+            The errors of ``QueueClient.publish``.
+        """
+        here, left = self._here(), check_publish_timeout(seconds)
+        if here.room.locked():
+            left = await self._enter(here, client, left)
+        else:
+            await here.room.acquire()
+        await here.publish(client, queue, message, delay, left)
+
+    async def call(self, function: Callable[[], T], what: str) -> T:
+        """Have a thread call something that may wait for the broker. When this is cancelled the call goes on."""
+        return await self._here().wait(self._asides.call(function), what)
+
+    async def open(self, function: Callable[[], T], undo: Callable[[T], object], what: str) -> T:
+        """The same for something that is undone when this is cancelled, since nobody else could do that any more."""
+        future = self._asides.call(function)
+        try:
+            return await self._here().wait(future, what)
+        except asyncio.CancelledError:
+            self._asides.call(lambda: undo(future.result()))
+            raise
+
+    async def drain(self) -> None:
+        """Wait for all that is under way, also for what nobody else waits for any more. Each has a deadline."""
+        if under_way := list(self._under_way):
+            await self.call(partial(wait, under_way), "waiting for what is under way")
+
+    async def _enter(self, here: _Loop, client: QueueClient, seconds: float | None) -> float | None:
+        """Wait for room; return how much is left of the time."""
+        began = monotonic()
+        limit = max(client.patience, _LEAST_PATIENCE) if seconds is None else seconds
+        try:
+            async with asyncio.timeout(limit):
+                await here.room.acquire()
+        except TimeoutError:
+            raise BrokerUnavailableError(
+                f"the message was not sent: {self._most} are under way in this event loop, and none of them had ended "
+                f"after {limit:g} s"
+            ) from None
+        if seconds is None:
+            return None
+        # In steps, so that those who have waited for room together are handed over together.
+        return math.ceil(max(0.0, seconds - (monotonic() - began)) / _STEP) * _STEP
+
+    def _here(self) -> _Loop:
+        """What belongs to the running event loop."""
+        loop = asyncio.get_running_loop()
+        here = self._loops.get(loop)
+        if here is None:
+            for other in list(self._loops):
+                if other.is_closed():
+                    self._loops.pop(other, None)
+            here = self._loops.setdefault(loop, _Loop(loop, self._most, self._under_way))
+        return here

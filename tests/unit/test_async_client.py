@@ -1,0 +1,387 @@
+"""``AsyncQueueClient``: what coroutines see of a client, whatever becomes of them, their loop or the client."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from qbridge_core import (
+    App,
+    AsyncQueueClient,
+    BrokerUnavailableError,
+    ConfigurationError,
+    Message,
+    NotConnectedError,
+    PayloadError,
+    PublishUnconfirmedError,
+    QueueClient,
+    UnroutableError,
+    aconnect,
+    connect,
+    register_backend,
+)
+from qbridge_core.logs import flush
+from qbridge_memory import MemoryClient
+from support.wait import wait_for
+
+
+class Held(MemoryClient):
+    """Confirms what it has got when it is told to."""
+
+    def __init__(self, url: str = "memory://", **options: object) -> None:
+        super().__init__(url, **options)
+        self.held: list[Future[None]] = []
+
+    def publish_soon(self, queue: str, messages: Sequence[Message], **options: Any) -> list[Future[None]]:
+        """Hold the confirmations back."""
+        for done in super().publish_soon(queue, messages, **options):
+            done.result(0)
+        futures: list[Future[None]] = [Future() for _ in messages]
+        for future in futures:
+            future.set_running_or_notify_cancel()
+        self.held += futures
+        return futures
+
+    def confirm(self, error: Exception | None = None) -> None:
+        """Confirm the oldest one, or say what is wrong with it."""
+        future = self.held.pop(0)
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+
+@pytest.fixture
+def held() -> Iterator[Held]:
+    """A connected client with the queue ``q``."""
+    with Held() as client:
+        client.declare("q", "q.dead")
+        yield client
+
+
+async def until(condition: Any) -> None:
+    """Wait for a condition in a coroutine."""
+    async with asyncio.timeout(10.0):
+        while not condition():  # noqa: ASYNC110 - other threads bring it about
+            await asyncio.sleep(0.001)
+
+
+def test_it_does_what_a_client_does_for_those_who_send() -> None:
+    """By the same names, with the same results."""
+
+    async def program() -> None:
+        async with aconnect("memory://") as client:
+            assert (client.connected, client.capabilities.delay) == (True, True)
+            await client.declare("q", "q.dead")
+            assert await client.send("q", {"n": 1}, task_id="order-7", headers={"tenant": "a"}) == "order-7"
+            assert len(await client.send_many("q", (number for number in range(2)), publish_timeout=5.0)) == 2
+            await client.publish("q", b"raw", headers={"a": "b"}, message_id="m-1", timeout=5.0)
+            await client.publish_many("q", [Message(b"x"), Message(b"y")], timeout=5.0)
+            await client.send("q", 1, delay=60.0, publish_timeout=5.0)
+            assert (await client.stats("q")).ready == 6
+            deliveries = await asyncio.to_thread(client.queue_client.receive, "q", 10)
+            assert [delivery.headers.get("tenant") for delivery in deliveries[:2]] == ["a", None]
+            assert (deliveries[3].body, deliveries[3].message_id) == (b"raw", "m-1")
+            client.queue_client.reject(deliveries[3], requeue=False)
+            (letter,) = await client.dead_letters("q.dead")
+            assert await client.replay("q.dead", letters=[letter]) == 1
+            assert (await client.stats("q")).ready == 1
+        assert not client.connected
+
+    asyncio.run(program())
+
+
+def test_errors_are_those_of_the_client() -> None:
+    """Of the broker and of arguments; nobody has to know that a thread was between."""
+
+    async def program() -> None:
+        async with aconnect("memory://") as client:
+            with pytest.raises(UnroutableError):
+                await client.send("missing", 1)
+            with pytest.raises(PayloadError):
+                await client.send("q", object())
+            with pytest.raises(PayloadError, match="not one str"):
+                await client.send_many("q", "payload")
+            with pytest.raises(ConfigurationError, match="queue comes first"):
+                await client.publish(b"body", "q")  # type: ignore[arg-type]
+            with pytest.raises(ConfigurationError, match="timeout"):
+                await client.send("q", 1, publish_timeout="soon")  # type: ignore[arg-type]
+            with pytest.raises(PayloadError, match="headers"):
+                await client.publish("q", b"", headers=["a"])  # type: ignore[arg-type]
+        with pytest.raises(NotConnectedError):
+            await client.send("q", 1)
+
+    asyncio.run(program())
+
+
+def test_what_is_no_client_is_refused() -> None:
+    """A URL is the natural mistake, and the error says how to write it."""
+    with pytest.raises(ConfigurationError, match=r"aconnect\(url\)"):
+        AsyncQueueClient("memory://")  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="max_in_flight"):
+        AsyncQueueClient(MemoryClient(), max_in_flight=0)
+
+    async def program() -> None:
+        async with aconnect("nonsense://"):
+            pass
+
+    with pytest.raises(ConfigurationError, match="nonsense"):
+        asyncio.run(program())
+
+
+def test_one_beyond_those_under_way_waits_for_room(held: Held) -> None:
+    """And no longer than its time: then it has not been sent."""
+
+    async def program() -> None:
+        client = AsyncQueueClient(held, max_in_flight=2)
+        sends = [asyncio.create_task(client.send("q", number)) for number in range(4)]
+        await until(lambda: len(held.held) == 2)
+        with pytest.raises(BrokerUnavailableError, match="2 are under way"):
+            await client.send("q", 9, publish_timeout=0.05)
+        assert len(held.held) == 2
+        held.confirm()
+        await until(lambda: len(held.held) == 2)
+        assert held.stats("q").ready == 3
+        while not all(send.done() for send in sends):
+            if held.held:
+                held.confirm()
+            await asyncio.sleep(0.001)
+
+    asyncio.run(program())
+
+
+def test_a_cancelled_send_goes_on_and_keeps_its_room(held: Held) -> None:
+    """The message is there; room is free when the broker has confirmed it."""
+
+    async def program() -> None:
+        client = AsyncQueueClient(held, max_in_flight=1)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await client.send("q", 1)
+        second = asyncio.create_task(client.send("q", 2))
+        await asyncio.sleep(0.02)
+        assert len(held.held) == 1
+        held.confirm()
+        await until(lambda: held.held)
+        held.confirm()
+        await second
+
+    asyncio.run(program())
+    assert held.stats("q").ready == 2
+
+
+def test_a_cancelled_wait_for_room_sends_nothing(held: Held) -> None:
+    """It was not sent yet, so nothing goes on; its room goes to the next one."""
+
+    async def program() -> None:
+        client = AsyncQueueClient(held, max_in_flight=1)
+        first = asyncio.create_task(client.send("q", 1))
+        await until(lambda: held.held)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await client.send("q", 2)
+        held.confirm()
+        await first
+        third = asyncio.create_task(client.send("q", 3))
+        await until(lambda: held.held)
+        held.confirm()
+        await third
+
+    asyncio.run(program())
+    assert held.stats("q").ready == 2
+
+
+def test_what_fails_when_nobody_waits_for_it_is_logged(held: Held, caplog: pytest.LogCaptureFixture) -> None:
+    """After a cancellation, and after the end of its loop."""
+
+    async def cancelled() -> None:
+        client = AsyncQueueClient(held)
+        send = asyncio.create_task(client.send("q", 1))
+        await until(lambda: held.held)
+        send.cancel()
+        await asyncio.gather(send, return_exceptions=True)
+        held.confirm(PublishUnconfirmedError("nobody knows"))
+        await asyncio.sleep(0.05)
+
+    async def left() -> None:
+        send = asyncio.create_task(AsyncQueueClient(held).send("q", 1))
+        await until(lambda: held.held)
+        send.cancel()
+
+    asyncio.run(cancelled())
+    asyncio.run(left())
+    held.confirm(PublishUnconfirmedError("nobody knows"))
+    flush()
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(lines) == 2
+    assert all("a message for 'q'" in line and "nobody knows" in line for line in lines)
+
+
+def test_many_loops_and_threads_use_one_client() -> None:
+    """Each has its answers; what the loops have under way is counted apart."""
+    with connect("memory://") as inner:
+        inner.declare("q")
+        client = AsyncQueueClient(inner)
+
+        async def program() -> None:
+            await asyncio.gather(*[client.send("q", number) for number in range(100)])
+
+        threads = [threading.Thread(target=lambda: asyncio.run(program())) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20.0)
+        assert inner.stats("q").ready == 400
+        asyncio.run(program())
+        assert len(client._sends._loops) == 1  # those of loops that are closed are forgotten
+
+
+def test_disconnecting_waits_for_what_is_under_way(held: Held) -> None:
+    """Also for what nobody waits for any more: who leaves the block has been told the truth by then."""
+
+    async def program() -> None:
+        client = AsyncQueueClient(held)
+        send = asyncio.create_task(client.send("q", 1))
+        await until(lambda: held.held)
+        send.cancel()
+        leaving = asyncio.create_task(client.disconnect())
+        await asyncio.sleep(0.05)
+        assert (leaving.done(), held.connected) == (False, True)
+        held.confirm()
+        await leaving
+        assert not held.connected
+
+    asyncio.run(program())
+
+
+def test_who_is_cancelled_while_it_connects_leaves_no_client() -> None:
+    """The thread that connects cannot be stopped; it disconnects when it is through."""
+    begun, go = threading.Event(), threading.Event()
+    made: list[QueueClient] = []
+
+    class Slow(MemoryClient):
+        def connect(self) -> None:
+            begun.set()
+            go.wait(20.0)
+            super().connect()
+            made.append(self)
+
+    register_backend("slow-to-connect", lambda url, options: Slow())
+
+    async def program() -> None:
+        async def opened() -> None:
+            async with aconnect("slow-to-connect://"):
+                raise AssertionError
+
+        opening = asyncio.create_task(opened())
+        await until(begun.is_set)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+
+    asyncio.run(program())
+    go.set()
+    wait_for(lambda: made and not made[0].connected, 10.0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_in_a_forked_child_it_is_not_connected() -> None:
+    """Nothing that the child does hangs, or reaches its parent's connection."""
+    with connect("memory://") as inner:
+        inner.declare("q")
+        client = AsyncQueueClient(inner)
+        asyncio.run(client.send("q", 1))
+        assert asyncio.run(client.stats("q")).ready == 1
+        child = os.fork()
+        if child == 0:
+            outcomes = [error(client.send("q", 2)), error(client.stats("q")), error(client.send_many("q", [3]))]
+            os._exit(0 if all(isinstance(each, NotConnectedError) for each in outcomes) else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def error(call: Any) -> BaseException | None:
+    """What a coroutine raises in a loop of its own."""
+    try:
+        asyncio.run(call)
+    except Exception as exc:
+        return exc
+    return None
+
+
+# ---------------------------------------------------------------------- apps
+
+
+def test_an_app_sends_from_coroutines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connected by the first message or by ``aopen``; ``asend_many`` mixes tasks and delays, as ``send_many`` does."""
+    app, ran = App(), []
+
+    @app.task(name="a", queue="as")
+    def a(number: int) -> None:
+        ran.append(number)
+
+    @app.task(name="b", queue="bs")
+    async def b(number: int) -> None:
+        ran.append(number)
+        if number < 12:
+            await b.asend(number + 1)  # a handler sends, too
+
+    async def program() -> None:
+        async with app.aopen("memory://async-app", start_timeout=1.0) as client:
+            assert app.is_connected
+            ids = await asyncio.gather(*[a.options(publish_timeout=5.0).asend(number) for number in range(3)])
+            ids += await app.asend_many(each for each in (b.message(10), a.options(delay=0.01).message(3)))
+            assert len(set(ids)) == 5
+            assert (await client.stats("as")).ready >= 3
+        assert not app.is_connected
+
+    asyncio.run(program())
+    monkeypatch.setenv("QBRIDGE_URL", "memory://async-app")
+    asyncio.run(a.asend(4))
+    app.run_until_idle()
+    app.close()
+    assert sorted(ran) == [0, 1, 2, 3, 4, 10, 11, 12]
+
+
+def test_cancelled_while_it_opens_an_app_is_closed_again() -> None:
+    """Else it would be open for the whole process, and nobody would close it."""
+    begun, go = threading.Event(), threading.Event()
+
+    class Slow(MemoryClient):
+        def connect(self) -> None:
+            begun.set()
+            go.wait(20.0)
+            super().connect()
+
+    register_backend("slow-to-open", lambda url, options: Slow())
+    app = App()
+
+    async def program() -> None:
+        async def opened() -> None:
+            async with app.aopen("slow-to-open://"):
+                raise AssertionError
+
+        opening = asyncio.create_task(opened())
+        await until(begun.is_set)
+        opening.cancel()
+        await asyncio.gather(opening, return_exceptions=True)
+
+    asyncio.run(program())
+    go.set()
+
+    def reopened() -> bool:
+        try:
+            app.connect("memory://")
+        except ConfigurationError:
+            return False
+        return True
+
+    wait_for(reopened, 10.0)
+    app.close()
