@@ -195,3 +195,13 @@ def test_consumers_end_while_all_slots_are_busy(
     reader.receive(1, 0.01)
     reader.receive(1, 0.01)
     assert client.stats("u").consumers == client.stats("n").consumers == 1
+
+
+def test_no_consumer_begins_after_the_end(client: Asked, reader: PoolReader) -> None:
+    """A reader that is late takes what is there, and leaves nothing that would hold messages; nor does it wait."""
+    reader.end()
+    client.send("n", 1)
+    assert names(reader.receive(1, 300.0)) == "n"
+    assert reader.receive(1, 300.0) == []
+    reader.open("u")
+    assert client.stats("u").consumers == client.stats("n").consumers == 0

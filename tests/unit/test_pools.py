@@ -16,11 +16,13 @@ from qbridge_core import (
     App,
     CloudEventsFormat,
     ConfigurationError,
+    Delivery,
     EnvelopeFormat,
     Outcome,
     QueuePausedError,
     Reason,
     TaskManager,
+    UnroutableError,
     current_task,
     hookimpl,
 )
@@ -403,3 +405,26 @@ def test_several_pools_of_an_app_work_side_by_side(app: App) -> None:
         begin = time.monotonic()
     assert time.monotonic() - begin < 5.0
     assert Counter(runs) == dict.fromkeys("abcd", 3)
+
+
+def test_a_pool_with_a_queue_that_cannot_be_read_is_not_ready(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is alive, works on the other queues, and its health says which queue it is, and why."""
+    started = Started(app, max_workers=1)
+    client = client_of(app)
+    receive = client.receive
+
+    def refuse(queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
+        if queue == URGENT:
+            raise UnroutableError("it is gone")
+        return receive(queue, max_messages, timeout)
+
+    monkeypatch.setattr(client, "receive", refuse)
+    with working(app) as manager:
+        started.normal.send()
+        wait_for(lambda: started.order == [NORMAL], 10.0)
+        wait_for(lambda: not manager.health(silence=0.1).ready, 10.0)
+        health = manager.health(silence=0.1)
+        assert health.alive
+        assert "nothing could be received from urgent for 0 s: it is gone" in health.reason
+        monkeypatch.setattr(client, "receive", receive)
+        wait_for(lambda: manager.health(silence=0.1).ready, 10.0)

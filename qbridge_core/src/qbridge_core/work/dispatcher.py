@@ -48,10 +48,12 @@ class Failure(NamedTuple):
     Attributes:
         since: ``monotonic()`` of the first request that failed.
         error: what the last one raised.
+        queue: where from, if not from all queues.
     """
 
     since: float
     error: Exception
+    queue: str = ""
 
 
 class Dispatcher:
@@ -127,6 +129,14 @@ class Dispatcher:
         return () if self._suspects is None else self._suspects.scouting
 
     @property
+    def trouble(self) -> Failure | None:
+        """Why nothing comes, from all queues or from one of them; None when each can be read."""
+        if self.failure is not None or self._reader is None:
+            return self.failure
+        failing = [Failure(since, exc, queue) for queue, (since, exc) in list(self._reader.failing.items())]
+        return min(failing, default=None, key=lambda each: each.since)
+
+    @property
     def idle(self) -> Gauge:
         """How many slots are free, where those who use ``feed`` count them."""
         return self._idle
@@ -183,7 +193,7 @@ class Dispatcher:
 
     def _unsubscribe(self) -> None:
         if self._reader is not None:
-            self._reader.unsubscribe()
+            self._reader.end()
             return
         try:
             self._client.unsubscribe(self._queue)

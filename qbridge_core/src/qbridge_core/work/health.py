@@ -93,13 +93,14 @@ class Liveness:
 
 def silent(client: QueueClient, dispatcher: Dispatcher, silence: float) -> str:
     """Why nothing comes from the broker; "" when it has answered in so many seconds. Waits for nobody."""
-    now, failure = monotonic(), dispatcher.failure
+    now, failure = monotonic(), dispatcher.trouble
     why = "" if failure is None else f": {failure.error}"
     heard_at = pauses.heard_at(client)
     if heard_at is not None and now - heard_at > silence:
         return f"the broker has not answered for {now - heard_at:.0f} s{why}"
     if failure is not None and now - failure.since > silence:
-        return f"nothing could be received for {now - failure.since:.0f} s{why}"
+        where = f" from {failure.queue}" if failure.queue else ""
+        return f"nothing could be received{where} for {now - failure.since:.0f} s{why}"
     return ""
 
 

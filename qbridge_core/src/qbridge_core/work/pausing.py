@@ -89,7 +89,7 @@ class QueueOfPool:
         except QBridgeError as exc:  # whoever reads is told, too
             _log.debug("subscribe after a pause: %s", exc)
         if self.closed:
-            self._reader.unsubscribe()
+            self._reader.end()
         self._client.wake_receive_any()
 
 

@@ -11,9 +11,10 @@ of its queue ends, and begins anew when somebody waits for messages.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from qbridge_core.contract.client import QueueClient
@@ -62,7 +63,8 @@ class PoolReader:
         self._came_at = dict.fromkeys(weights, 0.0)
         self._consumed: set[str] = set()
         self._opening = threading.Lock()
-        self._consuming = threading.Lock()
+        self._consuming = {queue: threading.Lock() for queue in weights}
+        self._is_over = False
         self._tidying = threading.Lock()
 
     # ------------------------------------------------------------------ for whoever reads
@@ -148,6 +150,8 @@ class PoolReader:
             raise next(exc for _, exc in self.failing.values())
         if len(readable) < len(queues):
             timeout = min(timeout, _LONGEST_WAIT)
+        if self._is_over:
+            return []
         came: dict[str, deque[Delivery]] = {}
         for delivery in self._client.receive_any(dict.fromkeys(readable, 1), timeout):
             came.setdefault(delivery.queue, deque()).append(delivery)
@@ -191,16 +195,28 @@ class PoolReader:
         """Whether somebody asks for messages of a queue, or has got some that are not there yet for others."""
         return queue in self._asked
 
-    def unsubscribe(self, queues: Iterable[str] | None = None) -> None:
-        """End the consumers of all queues or of these, and the wait for them."""
-        for queue in self.queues if queues is None else queues:
-            try:
-                with self._consuming:
-                    self._consumed.discard(queue)
-                    self._client.unsubscribe(queue)
-            except QBridgeError as exc:
-                _log.debug("unsubscribe: %s", exc)
+    def end(self) -> None:
+        """End all consumers for good, and the wait for messages. May be called again, for a reader that was late."""
+        self._is_over = True  # before the locks: who begins a consumer sees this, or it is ended here
+        self.unsubscribe(self.queues)
+
+    def unsubscribe(self, queues: Sequence[str]) -> None:
+        """End the consumers of these queues, all at once, and the wait for them."""
+        helpers = [aside("qbridge-unsubscribe", functools.partial(self._unsubscribe, queue)) for queue in queues[1:]]
+        for queue in queues[:1]:
+            self._unsubscribe(queue)
+        for helper in helpers:
+            if helper.ident is not None:
+                helper.join()
         self._client.wake_receive_any()
+
+    def _unsubscribe(self, queue: str) -> None:
+        try:
+            with self._consuming[queue]:
+                self._consumed.discard(queue)
+                self._client.unsubscribe(queue)
+        except QBridgeError as exc:
+            _log.debug("unsubscribe: %s", exc)
 
     def tidy(self) -> None:
         """All slots are busy: give back what consumers have held for a while. Waits for nothing."""
@@ -209,7 +225,7 @@ class PoolReader:
         if idle and self._client.reads_ahead and self._tidying.acquire(blocking=False):
             aside("qbridge-unsubscribe", lambda: self._tidy(idle))
 
-    def _tidy(self, queues: Iterable[str]) -> None:
+    def _tidy(self, queues: Sequence[str]) -> None:
         try:
             self.unsubscribe(queues)
         finally:
@@ -217,9 +233,10 @@ class PoolReader:
 
     def _consume(self, queue: str) -> None:
         if queue not in self._consumed:
-            with self._consuming:
-                self._client.subscribe(queue, 1)
-                self._consumed.add(queue)
+            with self._consuming[queue]:
+                if not self._is_over:
+                    self._client.subscribe(queue, 1)
+                    self._consumed.add(queue)
 
     # ------------------------------------------------------------------ failures
 
