@@ -242,6 +242,9 @@ def test_g20_a_target_that_ends_with_an_error_ends_all(start: Callable[..., Work
         (("tasks:jobs", "--reload-dir", "."), "add --reload"),
         (("tasks:jobs", "--reload", "--reload-dir", "nowhere"), "nowhere is no folder"),
         (("tasks:handle", "--queue", "mails", "--backoff", "slowly"), "'slowly' is no backoff"),
+        (("tasks:jobs", "--health-host", "0.0.0.0"), "shows nothing without --health-port or --metrics-port"),
+        (("tasks:jobs", "--metrics-host", "0.0.0.0", "--health-file", "health"), "shows nothing without --health-port"),
+        (("tasks:jobs", "--health-stall", "9"), "--health-stall is for --health-port, --metrics-port or --health-file"),
     ],
 )
 def test_wrong_use_is_exit_code_2(qbridge: QBridge, args: tuple[str, ...], said: str) -> None:

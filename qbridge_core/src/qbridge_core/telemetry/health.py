@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from qbridge_core.runtime.logs import logger
+from qbridge_core.runtime.outage import Outage
 
 _log: Final = logger("qbridge.health")
+_said: Final = Outage()
+_DURATION: Final = re.compile(r" for \d+ s$")
 
 STALL: Final = 30.0
 """Seconds that something of ours may be overdue before it counts as stuck."""
@@ -39,8 +43,9 @@ class Health:
 
 
 def say_dead(health: Health) -> None:
-    """Say in the log that a worker is not alive."""
-    _log.error("%s%s", health.reason, f"; it is at\n{health.stack}" if health.stack else "")
+    """Say in the log that a worker is not alive; once a minute, however many notice it: pages, a file, a supervisor."""
+    if _said.is_news(_DURATION.sub("", health.reason)):
+        _log.error("%s%s", health.reason, f"; it is at\n{health.stack}" if health.stack else "")
 
 
 class Verdicts:

@@ -136,6 +136,9 @@ def command(
     """
     given = _given(context)
     _check(targets, given, processes=processes, reload=reload, until_idle=until_idle, folders=reload_dir)
+    _check_pages(
+        context, is_shown=metrics_port is not None or health_port is not None, has_file=health_file is not None
+    )
     if metrics_port is not None and health_port is not None:
         raise click.UsageError("--metrics-port shows the pages of --health-port, too: leave that out")
     queue = settings.pop("queue")
@@ -166,6 +169,16 @@ def _given(context: click.Context) -> tuple[str, ...]:
     names = [name for name in OF_HANDLERS if context.get_parameter_source(name) is not ParameterSource.DEFAULT]
     names += [name for name in ("url", "url_file") if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
     return tuple(f"--{name.replace('_', '-')}" for name in names)
+
+
+def _check_pages(context: click.Context, *, is_shown: bool, has_file: bool) -> None:
+    """Refuse what changes nothing; a variable may be there for other workers, too."""
+    if not is_shown and context.get_parameter_source("metrics_host") is ParameterSource.COMMANDLINE:
+        raise click.UsageError(
+            "--health-host (or --metrics-host) shows nothing without --health-port or --metrics-port"
+        )
+    if not (is_shown or has_file) and context.get_parameter_source("health_stall") is ParameterSource.COMMANDLINE:
+        raise click.UsageError("--health-stall is for --health-port, --metrics-port or --health-file: give one of them")
 
 
 def _check(

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
+from qbridge_core.runtime.logs import logger
 from qbridge_core.telemetry.health import Health
+
+_log: Final = logger("qbridge.worker")
 
 
 class Probes:
@@ -19,16 +23,23 @@ class Probes:
         file: as above.
         stall: as above.
         source: tells the health; another one when it is known what runs.
+        shown: what is shown over HTTP, and where; "" when nothing is.
     """
 
     def __init__(self, file: Path | None, stall: float) -> None:
         self.file = file
         self.stall = stall
         self.source: Callable[[], Health] = _starting
+        self.shown = ""
 
     def health(self) -> Health:
         """That of the program; in any thread."""
         return self.source()
+
+    def say_what_is_shown(self) -> None:
+        """Say it in the log, which is set up by now."""
+        if self.shown:
+            _log.info("%s", self.shown)
 
 
 def _starting() -> Health:

@@ -52,6 +52,7 @@ def run_here(
         try:
             for target in targets:
                 managers.extend(_built(target, deadline, file, probes))
+            probes.say_what_is_shown()
             workers = Workers(managers, health_file=file, stall=probes.stall)
             probes.source = workers.health
             workers.run(until_idle=until_idle)

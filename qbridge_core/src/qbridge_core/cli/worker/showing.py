@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
 
 from qbridge_core.cli.worker.probes import Probes
-from qbridge_core.runtime.logs import logger
 from qbridge_core.telemetry.healthpages import add_health
 from qbridge_core.telemetry.pages import Pages, PageServer
 from qbridge_core.telemetry.recorder import Recorder
-
-_log: Final = logger("qbridge.worker")
 
 
 @contextmanager
@@ -40,5 +36,5 @@ def shown(metrics_port: int | None, health_port: int | None, host: str, probes: 
         recorder, what = Recorder(), f"/metrics, {what}"
         pages.add("/metrics", page_of_figures(recorder.figures))
     with PageServer(pages, host, port):
-        _log.info("%s are shown at http://%s:%d", what, host, port)
+        probes.shown = f"{what} are shown at http://{host}:{port}"
         yield recorder

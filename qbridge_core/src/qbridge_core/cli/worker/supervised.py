@@ -28,6 +28,7 @@ def run_supervised(
 ) -> None:
     """Run all targets in each of so many processes until a signal comes."""
     set_up_logs(targets[0].log_level, targets[0].log_format)
+    probes.say_what_is_shown()
     _supervisor(targets, processes, start_timeout, recorder, probes).run()
 
 
@@ -69,6 +70,7 @@ def run_reloading(
     """
     changes = _Changes(folders)
     set_up_logs(targets[0].log_level, targets[0].log_format)
+    probes.say_what_is_shown()
     asked: list[None] = []
     with stop_signals(lambda _: asked.append(None)):  # between two runs; in one the supervisor has its own
         worked = False
