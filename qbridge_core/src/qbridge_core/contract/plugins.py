@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib
 import inspect
@@ -53,8 +54,13 @@ def plugin_manager(plugins: Sequence[object]) -> pluggy.PluginManager:
         for plugin in found:
             manager.register(plugin)
         manager.check_pending()
-    except (pluggy.PluginValidationError, ValueError) as exc:
-        raise ConfigurationError(f"a plugin cannot be used: {exc}") from exc
+    except pluggy.PluginValidationError as exc:
+        why = _wrong_hook(exc.plugin) or f"cannot be used: {exc}"
+        raise ConfigurationError(f"plugin {reprlib.repr(exc.plugin)} {why}") from exc
+    except ValueError as exc:
+        raise ConfigurationError(
+            f"plugin {reprlib.repr(plugin)} is given twice: its hooks would be called twice"
+        ) from exc
     for plugin in found:
         if problem := _why_not_called(manager, plugin):
             raise ConfigurationError(f"plugin {reprlib.repr(plugin)} {problem}")
@@ -78,6 +84,22 @@ def load_plugin(name: str) -> object:
         return found() if isinstance(found, type) else found
     except Exception as exc:
         raise ConfigurationError(f"the plugin {name!r} cannot be had: {type(exc).__name__}: {exc}") from exc
+
+
+def _wrong_hook(plugin: object) -> str | None:
+    """What is wrong with the hooks of a plugin that was refused, if that can be found out."""
+    known = {name: spec for name, spec in vars(hookspecs).items() if name.startswith(_HOOK_PREFIX)}
+    for name in dir(plugin):
+        hook = getattr(plugin, name, None)
+        if not name.startswith(_HOOK_PREFIX) or not inspect.isroutine(hook):
+            continue
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            return f"has a hook that there is not, {name}" + (f"; is it {close[0]}?" if close else "")
+        arguments = list(inspect.signature(known[name]).parameters)
+        if more := [each for each in inspect.signature(hook).parameters if each not in arguments]:
+            return f"has a {name} that asks for {', '.join(more)}; there are {', '.join(arguments)}"
+    return None
 
 
 def _why_not_called(manager: pluggy.PluginManager, plugin: object) -> str | None:
