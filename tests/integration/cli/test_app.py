@@ -102,3 +102,49 @@ def test_a_letter_of_an_app_is_run_by_its_function(
     told = qbridge("doctor", "--target", "shop:app", code=None, **settings).stdout
     assert "a child process can import the handlers shop.mail, shop.draw" in told
     assert queue in told
+
+
+WHOLE = """
+from qbridge_core import App, JSONFormat, TaskManager, connect
+
+app = App()
+app.queue("QUEUE", formats=[JSONFormat("double")])
+
+
+@app.task(name="double", queue="QUEUE", max_retries=0)
+def double(number: int) -> int:
+    print("double", number)
+    return number * 2
+
+
+def build():
+    return TaskManager(connect("URL"), print, "QUEUE", "QUEUE.dead", formats=[JSONFormat])
+"""
+
+
+def test_a_letter_of_another_format_is_run_as_its_queue_reads_it(
+    qbridge: QBridge, shared_url: str, unique_name: str, tmp_path: Path
+) -> None:
+    """By an app and by a manager, whose formats are known; a handler alone does not know it."""
+    (tmp_path / "jobs.py").write_text(WHOLE.replace("QUEUE", unique_name).replace("URL", shared_url))
+    dead = f"{unique_name}.dead"
+    with connect(shared_url) as client:
+        client.declare(unique_name, dead)
+        for body in b'{"number": 7}', b'{"number": "x"}':
+            client.publish(unique_name, body)
+        for delivery in client.receive(unique_name, 2, 10.0):
+            client.reject(delivery, requeue=False)
+        client.flush()
+        wait_for(lambda: len(client.dead_letters(dead)) == 2, 30.0, "both are letters")
+        ids = {letter.body: letter.id for letter in client.dead_letters(dead)}
+    run = ("dlq", "debug", unique_name, "--yes", "--target")
+    good, bad = ids[b'{"number": 7}'], ids[b'{"number": "x"}']
+    done = qbridge(*run, "jobs:app", good, QBRIDGE_URL=shared_url)
+    assert done.stdout.splitlines() == ["double 7", "the handler returned 14; the letter stays where it is"]
+    assert "{'number': 7}" in qbridge(*run, "jobs:build", good, QBRIDGE_URL=shared_url).stdout
+    assert (
+        "payload.number: expected a whole number"
+        in qbridge(*run, "jobs:app", bad, code=1, QBRIDGE_URL=shared_url).stderr
+    )
+    refused = qbridge(*run, "jobs:double.function", good, code=1, QBRIDGE_URL=shared_url)
+    assert 'no handler would see the letter: the JSON object has no "payload"' in refused.stderr

@@ -51,15 +51,23 @@ class Queue:
         name: its name.
         dead_letter_queue: where its letters go.
         settings: the other arguments of its manager.
-        writes: the format of what is sent there; ``None`` for the envelope.
-        feeders: other queues, in which messages for this one wait.
+        formats: of its messages; ``None`` for the envelope alone.
     """
 
     name: str
     dead_letter_queue: str
     settings: Mapping[str, Any] = field(default_factory=dict)
-    writes: Format | None = None
-    feeders: Sequence[str] = ()
+    formats: Formats | None = None
+
+    @property
+    def writes(self) -> Format | None:
+        """The format of what is sent there; ``None`` for the envelope."""
+        return None if self.formats is None else self.formats.first
+
+    @property
+    def feeders(self) -> Sequence[str]:
+        """Other queues, in which messages for this one wait."""
+        return () if self.formats is None else self.formats.feeders_of(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +88,7 @@ class QueuePool:
 
     def has(self, queue: Queue) -> Queue:
         """One of its queues, with what all of them have in common."""
-        formats = self.formats
-        if formats is None:
-            return queue
-        return replace(queue, writes=formats.first, feeders=formats.feeders_of(queue.name))
+        return queue if self.formats is None else replace(queue, formats=self.formats)
 
 
 def queue_of(name: str, settings: Mapping[str, Any]) -> Queue:
@@ -96,11 +101,8 @@ def queue_of(name: str, settings: Mapping[str, Any]) -> Queue:
     _check_settings(f"queue {name!r}", settings, QueueSettings.__annotations__)
     dead = settings.get(_DEAD) or default_dead_letter_queue(name)
     check_declaration(name, dead)
-    formats = formats_of(settings.get("formats"))
     others = {key: value for key, value in settings.items() if key != _DEAD}
-    if formats is None:
-        return Queue(name, dead, others)
-    return Queue(name, dead, others, formats.first, formats.feeders_of(name))
+    return Queue(name, dead, others, formats_of(settings.get("formats")))
 
 
 @functools.lru_cache(maxsize=1024)

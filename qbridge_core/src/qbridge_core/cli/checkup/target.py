@@ -11,6 +11,7 @@ from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.findings import QueueUse
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.execute.lifespan import Lifespan
+from qbridge_core.task.formats.chosen import Formats
 from qbridge_core.work.manager import DEFAULT_GRACE_PERIOD, TaskManager
 
 
@@ -24,6 +25,7 @@ class Target:
         grace_period: seconds that running tasks get when it stops.
         uses: its queues, where the target says so.
         client: its own, connected, where it has one.
+        formats: those of a manager's messages; ``None`` for the envelope alone.
     """
 
     handlers: tuple[Callable[..., object], ...]
@@ -31,6 +33,7 @@ class Target:
     grace_period: float = DEFAULT_GRACE_PERIOD
     uses: tuple[QueueUse, ...] = ()
     client: QueueClient | None = None
+    formats: Formats | None = None
 
 
 def is_target(found: object) -> bool:
@@ -58,7 +61,7 @@ def target_of(found: object) -> Target:
 
 def _of_manager(manager: TaskManager) -> Target:
     plan = manager._plan  # what it was made with, checked
-    return Target((plan.handler,), plan.lifespan, plan.grace_period, _uses_of(manager), plan.client)
+    return Target((plan.handler,), plan.lifespan, plan.grace_period, _uses_of(manager), plan.client, plan.formats)
 
 
 def _of_app(app: App) -> Target:

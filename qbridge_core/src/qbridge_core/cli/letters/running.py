@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, Final
 
 from qbridge_core.contract.dead_letter import DeadLetter
 from qbridge_core.contract.message import Delivery
@@ -17,7 +17,7 @@ from qbridge_core.task.run import Run
 from qbridge_core.task.terms import Terms
 
 Handler = Callable[[Any], object]
-_TERMS = Terms(365 * 86_400.0, RetryPolicy())
+TERMS: Final = Terms(365 * 86_400.0, RetryPolicy())
 """Nobody ends it, or does anything else about it."""
 
 
@@ -25,7 +25,7 @@ def run(handler: Handler, lifespan: Lifespan | None, letter: DeadLetter, payload
     """Call the handler as a worker would, at its first attempt; what it returns, or raises."""
     queue = letter.source_queue
     delivery = Delivery(letter.body, queue, letter.headers, letter.message_id)
-    task = Run(delivery, letter.task_id, _TERMS)
+    task = Run(delivery, letter.task_id, TERMS)
     if is_coroutine_function(handler):
         return asyncio.run(_run_coroutine(handler, lifespan, task, payload))
     with asyncio.Runner() as runner:  # an async lifespan has a loop, and the handler the main thread

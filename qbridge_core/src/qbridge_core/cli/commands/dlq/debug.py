@@ -23,13 +23,15 @@ from qbridge_core.cli.letters import running
 from qbridge_core.cli.letters.queues import dead_letter_queue
 from qbridge_core.cli.targets import load, make_importable
 from qbridge_core.contract.dead_letter import DeadLetter
-from qbridge_core.contract.envelope import MalformedTaskError, Task, read_task
+from qbridge_core.contract.envelope import UnfitError
 from qbridge_core.contract.message import Delivery
 from qbridge_core.contract.registry import connect
 from qbridge_core.execute.executor import checked_handler
 from qbridge_core.execute.lifespan import Lifespan
 from qbridge_core.runtime.logtexts import escaped
-from qbridge_core.task.routing import NotYetError
+from qbridge_core.task.formats.chosen import Formats
+from qbridge_core.task.reading import TaskReader, UnreadableTaskError
+from qbridge_core.task.routing import Router
 
 
 @click.command(cls=Command)
@@ -68,12 +70,11 @@ def command(
         found = find(client, meant, (letter_id,))
     require_all(meant, (letter_id,), found)
     letter = found[letter_id]
-    task = _task(letter)
     ask(f"Run {target} on the payload of letter {escaped(letter_id)}? What it does is done.", yes)
     make_importable()
-    handler, lifespan = _handler(load(target), letter, task)
+    handler, lifespan, payload = _handler(load(target), letter)
     try:
-        result = running.run(handler, lifespan, letter, task.payload)
+        result = running.run(handler, lifespan, letter, payload)
     except Exception as exc:
         frames = _of_handler(exc.__traceback__)
         for line in "".join(traceback.format_exception(type(exc), exc, frames)).splitlines():
@@ -84,24 +85,28 @@ def command(
     click.echo(f"the handler returned {escaped(repr(result))[:200]}; the letter stays where it is")
 
 
-def _task(letter: DeadLetter) -> Task:
-    try:
-        return read_task(letter.body, max(1, len(letter.body)))
-    except MalformedTaskError as exc:
-        raise Failed(f"the letter is no task, so no handler would see it: {exc}") from exc
-
-
-def _handler(found: object, letter: DeadLetter, task: Task) -> tuple[Callable[[Any], object], Lifespan | None]:
-    """What runs a task, and what is open then; of an app the function that the task names."""
-    if not isinstance(found, App):
+def _handler(found: object, letter: DeadLetter) -> tuple[Callable[[Any], object], Lifespan | None, Any]:
+    """What runs a task, what is open then, and the payload; of an app the function that the task names."""
+    formats: Formats | None
+    if isinstance(found, App):
+        handler: Callable[[Any], object] = dispatch_for(letter.source_queue, found.tasks, 0.0, processes=False)
+        formats, lifespan = found._root._queue(letter.source_queue).formats, found.lifespan
+    else:
         program = target_of(found)
-        return checked_handler(program.handlers[0]), program.lifespan
-    router = dispatch_for(letter.source_queue, found.tasks, 0.0, processes=False)
+        handler, formats, lifespan = checked_handler(program.handlers[0]), program.formats, program.lifespan
+    return handler, lifespan, _payload(handler, formats, letter)
+
+
+def _payload(handler: Callable[[Any], object], formats: Formats | None, letter: DeadLetter) -> Any:
+    router = handler if isinstance(handler, Router) else None
+    reader = TaskReader(formats, router, running.TERMS, max(1, len(letter.body)), again=True)
+    delivery = Delivery(letter.body, letter.source_queue, letter.headers, letter.message_id)
     try:
-        router.route(task, Delivery(letter.body, letter.source_queue))
-    except (MalformedTaskError, NotYetError) as exc:
-        raise Failed(f"the app has no use for the letter: {exc}") from exc
-    return router, found.lifespan
+        return reader.read(delivery)[0].payload
+    except UnfitError as exc:
+        cause = "" if exc.__cause__ is None else f": {type(exc.__cause__).__name__}"
+        text = f"{exc}{cause if isinstance(exc, UnreadableTaskError) else ''}"
+        raise Failed(f"no handler would see the letter: {text}") from exc
 
 
 def _of_handler(frames: TracebackType | None) -> TracebackType | None:
