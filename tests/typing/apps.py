@@ -110,7 +110,6 @@ async def use() -> None:
     with_context.send(5)
     bare.send(5)
     bare.options(delay=60, task_id="order-7", headers={"tenant": "blue"}).send(5)
-    assert_type(bare.options(delay=60)(number=5), None)
     assert_type(await bare.options(at=datetime.now(UTC), publish_timeout=1.0).asend(number=5), str)
     assert_type(app.send_many([bare.message(1), send_mail.message(mail)]), list[str])
     assert_type(app.run_until_idle(), RunReport)

@@ -224,7 +224,7 @@ def test_options_that_make_no_sense_are_refused(app: App, options: dict[str, Any
 
 
 def test_options_leave_the_task_as_it_is(app: App) -> None:
-    """They make another one, whose messages they are for; called, it is called, and more options replace them."""
+    """They make another one, whose messages they are for; more options replace them, and it cannot be called."""
 
     @app.task(name="add")
     def add(number: int) -> int:
@@ -232,7 +232,9 @@ def test_options_leave_the_task_as_it_is(app: App) -> None:
 
     late = add.options(task_id="order-7", delay=60)
     assert (late.message(1).task_id, late.message(1).options.seconds) == ("order-7", 60)
-    assert late(1) == 2
+    with pytest.raises(ConfigurationError, match=r"write add\.options\(…\)\.send\(…\)"):
+        late(1)
+    assert add(1) == 2
     assert late.options(delay=5).message(1).task_id != "order-7"
     assert add.message(1).options.seconds == 0
     assert app.tasks == [add]

@@ -24,6 +24,7 @@ R = TypeVar("R")
 Upgrade = Callable[[Any], Any]
 _Upgrade = TypeVar("_Upgrade", bound=Upgrade)
 _DIRECT: Final = "direct call"
+_NO_OPTIONS: Final = SendOptions()
 
 
 class AppTask(Generic[F_co]):
@@ -52,7 +53,7 @@ class AppTask(Generic[F_co]):
         outbox: Callable[[], Outbox],
     ) -> None:
         functools.update_wrapper(self, function)
-        self._options = SendOptions()
+        self._options = _NO_OPTIONS
         self.function: Final[F_co] = function
         self.name = name
         self.queue = queue
@@ -71,7 +72,16 @@ class AppTask(Generic[F_co]):
     @overload
     def __call__(self: AppTask[Callable[P, R]], *args: P.args, **kwargs: P.kwargs) -> R: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the function."""
+        """Call the function.
+
+        Raises:
+            ConfigurationError: it has options, which a call would pass over in silence.
+        """
+        if self._options is not _NO_OPTIONS:
+            own = self.name.rpartition(".")[2]
+            raise ConfigurationError(
+                f"options are those of a message: write {own}.options(…).send(…), or call {own} itself"
+            )
         if self.signature.context is None:
             return self.function(*args, **kwargs)
         return self.function(self._context(), *args, **kwargs)
