@@ -13,8 +13,8 @@ def load_app(target: str) -> App:
     Raises:
         ConfigurationError: there is none.
     """
-    module, colon, path = target.partition(":")
-    if not colon or not path:
+    module, _, path = target.partition(":")
+    if not module or not path:
         raise ConfigurationError(f"qbridge_app names a module and an App in it, as shop.tasks:app, not {target!r}")
     try:
         found: object = importlib.import_module(module)

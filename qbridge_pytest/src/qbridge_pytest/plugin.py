@@ -32,13 +32,20 @@ def qbridge(request: pytest.FixtureRequest) -> Iterator[Kit]:
         yield kit
 
 
+def _check_letters(kit: Kit) -> None:
+    try:
+        kit.check_letters()
+    except AssertionError as exc:
+        pytest.fail(str(exc), pytrace=False)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Have a test fail for dead letters that it has not expected; tell of a failed one what became of its messages."""
     try:
         result = yield
         if (kit := item.stash.get(_kits, None)) is not None:
-            kit.check_letters()
+            _check_letters(kit)
     except BaseException:
         if (kit := item.stash.get(_kits, None)) is not None and (story := kit.story()):
             item.add_report_section("call", "qbridge", story)

@@ -1,0 +1,178 @@
+"""The plugin for pytest, in runs of its own: its setting, its failures, and other plugins beside it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qbridge_core import App, ConfigurationError
+from qbridge_pytest.loading import load_app
+
+SHOP = """
+from qbridge_core import App
+
+app = App()
+none = 7
+
+@app.task(queue="emails", max_retries=0)
+def send_mail(to):
+    if "@" not in to:
+        raise ValueError(f"{to} is no address")
+"""
+
+
+def run(directory: Path, test: str, *arguments: str, ini: str = "", status: int = 0) -> str:
+    """Run the tests of a module in pytest, and return what it printed."""
+    (directory / "shop.py").write_text(SHOP)
+    (directory / "test_it.py").write_text(f"import pytest\n{test}")
+    (directory / "pytest.ini").write_text(f"[pytest]\npythonpath = .\nfilterwarnings = error\n{ini}")
+    beside = () if "asyncio_default" in ini else ("-p", "no:asyncio")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "QBRIDGE"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", *beside, *arguments],
+        cwd=directory, env=environment, capture_output=True, text=True, check=False, timeout=110,
+    )  # fmt: skip
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_dead_letters_fail_the_test_that_has_not_expected_them(tmp_path: Path) -> None:
+    """With their tracebacks, as failures of the test itself; what was looked at, allowed or not worked on is none."""
+    output = run(
+        tmp_path,
+        """
+from shop import app, send_mail
+
+def test_unexpected(qbridge):
+    send_mail.send("ann")
+    qbridge.run()
+
+def test_expected(qbridge):
+    send_mail.send("ann")
+    qbridge.run()
+    assert qbridge.letters("emails")[0].exception_message == "ann is no address"
+
+def test_not_worked_on(qbridge):
+    send_mail.send("ann")
+
+@pytest.mark.xfail(strict=True)
+def test_known(qbridge):
+    send_mail.send("ann")
+    qbridge.run()
+
+def test_without_it():
+    assert not app.is_connected
+""",
+        ini="qbridge_app = shop:app\n",
+        status=1,
+    )
+    assert "1 failed, 3 passed, 1 xfailed" in output
+    assert "FAILED test_it.py::test_unexpected - Failed: this test has one dead letter" in output
+    assert re.search(r"\ntask \S+ of 'emails': failed: ValueError: ann is no address", output)
+    assert re.search(r'\n +raise ValueError\(f"\{to\} is no address"\)', output)
+
+
+def test_a_test_that_fails_shows_what_became_of_its_messages(tmp_path: Path) -> None:
+    """In a section of the report; the failure is that of the test, whatever letters there are."""
+    output = run(
+        tmp_path,
+        """
+import shop
+
+def test_it(qbridge):
+    qbridge.open(shop.app)
+    shop.send_mail.send("ann")
+    qbridge.run()
+    qbridge.sent("emails", payload={"to": "bob"})
+""",
+        status=1,
+    )
+    assert "--- Captured qbridge call ---" in output
+    assert re.search(r"task \S+\n  .{19}  sent to 'emails'\n  .{19}  received\n  .{19}  dead-lettered", output)
+    assert re.search(r"E +payload\['to'\] is 'ann'; wanted 'bob'", output)
+    assert "did not expect" not in output
+    assert "kit.py" not in output.split("Captured")[0], "the traceback ends in the test"
+
+
+@pytest.mark.parametrize(
+    ("target", "text"),
+    [
+        ("shop", "names a module and an App in it, as shop.tasks:app, not 'shop'"),
+        (":app", "names a module and an App in it"),
+        ("shop_of_tests:none", "that is a int and no App"),
+        ("shop_of_tests:other", "module 'shop_of_tests' has no attribute 'other'"),
+        ("shops_of_tests:app", "No module named 'shops_of_tests'); is its folder in pytest's setting pythonpath?"),
+    ],
+)
+def test_a_setting_that_names_no_app_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, text: str
+) -> None:
+    """The error says what is wrong with it."""
+    (tmp_path / "shop_of_tests.py").write_text(SHOP)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert isinstance(load_app("shop_of_tests:app"), App)
+    with pytest.raises(ConfigurationError) as info:
+        load_app(target)
+    assert text in str(info.value)
+    del sys.modules["shop_of_tests"]
+
+
+def test_each_test_of_a_parallel_run_has_its_own_broker(tmp_path: Path) -> None:
+    """Under pytest-xdist as without it."""
+    run(
+        tmp_path,
+        """
+from shop import send_mail
+
+@pytest.mark.parametrize("number", range(8))
+def test_it(qbridge, number):
+    send_mail.send(f"{number}@example.org")
+    assert qbridge.run().succeeded == 1
+    assert qbridge.sent(send_mail)[0].payload == {"to": f"{number}@example.org"}
+""",
+        "-n", "2",
+        ini="qbridge_app = shop:app\n",
+    )  # fmt: skip
+
+
+ASYNC = """
+import asyncio
+
+import shop
+
+{mark}
+async def test_it(qbridge):
+    await shop.send_mail.asend("ann@example.org")
+    await shop.send_mail.options(delay=86_400).asend("ann")
+    assert qbridge.run(ahead=0).succeeded == 1
+    report = await {thread}(qbridge.run)
+    assert report.dead_lettered == 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("mark", "thread", "ini"),
+    [
+        ("@pytest.mark.asyncio", "asyncio.to_thread", "asyncio_default_fixture_loop_scope = function\n"),
+        ("@pytest.mark.anyio", "__import__('anyio').to_thread.run_sync", ""),
+    ],
+    ids=["pytest-asyncio", "anyio"],
+)
+def test_a_coroutine_can_be_the_test(tmp_path: Path, mark: str, thread: str, ini: str) -> None:
+    """It sends with ``asend``, and runs in its own thread or in another; its letters are looked for, too."""
+    output = run(tmp_path, ASYNC.format(mark=mark, thread=thread), ini=f"qbridge_app = shop:app\n{ini}", status=1)
+    assert "passed" not in output.splitlines()[-1]
+    assert "this test has one dead letter that it did not expect" in output
+
+
+def test_the_plugin_costs_a_run_without_it_next_to_nothing(tmp_path: Path) -> None:
+    """Only the fixture imports QBridge."""
+    run(
+        tmp_path,
+        "import sys\n\ndef test_it():\n    assert not [m for m in sys.modules if m.startswith('qbridge_core')]\n",
+    )
