@@ -374,7 +374,7 @@ class App:
         check_used(pools, used)
         client = root._connection.client(start_timeout)
         managers = managers_for(client, wanted, pools, tasks, root._patience, root._settings)
-        return [*managers, *movers_for(client, wanted)]
+        return [*managers, *movers_for(client, wanted, root._settings["grace_period"])]
 
     # ------------------------------------------------------------------ parts
 

@@ -41,11 +41,17 @@ class Mover:
             raise Snooze(_PAUSE, f"cannot move it to {self._queue!r} now: {exc}") from exc
 
 
-def movers_for(client: QueueClient, queues: Iterable[Queue]) -> list[TaskManager]:
+def movers_for(client: QueueClient, queues: Iterable[Queue], grace_period: float) -> list[TaskManager]:
     """A manager for each queue in which messages for one of these wait; its letters are among those of that queue."""
     return [
         TaskManager(
-            client, Mover(client, queue.name), feeder, queue.dead_letter_queue, formats=[RawFormat()], max_workers=1
+            client,
+            Mover(client, queue.name),
+            feeder,
+            queue.dead_letter_queue,
+            formats=[RawFormat()],
+            max_workers=1,
+            grace_period=grace_period,
         )
         for queue in queues
         for feeder in queue.feeders
