@@ -84,6 +84,7 @@ CONTESTANTS = (
     *(_app(broker, form) for broker in ("rabbitmq", "redis") for form in ("sync", "async")),
     _qbridge("QBridge", "memory", "sync", CONSUME),
     _qbridge("QBridge async", "memory", "async", CONSUME, COROUTINES),
+    _app("memory", "sync"),
     _raw("raw asyncio", "memory", "raw_asyncio", "", COROUTINES),
     _raw("raw pika, single ack", "rabbitmq", "raw_pika", "single", CONSUME, LATENCY, BODIES),
     _raw("raw pika, classic queue", "rabbitmq", "raw_pika", "queue_type=classic", LATENCY),

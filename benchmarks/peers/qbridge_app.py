@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from benchmarks.meter import payloads
 from benchmarks.order import Order
 from benchmarks.peers.driver import Peer, main
 from benchmarks.peers.purchase import Purchase, purchase
@@ -52,6 +53,12 @@ class QBridgeApp(Peer):
     def work(self) -> None:
         """Run until SIGTERM."""
         with self.app.open(self.order.url):
+            self.app.run_worker()
+
+    def work_after_filling(self) -> None:
+        """Fill the queue and work in this process, for ``memory://``."""
+        with self.app.open(self.order.url):
+            self.app.send_many(self.task.message(purchase(payload)) for payload in payloads(self.order))
             self.app.run_worker()
 
 

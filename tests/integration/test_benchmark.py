@@ -29,14 +29,14 @@ def sample(broker: str, kind: str, name: str, rate: float, number: int = 0) -> S
 def test_the_benchmark_measures_qbridge_and_writes_what_it_saw(tmp_path: Path) -> None:
     """A short run on memory:// prints a table and writes JSON and Markdown with a figure for each handler."""
     out, markdown = tmp_path / "out.json", tmp_path / "out.md"
-    options = ["--only", "consume,coroutines", "--who", "memory", "--scale", "0.01", "--rounds", "2"]
+    options = ["--only", "consume,coroutines,models", "--who", "memory", "--scale", "0.01", "--rounds", "2"]
     command = [sys.executable, "-m", "benchmarks", *options, "--out", str(out), "--markdown", str(markdown)]
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}"}
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     assert "Consume" in done.stdout
     samples = Results.load(out).samples
-    first = ["QBridge", "QBridge async", "QBridge async", "raw asyncio"]
+    first = ["QBridge", "QBridge async", "QBridge async", "raw asyncio", "QBridge app, sync"]
     assert [each.contestant for each in samples] == [*first, *first[2:], *first[:2]], (
         "the second round begins elsewhere"
     )

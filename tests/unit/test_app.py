@@ -231,12 +231,12 @@ def test_options_leave_the_task_as_it_is(app: App) -> None:
         return number + 1
 
     late = add.options(task_id="order-7", delay=60)
-    assert (late.message(1).task_id, late.message(1).options.seconds) == ("order-7", 60)
+    assert (late.message(1).task_id, late.message(1).options.delay) == ("order-7", 60)
     with pytest.raises(ConfigurationError, match=r"write add\.options\(…\)\.send\(…\)"):
         late(1)
     assert add(1) == 2
     assert late.options(delay=5).message(1).task_id != "order-7"
-    assert add.message(1).options.seconds == 0
+    assert add.message(1).options.delay == 0
     assert app.tasks == [add]
 
 
