@@ -11,14 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import django
 import pytest
 
 from support.pages import PAGES, name
 from support.wait import wait_for
 
 BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```\n(?:\n?```text\n(?P<output>.*?)^```\n)?", re.DOTALL | re.MULTILINE)
-NAMED = re.compile(r"# (?P<file>[\w.]+\.py)\n")
-MODULE = re.compile(r"# (?P<name>\w+)\.py\n")
+NAMED = re.compile(r"# (?P<file>[\w./]+\.py)\n")
+MODULE = re.compile(r"# (?P<name>[\w/]+)\.py\n")
 BROKERS = {"amqp://guest:guest@localhost:5672/": "amqp_url", "redis://localhost:6379/0": "redis_url"}
 
 
@@ -51,7 +52,9 @@ def write_named(page: Path, directory: Path, prefix: str) -> None:
     """Write the blocks of a page that begin with the name of a file, so that others can import them."""
     for block in blocks():
         if block.page == page and (named := NAMED.match(block.code)):
-            (directory / named["file"]).write_text(with_own_queues(block.code, prefix), encoding="utf-8")
+            (directory / named["file"]).parent.mkdir(exist_ok=True)
+            code = for_this_django(with_own_queues(block.code, prefix))
+            (directory / named["file"]).write_text(code, encoding="utf-8")
 
 
 def with_own_queues(code: str, prefix: str) -> str:
@@ -59,23 +62,42 @@ def with_own_queues(code: str, prefix: str) -> str:
     return code.replace('"emails', f'"{prefix}-emails')
 
 
+def for_this_django(code: str) -> str:
+    """What the page about Django says of older versions."""
+    if django.VERSION >= (6, 0):
+        return code
+    older = code.replace("django.tasks", "django_tasks")
+    return older.replace("INSTALLED_APPS = [", 'INSTALLED_APPS = ["django_tasks", ')
+
+
+def command(code: str) -> list[str]:
+    """What runs a program. What others import is imported here, too; what is in a folder is of a Django project."""
+    found = MODULE.match(code)
+    module = found["name"].replace("/", ".") if found else ""
+    if module.endswith(".tests"):
+        return ["-m", "django", "test", module]
+    if re.search(r"^class Test|^def test_", code, re.MULTILINE):
+        return ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", ".", "test_block.py"]
+    setup = "import django; django.setup(); " if "." in module else ""
+    return ["-c", f"{setup}import {module}"] if module else ["test_block.py"]
+
+
+def settings_of(page: Path) -> dict[str, str]:
+    """Where Django finds its settings, on a page that has some."""
+    return {"DJANGO_SETTINGS_MODULE": "settings"} if "# settings.py\n" in page.read_text(encoding="utf-8") else {}
+
+
 def run(block: Block, code: str, directory: Path) -> str:
     """Run a program; one that works until it is stopped gets SIGTERM when it has printed what it should."""
     (directory / "test_block.py").write_text(code, encoding="utf-8")
-    is_test = re.search(r"^class Test|^def test_", code, re.MULTILINE)
-    program = ["test_block.py"]
-    if is_test:
-        program = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(directory), *program]
-    elif module := MODULE.match(code):  # others import it, so here it is imported, too
-        program = ["-c", f"import {module['name']}"]
     output, errors = directory / "output", directory / "errors"
     with output.open("wb") as stdout, errors.open("wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, *program],
+            [sys.executable, *command(code)],
             cwd=directory,
             stdout=stdout,
             stderr=stderr,
-            env={**os.environ, "PYTHONIOENCODING": "utf-8", "QBRIDGE_URL": "memory://"},
+            env={**os.environ, "PYTHONIOENCODING": "utf-8", "QBRIDGE_URL": "memory://", **settings_of(block.page)},
         )
         try:
             if ".start(" in code or "Supervisor(" in code or "run_workers(" in code or ".run_worker(" in code:

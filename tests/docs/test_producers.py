@@ -1,4 +1,4 @@
-"""The producers of docs/production.md, each served by a real server, with the real libraries."""
+"""The producers of docs/production.md, and one that lives in Django, each served by a real server."""
 
 from __future__ import annotations
 
@@ -24,16 +24,52 @@ from support.wait import wait_for
 PAGE = (DOCS / "production.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"^```python\n(?=# ([\w.]+\.py)\n)(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE))
 DJANGO = """
+import os
+
 from django.conf import settings
 from django.core.wsgi import get_wsgi_application
 from django.urls import path
 
-settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"])
+settings.configure(
+    ROOT_URLCONF=__name__,
+    ALLOWED_HOSTS=["*"],
+    INSTALLED_APPS=["qbridge_core.contrib.django"],
+    QBRIDGE_URL=os.environ["QBRIDGE_URL"],
+    TASKS={"default": {"BACKEND": "qbridge_core.contrib.django.QBridgeBackend", "QUEUES": ["emails"]}},
+)
 application = get_wsgi_application()
 
 from views import send_mail
 
 urlpatterns = [path("mails", send_mail)]
+"""
+VIEWS = """
+import json
+
+import django
+from django.http import JsonResponse
+
+from qbridge_core import TransientError
+
+if django.VERSION >= (6, 0):
+    from django.tasks import task
+else:
+    from django_tasks import task
+
+
+@task(queue_name="emails")
+def mail(to):
+    pass
+
+
+def send_mail(request):
+    if request.method != "POST":  # somebody asks whether the server answers
+        return JsonResponse({}, status=405)
+    try:
+        result = mail.enqueue(**json.loads(request.body))
+    except TransientError as error:
+        return JsonResponse({"error": str(error)}, status=503)
+    return JsonResponse({"task": result.id}, status=202)
 """
 EARLY = "from broker import broker\n\nbroker()  # before the server forks\n"
 SERVERS = {
@@ -51,8 +87,8 @@ def url(redis_url: str, unique_name: str) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The files of the page, and a Django project around its view."""
-    for name, code in {**FILES, "project.py": DJANGO}.items():
+    """The files of the page, and a Django project with a task and a view."""
+    for name, code in {**FILES, "project.py": DJANGO, "views.py": VIEWS}.items():
         (tmp_path / name).write_text(code, encoding="utf-8")
     return tmp_path
 

@@ -20,7 +20,7 @@ DATABASES = {
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True
-QBRIDGE_URL = os.environ.get("URL", "memory://project")
+QBRIDGE_URL = os.environ.get("URL", "memory://")
 BACKEND = "qbridge_core.contrib.django.QBridgeBackend"
 TASKS = {
     "default": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from qbridge_core.app.framework import Framework
 from qbridge_core.errors import ConfigurationError
 
 URL_SETTING: Final = "QBRIDGE_URL"
+_PRIVATE: Final = re.compile(r"^memory://(?=\?|$)")
 
 
 class DjangoFramework(Framework):
@@ -46,7 +48,12 @@ def url_of_settings() -> str | None:
     url = getattr(settings, URL_SETTING, None)
     if url is not None and not isinstance(url, str):
         raise ConfigurationError(f"{URL_SETTING} in the settings of Django is a text, not a {type(url).__name__}")
-    return url or None
+    return with_shared_memory(url) if url else None
+
+
+def with_shared_memory(url: str) -> str:
+    """A broker in memory that all apps and backends of the process share: ``memory://`` is one for each."""
+    return _PRIVATE.sub("memory://django", url)
 
 
 def set_up_django() -> None:

@@ -23,7 +23,8 @@ else:
     from django_tasks.exceptions import InvalidTaskError as InvalidTask
     from django_tasks.signals import task_enqueued, task_finished, task_started
 
-URL = "memory://project"
+URL = "memory://django"
+"""What `memory://` is for all that is in one process."""
 
 
 def ready(queue):

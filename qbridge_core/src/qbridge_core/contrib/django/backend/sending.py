@@ -25,7 +25,7 @@ from qbridge_core.contrib.django.backend.library import (
     task_enqueued,
 )
 from qbridge_core.contrib.django.backend.tasksapp import URL, TasksApp
-from qbridge_core.contrib.django.framework import URL_SETTING, url_of_settings
+from qbridge_core.contrib.django.framework import URL_SETTING, url_of_settings, with_shared_memory
 from qbridge_core.errors import ConfigurationError
 
 _Settings = tuple[str, Sequence[str], Mapping[str, Any]]
@@ -129,7 +129,10 @@ class QBridgeBackend(BaseTaskBackend):  # type: ignore[misc]
             )
 
     def _settings(self) -> _Settings:
-        url = self.options.get(URL) or url_of_settings()
+        own = self.options.get(URL)
+        if not isinstance(own, str | None):
+            raise ConfigurationError(f"url in OPTIONS is a text, not a {type(own).__name__}")
+        url = with_shared_memory(own) if own else url_of_settings()
         if url is None:
             raise ConfigurationError(f"which broker? Set {URL_SETTING} in the settings, as in redis://localhost:6379/0")
         if not self._queue_names:
