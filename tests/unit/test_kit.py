@@ -186,8 +186,28 @@ def test_a_paused_queue_is_told_of(qbridge: Kit) -> None:
     qbridge.manager(str, "q", "d")
     qbridge.client.pause("q")
     qbridge.client.send("q", 1)
-    with pytest.raises(QueuePausedError, match="'q' has work, and is paused"):
+    with pytest.raises(QueuePausedError, match="left to do is in 'q', and nobody takes it while that is paused"):
         qbridge.run()
+
+
+def test_the_queues_of_a_pool_are_worked_off(qbridge: Kit) -> None:
+    """One manager has several of them; a paused one is told of when the others are empty."""
+    app = App()
+    app.pool("all", queues={"one": 2, "two": 1}, max_workers=2)
+    for queue in ("one", "two"):
+        app.task(name=queue, queue=queue)(lambda: None)
+    qbridge.open(app)
+    one, two = app.tasks
+    one.options(delay=60).send()
+    two.options(delay=30).send()
+    assert qbridge.run().succeeded == 2
+    qbridge.client.pause("two")
+    one.send()
+    two.send()
+    with pytest.raises(QueuePausedError, match="left to do is in 'two'") as info:
+        qbridge.run()
+    assert info.value.report is not None
+    assert info.value.report.succeeded == 1
 
 
 def test_what_expires_does_so_in_virtual_time(qbridge: Kit) -> None:

@@ -47,7 +47,7 @@ class Work:
         self._first_event = len(events)
         self._by_others = 0
         self._managers = managers
-        self._queues = list(dict.fromkeys(manager.input_queue for manager in managers))
+        self._queues = list(dict.fromkeys(queue for manager in managers for queue in manager.input_queues))
         self._timeout = timeout
         self._deadline = monotonic() + timeout
         self._before = _counts(managers)
@@ -101,18 +101,22 @@ class Work:
         for manager in self._managers:
             if manager.error is not None:
                 raise manager.error
-            if manager.paused and self._stands_still(manager.input_queue):
-                raise QueuePausedError(
-                    f"{manager.input_queue!r} has work, and is paused: no worker takes it before "
-                    f"resume({manager.input_queue!r})",
-                    self.report(),
-                )
+        if stopped := self._paused_work():
+            names = ", ".join(map(repr, stopped))
+            raise QueuePausedError(
+                f"what is left to do is in {names}, and nobody takes it while that is paused: call resume",
+                self.report(),
+            )
         if monotonic() > self._deadline:
             raise IdleTimeoutError(self._what_is_left(), self.report())
 
-    def _stands_still(self, queue: str) -> bool:
-        outlook = self._client.outlook([queue])
-        return outlook.ready > 0 and outlook.in_flight == 0
+    def _paused_work(self) -> list[str]:
+        """The paused queues that have work, where there is no other work."""
+        paused = sorted(self._client.paused(self._queues))
+        everywhere = self._client.outlook(self._queues)
+        if not paused or everywhere.in_flight or self._client.outlook(paused).ready < everywhere.ready:
+            return []
+        return [queue for queue in paused if self._client.outlook([queue]).ready]
 
     def _what_is_left(self) -> str:
         counts = {queue: self._client.count(queue) for queue in self._queues}
