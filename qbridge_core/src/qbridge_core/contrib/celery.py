@@ -12,6 +12,8 @@ from qbridge_core.app.task import AppTask
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.task.context import TaskContext
 
+__all__ = ["CeleryApp", "CeleryTask", "TaskId"]
+
 F = TypeVar("F", bound=Callable[..., Any])
 F_co = TypeVar("F_co", bound=Callable[..., Any], covariant=True)
 P = ParamSpec("P")
