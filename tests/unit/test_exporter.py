@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from qbridge_core.cli.commands.exporter import _tell_doubts as tell_doubts
 from qbridge_core.cli.watching.exporting import Exported
-from qbridge_core.cli.watching.overview import Row
+from qbridge_core.cli.watching.overview import Overview, Row
+from qbridge_core.errors import AuthenticationError
 from qbridge_core.telemetry.catalogue import READY, UP
 from qbridge_core.telemetry.pages import Pages
+from qbridge_memory import MemoryClient
 
 
 def row(queue: str = "q", ready: int = 2, in_flight: int | None = 3, *, paused: bool | None = False) -> Row:
@@ -51,6 +54,20 @@ def test_a_queue_that_is_named_is_no_page_that_is_missing() -> None:
     pages = Pages()
     Exported(pages, 60.0, ["q"])
     assert shown(pages, "/queues/q") == (503, {"error": "the broker has not answered yet"})
+
+
+def test_who_may_not_list_queues_is_shown_what_is_in_them(
+    client: MemoryClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The exporter wonders whether an empty queue is there; a broker that does not say so is no broker that is away."""
+
+    def refuse() -> dict[str, str | None]:
+        raise AuthenticationError("no permission for SCAN")
+
+    monkeypatch.setattr(client, "queues", refuse)
+    overview = Overview(client, ["q"])
+    tell_doubts(overview, overview.look())
+    assert capsys.readouterr().err == ""
 
 
 def test_a_look_does_not_count_for_ever() -> None:

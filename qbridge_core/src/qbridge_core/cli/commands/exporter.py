@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -98,8 +99,8 @@ def _look_for_ever(overview: Overview, exported: Exported, interval: float) -> N
             exported.brought(rows := overview.look())
             told = ""
             if is_first:
-                _tell_doubts(overview, rows)
                 is_first = False
+                _tell_doubts(overview, rows)
         except QBridgeError as exc:
             exported.failed(str(exc))
             if str(exc) != told:
@@ -110,7 +111,9 @@ def _look_for_ever(overview: Overview, exported: Exported, interval: float) -> N
 
 def _tell_doubts(overview: Overview, rows: Sequence[Row]) -> None:
     """Say what no page can, to whoever relies on them: a slip in a name looks like an empty queue."""
-    doubts = [f"there is no queue {name!r}" for name in overview.missing(rows)] or overview.doubts(rows)
+    doubts: list[str] = []
+    with suppress(QBridgeError):  # the exporter's user may have no right to list queues
+        doubts = [f"there is no queue {name!r}" for name in overview.missing(rows)] or overview.doubts(rows)
     if not rows:
         doubts = ["no queues are found (RabbitMQ lists its queues with the option management_url only): name them"]
     elif all(row.in_flight is None for row in rows):
