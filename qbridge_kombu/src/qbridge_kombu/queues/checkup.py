@@ -78,7 +78,7 @@ class Checkup:
         if use.task_timeout is None:
             yield check.not_checked(
                 "nobody says how long a task may take (task_timeout)",
-                "qbridge doctor --target module:name, which knows it",
+                "qbridge doctor --target module:name of an App, or of what returns a TaskManager",
             )
             return
         try:

@@ -10,7 +10,7 @@ from qbridge_core.backend import Check, Finding, QueueUse
 from qbridge_rabbitmq.checkup.queues import QueueCheckup
 from qbridge_rabbitmq.connection.options import Options
 
-TARGET: Final = "qbridge doctor --target module:name, which knows it"
+TARGET: Final = "qbridge doctor --target module:name of an App, or of what returns a TaskManager"
 
 
 def consumer_timeout(options: Options, queue: QueueCheckup, use: QueueUse, check: Check) -> Iterator[Finding]:
