@@ -96,7 +96,7 @@ def refused(error: Exception, action: str) -> QBridgeError:
         )
     if name == "NOPERM" or any(hint in str(error) for hint in _DENIED):
         return AuthenticationError(
-            f"cannot {action}: the Redis user lacks a permission ({error}); docs/production.md has those that are needed"
+            f"cannot {action}: the Redis user lacks a permission ({error}); see docs/production.md"
         )
     if any(hint in str(error) for hint in _TOO_LARGE):
         return MessageTooLargeError(f"cannot {action}: {error}")
