@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from qbridge_core import connect
-from support.brokers import RedisBroker, free_port
+from support.brokers import Broker, free_port
 from support.pages import DOCS
 from support.wait import wait_for
 
@@ -169,12 +169,14 @@ def test_a_broker_that_is_away_is_a_503(folder: Path, server: list[str]) -> None
     assert "127.0.0.1" in answer["error"]
 
 
-def test_fastapi_answers_503_when_the_broker_goes_away(folder: Path, private_redis: RedisBroker) -> None:
+@pytest.mark.parametrize("kind", ["private_redis", "private_rabbitmq"])
+def test_fastapi_answers_503_when_the_broker_goes_away(folder: Path, kind: str, request: pytest.FixtureRequest) -> None:
     """Its client was connected when the server started."""
+    broker: Broker = request.getfixturevalue(kind)
     server = [word if word != "2" else "1" for word in SERVERS["fastapi"]]
-    with connect(private_redis.url) as client:
+    with connect(broker.url) as client:
         client.declare("emails", "emails.dead")
-    with served(folder, server, f"{private_redis.url}?publish_timeout=1&connect_timeout=1") as page:
+    with served(folder, server, f"{broker.url}?publish_timeout=5&connect_timeout=5") as page:
         assert post(page, {"to": "ann@example.org"})[0] == 202
-        private_redis.stop()
+        broker.stop()
         assert post(page, {"to": "ann@example.org"})[0] == 503

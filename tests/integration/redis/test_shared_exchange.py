@@ -15,7 +15,7 @@ from qbridge_core import BrokerUnavailableError, PublishUnconfirmedError, QBridg
 from qbridge_core.backend import HelperThreads
 from qbridge_redis import RedisClient
 from qbridge_redis.connection.connection import RedisConnection
-from qbridge_redis.publish.shared_exchange import SharedExchange, _Request, _State
+from qbridge_redis.publish.shared_exchange import SharedExchange, _Awaited, _State
 from support.brokers import RedisBroker
 from support.proxy import TCPProxy
 from support.wait import wait_for
@@ -208,15 +208,15 @@ def test_a_thread_that_is_interrupted_while_it_waits_keeps_nobody_on_the_ground(
         assert go.wait(20)
         return list(commands)
 
-    def interrupted(self: _Request) -> bool:
+    def interrupted(self: _Awaited) -> bool:
         if self.command == "chosen":
             go.set()
             wait_for(lambda: self.state is _State.LEADS, 20.0)
             raise KeyboardInterrupt
         return waits(self)
 
-    waits = _Request.wait
-    monkeypatch.setattr(_Request, "wait", interrupted)
+    waits = _Awaited.wait
+    monkeypatch.setattr(_Awaited, "wait", interrupted)
     shared = SharedExchange(exchange, HelperThreads("test").run)
     deadline = time.monotonic() + 60
     first = pool.submit(shared.reply, "first", 1, deadline)

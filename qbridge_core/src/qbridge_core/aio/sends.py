@@ -111,12 +111,8 @@ class _Loop:
             return
         what = f"a message for {queue!r}"
         for letter, future in zip(letters, futures, strict=True):
-            if future.done():
-                self._end(_Arrival(future, letter.waiter, what, has_room=True))
-            else:
-                self._under_way.add(future)
-                future.add_done_callback(self._under_way.discard)
-                future.add_done_callback(partial(self._arrived, letter.waiter, what, True))
+            self._under_way.add(future)
+            future.add_done_callback(partial(self._arrived, letter.waiter, what, True))
 
     async def wait(self, future: Future[T], what: str) -> T:
         """Return what a future ends with. When this is cancelled the future goes on, and its error is logged."""
@@ -127,6 +123,7 @@ class _Loop:
     def _arrived(self, waiter: asyncio.Future[Any], what: str, has_room: bool, done: Future[Any]) -> None:
         """In any thread."""
         arrival = _Arrival(done, waiter, what, has_room)
+        self._under_way.discard(done)
         if self._loop.is_closed():
             _say(arrival)
         else:
@@ -145,15 +142,16 @@ class _Loop:
             self._end(arrival)
 
     def _end(self, arrival: _Arrival) -> None:
-        waiter, error = arrival.waiter, arrival.done.exception()
+        waiter = arrival.waiter
         if arrival.has_room:
             self.room.release()
         if waiter.done():
             _say(arrival)
-        elif error is None:
+            return
+        try:
             waiter.set_result(arrival.done.result())
-        else:
-            waiter.set_exception(error)
+        except BaseException as exc:  # noqa: BLE001 - it is for who waits
+            waiter.set_exception(exc)
 
 
 def _say(arrival: _Arrival) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from collections.abc import Callable
@@ -26,11 +27,22 @@ class Promise:
     __slots__ = ("deadline", "future")
 
     def __init__(self, deadline: float) -> None:
-        from concurrent.futures import Future  # here, for most producers wait
-
         self.deadline = deadline
-        self.future: Future[Any] = Future()
-        self.future.set_running_or_notify_cancel()
+        self.future: Future[Any] = _future_class()()
+
+
+@functools.cache
+def _future_class() -> type[Future[Any]]:
+    """Made when it is needed, for most producers wait, and what it is derived from takes time to import."""
+    from concurrent.futures import Future
+
+    class Kept(Future[Any]):
+        """One that cannot be cancelled, from the beginning: to begin it costs as much as to end it."""
+
+        def cancel(self) -> bool:
+            return False
+
+    return Kept
 
 
 P = TypeVar("P", bound=Promise)

@@ -38,7 +38,7 @@ class _State(enum.Enum):
 
 
 class _Request:
-    """One command of one thread.
+    """One command.
 
     Attributes:
         state: where it is; changed with the lock held.
@@ -46,7 +46,7 @@ class _Request:
         error: what kept the reply from coming.
     """
 
-    __slots__ = ("_called", "command", "deadline", "error", "reply", "size", "state")
+    __slots__ = ("command", "deadline", "error", "reply", "size", "state")
 
     def __init__(self, command: Command, size: int, deadline: float) -> None:
         self.command = command
@@ -55,6 +55,15 @@ class _Request:
         self.state = _State.WAITS
         self.reply: Any = None
         self.error: BaseException | None = None
+
+
+class _Awaited(_Request):
+    """One that a thread waits for."""
+
+    __slots__ = ("_called",)
+
+    def __init__(self, command: Command, size: int, deadline: float) -> None:
+        super().__init__(command, size, deadline)
         self._called = threading.Lock()
         self._called.acquire()
 
@@ -69,7 +78,7 @@ class _Request:
 
 
 class Posted(_Request):
-    """One command that no thread waits for.
+    """One that no thread waits for.
 
     Args:
         ended: called once, when there is a reply or an error; in any thread, which it must not hold up.
@@ -80,6 +89,9 @@ class Posted(_Request):
     def __init__(self, command: Command, size: int, deadline: float, ended: Callable[[Posted], None]) -> None:
         super().__init__(command, size, deadline)
         self.ended = ended
+
+
+_Either = _Awaited | Posted
 
 
 class _Pilot:
@@ -113,7 +125,7 @@ class SharedExchange:
         self._exchange = exchange
         self._aside = aside
         self._lock = threading.Lock()
-        self._waiting: deque[_Request] = deque()
+        self._waiting: deque[_Either] = deque()
         self._is_busy = False
         self._pilot: _Pilot | None = None
 
@@ -124,7 +136,7 @@ class SharedExchange:
             PublishUnconfirmedError: the time was over first.
             Exception: what ``exchange`` has raised.
         """
-        request = _Request(command, size, deadline)
+        request = _Awaited(command, size, deadline)
         with self._lock:
             if self._is_busy:
                 self._waiting.append(request)
@@ -182,13 +194,13 @@ class SharedExchange:
             request = pilot.next
 
     @staticmethod
-    def _end(requests: Iterable[_Request]) -> None:
+    def _end(requests: Iterable[_Either]) -> None:
         """Without the lock: what is called may come back here."""
         for request in requests:
             if isinstance(request, Posted):
                 request.ended(request)
 
-    def _go(self, request: _Request, state: _State) -> Any:
+    def _go(self, request: _Either, state: _State) -> Any:
         if state is _State.LEADS:
             return self._lead(request)
         if state is _State.ALONE:
@@ -197,7 +209,7 @@ class SharedExchange:
             raise copy.copy(request.error) from request.error  # each thread adds its own frames
         return request.reply
 
-    def _leave(self, request: _Request) -> _State:
+    def _leave(self, request: _Awaited) -> _State:
         """Wait no more; return what the request was about to do."""
         failed: Sequence[Posted] = ()
         with self._lock:
@@ -209,7 +221,7 @@ class SharedExchange:
         self._end(failed)
         return state
 
-    def _lead(self, request: _Request) -> Any:
+    def _lead(self, request: _Either) -> Any:
         others = self._gather(request)
         try:
             replies = self._exchange([request.command, *[other.command for other in others]], request.deadline)
@@ -229,9 +241,9 @@ class SharedExchange:
         self._finish(others)
         return replies[0]
 
-    def _gather(self, request: _Request) -> list[_Request]:
+    def _gather(self, request: _Either) -> list[_Either]:
         """Take along who waits, as far as there is room and none is kept from its answer for lack of time."""
-        others: list[_Request] = []
+        others: list[_Either] = []
         now = monotonic()
         latest = now + (request.deadline - now) / _SHARE
         room = _MOST_BYTES - request.size
@@ -245,22 +257,24 @@ class SharedExchange:
                 others.append(self._waiting.popleft())
         return others
 
-    def _finish(self, others: Sequence[_Request]) -> None:
+    def _finish(self, others: Sequence[_Either]) -> None:
         with self._lock:
             failed = self._hand_on()
             for other in others:
-                other.call(_State.ENDED)
+                if isinstance(other, _Awaited):
+                    other.call(_State.ENDED)
         self._end([*others, *failed])
 
-    def _scatter(self, others: Sequence[_Request], error: QBridgeError) -> None:
+    def _scatter(self, others: Sequence[_Either], error: QBridgeError) -> None:
         """There is no way to the server: let each thread try for itself, at the same time as the others.
 
         What no thread waits for has the error, which is its own: its time is no longer. The others of its kind go on.
         """
         with self._lock:
-            everyone, self._waiting = [*others, *self._waiting], deque(filter(_is_posted, self._waiting))
+            everyone = [*others, *self._waiting]
+            self._waiting = deque(other for other in self._waiting if isinstance(other, Posted))
             for other in everyone:
-                if not _is_posted(other):
+                if isinstance(other, _Awaited):
                     other.call(_State.ALONE)
             failed = self._hand_on()
         for other in others:
@@ -273,7 +287,7 @@ class SharedExchange:
         pilot, self._pilot = self._pilot, None
         while self._waiting:
             request = self._waiting.popleft()
-            if not isinstance(request, Posted):
+            if isinstance(request, _Awaited):
                 request.call(_State.LEADS)
                 return failed
             request.state = _State.LEADS
@@ -289,7 +303,3 @@ class SharedExchange:
                 return failed
         self._is_busy = False
         return failed
-
-
-def _is_posted(request: _Request) -> bool:
-    return isinstance(request, Posted)
