@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import gc
 import json
+import logging
 import os
 import re
 import signal
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from qbridge_core import HandlerTimeout, Reject, Retry, Snooze, TaskContext, current_task
+from qbridge_core.logs import JsonFormatter
 
 
 def note(path: str, text: object) -> None:
@@ -51,6 +53,16 @@ class Unpicklable(Exception):
 
     def __reduce__(self) -> Any:
         raise TypeError("not this one")
+
+
+def note_record(path: str) -> None:
+    """Note a record that is logged here as ``qbridge worker --log-format json`` shows it."""
+    note(path, JsonFormatter().format(logging.makeLogRecord({"msg": "from a handler", "order": 7})))
+
+
+async def note_record_on_loop(path: str) -> None:
+    """The same."""
+    note_record(path)
 
 
 def work(payload: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from qbridge_core import RemoteError, TaskManager
 from qbridge_core.logs import JsonFormatter
 from qbridge_memory import MemoryClient
+from support import handlers
 from support.handlers import work
 
 
@@ -106,6 +108,22 @@ def test_a_record_as_json_has_all_that_is_known(client: MemoryClient, caplog: py
     assert told["message"].startswith("task t of q dead-lettered: failed after 1 attempts")
     assert told["exception"].startswith("  Traceback (most recent call last):")
     assert told["time"].endswith("+00:00")
+
+
+@pytest.mark.parametrize(
+    ("handler", "executor"),
+    [(handlers.note_record, "thread"), (handlers.note_record_on_loop, "thread"), (handlers.note_record, "process")],
+)
+def test_what_a_handler_writes_names_its_task(
+    client: MemoryClient, tmp_path: Path, handler: Callable[[str], object], executor: Any
+) -> None:
+    """As JSON a record of the program's own has the fields of the task in whose handler it arises, and no other."""
+    client.send("q", str(tmp_path / "log"), task_id="t")
+    work_off(client, handler, executor=executor)
+    (line,) = handlers.notes(tmp_path / "log")
+    told = json.loads(line)
+    assert (told["task_id"], told["queue"], told["attempt"], told["order"]) == ("t", "q", 1, 7)
+    assert "task_id" not in json.loads(JsonFormatter().format(logging.makeLogRecord({"msg": "outside"})))
 
 
 def test_json_knows_the_extras_and_exceptions_of_a_program(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -11,11 +12,20 @@ _OWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"
 _PREFIX: Final = "qbridge_"
 
 
+_sources: Final[list[Callable[[], Mapping[str, Any]]]] = []
+
+
+def tell_too(source: Callable[[], Mapping[str, Any]]) -> None:
+    """Have each line tell what this knows in the context of its record, as far as the record does not say it."""
+    _sources.append(source)
+
+
 class JsonFormatter(logging.Formatter):
     """Writes ``time`` (UTC, RFC 3339), ``level``, ``logger``, ``message``, ``process`` and ``thread``.
 
-    And what else is known: ``task_id``, ``queue`` and ``attempt`` of a record about a task, ``exception`` (the
-    formatted traceback), and whatever a program has given as ``extra``, as text where JSON does not know it.
+    And what else is known: ``task_id``, ``queue`` and ``attempt`` of a record about a task, or of one that arises in a
+    handler; ``exception`` (the formatted traceback), and whatever a program has given as ``extra``, as text where JSON
+    does not know it.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -28,8 +38,9 @@ class JsonFormatter(logging.Formatter):
             "process": record.process,
             "thread": record.threadName,
         }
-        for name, value in vars(record).items():
-            if name not in _OWN:
+        given = {name: value for name, value in vars(record).items() if name not in _OWN}
+        for more in (given, *(source() for source in _sources)):
+            for name, value in more.items():
                 told.setdefault(name.removeprefix(_PREFIX), value)
         if record.exc_info and not record.exc_text:
             record.exc_text = self.formatException(record.exc_info)

@@ -11,6 +11,7 @@ from qbridge_core.contract.headers import meta_replays
 from qbridge_core.contract.history import Attempt
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.runtime.clock import monotonic
+from qbridge_core.runtime.logjson import tell_too
 
 if TYPE_CHECKING:
     from qbridge_core.task.run import Run
@@ -85,6 +86,15 @@ class TaskContext:
     def cancelled(self) -> bool:
         """True when the run's result no longer counts: it timed out, or the worker stopped without it."""
         return self._run.cancelled or monotonic() > self.deadline
+
+
+def _log_fields() -> dict[str, object]:
+    """Those of the run in whose context a record arises."""
+    run = current_run.get()
+    return {} if run is None else run.log_fields()
+
+
+tell_too(_log_fields)
 
 
 def current_task() -> TaskContext:
