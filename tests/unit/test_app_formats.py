@@ -129,6 +129,14 @@ def test_a_queue_may_be_for_one_task(app: App) -> None:
     assert [dict(each.message(number=1).content.headers) for each in app.tasks] == [{}, {"qbridge-task": "other"}]
 
 
+def test_a_header_that_a_format_writes_is_refused(app: App) -> None:
+    """It would say something else of the task."""
+    app_with(app, JSONFormat)
+    (count,) = app.tasks
+    with pytest.raises(PayloadError, match=r"have names that its format writes: qbridge-task$"):
+        count.options(headers={"qbridge-task": "other", "tenant": "blue"}).send(1)
+
+
 def test_a_payload_of_json_has_its_version_beside_it(app: App) -> None:
     """An older one is upgraded, a newer one waits for a newer worker."""
     seen = app_with(app, JSONFormat)

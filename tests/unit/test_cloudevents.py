@@ -216,3 +216,6 @@ def test_wrong_arguments_are_refused() -> None:
         CloudEventsFormat(binary=1)  # type: ignore[arg-type]
     with pytest.raises(PayloadError, match="'t-1' has no name, which is the type of an event"):
         CloudEventsFormat().write(Outgoing({}, "t-1", "m-1", "q"))
+    for name in "content-type", "ce-type", "cloudEvents:subject":
+        with pytest.raises(PayloadError, match=f"'t-1' have names that its format writes: {name}"):
+            CloudEventsFormat().write(Outgoing({}, "t-1", "m-1", "q", "run", headers={name: "x"}))

@@ -264,12 +264,14 @@ def check_expires(expires: object, delay: float = 0.0, clock: Clock = SYSTEM_CLO
     Raises:
         ConfigurationError: it is something else, or ends before the delay.
     """
-    if isinstance(expires, datetime):
-        if expires.tzinfo is None:
-            raise ConfigurationError(f"expires must be seconds or a datetime with a time zone, not {expires!r}")
+    if isinstance(expires, datetime) and expires.tzinfo is not None:
         moment = expires.timestamp()
+    elif is_number(expires) and expires > 0:
+        moment = clock.wall() + expires
     else:
-        moment = clock.wall() + require_seconds("expires", expires, positive=True)
+        raise ConfigurationError(
+            f"expires must be a positive number of seconds, or a datetime with a time zone, not {expires!r}"
+        )
     if delay and moment <= clock.wall() + delay:
         raise ConfigurationError(f"a task that may run in {delay:g} s and expires before that would never run")
     return round(moment, 3)

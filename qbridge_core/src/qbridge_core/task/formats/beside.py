@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from qbridge_core.contract.checks import MAX_ID_CHARS
 from qbridge_core.contract.envelope import MalformedTaskError, Task
 from qbridge_core.contract.headers import END_OF_TIME, meta_text
 from qbridge_core.contract.message import Delivery
+from qbridge_core.errors import PayloadError
 from qbridge_core.task.formats.base import Outgoing
 
 NAME: Final = "qbridge-task"
 VERSION: Final = "qbridge-task-version"
 TASK_ID: Final = "qbridge-task-id"
 EXPIRES_AT: Final = "qbridge-expires-at-ms"
+_OWN: Final = (NAME, VERSION, TASK_ID, EXPIRES_AT)
+
+
+def refuse_own(task: Outgoing, own: Iterable[str]) -> None:
+    """Refuse headers of a producer that begin as those do which the format writes.
+
+    Raises:
+        PayloadError: there is one.
+    """
+    found = sorted(name for name in task.headers if name.lower().startswith(tuple(own)))
+    if found:
+        raise PayloadError(f"headers of task {task.task_id!r} have names that its format writes: {', '.join(found)}")
 
 
 def headers_of(task: Outgoing, usual: str | None) -> Mapping[str, str]:
@@ -23,7 +36,11 @@ def headers_of(task: Outgoing, usual: str | None) -> Mapping[str, str]:
     Args:
         task: the task.
         usual: the name of a task that is not told, since all others are told.
+
+    Raises:
+        PayloadError: the producer has written one of them itself.
     """
+    refuse_own(task, _OWN)
     told: dict[str, str] = {}
     if task.name is not None and task.name != usual:
         told[NAME] = task.name

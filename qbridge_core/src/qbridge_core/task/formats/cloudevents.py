@@ -23,10 +23,12 @@ from qbridge_core.contract.headers import CONTENT_TYPE_HEADER, instant, meta_tex
 from qbridge_core.contract.message import Delivery, Message
 from qbridge_core.errors import ConfigurationError, PayloadError
 from qbridge_core.task.formats.base import Format, Outgoing
+from qbridge_core.task.formats.beside import refuse_own
 
 _VERSION: Final = "specversion"
 _PREFIXES: Final = ("ce-", "cloudEvents:", "cloudEvents_", "ce_")
 """Of headers: on RabbitMQ; on AMQP 1.0, two ways; on Kafka. The first one is written."""
+_OWN: Final = (CONTENT_TYPE_HEADER, *map(str.lower, _PREFIXES))
 _EVENTS: Final = "application/cloudevents"
 _STRUCTURED: Final = "application/cloudevents+json; charset=UTF-8"
 _JSON: Final = "application/json"
@@ -87,6 +89,7 @@ class CloudEventsFormat(Format):
         """Write it."""
         if task.name is None:
             raise PayloadError(f"task {task.task_id!r} has no name, which is the type of an event")
+        refuse_own(task, _OWN)
         attributes: dict[str, Any] = {
             _VERSION: "1.0",
             "id": task.task_id,
