@@ -68,7 +68,7 @@ from qbridge_core import App
 app = App()
 @app.task(name="note", queue=sys.argv[1])
 def note(who: str) -> None:
-    print("ran", who)
+    sys.stdout.write(f"ran {who}\\n")  # at once: another thread does so, too
 note.send("parent before")
 child = os.fork()
 if child == 0:
