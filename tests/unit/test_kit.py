@@ -181,6 +181,39 @@ def test_what_never_ends_is_given_up(qbridge: Kit) -> None:
     assert info.value.report[Outcome.SNOOZED] > 1
 
 
+def test_a_handler_cannot_wait_for_itself(qbridge: Kit) -> None:
+    """It is told so, and its task fails."""
+    qbridge.manager(lambda _: qbridge.run(), "q", "d", max_retries=0)
+    qbridge.client.send("q", 1)
+    qbridge.run()
+    assert "run() is called while it runs: by a handler" in qbridge.letters("q")[0].exception_message
+
+
+def test_nobody_waits_for_handlers_of_a_run_that_has_failed(qbridge: Kit) -> None:
+    """A handler that hangs costs the timeout of the run, and no grace period."""
+    release = threading.Event()
+    qbridge.manager(lambda _: release.wait(60), "q", "d", task_timeout=60)
+    qbridge.client.send("q", 1)
+    began = monotonic()
+    with pytest.raises(IdleTimeoutError, match="'q': 0 ready, 1 in flight, 0 delayed"):
+        qbridge.run(timeout=0.2)
+    assert monotonic() - began < 20.0
+    release.set()
+
+
+def test_a_long_story_is_cut(qbridge: Kit) -> None:
+    """Of a task that was tried very often the first steps are shown and the last ones, and of tasks so many."""
+    qbridge.manager(fail, "q", "d", max_retries=50)
+    qbridge.client.send_many("q", range(9))
+    qbridge.run()
+    lines = qbridge.story().splitlines()
+    assert lines[1].endswith("sent to 'q'")
+    assert lines[7] == "  (91 more)"
+    assert "dead-lettered to 'd'" in lines[13]
+    assert (len(lines), lines[-1]) == (61, "(and 66 lines more)")
+    qbridge.allow_letters()
+
+
 def test_a_paused_queue_is_told_of(qbridge: Kit) -> None:
     """Nobody would do its work."""
     qbridge.manager(str, "q", "d")

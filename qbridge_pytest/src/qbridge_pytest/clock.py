@@ -81,6 +81,7 @@ def seconds_of(what: str, value: object) -> float:
     Raises:
         ConfigurationError: it is none, or negative.
     """
+    __tracebackhide__ = True
     found: float | None = None
     if isinstance(value, timedelta):
         found = value.total_seconds()

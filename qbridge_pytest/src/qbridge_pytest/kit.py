@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import datetime, timedelta
@@ -33,6 +34,7 @@ def _of_client(make: Callable[Concatenate[Any, P], TaskManager]) -> Callable[Con
         It is made with the arguments of production, without the client: the handler, the queue, the dead-letter queue
         and so on. Both queues are declared.
         """
+        __tracebackhide__ = True
         made = make(kit.client, *args, **kwargs)
         kit._add(made)
         return made
@@ -58,6 +60,7 @@ class Kit:
         self._apps: list[App] = []
         self._managers: list[TaskManager] = []
         self._at_work: Sequence[TaskManager] = ()
+        self._may_run: Final = threading.Lock()
         self._letters: Final = Letters(self.client, self._events)
         self._reader: Final = Reader(self._formats)
         self._end: Final = ExitStack()
@@ -122,11 +125,21 @@ class Kit:
         Raises:
             IdleTimeoutError: there was work left; its ``report`` says what was done.
             QueuePausedError: there is work, and nobody does it, since its queue is paused.
-            ConfigurationError: an argument makes no sense, or there is nothing that could work.
+            ConfigurationError: an argument makes no sense, there is nothing that could work, or a handler asks.
             BaseException: what has ended a manager early.
         """
+        __tracebackhide__ = True
         if not seconds_of("timeout", timeout):
             raise ConfigurationError("timeout must be more than 0 seconds")
+        if not self._may_run.acquire(blocking=False):
+            raise ConfigurationError("run() is called while it runs: by a handler, or by another thread of the test")
+        try:
+            return self._run(timeout, ahead)
+        finally:
+            self._may_run.release()
+
+    def _run(self, timeout: float, ahead: Duration | None) -> RunReport:
+        __tracebackhide__ = True
         until = None if ahead is None else self._time.monotonic() + seconds_of("ahead", ahead)
         managers = self._at_work or self._all_managers()
         work = Work(self.client, self._time, self._events, managers, seconds_of("timeout", timeout))
@@ -152,6 +165,7 @@ class Kit:
         Raises:
             ConfigurationError: it is no length of time.
         """
+        __tracebackhide__ = True
         self._time.advance(seconds_of("by", by))
 
     # ------------------------------------------------------------------ what happened
@@ -217,6 +231,7 @@ class Kit:
         Raises:
             ConfigurationError: there is no such queue.
         """
+        __tracebackhide__ = True
         return self._letters.of(self._checked(queue if isinstance(queue, str) else queue.queue))
 
     def allow_letters(self, *queues: str) -> None:
@@ -225,6 +240,7 @@ class Kit:
         Raises:
             ConfigurationError: there is no such queue.
         """
+        __tracebackhide__ = True
         self._letters.allow([self._checked(queue) for queue in queues])
 
     def check_letters(self) -> None:
@@ -234,8 +250,12 @@ class Kit:
             AssertionError: there are some; the text has their tracebacks.
         """
         __tracebackhide__ = True
-        if text := self._letters.unexpected():
+        if text := self.unexpected_letters():
             raise AssertionError(text)
+
+    def unexpected_letters(self) -> str:
+        """What ``check_letters`` fails with; "" for nothing."""
+        return self._letters.unexpected()
 
     def history(self, task_id: str) -> list[Step]:
         """What happened to a task, in its order: when it was sent, received, retried and so on.
@@ -243,6 +263,7 @@ class Kit:
         Raises:
             ConfigurationError: no message had this id.
         """
+        __tracebackhide__ = True
         steps = steps_of(self._events, self._reader, task_id)
         if not steps:
             raise ConfigurationError(f"no message of this test belongs to the task {task_id!r}")
@@ -255,6 +276,7 @@ class Kit:
     # ------------------------------------------------------------------ parts
 
     def _all_managers(self) -> list[TaskManager]:
+        __tracebackhide__ = True
         managers = [*self._managers, *(each for app in self._apps for each in app.managers())]
         if not managers:
             raise ConfigurationError(
@@ -272,6 +294,10 @@ class Kit:
             self._at_work = managers
             try:
                 yield
+            except BaseException:
+                for each in managers:  # all at once, and without a grace period: the test has failed
+                    each.stop(now=True)
+                raise
             finally:
                 self._at_work = ()
 
@@ -280,6 +306,7 @@ class Kit:
         self._managers.append(manager)
 
     def _sent(self, where: str | AppTask[Any]) -> list[Sent]:
+        __tracebackhide__ = True
         sent = sent_in(self._events, self._reader)
         if isinstance(where, str):
             queue = self._checked(where)
@@ -288,6 +315,7 @@ class Kit:
         return [each for each in sent if each.task in names]
 
     def _checked(self, queue: str) -> str:
+        __tracebackhide__ = True
         names = self.client.queues()
         if queue not in names:
             raise ConfigurationError(

@@ -33,10 +33,8 @@ def qbridge(request: pytest.FixtureRequest) -> Iterator[Kit]:
 
 
 def _check_letters(kit: Kit) -> None:
-    try:
-        kit.check_letters()
-    except AssertionError as exc:
-        pytest.fail(str(exc), pytrace=False)
+    if text := kit.unexpected_letters():
+        pytest.fail(text, pytrace=False)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -22,7 +22,9 @@ from qbridge_pytest.reading import Reader
 from qbridge_pytest.times import length, moment
 
 What = Literal["sent", "received", "succeeded", "retried", "snoozed", "handed back", "dead-lettered", "replayed"]
-_MOST: Final = 100
+_MOST_OF_A_TASK: Final = 12
+_MOST: Final = 60
+"""So many lines are shown of a test that has failed; of the steps of a task the first and the last ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +73,18 @@ def told(events: Iterable[Event], reader: Reader) -> str:
     lines = [
         line
         for task_id, its_own in by_task.items()
-        for line in (f"task {task_id or '(without id)'}", *(f"  {step}" for step in _steps(its_own)))
+        for line in (f"task {task_id or '(without id)'}", *_shortened([f"  {step}" for step in _steps(its_own)]))
     ]
     if len(lines) > _MOST:
         lines[_MOST:] = [f"(and {len(lines) - _MOST} lines more)"]
     return "\n".join(lines)
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    half = _MOST_OF_A_TASK // 2
+    if len(lines) <= _MOST_OF_A_TASK:
+        return lines
+    return [*lines[:half], f"  ({len(lines) - 2 * half} more)", *lines[-half:]]
 
 
 def _steps(events: Iterable[Event]) -> list[Step]:

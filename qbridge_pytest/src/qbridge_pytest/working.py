@@ -64,6 +64,7 @@ class Work:
             QueuePausedError: a queue has work that nobody does.
             BaseException: what has ended a manager.
         """
+        __tracebackhide__ = True
         pause, rest, quiet = GrowingPause(_FIRST_PAUSE, _LONGEST_PAUSE), threading.Event(), 0
         while True:
             ready, in_flight, due = self._client.outlook(self._queues)
@@ -98,6 +99,7 @@ class Work:
         return sum((_counts(self._managers) - self._before).values())
 
     def _check(self) -> None:
+        __tracebackhide__ = True
         for manager in self._managers:
             if manager.error is not None:
                 raise manager.error
