@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from qbridge_core.cli.commands.exporter import _complain as complain
 from qbridge_core.cli.commands.exporter import _tell_doubts as tell_doubts
 from qbridge_core.cli.watching.exporting import Exported
 from qbridge_core.cli.watching.overview import Overview, Row
-from qbridge_core.errors import AuthenticationError
+from qbridge_core.errors import AuthenticationError, BrokerUnavailableError, QBridgeError
 from qbridge_core.telemetry.catalogue import READY, UP
 from qbridge_core.telemetry.pages import Pages
 from qbridge_memory import MemoryClient
@@ -68,6 +69,21 @@ def test_who_may_not_list_queues_is_shown_what_is_in_them(
     overview = Overview(client, ["q"])
     tell_doubts(overview, overview.look())
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (BrokerUnavailableError("no route"), "the broker does not answer: no route\n"),
+        (AuthenticationError("no permission"), "the queues cannot be looked at: no permission\n"),
+    ],
+)
+def test_a_look_that_fails_is_told_from_a_broker_that_is_away(
+    capsys: pytest.CaptureFixture[str], error: QBridgeError, said: str
+) -> None:
+    """A right that is missing is no outage."""
+    complain(error)
+    assert capsys.readouterr().err == said
 
 
 def test_a_look_does_not_count_for_ever() -> None:

@@ -123,4 +123,5 @@ def _tell_doubts(overview: Overview, rows: Sequence[Row]) -> None:
 
 
 def _complain(exc: Exception) -> None:
-    click.echo(f"the broker does not answer: {escaped(str(exc))}", err=True)
+    trouble = "the broker does not answer" if isinstance(exc, TransientError) else "the queues cannot be looked at"
+    click.echo(f"{trouble}: {escaped(str(exc))}", err=True)
