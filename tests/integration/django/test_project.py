@@ -19,10 +19,15 @@ from shop import tasks
 tasks.mail.enqueue("ann", subject="at once")
 tasks.mail_in_thread.enqueue("bob")
 tasks.together.enqueue("cid")
+tasks.in_child.enqueue("good")
+tasks.in_child.enqueue("bad")
 tasks.draw.send("cat.png")
 tasks.count.send("eggs")
 """
-WRITTEN = ["count eggs", "draw cat.png", "mail ann at", "mail bob in", "together cid"]
+WRITTEN = [
+    "child bad", "child good", "count eggs", "draw cat.png", "failed LookupError", "mail ann at", "mail bob in",
+    "together cid",
+]  # fmt: skip
 
 
 def test_the_tests_of_the_project_pass(manage: Manage) -> None:

@@ -29,4 +29,9 @@ TASKS = {
         "OPTIONS": {"max_retries": 1, "max_workers": 2, "task_timeout": 20},
     },
     "loop": {"BACKEND": BACKEND, "QUEUES": [f"{PREFIX}loop"], "OPTIONS": {"max_retries": 0}},
+    "children": {
+        "BACKEND": BACKEND,
+        "QUEUES": [f"{PREFIX}children"],
+        "OPTIONS": {"max_retries": 0, "executor": "process", "max_workers": 1},
+    },
 }

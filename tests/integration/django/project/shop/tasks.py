@@ -8,14 +8,17 @@ import django
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.db import connections
+from django.dispatch import receiver
 
 from qbridge_core import App
 from shop.models import Note
 
 if django.VERSION >= (6, 0):
     from django.tasks import task
+    from django.tasks.signals import task_finished
 else:
     from django_tasks import task
+    from django_tasks.signals import task_finished
 
 MAILS, LOOP = f"{settings.PREFIX}mails", f"{settings.PREFIX}loop"
 app = App()
@@ -61,6 +64,22 @@ async def together(name):
     await asyncio.sleep(0.1)
     seen.append(await sync_to_async(lambda: (threading.current_thread(), connections["default"]))())
     return name
+
+
+@task(backend="children", queue_name=f"{settings.PREFIX}children")
+def in_child(what):
+    """In a child process."""
+    note(f"child {what}")
+    if what == "bad":
+        raise LookupError(what)
+
+
+@receiver(task_finished)
+def finished(sender, task_result, **kwargs):
+    """Tell of what has failed."""
+    if task_result.status == "FAILED" and task_result.task.name == "in_child":
+        [error] = task_result.errors
+        note(f"failed {error.exception_class.__name__}")
 
 
 @app.task(queue=f"{settings.PREFIX}images", max_retries=0)

@@ -41,7 +41,7 @@ def purge():
     """Empty all queues, and forget what was seen."""
     tasks.seen.clear()
     with connect(URL) as client:
-        for queue in ("mails", "reports", "loop", "native", "images"):
+        for queue in ("mails", "reports", "loop", "native", "images", "children"):
             for each in (queue, f"{queue}.dead"):
                 client.declare(queue, f"{queue}.dead")
                 client.purge(each)
