@@ -51,6 +51,11 @@ def test_check_tells_of_mistakes_in_the_settings(manage: Manage) -> None:
         assert text in told
 
 
+def test_a_worker_refuses_a_broker_in_memory(manage: Manage) -> None:
+    """It would run for ever, and see nothing of what others send."""
+    assert "memory:// lives in one process" in manage("qbridge", "worker", code=2).stderr
+
+
 @pytest.fixture
 def variables(shared_url: str, unique_name: str, tmp_path: Path) -> dict[str, str]:
     """Where the broker and the database of the project are, and how its queues are called."""

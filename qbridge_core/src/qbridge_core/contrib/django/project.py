@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from django.conf import settings
@@ -10,8 +10,9 @@ from django.conf import settings
 from qbridge_core.app.app import App
 from qbridge_core.app.task import AppTask
 from qbridge_core.contract.client import QueueClient
+from qbridge_core.contract.registry import client_for
 from qbridge_core.contrib.django.finding import discover, found_apps
-from qbridge_core.contrib.django.framework import url_of_settings
+from qbridge_core.contrib.django.framework import URL_SETTING, DjangoFramework
 from qbridge_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 _SIGNALS: Final = "qbridge_core.contrib.django.backend.signals:Signals"
 
 
-def project_app() -> App:
+def project_app() -> Project:
     """The tasks of each installed app: those of an ``App``, and those of ``django.tasks`` whose backend is QBridge.
 
     Raises:
@@ -52,16 +53,20 @@ def several(apps: Sequence[App]) -> str | None:
 
 
 class Project(App):
-    """One app or several, each with a broker of its own, that are worked off together."""
+    """One app or several, each with a broker of its own, that are worked off together.
 
-    def __init__(self, roots: Sequence[App]) -> None:
+    Args:
+        roots: the apps by their brokers.
+    """
+
+    def __init__(self, roots: Mapping[str, App]) -> None:
         super().__init__()
         self._roots = roots
 
     @property
     def tasks(self) -> list[AppTask[Any]]:
         """Those of all."""
-        return [task for root in self._roots for task in root.tasks]
+        return [task for root in self._roots.values() for task in root.tasks]
 
     @property
     def is_connected(self) -> bool:
@@ -75,20 +80,32 @@ class Project(App):
 
     def close(self) -> None:
         """Disconnect all."""
-        for root in self._roots:
+        for root in self._roots.values():
             root.close()
 
-    def managers(self, queues: Sequence[str] | None = None) -> list[TaskManager]:
-        """Those of all, or of these queues."""
+    def refuse_own_broker(self) -> None:
+        """A worker is a process of its own, which has to see what others send.
+
+        Raises:
+            ConfigurationError: a broker lives in each process apart.
+        """
+        for url in self._roots:
+            if not client_for(url).capabilities.shared:
+                raise ConfigurationError(
+                    f"{url.partition(':')[0]}:// lives in one process, so a worker does not see what others send: set "
+                    f"{URL_SETTING} to redis://localhost:6379/0, for one. Tests call project_app().run_until_idle()"
+                )
+
+    def _managers(self, queues: Sequence[str] | None, start_timeout: float) -> list[TaskManager]:
         from qbridge_core.app.worker import chosen
 
         used = list(dict.fromkeys(task.queue for task in self.tasks))
         wanted = [queue.name for queue in chosen({name: self._queue(name) for name in used}, used, queues)]
         found: list[TaskManager] = []
-        for root in self._roots:
+        for root in self._roots.values():
             its_own = {task.queue for task in root.tasks}
             own = [name for name in wanted if name in its_own]
-            found += root.managers(own) if own else []
+            found += root._managers(own, start_timeout) if own else []
         return found
 
 
@@ -102,9 +119,9 @@ def backends() -> list[TasksApp]:
     return [backend.app for backend in task_backends.all() if isinstance(backend, QBridgeBackend)]
 
 
-def _roots(own: Sequence[App], apps: Sequence[TasksApp]) -> list[App]:
+def _roots(own: Sequence[App], apps: Sequence[TasksApp]) -> dict[str, App]:
     """One app for each broker, which includes the others; none where there are no tasks."""
-    by_url: dict[str, App] = {url_of_settings() or "": app for app in own if app.tasks}
+    by_url: dict[str, App] = {DjangoFramework().url(): app for app in own if app.tasks}
     tasks = _django_tasks() if apps else []
     for app in apps if tasks else ():
         root = by_url.setdefault(app.url, app._root)
@@ -112,7 +129,7 @@ def _roots(own: Sequence[App], apps: Sequence[TasksApp]) -> list[App]:
             root.include(app)
         app.django_tasks = tasks  # from now on: two backends may have the same ones
         _tell_signals(root)
-    return list(by_url.values())
+    return by_url
 
 
 def _django_tasks() -> list[Any]:

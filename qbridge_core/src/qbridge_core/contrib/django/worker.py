@@ -13,4 +13,6 @@ def __getattr__(name: str) -> App:
     set_up_django()
     from qbridge_core.contrib.django.project import project_app
 
-    return project_app()
+    found = project_app()
+    found.refuse_own_broker()
+    return found

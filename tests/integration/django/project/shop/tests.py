@@ -112,6 +112,14 @@ class EnqueueTests(SimpleTestCase):
                 tasks.mail.enqueue(wrong)
         assert ready("mails") == []
 
+    def test_arguments_that_the_function_has_not_are_refused(self):
+        """They would fail in a worker, again and again."""
+        with self.assertRaisesMessage(TypeError, "shop.tasks.mail: got an unexpected keyword argument 'topic'"):
+            tasks.mail.enqueue("ann", topic="hello")
+        with self.assertRaisesMessage(TypeError, "shop.tasks.attempts: too many positional arguments"):
+            tasks.attempts.enqueue(1)
+        assert ready("mails") == []
+
     def test_a_coroutine_can_send(self):
         """With `aenqueue`."""
         with receiving(task_enqueued) as told:

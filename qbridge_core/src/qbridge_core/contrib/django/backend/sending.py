@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -84,7 +85,8 @@ class QBridgeBackend(BaseTaskBackend):  # type: ignore[misc]
         """Send a task; its message is confirmed on return.
 
         Raises:
-            TypeError, ValueError, PayloadError: JSON does not have one of the arguments.
+            TypeError: the function does not take such arguments.
+            TypeError, ValueError, PayloadError: JSON does not have one of them.
             InvalidTaskBackend: the settings are wrong.
             The errors of ``QueueClient.publish`` and, at the first task, of ``connect`` and ``declare``.
         """
@@ -145,8 +147,18 @@ class QBridgeBackend(BaseTaskBackend):  # type: ignore[misc]
 
     def _prepared(self, task: Task, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[TaskResult, TaskCall]:
         self.validate_task(task)
+        _check_arguments(task, args, kwargs)
         result = results.ready(task, self.alias, new_id(), args, kwargs)
         return result, self.app.sender(task).options(task_id=result.id, at=_aware(task.run_after))
+
+
+def _check_arguments(task: Task, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """What the function does not take would fail in a worker, again and again."""
+    context = [None] if task.takes_context else []
+    try:
+        inspect.signature(task.func).bind(*context, *args, **kwargs)
+    except TypeError as exc:
+        raise TypeError(f"{task.module_path}: {exc}") from None
 
 
 def _payload(result: TaskResult) -> dict[str, Any]:
