@@ -36,6 +36,7 @@ from qbridge_core.contract.envelope import MalformedTaskError, UnsupportedTaskEr
 from qbridge_core.task.formats.base import Outgoing
 from support.apps import client_of
 from support.celery_tasks import URL, Producer, works
+from support.wait import wait_for
 
 HEADERS = {"task": "shop.add", "id": "a-1"}
 NO_MORE = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
@@ -115,8 +116,8 @@ def test_g4_few_bytes_that_unpack_to_many_are_malformed() -> None:
         tracemalloc.stop()
 
 
-def test_an_eta_is_waited_for_and_holds_up_nobody(producer: Producer, unique_name: str) -> None:
-    """What was sent later and is due runs first; waiting is no attempt."""
+def test_an_eta_is_waited_for(producer: Producer, unique_name: str) -> None:
+    """Given as a time or as a countdown; one that is past is none, and waiting is no attempt."""
     attempts: list[int] = []
     with works(unique_name) as (app, calls):
 
@@ -124,14 +125,24 @@ def test_an_eta_is_waited_for_and_holds_up_nobody(producer: Producer, unique_nam
         def note(task: TaskContext) -> None:
             attempts.append(task.attempt)
 
-        due = datetime.now(UTC) + timedelta(seconds=1.0)
+        due = datetime.now(UTC) + timedelta(seconds=0.7)
         producer.celery.send_task("shop.note", eta=due)
-        producer.add.apply_async((2,), countdown=0.6)
         producer.add.apply_async((1,), eta=datetime(2020, 1, 1))  # noqa: DTZ001 - naive means UTC there
+        producer.add.apply_async((2,), countdown=0.2)
         app.run_until_idle()
         assert datetime.now(UTC) >= due
-    assert calls == [(1, 0), (2, 0)]
-    assert attempts == [1]
+    assert (calls, attempts) == ([(1, 0), (2, 0)], [1])
+
+
+def test_g7_what_waits_for_its_eta_holds_up_nobody(producer: Producer, unique_name: str) -> None:
+    """The broker has it meanwhile, and who is behind it runs."""
+    with works(unique_name) as (app, calls):
+        producer.add.apply_async((1,), countdown=3600)
+        producer.add.delay(2)
+        (manager,) = app.managers()
+        with manager:
+            wait_for(lambda: calls == [(2, 0)])
+            wait_for(lambda: client_of(app).stats(unique_name).delayed == 1)
 
 
 @pytest.mark.parametrize(("utc", "hours"), [(True, 0), (False, 5)])
