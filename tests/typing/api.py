@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,6 +14,7 @@ import qbridge_core
 import qbridge_memory
 from QBridge.task_manager import TaskManager as AnnouncedTaskManager
 from qbridge_core import (
+    AsyncQueueClient,
     Attempt,
     AttemptOutcome,
     BackendFactory,
@@ -46,6 +48,7 @@ from qbridge_core import (
     TaskContext,
     TaskManager,
     TransientError,
+    aconnect,
     check_headers,
     connect,
     current_task,
@@ -210,6 +213,21 @@ def producing() -> None:
         client.purge("in")
     except TransientError as exc:
         log.warning("later: %s", exc)
+
+
+async def producing_in_coroutines(inner: QueueClient) -> None:
+    async with aconnect("redis://localhost", max_in_flight=10, lease=5) as client:
+        assert_type(client, AsyncQueueClient)
+        assert_type(await client.send("in", {"data": "x"}, delay=5, expires=9, publish_timeout=5), str)
+        assert_type(await client.send_many("in", [1, "a", None]), list[str])
+        await client.publish("in", b"{}", headers={"a": "b"}, timeout=5)
+        await client.publish("in", "text")  # type: ignore[arg-type]
+        assert_type((await client.stats("in")).ready, int)
+        assert_type(await client.dead_letters("dead", after="1"), list[DeadLetter])
+        assert_type(await client.replay("dead"), int)
+    assert_type(await aconnect("memory://"), AsyncQueueClient)
+    assert_type(AsyncQueueClient(inner).queue_client, QueueClient)
+    assert_type(inner.publish_soon("in", [Message(b"")], timeout=5.0), list[Future[None]])
 
 
 def operating(client: QueueClient) -> None:

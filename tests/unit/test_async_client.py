@@ -6,8 +6,9 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import Future
+from datetime import date
 from typing import Any
 
 import pytest
@@ -98,6 +99,28 @@ def test_it_does_what_a_client_does_for_those_who_send() -> None:
     asyncio.run(program())
 
 
+async def numbers() -> AsyncIterator[int]:
+    """What only a coroutine can go through."""
+    yield 1
+
+
+def test_a_program_without_a_block_awaits_its_client() -> None:
+    """It disconnects in the end; types and encoders are those of ``send``."""
+
+    async def program() -> None:
+        client = await aconnect("memory://", max_in_flight=5)
+        await client.declare("q")
+        await client.send("q", {"day": date(2026, 1, 2)}, encoder=date.isoformat, expires=60.0)
+        await client.send_many("q", [date(2026, 1, 3)], encoder=date.isoformat, expires=60.0)
+        bodies = [delivery.body for delivery in client.queue_client.receive("q", 2)]
+        assert [body.count(b'"expires') for body in bodies] == [1, 1]
+        assert b"2026-01-02" in bodies[0]
+        await client.disconnect()
+        assert not client.connected
+
+    asyncio.run(program())
+
+
 def test_errors_are_those_of_the_client() -> None:
     """Of the broker and of arguments; nobody has to know that a thread was between."""
 
@@ -107,6 +130,8 @@ def test_errors_are_those_of_the_client() -> None:
                 await client.send("missing", 1)
             with pytest.raises(PayloadError):
                 await client.send("q", object())
+            with pytest.raises(PayloadError, match="async for"):
+                await client.send_many("q", numbers())  # type: ignore[arg-type]
             with pytest.raises(PayloadError, match="not one str"):
                 await client.send_many("q", "payload")
             with pytest.raises(ConfigurationError, match="queue comes first"):

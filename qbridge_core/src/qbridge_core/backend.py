@@ -17,8 +17,9 @@
   :class:`GrowingPause` between tries, :class:`Outage`, which makes one story of many complaints, :class:`Mailbox`,
   through which many threads hand work to one, and :class:`Pulse`, by which a thread shows that it turns.
 * **Not waiting,** for a ``publish_soon`` of one's own: :class:`Promises` are futures that end in time (each a
-  :class:`Promise`), :class:`HelperThreads` run what may wait; :func:`settled` is a future that has ended, and
-  :func:`promised` puts what a call raises into the one that it returns.
+  :class:`Promise`), :class:`HelperThreads` run what may wait; :func:`settled` is a future that has ended,
+  :func:`promised` puts what a call raises into the one that it returns, and of an error that several futures have
+  each gets one of its own (:func:`each_with`, :func:`copied`).
 * **Looking at the broker:** ``diagnose`` makes each :class:`Finding` through a :class:`Check`, for the queues whose
   :class:`QueueUse` :func:`check_uses` returns; :func:`examine` makes all checks, whatever one
   of them raises.
@@ -29,7 +30,7 @@
 The tests are in :mod:`qbridge_core.testing`; a backend's package never imports those.
 """
 
-from qbridge_core.contract.asides import promised, settled
+from qbridge_core.contract.asides import copied, each_with, promised, settled
 from qbridge_core.contract.boundary import callers_own, guarded, is_passing
 from qbridge_core.contract.capabilities import Capabilities
 from qbridge_core.contract.checks import (
@@ -249,7 +250,9 @@ __all__ = [
     "check_uses",
     "check_wait",
     "check_wanted",
+    "copied",
     "default_dead_letter_queue",
+    "each_with",
     "examine",
     "guarded",
     "hookimpl",

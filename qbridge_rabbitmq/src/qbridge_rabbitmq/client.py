@@ -46,8 +46,8 @@ from qbridge_core.backend import (
     check_uses,
     check_wait,
     check_wanted,
+    each_with,
     logger,
-    settled,
 )
 from qbridge_rabbitmq.broker import ConnectedBroker
 from qbridge_rabbitmq.connection.boundary import bounded, translated
@@ -307,7 +307,7 @@ class RabbitMQClient(Holding):
                 return super().publish_soon(queue, given, delay=delay, timeout=timeout)
             return self._publish_soon(queue, given, timeout)
         except QBridgeError as exc:
-            return [settled(exc) for _ in given]
+            return each_with(exc, len(given))
 
     @bounded
     def _publish_soon(self, queue: str, messages: Sequence[Message], timeout: float | None) -> list[Future[None]]:

@@ -42,9 +42,9 @@ from qbridge_core.backend import (
     check_uses,
     check_wait,
     check_wanted,
+    each_with,
     list_queues,
     monotonic,
-    settled,
 )
 from qbridge_redis.connection.boundary import guarded_method
 from qbridge_redis.connection.options import Deployment, Options
@@ -266,7 +266,7 @@ class RedisClient(Holding):
         try:
             return self._publish_soon(queue, given, delay, timeout)
         except QBridgeError as exc:
-            return [settled(exc) for _ in given]
+            return each_with(exc, len(given))
 
     @guarded_method
     def _publish_soon(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterable, Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from qbridge_core.contract.encoding import Encoder
 from qbridge_core.contract.message import Message, QueueStats
 from qbridge_core.contract.producing import task_message
 from qbridge_core.contract.registry import connect
-from qbridge_core.errors import ConfigurationError
+from qbridge_core.errors import ConfigurationError, PayloadError
 
 
 class AsyncQueueClient:
@@ -111,7 +111,7 @@ class AsyncQueueClient:
         Raises:
             The errors of ``QueueClient.send_many``.
         """
-        send, given = self.queue_client.send_many, _all(payloads)
+        send, given = self.queue_client.send_many, _all(payloads, "send_many")
         sending = partial(send, queue, given, expires=expires, encoder=encoder, publish_timeout=publish_timeout)
         return await self._sends.call(sending, f"messages for {queue!r}")
 
@@ -145,7 +145,7 @@ class AsyncQueueClient:
         Raises:
             The errors of ``QueueClient.publish_many``.
         """
-        publish = partial(self.queue_client.publish_many, queue, _all(messages), timeout=timeout)
+        publish = partial(self.queue_client.publish_many, queue, _all(messages, "publish_many"), timeout=timeout)
         await self._sends.call(publish, f"messages for {queue!r}")
 
     # ------------------------------------------------------------------ queues, and letters of those who send
@@ -206,18 +206,47 @@ def with_sends(client: QueueClient, sends: Sends) -> AsyncQueueClient:
     return made
 
 
-@asynccontextmanager
-async def aconnect(
+class Connecting(AbstractAsyncContextManager[AsyncQueueClient]):
+    """What :func:`aconnect` returns: a client for a block, or, awaited, one until ``await client.disconnect()``.
+
+    Args:
+        opening: connects; called by a thread.
+        sends: what the client will have under way.
+    """
+
+    def __init__(self, opening: Callable[[], QueueClient], sends: Sends) -> None:
+        self._opening = opening
+        self._sends = sends
+        self._client: AsyncQueueClient | None = None
+
+    def __await__(self) -> Generator[Any, None, AsyncQueueClient]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> AsyncQueueClient:
+        self._client = await self._open()
+        return self._client
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        if self._client is not None:
+            await self._client.disconnect()
+
+    async def _open(self) -> AsyncQueueClient:
+        sends = self._sends
+        return with_sends(await sends.open(self._opening, lambda client: client.disconnect(), "connecting"), sends)
+
+
+def aconnect(
     url: str,
     *,
     max_in_flight: int = MAX_IN_FLIGHT,
     start_timeout: float = 0.0,
     plugins: Sequence[object] = (),
     **options: object,
-) -> AsyncIterator[AsyncQueueClient]:
-    """Be connected within this block, as in ``async with aconnect(url) as client``.
+) -> Connecting:
+    """Connect, as in ``async with aconnect(url) as client``.
 
-    At the end it waits for what is under way, and disconnects.
+    At the end of the block it waits for what is under way, and disconnects. A program without a block writes
+    ``client = await aconnect(url)``, and ``await client.disconnect()`` in the end.
 
     Args:
         url: as for :func:`~qbridge_core.connect`.
@@ -229,15 +258,18 @@ async def aconnect(
     Raises:
         The errors of ``connect``.
     """
-    sends = Sends(max_in_flight)
     opening = partial(connect, url, start_timeout=start_timeout, plugins=plugins, **options)
-    client = with_sends(await sends.open(opening, lambda made: made.disconnect(), "connecting"), sends)
-    try:
-        yield client
-    finally:
-        await client.disconnect()
+    return Connecting(opening, Sends(max_in_flight))
 
 
-def _all(items: Iterable[object]) -> Any:
-    """Go through what a caller gives here, and not in another thread; what cannot be gone through is refused there."""
+def _all(items: Iterable[object], method: str) -> Any:
+    """Go through what a caller gives here, and not in another thread; what cannot be gone through is refused there.
+
+    Raises:
+        PayloadError: only a coroutine can go through it.
+    """
+    if isinstance(items, AsyncIterable):
+        raise PayloadError(
+            f"{method} takes a list, not an {type(items).__name__}: write [each async for each in …], or send each one"
+        )
     return items if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable) else list(items)

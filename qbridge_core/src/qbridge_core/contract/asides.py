@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import copy
 import math
 import os
 from collections.abc import Callable
@@ -31,6 +32,18 @@ def settled(error: BaseException | None = None) -> Future[None]:
     else:
         future.set_exception(error)
     return future
+
+
+def each_with(error: QBridgeError, count: int) -> list[Future[None]]:
+    """So many futures that have ended with an error, each with one of its own: who raises it adds frames to it."""
+    return [settled(copied(error)) for _ in range(count)]
+
+
+def copied(error: QBridgeError) -> QBridgeError:
+    """The same error without the frames that it has come through."""
+    another = copy.copy(error)
+    another.__cause__ = error.__cause__
+    return another
 
 
 def promised(call: Callable[[], Future[None]]) -> Future[None]:

@@ -15,6 +15,7 @@ from qbridge_core.backend import (
     Promises,
     PublishUnconfirmedError,
     QBridgeError,
+    copied,
     monotonic,
     settled,
 )
@@ -67,7 +68,7 @@ class Flight(Batch):
     def fail(self, error: QBridgeError) -> None:
         """In the I/O thread: none of the messages was sent."""
         for message in list(self._sends):
-            self.settle(message, error)
+            self.settle(message, copied(error))
 
 
 class Flights:
