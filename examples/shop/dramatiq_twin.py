@@ -40,14 +40,13 @@ def make_thumbnail(source: str, target: str, factor: int = 4) -> None:
 async def deliver(url: str, event: dict[str, Any]) -> None:
     """Tell a customer's program what has happened."""
     try:
-        message = CurrentMessage.get_current_message()
-        await call(url, event, message.message_id)
+        await call(url, event, CurrentMessage.get_current_message().message_id)
     except BusyError as exc:
         raise Retry(delay=int(exc.after * 1000)) from exc
 
 
 def paid(mail: OrderMail, pictures: list[Path], hooks: list[str]) -> list[str]:
-    """All tasks of an order, confirmed one by one; sent twice they have the same ids."""
+    """All tasks of an order that is paid, confirmed one by one; sent twice they have the same ids."""
     event = {"kind": "paid", "order": mail.order}
     messages = [
         send_mail.message(mail.model_dump(mode="json")).copy(message_id=f"mail-{mail.order}"),

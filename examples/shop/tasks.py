@@ -1,4 +1,4 @@
-"""The tasks of the shop. In examples/, with QBRIDGE_URL set: qbridge worker shop.tasks:app"""
+"""The tasks of the shop, and what sends them. In examples/, with QBRIDGE_URL set: qbridge worker shop.tasks:app"""
 
 from __future__ import annotations
 
@@ -33,3 +33,14 @@ async def deliver(task: TaskContext, url: str, event: dict[str, Any]) -> None:
         await call(url, event, task.task_id)
     except BusyError as exc:
         raise Retry(after=exc.after) from exc
+
+
+def paid(mail: OrderMail, pictures: list[Path], hooks: list[str]) -> list[str]:
+    """All tasks of an order that is paid, confirmed in one go for each queue; sent twice they have the same ids."""
+    event = {"kind": "paid", "order": mail.order}
+    messages = [
+        send_mail.options(task_id=f"mail-{mail.order}").message(mail),
+        *(make_thumbnail.message(picture, picture.with_suffix(".small.ppm")) for picture in pictures),
+        *(deliver.options(task_id=f"hook-{mail.order}-{n}").message(url, event) for n, url in enumerate(hooks)),
+    ]
+    return app.send_many(messages)

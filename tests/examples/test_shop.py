@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -27,11 +26,10 @@ def test_an_order_is_mailed_drawn_and_told(
     shop: ModuleType, qbridge: Kit, mail_server: MailServer, customer: Callable[..., Customer], picture: Path
 ) -> None:
     """One call sends it all; a thread, a child process and a coroutine do it."""
-    orders = importlib.import_module("shop.orders")
     told = customer(200)
     paid_at = datetime(2026, 1, 2, tzinfo=UTC)
     mail = shop.OrderMail(to="ann@example.org", order=7, total=Decimal("9.90"), paid_at=paid_at)
-    ids = orders.paid(mail, [picture], [told.url])
+    ids = shop.paid(mail, [picture], [told.url])
     assert (ids[0], ids[2]) == ("mail-7", "hook-7-0")
     qbridge.sent(shop.send_mail, payload={"mail": {"to": "ann@example.org", "total": "9.90"}}, task_id="mail-7")
     assert qbridge.run(90.0).succeeded == 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -35,13 +34,12 @@ def test_a_worker_does_what_the_shop_sends(
     picture: Path,
 ) -> None:
     """One program does mails, thumbnails and webhooks; the webhook that failed is a letter, and then replayed."""
-    orders = importlib.import_module("shop.orders")
     mail = shop.OrderMail(
         to="ann@example.org", order=7, total=Decimal("9.90"), paid_at=datetime(2026, 1, 2, tzinfo=UTC)
     )
     good, gone = customer(503, 200), customer(410, 200)
     with shop.app.open(url) as client:
-        orders.paid(mail, [picture], [good.url, gone.url])
+        shop.paid(mail, [picture], [good.url, gone.url])
         program("-m", "qbridge_core", "worker", "shop.tasks:app", "--log-level", "INFO", QBRIDGE_URL=url)
         (letter,) = wait_for(lambda: client.dead_letters("webhooks.dead"), 60.0)
         assert (letter.reason, letter.task_id, letter.attempts) == (Reason.FAILED, "hook-7-1", 1)
