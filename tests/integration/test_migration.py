@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from amqp.exceptions import PreconditionFailed
+from celery import Celery
 
-from qbridge_core import App, CeleryFormat, ConstantBackoff, DramatiqFormat, EnvelopeFormat, Reason
+from qbridge_core import App, CeleryFormat, ConstantBackoff, DramatiqFormat, EnvelopeFormat, Reason, connect
 from qbridge_core.app.task import AppTask
 from qbridge_core.task.formats.base import Format
 from support.apps import client_of
@@ -98,3 +100,15 @@ def test_what_dramatiq_has_sent_is_worked_off_and_the_other_way_round(
     with side.app.open(amqp_url):
         drains(side, program, unique_name)
         is_understood(side, program)
+
+
+def test_a_queue_can_be_made_as_celery_makes_it(amqp_url: str, unique_name: str) -> None:
+    """Through kombu, for Celery to find what it would have made: it takes no queue that was made for ``amqp://``."""
+    with connect(f"kombu+{amqp_url}") as as_celery, connect(amqp_url) as client:
+        as_celery.declare(unique_name, f"{unique_name}-dead")
+        client.declare(f"{unique_name}-ours", f"{unique_name}-dead")
+        with Celery(broker=amqp_url, set_as_current=False) as celery:
+            celery.send_task("shop.add", [1], queue=unique_name)
+            assert client.stats(unique_name).ready == 1
+            with pytest.raises(PreconditionFailed):
+                celery.send_task("shop.add", [1], queue=f"{unique_name}-ours", retry=False)
