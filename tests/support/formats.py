@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any, ClassVar
 
 from qbridge_core import (
@@ -62,6 +63,11 @@ def note_payload(payload: Any) -> None:
         note(payload["args"][0], json.dumps(payload))
     else:
         note(payload["file"], json.dumps(payload))
+
+
+def note_process(payload: Any) -> None:
+    """Note where it runs, in the file that its first argument names."""
+    note(payload["args"][0], os.getpid())
 
 
 async def note_payload_later(payload: Any) -> None:

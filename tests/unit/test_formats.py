@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from qbridge_core import (
 )
 from qbridge_core.work.readahead import ReadAhead
 from qbridge_memory import MemoryClient
-from support.formats import ListFormat, note_payload, note_payload_later, publish
+from support.formats import ListFormat, note_payload, note_payload_later, note_process, publish
 from support.handlers import notes
 from support.suspects import CountingClient, suspected_once
 from support.wait import wait_for
@@ -95,8 +96,10 @@ def test_g6_a_suspect_of_another_format_runs_in_a_child_process(journal: str) ->
         client.declare("q", "d")
         client.deaths["q"] = suspected_once(b"suspect")
         publish(client, "q", journal, "suspect")
-        assert manager(client, ListFormat(), max_workers=2).run_until_idle(100.0).counts == {Outcome.SUCCEEDED: 1}
-    assert notes(journal) == [json.dumps({"args": [journal, "suspect"], "kwargs": {}})]
+        running = manager(client, ListFormat(), handler=note_process, max_workers=2)
+        assert running.run_until_idle(100.0).counts == {Outcome.SUCCEEDED: 1}
+    (process,) = notes(journal)
+    assert process != str(os.getpid())
 
 
 def test_g13_what_no_format_accepts_is_a_letter_that_names_them(client: MemoryClient) -> None:
@@ -124,16 +127,17 @@ def test_what_is_not_due_waits_at_the_broker(
     client: MemoryClient, journal: str, handler: Any, arguments: dict[str, Any]
 ) -> None:
     """It goes back uncounted, others do not wait for it, and it runs when its time has come."""
-    due = time.time() + 1.5
-    publish(client, "q", journal, "late", due_at=due)
-    publish(client, "q", journal, "soon")
+    publish(client, "q", journal, "first")
     with manager(client, ListFormat(), handler=handler, **arguments) as running:
-        wait_for(lambda: len(notes(journal)) == 1, 60.0, "the other one has run")
-        wait_for(lambda: len(notes(journal)) == 2, 60.0, "both have run")
+        wait_for(lambda: len(notes(journal)) == 1, 60.0, "workers are ready")
+        due = time.time() + 1.5
+        publish(client, "q", journal, "late", due_at=due)
+        publish(client, "q", journal, "soon")
+        wait_for(lambda: len(notes(journal)) == 3, 60.0, "all have run")
         assert time.time() >= due
         report = running.run_until_idle()
-    assert "soon" in notes(journal)[0]
-    assert report.succeeded == 2
+    assert "soon" in notes(journal)[1]
+    assert report.succeeded == 3
     assert report.dead_lettered == report.retried == 0
 
 
