@@ -85,20 +85,24 @@ def test_an_urgent_message_is_not_behind_the_others(shared_url: str, unique_name
 
 @pytest.fixture
 def busy(shared_url: str, unique_name: str) -> Iterator[tuple[Shop, QueueClient]]:
-    """A pool whose four workers are busy for long, with many messages in each of its queues."""
+    """A pool whose four workers are busy for long with tasks of one queue, and many messages in each."""
     shop = Shop(unique_name, seconds=0.0)
     with connect(shared_url) as client, shop.app.open(shared_url):
-        shop.send(urgent=20, normal=20)
+        shop.send(urgent=20, normal=0)
         (manager,) = shop.app.managers()
         with manager:
             wait_for(lambda: len(shop.order) == 4, 20.0)
+            shop.send(urgent=0, normal=20)
             yield shop, client
             shop.go_on.set()
             assert manager.run_until_idle(60.0).counts[Outcome.SUCCEEDED] == 40
 
 
 def test_a_busy_worker_holds_nothing_that_others_could_run(busy: tuple[Shop, QueueClient]) -> None:
-    """Only what runs, a moment after all of its slots are taken; another process may have all of the rest."""
+    """Only what runs, a moment after all of its slots are taken; another process may have all of the rest.
+
+    Of the other queue a consumer has got a message that no slot is free for.
+    """
     shop, client = busy
     wait_for(lambda: sum(client.count(name).ready for name in shop.names) == 36, 20.0)
     wait_for(lambda: all(client.receive(name, 1, 0.0) for name in shop.names), 20.0)

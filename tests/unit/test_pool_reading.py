@@ -120,6 +120,12 @@ def test_each_queue_is_asked_once_and_for_its_share(client: Asked, reader: PoolR
     client.requests.clear()
     assert names(reader.receive(12, 0.0)) == "n" * 12
     assert client.requests == ["u:10", "n:12"]
+    client.purge("n")
+    client.send_many("u", range(50))
+    reader.receive(12, 0.0)
+    client.requests.clear()
+    assert names(reader.receive(12, 0.0)) == "u" * 12
+    assert client.requests == ["n:2", "u:12"]
 
 
 def test_only_when_all_are_empty_it_waits_and_for_all(client: Asked, reader: PoolReader) -> None:

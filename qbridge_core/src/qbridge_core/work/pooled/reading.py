@@ -57,7 +57,6 @@ class PoolReader:
         self._shares = Shares(weights)
         self._all = self._open = frozenset(weights)
         self._asked: frozenset[str] = frozenset()
-        self._empty: set[str] = set()
         self._retry_at: dict[str, float] = {}
         self._outage = Outage()
         self._came_at = dict.fromkeys(weights, 0.0)
@@ -99,11 +98,11 @@ class PoolReader:
         left, spent = set(queues), 0
         while left:
             shares = self._shares.shares(count - spent, left)
-            wanting = [queue for queue, share in shares.items() if share > asked[queue]]
-            if not wanting:
+            # In the order of their turns. One that was empty has the first, so what it leaves is known before
+            # the others are asked, and each is asked once.
+            queue = next((queue for queue, share in shares.items() if share > asked[queue]), None)
+            if queue is None:
                 break
-            # What an empty one leaves is known before the others are asked, so that each is asked once.
-            queue = min(wanting, key=lambda each: each not in self._empty)
             missing = shares[queue] - asked[queue]
             asked[queue] = shares[queue]
             found = self._ask(queue, missing)
@@ -125,11 +124,8 @@ class PoolReader:
             self._note_success(queue)
         if found:
             self._came_at[queue] = monotonic()
-            self._empty.discard(queue)
             if len(found) >= _MANY:
                 self._consume(queue)
-        else:
-            self._empty.add(queue)
         return found
 
     def _in_turn(self, came: Mapping[str, deque[Delivery]]) -> list[Delivery]:
