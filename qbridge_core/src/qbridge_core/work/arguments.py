@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from qbridge_core.contract.checks import MAX_ID_CHARS, check_queue_name
 from qbridge_core.contract.client import QueueClient
+from qbridge_core.contract.names import suspects_queue
 from qbridge_core.errors import ConfigurationError, NotConnectedError
 from qbridge_core.execute.executor import is_coroutine_function
 from qbridge_core.execute.lifespan import Lifespan
@@ -132,3 +134,20 @@ def checked_count(name: str, value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigurationError(f"{name} must be an integer of at least 1, not {value!r}")
     return value
+
+
+def check_queues(input_queue: object, dead_letter_queue: object) -> None:
+    """Refuse names that no queue can have, or that cannot go together.
+
+    Raises:
+        ConfigurationError: the text says why.
+    """
+    queue = check_queue_name(input_queue, MAX_ID_CHARS - len(suspects_queue("")), what="input_queue")
+    check_queue_name(dead_letter_queue, what="dead_letter_queue")
+    if queue == dead_letter_queue:
+        raise ConfigurationError(f"input_queue and dead_letter_queue are both {queue!r}; they must differ")
+    if dead_letter_queue == suspects_queue(queue):
+        raise ConfigurationError(
+            f"dead_letter_queue cannot be {dead_letter_queue!r}: tasks of {queue!r} that may have killed "
+            "their worker wait there to run again; choose another name"
+        )

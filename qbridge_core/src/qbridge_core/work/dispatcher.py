@@ -29,6 +29,7 @@ from qbridge_core.runtime.outage import Outage
 from qbridge_core.runtime.pause import GrowingPause
 from qbridge_core.runtime.pulse import Pulse
 from qbridge_core.work.gate import Gate
+from qbridge_core.work.gauge import Gauge
 from qbridge_core.work.pooled.reading import PoolReader
 from qbridge_core.work.pooled.suspects import AnySideQueue
 from qbridge_core.work.readahead import LARGE, SECONDS_HELD, ReadAhead
@@ -485,24 +486,3 @@ def _nobody(count: int) -> None:
 
 def _ignore() -> None:
     """Nobody wants to know."""
-
-
-class Gauge:
-    """A number that many threads change.
-
-    Attributes:
-        value: the number.
-        raised_at: when it last grew (monotonic time).
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.value = 0
-        self.raised_at = 0.0
-
-    def add(self, change: int) -> None:
-        """Change it."""
-        with self._lock:
-            self.value += change
-            if change > 0:
-                self.raised_at = monotonic()

@@ -8,9 +8,8 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, Self
 
-from qbridge_core.contract.checks import MAX_ID_CHARS, check_queue_name, require_seconds
+from qbridge_core.contract.checks import require_seconds
 from qbridge_core.contract.client import QueueClient
-from qbridge_core.contract.names import suspects_queue
 from qbridge_core.errors import (
     ConfigurationError,
     IdleTimeoutError,
@@ -34,6 +33,7 @@ from qbridge_core.task.terms import Terms
 from qbridge_core.telemetry.health import SILENCE, STALL, Health
 from qbridge_core.work.arguments import (
     check_backoffs,
+    check_queues,
     checked_client,
     checked_count,
     checked_crashes,
@@ -496,20 +496,3 @@ class TaskManager:
             session.stopped.wait(_IDLE_POLL)
         flush()
         return self.report()
-
-
-def check_queues(input_queue: object, dead_letter_queue: object) -> None:
-    """Refuse names that no queue can have, or that cannot go together.
-
-    Raises:
-        ConfigurationError: the text says why.
-    """
-    queue = check_queue_name(input_queue, MAX_ID_CHARS - len(suspects_queue("")), what="input_queue")
-    check_queue_name(dead_letter_queue, what="dead_letter_queue")
-    if queue == dead_letter_queue:
-        raise ConfigurationError(f"input_queue and dead_letter_queue are both {queue!r}; they must differ")
-    if dead_letter_queue == suspects_queue(queue):
-        raise ConfigurationError(
-            f"dead_letter_queue cannot be {dead_letter_queue!r}: tasks of {queue!r} that may have killed "
-            "their worker wait there to run again; choose another name"
-        )

@@ -11,7 +11,8 @@ from qbridge_core.contract.names import suspects_queue
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.execute.executor import Handler
 from qbridge_core.task.outcome import PoolTally
-from qbridge_core.work.manager import TaskManager, check_queues
+from qbridge_core.work.arguments import check_queues
+from qbridge_core.work.manager import TaskManager
 from qbridge_core.work.pooled.queues import InputQueue
 
 
