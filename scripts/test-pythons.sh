@@ -47,7 +47,7 @@ make_environment() {
     "$1" -m venv --clear "$2" &&
         "$python" -m pip install --quiet --upgrade 'pip>=25.1' &&
         "$python" -m pip install --quiet --find-links "$wheels" ${3:+--constraint "$3"} \
-            'qbridge-core[all,cli,testing]' --group test
+            'qbridge-core[all,cli,pytest,testing]' --group test
 }
 
 run_entry() {

@@ -114,6 +114,15 @@ def test_the_extra_kombu_runs_tasks_from_a_folder_and_from_sqs(
     assert run(clean_python, "-I", "-c", program).splitlines() == ["3 1 1 2", "3 1 1 2", "[]"]
 
 
+def test_the_extra_pytest_brings_the_fixture(wheels: dict[str, Path], clean_python: Path, tmp_path: Path) -> None:
+    """`qbridge-core[pytest]` is all that a test in virtual time needs."""
+    folder = wheels["qbridge_core"].parent
+    pip("install", "--quiet", "--find-links", folder, "qbridge-core[pytest]", python=clean_python)
+    test = "def test_it(qbridge):\n    qbridge.manager(str, 'q', 'd')\n    assert qbridge.run().succeeded == 0\n"
+    (tmp_path / "test_it.py").write_text(test)
+    assert "1 passed" in run(clean_python, "-I", "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=tmp_path)
+
+
 def test_the_root_installs_all_and_leaves_no_pointer_behind(clean_python: Path) -> None:
     """`pip install .` brings the packages of all distributions, and no requirement that names a folder."""
     pip("install", "--quiet", ROOT, python=clean_python)
