@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from qbridge_core import (
     RawFormat,
     Reason,
     TaskManager,
+    hookimpl,
 )
 from qbridge_core.work.readahead import ReadAhead
 from qbridge_memory import MemoryClient
@@ -139,6 +141,28 @@ def test_what_is_not_due_waits_at_the_broker(
     assert "soon" in notes(journal)[1]
     assert report.succeeded == 3
     assert report.dead_lettered == report.retried == 0
+
+
+def test_what_is_handed_back_is_told_by_its_id(client: MemoryClient) -> None:
+    """Hooks hear the id that the format finds."""
+    told: list[str] = []
+
+    class Plugin:
+        @hookimpl
+        def qbridge_task_handed_back(self, queue: str, task_id: str) -> None:
+            told.append(task_id)
+
+    began, release = threading.Event(), threading.Event()
+
+    def handler(_: object) -> None:
+        began.set()
+        release.wait(30)
+
+    publish(client, "q", id="call-7")
+    with manager(client, ListFormat(), handler=handler, max_workers=1, grace_period=0.1, plugins=[Plugin()]):
+        assert began.wait(10)
+    release.set()
+    assert told == ["call-7"]
 
 
 def test_a_format_of_json_refuses_what_is_none(client: MemoryClient) -> None:

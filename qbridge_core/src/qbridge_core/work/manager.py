@@ -183,6 +183,7 @@ class TaskManager:
             redact=checked_redact(redact),
             owns=own_code(handler).includes,
             clock=queue_client.clock,
+            formats=chosen,
         )
         self._lifecycle.attach_to(queue_client)
         self._plan = Plan(

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import replace
 
 from qbridge_core.contract.dead_letter import Failure
-from qbridge_core.contract.envelope import MalformedTaskError, read_task
+from qbridge_core.contract.envelope import read_task
 from qbridge_core.contract.headers import (
     CRASHES,
     MAX_EXCEPTION_MESSAGE_CHARS,
@@ -21,6 +21,7 @@ from qbridge_core.contract.message import Delivery
 from qbridge_core.contract.names import worker_identity
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.task.explanation import Explanation
+from qbridge_core.task.formats.chosen import Formats
 from qbridge_core.task.run import Run
 from qbridge_core.work.settle.rules import Rules
 
@@ -105,12 +106,14 @@ def nameless(delivery: Delivery) -> str:
     return f"without id ({len(delivery.body)} bytes, sha256 {hashlib.sha256(delivery.body).hexdigest()[:16]})"
 
 
-def known_task_id(delivery: Delivery) -> str:
+def known_task_id(delivery: Delivery, formats: Formats | None) -> str:
     """The task's id in a message that nobody has begun, as far as it has one; "" otherwise."""
+    body = delivery.body
     try:
-        told = read_task(delivery.body, len(delivery.body)).task_id
-    except MalformedTaskError:
+        task = read_task(body, len(body)) if formats is None else formats.read(delivery, len(body))
+    except Exception:  # noqa: BLE001 - a format is a user's code
         return delivery.message_id or ""
+    told = task.task_id
     return told or meta_text(delivery.meta, TASK_ID) or delivery.message_id or ""
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from qbridge_core.runtime.clock import SYSTEM_CLOCK, Clock
 from qbridge_core.task.explanation import Owns
+from qbridge_core.task.formats.chosen import Formats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +21,7 @@ class Rules:
         redact: what may be shown of a text from a handler's exception.
         owns: tells the handler's own code, for the place of a failure.
         clock: tells the times that are written beside messages.
+        formats: of what formats the messages are; ``None`` for the envelope alone.
     """
 
     queue: str
@@ -28,3 +30,4 @@ class Rules:
     redact: Callable[[str], str] | None = None
     owns: Owns | None = None
     clock: Clock = SYSTEM_CLOCK
+    formats: Formats | None = None

@@ -301,7 +301,9 @@ class Settler:
     def _handed_back(self, delivery: Delivery) -> None:
         self._tally.add(Outcome.HANDED_BACK)
         if self._lifecycle.hears_hand_backs:
-            self._lifecycle.task_handed_back(queue=self._rules.queue, task_id=known_task_id(delivery))
+            self._lifecycle.task_handed_back(
+                queue=self._rules.queue, task_id=known_task_id(delivery, self._rules.formats)
+            )
 
     def give_back(self, delivery: Delivery, reason: BaseException | None, describe: Describe) -> bool:
         """Give a message back that the broker refuses to have elsewhere; the worker is free for others."""
