@@ -60,7 +60,7 @@ def deliver(self: Task, url: str, event: dict[str, Any]) -> None:
 
 
 def paid(mail: OrderMail, pictures: list[Path], hooks: list[str]) -> list[str]:
-    """All tasks of an order that is paid, confirmed one by one; sent twice they have the same ids."""
+    """All tasks of an order that is paid, confirmed one by one; a mail sent twice has the same id."""
     event = {"kind": "paid", "order": mail.order}
     calls = [
         send_mail.s(mail.model_dump(mode="json")).set(task_id=f"mail-{mail.order}"),

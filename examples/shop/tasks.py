@@ -36,7 +36,7 @@ async def deliver(task: TaskContext, url: str, event: dict[str, Any]) -> None:
 
 
 def paid(mail: OrderMail, pictures: list[Path], hooks: list[str]) -> list[str]:
-    """All tasks of an order that is paid, confirmed in one go for each queue; sent twice they have the same ids."""
+    """All tasks of an order that is paid, confirmed in one go for each queue; a mail sent twice has the same id."""
     event = {"kind": "paid", "order": mail.order}
     messages = [
         send_mail.options(task_id=f"mail-{mail.order}").message(mail),
