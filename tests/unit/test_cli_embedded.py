@@ -47,3 +47,10 @@ def test_other_commands_have_the_broker_of_the_program(
     monkeypatch.delenv("QBRIDGE_URL")
     assert embedded("declare", "emails", url="memory://") == 0
     assert "QBRIDGE_URL" not in os.environ
+
+
+def test_commands_that_look_at_handlers_know_those_of_the_program(capsys: pytest.CaptureFixture[str]) -> None:
+    """The doctor has queues to look at, and the debugger something to run a letter with."""
+    assert embedded("doctor", url="memory://") == 2
+    told = capsys.readouterr()
+    assert "support.shop has nothing called 'app'" in told.out + told.err

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -13,7 +13,8 @@ import click
 
 from qbridge_core.cli.program import Program, qbridge
 
-_VARIABLE: Final = "QBRIDGE_URL"
+_URL: Final = "QBRIDGE_URL"
+_TARGETS: Final = ("QBRIDGE_DOCTOR_TARGET", "QBRIDGE_DLQ_DEBUG_TARGET")
 _WORKER: Final = "worker"
 _HELP: Final = """Run a worker for all tasks of this project, or for those of some queues.
 
@@ -28,12 +29,12 @@ def run_embedded(args: Sequence[str], name: str, target: str, url: str | None) -
     Args:
         args: what was typed behind ``name``.
         name: how the command is called.
-        target: what its worker runs; an app, which knows its broker.
+        target: what its worker runs, and what other commands look at; an app, which knows its broker.
         url: the broker of the other commands; ``None`` where they have to be told.
     """
     program = _Embedded(target)
     try:
-        with _broker(url):
+        with _known(url, target):
             program.main(list(args), prog_name=name)
     except SystemExit as exc:
         return exc.code if isinstance(exc.code, int) else int(exc.code is not None)
@@ -82,15 +83,18 @@ def _nothing(**_: object) -> None:
 
 
 @contextmanager
-def _broker(url: str | None) -> Iterator[None]:
-    """Commands ask the environment for the broker."""
-    before = os.environ.get(_VARIABLE)
-    if url is not None:
-        os.environ[_VARIABLE] = url
+def _known(url: str | None, target: str) -> Iterator[None]:
+    """What commands ask the environment for: the broker, and what runs the tasks."""
+    names = {_URL: url, **dict.fromkeys(_TARGETS, target)}
+    before = {name: os.environ.get(name) for name in names}
+    _set(names)
     try:
         yield
     finally:
-        if url is not None and before is None:
-            del os.environ[_VARIABLE]
-        elif url is not None and before is not None:
-            os.environ[_VARIABLE] = before
+        for name in names:
+            os.environ.pop(name, None)
+        _set(before)
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
+    os.environ.update({name: value for name, value in variables.items() if value is not None})
