@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any, Final, NamedTuple, TypeVar
 
 from qbridge_core.contract.asides import Asides
@@ -23,6 +23,7 @@ T = TypeVar("T")
 MAX_IN_FLIGHT: Final = 1000
 _LEAST_PATIENCE: Final = 10.0
 _STEP: Final = 0.1
+_TURN: Final = 100  # messages that are dealt with in one turn of a loop: each wakes a task, and others wait meanwhile
 _log: Final = logger("qbridge.send")
 
 
@@ -89,7 +90,9 @@ class _Loop:
         return waiter
 
     def _hand_over(self) -> None:
-        letters, self._outgoing = self._outgoing, []
+        letters, self._outgoing = self._outgoing[:_TURN], self._outgoing[_TURN:]
+        if self._outgoing:
+            self._loop.call_soon(self._hand_over)
         for target, group in groupby(letters, lambda letter: letter.target):
             sent = []
             for letter in group:
@@ -138,8 +141,10 @@ class _Loop:
                 _say(arrival)
 
     def _take(self) -> None:
-        for arrival in self._mailbox.take():
+        for arrival in islice(self._mailbox.take(), _TURN):
             self._end(arrival)
+        if len(self._mailbox):
+            self._mailbox.ring()
 
     def _end(self, arrival: _Arrival) -> None:
         waiter = arrival.waiter
