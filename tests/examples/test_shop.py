@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from qbridge_core import Reason
+from qbridge_core import BrokerUnavailableError, Reason
 from qbridge_pytest import Kit
 from support.customers import Customer, MailServer
 
@@ -96,3 +96,37 @@ def test_what_is_no_picture_is_a_letter(shop: ModuleType, qbridge: Kit, tmp_path
     qbridge.run(90.0)
     (letter,) = qbridge.letters(shop.make_thumbnail)
     assert (letter.reason, letter.attempts) == (Reason.FAILED, 1)
+
+
+@pytest.mark.parametrize(("after", "calls"), [("received", 1), ("start", 1), ("done", 2)])
+def test_a_customer_knows_a_call_that_comes_twice(
+    shop: ModuleType, qbridge: Kit, customer: Callable[..., Customer], after: str, calls: int
+) -> None:
+    """Wherever a worker dies, the event comes, and with one id."""
+    told = customer(*[200] * calls)
+    qbridge.crash(after=after, of=shop.deliver)
+    task_id = shop.deliver.send(told.url, {"kind": "paid"})
+    assert qbridge.run(60.0).succeeded == qbridge.faults == 1
+    assert told.told == [(task_id, {"kind": "paid"})] * calls
+
+
+def test_a_picture_is_drawn_again_when_its_worker_has_died(shop: ModuleType, qbridge: Kit, picture: Path) -> None:
+    """Over the one that is there."""
+    small = picture.with_suffix(".small.ppm")
+    qbridge.crash(after="done", of="thumbnails")
+    shop.make_thumbnail.send(picture, small)
+    assert qbridge.run(90.0).succeeded == qbridge.faults == 1
+    assert small.read_bytes() == b"P6 1 1 255\n\x00\x01\x02"
+
+
+def test_an_order_waits_for_a_broker_that_is_away(
+    shop: ModuleType, qbridge: Kit, customer: Callable[..., Customer]
+) -> None:
+    """Who sends is told, and what was sent before is done when the broker is back."""
+    told = customer(200)
+    shop.deliver.send(told.url, {"kind": "paid"})
+    qbridge.broker_down("1h")
+    with pytest.raises(BrokerUnavailableError):
+        shop.deliver.send(told.url, {"kind": "sent"})
+    assert qbridge.run(60.0).succeeded == 1
+    assert [event for _, event in told.told] == [{"kind": "paid"}]

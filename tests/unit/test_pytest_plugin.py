@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,33 +10,7 @@ import pytest
 
 from qbridge_core import App, ConfigurationError
 from qbridge_pytest.loading import load_app
-
-SHOP = """
-from qbridge_core import App
-
-app = App()
-none = 7
-
-@app.task(queue="emails", max_retries=0)
-def send_mail(to):
-    if "@" not in to:
-        raise ValueError(f"{to} is no address")
-"""
-
-
-def run(directory: Path, test: str, *arguments: str, ini: str = "", status: int = 0) -> str:
-    """Run the tests of a module in pytest, and return what it printed."""
-    (directory / "shop.py").write_text(SHOP)
-    (directory / "test_it.py").write_text(f"import pytest\n{test}")
-    (directory / "pytest.ini").write_text(f"[pytest]\npythonpath = .\nfilterwarnings = error\n{ini}")
-    beside = () if "asyncio_default" in ini else ("-p", "no:asyncio")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "QBRIDGE"))}
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", *beside, *arguments],
-        cwd=directory, env=environment, capture_output=True, text=True, check=False, timeout=110,
-    )  # fmt: skip
-    assert done.returncode == status, done.stdout + done.stderr
-    return done.stdout
+from support.pytest_runs import SHOP, run
 
 
 def test_dead_letters_fail_the_test_that_has_not_expected_them(tmp_path: Path) -> None:

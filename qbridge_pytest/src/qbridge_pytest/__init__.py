@@ -7,11 +7,12 @@ fixture.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from qbridge_pytest.faults import WorkerDiedError
     from qbridge_pytest.kit import Kit
     from qbridge_pytest.sent import Sent
     from qbridge_pytest.story import Step
 
-__all__ = ["Kit", "Sent", "Step"]
+__all__ = ["Kit", "Sent", "Step", "WorkerDiedError"]
 
 
 def __getattr__(name: str) -> object:
@@ -23,6 +24,8 @@ def __getattr__(name: str) -> object:
         from qbridge_pytest.sent import Sent as found
     elif name == "Step":
         from qbridge_pytest.story import Step as found
+    elif name == "WorkerDiedError":
+        from qbridge_pytest.faults import WorkerDiedError as found
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = found

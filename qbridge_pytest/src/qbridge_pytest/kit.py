@@ -6,15 +6,19 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import datetime, timedelta
-from types import TracebackType
+from types import CodeType, TracebackType
 from typing import Any, Concatenate, Final, ParamSpec, Self
 
 from qbridge_core import App, AppTask, ConfigurationError, DeadLetter, RunReport, TaskManager
 from qbridge_core.task.formats.chosen import Formats, formats_of
-from qbridge_memory import MemoryClient
 from qbridge_memory.stored import Event
+from qbridge_pytest import points
+from qbridge_pytest.client import FaultyClient
 from qbridge_pytest.clock import VirtualClock, seconds_of
+from qbridge_pytest.faults import Fault, Faults
 from qbridge_pytest.letters import Letters
+from qbridge_pytest.lines import watching
+from qbridge_pytest.points import Point
 from qbridge_pytest.reading import Reader
 from qbridge_pytest.sent import ANYTHING, Sent, no_match, sent_in, unwanted
 from qbridge_pytest.story import Step, steps_of, told
@@ -55,8 +59,9 @@ class Kit:
 
     def __init__(self) -> None:
         self._time: Final = VirtualClock()
-        self._events: Final[list[Event]] = []
-        self.client: Final = MemoryClient(clock=self._time.clock, journal=self._events.append)
+        self._events: Final[list[Event | Fault]] = []
+        self._faults: Final = Faults(self._time, self._events.append)
+        self.client: Final = FaultyClient(self._time, self._events.append, self._faults)
         self._apps: list[App] = []
         self._managers: list[TaskManager] = []
         self._at_work: Sequence[TaskManager] = ()
@@ -142,7 +147,7 @@ class Kit:
         __tracebackhide__ = True
         until = None if ahead is None else self._time.monotonic() + seconds_of("ahead", ahead)
         managers = self._at_work or self._all_managers()
-        work = Work(self.client, self._time, self._events, managers, seconds_of("timeout", timeout))
+        work = Work(self.client, self._time, self._faults, self._events, managers, seconds_of("timeout", timeout))
         with nullcontext() if self._at_work else self._running(managers):
             work.finish(until)
         if until is not None:
@@ -167,6 +172,66 @@ class Kit:
         """
         __tracebackhide__ = True
         self._time.advance(seconds_of("by", by))
+
+    # ------------------------------------------------------------------ what goes wrong
+
+    def crash(
+        self, *, after: str | None = None, before: str | None = None, of: str | AppTask[Any] | None = None
+    ) -> None:
+        """Have the worker of the next run die that comes to a point: the broker delivers its message again.
+
+        In the handler :class:`~qbridge_pytest.WorkerDiedError` is raised there, a ``BaseException``, so that what it
+        holds is let go; a real death does not even run its ``finally``. What it raises and returns afterwards counts
+        for nothing. Other runs of the same worker go on, as those of another would. May be called for several deaths.
+
+        Args:
+            after: ``"received"``: no handler has begun; ``"start"``: before its first line; ``"publish"``: it has sent
+                a message; ``"done"``: it has ended, and nothing is settled; ``"settled"``: the broker knows.
+            before: ``"publish"``: before it sends one.
+            of: the queue, or a task of an app whose queue counts; any when missing.
+
+        Raises:
+            ConfigurationError: there is no such point.
+        """
+        if (after is None) == (before is None):
+            raise ConfigurationError('crash takes after="done", say, or before="publish"')
+        name = points.named(after if before is None else f"before {before}")
+        self._faults.crash(Point(name), self._queue_of(of))
+
+    def deliver_twice(self, of: str | AppTask[Any] | None = None) -> None:
+        """Have the next acknowledgement be lost: the broker delivers the message again although it is done.
+
+        Args:
+            of: the queue, or a task of an app whose queue counts; any when missing.
+        """
+        self._faults.lose_ack(self._queue_of(of))
+
+    def broker_down(self, duration: Duration) -> None:
+        """Have the broker be away for so long, from now on, in virtual time.
+
+        Whoever sends gets a :class:`~qbridge_core.BrokerUnavailableError`; workers try again, and ``run`` moves the
+        clock to when it is back as soon as one of them waits for that.
+
+        Raises:
+            ConfigurationError: it is no length of time.
+        """
+        self._faults.go_down(seconds_of("duration", duration))
+
+    def slow_publish(self, duration: Duration) -> None:
+        """Have each message take so long to be published, from now on; 0 ends that.
+
+        What takes longer than its ``publish_timeout`` (10 s when none is given) is in its queue, and
+        :class:`~qbridge_core.PublishUnconfirmedError` is raised.
+
+        Raises:
+            ConfigurationError: it is no length of time.
+        """
+        self._faults.slow_down(seconds_of("duration", duration))
+
+    @property
+    def faults(self) -> int:
+        """How many of the crashes and lost acknowledgements that were asked for have happened."""
+        return self._faults.happened
 
     # ------------------------------------------------------------------ what happened
 
@@ -275,6 +340,24 @@ class Kit:
 
     # ------------------------------------------------------------------ parts
 
+    def _die_at(self, point: Point) -> None:
+        self._faults.crash(point, None)
+
+    def _crash_to_come(self) -> str:
+        """Where a worker was to die, and none has yet; "" for nowhere."""
+        return self._faults.to_come()
+
+    def _queue_of(self, of: str | AppTask[Any] | None) -> str | None:
+        return of.queue if isinstance(of, AppTask) else of
+
+    def _codes(self) -> list[CodeType]:
+        """Those of all handlers, as far as their lines are to be watched."""
+        if not self._faults.watches_lines:
+            return []
+        handlers = [manager._plan.handler for manager in self._managers]
+        tasks = [task for app in self._apps for task in app.tasks]
+        return [code for each in (*handlers, *tasks) if (code := points.code_of(each)) is not None]
+
     def _all_managers(self) -> list[TaskManager]:
         __tracebackhide__ = True
         managers = [*self._managers, *(each for app in self._apps for each in app.managers())]
@@ -288,6 +371,7 @@ class Kit:
     @contextmanager
     def _running(self, managers: Sequence[TaskManager]) -> Iterator[None]:
         with ExitStack() as running:
+            running.enter_context(watching(self._codes(), self._faults.reaches_line))
             for each in managers:
                 if not each.running:
                     running.enter_context(each)

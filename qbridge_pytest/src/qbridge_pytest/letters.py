@@ -9,6 +9,7 @@ from qbridge_core import DeadLetter
 from qbridge_core.backend import REASON
 from qbridge_memory import MemoryClient
 from qbridge_memory.stored import Event
+from qbridge_pytest.faults import Fault
 
 _ALL: Final = 1_000_000
 _SHOWN: Final = 5
@@ -22,7 +23,7 @@ class Letters:
         events: all that has happened there.
     """
 
-    def __init__(self, client: MemoryClient, events: Sequence[Event]) -> None:
+    def __init__(self, client: MemoryClient, events: Sequence[Event | Fault]) -> None:
         self._client = client
         self._events = events
         self._expected: set[tuple[str, str]] = set()

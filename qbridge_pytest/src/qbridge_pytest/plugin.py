@@ -9,7 +9,10 @@ import pytest
 
 if TYPE_CHECKING:
     from qbridge_pytest.kit import Kit
+    from qbridge_pytest.points import Point
 
+_MARK: Final = "qbridge"
+_POINT: Final = "qbridge_crash_point"
 _APP: Final = "qbridge_app"
 _kits: Final = pytest.StashKey["Kit"]()
 
@@ -19,8 +22,37 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini(_APP, "the App that the fixture qbridge opens, as in shop.tasks:app", default="")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Describe the marker."""
+    config.addinivalue_line(
+        "markers",
+        f'{_MARK}(crash_points="all", handler=None): run the test once for each point at which a worker can die',
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make a test of each crash point."""
+    mark = metafunc.definition.get_closest_marker(_MARK)
+    if mark is not None:
+        from qbridge_pytest.marking import points_of
+
+        found = points_of(mark, metafunc)
+        metafunc.parametrize(_POINT, found, ids=[_id(each) for each in found], indirect=True)
+
+
+def _id(point: Point | None) -> str:
+    return "no-crash" if point is None else point.id
+
+
 @pytest.fixture
-def qbridge(request: pytest.FixtureRequest) -> Iterator[Kit]:
+def qbridge_crash_point(request: pytest.FixtureRequest) -> Point | None:
+    """Where the worker dies in this test, which the marker ``qbridge`` says; None for nowhere."""
+    found: Point | None = getattr(request, "param", None)
+    return found
+
+
+@pytest.fixture
+def qbridge(request: pytest.FixtureRequest, qbridge_crash_point: Point | None) -> Iterator[Kit]:
     """A broker of the test's own, in virtual time: qbridge.run() works everything off; see docs/testing.md."""
     from qbridge_pytest.kit import Kit
     from qbridge_pytest.loading import load_app
@@ -28,6 +60,8 @@ def qbridge(request: pytest.FixtureRequest) -> Iterator[Kit]:
     with Kit() as kit:
         if target := request.config.getini(_APP):
             kit.open(load_app(target))
+        if qbridge_crash_point is not None:
+            kit._die_at(qbridge_crash_point)
         request.node.stash[_kits] = kit
         yield kit
 
@@ -37,6 +71,12 @@ def _check_letters(kit: Kit) -> None:
         pytest.fail(text, pytrace=False)
 
 
+def _check_crash(kit: Kit) -> None:
+    """A test that did not come to its crash point has proven nothing there."""
+    if place := kit._crash_to_come():
+        pytest.skip(f"no worker died {place}: no run came to that point")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Have a test fail for dead letters that it has not expected; tell of a failed one what became of its messages."""
@@ -44,6 +84,9 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         result = yield
         if (kit := item.stash.get(_kits, None)) is not None:
             _check_letters(kit)
+            _check_crash(kit)
+    except pytest.skip.Exception:
+        raise
     except BaseException:
         if (kit := item.stash.get(_kits, None)) is not None and (story := kit.story()):
             item.add_report_section("call", "qbridge", story)

@@ -11,6 +11,7 @@ from typing import Any, Final
 from qbridge_core.backend import REASON, REPLAYS
 from qbridge_memory.stored import Event
 from qbridge_pytest.differences import Difference, differences, shown
+from qbridge_pytest.faults import Fault
 from qbridge_pytest.reading import Reader
 from qbridge_pytest.times import moment
 
@@ -53,9 +54,9 @@ def is_sent(event: Event) -> bool:
     return event.what == "put" and REPLAYS not in meta and REASON not in meta
 
 
-def sent_in(events: Iterable[Event], reader: Reader) -> list[Sent]:
+def sent_in(events: Iterable[Event | Fault], reader: Reader) -> list[Sent]:
     """What was sent, in its order."""
-    return [_sent(event, reader) for event in list(events) if is_sent(event)]
+    return [_sent(event, reader) for event in list(events) if isinstance(event, Event) and is_sent(event)]
 
 
 def no_match(where: str, wanted: Mapping[str, object], there: Sequence[Sent]) -> str:

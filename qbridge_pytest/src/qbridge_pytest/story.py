@@ -18,10 +18,14 @@ from qbridge_core.backend import (
 )
 from qbridge_core.contract.history import read_history
 from qbridge_memory.stored import Event
+from qbridge_pytest.faults import Fault
 from qbridge_pytest.reading import Reader
 from qbridge_pytest.times import length, moment
 
-What = Literal["sent", "received", "succeeded", "retried", "snoozed", "handed back", "dead-lettered", "replayed"]
+What = Literal[
+    "sent", "received", "succeeded", "retried", "snoozed", "handed back", "dead-lettered", "replayed", "crashed",
+    "ack lost",
+]  # fmt: skip
 _MOST_OF_A_TASK: Final = 12
 _MOST: Final = 60
 """So many lines are shown of a test that has failed; of the steps of a task the first and the last ones."""
@@ -34,12 +38,14 @@ class Step:
     Attributes:
         what: ``sent``; ``received`` by a worker; ``succeeded``; ``retried``: another attempt follows a failed one;
             ``snoozed``: it was put off, and no attempt counted; ``handed back``: it was not run; ``dead-lettered``;
-            ``replayed``: sent back from a dead-letter queue.
+            ``replayed``: sent back from a dead-letter queue; ``crashed``: its worker died, and it comes again;
+            ``ack lost``: it has succeeded, and comes again.
         at: when (UTC).
         queue: where it came, or where it was; of a dead letter its dead-letter queue.
         delay: seconds until it may run.
         exception: the type of what its handler raised, and of a dead letter the text, too; or "".
-        place: where in the handler's own code that was raised, as ``shop/mail.py:12 send``; or "".
+        place: where in the handler's own code that was raised, as ``shop/mail.py:12 send``, or where its worker died;
+            or "".
     """
 
     what: What
@@ -57,17 +63,19 @@ class Step:
             text += f", due in {length(self.delay)}"
         if self.exception:
             text += f": {self.exception}"
+        if self.what == "crashed":
+            return f"{text} {self.place}"
         return text + (f" at {self.place}" if self.place else "")
 
 
-def steps_of(events: Iterable[Event], reader: Reader, task_id: str) -> list[Step]:
+def steps_of(events: Iterable[Event | Fault], reader: Reader, task_id: str) -> list[Step]:
     """What happened to one task."""
     return _steps([event for event in list(events) if reader.task_id(event.queue, event.message) == task_id])
 
 
-def told(events: Iterable[Event], reader: Reader) -> str:
+def told(events: Iterable[Event | Fault], reader: Reader) -> str:
     """What happened to all tasks, one after the other, as far as that is not too much; "" for nothing."""
-    by_task: dict[str, list[Event]] = {}
+    by_task: dict[str, list[Event | Fault]] = {}
     for event in list(events):
         by_task.setdefault(reader.task_id(event.queue, event.message), []).append(event)
     lines = [
@@ -87,9 +95,9 @@ def _shortened(lines: list[str]) -> list[str]:
     return [*lines[:half], f"  ({len(lines) - 2 * half} more)", *lines[-half:]]
 
 
-def _steps(events: Iterable[Event]) -> list[Step]:
+def _steps(events: Iterable[Event | Fault]) -> list[Step]:
     """The steps of one task. A replay takes a letter as a worker would: that is no step of its own."""
-    found: list[Event] = []
+    found: list[Event | Fault] = []
     replayed = 0
     for event in events:
         is_letter = REASON in event.message.meta
@@ -98,17 +106,21 @@ def _steps(events: Iterable[Event]) -> list[Step]:
             replayed += 1
         if event.what == "removed" and is_letter and replayed:
             replayed -= 1
+        elif event.what == "given back" and found and found[-1].what in {"crashed", "ack lost"}:
+            continue  # that is what it means
         else:
             found.append(event)
     return [_step(event) for event in found]
 
 
-def _is_taken_letter(event: Event) -> bool:
+def _is_taken_letter(event: Event | Fault) -> bool:
     return event.what == "taken" and REASON in event.message.meta
 
 
-def _step(event: Event) -> Step:
+def _step(event: Event | Fault) -> Step:
     at = moment(event.at)
+    if isinstance(event, Fault):
+        return Step(event.what, at, event.queue, place=event.place)
     if event.what == "moved":
         return _moved(event, at)
     if event.what == "put":

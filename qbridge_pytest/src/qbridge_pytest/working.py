@@ -12,6 +12,7 @@ from qbridge_core.backend import GrowingPause, monotonic
 from qbridge_memory import MemoryClient
 from qbridge_memory.stored import Event
 from qbridge_pytest.clock import VirtualClock
+from qbridge_pytest.faults import Fault, Faults
 
 _FIRST_PAUSE: Final = 0.000_2
 _LONGEST_PAUSE: Final = 0.01
@@ -28,6 +29,7 @@ class Work:
     Args:
         client: has the broker.
         time: its clock.
+        faults: what goes wrong there.
         events: all that has happened there.
         managers: those who work; all of them run.
         timeout: seconds, real ones, after which to give up.
@@ -37,12 +39,14 @@ class Work:
         self,
         client: MemoryClient,
         time: VirtualClock,
-        events: Sequence[Event],
+        faults: Faults,
+        events: Sequence[Event | Fault],
         managers: Sequence[TaskManager],
         timeout: float,
     ) -> None:
         self._client = client
         self._time = time
+        self._faults = faults
         self._events = events
         self._first_event = len(events)
         self._by_others = 0
@@ -67,6 +71,8 @@ class Work:
         __tracebackhide__ = True
         pause, rest, quiet = GrowingPause(_FIRST_PAUSE, _LONGEST_PAUSE), threading.Event(), 0
         while True:
+            if (back := self._faults.awaited) is not None and (until is None or back <= until):
+                self._time.advance_to(back)
             ready, in_flight, due = self._client.outlook(self._queues)
             quiet = 0 if ready or in_flight else quiet + 1
             if quiet >= _QUIET:

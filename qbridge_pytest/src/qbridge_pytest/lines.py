@@ -1,0 +1,71 @@
+"""Tells when a line of a function is about to run, in any thread."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from types import CodeType, FrameType
+from typing import Any, Final
+
+from qbridge_core import ConfigurationError
+
+Hit = Callable[[CodeType, int], None]
+"""Called with the code and the line, in the thread that is about to run it; what it raises is raised there."""
+_monitoring: Final[Any] = getattr(sys, "monitoring", None)
+_NAME: Final = "qbridge-pytest"
+_TOOL_IDS: Final = (3, 4, 5, 2, 1, 0)
+
+
+@contextmanager
+def watching(codes: Collection[CodeType], hit: Hit) -> Iterator[None]:
+    """Within this block, have ``hit`` called for each line of these functions.
+
+    From Python 3.12 on this goes by ``sys.monitoring`` (PEP 669). Before it goes by ``threading.settrace``, so only in
+    threads that begin within the block, and not beside another tracer, such as a debugger or the measuring of coverage.
+    """
+    if not codes:
+        yield
+        return
+    with _monitored(codes, hit) if _monitoring is not None else _traced(codes, hit):
+        yield
+
+
+@contextmanager
+def _monitored(codes: Collection[CodeType], hit: Hit) -> Iterator[None]:
+    tool = next((each for each in _TOOL_IDS if _monitoring.get_tool(each) is None), None)
+    if tool is None:
+        raise ConfigurationError("other tools have taken all places of sys.monitoring, so no line can be watched")
+    line = _monitoring.events.LINE
+    _monitoring.use_tool_id(tool, _NAME)
+    _monitoring.register_callback(tool, line, hit)
+    try:
+        for code in codes:
+            _monitoring.set_local_events(tool, code, line)
+        yield
+    finally:
+        for code in codes:
+            _monitoring.set_local_events(tool, code, 0)
+        _monitoring.register_callback(tool, line, None)
+        _monitoring.free_tool_id(tool)
+
+
+@contextmanager
+def _traced(codes: Collection[CodeType], hit: Hit) -> Iterator[None]:
+    watched = frozenset(codes)
+    before = threading.gettrace()
+
+    def on_line(frame: FrameType, event: str, _: object) -> Any:
+        if event == "line":
+            hit(frame.f_code, frame.f_lineno)
+        return on_line
+
+    def on_call(frame: FrameType, event: str, _: object) -> Any:
+        return on_line if event == "call" and frame.f_code in watched else None
+
+    threading.settrace(on_call)
+    try:
+        yield
+    finally:
+        threading.settrace(before)

@@ -1,0 +1,139 @@
+"""The marker ``qbridge``: a test is run once for each point at which a worker can die."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from support.pytest_runs import run
+
+PAYMENTS = """
+charged, paid = [], set()
+
+def charge_first(payload):
+    if payload["order"] in paid:
+        return
+    charged.append(payload["order"])
+    paid.add(payload["order"])
+
+def charge_once(payload):
+    if payload["order"] not in charged:  # as a payment service does that gets a key
+        charged.append(payload["order"])
+    paid.add(payload["order"])
+
+@pytest.fixture(autouse=True)
+def nothing_is_paid():
+    charged.clear()
+    paid.clear()
+
+"""
+TEST = """
+@pytest.mark.qbridge(crash_points="all", handler={handler})
+def test_an_order_is_charged_once(qbridge):
+    qbridge.manager({handler}, "charges", "charges.dead")
+    qbridge.client.send("charges", {{"order": 7}}, task_id="order-7")
+    qbridge.run()
+    assert charged == [7]
+"""
+
+
+def test_a_handler_that_is_not_idempotent_is_found(tmp_path: Path) -> None:
+    """Charged first and noted later: what fails is the death in between, and the report shows where that was."""
+    output = run(tmp_path, PAYMENTS + TEST.format(handler="charge_first"), "-v", status=1)
+    failed = [line for line in output.splitlines() if line.startswith("FAILED")]
+    assert len(failed) == 1
+    assert "test_an_order_is_charged_once[charge_first-line-9]" in failed[0]
+    assert "assert [7, 7] == [7]" in output
+    story = output.partition("task order-7")[2]
+    told = ["received", "crashed before line 9 of charge_first: paid.add(payload[", "received", "succeeded"]
+    places = [story.index(told[0]), story.index(told[1]), story.index("received", story.index(told[1]))]
+    assert places == sorted(places)
+    assert story.index("succeeded") > places[-1]
+    assert "before line 7 of charge_first: return: no run came to that point" in output
+
+
+def test_its_mended_twin_passes_at_all_points(tmp_path: Path) -> None:
+    """Without a death, around each call of the broker and at each line; what no run reaches is skipped."""
+    output = run(tmp_path, PAYMENTS + TEST.format(handler="charge_once"), "-v")
+    for point in ("no-crash", "received", "start", "done", "settled", "charge_once-line-12", "charge_once-line-14"):
+        assert f"test_an_order_is_charged_once[{point}] PASSED" in output
+    assert "test_an_order_is_charged_once[publish] SKIPPED" in output
+    assert "8 passed, 2 skipped" in output
+
+
+def test_the_tasks_that_a_test_names_are_its_handlers(tmp_path: Path) -> None:
+    """And of the points some can be chosen, with -k or in the marker; fixtures are fresh for each."""
+    test = """
+from shop import app, send_mail
+
+made = []
+
+@pytest.fixture
+def number():
+    made.append(1)
+    return len(made)
+
+@pytest.mark.qbridge(crash_points=["done", "lines"])
+def test_mails(qbridge, number):
+    send_mail.send("ann@x")
+    assert qbridge.run().succeeded == 1
+    assert number == len(made)
+"""
+    output = run(tmp_path, test, "-v", ini="qbridge_app = shop:app")
+    for point in ("no-crash", "done", "send_mail-line-9"):
+        assert f"test_mails[{point}] PASSED" in output
+    assert "test_mails[send_mail-line-10] SKIPPED" in output
+    chosen = run(tmp_path, test, "-v", "-k", "line-9", ini="qbridge_app = shop:app")
+    assert "1 passed, 3 deselected" in chosen
+
+
+def test_lines_of_coroutines_are_points(tmp_path: Path) -> None:
+    """A coroutine is left at the line, and what it holds is let go."""
+    test = """
+import asyncio
+
+seen = []
+
+async def handler(payload):
+    try:
+        await asyncio.sleep(0)
+        seen.append(payload)
+    finally:
+        seen.append("let go")
+
+@pytest.mark.qbridge(handler=handler)
+def test_it(qbridge, request):
+    seen.clear()
+    qbridge.manager(handler, "jobs", "jobs.dead", max_retries=0)
+    qbridge.client.send("jobs", 1)
+    assert qbridge.run().succeeded == 1
+    if request.node.callspec.id == "handler-line-9":
+        assert seen == ["let go", 1, "let go"]
+"""
+    output = run(tmp_path, test, "-v")
+    assert "test_it[handler-line-9] PASSED" in output
+    assert "9 passed, 2 skipped" in output
+
+
+def test_a_wrong_marker_is_told_when_tests_are_collected(tmp_path: Path) -> None:
+    """With what is right."""
+    wrong = {
+        "@pytest.mark.qbridge(crash_points='all')\ndef test_it(qbridge): pass": (
+            "name the handler, as in @pytest.mark.qbridge"
+        ),
+        "@pytest.mark.qbridge(crash_points=['ack'])\ndef test_it(qbridge): pass": (
+            "there is no crash point 'ack'; there are 'received', 'start'"
+        ),
+        "@pytest.mark.qbridge(crash_points='done')\ndef test_it(qbridge): pass": (
+            "crash_points must be \"all\" or a list of 'received', 'start'"
+        ),
+        "@pytest.mark.qbridge(crash_point='all')\ndef test_it(qbridge): pass": (
+            "the marker qbridge takes crash_points=… and handler=…"
+        ),
+        "@pytest.mark.qbridge(crash_points=['done'])\ndef test_it(): pass": (
+            "is for tests that use the fixture qbridge"
+        ),
+    }
+    for number, test in enumerate(wrong):
+        (tmp_path / f"test_{number}.py").write_text(f"import pytest\n{test}\n")
+    output = run(tmp_path, "", status=2)
+    assert [why for why in wrong.values() if why not in output] == []
