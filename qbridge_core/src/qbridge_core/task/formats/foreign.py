@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from qbridge_core.contract.checks import MAX_ID_CHARS
 from qbridge_core.contract.envelope import MalformedTaskError, json_type
@@ -78,15 +78,11 @@ def name_for(name: str | None, format_name: str) -> str:
         PayloadError: it has none.
     """
     if name is None:
-        _refuse(format_name)
+        raise PayloadError(
+            f"a message of the format {format_name!r} names its task, as those of an App do; a payload alone cannot be "
+            "written in it"
+        )
     return name
-
-
-def _refuse(format_name: str) -> NoReturn:
-    raise PayloadError(
-        f"a message of the format {format_name!r} names its task, as those of an App do; a payload alone cannot be "
-        "written in it"
-    )
 
 
 def count_retries(delivery: Delivery, retries: object, expires_at: float | None) -> None:
