@@ -307,6 +307,18 @@ def test_an_app_is_afterwards_as_it_was() -> None:
     assert not closed_one.is_connected
 
 
+def test_an_app_can_be_opened_by_two_kits(qbridge: Kit) -> None:
+    """The inner one has it until its end, and then the outer one again."""
+    app = shop()
+    qbridge.open(app)
+    with Kit() as inner:
+        inner.open(app)
+        app.tasks[1].send("inner")
+    app.close()
+    app.tasks[1].send("outer")
+    assert [each.payload for each in qbridge.sent("mails")] == [{"text": "outer"}]
+
+
 def test_nobody_reaches_another_broker_meanwhile(qbridge: Kit) -> None:
     """A program under test that opens its app, and closes it, has the broker of the test."""
     app = shop()

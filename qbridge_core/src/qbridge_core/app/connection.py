@@ -108,15 +108,14 @@ class Connection:
     def lent(self, client: QueueClient) -> Iterator[None]:
         """Use another's client within this block, whoever opens the app there; then be as before. For tests."""
         with self._lock:
-            before = self._client, self._opened, self._declared
+            before = self._client, self._opened, self._declared, self._lent
             self._client = self._lent = client
             self._opened, self._declared = None, set()
         try:
             yield
         finally:
             with self._lock:
-                self._client, self._opened, self._declared = before
-                self._lent = None
+                self._client, self._opened, self._declared, self._lent = before
 
     def has_declared(self, queue: str) -> bool:
         """Whether that was done for this client."""

@@ -41,7 +41,7 @@ class TaskContext:
         queue: the queue it came from.
         attempt: 1 for the first run.
         headers: the producer's headers.
-        deadline: ``monotonic()`` at which the run times out.
+        deadline: ``monotonic()`` at which the run times out; real time, also where a test moves that of the broker.
         state: what the manager's ``lifespan`` yields, the same object for all tasks of a process; None without one.
     """
 
