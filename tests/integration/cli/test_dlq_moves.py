@@ -70,9 +70,10 @@ def test_an_edited_letter_is_another_message_of_the_same_task(
     """What the editor made of the payload goes back; what cannot be a task stays, and the text is kept."""
     queue, dead = unique_name, f"{unique_name}.dead"
     editor = tmp_path / "editor.py"
-    with letters(shared_url, queue, a_letter(queue), a_letter(queue, body=b"no JSON \xff")) as (client, ids):
+    whole = a_letter(queue, body=b'["ann", 1]')
+    with letters(shared_url, queue, a_letter(queue), a_letter(queue, body=b"no JSON \xff"), whole) as (client, ids):
 
-        def edit(letter: str, old: str, new: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        def edit(letter: str, old: str, new: str, code: int = 0, *more: str) -> subprocess.CompletedProcess[str]:
             editor.write_text(EDITOR.format(old=old, new=new))
             variables = {
                 "QBRIDGE_URL": shared_url,
@@ -80,7 +81,7 @@ def test_an_edited_letter_is_another_message_of_the_same_task(
                 "VISUAL": "",
                 "TMPDIR": str(tmp_path),
             }
-            return qbridge("dlq", "edit", queue, letter, "--yes", code=code, **variables)
+            return qbridge("dlq", "edit", queue, letter, "--yes", *more, code=code, **variables)
 
         assert "nothing was changed" in edit(ids[0], "", '{\n  "to": "ann"\n}\n', 1).stderr
         failed = edit(ids[0], "}", "]", 1).stderr
@@ -88,7 +89,13 @@ def test_an_edited_letter_is_another_message_of_the_same_task(
         (kept,) = tmp_path.glob("qbridge-letter-*.json")
         assert str(kept) in failed
         assert kept.read_text() == '{\n  "to": "ann"\n]\n'
-        assert client.stats(dead).ready == 2
+        assert client.stats(dead).ready == 3
+        assert "no text in UTF-8 (invalid start byte at byte 8)" in edit(ids[1], "no", "some", 1, "--body").stderr
+        assert "that is no task" in edit(ids[2], "ann", "eve", 1).stderr
+        assert edit(ids[2], "]", ', "x"]\n', 0, "--body").stdout == f"sent the edited letter to {queue}\n"
+        (of_another_format,) = client.receive(queue, 1, 5.0)
+        assert of_another_format.body == b'["ann", 1, "x"]'
+        client.ack(of_another_format)
         assert edit(ids[0], '"ann"', '"eve"').stdout == f"sent the edited letter to {queue}\n"
         assert edit(ids[1], "no JSON \\xff", '{"payload": 7}').stdout == f"sent the edited letter to {queue}\n"
         edited, mended = client.receive(queue, 2, 5.0)

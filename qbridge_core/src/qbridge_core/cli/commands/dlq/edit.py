@@ -30,13 +30,18 @@ _EDITOR: Final = "vi"
 @on_letters
 @click.argument("letter_id", metavar="ID")
 @click.option("--target", metavar="QUEUE", help="Where to, instead of the queue that it came from.")
+@click.option(
+    "--body", "whole", is_flag=True, help="Edit the whole body, of whatever format, and send what it is then."
+)
 @yes_option
-def command(desk: Desk, letter_id: str, target: str | None, yes: bool) -> None:
+def command(desk: Desk, letter_id: str, target: str | None, whole: bool, yes: bool) -> None:
     """Change the payload of a dead letter in an editor, and send it back.
 
     The editor is $VISUAL or $EDITOR, and gets the payload as JSON; of a letter that is no task the whole body, to make
     a task of it. What cannot be a task is not sent, and can be edited again. The letter keeps the id of its task, and
     what else its body has beside the payload; it is another message. Left as it is, or emptied, it stays where it is.
+
+    Where a queue has another format than the envelope, --body has the whole body edited, and sends what it is then.
     """
     client, dead = desk.client, desk.dead
     found = find(client, dead, (letter_id,))
@@ -45,8 +50,9 @@ def command(desk: Desk, letter_id: str, target: str | None, yes: bool) -> None:
     where = target or letter.source_queue
     if not where:
         raise click.UsageError("the letter does not say which queue it came from: give a --target")
-    with _draft(editable(letter.body)) as file:
-        body = _edited(letter.body, file)
+    original = _text(letter.body) if whole else editable(letter.body)
+    with _draft(original) as file:
+        body = _edited(letter.body, original, file, whole=whole)
         ask(f"Send the edited letter to {escaped(where)}?", yes)
         with logged(lambda done: f"sent {letters(done)} of {dead} edited ({letter_id}) to {where}") as deed:
             deed.do(client.replay, dead, letters=[letter_id], body=body, target=target)
@@ -80,16 +86,31 @@ def _is_changed(file: Path, original: str) -> bool:
     return bool(text.strip()) and text != original.encode()
 
 
-def _edited(body: bytes, file: Path) -> bytes:
-    """What somebody makes of a body.
+def _text(body: bytes) -> str:
+    """A whole body for an editor.
+
+    Raises:
+        Failed: it is no text.
+    """
+    try:
+        return body.decode()
+    except UnicodeDecodeError as exc:
+        raise Failed(f"the body is no text in UTF-8 ({exc.reason} at byte {exc.start}), so no editor gets it") from exc
+
+
+def _edited(body: bytes, original: str, file: Path, *, whole: bool) -> bytes:
+    """What somebody makes of a body, whose text for an editor was this.
 
     Raises:
         Failed: nothing, or what is no task, and nobody can be asked to edit it again.
     """
     while True:
         _run_editor(file)
-        if not _is_changed(file, editable(body)):
+        if not _is_changed(file, original):
             raise Failed("nothing was changed; the letter stays where it is")
+        if whole:  # editors end the last line
+            text = file.read_bytes()
+            return text if original.endswith("\n") else text.removesuffix(b"\n")
         try:
             return edited_body(body, file.read_bytes())
         except ValueError as exc:
