@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -58,7 +59,7 @@ class QBridgeBackend(BaseTaskBackend):  # type: ignore[misc]
     @property
     def supports_defer(self) -> bool:
         """Whether the broker can hold what is to run later."""
-        return self._app is None or client_for(self._app.url).capabilities.delay
+        return self._app is None or _holds_delays(self._app.url)
 
     @property
     def app(self) -> TasksApp:
@@ -150,6 +151,11 @@ class QBridgeBackend(BaseTaskBackend):  # type: ignore[misc]
         _check_arguments(task, args, kwargs)
         result = results.ready(task, self.alias, new_id(), args, kwargs)
         return result, self.app.sender(task).options(task_id=result.id, at=_aware(task.run_after))
+
+
+@functools.cache
+def _holds_delays(url: str) -> bool:
+    return client_for(url).capabilities.delay
 
 
 def _check_arguments(task: Task, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
