@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import Future
 from datetime import date
@@ -324,10 +325,12 @@ def test_in_a_forked_child_it_is_not_connected() -> None:
         inner.declare("q")
         client = AsyncQueueClient(inner)
         asyncio.run(client.send("q", 1))
+        client._sends._under_way.add(Future())  # as if something were under way, which ends in this process alone
         assert asyncio.run(client.stats("q")).ready == 1
         child = os.fork()
         if child == 0:
             outcomes = [error(client.send("q", 2)), error(client.stats("q")), error(client.send_many("q", [3]))]
+            outcomes.append(error(client.disconnect()) or NotConnectedError())
             os._exit(0 if all(isinstance(each, NotConnectedError) for each in outcomes) else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
@@ -373,6 +376,34 @@ def test_an_app_sends_from_coroutines(monkeypatch: pytest.MonkeyPatch) -> None:
     app.run_until_idle()
     app.close()
     assert sorted(ran) == [0, 1, 2, 3, 4, 10, 11, 12]
+
+
+def test_messages_that_come_before_there_is_a_connection_share_one_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a broker that does not answer each would wait for the tries of those before it; each has its own error."""
+    tries: list[float] = []
+
+    class Away(MemoryClient):
+        def connect(self) -> None:
+            tries.append(time.monotonic())
+            time.sleep(0.2)
+            raise BrokerUnavailableError("it does not answer")
+
+    register_backend("away-for-all", lambda url, options: Away())
+    monkeypatch.setenv("QBRIDGE_URL", "away-for-all://")
+    app = App()
+
+    @app.task(name="a")
+    def a(number: int) -> None: ...
+
+    async def program() -> list[Any]:
+        return await asyncio.gather(*[a.asend(number) for number in range(200)], return_exceptions=True)
+
+    errors = asyncio.run(program())
+    assert {type(each) for each in errors} == {BrokerUnavailableError}
+    assert len({id(each) for each in errors}) == 200
+    assert len(tries) == 1
+    asyncio.run(program())
+    assert len(tries) == 2
 
 
 def test_cancelled_while_it_opens_an_app_is_closed_again() -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from functools import partial
 from itertools import groupby, islice
 from typing import Any, Final, NamedTuple, TypeVar
 
-from qbridge_core.contract.asides import Asides
+from qbridge_core.contract.asides import Asides, copied
 from qbridge_core.contract.checks import check_count, check_publish_timeout
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.message import Message
-from qbridge_core.errors import BrokerUnavailableError
+from qbridge_core.errors import BrokerUnavailableError, QBridgeError
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
 from qbridge_core.runtime.mailbox import Mailbox
@@ -178,8 +179,12 @@ class Sends:
 
     def __init__(self, most: int = MAX_IN_FLIGHT) -> None:
         self._most = check_count("max_in_flight", most, 1)
-        self._loops: dict[asyncio.AbstractEventLoop, _Loop] = {}
         self._asides = Asides("qbridge-async")
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._loops: dict[asyncio.AbstractEventLoop, _Loop] = {}
         self._under_way: set[Future[Any]] = set()
 
     async def publish(
@@ -209,6 +214,24 @@ class Sends:
         """Have a thread call something that may wait for the broker. When this is cancelled the call goes on."""
         return await self._here().wait(self._asides.call(function), what)
 
+    async def share(self, calls: dict[str, Future[None]], name: str, function: Callable[[], None], what: str) -> None:
+        """The same for a call that many want at the same time: those who come while it is under way wait for it, too.
+
+        Args:
+            calls: those that are under way, by name.
+            name: of this one.
+            function: the call.
+            what: what it stands for, for the log.
+        """
+        future = calls.get(name)
+        if future is None:
+            future = calls[name] = self._asides.call(function)
+            future.add_done_callback(lambda _: calls.pop(name, None))
+        try:
+            await self._here().wait(future, what)
+        except QBridgeError as exc:
+            raise copied(exc) from exc.__cause__
+
     async def open(self, function: Callable[[], T], undo: Callable[[T], object], what: str) -> T:
         """The same for something that is undone when this is cancelled, since nobody else could do that any more."""
         future = self._asides.call(function)
@@ -220,6 +243,7 @@ class Sends:
 
     async def drain(self) -> None:
         """Wait for all that is under way, also for what nobody else waits for any more. Each has a deadline."""
+        self._here()
         if under_way := list(self._under_way):
             await self.call(partial(wait, under_way), "waiting for what is under way")
 
@@ -242,6 +266,8 @@ class Sends:
 
     def _here(self) -> _Loop:
         """What belongs to the running event loop."""
+        if self._pid != os.getpid():
+            self._begin()  # a forked child: what its parent has under way ends there
         loop = asyncio.get_running_loop()
         here = self._loops.get(loop)
         if here is None:

@@ -138,7 +138,8 @@ class Outbox:
         """The same for coroutines; messages that are under way at the same time share their way to the broker."""
         connection, sends = self._connection, self._connection.sends
         if not connection.is_open or (self._declare and not connection.has_declared(message.queue)):
-            await sends.call(partial(self._open, message.queue), f"opening the queue {message.queue!r}")
+            queue = message.queue
+            await sends.share(connection.opening, queue, partial(self._open, queue), f"opening the queue {queue!r}")
         client, options = connection.client(), message.options
         seconds = options.seconds(client.clock)
         await sends.publish(client, message.queue, message.content, seconds, options.publish_timeout)
