@@ -37,7 +37,7 @@ def test_a_message_of_another_format_has_a_whole_life(url: str, unique_name: str
     with connect(url) as client:
         client.declare(unique_name, dead)
         due = time.time() + 1
-        publish(client, unique_name, 7, due_at=due, expires_at=due + 0.5, tenant="blue")
+        publish(client, unique_name, 7, due_at=due, expires_at=due + 60, tenant="blue")
         manager = TaskManager(client, handler, unique_name, dead, max_retries=1, formats=[ListFormat])
         report = manager.run_until_idle(60.0)
         assert time.time() > due
