@@ -30,6 +30,8 @@ from qbridge_core.work.pooled.weights import Shares
 _log: Final = logger("qbridge.worker")
 _LONGEST_WAIT: Final = 1.0
 """Seconds until a queue that cannot be read is tried again."""
+_SOON: Final = 0.002
+"""Seconds. When all others are empty nobody minds this, and quick tasks need not be asked for one by one."""
 _MANY: Final = 20
 """So many messages at once are no sign of long tasks: a consumer brings them quicker than they can be asked for."""
 _HELD_FOR: Final = 1.0
@@ -105,16 +107,25 @@ class PoolReader:
                 break
             missing = shares[queue] - asked[queue]
             asked[queue] = shares[queue]
-            found = self._ask(queue, missing)
+            is_last = len(left) == 1 < len(queues) and not any(came.values())
+            found = self._ask(queue, missing, _SOON if is_last else 0.0)
             came[queue].extend(found)
             if not found:  # one that has less than its share may have more in a moment, and gets the next turns
                 left.discard(queue)
                 spent += len(came[queue])
         return self._in_turn(came)
 
-    def _ask(self, queue: str, count: int) -> list[Delivery]:
+    def _ask(self, queue: str, count: int, patience: float) -> list[Delivery]:
+        """What a queue has now.
+
+        Args:
+            queue: the queue.
+            count: how many at most.
+            patience: seconds for which what is on its way may be awaited, before the broker is asked for more.
+        """
         try:
-            found = self._client.receive(queue, count, 0.0)
+            found = self._client.receive(queue, count, patience) if patience else []
+            found = found or self._client.receive(queue, count, 0.0)
         except NotConnectedError:
             raise
         except Exception as exc:  # noqa: BLE001 - whatever it is, it is no trouble of the others
