@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -116,6 +118,46 @@ def test_a_worker_may_die_before_its_handler_sends_anything(qbridge: Kit) -> Non
     qbridge.run()
     assert what(qbridge, task_id) == RUN
     assert len(qbridge.sent(second)) == 1
+
+
+@pytest.mark.parametrize("point", [{"before": "publish"}, {"after": "publish"}])
+def test_a_coroutine_that_sends_dies_alone(qbridge: Kit, point: dict[str, str]) -> None:
+    """At once, and its event loop sends on for the coroutines beside it."""
+    app = App()
+
+    @app.task(name="note", queue="notes")
+    def note(number: int) -> None:
+        """Do nothing."""
+
+    @app.task(name="order", queue="orders", task_timeout=20)
+    async def order(number: int) -> None:
+        await note.asend(number)
+
+    qbridge.open(app)
+    app.send_many([order.message(number) for number in range(5)])
+    qbridge.crash(**point)
+    started = time.monotonic()
+    qbridge.run()
+    assert time.monotonic() - started < 5
+    assert qbridge.faults == 1
+    twice = "after" in point
+    assert len(qbridge.sent(note)) == 5 + twice
+    assert {each.payload["number"] for each in qbridge.sent(note)} == set(range(5))
+
+
+def test_a_handler_of_one_line_can_die_at_its_start(qbridge: Kit) -> None:
+    """A lambda too, and what stands behind a partial."""
+    runs: list[int] = []
+
+    def noted(runs: list[int], payload: int) -> None: runs.append(payload)  # fmt: skip
+
+    for handler, queue in ((lambda payload: runs.append(payload or 0), "a"), (functools.partial(noted, runs), "b")):
+        qbridge.manager(handler, queue, f"{queue}.dead")
+        qbridge.client.send(queue, 1)
+        qbridge.crash(after="start", of=queue)
+        assert [each.line for each in lines_of(handler)]
+    qbridge.run()
+    assert (runs, qbridge.faults) == ([1, 1], 2)
 
 
 def test_a_death_counts_no_attempt(qbridge: Kit) -> None:

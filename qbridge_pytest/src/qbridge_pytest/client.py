@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from concurrent.futures import Future
 
 from qbridge_core import Delivery, DeliveryLostError, Failure, Message
 from qbridge_memory import MemoryClient
 from qbridge_memory.stored import Event
 from qbridge_pytest import points
 from qbridge_pytest.clock import VirtualClock
-from qbridge_pytest.faults import Faults
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
+from qbridge_pytest.faults import Faults, WorkerDiedError
 
 
 class FaultyClient(MemoryClient):
@@ -54,9 +51,19 @@ class FaultyClient(MemoryClient):
     def publish_soon(
         self, queue: str, messages: Sequence[Message], *, delay: float = 0.0, timeout: float | None = None
     ) -> list[Future[None]]:
-        """Publish messages, unless the broker is down."""
-        with self._faults.publishing(timeout):
-            return super().publish_soon(queue, messages, delay=delay, timeout=timeout)
+        """Publish messages, unless the broker is down.
+
+        An event loop hands over what its coroutines send, in the context of the first of them: that one dies, and
+        nobody else, least of all the loop.
+        """
+        futures: list[Future[None]] = []
+        try:
+            with self._faults.publishing(timeout):
+                futures = super().publish_soon(queue, messages, delay=delay, timeout=timeout)
+        except WorkerDiedError as died:
+            rest = futures[1:] or super().publish_soon(queue, messages[1:], delay=delay, timeout=timeout)
+            return [_died(died), *rest]
+        return futures
 
     def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
         """Take messages."""
@@ -105,3 +112,9 @@ class FaultyClient(MemoryClient):
         if not self._faults.settles(delivery):
             super().reject(delivery)  # once; another time it is not there any more
             raise DeliveryLostError("its worker has died, as the test has asked for")
+
+
+def _died(error: WorkerDiedError) -> Future[None]:
+    future: Future[None] = Future()
+    future.set_exception(error)
+    return future

@@ -190,6 +190,8 @@ class Faults:
             self._die(run.delivery, lambda point: point.name == name)
 
     def _die(self, delivery: Delivery, is_meant: Callable[[Point], bool]) -> None:
+        if id(delivery) in self._dead:
+            return
         point = self._take(delivery, is_meant)
         if point is None:
             return

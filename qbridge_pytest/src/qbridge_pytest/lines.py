@@ -1,4 +1,4 @@
-"""Tells when a line of a function is about to run, in any thread."""
+"""Tells when a function has begun and when a line of it is about to run, in any thread."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from typing import Any, Final
 from qbridge_core import ConfigurationError
 
 Hit = Callable[[CodeType, int], None]
-"""Called with the code and the line, in the thread that is about to run it; what it raises is raised there."""
+"""Called with the code and the line, in the thread that is about to run it; what it raises is raised there.
+
+Where a function begins the line is 0, where Python tells that.
+"""
 _monitoring: Final[Any] = getattr(sys, "monitoring", None)
 _NAME: Final = "qbridge-pytest"
 _TOOL_IDS: Final = (3, 4, 5, 2, 1, 0)
@@ -37,17 +40,20 @@ def _monitored(codes: Collection[CodeType], hit: Hit) -> Iterator[None]:
     tool = next((each for each in _TOOL_IDS if _monitoring.get_tool(each) is None), None)
     if tool is None:
         raise ConfigurationError("other tools have taken all places of sys.monitoring, so no line can be watched")
-    line = _monitoring.events.LINE
+    line, start = _monitoring.events.LINE, _monitoring.events.PY_START
     _monitoring.use_tool_id(tool, _NAME)
     _monitoring.register_callback(tool, line, hit)
+    _monitoring.register_callback(tool, start, lambda code, _: hit(code, 0))
     try:
         for code in codes:
-            _monitoring.set_local_events(tool, code, line)
+            # Without PY_START no LINE is told of a function that is written in one line.
+            _monitoring.set_local_events(tool, code, line | start)
         yield
     finally:
         for code in codes:
             _monitoring.set_local_events(tool, code, 0)
-        _monitoring.register_callback(tool, line, None)
+        for event in (line, start):
+            _monitoring.register_callback(tool, event, None)
         _monitoring.free_tool_id(tool)
 
 

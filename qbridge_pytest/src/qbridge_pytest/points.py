@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import linecache
 from collections.abc import Callable, Iterable, Sequence
@@ -65,6 +66,8 @@ _WORDS: Final = {
 def code_of(handler: object) -> CodeType | None:
     """The code of a handler or of an app's task; ``None`` for what is not written in Python."""
     function: Any = handler.function if isinstance(handler, AppTask) else handler
+    while isinstance(function, functools.partial):
+        function = function.func
     function = inspect.unwrap(function) if callable(function) else function
     if not inspect.isroutine(function) and callable(function):
         function = type(function).__call__
@@ -78,7 +81,7 @@ def lines_of(handler: object) -> list[Point]:
     if code is None:
         return []
     numbers = {line for _, _, line in code.co_lines() if line is not None and line > code.co_firstlineno}
-    return [Point("line", code, line) for line in sorted(numbers)]
+    return [Point("line", code, line) for line in sorted(numbers or {code.co_firstlineno})]
 
 
 def chosen(names: object, handlers: Sequence[object]) -> list[Point]:
