@@ -114,6 +114,29 @@ def test_it(qbridge, request):
     assert "9 passed, 2 skipped" in output
 
 
+def test_lines_of_what_a_handler_calls_can_be_points(tmp_path: Path) -> None:
+    """The marker names where the work is done."""
+    test = """
+charged = []
+
+def charge(order):
+    if order not in charged:
+        charged.append(order)
+
+def handler(payload):
+    charge(payload)
+
+@pytest.mark.qbridge(crash_points=["lines"], handler=charge)
+def test_it(qbridge):
+    charged.clear()
+    qbridge.manager(handler, "jobs", "jobs.dead")
+    qbridge.client.send("jobs", 1)
+    qbridge.run()
+    assert charged == [1]
+"""
+    assert "3 passed" in run(tmp_path, test)
+
+
 def test_a_wrong_marker_is_told_when_tests_are_collected(tmp_path: Path) -> None:
     """With what is right."""
     wrong = {

@@ -21,6 +21,7 @@ from qbridge_core import (
     Snooze,
 )
 from qbridge_pytest import Kit, WorkerDiedError
+from qbridge_pytest.lines import CAN_BEGIN_LATE
 from qbridge_pytest.points import NAMED, lines_of
 
 RUN = ["sent", "received", "crashed", "received", "succeeded"]
@@ -158,6 +159,56 @@ def test_a_handler_of_one_line_can_die_at_its_start(qbridge: Kit) -> None:
         assert [each.line for each in lines_of(handler)]
     qbridge.run()
     assert (runs, qbridge.faults) == ([1, 1], 2)
+
+
+@pytest.mark.parametrize("make", [Handler, AsyncHandler])
+def test_workers_die_at_the_start_as_often_as_is_asked_for(qbridge: Kit, make: Callable[[], Handler]) -> None:
+    """The same thread too: it goes on as another worker would."""
+    handler = make()
+    qbridge.manager(handler, "jobs", "jobs.dead", max_workers=1)
+    qbridge.client.send_many("jobs", range(3))
+    for _ in range(5):
+        qbridge.crash(after="start")
+    qbridge.run()
+    assert qbridge.faults == 5
+    assert sorted(handler.begun) == [0, 1, 2]
+
+
+@pytest.mark.skipif(not CAN_BEGIN_LATE, reason="threads that run already are not watched")
+def test_a_start_is_watched_while_managers_work(qbridge: Kit) -> None:
+    """Also if nothing was to be watched when they began."""
+    handler = Handler()
+    qbridge.manager(handler, "jobs", "jobs.dead")
+    with qbridge.working():
+        qbridge.client.send("jobs", 1)
+        qbridge.run()
+        qbridge.crash(after="start")
+        qbridge.client.send("jobs", 2)
+        qbridge.run()
+    assert (qbridge.faults, handler.begun) == (1, [1, 2])
+
+
+@pytest.mark.skipif(CAN_BEGIN_LATE, reason="threads that run already are watched")
+def test_a_start_that_cannot_be_watched_is_refused(qbridge: Kit) -> None:
+    """Instead of never coming."""
+    qbridge.manager(Handler(), "jobs", "jobs.dead")
+    with qbridge.working(), pytest.raises(ConfigurationError, match="before anything works"):
+        qbridge.crash(after="start")
+
+
+def test_a_run_ends_before_a_broker_that_is_down_comes_back(qbridge: Kit) -> None:
+    """What is ready there waits for the next one."""
+    handler = Handler()
+    qbridge.manager(handler, "jobs", "jobs.dead")
+    qbridge.client.send("jobs", 1)
+    before = qbridge.now
+    qbridge.broker_down("20m")
+    started = time.monotonic()
+    qbridge.run(ahead="5m")
+    assert time.monotonic() - started < 5
+    assert (handler.begun, (qbridge.now - before).total_seconds()) == ([], 300)
+    qbridge.run()
+    assert handler.begun == [1]
 
 
 def test_a_death_counts_no_attempt(qbridge: Kit) -> None:

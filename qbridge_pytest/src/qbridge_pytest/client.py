@@ -11,6 +11,7 @@ from qbridge_memory.stored import Event
 from qbridge_pytest import points
 from qbridge_pytest.clock import VirtualClock
 from qbridge_pytest.faults import Faults, WorkerDiedError
+from qbridge_pytest.lines import go_on
 
 
 class FaultyClient(MemoryClient):
@@ -110,6 +111,7 @@ class FaultyClient(MemoryClient):
 
     def _refuse_the_dead(self, delivery: Delivery) -> None:
         if not self._faults.settles(delivery):
+            go_on()
             super().reject(delivery)  # once; another time it is not there any more
             raise DeliveryLostError("its worker has died, as the test has asked for")
 

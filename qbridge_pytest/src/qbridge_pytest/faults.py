@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import CodeType
 from typing import Final, Literal, NamedTuple, TypeVar
 
 from qbridge_core import BrokerUnavailableError, Delivery, PublishUnconfirmedError
@@ -102,6 +103,11 @@ class Faults:
     def watches_lines(self) -> bool:
         """Whether a crash is asked for that only the lines of a handler show."""
         return any(crash.point.name in (points.START, "line") for crash in self._crashes)
+
+    @property
+    def codes(self) -> list[CodeType]:
+        """The code whose lines are named."""
+        return [crash.point.code for crash in self._crashes if crash.point.code is not None]
 
     def to_come(self) -> str:
         """Where the first of the crashes is to be that have not happened; "" for nowhere."""

@@ -17,7 +17,7 @@ from qbridge_pytest.client import FaultyClient
 from qbridge_pytest.clock import VirtualClock, seconds_of
 from qbridge_pytest.faults import Fault, Faults
 from qbridge_pytest.letters import Letters
-from qbridge_pytest.lines import watching
+from qbridge_pytest.lines import CAN_BEGIN_LATE, watching
 from qbridge_pytest.points import Point
 from qbridge_pytest.reading import Reader
 from qbridge_pytest.sent import ANYTHING, Sent, no_match, sent_in, unwanted
@@ -69,6 +69,7 @@ class Kit:
         self._letters: Final = Letters(self.client, self._events)
         self._reader: Final = Reader(self._formats)
         self._end: Final = ExitStack()
+        self._watched: Final = ExitStack()
 
     def __enter__(self) -> Self:
         self._end.enter_context(self.client)
@@ -191,12 +192,16 @@ class Kit:
             of: the queue, or a task of an app whose queue counts; any when missing.
 
         Raises:
-            ConfigurationError: there is no such point.
+            ConfigurationError: there is no such point, or it is too late to watch for it.
         """
         if (after is None) == (before is None):
             raise ConfigurationError('crash takes after="done", say, or before="publish"')
         name = points.named(after if before is None else f"before {before}")
+        if self._at_work and name == points.START and not CAN_BEGIN_LATE:
+            raise ConfigurationError('before Python 3.12 ask for crash(after="start") before anything works')
         self._faults.crash(Point(name), self._queue_of(of))
+        if self._at_work and name == points.START:
+            self._watch()
 
     def deliver_twice(self, of: str | AppTask[Any] | None = None) -> None:
         """Have the next acknowledgement be lost: the broker delivers the message again although it is done.
@@ -354,9 +359,15 @@ class Kit:
         """Those of all handlers, as far as their lines are to be watched."""
         if not self._faults.watches_lines:
             return []
+        named = self._faults.codes  # what a handler calls may be named as well
         handlers = [manager._plan.handler for manager in self._managers]
         tasks = [task for app in self._apps for task in app.tasks]
-        return [code for each in (*handlers, *tasks) if (code := points.code_of(each)) is not None]
+        return [*named, *(code for each in (*handlers, *tasks) if (code := points.code_of(each)) is not None)]
+
+    def _watch(self) -> None:
+        """Have the lines watched that are to be, until nothing works any more."""
+        self._watched.close()
+        self._watched.enter_context(watching(self._codes(), self._faults.reaches_line))
 
     def _all_managers(self) -> list[TaskManager]:
         __tracebackhide__ = True
@@ -371,7 +382,8 @@ class Kit:
     @contextmanager
     def _running(self, managers: Sequence[TaskManager]) -> Iterator[None]:
         with ExitStack() as running:
-            running.enter_context(watching(self._codes(), self._faults.reaches_line))
+            running.callback(self._watched.close)
+            self._watch()
             for each in managers:
                 if not each.running:
                     running.enter_context(each)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import CodeType, FrameType
 from typing import Any, Final
 
@@ -17,6 +18,8 @@ Hit = Callable[[CodeType, int], None]
 Where a function begins the line is 0, where Python tells that.
 """
 _monitoring: Final[Any] = getattr(sys, "monitoring", None)
+CAN_BEGIN_LATE: Final = _monitoring is not None
+"""Whether threads that run already are watched."""
 _NAME: Final = "qbridge-pytest"
 _TOOL_IDS: Final = (3, 4, 5, 2, 1, 0)
 
@@ -64,14 +67,28 @@ def _traced(codes: Collection[CodeType], hit: Hit) -> Iterator[None]:
 
     def on_line(frame: FrameType, event: str, _: object) -> Any:
         if event == "line":
-            hit(frame.f_code, frame.f_lineno)
+            try:
+                hit(frame.f_code, frame.f_lineno)
+            except BaseException:
+                # It ends the tracing of this thread, which is `go_on`'s to begin anew, in an event loop's next turn.
+                with suppress(RuntimeError):
+                    asyncio.get_running_loop().call_soon(go_on)
+                raise
         return on_line
 
     def on_call(frame: FrameType, event: str, _: object) -> Any:
         return on_line if event == "call" and frame.f_code in watched else None
 
+    on_call.begins_anew = True  # type: ignore[attr-defined]
     threading.settrace(on_call)
     try:
         yield
     finally:
         threading.settrace(before)
+
+
+def go_on() -> None:
+    """Watch on in this thread, in which a hit has raised: a tracer that raises is taken away from its thread."""
+    tracer = None if CAN_BEGIN_LATE else threading.gettrace()
+    if sys.gettrace() is None and hasattr(tracer, "begins_anew"):
+        sys.settrace(tracer)

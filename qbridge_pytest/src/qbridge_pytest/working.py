@@ -73,8 +73,9 @@ class Work:
         while True:
             if (back := self._faults.awaited) is not None and (until is None or back <= until):
                 self._time.advance_to(back)
+            out_of_reach = back is not None and until is not None and back > until
             ready, in_flight, due = self._client.outlook(self._queues)
-            quiet = 0 if ready or in_flight else quiet + 1
+            quiet = 0 if in_flight or (ready and not out_of_reach) else quiet + 1
             if quiet >= _QUIET:
                 self._have_counted(rest)
                 if due is None or (until is not None and due > until):
