@@ -63,6 +63,18 @@ def test_a_worker_works_on_the_queues_of_an_app(
     assert sorted((tmp_path / "journal").read_text().splitlines()) == ["draw bad 1", "draw good 1", "mail ann"]
 
 
+def test_queues_may_be_named_by_several_options(qbridge: QBridge, shop: dict[str, str], unique_name: str) -> None:
+    """No queue of an earlier -Q is left without a worker; an empty one, as of an unset variable, is not all of them."""
+    emails, images = f"{unique_name}-emails", f"{unique_name}-images"
+    worker = ("worker", "shop:app", "--until-idle", "--url", "memory://")
+    done = qbridge(*worker, "-Q", emails, "-Q", images, **shop)
+    assert done.stdout == f"{emails}: nothing happened\n{images}: nothing happened\n"
+    named = {"QBRIDGE_WORKER_QUEUES": f"{emails}, {images}"}
+    assert qbridge(*worker, **shop, **named).stdout == done.stdout
+    for empty in ("", " , "):
+        assert "this names no queue" in qbridge(*worker, "-Q", images, "-Q", empty, code=None, **shop).stderr
+
+
 def test_an_app_runs_in_several_processes(
     start_qbridge: StartQBridge, shop: dict[str, str], shared_url: str, unique_name: str, tmp_path: Path
 ) -> None:

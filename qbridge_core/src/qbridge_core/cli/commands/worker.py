@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import click
 from click.core import ParameterSource
+from click.types import StringParamType
 
 from qbridge_core.cli.broker import chosen_url, known_url, url_options
 from qbridge_core.cli.command import Command
@@ -24,8 +25,19 @@ _ABOVE_ZERO: Final = click.FloatRange(min=0, min_open=True)
 _CONCURRENCY: Final = "concurrency"
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+class _Text(StringParamType):
+    """What may be given several times; a variable is one text, for names may have spaces in them."""
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        return [rv]
+
+
+def _queues(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The names in all -Q; an empty one, as of a shell variable that is not set, is not all queues."""
+    found = [tuple(name.strip() for name in text.split(",") if name.strip()) for text in given]
+    if not all(found):
+        raise click.BadParameter("this names no queue; to work on all queues, leave the option out")
+    return tuple(name for names in found for name in names) or None
 
 
 OF_HANDLERS: Final[dict[str, dict[str, Any]]] = {
@@ -59,8 +71,9 @@ def _handler_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command(cls=Command)
 @click.argument("targets", metavar="TARGET...", nargs=-1, required=True)
 @click.option(
-    "-Q", "--queues", metavar="QUEUE,...", type=_names, help="Of an App: work on these queues only, in place of all."
-)
+    "-Q", "--queues", metavar="QUEUE,...", type=_Text(), multiple=True, callback=_queues,
+    help="Of an App: work on these queues only, in place of all; may be repeated.",
+)  # fmt: skip
 @click.option("--processes", metavar="N", default=1, type=_COUNT, help="Worker processes (1), each with all TARGETs.")
 @click.option("--reload", is_flag=True, help="Start anew when a Python file changes; needs the extra reload.")
 @click.option(
