@@ -287,6 +287,53 @@ def test_disconnecting_waits_for_what_is_under_way(held: Held) -> None:
     asyncio.run(program())
 
 
+def test_leaving_waits_for_what_has_only_been_begun() -> None:
+    """Tasks made just before, those that wait for room, and what threads do, such as opening the queue of an app."""
+    app = App()
+
+    @app.task(name="a", queue="q")
+    def a(number: int) -> None:
+        pass
+
+    async def sent(leave_at_once: bool) -> list[Any]:
+        async with aconnect("memory://leaving", max_in_flight=3) as client:
+            await client.declare("q", "q.dead")
+            sends = [asyncio.create_task(client.send("q", number)) for number in range(300)]
+            sends.append(asyncio.create_task(client.send_many("q", range(10))))  # type: ignore[arg-type]
+            if not leave_at_once:
+                await asyncio.sleep(0)
+        assert not client.connected
+        async with app.aopen("memory://leaving"):
+            sends += [asyncio.create_task(a.asend(number)) for number in range(300)]
+        assert not app.is_connected
+        return await asyncio.gather(*sends)
+
+    for leave_at_once in (False, True):
+        assert len(asyncio.run(sent(leave_at_once))) == 601
+
+
+def test_who_goes_on_sending_keeps_nobody_from_leaving() -> None:
+    """What begins after the end of the block has begun is not waited for."""
+
+    async def program() -> None:
+        async def send_for_ever() -> None:
+            while True:
+                await client.send("q", 1)
+
+        async with aconnect("memory://", max_in_flight=2) as client:
+            await client.declare("q", "q.dead")
+            sends = [asyncio.create_task(send_for_ever()) for _ in range(5)]
+            await asyncio.sleep(0.02)
+        results = await asyncio.gather(*sends, return_exceptions=True)
+        assert {type(each) for each in results} == {NotConnectedError}
+
+    async def limited() -> None:
+        async with asyncio.timeout(10.0):
+            await program()
+
+    asyncio.run(limited())
+
+
 def test_who_is_cancelled_while_it_connects_leaves_no_client() -> None:
     """The thread that connects cannot be stopped; it disconnects when it is through."""
     begun, go = threading.Event(), threading.Event()

@@ -90,6 +90,13 @@ class _Loop:
         self._outgoing.append(_Letter((client, queue, delay, seconds), message, waiter))
         return waiter
 
+    async def wait_for_outgoing(self) -> None:
+        """Wait for messages that the client has not got yet, those that wait for room first, as it is given in turn."""
+        async with self.room:
+            waiters = [letter.waiter for letter in self._outgoing]
+        if waiters:
+            await asyncio.wait(waiters)
+
     def _hand_over(self) -> None:
         letters, self._outgoing = self._outgoing[:_TURN], self._outgoing[_TURN:]
         if self._outgoing:
@@ -212,7 +219,7 @@ class Sends:
 
     async def call(self, function: Callable[[], T], what: str) -> T:
         """Have a thread call something that may wait for the broker. When this is cancelled the call goes on."""
-        return await self._here().wait(self._asides.call(function), what)
+        return await self._here().wait(self._call(function), what)
 
     async def share(self, calls: dict[str, Future[None]], name: str, function: Callable[[], None], what: str) -> None:
         """The same for a call that many want at the same time: those who come while it is under way wait for it, too.
@@ -225,7 +232,7 @@ class Sends:
         """
         future = calls.get(name)
         if future is None:
-            future = calls[name] = self._asides.call(function)
+            future = calls[name] = self._call(function)
             future.add_done_callback(lambda _: calls.pop(name, None))
         try:
             await self._here().wait(future, what)
@@ -242,10 +249,26 @@ class Sends:
             raise
 
     async def drain(self) -> None:
-        """Wait for all that is under way, also for what nobody else waits for any more. Each has a deadline."""
-        self._here()
+        """Wait for all that is under way, also for what nobody else waits for any more. Each has a deadline.
+
+        What begins after this is not waited for: who goes on sending does not keep it from ending.
+        """
+        here = self._here()
+        await asyncio.sleep(0)  # tasks that were made just before this begin
+        await self._wait_for_calls()  # such as one that opens a queue for messages
+        await here.wait_for_outgoing()
+        await self._wait_for_calls()
+
+    async def _wait_for_calls(self) -> None:
         if under_way := list(self._under_way):
-            await self.call(partial(wait, under_way), "waiting for what is under way")
+            await self._here().wait(self._asides.call(partial(wait, under_way)), "waiting for what is under way")
+
+    def _call(self, function: Callable[[], T]) -> Future[T]:
+        """Have a thread call this; it is under way until it ends."""
+        future = self._asides.call(function)
+        self._under_way.add(future)
+        future.add_done_callback(self._under_way.discard)
+        return future
 
     async def _enter(self, here: _Loop, client: QueueClient, seconds: float | None) -> float | None:
         """Wait for room; return how much is left of the time."""
