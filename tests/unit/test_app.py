@@ -176,6 +176,26 @@ def test_send_many_mixes_tasks_and_keeps_the_order_of_each_queue(app: App) -> No
     assert -1 in ran
 
 
+def test_send_many_takes_no_message_of_another_app(app: App) -> None:
+    """It would go to a broker where nobody works on it; that of an app which is included is one of its own."""
+    other = App()
+
+    @other.task(name="elsewhere")
+    def elsewhere() -> None:
+        pass
+
+    with app.open("memory://") as client:
+        client.declare("default")
+        with pytest.raises(ConfigurationError, match="'elsewhere' is a task of another app"):
+            app.send_many([elsewhere.message()])
+        with pytest.raises(ConfigurationError, match="include that in this one"):
+            asyncio.run(app.asend_many([elsewhere.message()]))
+        assert client.stats("default").ready == 0
+        app.include(other)
+        assert len(app.send_many([elsewhere.message()]) + other.send_many([elsewhere.message()])) == 2
+        assert client.stats("default").ready == 2
+
+
 def test_send_many_sends_nothing_when_one_of_them_is_no_message(app: App) -> None:
     """It says what to write."""
 

@@ -96,7 +96,7 @@ class App:
         self._included: list[App] = []
         self._parent: App | None = None
         self._connection = Connection()
-        self._outbox = Outbox(self._connection, self._queue, declare=declare)
+        self._outbox = Outbox(self._connection, self._queue, self._has_task, declare=declare)
 
     # ------------------------------------------------------------------ what there is
 
@@ -293,14 +293,15 @@ class App:
         self._root._connection.close()
 
     def send_many(self, messages: Iterable[TaskMessage]) -> list[str]:
-        """Send messages of any tasks, as in ``app.send_many(send_mail.message(each) for each in mails)``.
+        """Send messages of any of its tasks, as in ``app.send_many(send_mail.message(each) for each in mails)``.
 
         Those of a queue go in order and in one pipeline; delayed ones follow, one by one. All are confirmed on return.
 
         Returns the task ids, in order.
 
         Raises:
-            PayloadError, ConfigurationError: one of them cannot be a message; nothing has been sent then.
+            PayloadError, ConfigurationError: one of them cannot be a message, or is of another app's task; nothing has
+                been sent then.
             The errors of ``QueueClient.publish_many``: some may have been sent.
         """
         return self._root._outbox.publish_many(messages)
@@ -398,6 +399,9 @@ class App:
         self._root._check_names(task)
         self._tasks[task.name] = task
         return task
+
+    def _has_task(self, name: str) -> bool:
+        return name in self._tasks or any(other._has_task(name) for other in self._included)
 
     def _check_names(self, task: AppTask[Any]) -> None:
         taken = {name: each for each in self.tasks for name in (each.name, *each.aliases)}

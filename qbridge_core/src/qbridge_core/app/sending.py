@@ -82,12 +82,16 @@ class Outbox:
     Args:
         connection: has the client.
         queue: finds the settings of a queue.
+        has_task: whether a task of this name is one of the app's.
         declare: False for a producer without the right to declare.
     """
 
-    def __init__(self, connection: Connection, queue: Callable[[str], Queue], *, declare: bool) -> None:
+    def __init__(
+        self, connection: Connection, queue: Callable[[str], Queue], has_task: Callable[[str], bool], *, declare: bool
+    ) -> None:
         self._connection = connection
         self._queue = queue
+        self._has_task = has_task
         self._declare = declare
 
     def message(self, task: str, queue: str, payload: object, version: int, options: SendOptions) -> TaskMessage:
@@ -153,9 +157,15 @@ class Outbox:
         """Publish messages, those of a queue in order and in one pipeline; all are confirmed on return.
 
         Raises:
-            ConfigurationError: one of them is no message of a task; nothing has been published then.
+            ConfigurationError: one of them is no message of a task of this app; nothing has been published then.
         """
         found = [_checked(message) for message in messages]
+        for task in {message.task for message in found}:
+            if not self._has_task(task):  # this one's broker may be another than that of its workers
+                raise ConfigurationError(
+                    f"{task!r} is a task of another app, which has a broker of its own: send it with send_many of that "
+                    "app, or include that in this one"
+                )
         at_once: dict[tuple[str, float | None], list[Message]] = {}
         later: list[TaskMessage] = []
         for message in found:
