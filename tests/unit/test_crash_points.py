@@ -137,6 +137,25 @@ def test_it(qbridge):
     assert "3 passed" in run(tmp_path, test)
 
 
+def test_a_fault_that_never_happens_fails_the_test(tmp_path: Path) -> None:
+    """It proves nothing; of the marker's points some are never reached, and those are skipped."""
+    test = """
+@pytest.mark.qbridge(crash_points=["publish"], handler=print)
+def test_death(qbridge):
+    qbridge.manager(print, "jobs", "jobs.dead")
+    qbridge.crash(after="done", of="job")
+    qbridge.client.send("jobs", 1)
+    qbridge.run()
+
+def test_repeat(qbridge):
+    qbridge.deliver_twice()
+"""
+    output = run(tmp_path, test, status=1)
+    assert "3 failed" in output
+    assert "no worker of 'job' died when the handler had ended, and nothing was settled, as the test has" in output
+    assert "no acknowledgement was lost, as the test has asked for" in output
+
+
 def test_a_wrong_marker_is_told_when_tests_are_collected(tmp_path: Path) -> None:
     """With what is right."""
     wrong = {

@@ -47,6 +47,7 @@ class Fault(NamedTuple):
 class _Crash(NamedTuple):
     point: Point
     queue: str | None
+    may_not_come: bool
 
 
 class Faults:
@@ -73,10 +74,10 @@ class Faults:
 
     # ------------------------------------------------------------------ what is asked for
 
-    def crash(self, point: Point, queue: str | None) -> None:
-        """Have the worker of the next run die that comes to this point."""
+    def crash(self, point: Point, queue: str | None, *, may_not_come: bool = False) -> None:
+        """Have the worker of the next run die that comes to this point, if any must."""
         with self._lock:
-            self._crashes.append(_Crash(point, queue))
+            self._crashes.append(_Crash(point, queue, may_not_come))
 
     def lose_ack(self, queue: str | None) -> None:
         """Have the next acknowledgement not arrive."""
@@ -110,9 +111,17 @@ class Faults:
         return [crash.point.code for crash in self._crashes if crash.point.code is not None]
 
     def to_come(self) -> str:
-        """Where the first of the crashes is to be that have not happened; "" for nowhere."""
-        crashes = self._crashes
-        return crashes[0].point.place if crashes else ""
+        """What may have happened and has not; "" for nothing."""
+        found = [each.point.place for each in self._crashes if each.may_not_come]
+        return f"no worker died {found[0]}: no run came to that point" if found else ""
+
+    def missing(self) -> str:
+        """What was asked for by the test itself and has not happened; "" for nothing."""
+        found = [
+            f"no worker{_of(each.queue)} died {each.point.place}" for each in self._crashes if not each.may_not_come
+        ]
+        found += [f"no acknowledgement{_of(queue)} was lost" for queue in self._acks_to_lose]
+        return f"{'; '.join(found)}, as the test has asked for: no run came to that point" if found else ""
 
     def meet(self, *, worker: bool = False) -> None:
         """Be the broker that is asked for something.
@@ -222,6 +231,10 @@ class Faults:
         self.happened += 1
         message = StoredMessage(delivery.body, delivery.headers, delivery.message_id, delivery.meta)
         self._note(Fault(what, delivery.queue, message, self._time.wall(), place))
+
+
+def _of(queue: str | None) -> str:
+    return "" if queue is None else f" of {queue!r}"
 
 
 def _first(items: Sequence[_T], is_meant: Callable[[_T], bool]) -> int | None:

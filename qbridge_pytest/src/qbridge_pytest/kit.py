@@ -346,11 +346,15 @@ class Kit:
     # ------------------------------------------------------------------ parts
 
     def _die_at(self, point: Point) -> None:
-        self._faults.crash(point, None)
+        self._faults.crash(point, None, may_not_come=True)
 
     def _crash_to_come(self) -> str:
-        """Where a worker was to die, and none has yet; "" for nowhere."""
+        """Where the marker has a worker die, and none has yet; "" for nowhere."""
         return self._faults.to_come()
+
+    def _missing_faults(self) -> str:
+        """What the test has asked for and has not happened; "" for nothing."""
+        return self._faults.missing()
 
     def _queue_of(self, of: str | AppTask[Any] | None) -> str | None:
         return of.queue if isinstance(of, AppTask) else of
