@@ -69,7 +69,7 @@ def test_g1_a_lost_confirmation_is_told_and_not_repeated(
     client.declare(queue)
     client.publish(queue, b"first")
     proxy.blackhole()
-    with pytest.raises(PublishUnconfirmedError):
+    with pytest.raises(PublishUnconfirmedError, match=r"no confirmation for .* within 0\.3 s"):
         client.publish(queue, b"second", timeout=0.3)
     proxy.pass_through()
     wait_for(lambda: cli("XLEN", queue) == 2, 5.0, "the held request was dropped by the proxy")

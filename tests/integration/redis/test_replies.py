@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from integration.redis.helpers import MakeClient
-from qbridge_core import BrokerBlockedError, Message, QBridgeError
+from qbridge_core import BrokerBlockedError, Message, PublishUnconfirmedError, QBridgeError
 from qbridge_redis.protocol.scripts import REPLAY
 from support.brokers import free_port
 
@@ -55,6 +56,19 @@ class Node:
         return b":1\r\n" if command[0] == b"EVALSHA" else b"+OK\r\n"
 
 
+class DyingNode(Node):
+    """A node that dies with the first message that it gets."""
+
+    def _serve(self, connection: socket.socket) -> None:
+        with contextlib.suppress(ConnectionAbortedError):
+            super()._serve(connection)
+
+    def _answer(self, command: list[bytes]) -> bytes:
+        if command[0] == b"XADD":
+            raise ConnectionAbortedError
+        return super()._answer(command)
+
+
 class NodeWithLetters(Node):
     """One with dead letters of too many fields for a script: each is copied, and then deleted, by itself."""
 
@@ -98,6 +112,17 @@ def nodes() -> Iterator[list[Node]]:
     yield made
     for node in made:
         node.close()
+
+
+def test_a_connection_that_ends_too_early_is_called_lost_and_not_late(
+    make_client: MakeClient, nodes: list[Node]
+) -> None:
+    """It is told at once, so no text speaks of the seconds that there were."""
+    node = DyingNode()
+    nodes.append(node)
+    client = make_client(f"redis://127.0.0.1:{node.port}")
+    with pytest.raises(PublishUnconfirmedError, match="the connection was lost before the confirmation for 'q'"):
+        client.publish("q", b"x", timeout=30.0)
 
 
 @pytest.mark.parametrize("bad", [FULL, NIL], ids=["full", "missing"])

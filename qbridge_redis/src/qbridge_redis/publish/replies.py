@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from qbridge_core.backend import PublishUnconfirmedError, QBridgeError, UnroutableError, monotonic
 from qbridge_redis.connection.connection import LOST
@@ -77,9 +78,10 @@ def unconfirmed(queue: str, timeout: float) -> Iterator[None]:
     except LOST as exc:
         if isinstance(exc, RedisConnectionError) and code(exc) in ("LOADING", "NOAUTH"):
             raise unreachable(exc, "Redis") from exc
-        raise PublishUnconfirmedError(
-            f"no confirmation for {queue!r} within {timeout:.3g} s ({exc}); the message may or may not be there"
-        ) from exc
+        why = f"the connection was lost before the confirmation for {queue!r}"
+        if isinstance(exc, RedisTimeoutError):
+            why = f"no confirmation for {queue!r} within {timeout:.3g} s"
+        raise PublishUnconfirmedError(f"{why} ({exc}); the message may or may not be there") from exc
 
 
 def _refused(reply: ResponseError, queue: str) -> QBridgeError:
