@@ -103,3 +103,45 @@ def test_what_is_no_task_is_refused() -> None:
         arguments(len)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="needs the app that it is for"):
         TaskMachine()
+
+
+def test_a_machine_that_cannot_begin_leaves_its_app_as_it_was() -> None:
+    """So that the next test has it; and a wrong machine is told what is right before anything is sent."""
+
+    class BadBegin(ChargesOnce):
+        def begin(self) -> None:
+            raise ZeroDivisionError
+
+    class BadDeath(ChargesOnce):
+        deaths = ("don",)
+
+    class NoTasks(TaskMachine):
+        app = App()
+
+    with pytest.raises(ZeroDivisionError):
+        BadBegin()
+    with Kit() as qbridge:
+        qbridge.open(once)
+    with pytest.raises(ConfigurationError, match="which broker"):
+        once.send_many([charge_once.message(order=1)])
+    with pytest.raises(ConfigurationError, match="no crash point 'don'"):
+        BadDeath()
+    with pytest.raises(ConfigurationError, match="has no task"):
+        NoTasks()
+
+
+def test_what_failed_first_is_what_a_machine_fails_with() -> None:
+    """It does not work once more on the way out."""
+
+    class Failing(ChargesOnce):
+        looks = 0
+
+        def check(self) -> None:
+            self.looks += 1
+            raise AssertionError("wrong")
+
+    machine = Failing()
+    with pytest.raises(AssertionError, match="wrong"):
+        machine.work()
+    machine.teardown()
+    assert machine.looks == 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any, ClassVar, Final
 
 from hypothesis import reject
@@ -87,10 +88,17 @@ class TaskMachine(RuleBasedStateMachine):
         super().__init__()
         if not isinstance(getattr(self, "app", None), App):
             raise ConfigurationError(f"{type(self).__name__} needs the app that it is for: app = shop.tasks.app")
+        if not (self.tasks or self.app.tasks):
+            raise ConfigurationError(f"the app of {type(self).__name__} has no task; is their module imported?")
+        for death in self.deaths:
+            points.named(death)
+        self._has_failed = False
         self.qbridge = Kit()
-        self.qbridge.__enter__()
-        self.qbridge.open(self.app)
-        self.begin()
+        with ExitStack() as failing:
+            failing.enter_context(self.qbridge)
+            self.qbridge.open(self.app)
+            self.begin()
+            failing.pop_all()  # `teardown` ends it
 
     def begin(self) -> None:
         """Make the world new in which the tasks work; called before each example."""
@@ -123,16 +131,19 @@ class TaskMachine(RuleBasedStateMachine):
     @rule()
     def work(self) -> None:
         """All is done."""
+        self._has_failed = True
         self.qbridge.run()
         if self.expects_letters:
             self.qbridge.allow_letters()
         self.qbridge.check_letters()
         self.check()
+        self._has_failed = False
 
     def teardown(self) -> None:
-        """Do what is left, and look once more."""
+        """Do what is left, and look once more; not after a failure, which another would hide."""
         try:
-            self.work()
+            if not self._has_failed:
+                self.work()
         finally:
             self.qbridge.__exit__(None, None, None)
 
