@@ -281,6 +281,24 @@ def test_what_ends_while_the_broker_is_down_is_settled_when_it_is_back(qbridge: 
     assert runs == [1]
 
 
+def test_what_a_worker_has_when_it_is_stopped_is_settled_though_the_broker_is_down(qbridge: Kit) -> None:
+    """Time stands still while it stops, so that no broker could come back to it."""
+    runs: list[int] = []
+
+    def handler(payload: int) -> None:
+        runs.append(payload)
+        qbridge.broker_down("1h")
+
+    qbridge.manager(handler, "jobs", "jobs.dead")
+    qbridge.client.send("jobs", 1)
+    started = time.monotonic()
+    qbridge.run(ahead="5m")
+    assert time.monotonic() - started < 10
+    qbridge.advance("1h")
+    qbridge.run()
+    assert runs == [1]
+
+
 def test_a_slow_confirmation_takes_time_and_may_come_too_late(qbridge: Kit) -> None:
     """The message is there all the same."""
     client = qbridge.client

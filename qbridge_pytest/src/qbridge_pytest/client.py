@@ -78,7 +78,7 @@ class FaultyClient(MemoryClient):
 
     def ack(self, delivery: Delivery) -> None:
         """Remove a message, unless its worker has died."""
-        self._faults.meet(worker=True)
+        self._faults.meet_settlement()
         self._refuse_the_dead(delivery)
         if self._faults.loses_ack(delivery):
             super().reject(delivery)
@@ -96,7 +96,7 @@ class FaultyClient(MemoryClient):
         queue: str | None = None,
     ) -> None:
         """Move a message on, unless its worker has died."""
-        self._faults.meet(worker=True)
+        self._faults.meet_settlement()
         if failure is not None:  # otherwise it has not run
             self._refuse_the_dead(delivery)
         super().reject(delivery, requeue, delay=delay, failure=failure, queue=queue)

@@ -71,6 +71,8 @@ class Faults:
         """How many of those that were asked for have happened."""
         self.refused = False
         """Whether a worker has met the broker that is down."""
+        self.workers_end = False
+        """Whether those who work are being stopped: what they have they may settle, for time stands still meanwhile."""
 
     # ------------------------------------------------------------------ what is asked for
 
@@ -122,6 +124,15 @@ class Faults:
         ]
         found += [f"no acknowledgement{_of(queue)} was lost" for queue in self._acks_to_lose]
         return f"{'; '.join(found)}, as the test has asked for: no run came to that point" if found else ""
+
+    def meet_settlement(self) -> None:
+        """Be the broker to which a worker tells what has become of a message.
+
+        Raises:
+            BrokerUnavailableError: it is down.
+        """
+        if not self.workers_end:
+            self.meet(worker=True)
 
     def meet(self, *, worker: bool = False) -> None:
         """Be the broker that is asked for something.

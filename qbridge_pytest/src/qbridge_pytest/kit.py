@@ -392,8 +392,10 @@ class Kit:
                 if not each.running:
                     running.enter_context(each)
             self._at_work = managers
+            self._faults.workers_end = False
             try:
                 yield
+                self._faults.workers_end = True
             except BaseException:
                 for each in managers:  # all at once, and without a grace period: the test has failed
                     each.stop(now=True)

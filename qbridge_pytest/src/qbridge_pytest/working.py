@@ -75,9 +75,10 @@ class Work:
                 self._time.advance_to(back)
             out_of_reach = back is not None and until is not None and back > until
             ready, in_flight, due = self._client.outlook(self._queues)
-            quiet = 0 if in_flight or (ready and not out_of_reach) else quiet + 1
+            quiet = 0 if (ready or in_flight) and not out_of_reach else quiet + 1
             if quiet >= _QUIET:
-                self._have_counted(rest)
+                if not out_of_reach:
+                    self._have_counted(rest)
                 if due is None or (until is not None and due > until):
                     return
                 self._time.advance_to(due)
