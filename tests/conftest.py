@@ -26,6 +26,7 @@ from qbridge_core.runtime.logs import flush, logger
 from support.brokers import Broker, RabbitMQBroker, RedisBroker, amqp_answers, redis_answers, start_new
 from support.postgresql import PostgreSQLBroker, postgresql_answers, postgresql_version
 from support.proxy import TCPProxy
+from support.shares import dealt
 from support.sqs import SQSBroker
 from support.threads import NewThreads
 from support.versions import amqp_version, redis_version
@@ -83,6 +84,13 @@ def pytest_configure(config: pytest.Config) -> None:
             started.append((kind, broker))
             os.environ[kind.url_variable] = broker.url
             os.environ[kind.log_variable] = str(broker.log_path)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have the processes of pytest-xdist begin with what takes long."""
+    shares = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if shares > 1:
+        items[:] = dealt(items, shares)
 
 
 def _have_caplog_wait_for_the_log() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -206,7 +205,7 @@ def with_sends(client: QueueClient, sends: Sends) -> AsyncQueueClient:
     return made
 
 
-class Connecting(AbstractAsyncContextManager[AsyncQueueClient]):
+class Connecting:
     """What :func:`aconnect` returns: a client for a block, or, awaited, one until ``await client.disconnect()``.
 
     Args:

@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import click
 from click.core import ParameterSource
-from click.types import StringParamType
 
 from qbridge_core.cli.broker import chosen_url, known_url, url_options
 from qbridge_core.cli.command import Command
@@ -25,8 +24,10 @@ _ABOVE_ZERO: Final = click.FloatRange(min=0, min_open=True)
 _CONCURRENCY: Final = "concurrency"
 
 
-class _Text(StringParamType):
+class _Text(click.ParamType):  # type: ignore[type-arg]  # older releases of click take none
     """What may be given several times; a variable is one text, for names may have spaces in them."""
+
+    name = "text"
 
     def split_envvar_value(self, rv: str) -> list[str]:
         return [rv]
