@@ -210,7 +210,7 @@ class SettlingTests(Backend):
                 client.reject(delivery, requeue=True, delay=0.3, failure=a_failure(queue))
             self.assert_counts(client, queue, ready=0, in_flight=1)
             return
-        client.reject(delivery, requeue=True, delay=0.5, failure=a_failure(queue))
+        client.reject(delivery, requeue=True, delay=1.0, failure=a_failure(queue))
         assert client.flush()
         self.assert_counts(client, queue, delayed=1)
         assert self.receive_one(client, queue).attempts == 1
