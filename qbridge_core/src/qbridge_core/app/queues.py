@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
 
 from qbridge_core.contract.checks import check_declaration, check_queue_name
-from qbridge_core.contract.names import default_dead_letter_queue
+from qbridge_core.contract.names import default_dead_letter_queue, meant
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.task.formats.base import Format
 from qbridge_core.task.formats.chosen import Formats, formats_of
@@ -172,9 +171,7 @@ def check_together(pools: Iterable[QueuePool], queues: Iterable[Queue]) -> None:
 def _check_settings(what: str, settings: Mapping[str, Any], known: Collection[str]) -> None:
     for setting in settings:
         if setting not in known:
-            alike = difflib.get_close_matches(setting, known, 1)
-            hint = f"did you mean {alike[0]!r}?" if alike else f"there are {', '.join(known)}"
-            raise ConfigurationError(f"{what} has no setting {setting!r}; {hint}{_elsewhere(setting)}")
+            raise ConfigurationError(f"{what} has no setting {setting!r}; {meant(setting, known)}{_elsewhere(setting)}")
 
 
 def _elsewhere(setting: str) -> str:

@@ -1,8 +1,10 @@
-"""What QBridge calls things that it makes beside a queue, and this process."""
+"""What QBridge calls things that it makes beside a queue, and this process; and names that nothing has."""
 
 from __future__ import annotations
 
+import difflib
 import os
+from collections.abc import Collection
 
 
 def default_dead_letter_queue(queue: str) -> str:
@@ -20,3 +22,9 @@ def worker_identity() -> str:
     from socket import gethostname  # takes milliseconds, which an import need not wait for
 
     return f"{gethostname()}:{os.getpid()}"
+
+
+def meant(name: str, known: Collection[str]) -> str:
+    """What somebody may have meant who wrote a name that nothing has, as a part of an error."""
+    alike = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {alike[0]!r}?" if alike else f"there are {', '.join(known)}"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Concatenate, Final, ParamSpec, Protocol, TypeVar, overload
 
 from qbridge_core.app.app import App
 from qbridge_core.app.task import AppTask
+from qbridge_core.contract.names import meant
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.task.context import TaskContext
 
@@ -123,8 +123,7 @@ def _aware(moment: Any) -> Any:
 
 
 def _unknown(task: str, option: str) -> ConfigurationError:
-    alike = difflib.get_close_matches(option, _OPTIONS, 1)
-    hint = f"did you mean {alike[0]!r}?" if alike else f"there are {', '.join(_OPTIONS)}"
     return ConfigurationError(
-        f"apply_async of {task} has no {option!r}; {hint}. What takes the place of others: docs/coming-from-celery.md"
+        f"apply_async of {task} has no {option!r}; {meant(option, _OPTIONS)}. What takes the place of others: "
+        "docs/coming-from-celery.md"
     )
