@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from operator import attrgetter
 
 from qbridge_core import App, ConfigurationError
 
@@ -17,9 +18,7 @@ def load_app(target: str) -> App:
     if not module or not path:
         raise ConfigurationError(f"qbridge_app names a module and an App in it, as shop.tasks:app, not {target!r}")
     try:
-        found: object = importlib.import_module(module)
-        for name in path.split("."):
-            found = getattr(found, name)
+        found: object = attrgetter(path)(importlib.import_module(module))
     except Exception as exc:
         hint = "; is its folder in pytest's setting pythonpath?" if isinstance(exc, ModuleNotFoundError) else ""
         raise ConfigurationError(

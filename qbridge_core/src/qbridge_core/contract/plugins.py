@@ -8,6 +8,7 @@ import importlib
 import inspect
 import reprlib
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Final
 
 import pluggy
@@ -78,9 +79,7 @@ def load_plugin(name: str) -> object:
     if not module or not attribute:
         raise ConfigurationError(f"a plugin is named as 'module:name', not {name!r}")
     try:
-        found: object = importlib.import_module(module)
-        for part in attribute.split("."):
-            found = getattr(found, part)
+        found: object = attrgetter(attribute)(importlib.import_module(module))
         return found() if isinstance(found, type) else found
     except Exception as exc:
         raise ConfigurationError(f"the plugin {name!r} cannot be had: {type(exc).__name__}: {exc}") from exc
