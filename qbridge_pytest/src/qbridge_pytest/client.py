@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 
 from qbridge_core import Delivery, DeliveryLostError, Failure, Message
+from qbridge_core.backend import settled
 from qbridge_memory import MemoryClient
 from qbridge_memory.stored import Event
 from qbridge_pytest import points
@@ -63,7 +64,7 @@ class FaultyClient(MemoryClient):
                 futures = super().publish_soon(queue, messages, delay=delay, timeout=timeout)
         except WorkerDiedError as died:
             rest = futures[1:] or super().publish_soon(queue, messages[1:], delay=delay, timeout=timeout)
-            return [_died(died), *rest]
+            return [settled(died), *rest]
         return futures
 
     def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
@@ -114,9 +115,3 @@ class FaultyClient(MemoryClient):
             go_on()
             super().reject(delivery)  # once; another time it is not there any more
             raise DeliveryLostError("its worker has died, as the test has asked for")
-
-
-def _died(error: WorkerDiedError) -> Future[None]:
-    future: Future[None] = Future()
-    future.set_exception(error)
-    return future
