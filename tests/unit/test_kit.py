@@ -15,6 +15,7 @@ import time_machine
 
 from qbridge_core import (
     App,
+    CloudEventsFormat,
     ConfigurationError,
     ConstantBackoff,
     ExponentialBackoff,
@@ -579,3 +580,17 @@ def test_the_run_of_a_test_costs_little(qbridge: Kit) -> None:
         qbridge.client.send("q", 1)
         assert qbridge.run().succeeded == 1
     assert time.perf_counter() - began < 20.0
+
+
+def test_what_is_sent_to_a_pool_is_read_in_its_formats(qbridge: Kit) -> None:
+    """They are those of all queues of the pool, which have no settings of their own."""
+    app = App()
+    app.pool("web", queues={"urgent": 5, "normal": 1}, formats=[CloudEventsFormat()])
+
+    @app.task(name="bill", queue="urgent")
+    def bill(order: int) -> None:
+        """Do nothing."""
+
+    qbridge.open(app)
+    task_id = bill.send(7)
+    assert [each.task_id for each in qbridge.sent(bill, payload={"order": 7})] == [task_id]

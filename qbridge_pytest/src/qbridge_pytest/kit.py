@@ -10,7 +10,7 @@ from types import CodeType, TracebackType
 from typing import Any, Concatenate, Final, ParamSpec, Self
 
 from qbridge_core import App, AppTask, ConfigurationError, DeadLetter, RunReport, TaskManager
-from qbridge_core.task.formats.chosen import Formats, formats_of
+from qbridge_core.task.formats.chosen import Formats
 from qbridge_memory.stored import Event
 from qbridge_pytest import points
 from qbridge_pytest.client import FaultyClient
@@ -199,7 +199,7 @@ class Kit:
         name = points.named(after if before is None else f"before {before}")
         if self._at_work and name == points.START and not CAN_BEGIN_LATE:
             raise ConfigurationError('before Python 3.12 ask for crash(after="start") before anything works')
-        self._faults.crash(Point(name), self._queue_of(of))
+        self._faults.crash(Point(name), None if of is None else _queue_of(of))
         if self._at_work and name == points.START:
             self._watch()
 
@@ -209,7 +209,7 @@ class Kit:
         Args:
             of: the queue, or a task of an app whose queue counts; any when missing.
         """
-        self._faults.lose_ack(self._queue_of(of))
+        self._faults.lose_ack(None if of is None else _queue_of(of))
 
     def broker_down(self, duration: Duration) -> None:
         """Have the broker be away for so long, from now on, in virtual time.
@@ -302,7 +302,7 @@ class Kit:
             ConfigurationError: there is no such queue.
         """
         __tracebackhide__ = True
-        return self._letters.of(self._checked(queue if isinstance(queue, str) else queue.queue))
+        return self._letters.of(self._checked(_queue_of(queue)))
 
     def allow_letters(self, *queues: str) -> None:
         """Have the test not fail for dead letters of these queues, or of any.
@@ -355,9 +355,6 @@ class Kit:
     def _missing_faults(self) -> str:
         """What the test has asked for and has not happened; "" for nothing."""
         return self._faults.missing()
-
-    def _queue_of(self, of: str | AppTask[Any] | None) -> str | None:
-        return of.queue if isinstance(of, AppTask) else of
 
     def _codes(self) -> list[CodeType]:
         """Those of all handlers, as far as their lines are to be watched."""
@@ -430,10 +427,12 @@ class Kit:
         for manager in self._managers:
             if manager.input_queue == queue:
                 return manager._plan.formats
-        for app in self._apps:
-            if (settings := app._root._found(queue)) is not None:
-                return formats_of(settings.settings.get("formats"))
-        return None
+        own = (app._root._queue(queue).formats for app in self._apps)
+        return next((formats for formats in own if formats is not None), None)
+
+
+def _queue_of(where: str | AppTask[Any]) -> str:
+    return where if isinstance(where, str) else where.queue
 
 
 def _named(where: str | AppTask[Any]) -> str:
