@@ -141,7 +141,7 @@ class Outbox:
     async def apublish(self, message: TaskMessage) -> None:
         """The same for coroutines; messages that are under way at the same time share their way to the broker."""
         connection, sends = self._connection, self._connection.sends
-        if not connection.is_open or (self._declare and not connection.has_declared(message.queue)):
+        if not connection.is_open or self._is_to_declare(message.queue):
             queue = message.queue
             await sends.share(connection.opening, queue, partial(self._open, queue), f"opening the queue {queue!r}")
         client, options = connection.client(), message.options
@@ -187,8 +187,11 @@ class Outbox:
         self._prepare(queue)
 
     def _prepare(self, queue: str) -> None:
-        if self._declare:
+        if self._is_to_declare(queue):
             self._connection.declare(queue, self._queue(queue).dead_letter_queue)
+
+    def _is_to_declare(self, queue: str) -> bool:
+        return self._declare and not self._connection.has_declared(queue)
 
 
 def _checked(message: object) -> TaskMessage:
