@@ -193,6 +193,7 @@ class Sends:
         self._pid = os.getpid()
         self._loops: dict[asyncio.AbstractEventLoop, _Loop] = {}
         self._under_way: set[Future[Any]] = set()
+        self._shared: dict[str, Future[None]] = {}
 
     async def publish(
         self, client: QueueClient, queue: str, message: Message, delay: float = 0.0, seconds: float | None = None
@@ -221,21 +222,21 @@ class Sends:
         """Have a thread call something that may wait for the broker. When this is cancelled the call goes on."""
         return await self._here().wait(self._call(function), what)
 
-    async def share(self, calls: dict[str, Future[None]], name: str, function: Callable[[], None], what: str) -> None:
+    async def share(self, name: str, function: Callable[[], None], what: str) -> None:
         """The same for a call that many want at the same time: those who come while it is under way wait for it, too.
 
         Args:
-            calls: those that are under way, by name.
-            name: of this one.
+            name: of the call.
             function: the call.
             what: what it stands for, for the log.
         """
-        future = calls.get(name)
+        here, shared = self._here(), self._shared
+        future = shared.get(name)
         if future is None:
-            future = calls[name] = self._call(function)
-            future.add_done_callback(lambda _: calls.pop(name, None))
+            future = shared[name] = self._call(function)
+            future.add_done_callback(lambda _: shared.pop(name, None))
         try:
-            await self._here().wait(future, what)
+            await here.wait(future, what)
         except QBridgeError as exc:
             raise copied(exc) from exc.__cause__
 

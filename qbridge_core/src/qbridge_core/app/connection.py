@@ -18,8 +18,6 @@ from qbridge_core.runtime.aside import aside
 from qbridge_core.runtime.clock import SYSTEM_CLOCK, Clock
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from qbridge_core.aio.sends import Sends
 
 URL_VARIABLE: Final = "QBRIDGE_URL"
@@ -31,7 +29,6 @@ class Connection:
 
     Attributes:
         usual_url: says where to connect to when nobody has; may be replaced before it is used.
-        opening: what threads do for coroutines that wait for it, by the name of the queue.
     """
 
     def __init__(self) -> None:
@@ -43,7 +40,6 @@ class Connection:
         self._lent: QueueClient | None = None
         self._of_parents: list[QueueClient] = []
         self._sends: Sends | None = None
-        self.opening: dict[str, Future[None]] = {}
         _all.add(self)
 
     def open(self, url: str | None, options: Mapping[str, Any]) -> QueueClient:
@@ -146,7 +142,6 @@ class Connection:
         """In a forked child: the client is another process's, and a thread that the child has not may hold the lock."""
         self._lock = threading.Lock()
         self._declared = set()
-        self.opening = {}
         if self._client is not None:
             self._of_parents.append(self._client)  # what ends with it could end the parent's connection
             self._client = None

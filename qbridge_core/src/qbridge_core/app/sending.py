@@ -143,7 +143,7 @@ class Outbox:
         connection, sends = self._connection, self._connection.sends
         if not connection.is_open or self._is_to_declare(message.queue):
             queue = message.queue
-            await sends.share(connection.opening, queue, partial(self._open, queue), f"opening the queue {queue!r}")
+            await sends.share(queue, partial(self._open, queue), f"opening the queue {queue!r}")
         client, options = connection.client(), message.options
         seconds = options.seconds(client.clock)
         await sends.publish(client, message.queue, message.content, seconds, options.publish_timeout)
