@@ -222,14 +222,23 @@ def read_json(body: bytes, max_bytes: int) -> Any:
         raise _unreadable(body, exc) from exc
 
 
-def refuse_long(body: bytes, max_bytes: int) -> None:
+def object_in(body: bytes) -> dict[str, Any] | None:
+    """The JSON object that a body is; ``None`` for all else."""
+    try:
+        document = decode_json(body.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def refuse_long(body: bytes, max_bytes: int, task_id: str | None = None) -> None:
     """Refuse a body that is too long.
 
     Raises:
         MalformedTaskError: it has more bytes than that.
     """
     if len(body) > max_bytes:
-        raise MalformedTaskError(f"the body has {len(body)} bytes; the limit is {max_bytes}")
+        raise MalformedTaskError(f"the body has {len(body)} bytes; the limit is {max_bytes}", task_id)
 
 
 def _unreadable(body: bytes, exc: Exception) -> MalformedTaskError:

@@ -13,8 +13,8 @@ from qbridge_core.contract.envelope import (
     MalformedTaskError,
     Task,
     UnsupportedTaskError,
-    decode_json,
     json_type,
+    object_in,
     read_json,
     refuse_long,
     write_json,
@@ -128,11 +128,8 @@ def _prefix(headers: Mapping[str, Any]) -> str:
 
 
 def _is_event(body: bytes) -> bool:
-    try:
-        event = decode_json(body.decode())
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(event, dict) and _VERSION in event and "type" in event
+    event = object_in(body)
+    return event is not None and _VERSION in event and "type" in event
 
 
 def _task(attributes: Mapping[str, Any], payload: Any) -> Task:

@@ -12,6 +12,7 @@ from qbridge_core.contract.envelope import (
     Task,
     UnsupportedTaskError,
     json_type,
+    object_in,
     read_json,
     write_json,
 )
@@ -57,11 +58,8 @@ class DramatiqFormat(ForeignFormat):
         body = delivery.body
         if body[:1] != b"{" or not all(mark in body for mark in _MARKS):
             return False
-        try:
-            document = read_json(body, len(body))
-        except MalformedTaskError:
-            return False
-        return isinstance(document, dict) and all(key in document for key in (_NAME, _ID, "args"))
+        document = object_in(body)
+        return document is not None and all(key in document for key in (_NAME, _ID, "args"))
 
     def read(self, delivery: Delivery, max_bytes: int) -> Task:
         """Read it."""

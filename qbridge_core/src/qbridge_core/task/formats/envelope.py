@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Final
 
-from qbridge_core.contract.envelope import Task, decode_json, read_task, write_task
+from qbridge_core.contract.envelope import Task, object_in, read_task, write_task
 from qbridge_core.contract.message import Delivery, Message
 from qbridge_core.task.formats.base import Format, Outgoing
 
@@ -20,7 +20,7 @@ class EnvelopeFormat(Format):
     def accepts(self, delivery: Delivery) -> bool:
         """Whether it is a JSON object with a payload."""
         body = delivery.body
-        return body.startswith(_BEGIN) or (_KEY in body and _has_payload(body))
+        return body.startswith(_BEGIN) or (_KEY in body and "payload" in (object_in(body) or ()))
 
     def read(self, delivery: Delivery, max_bytes: int) -> Task:
         """Read it."""
@@ -30,11 +30,3 @@ class EnvelopeFormat(Format):
         """Write it."""
         body = write_task(task.payload, task.task_id, task.name, task.version, task.expires_at)
         return Message(body, task.headers, task.message_id)
-
-
-def _has_payload(body: bytes) -> bool:
-    try:
-        document = decode_json(body.decode())
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(document, dict) and "payload" in document

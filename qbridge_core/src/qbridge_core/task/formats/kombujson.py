@@ -9,7 +9,7 @@ from datetime import datetime, time
 from importlib import import_module
 from typing import Any, Final
 
-from qbridge_core.contract.envelope import MalformedTaskError, UnsupportedTaskError
+from qbridge_core.contract.envelope import MalformedTaskError, UnsupportedTaskError, refuse_long
 
 _TYPE, _VALUE = "__type__", "__value__"
 _MARK: Final = _TYPE.encode()
@@ -61,8 +61,7 @@ def read_body(body: bytes, compression: object, max_bytes: int, task_id: str | N
         MalformedTaskError: it is too long, or no JSON.
         UnsupportedTaskError: it is written or compressed in another way.
     """
-    if len(body) > max_bytes:
-        raise MalformedTaskError(f"the body has {len(body)} bytes; the limit is {max_bytes}", task_id)
+    refuse_long(body, max_bytes, task_id)
     if compression is not None:
         body = _unpacked(body, compression, max_bytes, task_id)
     if body.startswith(_PICKLES):
