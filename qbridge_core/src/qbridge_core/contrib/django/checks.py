@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from django.core import checks
 
+from qbridge_core.app.app import App
 from qbridge_core.contract.registry import client_for
 from qbridge_core.contrib.django.finding import discover, found_apps
 from qbridge_core.contrib.django.framework import DjangoFramework, url_of_settings
@@ -21,12 +22,13 @@ def check_project(**kwargs: Any) -> list[checks.CheckMessage]:
         discover()
     except ConfigurationError as exc:
         return [checks.Error(str(exc), id="qbridge.E004")]
-    return [*_of_broker(), *_of_apps(), *_of_queues()]
+    found = found_apps()
+    return [*_of_broker(found), *_of_apps(found), *_of_queues(found)]
 
 
-def _of_broker() -> Iterator[checks.CheckMessage]:
+def _of_broker(found: Sequence[App]) -> Iterator[checks.CheckMessage]:
     try:
-        if found_apps():
+        if found:
             client_for(DjangoFramework().url())
         elif (url := url_of_settings()) is not None:
             client_for(url)
@@ -34,13 +36,13 @@ def _of_broker() -> Iterator[checks.CheckMessage]:
         yield checks.Error(str(exc), id="qbridge.E001")
 
 
-def _of_apps() -> Iterator[checks.CheckMessage]:
-    if problem := several(found_apps()):
+def _of_apps(found: Sequence[App]) -> Iterator[checks.CheckMessage]:
+    if problem := several(found):
         yield checks.Error(problem, id="qbridge.E005")
 
 
-def _of_queues() -> Iterator[checks.CheckMessage]:
-    for app in found_apps():
+def _of_queues(found: Sequence[App]) -> Iterator[checks.CheckMessage]:
+    for app in found:
         used = {task.queue for task in app.tasks}
         for name in app._queues.keys() - used if used else ():
             yield checks.Warning(
