@@ -15,6 +15,7 @@ from qbridge_core.contract.asides import Asides, copied
 from qbridge_core.contract.checks import check_count, check_publish_timeout
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.message import Message
+from qbridge_core.contract.producing import longest_wait
 from qbridge_core.errors import BrokerUnavailableError, QBridgeError
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
@@ -22,7 +23,6 @@ from qbridge_core.runtime.mailbox import Mailbox
 
 T = TypeVar("T")
 MAX_IN_FLIGHT: Final = 1000
-_LEAST_PATIENCE: Final = 10.0
 _STEP: Final = 0.1
 _TURN: Final = 100  # messages that are dealt with in one turn of a loop: each wakes a task, and others wait meanwhile
 _log: Final = logger("qbridge.send")
@@ -274,7 +274,7 @@ class Sends:
     async def _enter(self, here: _Loop, client: QueueClient, seconds: float | None) -> float | None:
         """Wait for room; return how much is left of the time."""
         began = monotonic()
-        limit = max(client.patience, _LEAST_PATIENCE) if seconds is None else seconds
+        limit = longest_wait(client, seconds)
         try:
             async with asyncio.timeout(limit):
                 await here.room.acquire()

@@ -108,7 +108,7 @@ class Producing(ABC):
             body, headers, message_id = message.body, message.headers, message.message_id
             self.publish(queue, body, headers=headers, message_id=message_id, delay=delay, timeout=left)
 
-        return self._asides().call(publish, max(self.patience, _LEAST_PATIENCE) if seconds is None else seconds)
+        return self._asides().call(publish, longest_wait(self, seconds))
 
     def _asides(self) -> Asides:
         """The threads of the default. Made here, since no subclass has to call ``__init__``."""
@@ -211,6 +211,11 @@ class Producing(ABC):
         tasks = list(_as_tasks(payloads, expires_at, check_encoder(encoder)))
         self.publish_many(queue, [message for message, _ in tasks], timeout=publish_timeout)
         return [task_id for _, task_id in tasks]
+
+
+def longest_wait(client: Producing, seconds: float | None) -> float:
+    """How many seconds a message may be under way: those of its caller, or without them what the client takes."""
+    return max(client.patience, _LEAST_PATIENCE) if seconds is None else seconds
 
 
 def task_message(
