@@ -27,8 +27,7 @@ from qbridge_core.contract.checks import check_queue_name, require_seconds
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.task.outcome import RunReport
-from qbridge_core.task.retry import IMMEDIATELY, Backoff, ExceptionRule, RetryPolicy
-from qbridge_core.task.terms import Terms
+from qbridge_core.task.retry import IMMEDIATELY, Backoff, ExceptionRule, terms_of
 
 if TYPE_CHECKING:
     from qbridge_core.aio.client import AsyncQueueClient
@@ -152,8 +151,7 @@ class App:
         Raises:
             ConfigurationError: it cannot be a task, an argument is wrong, or another task has one of its names.
         """
-        policy = RetryPolicy(max_retries, backoff, tuple(dead_letter_on), tuple(retry_rules))
-        terms = Terms(require_seconds("task_timeout", task_timeout, positive=True), policy)
+        terms = terms_of(max_retries, backoff, task_timeout, dead_letter_on, retry_rules)
         check_queue_name(queue)
 
         def decorate(decorated: Callable[..., Any]) -> AppTask[Any]:

@@ -6,6 +6,7 @@ The delays are handed to the broker, which holds the message: no worker sleeps, 
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
@@ -13,6 +14,7 @@ from qbridge_core.contract.checks import is_number, require_seconds
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.runtime.logs import logger
 from qbridge_core.task import foreign
+from qbridge_core.task.terms import Terms
 
 _log: Final = logger("qbridge.worker")
 # Of our own: drawing from the shared generator would change what a program with a fixed seed gets.
@@ -182,6 +184,22 @@ class RetryPolicy:
     def pause(self, times: int) -> float:
         """Seconds to wait when something has happened so many times that is no failed attempt."""
         return _delay(self.backoff, times)
+
+
+def terms_of(
+    max_retries: int = 3,
+    backoff: Backoff = IMMEDIATELY,
+    task_timeout: float = 10.0,
+    dead_letter_on: Iterable[type[BaseException]] = (),
+    retry_rules: Iterable[ExceptionRule] = (),
+) -> Terms:
+    """The terms of a task of an app, by the names that its settings have there.
+
+    Raises:
+        ConfigurationError: one of them is wrong.
+    """
+    policy = RetryPolicy(max_retries, backoff, tuple(dead_letter_on), tuple(retry_rules))
+    return Terms(require_seconds("task_timeout", task_timeout, positive=True), policy)
 
 
 def _delay(backoff: Backoff, times: int) -> float:

@@ -9,12 +9,10 @@ from typing import Any, Final
 from qbridge_core.app.app import App
 from qbridge_core.app.queues import QueueSettings
 from qbridge_core.app.task import AppTask
-from qbridge_core.contract.checks import require_seconds
 from qbridge_core.contrib.django.backend.calls import TaskCall
 from qbridge_core.contrib.django.backend.library import Task
 from qbridge_core.errors import UnknownOptionError
-from qbridge_core.task.retry import IMMEDIATELY, Backoff, ExceptionRule, RetryPolicy
-from qbridge_core.task.terms import Terms
+from qbridge_core.task.retry import terms_of
 
 URL: Final = "url"
 _OF_TASKS: Final = ("max_retries", "backoff", "task_timeout", "dead_letter_on", "retry_rules")
@@ -48,7 +46,7 @@ class TasksApp(App):
         self.django_tasks: Sequence[Task] = ()
         self._alias = alias
         self._connection.usual_url = lambda: url
-        self._terms = _terms(**{name: options[name] for name in _OF_TASKS if name in options})
+        self._terms = terms_of(**{name: options[name] for name in _OF_TASKS if name in options})
         self._calls: dict[tuple[Any, str], TaskCall] = {}
         settings: Any = {name: options[name] for name in _OF_QUEUES if name in options}
         for name in self.queue_names if settings else ():
@@ -82,14 +80,3 @@ def _check_options(options: Mapping[str, Any]) -> None:
     for name in options:
         if name not in known:
             raise UnknownOptionError(f"OPTIONS has nothing called {name!r}; there are {', '.join(known)}")
-
-
-def _terms(
-    max_retries: int = 3,
-    backoff: Backoff = IMMEDIATELY,
-    task_timeout: float = 10.0,
-    dead_letter_on: Sequence[type[BaseException]] = (),
-    retry_rules: Sequence[ExceptionRule] = (),
-) -> Terms:
-    policy = RetryPolicy(max_retries, backoff, tuple(dead_letter_on), tuple(retry_rules))
-    return Terms(require_seconds("task_timeout", task_timeout, positive=True), policy)
