@@ -75,6 +75,8 @@ def test_a_function_that_cannot_be_a_task_is_refused(app: App, function: Any, ma
         ({"max_retries": -1}, "max_retries must be an integer"),
         ({"backoff": 5}, "backoff must be an object"),
         ({"dead_letter_on": [5]}, "dead_letter_on must hold exception classes"),
+        ({"dead_letter_on": LookupError}, "dead_letter_on must hold exception classes"),
+        ({"retry_rules": 5}, "rules must be a tuple of ExceptionRule objects"),
         ({"name": ""}, "the name of a task is a string"),
         ({"aliases": [5]}, "the name of a task is a string"),
         ({"whole_payload": True}, "whole_payload=True is for a function of one parameter, not 2"),

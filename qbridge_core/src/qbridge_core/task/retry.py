@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 from qbridge_core.contract.checks import is_number, require_seconds
 from qbridge_core.errors import ConfigurationError
@@ -198,8 +198,13 @@ def terms_of(
     Raises:
         ConfigurationError: one of them is wrong.
     """
-    policy = RetryPolicy(max_retries, backoff, tuple(dead_letter_on), tuple(retry_rules))
+    policy = RetryPolicy(max_retries, backoff, _tuple_of(dead_letter_on), _tuple_of(retry_rules))
     return Terms(require_seconds("task_timeout", task_timeout, positive=True), policy)
+
+
+def _tuple_of(value: Any) -> Any:
+    """What cannot be gone through, such as one class, stays as it is: the policy says what is wrong with it."""
+    return tuple(value) if isinstance(value, Iterable) else value
 
 
 def _delay(backoff: Backoff, times: int) -> float:
