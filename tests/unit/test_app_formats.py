@@ -195,6 +195,26 @@ def test_wrong_formats_of_a_queue_are_refused(app: App, formats: Any, text: str)
         app.queue("default", formats=formats)
 
 
+@pytest.mark.parametrize("where", ["the app", "an included app", "an app that is included then", "a pool"])
+def test_settings_that_come_after_a_message_count_for_the_next_one(app: App, where: str) -> None:
+    """Wherever they are given: a module may be imported when something was sent already."""
+    other = App()
+
+    @app.task(name="count")
+    def count(number: int) -> None: ...
+
+    if where == "an included app":
+        app.include(other)
+    assert b"payload" in count.message(1).content.body
+    if where == "a pool":
+        app.pool("all", queues={"default": 1}, formats=[JSONFormat])
+    else:
+        (app if where == "the app" else other).queue("default", formats=[JSONFormat])
+    if where == "an app that is included then":
+        app.include(other)
+    assert count.message(1).content.body == b'{"number":1}'
+
+
 def test_g13_no_message_ends_a_worker_whatever_reads_it(app: App) -> None:
     """What a format or a model raises makes a letter; those behind it run."""
     seen: list[int] = []

@@ -19,7 +19,6 @@ from qbridge_core.app.queues import (
     check_together,
     pool_of,
     queue_of,
-    usual_queue,
 )
 from qbridge_core.app.sending import Outbox, TaskMessage
 from qbridge_core.app.task import AppTask
@@ -92,6 +91,7 @@ class App:
         self._tasks: dict[str, AppTask[Any]] = {}
         self._queues: dict[str, Queue] = {}
         self._pools: list[QueuePool] = []
+        self._looked_up: dict[str, Queue] = {}
         self._included: list[App] = []
         self._parent: App | None = None
         self._connection = Connection()
@@ -181,6 +181,7 @@ class App:
         queue = queue_of(name, settings)
         check_together(self._root._all_pools(), [*self._root._all_queues(), queue])
         self._queues[name] = queue
+        self._root._looked_up = {}
 
     def pool(self, name: str, *, queues: Mapping[str, int], **settings: Unpack[PoolSettings]) -> None:
         """Have the tasks of several queues share their workers, by weight: urgent ones before others.
@@ -202,6 +203,7 @@ class App:
         pool = pool_of(name, queues, settings)
         check_together([*self._root._all_pools(), pool], self._root._all_queues())
         self._pools.append(pool)
+        self._root._looked_up = {}
 
     def include(self, other: App) -> None:
         """Take the tasks and queues of another app in, those that it gets later, too.
@@ -221,6 +223,7 @@ class App:
         check_together([*root._all_pools(), *other._all_pools()], [*root._all_queues(), *other._all_queues()])
         other._parent = self
         self._included.append(other)
+        root._looked_up = {}
 
     @property
     def tasks(self) -> list[AppTask[Any]]:
@@ -417,9 +420,14 @@ class App:
         return [*self._queues.values(), *(queue for other in self._included for queue in other._all_queues())]
 
     def _queue(self, name: str) -> Queue:
-        queue = self._found(name) or usual_queue(name)
-        pool = next((pool for pool in self._all_pools() if name in pool.weights), None)
-        return queue if pool is None else pool.has(queue)
+        """The settings of a queue, which each message that is sent looks up; of the root."""
+        looked_up = self._looked_up  # another one by then, if there are other settings
+        queue = looked_up.get(name)
+        if queue is None:
+            queue = self._found(name) or queue_of(name, {})
+            pool = next((pool for pool in self._all_pools() if name in pool.weights), None)
+            queue = looked_up[name] = queue if pool is None else pool.has(queue)
+        return queue
 
     def _found(self, name: str) -> Queue | None:
         own = self._queues.get(name)

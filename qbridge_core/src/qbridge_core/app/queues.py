@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
@@ -102,16 +101,6 @@ def queue_of(name: str, settings: Mapping[str, Any]) -> Queue:
     check_declaration(name, dead)
     others = {key: value for key, value in settings.items() if key != _DEAD}
     return Queue(name, dead, others, formats_of(settings.get("formats")))
-
-
-@functools.lru_cache(maxsize=1024)
-def usual_queue(name: str) -> Queue:
-    """A queue of which nobody has said anything.
-
-    Raises:
-        ConfigurationError: no queue can have such a name.
-    """
-    return queue_of(name, {})
 
 
 def pool_of(name: str, weights: object, settings: Mapping[str, Any]) -> QueuePool:
