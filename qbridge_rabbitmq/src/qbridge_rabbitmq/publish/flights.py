@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import Final
 
 from qbridge_core.backend import (
     BrokerUnavailableError,
@@ -20,9 +19,8 @@ from qbridge_core.backend import (
     settled,
 )
 from qbridge_rabbitmq.connection.connections import Connections
-from qbridge_rabbitmq.publish.publisher import LARGE, Batch, Publication, Publisher
-
-CHUNK: Final = 200
+from qbridge_rabbitmq.publish.messages import grouped
+from qbridge_rabbitmq.publish.publisher import Batch, Publication, Publisher
 
 
 class Send(Promise):
@@ -123,8 +121,9 @@ class Flights:
 
     def _take_off(self) -> None:
         """In the I/O thread."""
-        for sends in _grouped(self._taken()):
-            self._publisher.submit(Flight(sends, self._land))
+        sends = {send.publication: send for send in self._taken()}
+        for publications in grouped(sends):
+            self._publisher.submit(Flight([sends[each] for each in publications], self._land))
 
     def _taken(self) -> Iterator[Send]:
         for sends in self._mailbox.take():
@@ -155,18 +154,3 @@ def _disconnected(send: Send) -> QBridgeError:
     if send.taken:
         return PublishUnconfirmedError("the client was disconnected before the confirmation")
     return NotConnectedError("the client was disconnected; the message was not sent")
-
-
-def _grouped(sends: Iterator[Send]) -> Iterator[list[Send]]:
-    """Some hundred each, less of long ones, and each very large one by itself."""
-    group: list[Send] = []
-    size = 0
-    for send in sends:
-        length = len(send.publication.body)
-        if group and (len(group) >= CHUNK or size + length > LARGE):
-            yield group
-            group, size = [], 0
-        group.append(send)
-        size += length
-    if group:
-        yield group
