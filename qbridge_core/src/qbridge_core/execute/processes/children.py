@@ -36,6 +36,23 @@ MOST_TOGETHER: Final = 100
 _LEAVING_TIME: Final = 25.0
 """Seconds that a process gets to leave its lifespan, when it is replaced or its worker has the time."""
 
+_HANDLER: Final = (
+    "another process must be able to import the handler and the exception classes ({}); define them at the top level "
+    "of a module, not as a lambda or inside a function"
+)
+_LIFESPAN: Final = (
+    "each child process enters the lifespan, and must be able to import it ({}); define it at the top level of a "
+    "module, not as a lambda or inside a function"
+)
+_PLUGINS: Final = (
+    "a plugin with qbridge_task_run works in the child processes, and cannot be sent there ({}): name it, "
+    "plugins=['module:name'], or let it be pickled"
+)
+_FORMATS: Final = (
+    "child processes read the messages, and each format must be able to be pickled ({}); define it at the top level "
+    "of a module, and keep what cannot be pickled out of it"
+)
+
 
 def _no_child(problem: ChildStartError) -> ConfigurationError:
     return ConfigurationError(f"no child process can run the handler: {problem}")
@@ -75,51 +92,30 @@ class Program:
         """
         rules = tuple(ExceptionRule(rule.exceptions) for rule in policy.rules)
         exceptions = RetryPolicy(dead_letter_on=policy.dead_letter_on, rules=rules)
-        _check_lifespan(lifespan)
-        _check_plugins(run_hooks)
-        _check_formats(formats)
-        try:
-            pickled = pickle.dumps((handler, exceptions, lifespan, run_hooks, formats))
-            return cls(pickled, max_tasks, max_memory, lifespan)
-        except Exception as exc:
-            raise ConfigurationError(
-                f"with executor='process' another process must be able to import the handler and the exception classes "
-                f"({exc}); define them at the top level of a module, not as a lambda or inside a function"
-            ) from exc
+        for part, need in ((lifespan, _LIFESPAN), (run_hooks, _PLUGINS), (formats, _FORMATS)):
+            _pickled(part, need)
+        pickled = _pickled((handler, exceptions, lifespan, run_hooks, formats), _HANDLER)
+        return cls(pickled, max_tasks, max_memory, lifespan)
 
     def setup(self) -> bytes:
         """The first message to a child: how to find the main program, and the handler."""
         return pickle.dumps((main_program(), self.pickled, self.max_memory is not None))
 
 
-def _check_lifespan(lifespan: Lifespan | None) -> None:
+def _pickled(part: object, need: str) -> bytes:
+    """A part of a program as bytes.
+
+    Args:
+        part: the part.
+        need: why it must be possible, and what to do where it is not; ``{}`` is what keeps it from being so.
+
+    Raises:
+        ConfigurationError: it is not possible.
+    """
     try:
-        pickle.dumps(lifespan)
+        return pickle.dumps(part)
     except Exception as exc:
-        raise ConfigurationError(
-            f"with executor='process' each child process enters the lifespan, and must be able to import it ({exc}); "
-            "define it at the top level of a module, not as a lambda or inside a function"
-        ) from exc
-
-
-def _check_plugins(run_hooks: RunHooks | None) -> None:
-    try:
-        pickle.dumps(run_hooks)
-    except Exception as exc:
-        raise ConfigurationError(
-            f"with executor='process' a plugin with qbridge_task_run works in the child processes, and cannot be sent "
-            f"there ({exc}): name it, plugins=['module:name'], or let it be pickled"
-        ) from exc
-
-
-def _check_formats(formats: Formats | None) -> None:
-    try:
-        pickle.dumps(formats)
-    except Exception as exc:
-        raise ConfigurationError(
-            f"with executor='process' child processes read the messages, and each format must be able to be pickled "
-            f"({exc}); define it at the top level of a module, and keep what cannot be pickled out of it"
-        ) from exc
+        raise ConfigurationError(f"with executor='process' {need.format(exc)}") from exc
 
 
 class ProcessExecutor(Executor):
