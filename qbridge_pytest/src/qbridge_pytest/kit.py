@@ -426,7 +426,7 @@ class Kit:
         """What is accepted in a queue."""
         for manager in self._managers:
             if manager.input_queue == queue:
-                return manager._plan.formats
+                return manager._plan.rules.formats
         own = (app._root._queue(queue).formats for app in self._apps)
         return next((formats for formats in own if formats is not None), None)
 

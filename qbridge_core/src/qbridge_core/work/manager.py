@@ -194,7 +194,6 @@ class TaskManager:
             terms=terms,
             lifecycle=self._lifecycle,
             run_hooks=run_hooks,
-            formats=chosen,
             program=program,
             loop_factory=checked_loop_factory(loop_factory, handler, program),
             lifespan=lifespan,

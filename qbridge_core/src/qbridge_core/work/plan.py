@@ -12,7 +12,6 @@ from qbridge_core.contract.names import suspects_queue
 from qbridge_core.execute.executor import Executor, is_coroutine_function
 from qbridge_core.execute.lifespan import Lifespan
 from qbridge_core.runtime.processors import usable_processors
-from qbridge_core.task.formats.chosen import Formats
 from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.outcome import Tally
 from qbridge_core.task.reading import TaskReader
@@ -64,7 +63,6 @@ class Plan:
         program: what child processes load, if handlers run in some.
         workers: how many tasks run at once.
         run_hooks: has plugins enter something around each run.
-        formats: of what formats the messages are; ``None`` for the envelope alone.
     """
 
     client: QueueClient
@@ -74,7 +72,6 @@ class Plan:
     terms: Sequence[Terms]
     lifecycle: Lifecycle
     run_hooks: RunHooks | None
-    formats: Formats | None
     program: Program | None
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None
     lifespan: Lifespan | None
@@ -152,7 +149,7 @@ class Plan:
 
     def _reader(self) -> TaskReader:
         router = self.handler if isinstance(self.handler, Router) else None
-        return TaskReader(self.formats, router, self.terms[0], self.max_message_bytes, clock=self.client.clock)
+        return TaskReader(self.rules.formats, router, self.terms[0], self.max_message_bytes, clock=self.client.clock)
 
     def _executor(self) -> Executor:
         if self.program is not None:
@@ -181,7 +178,7 @@ class Plan:
             return None
         return Isolation(
             line.side_queue, line.rule, line.settler, line.consequences, self.lifecycle, self.handler,
-            job.reader, job.longest_timeout, self.workers, self.lifespan, self.run_hooks, self.formats,
+            job.reader, job.longest_timeout, self.workers, self.lifespan, self.run_hooks, self.rules.formats,
         )  # fmt: skip
 
 

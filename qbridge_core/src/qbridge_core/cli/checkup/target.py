@@ -61,7 +61,7 @@ def target_of(found: object) -> Target:
 
 def _of_manager(manager: TaskManager) -> Target:
     plan = manager._plan  # what it was made with, checked
-    return Target((plan.handler,), plan.lifespan, plan.grace_period, _uses_of(manager), plan.client, plan.formats)
+    return Target((plan.handler,), plan.lifespan, plan.grace_period, _uses_of(manager), plan.client, plan.rules.formats)
 
 
 def _of_app(app: App) -> Target:
