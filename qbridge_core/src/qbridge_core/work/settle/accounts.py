@@ -13,7 +13,7 @@ from qbridge_core.contract.headers import DUE_AT, meta_int
 from qbridge_core.contract.message import Delivery
 from qbridge_core.contract.settlement import Settlement
 from qbridge_core.runtime.aside import aside
-from qbridge_core.runtime.clock import Clock, monotonic
+from qbridge_core.runtime.clock import monotonic
 from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.outcome import Outcome, Tally
 from qbridge_core.task.run import Run
@@ -109,7 +109,17 @@ class Accounts:
         self._tell(delivery, ended)
 
     def _waited(self, run: Run, now: float) -> float | None:
-        return waited(run, now, self._clock)
+        """Seconds from when a message was sent, came due or was put back, to the start of its run; None if unknown.
+
+        Args:
+            run: the run.
+            now: ``monotonic()``.
+        """
+        delivery: Delivery = run.delivery
+        since = (delivery.meta and meta_int(delivery.meta, DUE_AT)) or delivery.sent_at_ms
+        if not since:
+            return None
+        return max(0.0, self._clock.wall() - (now - run.started_at) - since / 1000)
 
     def _tell(self, delivery: Delivery, settlement: Settlement) -> None:
         if self._tells_many:
@@ -170,18 +180,3 @@ class Accounts:
 def is_quick(settlement: Settlement) -> bool:
     """Whether it is of those that are not all measured."""
     return settlement.outcome == SUCCEEDED and settlement.duration is not None and settlement.duration < QUICK
-
-
-def waited(run: Run, now: float, clock: Clock) -> float | None:
-    """Seconds from when a message was sent, came due or was put back, to the start of its run; None if unknown.
-
-    Args:
-        run: the run.
-        now: ``monotonic()``.
-        clock: tells what time it is.
-    """
-    delivery: Delivery = run.delivery
-    since = (delivery.meta and meta_int(delivery.meta, DUE_AT)) or delivery.sent_at_ms
-    if not since:
-        return None
-    return max(0.0, clock.wall() - (now - run.started_at) - since / 1000)
