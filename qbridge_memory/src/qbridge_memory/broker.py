@@ -53,12 +53,7 @@ class MemoryBroker:
             UnroutableError: the queue does not exist.
         """
         with self._lock:
-            queue, now = self._existing(name), self._time()
-            for message in messages:
-                self._place(queue, message, delay, now)
-                if self.journal is not None:
-                    self.journal(Event("put", name, message, self.clock.wall(), delay))
-            queue.notify_all()
+            self._put(name, messages, delay)
 
     def take(
         self, name: str, limit: int, timeout: float, owner: object, cancelled: Callable[[], bool]
@@ -205,7 +200,8 @@ class MemoryBroker:
                         kept.append(ready.popleft())
                         continue
                     if send is not None:
-                        self._send(*send(ready[0]))
+                        target, message = send(ready[0])
+                        self._put(target, [message], 0.0)
                     ready.popleft()
                     done += 1
             finally:
@@ -331,11 +327,12 @@ class MemoryBroker:
         except KeyError:
             raise UnroutableError(f"queue {name!r} does not exist; call declare({name!r}) first") from None
 
-    def _send(self, name: str, message: StoredMessage) -> None:
-        queue = self._existing(name)
-        self._place(queue, message, 0.0, self._time())
-        if self.journal is not None:
-            self.journal(Event("put", name, message, self.clock.wall()))
+    def _put(self, name: str, messages: Iterable[StoredMessage], delay: float) -> None:
+        queue, now = self._existing(name), self._time()
+        for message in messages:
+            self._place(queue, message, delay, now)
+            if self.journal is not None:
+                self.journal(Event("put", name, message, self.clock.wall(), delay))
         queue.notify_all()
 
     def _place(self, queue: Queue, message: StoredMessage, delay: float, now: float) -> None:
