@@ -98,8 +98,9 @@ class PoolReader:
         came: dict[str, deque[Delivery]] = {queue: deque() for queue in queues}
         asked = dict.fromkeys(queues, 0)
         left, spent = set(queues), 0
+        shares: Mapping[str, int] = {}
         while left:
-            shares = self._shares.shares(count - spent, left)
+            shares = shares or self._shares.shares(count - spent, left)
             # In the order of their turns. One that was empty has the first, so what it leaves is known before
             # the others are asked, and each is asked once.
             queue = next((queue for queue, share in shares.items() if share > asked[queue]), None)
@@ -113,6 +114,7 @@ class PoolReader:
             if not found:  # one that has less than its share may have more in a moment, and gets the next turns
                 left.discard(queue)
                 spent += len(came[queue])
+                shares = {}
         return self._in_turn(came)
 
     def _ask(self, queue: str, count: int, patience: float) -> list[Delivery]:
