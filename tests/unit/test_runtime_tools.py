@@ -1,11 +1,14 @@
-"""The growing pause, and the mailbox of a thread."""
+"""The growing pause, the mailbox of a thread, and calls in threads of their own."""
 
 from __future__ import annotations
 
 import itertools
 import threading
 
+import pytest
+
 from qbridge_core.backend import GrowingPause, Mailbox
+from qbridge_core.runtime.aside import aside
 
 
 def test_a_pause_doubles_up_to_the_longest_and_begins_anew() -> None:
@@ -78,3 +81,16 @@ def test_many_threads_lose_nothing_in_a_mailbox() -> None:
     for thread in threads:
         thread.join()
     assert sorted(taken) == list(range(8000))
+
+
+def test_what_is_called_without_a_thread_can_be_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system has none left it has been done before, and whoever waits for it need not know."""
+
+    def no_thread(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    called: list[threading.Thread] = []
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    helper = aside("qbridge-test", lambda: called.append(threading.current_thread()))
+    helper.join()
+    assert (called, helper.is_alive()) == ([threading.current_thread()], False)

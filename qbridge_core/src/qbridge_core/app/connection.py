@@ -162,9 +162,7 @@ def _usual_url() -> str:
 def _disconnect(reference: weakref.ref[QueueClient]) -> None:
     client = reference()
     if client is not None and client.connected:
-        thread = aside("qbridge-disconnect", client.disconnect)
-        if thread.ident is not None:  # from Python 3.12 on no thread starts any more when the interpreter ends
-            thread.join(_DISCONNECT_TIME)
+        aside("qbridge-disconnect", client.disconnect).join(_DISCONNECT_TIME)
 
 
 _all: Final[weakref.WeakSet[Connection]] = weakref.WeakSet()

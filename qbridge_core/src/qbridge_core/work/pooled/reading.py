@@ -215,8 +215,7 @@ class PoolReader:
         for queue in queues[:1]:
             self._unsubscribe(queue)
         for helper in helpers:
-            if helper.ident is not None:
-                helper.join()
+            helper.join()
         self._client.wake_receive_any()
 
     def _unsubscribe(self, queue: str) -> None:
