@@ -101,7 +101,8 @@ def test_one_wake_up_of_the_event_loop_starts_all_waiting_coroutines(monkeypatch
 
     with connect("memory://") as client:
         client.declare("q", "d")
-        with TaskManager(client, handler, "q", "d", max_workers=11) as manager:
+        # A task whose time is over would have the loop that it blocks replaced, by one that is woken, too.
+        with TaskManager(client, handler, "q", "d", max_workers=11, task_timeout=120) as manager:
             client.send("q", 0)
             assert busy.wait(30)
             client.send_many("q", range(1, 11))
