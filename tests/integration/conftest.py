@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from qbridge_core import QueueClient, connect
 from support.brokers import Broker
 from support.programs import Programs
 from support.worker_process import Journal, StartWorker, quick
@@ -20,6 +21,24 @@ def private_broker(request: pytest.FixtureRequest) -> Broker:
     """A broker of this test alone, once a RabbitMQ and once a Redis."""
     broker: Broker = request.getfixturevalue(f"private_{request.param}")
     return broker
+
+
+@pytest.fixture(params=BROKERS)
+def url(request: pytest.FixtureRequest, unique_name: str, tmp_path: Path) -> str:
+    """The URL of the run's broker, once RabbitMQ and once Redis; tests that name others get one of their own."""
+    if request.param == "memory":
+        return f"memory://{unique_name}"
+    if request.param == "kombu":  # over a file, where each queue is asked in its turn
+        return f"kombu+sqlalchemy:///{tmp_path}/broker.db?dialect=sqlite&allow_loss=true"
+    return str(request.getfixturevalue("amqp_url" if request.param == "rabbitmq" else "redis_url"))
+
+
+@pytest.fixture
+def client(url: str, unique_name: str) -> Iterator[QueueClient]:
+    """A client that has declared the test's queue."""
+    with connect(url) as connected:
+        connected.declare(unique_name, f"{unique_name}-dead")
+        yield connected
 
 
 @pytest.fixture(params=BROKERS)

@@ -17,14 +17,7 @@ from support.wait import wait_for
 TESTS = str(Path(__file__).parents[1])
 
 
-@pytest.fixture(params=["memory", "redis", "rabbitmq"])
-def url(request: pytest.FixtureRequest, unique_name: str) -> str:
-    """Each kind of broker."""
-    if request.param == "memory":
-        return f"memory://{unique_name}"
-    return str(request.getfixturevalue("redis_url" if request.param == "redis" else "amqp_url"))
-
-
+@pytest.mark.parametrize("url", ["memory", "redis", "rabbitmq"], indirect=True)
 def test_an_app_works_on_each_broker(url: str, unique_name: str) -> None:
     """Sent in one go and one by one, with a retry, in threads and on an event loop."""
     app = App()

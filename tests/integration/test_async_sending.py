@@ -35,13 +35,6 @@ COMPUTED = 0.03  # seconds; on a busy machine everything takes a little longer
 SILENCE = 2.0
 
 
-@pytest.fixture(params=["redis", "rabbitmq"])
-def url(request: pytest.FixtureRequest) -> str:
-    """A broker."""
-    found: str = request.getfixturevalue("redis_url" if request.param == "redis" else "amqp_url")
-    return found
-
-
 @pytest.fixture
 def queue(url: str, unique_name: str) -> str:
     """A queue that exists."""

@@ -18,12 +18,6 @@ from support.handlers import notes
 from support.wait import wait_for
 
 
-@pytest.fixture(params=["redis", "rabbitmq"])
-def url(request: pytest.FixtureRequest) -> str:
-    """Each kind of broker."""
-    return str(request.getfixturevalue("redis_url" if request.param == "redis" else "amqp_url"))
-
-
 def test_a_message_of_another_format_has_a_whole_life(url: str, unique_name: str) -> None:
     """It waits until it is due, fails, is retried after a delay, a dead letter, and is replayed, as it was written."""
     runs: list[object] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -22,20 +22,6 @@ WITHIN = 0.005
 CLOCK = 0.0015
 """Times travel in milliseconds."""
 TASKS = 20
-
-
-@pytest.fixture(params=["redis", "amqp"])
-def url(request: pytest.FixtureRequest) -> str:
-    """Of a shared broker."""
-    return str(request.getfixturevalue(f"{request.param}_url"))
-
-
-@pytest.fixture
-def client(url: str, unique_name: str) -> Iterator[QueueClient]:
-    """A client that has declared the test's queue."""
-    with connect(url) as connected:
-        connected.declare(unique_name, f"{unique_name}-dead")
-        yield connected
 
 
 class Waits:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from qbridge_core import AttemptOutcome, QueueClient, Reason, TransientError, connect
+from qbridge_core import AttemptOutcome, QueueClient, Reason, TransientError
 from support.handlers import notes
 from support.programs import TESTS, Programs
 from support.wait import wait_for
@@ -35,14 +35,6 @@ Start = Callable[..., subprocess.Popen[bytes]]
 def url(counting_url: str) -> str:
     """Redis with a short lease, RabbitMQ with each queue type; what takes a worker for dead does so soon."""
     return counting_url if counting_url.startswith("redis") else f"{counting_url}&reconnect_delay_max=0.4"
-
-
-@pytest.fixture
-def client(url: str, unique_name: str) -> Iterator[QueueClient]:
-    """A client that has declared the test's queue."""
-    with connect(url) as client:
-        client.declare(unique_name, f"{unique_name}-dead")
-        yield client
 
 
 @pytest.fixture

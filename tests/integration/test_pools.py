@@ -46,14 +46,7 @@ class Shop:
         self.app.send_many([self.urgent.message() for _ in range(urgent)])
 
 
-@pytest.fixture(params=["redis", "rabbitmq", "kombu"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Each kind of broker; through kombu one that asks each queue in its turn."""
-    if request.param == "kombu":
-        return f"kombu+sqlalchemy:///{tmp_path}/broker.db?dialect=sqlite&allow_loss=true"
-    return str(request.getfixturevalue("redis_url" if request.param == "redis" else "amqp_url"))
-
-
+@pytest.mark.parametrize("url", ["redis", "rabbitmq", "kombu"], indirect=True)
 def test_tasks_start_by_weight_on_each_broker(url: str, unique_name: str) -> None:
     """Five urgent ones for each other one while both queues are full, and all are worked off."""
     shop = Shop(unique_name)

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -87,14 +87,6 @@ def url(request: pytest.FixtureRequest) -> str:
 def journal(tmp_path: Path) -> Path:
     """The file that the handlers of a test write to."""
     return tmp_path / "journal"
-
-
-@pytest.fixture
-def client(url: str, unique_name: str) -> Iterator[QueueClient]:
-    """A client that has declared the test's queue."""
-    with connect(url) as client:
-        client.declare(unique_name, f"{unique_name}-dead")
-        yield client
 
 
 @pytest.fixture

@@ -18,15 +18,9 @@ from support.scrapes import read
 from support.wait import wait_for
 
 
-@pytest.fixture(params=["redis", "amqp"])
-def url(request: pytest.FixtureRequest) -> str:
-    """Of a shared broker."""
-    return str(request.getfixturevalue(f"{request.param}_url"))
-
-
 @pytest.fixture
 def client(url: str, unique_name: str) -> Iterator[QueueClient]:
-    """A client that has declared the test's queue."""
+    """A client that has declared the test's queue, with the dead-letter queue that the command supposes."""
     with connect(url) as connected:
         connected.declare(unique_name, f"{unique_name}.dead")
         yield connected
@@ -92,6 +86,8 @@ def test_what_no_page_can_tell_is_said_at_the_first_look(
     redis_url: str, amqp_url: str, unique_name: str, start_qbridge: StartQBridge
 ) -> None:
     """A queue that is not there, nothing to look at, and that a backlog is without what runs."""
+    with connect(redis_url) as connected:
+        connected.declare(f"{unique_name}-other")  # where there is none, nothing is listed to which it could belong
     slip = start_qbridge("exporter", unique_name, "--url", redis_url, "--port", "0")
     assert told_at_first(slip, 1) == [f"there is no queue {unique_name!r}"]
     doubt, backlog = told_at_first(start_qbridge("exporter", unique_name, "--url", amqp_url, "--port", "0"), 2)

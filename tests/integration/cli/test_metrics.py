@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from integration.cli.conftest import QBridge
-from qbridge_core import QueueClient, connect
+from qbridge_core import QueueClient
 from support.brokers import free_port
 from support.programs import children_of
 from support.scrapes import Scrapes
@@ -50,14 +50,6 @@ def url(request: pytest.FixtureRequest) -> str:
     name = getattr(request, "param", "redis")
     address = str(request.getfixturevalue(f"{name}_url"))
     return f"{address}?lease=2" if name == "redis" else address
-
-
-@pytest.fixture
-def client(url: str, unique_name: str) -> Iterator[QueueClient]:
-    """A client that has declared the test's queue."""
-    with connect(url) as connected:
-        connected.declare(unique_name, f"{unique_name}-dead")
-        yield connected
 
 
 @pytest.fixture
