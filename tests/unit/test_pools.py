@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from qbridge_core import (
 from qbridge_core.app.task import AppTask
 from qbridge_core.work import pauses
 from support.apps import client_of, letters
+from support.handlers import notes
 from support.wait import wait_for
 
 URGENT, NORMAL = "urgent", "normal"
@@ -98,14 +100,19 @@ def test_coroutines_start_by_weight(app: App) -> None:
     assert 27 <= order[:last].count(NORMAL) <= 33
 
 
-def test_child_processes_take_tasks_of_all_queues(app: App) -> None:
+def test_child_processes_take_tasks_of_all_queues(app: App, tmp_path: Path) -> None:
     """There are as many as one pool has, whichever queue their tasks come from."""
     from support.shop import pooled
 
     app.include(pooled.part)
-    app.send_many([pooled.urgent.message() for _ in range(20)] + [pooled.normal.message() for _ in range(20)])
+    app.send_many(
+        task.message(str(tmp_path / task.queue)) for task in (pooled.urgent, pooled.normal) for _ in range(20)
+    )
     (manager,) = app.managers()
     assert manager.run_until_idle(60.0).succeeded == 40
+    urgent, normal = (notes(tmp_path / queue) for queue in (URGENT, NORMAL))
+    assert (len(urgent), len(normal)) == (20, 20)
+    assert 1 <= len({*urgent, *normal} - {str(os.getpid())}) <= 2
 
 
 def test_an_urgent_task_is_the_next_when_all_slots_are_busy(app: App) -> None:

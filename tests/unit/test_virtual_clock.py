@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -32,14 +33,22 @@ def client(time: VirtualClock) -> Iterator[MemoryClient]:
         yield client
 
 
+def waits(thread: threading.Thread) -> bool:
+    """Whether a thread is where it is told of something."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return frame is not None and frame.f_code is threading.Condition.wait.__code__
+
+
 def test_a_receive_that_waits_gets_what_comes_due(client: MemoryClient, time: VirtualClock) -> None:
     """At once, when the clock is moved, and not before; the time for which it waits is real."""
     client.publish("q", b"x", delay=3_600)
     received: list[Delivery] = []
     waiting = threading.Thread(target=lambda: received.extend(client.receive("q", 1, 60.0)))
     waiting.start()
+    wait_for(lambda: waits(waiting))
     time.advance(3_599.9)
     assert client.outlook(["q"]) == (0, 0, 3_600.0)
+    assert waits(waiting)
     began = monotonic()
     time.advance_to(3_600.0)
     waiting.join(30.0)
@@ -54,6 +63,7 @@ def test_what_waits_for_any_queue_gets_what_comes_due(client: MemoryClient, time
     received: list[Delivery] = []
     waiting = threading.Thread(target=lambda: received.extend(client.receive_any({"q": 1, "d": 1}, 60.0)))
     waiting.start()
+    wait_for(lambda: waits(waiting))
     time.advance(3_600)
     waiting.join(30.0)
     assert [delivery.body for delivery in received] == [b"x"]
