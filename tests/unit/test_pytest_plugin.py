@@ -10,7 +10,7 @@ import pytest
 
 from qbridge_core import App, ConfigurationError
 from qbridge_pytest.loading import load_app
-from support.pytest_runs import SHOP, run
+from support.pytest_runs import OURS, SHOP, run
 
 
 def test_dead_letters_fail_the_test_that_has_not_expected_them(tmp_path: Path) -> None:
@@ -109,6 +109,7 @@ def test_it(qbridge, number):
 """,
         "-n", "2",
         ini="qbridge_app = shop:app\n",
+        plugins=(OURS, "xdist.plugin"),
     )  # fmt: skip
 
 
@@ -128,23 +129,35 @@ async def test_it(qbridge):
 
 
 @pytest.mark.parametrize(
-    ("mark", "thread", "ini"),
+    ("plugin", "mark", "thread", "ini"),
     [
-        ("@pytest.mark.asyncio", "asyncio.to_thread", "asyncio_default_fixture_loop_scope = function\n"),
-        ("@pytest.mark.anyio", "__import__('anyio').to_thread.run_sync", ""),
+        (
+            "pytest_asyncio.plugin", "@pytest.mark.asyncio", "asyncio.to_thread",
+            "asyncio_default_fixture_loop_scope = function\n",
+        ),
+        ("anyio.pytest_plugin", "@pytest.mark.anyio", "__import__('anyio').to_thread.run_sync", ""),
     ],
     ids=["pytest-asyncio", "anyio"],
-)
-def test_a_coroutine_can_be_the_test(tmp_path: Path, mark: str, thread: str, ini: str) -> None:
+)  # fmt: skip
+def test_a_coroutine_can_be_the_test(tmp_path: Path, plugin: str, mark: str, thread: str, ini: str) -> None:
     """It sends with ``asend``, and runs in its own thread or in another; its letters are looked for, too."""
-    output = run(tmp_path, ASYNC.format(mark=mark, thread=thread), ini=f"qbridge_app = shop:app\n{ini}", status=1)
+    test, plugins = ASYNC.format(mark=mark, thread=thread), (OURS, plugin)
+    output = run(tmp_path, test, ini=f"qbridge_app = shop:app\n{ini}", status=1, plugins=plugins)
     assert "passed" not in output.splitlines()[-1]
     assert "this test has one dead letter that it did not expect" in output
 
 
 def test_the_plugin_costs_a_run_without_it_next_to_nothing(tmp_path: Path) -> None:
-    """Only the fixture imports QBridge."""
+    """pytest finds it by itself, and only the fixture imports QBridge."""
     run(
         tmp_path,
-        "import sys\n\ndef test_it():\n    assert not [m for m in sys.modules if m.startswith('qbridge_core')]\n",
-    )
+        """
+import sys
+
+def test_it(pytestconfig):
+    assert pytestconfig.pluginmanager.has_plugin("qbridge")
+    assert not [m for m in sys.modules if m.startswith("qbridge_core")]
+""",
+        "-p", "no:asyncio",
+        plugins=None,
+    )  # fmt: skip
