@@ -573,13 +573,16 @@ def test_the_history_of_a_task_tells_all_of_it(qbridge: Kit) -> None:
 
 
 def test_the_run_of_a_test_costs_little(qbridge: Kit) -> None:
-    """A run with one task does not wait for polls: a hundred of them pass in the time of a coffee sip."""
+    """A run with one task waits for no polls, and none of the workers' long ones when it ends them."""
     qbridge.manager(str, "q", "d")
-    began = time.perf_counter()
+    lasted: list[float] = []
     for _ in range(20):
+        began = time.perf_counter()
         qbridge.client.send("q", 1)
         assert qbridge.run().succeeded == 1
-    assert time.perf_counter() - began < 20.0
+        lasted.append(time.perf_counter() - began)
+    assert min(lasted) < 0.1, "what a machine at leisure does in 0.01 s"
+    assert sum(lasted) < 20.0
 
 
 def test_what_is_sent_to_a_pool_is_read_in_its_formats(qbridge: Kit) -> None:

@@ -267,30 +267,30 @@ def test_a_broker_that_is_down_refuses_producers_and_comes_back(qbridge: Kit) ->
     assert qbridge.run().succeeded == 1
 
 
-def test_what_ends_while_the_broker_is_down_is_settled_when_it_is_back(qbridge: Kit) -> None:
-    """A run goes on, and is not repeated (G3)."""
-    runs: list[int] = []
+@pytest.fixture
+def runs(qbridge: Kit) -> list[int]:
+    """Those of a task that waits to be run; in it the broker goes down for an hour."""
+    begun: list[int] = []
 
     def handler(payload: int) -> None:
-        runs.append(payload)
+        begun.append(payload)
         qbridge.broker_down("1h")
 
     qbridge.manager(handler, "jobs", "jobs.dead")
     qbridge.client.send("jobs", 1)
+    return begun
+
+
+def test_what_ends_while_the_broker_is_down_is_settled_when_it_is_back(qbridge: Kit, runs: list[int]) -> None:
+    """A run goes on, and is not repeated (G3)."""
     assert qbridge.run().succeeded == 1
     assert runs == [1]
 
 
-def test_what_a_worker_has_when_it_is_stopped_is_settled_though_the_broker_is_down(qbridge: Kit) -> None:
+def test_what_a_worker_has_when_it_is_stopped_is_settled_though_the_broker_is_down(
+    qbridge: Kit, runs: list[int]
+) -> None:
     """Time stands still while it stops, so that no broker could come back to it."""
-    runs: list[int] = []
-
-    def handler(payload: int) -> None:
-        runs.append(payload)
-        qbridge.broker_down("1h")
-
-    qbridge.manager(handler, "jobs", "jobs.dead")
-    qbridge.client.send("jobs", 1)
     started = time.monotonic()
     qbridge.run(ahead="5m")
     assert time.monotonic() - started < 10

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
 
@@ -43,14 +43,6 @@ class Aloud:
 
 class MemoryAloud(Aloud, MemoryClient):  # type: ignore[misc]
     """Inherits both methods, each from another class."""
-
-
-@pytest.fixture
-def release() -> Iterator[threading.Event]:
-    """What calls wait for."""
-    event = threading.Event()
-    yield event
-    event.set()
 
 
 def test_a_client_that_overrides_publish_is_called_by_a_thread() -> None:
