@@ -11,17 +11,26 @@ from qbridge_core.runtime.logs import logger
 _log: Final = logger("qbridge.manager")
 
 
-class _Helper(threading.Thread):
+class Helper:
+    """What is called in a thread, for whoever waits for it; the system may have had none left. Thread-safe."""
+
+    def __init__(self, thread: threading.Thread | None) -> None:
+        self._thread = thread
+
     def join(self, timeout: float | None = None) -> None:
-        """Wait for its end; one that could not start has nothing left to do."""
-        if self.ident is not None:
-            super().join(timeout)
+        """Wait until the call is done, but no longer than ``timeout`` seconds; ``None`` for as long as it takes."""
+        if self._thread is not None:
+            self._thread.join(timeout)
+
+    def is_alive(self) -> bool:
+        """False once the call is done."""
+        return self._thread is not None and self._thread.is_alive()
 
 
-def aside(name: str, call: Callable[[], None]) -> threading.Thread:
+def aside(name: str, call: Callable[[], None]) -> Helper:
     """Call something in a daemon thread of this name; in this one when the system has no thread left. Never raises.
 
-    Either way what is returned can be joined.
+    Either way what is returned can be waited for.
     """
 
     def guarded() -> None:
@@ -30,9 +39,10 @@ def aside(name: str, call: Callable[[], None]) -> threading.Thread:
         except BaseException:  # noqa: BLE001 - there is nobody else who could say so
             _log.exception("%s failed", name)
 
-    thread = _Helper(target=guarded, name=name, daemon=True)
+    thread = threading.Thread(target=guarded, name=name, daemon=True)
     try:
         thread.start()
     except RuntimeError:
         guarded()
-    return thread
+        return Helper(None)
+    return Helper(thread)

@@ -12,7 +12,7 @@ from typing import Final
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.names import suspects_queue, worker_identity
 from qbridge_core.errors import QBridgeError
-from qbridge_core.runtime.aside import aside
+from qbridge_core.runtime.aside import Helper, aside
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
 from qbridge_core.runtime.signals import signal_name
@@ -105,7 +105,7 @@ class Session:
         }
         self._thread: int | None = None
         self._has_begun = self._consumes = False
-        self._started: tuple[threading.Thread, float] | None = None
+        self._started: tuple[Helper, float] | None = None
         self._must_end_at: float | None = None
 
     @property
@@ -287,7 +287,7 @@ class Session:
             self._pool.error = error
         self.bell.notify()
 
-    def _call(self, name: str, call: Callable[[], None]) -> tuple[threading.Thread, list[BaseException]]:
+    def _call(self, name: str, call: Callable[[], None]) -> tuple[Helper, list[BaseException]]:
         """Call something in a thread; return that, and where to find what was raised."""
         raised: list[BaseException] = []
 

@@ -14,7 +14,7 @@ from typing import Final
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.message import Delivery
 from qbridge_core.errors import QBridgeError
-from qbridge_core.runtime.aside import aside
+from qbridge_core.runtime.aside import Helper, aside
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
 from qbridge_core.task.run import Run, in_words
@@ -164,7 +164,7 @@ class Stopping:
     def _is_busy(self) -> bool:
         return self._pool.alive or (self._isolation is not None and self._isolation.busy)
 
-    def call(self, name: str, call: Callable[[], None]) -> threading.Thread:
+    def call(self, name: str, call: Callable[[], None]) -> Helper:
         """Call something in a thread of its own, which counts as one that the session waits for."""
 
         def registered() -> None:

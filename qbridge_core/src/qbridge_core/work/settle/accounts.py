@@ -12,7 +12,7 @@ from qbridge_core.contract.dead_letter import Failure, Reason
 from qbridge_core.contract.headers import DUE_AT, meta_int
 from qbridge_core.contract.message import Delivery
 from qbridge_core.contract.settlement import Settlement
-from qbridge_core.runtime.aside import aside
+from qbridge_core.runtime.aside import Helper, aside
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.outcome import Outcome, Tally
@@ -60,7 +60,7 @@ class Accounts:
         self._counted_before = 0
         self._running = 0
         self._over = threading.Event()
-        self._teller: threading.Thread | None = None
+        self._teller: Helper | None = None
 
     @classmethod
     def of(cls, lifecycle: Lifecycle, rules: Rules, client: QueueClient, tally: Tally) -> Self | None:
