@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import inspect
 import os
 import sys
 import traceback
@@ -14,6 +13,7 @@ from typing import Final, TypeVar
 
 from qbridge_core.errors import ConfigurationError, NotConnectedError, QBridgeError
 from qbridge_core.execute.executor import loading
+from qbridge_core.runtime.signatures import call_signature
 
 _Error = TypeVar("_Error", bound=QBridgeError)
 _FORM: Final = "a target is module:name, as in shop.tasks:build"
@@ -93,7 +93,7 @@ def takes_payload(function: Callable[..., object], wanted: bool = False) -> bool
         wanted: what becomes of one whose only argument has a default.
     """
     try:
-        signature = inspect.signature(function)
+        signature = call_signature(function)
     except (TypeError, ValueError):  # some builtins have none
         return True
     if any(each.kind is each.VAR_POSITIONAL for each in signature.parameters.values()):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeGuard
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.execute.interrupt.owncode import OwnCode
 from qbridge_core.execute.lifespan import Lifespan, OpenedLifespan
+from qbridge_core.runtime.signatures import call_signature
 from qbridge_core.task.context import TaskContext, current_task
 from qbridge_core.task.routing import Router
 from qbridge_core.task.run import Run
@@ -198,7 +199,7 @@ def checked_handler(handler: object) -> Callable[[Any], object]:
             "the work and returns, for example one that goes through what this one yields"
         )
     try:
-        shown, own = inspect.signature(handler), inspect.signature(handler, follow_wrapped=False)
+        shown, own = call_signature(handler), call_signature(handler, follow_wrapped=False)
     except (TypeError, ValueError):
         return handler  # some builtins have no signature to look at
     problem = _cannot_bind(shown, 1)

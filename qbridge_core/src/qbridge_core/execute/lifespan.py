@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from qbridge_core.errors import ConfigurationError, QBridgeError
 from qbridge_core.runtime.logs import logger
+from qbridge_core.runtime.signatures import call_signature
 
 if TYPE_CHECKING:
     import asyncio
@@ -46,7 +47,7 @@ def checked_lifespan(lifespan: object) -> Lifespan | None:
     if problem := _wrong_kind(lifespan):
         raise ConfigurationError(f"lifespan {problem}")
     try:
-        inspect.signature(lifespan).bind()
+        call_signature(lifespan).bind()
     except TypeError as exc:
         raise ConfigurationError(
             f"lifespan is called without arguments, which {_name(lifespan)} does not allow: {exc}; "

@@ -120,8 +120,8 @@ def signature_of(function: Callable[..., object], name: str, *, whole_payload: b
     Raises:
         ConfigurationError: it has a parameter that no payload can be for; the text begins with ``name``.
     """
-    shown = inspect.signature(function)
     hints = _hints(function, name)
+    shown = inspect.signature(function)  # and not before: it may need what they name, too
     parameters = dict(shown.parameters)
     context = _context_of(parameters, hints, name)
     if context is not None:

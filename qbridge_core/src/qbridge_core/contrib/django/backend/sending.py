@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -29,6 +28,7 @@ from qbridge_core.contrib.django.backend.library import (
 from qbridge_core.contrib.django.backend.tasksapp import URL, TasksApp
 from qbridge_core.contrib.django.framework import URL_SETTING, url_of_settings, with_shared_memory
 from qbridge_core.errors import ConfigurationError
+from qbridge_core.runtime.signatures import call_signature
 
 _Settings = tuple[str, Sequence[str], Mapping[str, Any]]
 
@@ -162,7 +162,7 @@ def _check_arguments(task: Task, args: Sequence[Any], kwargs: Mapping[str, Any])
     """What the function does not take would fail in a worker, again and again."""
     context = [None] if task.takes_context else []
     try:
-        inspect.signature(task.func).bind(*context, *args, **kwargs)
+        call_signature(task.func).bind(*context, *args, **kwargs)
     except TypeError as exc:
         raise TypeError(f"{task.module_path}: {exc}") from None
 
