@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import pytest
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, EmailStr, Field, Json, SecretStr, computed_field
 from typing_extensions import TypedDict
 
 from qbridge_core import App, ConfigurationError, PayloadError, Reason
@@ -182,15 +183,93 @@ def test_an_annotation_that_pydantic_does_not_know_is_refused(app: App) -> None:
         app.task(name="t")(with_object)
 
 
-def test_different_names_for_both_ways_are_an_error_where_they_are_sent(app: App) -> None:
-    """A worker could not read what such a model writes."""
+class Odd(BaseModel):
+    """A model that reads other names than it writes."""
 
-    class Odd(BaseModel):
-        number: int = Field(validation_alias=AliasChoices("a", "b"), serialization_alias="c")
+    number: int = Field(validation_alias=AliasChoices("a", "b"), serialization_alias="c")
 
-    codec = codec_for(Odd)
-    with pytest.raises(MisfitError, match="Field required"):
-        codec.decode(codec.encode(Odd.model_validate({"a": 1})))
+
+class Renamed(BaseModel):
+    """One whose field has a default when it is not found."""
+
+    number: int = Field(3, serialization_alias="c")
+
+
+class Halved(BaseModel):
+    """One that does not write all that it needs."""
+
+    number: int
+    hidden: int = Field(exclude=True)
+
+
+class Login(BaseModel):
+    """One that hides its secret."""
+
+    token: SecretStr
+
+
+class Size(Enum):
+    """An enumeration of what JSON does not have."""
+
+    BIG = (64, 128)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "text"),
+    [
+        (Odd, Odd.model_validate({"a": 1}), "payload.a: what is written of it cannot be read again"),
+        (list[Renamed], [Renamed(), Renamed(number=1)], "payload[1].c: it is written under a name by which it is not"),
+        (Halved, Halved(number=1, hidden=2), "payload.hidden: what is written of it cannot be read again"),
+        (Login, Login(token=SecretStr("abc")), "payload: there is a secret in it"),
+        (Size, Size.BIG, "payload: what is written of it cannot be read again"),
+        (dict[tuple[int, int], int], {(1, 2): 3}, "payload.1,2.[key]: what is written of it cannot be read again"),
+        (bytes, b"\xff", "payload: it cannot be written as JSON: 'utf-8' codec can't decode byte 0xff"),
+        (float, 10**400, "payload: expected a number that a float can hold"),
+    ],
+)
+def test_what_a_worker_could_not_read_is_refused_where_it_is_sent(annotation: Any, value: Any, text: str) -> None:
+    """It would be a dead letter, or less than was sent."""
+    with pytest.raises(MisfitError) as caught:
+        codec_for(annotation).encode(value)
+    assert str(caught.value).startswith(text)
+
+
+class Strict(BaseModel):
+    """A model that takes nothing for a time but a time."""
+
+    model_config = ConfigDict(strict=True)
+    paid_at: datetime
+    sizes: tuple[int, ...]
+    parts: Json[list[int]]
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def count(self) -> int:
+        """Nothing that is read."""
+        return len(self.sizes)
+
+
+class Closed(Strict):
+    """One that takes no other keys, either."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+@pytest.mark.parametrize("model", [Strict, Closed])
+def test_a_strict_model_comes_back_as_json_has_it(model: type[Strict]) -> None:
+    """Times are texts there, tuples are arrays, and what is computed is not written."""
+    value = model.model_validate({"paid_at": ORDER.paid_at, "sizes": (1, 2), "parts": "[3]"})
+    codec = codec_for(model)
+    assert codec.decode(json.loads(json.dumps(codec.encode(value)))) == value
+    with pytest.raises(MisfitError, match=r"payload\.sizes: Input should be a valid array, there is a number"):
+        codec.decode({"paid_at": "2026-01-02T00:00:00Z", "sizes": 5, "parts": "[3]"})
+
+
+def test_a_type_that_lacks_a_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the name of the parameter, with what pydantic says."""
+    monkeypatch.setitem(sys.modules, "email_validator", None)
+    with pytest.raises(ConfigurationError, match="cannot be read and written by pydantic: email-validator is not"):
+        codec_for(EmailStr)
 
 
 WITHOUT_PYDANTIC = """

@@ -48,7 +48,10 @@ def _null(value: object) -> object:
 
 def _number(value: object) -> object:
     if type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as exc:
+            raise MisfitError("expected a number that a float can hold, there is a larger one") from exc
     if not isinstance(value, float):
         raise MisfitError(f"expected a number, there is {kind_of(value)}")
     return value
