@@ -4,11 +4,14 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+COMPILED := $(VENV)/.compiled
 PROJECTS := pyproject.toml $(wildcard qbridge_*/pyproject.toml)
 
 .DEFAULT_GOAL := help
 # Tests wait more than they compute.
 PROCESSES ?= $(shell python3 -c 'import os; print(min(24, 3 * (os.cpu_count() or 1)))')
+# Tests start some thousand processes: where no bytecode may be written, each would compile all modules anew.
+export PYTHONDONTWRITEBYTECODE :=
 .PHONY: help env demo wheels test test-pythons test-python-next test-matrix test-dockerfile chaos soak bench check clean
 
 help: ## Show this list
@@ -21,13 +24,18 @@ $(STAMP): $(PROJECTS) scripts/setup-env.sh
 	@scripts/setup-env.sh $(VENV)
 	@touch $@
 
+# Six processes that find nothing compiled would each compile the same.
+$(COMPILED): $(STAMP)
+	@$(BIN)/pytest --collect-only -qq > /dev/null
+	@touch $@
+
 demo: env ## Run the demonstration; URL=amqp://… or redis://… chooses a broker
 	@$(BIN)/python examples/demo.py $(if $(URL),'$(URL)')
 
 wheels: env ## Build the wheels of the six distributions into dist/
 	@PYTHON=$(BIN)/python scripts/build-wheels.sh
 
-test: env ## Run the tests against private brokers; ARGS='-k name' is passed to pytest
+test: env $(COMPILED) ## Run the tests against private brokers; ARGS='-k name' is passed to pytest
 	@scripts/install-brokers.sh
 	@scripts/fetch-promtool.sh
 	@$(BIN)/pytest -n $(PROCESSES) --dist worksteal $(ARGS)
