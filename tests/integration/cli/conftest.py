@@ -6,12 +6,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import IO, Protocol
 
 import pytest
 
 from support.terminal import Terminal
+from support.warm import WarmCommand
+
+STARTS_PYTHON = {"worker"}
+"""Commands that start further processes, and import what is theirs as their first one does."""
 
 
 class QBridge(Protocol):
@@ -32,17 +37,28 @@ class StartQBridge(Protocol):
         """Args: the command's, where its output goes, whether its input is closed, variables for it."""
 
 
+@pytest.fixture(scope="session")
+def warm_command() -> Iterator[WarmCommand]:
+    """One for all tests of this process."""
+    with closing(WarmCommand()) as command:
+        yield command
+
+
 @pytest.fixture
-def qbridge(tmp_path: Path) -> QBridge:
+def qbridge(tmp_path: Path, warm_command: WarmCommand) -> QBridge:
     """Run ``qbridge`` in the test's folder, with no settings of the one who runs the tests."""
 
     def run(
         *args: str, stdin: str = "", code: int | None = 0, cwd: Path | None = None, **variables: str
     ) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            _command(*args), input=stdin, capture_output=True, text=True, timeout=60,
-            cwd=cwd or tmp_path, env=_environment(variables), check=False,
-        )  # fmt: skip
+        folder, environment = cwd or tmp_path, _environment(variables)
+        if STARTS_PYTHON.isdisjoint(args) and not any(name.startswith("PYTHON") for name in variables):
+            done = warm_command.run(args, stdin, folder, environment, 60)
+        else:
+            done = subprocess.run(
+                _command(*args), input=stdin, capture_output=True, text=True, timeout=60,
+                cwd=folder, env=environment, check=False,
+            )  # fmt: skip
         assert code is None or done.returncode == code, f"{args}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
