@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from integration.kombu.conftest import MakeClient
-from qbridge_core import BrokerUnavailableError, PublishUnconfirmedError, TaskManager
+from qbridge_core import BrokerUnavailableError, Message, PublishUnconfirmedError, TaskManager
 from qbridge_kombu import KombuClient
 from support.proxy import TCPProxy
 from support.wait import wait_for
@@ -147,3 +147,19 @@ def test_a_connection_that_was_lost_is_not_made_anew_to_be_ended(make_client: Ma
     session.raw.collect()
     broker.transport.interrupt(session)
     assert not session.raw.connected
+
+
+@pytest.mark.parametrize("queue_type", [None, "classic"])
+def test_a_disconnect_delivers_no_message_of_a_classic_queue(
+    make_client: MakeClient, amqp: str, queue: str, queue_type: str | None
+) -> None:
+    """Only a quorum queue is asked for one, to apply what was acknowledged; it comes back as one that was delivered."""
+    options = {} if queue_type is None else {"queue_type": queue_type}
+    client, other = make_client(amqp, **options), make_client(amqp)
+    client.declare(queue)
+    client.publish_many(queue, [Message(b"%d" % number) for number in range(40)])
+    for delivery in client.receive(queue, 39, 10.0):
+        client.ack(delivery)
+    client.disconnect()
+    (left,) = other.receive(queue, 10, 10.0)
+    assert (left.body, left.redelivered, left.suspected) == (b"39", False, False)

@@ -177,10 +177,20 @@ def test_letters_that_were_removed_are_gone_and_the_others_in_their_order(
     assert [body for body, _ in left(managed.url, unique_name)] == [*bodies[1::2], b"next", b"after that"]
 
 
+@pytest.mark.parametrize(
+    ("options", "arguments"),
+    [("?queue_type=quorum", None), ("", {}), ("", {"x-dead-letter-exchange": "amq.fanout"})],
+    ids=["the client's own", "another program's", "another program's with a dead-letter route"],
+)
 def test_what_was_acknowledged_through_kombu_is_gone(
-    managed: ManagedRabbitMQ, hold: Hold, unique_name: str, monkeypatch: pytest.MonkeyPatch
+    managed: ManagedRabbitMQ,
+    hold: Hold,
+    unique_name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    options: str,
+    arguments: dict[str, Any] | None,
 ) -> None:
-    """Its channel waits, too."""
+    """Its channel waits, too, whoever has made the queue."""
     closes = threading.Event()
     closing = AMQPTransport.closing
 
@@ -189,7 +199,11 @@ def test_what_was_acknowledged_through_kombu_is_gone(
         closing(transport, session)
 
     monkeypatch.setattr(AMQPTransport, "closing", observed)
-    client = connect(f"kombu+{managed.url}?queue_type=quorum")
+    if arguments is not None:
+        with pika.BlockingConnection(pika.URLParameters(managed.url)) as connection:
+            arguments = {"x-queue-type": "quorum", **arguments}
+            connection.channel().queue_declare(unique_name, durable=True, arguments=arguments)
+    client = connect(f"kombu+{managed.url}{options}")
     client.declare(unique_name)
     client.publish_many(unique_name, [Message(b"%d" % number) for number in range(2 * _PASSED_ON)])
     taken = receive(client, unique_name, 2 * _PASSED_ON)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import ssl
 from collections.abc import Mapping, Sequence
@@ -41,6 +42,8 @@ _LONGEST_NAME: Final = 255
 _QUEUE_TYPES: Final = ("classic", "quorum")
 # Half of what a channel passes on to a quorum queue that has applied nothing of it (see docs/rabbitmq.md).
 _MOST_UNAPPLIED: Final = 16
+# What the broker says of a classic queue, whose type was asked for or not, to whoever wants another type.
+_IS_CLASSIC: Final = re.compile(r"arg 'x-queue-type' .* but current is (none|'classic'|the value 'classic'.*)$")
 # A copy with an expiration would vanish; one with the name of another user would be refused.
 _NOT_COPIED: Final = {"application_headers", "expiration", "user_id", "delivery_mode"}
 
@@ -109,14 +112,16 @@ class AMQPTransport(Transport):
     def closing(self, session: Session) -> None:
         """Let quorum queues apply the last acknowledgements: those that wait for it in the channel end with it.
 
-        A message that is asked for comes out of the queue's log, behind all of them. It goes back with the session.
+        A message that is asked for comes out of the queue's log, behind all of them. It goes back with the session, as
+        one that was delivered: no classic queue is to pay for that.
         """
-        if self.given.get("queue_type") != "quorum" or not session.raw.connected:
+        if not session.raw.connected:
             return
         for name, count in session.notes.get("acknowledged", {}).items():
             if count > _MOST_UNAPPLIED:
                 with suppress(Exception):  # the connection may be what has failed
-                    session.channel.basic_get(name, no_ack=False)
+                    if _may_be_quorum(session, name):
+                        session.channel.basic_get(name, no_ack=False)
 
     def interrupt(self, session: Session) -> None:
         """End the socket. One that py-amqp has given up already must not be asked for: it would connect anew."""
@@ -230,6 +235,21 @@ class AMQPTransport(Transport):
 def _size(headers: Mapping[str, Any]) -> int:
     """How many bytes they take, roughly."""
     return sum(len(str(name).encode()) + len(str(value).encode()) + 6 for name, value in headers.items())
+
+
+def _may_be_quorum(session: Session, name: str) -> bool:
+    """Whether the broker does not call it a classic queue; others may have made it.
+
+    A declaration with a type that does not exist is refused with that of the queue, and makes none where that is gone.
+    """
+    channel = session.another_channel()
+    try:
+        channel.queue_declare(name, durable=True, auto_delete=False, arguments={"x-queue-type": "which"})
+    except amqp.ChannelError as exc:
+        return _IS_CLASSIC.search(_text(exc)) is None
+    finally:
+        _close(channel)
+    return True
 
 
 def _close(channel: Any) -> None:
