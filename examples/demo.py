@@ -45,7 +45,7 @@ from qbridge_core import (
 MAX_RETRIES = 3
 TASK_TIMEOUT = 0.5
 WORKERS = 8
-GIVE_UP_AFTER = 60.0  # seconds
+GIVE_UP_AFTER = 60.0  # seconds in which nothing has ended
 MOST_PROBLEMS = 30
 
 
@@ -177,17 +177,17 @@ class Display:
 
 def account(plan: Plan, done: Mapping[str, int], letters: Sequence[DeadLetter], left: QueueStats) -> list[str]:
     """Compare what was sent with what was done and with the dead letters; say what is wrong, [] when nothing is."""
-    problems = [f"{task_id}: a dead letter that nobody expected" for task_id in _names(letters) - set(plan.kinds)]
+    problems = []
+    if left != QueueStats(0, 0, 0):
+        waiting = f"{left.ready} ready, {left.in_flight} in flight, {left.delayed} delayed"
+        problems.append(f"the queue is not empty: {waiting}; what is missing below may be among them")
+    problems += [f"{task_id}: a dead letter that nobody expected" for task_id in _names(letters) - set(plan.kinds)]
     for task_id, kind in plan.kinds.items():
         own = [letter for letter in letters if letter.task_id == task_id]
         if kind.reason is None:
             problems += _check_done(task_id, done.get(task_id, 0), own)
         else:
             problems += _check_dead(task_id, kind, plan.bodies[task_id], done.get(task_id, 0), own)
-    if left != QueueStats(0, 0, 0):
-        problems.append(
-            f"the queue is not empty: {left.ready} ready, {left.in_flight} in flight, {left.delayed} delayed"
-        )
     return problems
 
 
@@ -248,7 +248,7 @@ def letter_table(letters: Sequence[DeadLetter]) -> Table:
 
 
 def process(client: QueueClient, queue: str, dead_letter_queue: str, plan: Plan, work: Work, console: Console) -> None:
-    """Send the tasks and work on them until nothing is left or the time is over."""
+    """Send the tasks and work on them until nothing is left or nothing happens any more."""
     client.declare(queue, dead_letter_queue)
     client.publish_many(queue, plan.messages)
     columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
@@ -265,8 +265,20 @@ def process(client: QueueClient, queue: str, dead_letter_queue: str, plan: Plan,
             max_workers=WORKERS,
             plugins=[Display(progress, len(plan.messages))],
         )
-        with suppress(IdleTimeoutError):  # what was not done is found by the accounting
-            manager.run_until_idle(timeout=GIVE_UP_AFTER)
+        work_off(manager)
+
+
+def work_off(manager: TaskManager) -> None:
+    """Work until nothing is left, or nothing has ended for a while: a broker may be slow, and is not stuck then."""
+    with manager:
+        while True:
+            before = manager.report()
+            try:
+                manager.run_until_idle(timeout=GIVE_UP_AFTER)
+            except IdleTimeoutError as exc:
+                if exc.report != before:
+                    continue
+            return  # what was not done is found by the accounting
 
 
 def read_letters(client: QueueClient, queue: str, limit: int) -> list[DeadLetter]:
@@ -316,7 +328,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Read the command line, connect, run."""
     parser = argparse.ArgumentParser(description="Send good and bad tasks through a broker and account for each.")
     parser.add_argument(
-        "url", nargs="?", default="memory://demo", metavar="URL", help="memory://demo, amqp://, redis://"
+        "url", nargs="?", default="memory://demo", metavar="URL", help="memory://demo, amqp://, redis://, kombu+sqs://"
     )
     parser.add_argument("--log", metavar="FILE", help="write QBridge's log there; otherwise nothing is logged")
     options = parser.parse_args(arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import socket
 import subprocess
@@ -166,8 +167,22 @@ def test_the_accounting_notices_a_wrong_dead_letter(
 
 @pytest.mark.parametrize("left", [QueueStats(1, 0, 0), QueueStats(0, 1, 0), QueueStats(0, 0, 1)])
 def test_the_accounting_notices_leftovers(demo: ModuleType, perfect: Perfect, left: QueueStats) -> None:
-    """A queue that still holds something is a problem."""
-    assert len(demo.account(*perfect, left)) == 1
+    """A queue that still holds something is a problem, and the first that is told."""
+    plan, done, letters = perfect
+    assert len(demo.account(plan, done, letters, left)) == 1
+    del done["good-007"]
+    assert demo.account(plan, done, letters, left)[0].startswith("the queue is not empty")
+
+
+def test_the_demo_waits_for_a_slow_broker(demo: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives up when nothing ends any more, however long the whole takes."""
+    kinds = tuple(kind for kind in demo.KINDS if kind.name == "good")
+    plan = demo.Plan.make(kinds)
+    monkeypatch.setattr(demo.Plan, "make", lambda: plan)
+    seconds = sum(json.loads(body)["payload"]["seconds"] for body in plan.bodies.values()) / demo.WORKERS
+    monkeypatch.setattr(demo, "GIVE_UP_AFTER", seconds * 0.9)
+    with connect("memory://") as client:
+        assert demo.show(client, demo.Console()) == 0
 
 
 def test_the_accounting_notices_a_second_dead_letter(demo: ModuleType, perfect: Perfect) -> None:
