@@ -103,7 +103,7 @@ class KombuClient(QueueClient):
     def __init__(self, url: str, **options: object) -> None:
         parsed = BrokerURL.parse(url)
         kind = _kind(parsed)
-        given = read_options(parsed, options, {**READERS, **kind.options}, HINTS)
+        given = read_options(parsed, options, {**READERS, **kind.options}, {**HINTS, **kind.hints})
         self._settings = Settings.of(given)
         self._transport: Transport = kind(parsed, {**_DEFAULTS, **given})
         if not self._transport.keeps_unacknowledged and not self._settings.allow_loss:

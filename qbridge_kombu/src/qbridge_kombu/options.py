@@ -36,6 +36,17 @@ def option_text(name: str, value: object) -> str:
     return value
 
 
+def option_choice(*choices: str) -> OptionReader:
+    """What reads an option that is one of a few texts; anything else is a ``ConfigurationError`` that names them."""
+
+    def read(name: str, value: object) -> str:
+        if value not in choices:
+            raise ConfigurationError(f"option {name} must be one of {', '.join(choices)}, not {value!r}")
+        return str(value)
+
+    return read
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What every client of the bridge can be told; durations are seconds.

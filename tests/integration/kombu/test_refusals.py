@@ -108,13 +108,27 @@ def test_an_unknown_option_is_named_with_those_that_there_are(scheme: str) -> No
         ("kombu+amqp://one,two", "one host"),
         ("kombu+sqs://key:secret@eu-west-1", r"\?region=eu-west-1"),
         ("kombu+sqs://key:secret@?region=eu%20west", "name of a region"),
-        ("kombu+amqp://one?queue_type=odd", "queue_type"),
+        ("kombu+amqp://one?queue_type=odd", "queue_type must be one of classic, quorum"),
+        ("kombu+amqp://one?login_method=odd", "login_method must be one of .*EXTERNAL.* PLAIN"),
     ],
 )
 def test_a_url_that_says_too_little_or_too_much_is_refused(url: str, words: str) -> None:
     """Before anything is connected."""
     with pytest.raises(ConfigurationError, match=words):
         KombuClient(url, allow_loss=True)
+
+
+@pytest.mark.parametrize(
+    ("kombus", "own"),
+    [
+        ("is_secure", "tls"), ("polling_interval", "wait_time"), ("visibility_timeout", "lease"),
+        ("wait_time_seconds", "wait_time"),
+    ],
+)  # fmt: skip
+def test_an_option_of_kombus_for_sqs_is_refused_with_what_to_say_instead(kombus: str, own: str) -> None:
+    """Whoever comes from Celery has them in its transport options."""
+    with pytest.raises(UnknownOptionError, match=f"; {kombus}: .*{own}"):
+        KombuClient(f"kombu+sqs://key:secret@127.0.0.1?{kombus}=1")
 
 
 def test_a_scheme_without_a_transport_is_refused() -> None:
@@ -151,6 +165,14 @@ def test_a_transport_that_cannot_be_imported_is_named(transport: str) -> None:
     """The class of ``kombu+any://`` is found when the client connects."""
     client = KombuClient(f"kombu+any://?transport={transport}", allow_loss=True)
     with pytest.raises(ConfigurationError, match=transport.partition(":")[0]):
+        client.connect()
+
+
+@pytest.mark.parametrize("transport", ["kombu.transport.base:Transport", "json:JSONDecoder", "json:loads"])
+def test_a_class_that_is_no_virtual_transport_is_no_outage(transport: str) -> None:
+    """No waiting makes it one."""
+    client = KombuClient(f"kombu+any://?transport={transport}", allow_loss=True)
+    with pytest.raises(ConfigurationError, match=f"{transport} is no class on kombu.transport.virtual"):
         client.connect()
 
 

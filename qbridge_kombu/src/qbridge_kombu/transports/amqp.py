@@ -24,7 +24,7 @@ from qbridge_core.backend import (
     QueueMismatchError,
     UnroutableError,
 )
-from qbridge_kombu.options import option_text
+from qbridge_kombu.options import option_choice
 from qbridge_kombu.protocol.headers import HEADERS, was_handed_back, was_suspected
 from qbridge_kombu.protocol.messages import Outgoing, Received, prepared
 from qbridge_kombu.protocol.names import encoded
@@ -40,18 +40,13 @@ _BROKERS_OWN: Final = ("x-death", "x-first-death-", "x-last-death-", "x-delivery
 _MEANT_FOR_THE_BROKER: Final = {"CC", "BCC", "x-delay", "x-deaths"}
 _LONGEST_NAME: Final = 255
 _QUEUE_TYPES: Final = ("classic", "quorum")
+_LOGIN_METHODS: Final = ("AMQPLAIN", "EXTERNAL", "GSSAPI", "PLAIN")  # those of py-amqp that take no answer from here
 # Half of what a channel passes on to a quorum queue that has applied nothing of it (see docs/rabbitmq.md).
 _MOST_UNAPPLIED: Final = 16
 # What the broker says of a classic queue, whose type was asked for or not, to whoever wants another type.
 _IS_CLASSIC: Final = re.compile(r"arg 'x-queue-type' .* but current is (none|'classic'|the value 'classic'.*)$")
 # A copy with an expiration would vanish; one with the name of another user would be refused.
 _NOT_COPIED: Final = {"application_headers", "expiration", "user_id", "delivery_mode"}
-
-
-def _option_queue_type(name: str, value: object) -> str:
-    if value not in _QUEUE_TYPES:
-        raise ConfigurationError(f"option {name} must be one of {', '.join(_QUEUE_TYPES)}, not {value!r}")
-    return str(value)
 
 
 class AMQPTransport(Transport):
@@ -63,7 +58,10 @@ class AMQPTransport(Transport):
     keeps_unacknowledged = True
     bound_to_session = True
     required = "kombu"
-    options: ClassVar[Mapping[str, OptionReader]] = {"queue_type": _option_queue_type, "login_method": option_text}
+    options: ClassVar[Mapping[str, OptionReader]] = {
+        "queue_type": option_choice(*_QUEUE_TYPES),
+        "login_method": option_choice(*_LOGIN_METHODS),
+    }
     capabilities = Capabilities(
         delay=True,
         crashes=True,

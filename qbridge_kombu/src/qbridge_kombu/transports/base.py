@@ -37,6 +37,7 @@ class Transport(ABC):
             broker's again when that session ends (a channel of AMQP). Otherwise any session settles it.
         capabilities: what a client with this transport can do.
         options: readers of the transport's own options, beside those of every client.
+        hints: what to write instead of options that kombu has; added to the error.
         required: what has to be installed, as ``pip`` calls it; for the error when an import fails.
         lease: seconds for which the broker lends a message; ``None`` when it keeps it for a consumer that lives.
         longest_task: seconds that a task may take at most however often its lease is renewed; ``None`` for no bound.
@@ -61,6 +62,7 @@ class Transport(ABC):
     bound_to_session: ClassVar[bool] = False
     capabilities: Capabilities
     options: ClassVar[Mapping[str, OptionReader]] = {}
+    hints: ClassVar[Mapping[str, str]] = {}
     required: ClassVar[str] = ""
     lease: float | None = None
     longest_task: float | None = None

@@ -81,6 +81,12 @@ class SQSTransport(Transport):
         "lease": _option_lease,
         "wait_time": _option_wait,
     }
+    hints: ClassVar[Mapping[str, str]] = {
+        "is_secure": "say tls",
+        "polling_interval": "nothing is polled: a request waits at the service, for wait_time seconds",
+        "visibility_timeout": "say lease; it is renewed while the worker lives, so it need not be as long as a task",
+        "wait_time_seconds": "say wait_time",
+    }
     capabilities = Capabilities(
         delay=True,
         crashes=True,

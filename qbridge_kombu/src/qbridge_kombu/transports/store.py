@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Final
 
+from kombu.connection import Connection
+
 from qbridge_core.backend import BrokerURL, ConfigurationError, OptionReader
 from qbridge_kombu.options import option_text
 from qbridge_kombu.protocol.names import encoded
@@ -89,18 +91,25 @@ class AnyTransport(StoreTransport):
         """Import it.
 
         Raises:
-            ConfigurationError: its module has no such class.
+            ConfigurationError: its module has no such class, or that is none of kombu's virtual ones.
         """
+        from kombu.transport import virtual
+
+        name = self.given["transport"]
         try:
-            super().load()
+            found = Connection(**self.connection_arguments()).get_transport_cls()
         except AttributeError as exc:
-            raise ConfigurationError(f"there is no {self.given['transport']}: {exc}") from exc
+            raise ConfigurationError(f"there is no {name}: {exc}") from exc
+        if not (isinstance(found, type) and issubclass(found, virtual.Transport)):
+            raise ConfigurationError(
+                f"{name} is no class on kombu.transport.virtual, whose transports {self.url.scheme}:// serves"
+            )
 
     def connected(self, session: Session) -> None:
         """Refuse one that keeps messages until they are acknowledged: they would come again and again.
 
         Raises:
-            ConfigurationError: it is of that kind, or not one of kombu's virtual ones.
+            ConfigurationError: it is of that kind.
         """
         from kombu.transport import virtual
 
