@@ -19,7 +19,8 @@
 * **Not waiting,** for a ``publish_soon`` of one's own: :class:`Promises` are futures that end in time (each a
   :class:`Promise`), :class:`HelperThreads` run what may wait; :func:`settled` is a future that has ended,
   :func:`promised` puts what a call raises into the one that it returns, and of an error that several futures have
-  each gets one of its own (:func:`each_with`, :func:`copied`).
+  each gets one of its own (:func:`each_with`, :func:`copied`). :func:`futures_for` makes the futures of what is told
+  with each :data:`Ended`.
 * **Looking at the broker:** ``diagnose`` makes each :class:`Finding` through a :class:`Check`, for the queues whose
   :class:`QueueUse` :func:`check_uses` returns; :func:`examine` makes all checks, whatever one
   of them raises.
@@ -30,7 +31,7 @@
 The tests are in :mod:`qbridge_core.testing`; a backend's package never imports those.
 """
 
-from qbridge_core.contract.asides import copied, each_with, promised, settled
+from qbridge_core.contract.asides import Ended, copied, each_with, futures_for, promised, settled
 from qbridge_core.contract.boundary import callers_own, guarded, is_passing
 from qbridge_core.contract.capabilities import Capabilities
 from qbridge_core.contract.checks import (
@@ -170,6 +171,7 @@ __all__ = [
     "EXCEPTION_MESSAGE",
     "EXCEPTION_TYPE",
     "Edit",
+    "Ended",
     "FIRST_FAILED_AT",
     "Failure",
     "Finding",
@@ -254,6 +256,7 @@ __all__ = [
     "default_dead_letter_queue",
     "each_with",
     "examine",
+    "futures_for",
     "guarded",
     "hookimpl",
     "is_passing",

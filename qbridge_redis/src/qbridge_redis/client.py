@@ -17,6 +17,7 @@ from qbridge_core.backend import (
     DeadLetter,
     Delivery,
     DeliveryLostError,
+    Ended,
     Failure,
     Finding,
     Message,
@@ -42,7 +43,8 @@ from qbridge_core.backend import (
     check_uses,
     check_wait,
     check_wanted,
-    each_with,
+    copied,
+    futures_for,
     list_queues,
     monotonic,
 )
@@ -263,17 +265,25 @@ class RedisClient(Holding):
     ) -> list[Future[None]]:
         """Publish messages; those that are under way are sent in pipelines, with those of threads."""
         given = check_sequence(messages)
+        return futures_for(
+            len(given), lambda ended: self._publish_then(queue, given, ended, delay=delay, timeout=timeout)
+        )
+
+    def _publish_then(
+        self, queue: str, messages: Sequence[Message], ended: Ended, *, delay: float = 0.0, timeout: float | None = None
+    ) -> None:
         try:
-            return self._publish_soon(queue, given, delay, timeout)
+            self._hand_over(queue, messages, ended, delay, timeout)
         except QBridgeError as exc:
-            return each_with(exc, len(given))
+            for position in range(len(messages)):
+                ended(position, copied(exc))
 
     @guarded_method
-    def _publish_soon(
-        self, queue: str, messages: Sequence[Message], delay: float, timeout: float | None
-    ) -> list[Future[None]]:
-        node = self._running(queue)
-        return node.publish_soon(queue, messages, check_delay(delay, _LONGEST_DELAY), check_publish_timeout(timeout))
+    def _hand_over(
+        self, queue: str, messages: Sequence[Message], ended: Ended, delay: float, timeout: float | None
+    ) -> None:
+        node, delay = self._running(queue), check_delay(delay, _LONGEST_DELAY)
+        node.publish_then(queue, messages, delay, check_publish_timeout(timeout), ended)
 
     @guarded_method
     def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:

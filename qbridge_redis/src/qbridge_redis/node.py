@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future
 from functools import partial
 from typing import Final
 
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from qbridge_core.backend import BrokerUnavailableError, Delivery, Message, Pulse, QBridgeError, monotonic
+from qbridge_core.backend import BrokerUnavailableError, Delivery, Ended, Message, Pulse, QBridgeError, monotonic
 from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import unreachable
 from qbridge_redis.connection.options import Deployment, Options
@@ -121,12 +120,12 @@ class Node:
             raise unreachable(exc, self.context.options) from exc
         self._note_use(queue)
 
-    def publish_soon(
-        self, queue: str, messages: Sequence[Message], delay: float, timeout: float | None
-    ) -> list[Future[None]]:
-        """See ``QueueClient.publish_soon``."""
+    def publish_then(
+        self, queue: str, messages: Sequence[Message], delay: float, timeout: float | None, ended: Ended
+    ) -> None:
+        """See ``Publisher.publish_then``."""
         stored = partial(self.delayed, queue) if delay > 0 else _nothing
-        return self.publisher.publish_soon(queue, messages, delay, timeout, stored)
+        self.publisher.publish_then(queue, messages, delay, timeout, stored, ended)
 
     def receive(self, queue: str, count: int, timeout: float) -> list[Delivery]:
         """See ``QueueClient.receive``."""

@@ -8,10 +8,11 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from functools import partial
-from itertools import groupby, islice
-from typing import Any, Final, NamedTuple, TypeVar
+from itertools import count, groupby, islice
+from operator import itemgetter
+from typing import Any, Final, TypeVar
 
-from qbridge_core.contract.asides import Asides, copied
+from qbridge_core.contract.asides import Asides, copied, error_of
 from qbridge_core.contract.checks import check_count, check_publish_timeout
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.message import Message
@@ -28,34 +29,77 @@ _TURN: Final = 100  # messages that are dealt with in one turn of a loop: each w
 _log: Final = logger("qbridge.send")
 
 
-class _Letter(NamedTuple):
-    """A message that its loop is about to hand over.
+# Tuples, because there is one of each for each message.
+_Target = tuple[QueueClient, str, float, float | None]
+"""The client, the queue, the delay and the seconds that there are: messages for one are handed over together."""
+_Letter = tuple[_Target, Message, asyncio.Future[None]]
+"""A message that its loop is about to hand over, and what ends when it is confirmed."""
+_Arrival = tuple[asyncio.Future[Any], str, BaseException | None, Any, bool]
+"""What has ended: who waits for it, who may have been cancelled; what it was, for the log; its error, or else its
+result; whether it has taken room up, which is free now."""
+
+
+class _Flight:
+    """Messages that were handed over together.
+
+    Args:
+        queue: where they go.
+        waiters: who waits for each of them.
+        arrived: called with the end of each, in any thread.
 
     Attributes:
-        target: the client, the queue, the delay and the seconds that there are: those alike are handed over together.
-        message: the message.
-        waiter: ends when it is confirmed.
+        done: ends with the last of them.
     """
 
-    target: tuple[QueueClient, str, float, float | None]
-    message: Message
-    waiter: asyncio.Future[None]
+    def __init__(
+        self, queue: str, waiters: Sequence[asyncio.Future[None]], arrived: Callable[[_Arrival], None]
+    ) -> None:
+        self.done: Final[Future[None]] = Future()
+        self._waiters = waiters
+        self._arrived = arrived
+        self._what = f"a message for {queue!r}"
+        self._ended = count(1)
+
+    def end(self, position: int, error: BaseException | None) -> None:
+        """In any thread: one of them has ended."""
+        self._arrived((self._waiters[position], self._what, error, None, True))
+        if next(self._ended) == len(self._waiters):
+            self.done.set_result(None)
 
 
-class _Arrival(NamedTuple):
-    """A future that has ended, and who waits for it.
+class _Room:
+    """Places that are taken one by one, and waited for in turn; for one event loop.
 
-    Attributes:
-        done: the future.
-        waiter: who waits for it; it may have been cancelled.
-        what: what it stands for, for the log.
-        has_room: it has taken room up, which is free now.
+    Args:
+        places: how many there are.
     """
 
-    done: Future[Any]
-    waiter: asyncio.Future[Any]
-    what: str
-    has_room: bool
+    def __init__(self, places: int) -> None:
+        self._free = places
+        self._others = asyncio.Semaphore(0)  # those that were given back while somebody waited
+        self._waiting = 0
+
+    def take(self) -> bool:
+        """Take one, if there is one for which nobody needs to wait."""
+        if not self._free:
+            return False
+        self._free -= 1
+        return True
+
+    async def wait(self) -> None:
+        """Wait for one, and take it."""
+        self._waiting += 1
+        try:
+            await self._others.acquire()
+        finally:
+            self._waiting -= 1
+
+    def give(self) -> None:
+        """Give one back."""
+        if self._waiting:
+            self._others.release()
+        else:
+            self._free += 1
 
 
 class _Loop:
@@ -71,7 +115,7 @@ class _Loop:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, most: int, under_way: set[Future[Any]]) -> None:
-        self.room: Final = asyncio.Semaphore(most)
+        self.room: Final = _Room(most)
         self._loop = loop
         self._under_way = under_way
         self._outgoing: list[_Letter] = []
@@ -87,13 +131,15 @@ class _Loop:
         if not self._outgoing:
             self._loop.call_soon(self._hand_over)
         waiter: asyncio.Future[None] = self._loop.create_future()
-        self._outgoing.append(_Letter((client, queue, delay, seconds), message, waiter))
+        self._outgoing.append(((client, queue, delay, seconds), message, waiter))
         return waiter
 
     async def wait_for_outgoing(self) -> None:
         """Wait for messages that the client has not got yet, those that wait for room first, as it is given in turn."""
-        async with self.room:
-            waiters = [letter.waiter for letter in self._outgoing]
+        if not self.room.take():
+            await self.room.wait()
+        self.room.give()
+        waiters = [waiter for _, _, waiter in self._outgoing]
         if waiters:
             await asyncio.wait(waiters)
 
@@ -101,40 +147,41 @@ class _Loop:
         letters, self._outgoing = self._outgoing[:_TURN], self._outgoing[_TURN:]
         if self._outgoing:
             self._loop.call_soon(self._hand_over)
-        for target, group in groupby(letters, lambda letter: letter.target):
+        for target, group in groupby(letters, itemgetter(0)):
             sent = []
             for letter in group:
-                if letter.waiter.done():  # cancelled before it was sent
-                    self.room.release()
+                if letter[2].done():  # cancelled before it was sent
+                    self.room.give()
                 else:
                     sent.append(letter)
             if sent:
                 self._publish(target, sent)
 
-    def _publish(self, target: tuple[QueueClient, str, float, float | None], letters: Sequence[_Letter]) -> None:
+    def _publish(self, target: _Target, letters: Sequence[_Letter]) -> None:
         client, queue, delay, seconds = target
+        flight = _Flight(queue, [waiter for _, _, waiter in letters], self._arrived)
+        self._under_way.add(flight.done)
+        flight.done.add_done_callback(self._under_way.discard)
+        messages = [message for _, message, _ in letters]
         try:
-            futures = client.publish_soon(queue, [letter.message for letter in letters], delay=delay, timeout=seconds)
+            client._publish_then(queue, messages, flight.end, delay=delay, timeout=seconds)
         except Exception as exc:  # noqa: BLE001 - a backend of somebody's: those who wait must learn of it
-            for letter in letters:
-                self.room.release()
-                letter.waiter.set_exception(exc)
-            return
-        what = f"a message for {queue!r}"
-        for letter, future in zip(letters, futures, strict=True):
-            self._under_way.add(future)
-            future.add_done_callback(partial(self._arrived, letter.waiter, what, True))
+            for position in range(len(letters)):
+                flight.end(position, exc)
 
     async def wait(self, future: Future[T], what: str) -> T:
         """Return what a future ends with. When this is cancelled the future goes on, and its error is logged."""
         waiter: asyncio.Future[T] = self._loop.create_future()
-        future.add_done_callback(partial(self._arrived, waiter, what, False))
+
+        def arrived(done: Future[T]) -> None:
+            error = error_of(done)
+            self._arrived((waiter, what, error, done.result() if error is None else None, False))
+
+        future.add_done_callback(arrived)
         return await waiter
 
-    def _arrived(self, waiter: asyncio.Future[Any], what: str, has_room: bool, done: Future[Any]) -> None:
+    def _arrived(self, arrival: _Arrival) -> None:
         """In any thread."""
-        arrival = _Arrival(done, waiter, what, has_room)
-        self._under_way.discard(done)
         if self._loop.is_closed():
             _say(arrival)
         else:
@@ -155,23 +202,22 @@ class _Loop:
             self._mailbox.ring()
 
     def _end(self, arrival: _Arrival) -> None:
-        waiter = arrival.waiter
-        if arrival.has_room:
-            self.room.release()
+        waiter, _, error, result, has_room = arrival
+        if has_room:
+            self.room.give()
         if waiter.done():
             _say(arrival)
-            return
-        try:
-            waiter.set_result(arrival.done.result())
-        except BaseException as exc:  # noqa: BLE001 - it is for who waits
-            waiter.set_exception(exc)
+        elif error is None:
+            waiter.set_result(result)
+        else:
+            waiter.set_exception(error)
 
 
 def _say(arrival: _Arrival) -> None:
     """Nobody waits for it any more: what has failed is not to be lost in silence."""
-    error = arrival.done.exception()
+    _, what, error, _, _ = arrival
     if error is not None:
-        _log.error("%s, for which nobody waits any more, failed: %s: %s", arrival.what, type(error).__name__, error)
+        _log.error("%s, for which nobody waits any more, failed: %s: %s", what, type(error).__name__, error)
 
 
 class Sends:
@@ -212,10 +258,8 @@ class Sends:
             The errors of ``QueueClient.publish``.
         """
         here, left = self._here(), check_publish_timeout(seconds)
-        if here.room.locked():
+        if not here.room.take():
             left = await self._enter(here, client, left)
-        else:
-            await here.room.acquire()
         await here.publish(client, queue, message, delay, left)
 
     async def call(self, function: Callable[[], T], what: str) -> T:
@@ -277,7 +321,7 @@ class Sends:
         limit = longest_wait(client, seconds)
         try:
             async with asyncio.timeout(limit):
-                await here.room.acquire()
+                await here.room.wait()
         except TimeoutError:
             raise BrokerUnavailableError(
                 f"the message was not sent: {self._most} are under way in this event loop, and none of them had ended "

@@ -7,17 +7,19 @@ import copy
 import math
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from qbridge_core.errors import BrokerUnavailableError, PublishUnconfirmedError, QBridgeError
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.helpers import HelperThreads
-from qbridge_core.runtime.promises import Promise, Promises
+from qbridge_core.runtime.promises import Promise, Promises, kept_future
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
 T = TypeVar("T")
+Ended = Callable[[int, BaseException | None], object]
+"""Called with the position of a message, and its error or ``None``."""
 # What a call says itself is more exact than that its time is over, so it gets a moment more.
 _MARGIN: Final = 0.5
 
@@ -32,6 +34,28 @@ def settled(error: BaseException | None = None) -> Future[None]:
     else:
         future.set_exception(error)
     return future
+
+
+def error_of(future: Future[Any]) -> BaseException | None:
+    """The error of a future that has ended; one of somebody's may have been cancelled, which is its error then."""
+    try:
+        return future.exception()
+    except BaseException as exc:  # noqa: BLE001 - as above
+        return exc
+
+
+def futures_for(count: int, publish: Callable[[Ended], None]) -> list[Future[None]]:
+    """Futures for so many messages, which end as ``publish`` tells; they cannot be cancelled."""
+    futures: list[Future[None]] = [kept_future() for _ in range(count)]
+
+    def ended(position: int, error: BaseException | None) -> None:
+        if error is None:
+            futures[position].set_result(None)
+        else:
+            futures[position].set_exception(error)
+
+    publish(ended)
+    return futures
 
 
 def each_with(error: QBridgeError, count: int) -> list[Future[None]]:

@@ -80,6 +80,7 @@ class QueueClient(Operations, Diagnosing):
         super().__init_subclass__(**arguments)
         refuse_what_is_new(cls)
         keep_up(cls, "publish", "publish_soon", Producing.publish_soon)
+        keep_up(cls, "publish_soon", "_publish_then", Producing._publish_then)
 
     @property
     def capabilities(self) -> Capabilities:

@@ -91,6 +91,7 @@ class ClientHooks:
         if type(client).publish_soon is not Producing.publish_soon:
             # Hooks may wait, and both are for the thread that publishes: one thread for each message has both.
             client.publish_soon = partial(Producing.publish_soon, client)  # type: ignore[method-assign]
+            client._publish_then = partial(Producing._publish_then, client)  # type: ignore[method-assign]
         if client.events is not None:
             client.events.listen(self._lost, self._regained)
 

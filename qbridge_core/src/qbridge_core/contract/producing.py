@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from qbridge_core.contract.asides import Asides, promised
+from qbridge_core.contract.asides import Asides, Ended, error_of, promised
 from qbridge_core.contract.checks import (
     DEFAULT_MAX_MESSAGE_BYTES,
     check_delay,
@@ -98,6 +98,24 @@ class Producing(ABC):
             promised(lambda message=each: self._publish_aside(queue, message, delay, timeout))  # type: ignore[misc]
             for each in check_sequence(messages)
         ]
+
+    def _publish_then(
+        self, queue: str, messages: Sequence[Message], ended: Ended, *, delay: float = 0.0, timeout: float | None = None
+    ) -> None:
+        """The same for one who asks for no futures, each of which costs more than the way of its message.
+
+        A backend that has its own makes its futures on top of it, with :func:`futures_for`.
+
+        Args:
+            queue: as for ``publish_soon``.
+            messages: likewise, a sequence of them.
+            ended: called once with each position and the error that its message has, in any thread, which it must not
+                hold up. It may be called before this returns.
+            delay: as for ``publish_soon``.
+            timeout: likewise.
+        """
+        for position, future in enumerate(self.publish_soon(queue, messages, delay=delay, timeout=timeout)):
+            future.add_done_callback(lambda done, position=position: ended(position, error_of(done)))  # type: ignore[misc]
 
     def _publish_aside(self, queue: str, given: Message, delay: float, timeout: float | None) -> Future[None]:
         message, seconds = check_message(given), check_publish_timeout(timeout)

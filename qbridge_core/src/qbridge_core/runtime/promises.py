@@ -6,7 +6,7 @@ import functools
 import math
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from qbridge_core.runtime.clock import monotonic
 
@@ -14,6 +14,19 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 _LINGER: Final = 1.0
+
+
+class Ending(Protocol):
+    """What ends once, by a deadline.
+
+    Attributes:
+        deadline: when it ends at the latest (monotonic time).
+    """
+
+    deadline: float
+
+    def end(self, error: BaseException | None, result: object = None, /) -> None:
+        """Tell whoever waits for it; called once, by whoever came first, in any thread."""
 
 
 class Promise:
@@ -28,7 +41,19 @@ class Promise:
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
-        self.future: Future[Any] = _future_class()()
+        self.future = kept_future()
+
+    def end(self, error: BaseException | None, result: object = None, /) -> None:
+        """End the future."""
+        if error is None:
+            self.future.set_result(result)
+        else:
+            self.future.set_exception(error)
+
+
+def kept_future() -> Future[Any]:
+    """A future that its holder cannot cancel: what it stands for goes on."""
+    return _future_class()()
 
 
 @functools.cache
@@ -45,7 +70,7 @@ def _future_class() -> type[Future[Any]]:
     return Kept
 
 
-P = TypeVar("P", bound=Promise)
+P = TypeVar("P", bound=Ending)
 
 
 class Promises(Generic[P]):
@@ -77,13 +102,10 @@ class Promises(Generic[P]):
             self._look_sooner(promise.deadline)
 
     def keep(self, promise: P, error: BaseException | None = None, result: object = None) -> bool:
-        """End it; False when it has ended already. Calls what waits for its future, in this thread."""
+        """End it; False when it has ended already. Calls what waits for it, in this thread."""
         if self._open.pop(promise, self) is self:  # of all who come, one gets it
             return False
-        if error is None:
-            promise.future.set_result(result)
-        else:
-            promise.future.set_exception(error)
+        promise.end(error, result)
         return True
 
     def end_all(self, error: Callable[[P], BaseException]) -> None:
@@ -142,4 +164,4 @@ class Promises(Generic[P]):
             error = self._late(promise)
         except Exception as exc:  # noqa: BLE001 - whatever it is, it must end
             error = exc
-        promise.future.set_exception(error)
+        promise.end(error)

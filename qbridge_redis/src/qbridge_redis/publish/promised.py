@@ -1,55 +1,82 @@
-"""Messages that are published without anybody waiting for them: what their futures say when there is no reply."""
+"""Messages that are published without anybody waiting for them: what is said of them when there is no reply."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from qbridge_core.backend import (
     BrokerUnavailableError,
+    Ended,
     NotConnectedError,
-    Promise,
     PublishUnconfirmedError,
     QBridgeError,
 )
+from qbridge_redis.protocol.scripts import Command
 from qbridge_redis.publish.shared_exchange import Posted
 
 
-class Promised(Promise):
-    """One of them.
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What the messages of one call have in common.
 
     Attributes:
-        queue: where it goes.
-        seconds: how long its publisher wants to wait.
-        stored: to be called when it is there.
-        request: its command.
+        queue: where they go.
+        seconds: how long their publisher wants to wait.
+        deadline: until when.
+        stored: to be called with each that is there.
+        ended: told of the end of each.
     """
 
-    __slots__ = ("queue", "request", "seconds", "stored")
+    queue: str
+    seconds: float
+    deadline: float
+    stored: Callable[[], object]
+    ended: Ended
 
-    def __init__(self, queue: str, deadline: float, seconds: float, stored: Callable[[], object]) -> None:
-        super().__init__(deadline)
-        self.queue = queue
-        self.seconds = seconds
-        self.stored = stored
-        self.request: Posted
+
+class Promised(Posted):
+    """One of them.
+
+    Args:
+        call: what it was published by.
+        position: its own among the messages of that.
+        command: its command.
+        size: about so many bytes.
+        replied: called once, when there is a reply or an error; in any thread, which it must not hold up.
+    """
+
+    __slots__ = ("_position", "call")
+
+    def __init__(
+        self, call: Call, position: int, command: Command, size: int, replied: Callable[[Promised], None]
+    ) -> None:
+        super().__init__(command, size, call.deadline, replied)  # type: ignore[arg-type]  # it is called with this one
+        self.call = call
+        self._position = position
+
+    def end(self, error: BaseException | None, _result: object = None, /) -> None:
+        """Tell its publisher."""
+        self.call.ended(self._position, error)
 
 
 def late(promise: Promised, *, sent: bool) -> QBridgeError:
     """The error of one whose time is over."""
+    queue, seconds = promise.call.queue, promise.call.seconds
     if not sent:
         return BrokerUnavailableError(
-            f"the message for {promise.queue!r} was not sent within {promise.seconds:.3g} s: those before it took all "
-            "the time"
+            f"the message for {queue!r} was not sent within {seconds:.3g} s: those before it took all the time"
         )
     return PublishUnconfirmedError(
-        f"no confirmation for {promise.queue!r} within {promise.seconds:.3g} s; the message may or may not be there"
+        f"no confirmation for {queue!r} within {seconds:.3g} s; the message may or may not be there"
     )
 
 
 def disconnected(promise: Promised, *, sent: bool) -> QBridgeError:
     """The error of one that was under way at a ``disconnect``."""
+    queue = promise.call.queue
     if not sent:
-        return NotConnectedError(f"the client was disconnected; the message for {promise.queue!r} was not sent")
+        return NotConnectedError(f"the client was disconnected; the message for {queue!r} was not sent")
     return PublishUnconfirmedError(
-        f"the client was disconnected before the confirmation for {promise.queue!r}; the message may be there or not"
+        f"the client was disconnected before the confirmation for {queue!r}; the message may be there or not"
     )

@@ -12,7 +12,6 @@ import math
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
 from functools import partial
 from itertools import islice
 from typing import Any, Final
@@ -22,6 +21,7 @@ from redis.exceptions import ResponseError
 from qbridge_core.backend import (
     DUE_AT,
     SENT_AT,
+    Ended,
     HelperThreads,
     Message,
     Promises,
@@ -32,7 +32,6 @@ from qbridge_core.backend import (
     check_message,
     check_messages,
     monotonic,
-    settled,
 )
 from qbridge_redis.connection.boundary import translated
 from qbridge_redis.connection.connection import LOST, RedisConnection
@@ -40,9 +39,9 @@ from qbridge_redis.connection.errors import unreachable
 from qbridge_redis.connection.reconnect_pause import ReconnectPause
 from qbridge_redis.protocol.fields import Fields, encode, encode_meta
 from qbridge_redis.protocol.scripts import PUBLISH_LATER, Command
-from qbridge_redis.publish.promised import Promised, disconnected, late
+from qbridge_redis.publish.promised import Call, Promised, disconnected, late
 from qbridge_redis.publish.replies import STORED_TYPES, Answer, check_replicas, to_repeat, unconfirmed
-from qbridge_redis.publish.shared_exchange import Posted, SharedExchange
+from qbridge_redis.publish.shared_exchange import SharedExchange
 from qbridge_redis.state.context import NodeContext
 
 _CHUNK: Final = 200
@@ -77,59 +76,70 @@ class Publisher:
         elif to_repeat(queue, [command], [reply], deadline):
             self._publish(queue, [command], deadline - monotonic())
 
-    def publish_soon(
-        self, queue: str, messages: Sequence[Message], delay: float, timeout: float | None, stored: Callable[[], object]
-    ) -> list[Future[None]]:
-        """Publish messages, with others that are under way; ``stored`` is called with each that is there."""
-        limit, now = self._limit(timeout), monotonic()
-        futures: list[Future[None]] = []
-        ready: list[Promised] = []
-        for given in messages:
-            try:
-                promise = self._promised(queue, check_message(given), delay, now + limit, limit, stored)
-            except QBridgeError as exc:
-                futures.append(settled(exc))
-            else:
-                ready.append(promise)
-                futures.append(promise.future)
-        self._post(ready)
-        return futures
+    def publish_then(
+        self,
+        queue: str,
+        messages: Sequence[Message],
+        delay: float,
+        timeout: float | None,
+        stored: Callable[[], object],
+        ended: Ended,
+    ) -> None:
+        """Publish messages, with others that are under way.
 
-    def _promised(
-        self, queue: str, message: Message, delay: float, deadline: float, limit: float, stored: Callable[[], object]
-    ) -> Promised:
+        Args:
+            queue: where they go.
+            messages: the messages.
+            delay: seconds for which the server holds them back.
+            timeout: seconds to wait; ``None`` means the client's setting.
+            stored: called with each that is there.
+            ended: called with each in the end, whatever has become of it.
+        """
+        limit = self._limit(timeout)
+        call = Call(queue, limit, monotonic() + limit, stored, ended)
+        ready: list[Promised] = []
+        refused: list[tuple[int, QBridgeError]] = []
+        for position, given in enumerate(messages):
+            try:
+                ready.append(self._promised(call, position, check_message(given), delay))
+            except QBridgeError as exc:
+                refused.append((position, exc))
+        self._post(ready)
+        for position, error in refused:
+            ended(position, error)
+
+    def _promised(self, call: Call, position: int, message: Message, delay: float) -> Promised:
+        queue = call.queue
         command = self._later(queue, message, delay) if delay > 0 else self._now(queue, message)
-        promise = Promised(queue, deadline, limit, stored)
-        promise.request = Posted(command, len(message.body), deadline, partial(self._ended, promise))
-        return promise
+        return Promised(call, position, command, len(message.body), self._replied)
 
     def _post(self, promises: Sequence[Promised]) -> None:
         for promise in promises:
             self._promises.add(promise)
         try:
-            self._shared.post([promise.request for promise in promises])
+            self._shared.post(promises)
         except RuntimeError as exc:
             for promise in promises:
                 self._promises.keep(promise, translated(exc))
 
-    def _ended(self, promise: Promised, request: Posted) -> None:
-        """In any thread: there is a reply. What takes longer than to look at it is done by a helper."""
-        if request.error is not None or type(request.reply[0]) in STORED_TYPES:
-            self._keep(promise, request)
+    def _replied(self, promise: Promised) -> None:
+        """In any thread. What takes longer than to look at the reply is done by a helper."""
+        if promise.error is not None or type(promise.reply[0]) in STORED_TYPES:
+            self._keep(promise)
             return
         try:
-            self._threads.run(partial(self._keep, promise, request))
+            self._threads.run(partial(self._keep, promise))
         except RuntimeError as exc:
             self._promises.keep(promise, translated(exc))
 
-    def _keep(self, promise: Promised, request: Posted) -> None:
-        error: Exception | None = None
+    def _keep(self, promise: Promised) -> None:
+        call, error = promise.call, None
         try:
-            with unconfirmed(promise.queue, promise.seconds):
-                if request.error is not None:
-                    raise copy.copy(request.error) from request.error  # each future adds frames of its own
-            self._settle(promise.queue, request.command, request.reply, request.deadline)
-            promise.stored()
+            if promise.error is not None:
+                with unconfirmed(call.queue, call.seconds):
+                    raise copy.copy(promise.error) from promise.error  # each that is told adds frames of its own
+            self._settle(call.queue, promise.command, promise.reply, call.deadline)
+            call.stored()
         except QBridgeError as exc:
             error = exc
         except Exception as exc:  # noqa: BLE001 - whatever it is, the caller learns of it
@@ -138,11 +148,11 @@ class Publisher:
         self._promises.keep(promise, error)
 
     def _late(self, promise: Promised) -> QBridgeError:
-        return late(promise, sent=not self._shared.withdraw(promise.request))
+        return late(promise, sent=not self._shared.withdraw(promise))
 
     def close(self) -> None:
         """The client was disconnected: whoever waits for a future learns of it."""
-        self._promises.end_all(lambda promise: disconnected(promise, sent=not self._shared.withdraw(promise.request)))
+        self._promises.end_all(lambda promise: disconnected(promise, sent=not self._shared.withdraw(promise)))
 
     def publish_many(self, queue: str, messages: Iterable[Message], timeout: float | None) -> None:
         """Publish in order; each chunk has the whole timeout, so that a long sequence is no reason to fail.
