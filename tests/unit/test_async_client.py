@@ -27,8 +27,11 @@ from qbridge_core import (
     UnroutableError,
     aconnect,
     connect,
+    hookimpl,
     register_backend,
+    use_plugins,
 )
+from qbridge_core.backend import Ended
 from qbridge_core.logs import flush
 from qbridge_memory import MemoryClient
 from support.wait import wait_for
@@ -267,6 +270,49 @@ def test_many_loops_and_threads_use_one_client() -> None:
         assert inner.stats("q").ready == 400
         asyncio.run(program())
         assert len(client._sends._loops) == 1  # those of loops that are closed are forgotten
+
+
+class Direct(MemoryClient):
+    """Tells coroutines of the end of their messages without futures."""
+
+    def publish_soon(self, queue: str, messages: Sequence[Message], **options: Any) -> list[Future[None]]:
+        """What it derives from will do here."""
+        return super().publish_soon(queue, messages, **options)
+
+    def _publish_then(self, queue: str, messages: Sequence[Message], ended: Ended, **options: Any) -> None:
+        for position, done in enumerate(super().publish_soon(queue, messages, **options)):
+            ended(position, done.exception(0))
+
+
+class Marking(Direct):
+    """Has a ``publish_soon`` of its own."""
+
+    def publish_soon(self, queue: str, messages: Sequence[Message], **options: Any) -> list[Future[None]]:
+        """Mark each message."""
+        marked = [Message(message.body, {"mark": "here"}, message.message_id) for message in messages]
+        return super().publish_soon(queue, marked, **options)
+
+
+class Marker:
+    """The same by a plugin."""
+
+    @hookimpl
+    def qbridge_before_publish(self) -> dict[str, str]:
+        """Mark a message."""
+        return {"mark": "here"}
+
+
+@pytest.mark.parametrize(("kind", "plugins"), [(Marking, ()), (Direct, (Marker(),))], ids=["subclass", "plugin"])
+def test_coroutines_do_not_go_past_what_replaces_the_publishing_of_a_client(
+    kind: type[Direct], plugins: Sequence[object]
+) -> None:
+    """A subclass of a backend that tells them of the end without futures is asked, and so are plugins."""
+    with kind() as client:
+        client.declare("q")
+        use_plugins(client, plugins)
+        asyncio.run(AsyncQueueClient(client).send("q", 1))
+        (delivery,) = client.receive("q")
+        assert delivery.headers == {"mark": "here"}
 
 
 def test_disconnecting_waits_for_what_is_under_way(held: Held) -> None:
