@@ -137,6 +137,67 @@ def test_it(qbridge):
     assert "3 passed" in run(tmp_path, test)
 
 
+def test_lines_of_functions_within_a_handler_are_points(tmp_path: Path) -> None:
+    """Of a function, a generator or a lambda in it: the handler's own lines may be no more than the call."""
+    test = """
+charged, paid = [], []
+
+def charge(payload):
+    def steps():
+        charged.append(payload)
+        yield
+        paid.append(payload)
+    for _ in steps():
+        sorted([2, 1],
+            key=lambda number: -number)
+
+@pytest.mark.qbridge(crash_points=["lines"], handler=charge)
+def test_it(qbridge):
+    charged.clear()
+    qbridge.manager(charge, "jobs", "jobs.dead")
+    qbridge.client.send("jobs", 1)
+    qbridge.run()
+    assert charged == [1]
+"""
+    output = run(tmp_path, test, "-v", status=1)
+    for line in ("charge-line-11", "steps-line-8", "steps-line-9", "<lambda>-line-12"):
+        assert f"FAILED test_it.py::test_it[{line}]" in output
+    assert "test_it[steps-line-7] PASSED" in output
+    assert "crashed before line 9 of charge.<locals>.steps: paid.append(payload)" in output
+
+
+def test_the_marker_works_where_the_fixture_is_overridden(tmp_path: Path) -> None:
+    """As a project does that opens its app in each test; a method that cannot be parametrized fails and says why."""
+    test = """
+import unittest
+
+import shop
+
+@pytest.fixture
+def qbridge(qbridge):
+    qbridge.open(shop.app)
+    return qbridge
+
+@pytest.mark.qbridge(crash_points=["done"], handler=shop.send_mail)
+def test_it(qbridge):
+    shop.send_mail.send("ann@x")
+    assert qbridge.run().succeeded == 1
+
+class TestCase(unittest.TestCase):
+    @pytest.fixture(autouse=True)
+    def kit(self, qbridge):
+        self.qbridge = qbridge
+
+    @pytest.mark.qbridge(crash_points=["done"], handler=shop.send_mail)
+    def test_method(self):
+        self.qbridge.run()
+"""
+    output = run(tmp_path, test, "-v", status=1)
+    assert "test_it[done] PASSED" in output
+    assert "pytest does not parametrize the methods of a unittest.TestCase" in output
+    assert "2 passed, 1 error" in output
+
+
 def test_a_fault_that_never_happens_fails_the_test(tmp_path: Path) -> None:
     """It proves nothing; of the marker's points some are never reached, and those are skipped."""
     test = """

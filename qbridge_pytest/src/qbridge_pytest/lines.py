@@ -29,7 +29,7 @@ def watching(codes: Collection[CodeType], hit: Hit) -> Iterator[None]:
     """Within this block, have ``hit`` called for each line of these functions.
 
     From Python 3.12 on this goes by ``sys.monitoring`` (PEP 669). Before it goes by ``threading.settrace``, so only in
-    threads that begin within the block, and not beside another tracer, such as a debugger or the measuring of coverage.
+    threads that begin within the block, and another tracer, such as a debugger or coverage, sees nothing of those.
     """
     if not codes:
         yield

@@ -15,6 +15,7 @@ _MARK: Final = "qbridge"
 _POINT: Final = "qbridge_crash_point"
 _APP: Final = "qbridge_app"
 _kits: Final = pytest.StashKey["Kit"]()
+_passed: Final = pytest.StashKey[bool]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,6 +38,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         from qbridge_pytest.marking import points_of
 
         found = points_of(mark, metafunc)
+        if _POINT not in metafunc.fixturenames:  # pytest 8 overlooks what a fixture asks for that is overridden
+            metafunc.fixturenames.append(_POINT)
         metafunc.parametrize(_POINT, found, ids=[_id(each) for each in found], indirect=True)
 
 
@@ -47,6 +50,12 @@ def _id(point: Point | None) -> str:
 @pytest.fixture
 def qbridge_crash_point(request: pytest.FixtureRequest) -> Point | None:
     """Where the worker dies in this test, which the marker ``qbridge`` says; None for nowhere."""
+    if not hasattr(request, "param") and request.node.get_closest_marker(_MARK) is not None:
+        pytest.fail(
+            f"the marker {_MARK} makes a test of each crash point, which cannot be done with this one: pytest does not "
+            "parametrize the methods of a unittest.TestCase; write it as a function, or in a class of its own",
+            pytrace=False,
+        )
     found: Point | None = getattr(request, "param", None)
     return found
 
@@ -63,7 +72,10 @@ def qbridge(request: pytest.FixtureRequest, qbridge_crash_point: Point | None) -
         if qbridge_crash_point is not None:
             kit._die_at(qbridge_crash_point)
         request.node.stash[_kits] = kit
+        request.node.stash[_passed] = False
         yield kit
+        if request.node.stash[_passed]:  # fixtures that use this one may have worked on since
+            _check_letters(kit)
 
 
 def _check_letters(kit: Kit) -> None:
@@ -81,16 +93,19 @@ def _check_crash(kit: Kit) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Have a test fail for dead letters that it has not expected; tell of a failed one what became of its messages."""
-    try:
-        result = yield
-        if (kit := item.stash.get(_kits, None)) is not None:
-            _check_letters(kit)
-            _check_crash(kit)
-    except pytest.skip.Exception:
-        raise
-    except BaseException:
-        if (kit := item.stash.get(_kits, None)) is not None and (story := kit.story()):
-            item.add_report_section("call", "qbridge", story)
-        raise
+    """Have a test fail for dead letters that it has not expected, and for faults that did not happen."""
+    result = yield
+    if (kit := item.stash.get(_kits, None)) is not None:
+        _check_letters(kit)
+        item.stash[_passed] = True
+        _check_crash(kit)
     return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Tell of a test that has failed what became of its messages."""
+    report = yield
+    if report.failed and (kit := item.stash.get(_kits, None)) is not None and (story := kit.story()):
+        report.sections.append((f"Captured qbridge {report.when}", story))
+    return report

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import linecache
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import CodeType
 from typing import Any, Final
@@ -21,6 +21,8 @@ SETTLED: Final = "settled"
 NAMED: Final = (RECEIVED, START, BEFORE_PUBLISH, PUBLISH, DONE, SETTLED)
 """Around each call of the broker, and before the handler's first line; in the order of a run."""
 ALL: Final = "all"
+_ANNOTATIONS: Final = "__annotate__"
+"""The function that Python 3.14 makes of the annotations of another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class Point:
         """What the test is called that has it."""
         if self.code is None:
             return self.name.replace(" ", "-")
-        return f"{self.code.co_name}-line-{self.line}"
+        return f"{_function_of(self.code)}-line-{self.line}"
 
 
 _WORDS: Final = {
@@ -65,23 +67,49 @@ _WORDS: Final = {
 
 def code_of(handler: object) -> CodeType | None:
     """The code of a handler or of an app's task; ``None`` for what is not written in Python."""
-    function: Any = handler.function if isinstance(handler, AppTask) else handler
-    while isinstance(function, functools.partial):
-        function = function.func
-    function = inspect.unwrap(function) if callable(function) else function
-    if not inspect.isroutine(function) and callable(function):
-        function = type(function).__call__
-    found = getattr(function, "__code__", None)
+    found = getattr(_innermost(handler), "__code__", None)
     return found if isinstance(found, CodeType) else None
 
 
 def lines_of(handler: object) -> list[Point]:
-    """Each line of a handler that can be run."""
+    """Each line of a handler that can be run, and of the functions that are written in it, in their order."""
     code = code_of(handler)
-    if code is None:
-        return []
+    return [] if code is None else sorted(_lines_in(code), key=lambda point: point.line)
+
+
+def _innermost(function: Any) -> Any:
+    """What stands behind partial objects, decorators and instances that can be called, in whatever order."""
+    while True:
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif callable(function) and (unwrapped := inspect.unwrap(function)) is not function:
+            function = unwrapped
+        elif callable(function) and not inspect.isroutine(function) and not inspect.isclass(function):
+            function = type(function).__call__
+        else:
+            return function
+
+
+def _lines_in(code: CodeType, around: frozenset[int] = frozenset()) -> Iterator[Point]:
     numbers = {line for _, _, line in code.co_lines() if line is not None and line > code.co_firstlineno}
-    return [Point("line", code, line) for line in sorted(numbers or {code.co_firstlineno})]
+    numbers = numbers or {code.co_firstlineno}
+    if _is_nameless(code):  # a part of an expression, in another Python version not even a function
+        numbers -= around
+    yield from (Point("line", code, line) for line in numbers)
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType) and inner.co_name != _ANNOTATIONS:
+            yield from _lines_in(inner, around | numbers)
+
+
+def _is_nameless(code: CodeType) -> bool:
+    return code.co_name.startswith("<") and code.co_name != "<lambda>"
+
+
+def _function_of(code: CodeType) -> str:
+    """The name of a function, or of the one that has this expression."""
+    if not _is_nameless(code):
+        return code.co_name
+    return next(name for name in reversed(code.co_qualname.split(".")) if name not in {code.co_name, "<locals>"})
 
 
 def chosen(names: object, handlers: Sequence[object]) -> list[Point]:
