@@ -71,6 +71,49 @@ def test_it(qbridge):
     assert "kit.py" not in output.split("Captured")[0], "the traceback ends in the test"
 
 
+def test_what_a_fixture_does_is_looked_at_as_well(tmp_path: Path) -> None:
+    """Letters of its teardown are none that go unnoticed, and what fails in its set-up, or in a TestCase, has a story."""
+    output = run(
+        tmp_path,
+        """
+import unittest
+
+from shop import send_mail
+
+@pytest.fixture
+def late(qbridge):
+    yield
+    send_mail.send("ann")
+    qbridge.run()
+
+@pytest.fixture
+def early(qbridge):
+    send_mail.send("bob@x")
+    qbridge.sent("emails", payload={"to": "ann"})
+
+def test_late(late):
+    pass
+
+def test_early(early):
+    pass
+
+class TestCase(unittest.TestCase):
+    @pytest.fixture(autouse=True)
+    def kit(self, qbridge):
+        self.qbridge = qbridge
+
+    def test_method(self):
+        send_mail.send("eve@x")
+        assert not self.qbridge.run().succeeded
+""",
+        ini="qbridge_app = shop:app\n",
+        status=1,
+    )
+    assert "ERROR test_it.py::test_late - Failed: this test has one dead letter" in output
+    for when in ("setup", "call", "teardown"):
+        assert f"--- Captured qbridge {when} ---" in output
+
+
 @pytest.mark.parametrize(
     ("target", "text"),
     [
