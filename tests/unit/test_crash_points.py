@@ -86,6 +86,61 @@ def test_mails(qbridge, number):
     assert "1 passed, 3 deselected" in chosen
 
 
+def test_workers_die_in_runs_of_the_handler_that_is_named(tmp_path: Path) -> None:
+    """What ran before it, and made its message, is left alone; of several tasks each has points of its own."""
+    test = """
+from qbridge_core import App
+
+app = App()
+mailed, paid = [], []
+
+@app.task(name="pay", queue="work")
+def pay():
+    if not paid:
+        paid.append(1)
+        mail.send()
+
+@app.task(name="mail", queue="work")
+def mail():
+    mailed.append(1)
+
+def charge(payload):
+    mail.send()
+
+def of_one(qbridge):
+    mailed.clear()
+    paid.clear()
+    qbridge.open(app)
+    qbridge.manager(charge, "charges", "charges.dead")
+
+@pytest.mark.qbridge(crash_points=["received", "start", "done"], handler=mail)
+def test_mail(qbridge):
+    of_one(qbridge)
+    pay.send()
+    qbridge.run()
+    assert mailed == [1]
+
+@pytest.mark.qbridge(crash_points=["before publish", "done"])
+def test_both(qbridge):
+    of_one(qbridge)
+    pay.send()
+    qbridge.run()
+    assert len(qbridge.sent(mail)) == 1
+
+@pytest.mark.qbridge(crash_points=["done"], handler=charge)
+def test_charge(qbridge):
+    of_one(qbridge)
+    pay.send()
+    qbridge.client.send("charges", 1, delay=60)
+    qbridge.run()
+    assert len(qbridge.sent(mail)) == 2
+"""
+    output = run(tmp_path, test, "-v", status=1)
+    failed = [line.split("::")[1].split()[0] for line in output.splitlines() if line.startswith("FAILED")]
+    assert failed == ["test_mail[done]", "test_both[pay-before-publish]", "test_charge[done]"]
+    assert "no worker of mail died before the handler's message was sent: no run came to that point" in output
+
+
 def test_lines_of_coroutines_are_points(tmp_path: Path) -> None:
     """A coroutine is left at the line, and what it holds is let go."""
     test = """

@@ -507,6 +507,41 @@ def test_letters_are_those_of_their_queue(qbridge: Kit) -> None:
     qbridge.check_letters()
 
 
+def test_letters_and_messages_of_a_task_are_no_others(qbridge: Kit) -> None:
+    """Of another task in its queue, or of the same name in another app; what cannot be read is no task's."""
+    apps = App(), App()
+    for number, app in enumerate(apps):
+        app.task(name="mail", queue=f"q{number}", max_retries=0)(fail)
+        app.task(name="bill", queue=f"q{number}", max_retries=0)(fail)
+        qbridge.open(app)
+    (mail, bill), (other_mail, _) = apps[0].tasks, apps[1].tasks
+    other_mail.send(0)
+    qbridge.not_sent(mail)
+    mail.send(1)
+    qbridge.client.declare("elsewhere")
+    qbridge.client.publish("elsewhere", b'{"task": "mail", "payload": {"payload": 2}}')
+    bill.send(3)
+    qbridge.client.publish("q0", b"no task")
+    assert [each.payload["payload"] for each in qbridge.sent(mail)] == [1, 2]
+    qbridge.run()
+    assert [letter.payload for letter in qbridge.letters(mail)] == [{"payload": 1}]
+    qbridge.allow_letters(other_mail)
+    with pytest.raises(AssertionError, match="2 dead letters that it did not expect"):
+        qbridge.check_letters()
+    qbridge.allow_letters(bill, "q0")
+    qbridge.check_letters()
+
+
+def test_letters_are_seen_though_the_client_was_closed(qbridge: Kit) -> None:
+    """As a program does that is told to end."""
+    qbridge.manager(fail, "q", "d", max_retries=0)
+    qbridge.client.send("q", 1)
+    qbridge.run()
+    qbridge.client.disconnect()
+    assert "one dead letter" in qbridge.unexpected_letters()
+    qbridge.allow_letters()
+
+
 def test_letters_can_be_allowed(qbridge: Kit) -> None:
     """Of some queues, or of all."""
     for queue in ("a", "b"):

@@ -241,6 +241,62 @@ def test_a_death_of_another_queue_is_left_to_it(qbridge: Kit) -> None:
     assert what(qbridge, second) == RUN
 
 
+def test_a_fault_of_a_task_is_left_to_it(qbridge: Kit) -> None:
+    """Its queue may have tasks of other kinds, which come there before."""
+    app = App()
+
+    @app.task(name="pay", queue="work")
+    def pay() -> None:
+        mail.send()
+
+    @app.task(name="mail", queue="work")
+    def mail() -> None:
+        """Do nothing."""
+
+    qbridge.open(app)
+    qbridge.crash(after="done", of=mail)
+    qbridge.deliver_twice(of=pay)
+    task_id = pay.send()
+    qbridge.run()
+    assert what(qbridge, task_id) == ["sent", "received", "ack lost", "received", "succeeded"]
+    first, second = qbridge.sent(mail)
+    assert what(qbridge, first.task_id) == RUN
+    assert "crashed" not in what(qbridge, second.task_id)
+
+
+def test_who_is_dead_sends_nothing(qbridge: Kit) -> None:
+    """What a handler sends while it lets go what it holds nobody gets, as after a real death."""
+    app = App()
+
+    @app.task(name="note", queue="notes")
+    def note(text: str) -> None:
+        """Do nothing."""
+
+    @app.task(name="order", queue="orders")
+    def order() -> None:
+        try:
+            note.send("begun")
+        finally:
+            note.send("ended")
+            app.send_many([note.message("counted")])
+
+    @app.task(name="order-async", queue="async-orders")
+    async def order_async() -> None:
+        try:
+            await note.asend("begun")
+        finally:
+            await note.asend("ended")
+
+    qbridge.open(app)
+    for each, told in ((order, ["begun", "begun", "ended", "counted"]), (order_async, ["begun", "begun", "ended"])):
+        before = qbridge.now
+        qbridge.advance(1)
+        qbridge.crash(after="publish", of=each)
+        each.send()
+        qbridge.run()
+        assert [sent.payload["text"] for sent in qbridge.sent(note) if sent.sent_at > before] == told
+
+
 def test_an_acknowledgement_can_be_lost(qbridge: Kit) -> None:
     """The message comes again although its run has succeeded."""
     handler = Handler()

@@ -72,7 +72,7 @@ def test_it(qbridge):
 
 
 def test_what_a_fixture_does_is_looked_at_as_well(tmp_path: Path) -> None:
-    """Letters of its teardown are none that go unnoticed, and what fails in its set-up, or in a TestCase, has a story."""
+    """Letters of its teardown do not go unnoticed; what fails in its set-up, or in a TestCase, has a story."""
     output = run(
         tmp_path,
         """

@@ -41,12 +41,16 @@ class FaultyClient(MemoryClient):
         delay: float = 0.0,
         timeout: float | None = None,
     ) -> None:
-        """Publish a message, unless the broker is down."""
+        """Publish a message, unless the broker is down, or who sends it is dead."""
+        if self._faults.sender_is_dead():
+            return
         with self._faults.publishing(timeout):
             super().publish(queue, body, headers=headers, message_id=message_id, delay=delay, timeout=timeout)
 
     def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
-        """Publish messages, unless the broker is down."""
+        """Publish messages, unless the broker is down, or who sends them is dead."""
+        if self._faults.sender_is_dead():
+            return
         with self._faults.publishing(timeout):
             super().publish_many(queue, messages, timeout=timeout)
 
@@ -58,6 +62,8 @@ class FaultyClient(MemoryClient):
         An event loop hands over what its coroutines send, in the context of the first of them: that one dies, and
         nobody else, least of all the loop.
         """
+        if self._faults.sender_is_dead():
+            return [settled(), *super().publish_soon(queue, messages[1:], delay=delay, timeout=timeout)]
         futures: list[Future[None]] = []
         try:
             with self._faults.publishing(timeout):

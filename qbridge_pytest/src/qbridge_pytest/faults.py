@@ -14,6 +14,7 @@ from qbridge_memory.stored import StoredMessage
 from qbridge_pytest import points
 from qbridge_pytest.clock import VirtualClock
 from qbridge_pytest.points import Point
+from qbridge_pytest.whose import Whose
 
 _T = TypeVar("_T")
 USUAL_PATIENCE: Final = 10.0
@@ -46,7 +47,7 @@ class Fault(NamedTuple):
 
 class _Crash(NamedTuple):
     point: Point
-    queue: str | None
+    whose: Whose
     may_not_come: bool
 
 
@@ -62,7 +63,7 @@ class Faults:
         self._time = time
         self._note = note
         self._crashes: list[_Crash] = []
-        self._acks_to_lose: list[str | None] = []
+        self._acks_to_lose: list[Whose] = []
         self._dead: dict[int, Delivery] = {}  # whose worker has died; kept, so that no other has their identity
         self._lock = threading.Lock()
         self._down_until = 0.0
@@ -76,15 +77,15 @@ class Faults:
 
     # ------------------------------------------------------------------ what is asked for
 
-    def crash(self, point: Point, queue: str | None, *, may_not_come: bool = False) -> None:
-        """Have the worker of the next run die that comes to this point, if any must."""
+    def crash(self, point: Point, whose: Whose, *, may_not_come: bool = False) -> None:
+        """Have the worker of the next of these runs die that comes to this point, if any must."""
         with self._lock:
-            self._crashes.append(_Crash(point, queue, may_not_come))
+            self._crashes.append(_Crash(point, whose, may_not_come))
 
-    def lose_ack(self, queue: str | None) -> None:
-        """Have the next acknowledgement not arrive."""
+    def lose_ack(self, whose: Whose) -> None:
+        """Have the next acknowledgement of these messages not arrive."""
         with self._lock:
-            self._acks_to_lose.append(queue)
+            self._acks_to_lose.append(whose)
 
     def go_down(self, seconds: float) -> None:
         """Have the broker be away for so long."""
@@ -114,15 +115,15 @@ class Faults:
 
     def to_come(self) -> str:
         """What may have happened and has not; "" for nothing."""
-        found = [each.point.place for each in self._crashes if each.may_not_come]
-        return f"no worker died {found[0]}: no run came to that point" if found else ""
+        found = [f"no worker{_of(each.whose)} died {each.point.place}" for each in self._crashes if each.may_not_come]
+        return f"{found[0]}: no run came to that point" if found else ""
 
     def missing(self) -> str:
         """What was asked for by the test itself and has not happened; "" for nothing."""
         found = [
-            f"no worker{_of(each.queue)} died {each.point.place}" for each in self._crashes if not each.may_not_come
+            f"no worker{_of(each.whose)} died {each.point.place}" for each in self._crashes if not each.may_not_come
         ]
-        found += [f"no acknowledgement{_of(queue)} was lost" for queue in self._acks_to_lose]
+        found += [f"no acknowledgement{_of(whose)} was lost" for whose in self._acks_to_lose]
         return f"{'; '.join(found)}, as the test has asked for: no run came to that point" if found else ""
 
     def meet_settlement(self) -> None:
@@ -199,12 +200,20 @@ class Faults:
     def loses_ack(self, delivery: Delivery) -> bool:
         """Whether the broker does not hear of this acknowledgement; then the message has to be given back."""
         with self._lock:
-            number = _first(self._acks_to_lose, lambda queue: queue in (None, delivery.queue))
+            message = _message_of(delivery)
+            number = _first(self._acks_to_lose, lambda whose: whose.has(delivery.queue, message))
             if number is None:
                 return False
             del self._acks_to_lose[number]
         self._tell("ack lost", delivery, "")
         return True
+
+    def sender_is_dead(self) -> bool:
+        """Whether who sends something is a handler whose worker has died: nobody gets that."""
+        if not self._dead:
+            return False
+        run = current_run.get()
+        return run is not None and run.in_handler and id(run.delivery) in self._dead
 
     @property
     def _is_down(self) -> bool:
@@ -229,8 +238,9 @@ class Faults:
         if not self._crashes:
             return None
         with self._lock:
+            message = _message_of(delivery)
             number = _first(
-                self._crashes, lambda crash: crash.queue in (None, delivery.queue) and is_meant(crash.point)
+                self._crashes, lambda crash: is_meant(crash.point) and crash.whose.has(delivery.queue, message)
             )
             if number is None:
                 return None
@@ -240,12 +250,15 @@ class Faults:
 
     def _tell(self, what: Literal["crashed", "ack lost"], delivery: Delivery, place: str) -> None:
         self.happened += 1
-        message = StoredMessage(delivery.body, delivery.headers, delivery.message_id, delivery.meta)
-        self._note(Fault(what, delivery.queue, message, self._time.wall(), place))
+        self._note(Fault(what, delivery.queue, _message_of(delivery), self._time.wall(), place))
 
 
-def _of(queue: str | None) -> str:
-    return "" if queue is None else f" of {queue!r}"
+def _message_of(delivery: Delivery) -> StoredMessage:
+    return StoredMessage(delivery.body, delivery.headers, delivery.message_id, delivery.meta)
+
+
+def _of(whose: Whose) -> str:
+    return f" of {whose.name}" if whose.name else ""
 
 
 def _first(items: Sequence[_T], is_meant: Callable[[_T], bool]) -> int | None:

@@ -22,6 +22,7 @@ from qbridge_pytest.points import Point
 from qbridge_pytest.reading import Reader
 from qbridge_pytest.sent import ANYTHING, Sent, no_match, sent_in, unwanted
 from qbridge_pytest.story import Step, steps_of, told
+from qbridge_pytest.whose import Owners
 from qbridge_pytest.working import Work
 
 P = ParamSpec("P")
@@ -66,8 +67,9 @@ class Kit:
         self._managers: list[TaskManager] = []
         self._at_work: Sequence[TaskManager] = ()
         self._may_run: Final = threading.Lock()
-        self._letters: Final = Letters(self.client, self._events)
         self._reader: Final = Reader(self._formats)
+        self._owners: Final = Owners(self._apps, self._managers, self._reader)
+        self._letters: Final = Letters(self.client, self._events, self._owners)
         self._end: Final = ExitStack()
         self._watched: Final = ExitStack()
 
@@ -189,7 +191,7 @@ class Kit:
             after: ``"received"``: no handler has begun; ``"start"``: before its first line; ``"publish"``: it has sent
                 a message; ``"done"``: it has ended, and nothing is settled; ``"settled"``: the broker knows.
             before: ``"publish"``: before it sends one.
-            of: the queue, or a task of an app whose queue counts; any when missing.
+            of: the queue, or a task of an app; any when missing.
 
         Raises:
             ConfigurationError: there is no such point, or it is too late to watch for it.
@@ -199,7 +201,7 @@ class Kit:
         name = points.named(after if before is None else f"before {before}")
         if self._at_work and name == points.START and not CAN_BEGIN_LATE:
             raise ConfigurationError('before Python 3.12 ask for crash(after="start") before anything works')
-        self._faults.crash(Point(name), None if of is None else _queue_of(of))
+        self._faults.crash(Point(name), self._owners.of(of))
         if self._at_work and name == points.START:
             self._watch()
 
@@ -207,9 +209,9 @@ class Kit:
         """Have the next acknowledgement be lost: the broker delivers the message again although it is done.
 
         Args:
-            of: the queue, or a task of an app whose queue counts; any when missing.
+            of: the queue, or a task of an app; any when missing.
         """
-        self._faults.lose_ack(None if of is None else _queue_of(of))
+        self._faults.lose_ack(self._owners.of(of))
 
     def broker_down(self, duration: Duration) -> None:
         """Have the broker be away for so long, from now on, in virtual time.
@@ -293,25 +295,29 @@ class Kit:
             raise AssertionError(unwanted(_named(where), wanted, found))
 
     def letters(self, queue: str | AppTask[Any]) -> list[DeadLetter]:
-        """The dead letters of a queue, oldest first. The test expects them from now on.
+        """The dead letters of a queue or of a task, oldest first. The test expects them from now on.
 
         Args:
-            queue: the queue that they came from, or a task of an app, or a dead-letter queue.
+            queue: the queue that they came from, or a dead-letter queue, or a task of an app; what no worker could read
+                is no task's.
 
         Raises:
             ConfigurationError: there is no such queue.
         """
         __tracebackhide__ = True
-        return self._letters.of(self._checked(_queue_of(queue)))
+        self._checked(_queue_of(queue))
+        return self._letters.of(queue)
 
-    def allow_letters(self, *queues: str) -> None:
-        """Have the test not fail for dead letters of these queues, or of any.
+    def allow_letters(self, *queues: str | AppTask[Any]) -> None:
+        """Have the test not fail for dead letters of these queues or tasks, or of any.
 
         Raises:
             ConfigurationError: there is no such queue.
         """
         __tracebackhide__ = True
-        self._letters.allow([self._checked(queue) for queue in queues])
+        for each in queues:
+            self._checked(_queue_of(each))
+        self._letters.allow(queues)
 
     def check_letters(self) -> None:
         """Fail for dead letters that nobody has looked at with ``letters``; each test does so at its end.
@@ -325,6 +331,7 @@ class Kit:
 
     def unexpected_letters(self) -> str:
         """What ``check_letters`` fails with; "" for nothing."""
+        self.client.connect()  # what is tested may have closed it
         return self._letters.unexpected()
 
     def history(self, task_id: str) -> list[Step]:
@@ -346,7 +353,7 @@ class Kit:
     # ------------------------------------------------------------------ parts
 
     def _die_at(self, point: Point) -> None:
-        self._faults.crash(point, None, may_not_come=True)
+        self._faults.crash(point, self._owners.of_handlers(point.of), may_not_come=True)
 
     def _crash_to_come(self) -> str:
         """Where the marker has a worker die, and none has yet; "" for nowhere."""
@@ -362,7 +369,7 @@ class Kit:
             return []
         named = self._faults.codes  # what a handler calls may be named as well
         handlers = [manager._plan.handler for manager in self._managers]
-        tasks = [task for app in self._apps for task in app.tasks]
+        tasks = [task for app in self._apps for task in app._root.tasks]
         return [*named, *(code for each in (*handlers, *tasks) if (code := points.code_of(each)) is not None)]
 
     def _watch(self) -> None:
@@ -410,8 +417,7 @@ class Kit:
         if isinstance(where, str):
             queue = self._checked(where)
             return [each for each in sent if each.queue == queue]
-        names = (where.name, *where.aliases)
-        return [each for each in sent if each.task in names]
+        return [each for each in sent if self._owners.is_of(where, each.queue, each.task)]
 
     def _checked(self, queue: str) -> str:
         __tracebackhide__ = True

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
 
-from qbridge_core import DeadLetter
+from qbridge_core import AppTask, DeadLetter
 from qbridge_core.backend import REASON
 from qbridge_memory import MemoryClient
-from qbridge_memory.stored import Event
+from qbridge_memory.stored import Event, StoredMessage
 from qbridge_pytest.faults import Fault
+from qbridge_pytest.whose import Owners
 
 _ALL: Final = 1_000_000
 _SHOWN: Final = 5
+_Meant = Callable[[str, DeadLetter], bool]
+"""Of the queue in which a letter stands, and the letter."""
 
 
 class Letters:
@@ -21,30 +24,29 @@ class Letters:
     Args:
         client: has the broker.
         events: all that has happened there.
+        owners: tells of which task a letter is.
     """
 
-    def __init__(self, client: MemoryClient, events: Sequence[Event | Fault]) -> None:
+    def __init__(self, client: MemoryClient, events: Sequence[Event | Fault], owners: Owners) -> None:
         self._client = client
         self._events = events
+        self._owners = owners
         self._expected: set[tuple[str, str]] = set()
-        self._allowed: set[str] = set()
-        self._allows_all = False
+        self._allowed: list[_Meant] = []
 
-    def of(self, queue: str) -> list[DeadLetter]:
-        """Those that came from a queue, or stand in it; they are expected from now on."""
-        found = [(place, letter) for place, letter in self._all() if queue in (place, letter.source_queue)]
+    def of(self, where: str | AppTask[Any]) -> list[DeadLetter]:
+        """Those that came from a queue, or stand in it, or of a task; they are expected from now on."""
+        is_meant = self._meant(where)
+        found = [(place, letter) for place, letter in self._all() if is_meant(place, letter)]
         self._expected.update((place, letter.id) for place, letter in found)
         return [letter for _, letter in found]
 
-    def allow(self, queues: Sequence[str]) -> None:
-        """Expect all of these queues; of any without one."""
-        self._allows_all = self._allows_all or not queues
-        self._allowed.update(queues)
+    def allow(self, places: Sequence[str | AppTask[Any]]) -> None:
+        """Expect all of these queues or tasks; of any without one."""
+        self._allowed += [self._meant(where) for where in places] or [lambda _place, _letter: True]
 
     def unexpected(self) -> str:
         """What is to be said of those that nobody has expected; "" for none."""
-        if self._allows_all:
-            return ""
         found = [letter for place, letter in self._all() if not self._is_expected(place, letter)]
         if not found:
             return ""
@@ -60,7 +62,13 @@ class Letters:
         return "\n\n".join(texts)
 
     def _is_expected(self, place: str, letter: DeadLetter) -> bool:
-        return (place, letter.id) in self._expected or not self._allowed.isdisjoint((place, letter.source_queue))
+        return (place, letter.id) in self._expected or any(is_meant(place, letter) for is_meant in self._allowed)
+
+    def _meant(self, where: str | AppTask[Any]) -> _Meant:
+        if isinstance(where, str):
+            return lambda place, letter: where in (place, letter.source_queue)
+        has = self._owners.of(where).has
+        return lambda _, letter: has(letter.source_queue, _message_of(letter))
 
     def _all(self) -> Iterator[tuple[str, DeadLetter]]:
         places = dict.fromkeys(event.target or event.queue for event in self._events if REASON in event.message.meta)
@@ -68,6 +76,10 @@ class Letters:
             for letter in self._client.dead_letters(place, _ALL):
                 if letter.source_queue:  # anything else was sent there
                     yield place, letter
+
+
+def _message_of(letter: DeadLetter) -> StoredMessage:
+    return StoredMessage(letter.body, letter.headers, letter.message_id, {})
 
 
 def told(letter: DeadLetter) -> str:

@@ -33,11 +33,15 @@ class Point:
         name: one of ``NAMED``, or "line".
         code: the handler's, where it is a line.
         line: its number in the file.
+        of: whose runs count: tasks and functions; any when there are none.
+        task: the name of the task, where the test has other ones.
     """
 
     name: str
     code: CodeType | None = None
     line: int = 0
+    of: tuple[object, ...] = ()
+    task: str = ""
 
     @property
     def place(self) -> str:
@@ -51,7 +55,7 @@ class Point:
     def id(self) -> str:
         """What the test is called that has it."""
         if self.code is None:
-            return self.name.replace(" ", "-")
+            return "-".join([*([self.task] if self.task else []), *self.name.split()])
         return f"{_function_of(self.code)}-line-{self.line}"
 
 
@@ -130,7 +134,7 @@ def chosen(names: object, handlers: Sequence[object]) -> list[Point]:
         if name == "lines":
             points += _lines(handlers)
         else:
-            points.append(Point(named(name)))
+            points += _around(named(name), handlers)
     return points
 
 
@@ -149,6 +153,13 @@ def handlers_in(test: Callable[..., object]) -> list[object]:
     """The tasks of apps that a test names."""
     code, known = inspect.unwrap(test).__code__, inspect.unwrap(test).__globals__
     return [found for name in code.co_names if isinstance(found := known.get(name), AppTask)]
+
+
+def _around(name: str, handlers: Sequence[object]) -> list[Point]:
+    tasks = [each for each in handlers if isinstance(each, AppTask)]
+    if len(tasks) < 2:
+        return [Point(name, of=tuple(tasks or handlers))]
+    return [Point(name, of=(task,), task=task.name.rpartition(".")[2]) for task in tasks]
 
 
 def _lines(handlers: Sequence[object]) -> list[Point]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from qbridge_core.backend import TASK_ID, Delivery, meta_text
 from qbridge_core.contract.envelope import Task, read_task
@@ -31,8 +32,18 @@ class Reader:
         except Exception:  # noqa: BLE001 - a format may be foreign code; what it cannot read is no task here, too
             return None
 
+    def name(self, queue: str, message: StoredMessage) -> object:
+        """What the task is called that a message is for; ``None`` where it does not say."""
+        task = self.task(queue, message)
+        return None if task is None else name_of(task)
+
     def task_id(self, queue: str, message: StoredMessage) -> str:
         """The id of its task, or else of the message; "" for none."""
         task = self.task(queue, message)
         told = None if task is None else task.task_id
         return told or meta_text(message.meta, TASK_ID) or message.message_id or ""
+
+
+def name_of(task: Task) -> Any:
+    """What a task is called, where its queue has several kinds."""
+    return task.document.get("task") if task.name is None else task.name

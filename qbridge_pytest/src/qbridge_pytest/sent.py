@@ -12,7 +12,7 @@ from qbridge_core.backend import REASON, REPLAYS
 from qbridge_memory.stored import Event
 from qbridge_pytest.differences import Difference, differences, shown
 from qbridge_pytest.faults import Fault
-from qbridge_pytest.reading import Reader
+from qbridge_pytest.reading import Reader, name_of
 from qbridge_pytest.times import moment
 
 ANYTHING: Final = object()
@@ -86,7 +86,7 @@ def _sent(event: Event, reader: Reader) -> Sent:
         payload=None if task is None else task.payload,
         headers=dict(event.message.headers),
         delay=round(event.delay, 3),
-        task=None if task is None else task.name or task.document.get("task"),
+        task=None if task is None else name_of(task),
         task_id=reader.task_id(event.queue, event.message),
         sent_at=moment(event.at),
         body=event.message.body,
