@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import threading
 from datetime import UTC, datetime, timedelta
@@ -244,7 +245,7 @@ def test_options_that_make_no_sense_are_refused(app: App, options: dict[str, Any
 
 
 def test_options_leave_the_task_as_it_is(app: App) -> None:
-    """They make another one, whose messages they are for; more options replace them, and it cannot be called."""
+    """They make another one, whose messages they are for; what later ones do not say stays, and it cannot be called."""
 
     @app.task(name="add")
     def add(number: int) -> int:
@@ -255,7 +256,10 @@ def test_options_leave_the_task_as_it_is(app: App) -> None:
     with pytest.raises(ConfigurationError, match=r"write add\.options\(…\)\.send\(…\)"):
         late(1)
     assert add(1) == 2
-    assert late.options(delay=5).message(1).task_id != "order-7"
+    sooner = late.options(delay=5, headers={"tenant": "blue"}).message(1)
+    assert (sooner.task_id, sooner.options.delay, sooner.options.headers) == ("order-7", 5, {"tenant": "blue"})
+    with pytest.raises(ConfigurationError, match="delay and at both say when"):
+        late.options(at=datetime.now(UTC))
     assert add.message(1).options.delay == 0
     assert app.tasks == [add]
 
@@ -306,3 +310,27 @@ def test_some_queues_only_can_be_worked_off(app: App) -> None:
     assert client_of(app).stats("b").ready == 1
     with pytest.raises(ConfigurationError, match="no task of this app has the queue 'c'; there are a, b"):
         app.run_until_idle(queues=["c"])
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_coroutine_that_a_decorator_hides_runs(app: App, beside: bool) -> None:
+    """Whether other tasks of its queue run on an event loop or not."""
+    ran: list[int] = []
+
+    async def hidden(number: int) -> None:
+        await asyncio.sleep(0)
+        ran.append(number)
+
+    @app.task(name="hidden", max_retries=0)
+    @functools.wraps(hidden)
+    def wrapper(number: int) -> Any:
+        return hidden(number)
+
+    if beside:
+
+        @app.task(name="plain")
+        async def plain() -> None: ...
+
+    wrapper.send(5)
+    assert app.run_until_idle().counts == {Outcome.SUCCEEDED: 1}
+    assert ran == [5]

@@ -41,6 +41,10 @@ def second(number: int, task: TaskContext) -> None:
     """The context is not the first."""
 
 
+def bound(self, number: int) -> None:  # type: ignore[no-untyped-def]
+    """What Celery calls with bind=True."""
+
+
 def a_generator() -> Iterator[int]:
     """Runs nothing when it is called."""
     yield 1
@@ -55,6 +59,7 @@ def a_generator() -> Iterator[int]:
         (mutable, r"t: the default of tags is a list, which all runs would share; let it be None"),
         (missing, r"t: an annotation names 'Mail', which is not there yet, or only for type checkers"),
         (second, r"t: the parameter that gets the TaskContext is the first one"),
+        (bound, r"t: self would have to be in each payload: .* where a type says so, as in self: TaskContext"),
         (a_generator, r"is a generator function"),
         (int, r"a task is a function"),
         (5, r"a task is a function"),
@@ -112,6 +117,21 @@ def test_two_tasks_with_one_name_are_refused(app: App, second: dict[str, Any]) -
         app.task(**second)(lambda: None)
 
 
+def test_a_task_is_not_made_a_task_again(app: App) -> None:
+    """It would get its context twice."""
+    a = app.task(name="a")(lambda: None)
+    for each in (app, App()):
+        with pytest.raises(ConfigurationError, match="a is a task already: its other names are aliases"):
+            each.task(name="b")(a)
+
+
+@pytest.mark.parametrize("aliases", ["old", None, 5])
+def test_aliases_are_a_list_of_names(app: App, aliases: Any) -> None:
+    """A text would be one name for each of its letters."""
+    with pytest.raises(ConfigurationError, match="aliases must be a list of names, not "):
+        app.task(name="a", aliases=aliases)
+
+
 @pytest.mark.parametrize(
     ("setting", "match"),
     [
@@ -131,6 +151,31 @@ def test_a_queue_has_its_settings_once(app: App) -> None:
     app.queue("emails", max_workers=1)
     with pytest.raises(ConfigurationError, match="queue 'emails' has its settings already"):
         app.queue("emails", max_workers=2)
+
+
+def test_a_queue_has_its_settings_in_one_of_the_apps_that_go_together(app: App) -> None:
+    """Else those of one would be passed over, with the formats of its messages."""
+    part, other = App(), App()
+    for each in (part, other):
+        each.queue("emails", max_workers=1)
+    app.include(part)
+    for refused in (lambda: app.include(other), lambda: app.queue("emails", max_workers=2)):
+        with pytest.raises(ConfigurationError, match="queue 'emails' has its settings already, in this app or in one"):
+            refused()
+
+
+def test_letters_do_not_go_where_tasks_are_taken_from(app: App) -> None:
+    """They would run again, whether the name was given or is the usual one."""
+    app.queue("emails", dead_letter_queue="images")
+    for queue in ("emails", "images"):
+        app.task(name=queue, queue=queue)(lambda: None)
+    with pytest.raises(ConfigurationError, match="dead_letter_queue of 'emails' cannot be 'images', from which this"):
+        app.managers(["emails"])
+    usual = App()
+    for queue in ("emails", "emails.dead"):
+        usual.task(name=queue, queue=queue)(lambda: None)
+    with pytest.raises(ConfigurationError, match=r"dead_letter_queue of 'emails' cannot be 'emails\.dead', from which"):
+        usual.managers()
 
 
 def test_the_settings_of_a_queue_count(app: App) -> None:

@@ -209,6 +209,14 @@ def test_g17_a_pickle_is_not_read(unique_name: str) -> None:
     assert "task_serializer" in found.exception_message
 
 
+@pytest.mark.parametrize("kind", ["x-yaml", "x-msgpack", "x-python-serialize", "data"])
+def test_what_another_serializer_has_written_is_unsupported(kind: str) -> None:
+    """Celery could run it; so its letter goes back there with the others."""
+    delivery = message("a: 5", {"task": "add", "id": "7", "content-type": f"application/{kind}"})
+    with pytest.raises(UnsupportedTaskError, match=rf"\(application/{kind}\): let producers write JSON"):
+        CeleryFormat().read(delivery, 1000)
+
+
 def test_the_tasks_of_a_group_run(producer: Producer, unique_name: str) -> None:
     """Each is whole in itself: only a chord waits for all of them."""
     with works(unique_name) as (app, calls):

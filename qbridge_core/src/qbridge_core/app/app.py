@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeVar, Unpack, overload
 
 from qbridge_core.app.connection import Connection
-from qbridge_core.app.naming import check_name, name_of
+from qbridge_core.app.naming import check_aliases, name_of
 from qbridge_core.app.payload.signature import signature_of
 from qbridge_core.app.queues import (
     DEFAULT_QUEUE,
@@ -16,6 +16,7 @@ from qbridge_core.app.queues import (
     Queue,
     QueuePool,
     QueueSettings,
+    check_dead_letters,
     check_together,
     pool_of,
     queue_of,
@@ -153,15 +154,17 @@ class App:
         """
         terms = terms_of(max_retries, backoff, task_timeout, dead_letter_on, retry_rules)
         check_queue_name(queue)
+        older = check_aliases(aliases)
 
         def decorate(decorated: Callable[..., Any]) -> AppTask[Any]:
+            if isinstance(decorated, AppTask):
+                raise ConfigurationError(
+                    f"{decorated.name} is a task already: its other names are aliases=[…], and another app makes its "
+                    "own of the function: other.task(…)(that.function)"
+                )
             own = name_of(decorated, name)
             signature = signature_of(decorated, own, whole_payload=whole_payload)
-            return self._register(
-                self.task_type(
-                    decorated, own, queue, tuple(map(check_name, aliases)), terms, signature, self._root_outbox
-                )
-            )
+            return self._register(self.task_type(decorated, own, queue, older, terms, signature, self._root_outbox))
 
         return decorate if function is None else decorate(function)
 
@@ -176,8 +179,6 @@ class App:
         Raises:
             ConfigurationError: there is no such setting, or the queue has some already.
         """
-        if name in self._queues:
-            raise ConfigurationError(f"queue {name!r} has its settings already")
         queue = queue_of(name, settings)
         check_together(self._root._all_pools(), [*self._root._all_queues(), queue])
         self._queues[name] = queue
@@ -211,7 +212,8 @@ class App:
         From now on it has the connection and the settings of this one.
 
         Raises:
-            ConfigurationError: it is no app, is this one, or is in one already; or both have a task of one name.
+            ConfigurationError: it is no app, is this one, or is in one already; or both have a task of one name, or
+                settings for one queue.
         """
         if not isinstance(other, App):
             raise ConfigurationError(f"include takes an App, not a {type(other).__name__}")
@@ -371,7 +373,9 @@ class App:
         root = self._root
         tasks = self.tasks
         used = list(dict.fromkeys(task.queue for task in tasks))
-        wanted = chosen({name: root._queue(name) for name in used}, used, queues)
+        found = {name: root._queue(name) for name in used}
+        check_dead_letters(found.values())
+        wanted = chosen(found, used, queues)
         pools = self._all_pools()
         check_used(pools, used)
         client = root._connection.client(start_timeout)

@@ -112,7 +112,8 @@ class AsyncDispatch(Dispatch):
             return await self._started(task, arguments)
         import asyncio
 
-        return await asyncio.to_thread(self._started, task, arguments)
+        result = await asyncio.to_thread(self._started, task, arguments)
+        return await result if inspect.iscoroutine(result) else result  # a decorator has hidden that it is one
 
 
 def dispatch_for(queue: str, tasks: Iterable[AppTask[Any]], patience: float, *, processes: bool) -> Dispatch:

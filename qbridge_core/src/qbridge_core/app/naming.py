@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from qbridge_core.contract.checks import MAX_ID_CHARS
@@ -39,6 +39,17 @@ def name_of(function: Callable[..., Any], given: str | None) -> str:
     if "<" in own:
         raise ConfigurationError(f"{own} of {module} has no name that other processes know: {advice}")
     return check_name(f"{module}.{own}")
+
+
+def check_aliases(aliases: object) -> tuple[str, ...]:
+    """Return them, if a task can have been called so.
+
+    Raises:
+        ConfigurationError: it cannot, or they are no list.
+    """
+    if isinstance(aliases, str) or not isinstance(aliases, Iterable):
+        raise ConfigurationError(f"aliases must be a list of names, not {aliases!r}")
+    return tuple(map(check_name, aliases))
 
 
 def check_name(name: object) -> str:

@@ -132,7 +132,7 @@ def pool_of(name: str, weights: object, settings: Mapping[str, Any]) -> QueuePoo
 
 
 def check_together(pools: Iterable[QueuePool], queues: Iterable[Queue]) -> None:
-    """Refuse pools that share a name or a queue, and queues of a pool that have settings which are the pool's.
+    """Refuse pools that share a name or a queue, a queue with settings in two places, or with some that are its pool's.
 
     Raises:
         ConfigurationError: the text says what to do.
@@ -149,11 +149,33 @@ def check_together(pools: Iterable[QueuePool], queues: Iterable[Queue]) -> None:
                     f"queue {queue!r} is in two pools, {other.name!r} and {pool.name!r}; leave it out of one of them"
                 )
             found[queue] = pool
+    seen: set[str] = set()
     for one in queues:
         if (owner := found.get(one.name)) is not None and one.settings:
             raise ConfigurationError(
                 f"queue {one.name!r} is in pool {owner.name!r}, whose queues share {', '.join(one.settings)}: give "
                 f"that to app.pool({owner.name!r}, ...); only dead_letter_queue is the queue's own"
+            )
+        if one.name in seen:
+            raise ConfigurationError(
+                f"queue {one.name!r} has its settings already, in this app or in one that goes with it: give all of "
+                "them in one place"
+            )
+        seen.add(one.name)
+
+
+def check_dead_letters(queues: Collection[Queue]) -> None:
+    """Refuse a queue whose dead letters would go to where this program takes its tasks from, and would run again.
+
+    Raises:
+        ConfigurationError: there is one.
+    """
+    names = {queue.name for queue in queues}
+    for queue in queues:
+        if queue.dead_letter_queue in names:
+            raise ConfigurationError(
+                f"dead_letter_queue of {queue.name!r} cannot be {queue.dead_letter_queue!r}, from which this app takes "
+                "tasks: its letters would run again"
             )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from functools import partial
+from typing import Final
 
 from qbridge_core.app.connection import Connection
 from qbridge_core.app.queues import Queue
@@ -44,6 +45,15 @@ class SendOptions:
         if self.expires is not None:
             check_expires(self.expires, self.delay)
 
+    def but(self, more: SendOptions) -> SendOptions:
+        """These, but for what those say.
+
+        Raises:
+            ConfigurationError: together they make no sense.
+        """
+        said = {each.name: getattr(more, each.name) for each in fields(more)}
+        return replace(self, **{name: value for name, value in said.items() if value != getattr(_NOTHING, name)})
+
     def seconds(self, clock: Clock) -> float:
         """From now on until it may be delivered."""
         return self.delay if self.at is None else max(0.0, self.at.timestamp() - clock.wall())
@@ -55,6 +65,9 @@ class SendOptions:
             ConfigurationError: it may not run before that.
         """
         return None if self.expires is None else check_expires(self.expires, self.seconds(clock), clock)
+
+
+_NOTHING: Final = SendOptions()
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,6 +150,8 @@ class AppTask(Generic[F_co]):
     ) -> Self:
         """The same task, of whose messages more is said: ``send_mail.options(delay=60).send(mail)``.
 
+        What was said of it before stays, where this says nothing of it.
+
         Args:
             delay: seconds before it may be delivered.
             at: when it may be delivered, in the place of ``delay``; with a time zone. At once when that is past.
@@ -164,7 +166,7 @@ class AppTask(Generic[F_co]):
         """
         task = type(self).__new__(type(self))
         vars(task).update(vars(self))
-        task._options = SendOptions(delay, at, task_id, headers, publish_timeout, expires)
+        task._options = self._options.but(SendOptions(delay, at, task_id, headers, publish_timeout, expires))
         return task
 
     # ------------------------------------------------------------------ versions

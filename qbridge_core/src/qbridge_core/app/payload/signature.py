@@ -14,6 +14,7 @@ from qbridge_core.errors import ConfigurationError, PayloadError
 from qbridge_core.task.context import TaskContext
 
 _MUTABLE: Final = (list, dict, set, bytearray)
+_BOUND: Final = ("self", "cls")
 _VARIABLE: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -123,6 +124,7 @@ def signature_of(function: Callable[..., object], name: str, *, whole_payload: b
     hints = _hints(function, name)
     shown = inspect.signature(function)  # and not before: it may need what they name, too
     parameters = dict(shown.parameters)
+    _refuse_self(next(iter(parameters.values()), None), name)
     context = _context_of(parameters, hints, name)
     if context is not None:
         del parameters[context]
@@ -156,6 +158,14 @@ def _context_of(parameters: Mapping[str, inspect.Parameter], hints: Mapping[str,
     if found and found != [next(iter(parameters))]:
         raise ConfigurationError(f"{name}: the parameter that gets the TaskContext is the first one, and the only one")
     return found[0] if found else None
+
+
+def _refuse_self(first: inspect.Parameter | None, name: str) -> None:
+    if first is not None and first.name in _BOUND and first.annotation is first.empty:
+        raise ConfigurationError(
+            f"{name}: {first.name} would have to be in each payload: a method cannot be a task, and a task gets its "
+            f"context (the self of bind=True) where a type says so, as in {first.name}: TaskContext"
+        )
 
 
 def _codec(parameter: inspect.Parameter, hints: Mapping[str, Any], name: str) -> Codec:

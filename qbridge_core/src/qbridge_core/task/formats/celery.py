@@ -43,6 +43,13 @@ _BUILT_IN: Final = frozenset(
         "accumulate", "backend_cleanup", "chain", "chord", "chord_unlock", "chunks", "group", "map", "starmap",
     )
 )  # fmt: skip
+_OTHER_SERIALIZERS: Final = {
+    "application/x-python-serialize": "a pickle, which is never read here",
+    "application/x-yaml": "YAML",
+    "application/x-msgpack": "MessagePack",
+    "application/data": "signed, or bytes",
+}
+"""What kombu calls bodies that are no JSON."""
 _NONE: Final = (None, "", "null")
 """What says nothing; a broker that keeps texts only writes ``None`` as the last of them."""
 
@@ -70,6 +77,7 @@ class CeleryFormat(ForeignFormat):
         headers = delivery.headers
         if _NAME in headers and _ID in headers:
             task_id = text_of("the header 'id'", headers[_ID])
+            _refuse_other_serializers(delivery.content_type, task_id)
             document = read_body(delivery.body, headers.get(_COMPRESSION), max_bytes, task_id)
             return self._task(delivery, headers, document, task_id)
         document = read_body(delivery.body, headers.get(_COMPRESSION), max_bytes)
@@ -117,6 +125,11 @@ class CeleryFormat(ForeignFormat):
         if facts.get("ignore_result") is False:
             self._tell_of_results(delivery, name, " (ignore_result is False, as it is by default)")
         return task
+
+
+def _refuse_other_serializers(kind: str, task_id: str) -> None:
+    if what := _OTHER_SERIALIZERS.get(kind):
+        raise UnsupportedTaskError(f"the body is {what} ({kind}): let producers write JSON (task_serializer)", task_id)
 
 
 def _object_in(body: bytes, compression: object) -> Mapping[str, Any] | None:
