@@ -141,3 +141,23 @@ def test_what_json_cannot_say_is_not_sent(app: App) -> None:
     anything: Callable[..., Any] = lambda thing: None  # noqa: E731
     with pytest.raises(PayloadError, match="cannot be written as JSON"):
         app.task(name="a")(anything).send({1, 2})
+
+
+def test_a_task_that_has_got_another_queue_is_named_where_its_messages_were(app: App, numbers: list[object]) -> None:
+    """The letter says where it can be sent to, and is run there."""
+
+    @app.task(name="moved", aliases=["old"], queue="news")
+    def moved(number: int) -> None:
+        numbers.append(number)
+
+    for name in ("moved", "old"):
+        raw(app, task=name)
+    app.run_until_idle()
+    assert {text for _, text in letters(app)} == {
+        f"no task of 'default' is called '{name}' (one of 'news' is: it can be replayed with that as its target); "
+        "this program has count, tally"
+        for name in ("moved", "old")
+    }
+    assert client_of(app).replay("default.dead", target="news") == 2
+    assert app.run_until_idle().succeeded == 2
+    assert numbers == [1, 1]

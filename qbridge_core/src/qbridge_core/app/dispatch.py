@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NoReturn
 
 from qbridge_core.app.framework import Framework, framework_here
@@ -18,6 +18,7 @@ from qbridge_core.task.routing import NotYetError, Router
 from qbridge_core.task.terms import Terms
 
 _Call = tuple[AppTask[Any], dict[str, Any]]
+_NOWHERE: Final[Mapping[str, str]] = {}
 _NAME: Final = "task"
 _VERSION: Final = "version"
 
@@ -30,13 +31,22 @@ class Dispatch(Router):
         tasks: at least one.
         patience: seconds for which a message waits that needs a newer program than this one.
         framework: what stands around each function, if anything.
+        elsewhere: the queues of tasks that this program has, and this queue has not, by all their names.
     """
 
-    def __init__(self, queue: str, tasks: Iterable[AppTask[Any]], patience: float, framework: Framework | None) -> None:
+    def __init__(
+        self,
+        queue: str,
+        tasks: Iterable[AppTask[Any]],
+        patience: float,
+        framework: Framework | None,
+        elsewhere: Mapping[str, str] = _NOWHERE,
+    ) -> None:
         self._queue = queue
         self._tasks = tuple(tasks)
         self._patience = patience
         self._framework = framework
+        self._elsewhere = elsewhere
         self._called = {
             task: task.function if framework is None else framework.around(task.function) for task in self._tasks
         }
@@ -54,7 +64,9 @@ class Dispatch(Router):
         name = task.document.get(_NAME) if task.name is None else task.name
         found = self._by_name.get(name) if isinstance(name, str) else self._refuse_nameless(task, name)
         if found is None:
-            raise self._not_yet(f"no task of {self._queue!r} is called {name!r}", task, Reason.UNKNOWN_TASK)
+            other = self._elsewhere.get(str(name))
+            moved = "" if other is None else f" (one of {other!r} is: it can be replayed with that as its target)"
+            raise self._not_yet(f"no task of {self._queue!r} is called {name!r}{moved}", task, Reason.UNKNOWN_TASK)
         task.payload = found, self._arguments(found, task)
         return found.terms
 
@@ -116,7 +128,14 @@ class AsyncDispatch(Dispatch):
         return await result if inspect.iscoroutine(result) else result  # a decorator has hidden that it is one
 
 
-def dispatch_for(queue: str, tasks: Iterable[AppTask[Any]], patience: float, *, processes: bool) -> Dispatch:
+def dispatch_for(
+    queue: str,
+    tasks: Iterable[AppTask[Any]],
+    patience: float,
+    *,
+    processes: bool,
+    elsewhere: Mapping[str, str] = _NOWHERE,
+) -> Dispatch:
     """What suits the tasks: an event loop for coroutines.
 
     A thread that waits for a coroutine is a waste, so one is enough for that; a child process has one task at a time.
@@ -124,7 +143,7 @@ def dispatch_for(queue: str, tasks: Iterable[AppTask[Any]], patience: float, *, 
     found = tuple(tasks)
     are_async = [task.is_async for task in found]
     on_loop = all(are_async) if processes else any(are_async)
-    return (AsyncDispatch if on_loop else Dispatch)(queue, found, patience, framework_here())
+    return (AsyncDispatch if on_loop else Dispatch)(queue, found, patience, framework_here(), elsewhere)
 
 
 def _rebuilt(

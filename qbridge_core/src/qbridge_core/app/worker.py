@@ -42,7 +42,9 @@ def managers_for(
         names = [queue.name for queue in together]
         processes = own.get("executor") == "process"
         found = [task for task in tasks if task.queue in names]
-        router = dispatch_for(", ".join(names), found, patience, processes=processes)
+        others = [task for task in tasks if task.queue not in names]
+        elsewhere = {name: task.queue for task in others for name in (task.name, *task.aliases)}
+        router = dispatch_for(", ".join(names), found, patience, processes=processes, elsewhere=elsewhere)
         if pool is None or len(together) == 1:
             managers.append(TaskManager(client, router, names[0], together[0].dead_letter_queue, **own))
         else:
