@@ -102,7 +102,7 @@ def test_an_unknown_scheme_names_the_known_ones(install: Install, run: Run) -> N
 )
 def test_a_missing_backend_has_its_install_line(run: Run, scheme: str, extra: str) -> None:
     """A scheme of ours without its distribution says what to type, in the words of the page about it."""
-    hide = "from importlib import metadata; metadata.entry_points = lambda **_: ()\n"
+    hide = "from qbridge_core.contract import installed; installed.entry_points = lambda group: []\n"
     kind, text, _ = run(hide + FAIL.format(url=f"{scheme}://u:secret@h")).split("|")
     assert kind == "BackendNotInstalledError"
     assert f"run: {install_line(extra)} " in text

@@ -6,20 +6,19 @@ scheme is first used: one that is broken or missing never touches another.
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from types import ModuleType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import pluggy
 
-from qbridge_core.contract import hookspecs
+from qbridge_core.contract import hookspecs, installed
 from qbridge_core.contract.checks import require_seconds
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.clienthooks import attach_everywhere, use_plugins
 from qbridge_core.contract.hookspecs import PROJECT, BackendFactory
+from qbridge_core.contract.installed import EntryPoint
 from qbridge_core.contract.url import BrokerURL
 from qbridge_core.errors import (
     BackendLoadError,
@@ -33,9 +32,6 @@ from qbridge_core.errors import (
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
 from qbridge_core.runtime.trying import keep_trying
-
-if TYPE_CHECKING:
-    from importlib import metadata
 
 ENTRY_POINT_GROUP: Final = "qbridge"
 LOSSY_GROUP: Final = "qbridge.lossy"
@@ -164,10 +160,10 @@ def backends() -> dict[str, str]:
     Behind the distribution stands what a scheme's broker does not keep: ``qbridge-kombu (loses what a killed worker
     holds; needs allow_loss)``. All others deliver at least once.
     """
-    lossy = {(_distribution(entry), entry.name) for entry in _entry_points(group=LOSSY_GROUP)}
+    lossy = {(entry.distribution, entry.name) for entry in _entry_points(group=LOSSY_GROUP)}
     found = {}
     for entry in _entry_points():
-        owner = _distribution(entry)
+        owner = entry.distribution
         found[entry.name] = f"{owner} ({_LOSES})" if (owner, entry.name) in lossy else owner
     with _lock:
         found.update(dict.fromkeys(_registered, "registered in this process"))
@@ -190,18 +186,18 @@ def _load(scheme: str) -> BackendFactory:
         plugin = entry.load()
     except Exception as exc:
         raise BackendLoadError(
-            f"the backend for {scheme}:// ({_distribution(entry)}) is installed but cannot be imported: {exc}"
+            f"the backend for {scheme}:// ({entry.distribution}) is installed but cannot be imported: {exc}"
         ) from exc
     factories = _factories(plugin, entry)
     if scheme not in factories:
         raise BackendLoadError(
-            f"{_distribution(entry)} announces {scheme}:// but its qbridge_backends hook does not have it"
+            f"{entry.distribution} announces {scheme}:// but its qbridge_backends hook does not have it"
         )
     return factories[scheme]
 
 
-def _entry_point(scheme: str) -> metadata.EntryPoint:
-    found = {(_distribution(e), e.value): e for e in _entry_points(scheme)}
+def _entry_point(scheme: str) -> EntryPoint:
+    found = {(e.distribution, e.value): e for e in _entry_points(scheme)}
     if len(found) > 1:
         owners = " and ".join(sorted(owner for owner, _ in found))
         raise DuplicateBackendError(f"{owners} both serve {scheme}://; uninstall one of them")
@@ -234,30 +230,13 @@ def _of_kombu(scheme: str) -> str:
     )
 
 
-def _entry_points(scheme: str | None = None, group: str = ENTRY_POINT_GROUP) -> list[metadata.EntryPoint]:
-    """The backends that are installed, as far as that can be read.
-
-    Without a free descriptor ``importlib`` finds nothing, says nothing, and goes on to do so for as long as no
-    directory changes: what it remembers is thrown away before its word is taken.
-    """
+def _entry_points(scheme: str | None = None, group: str = ENTRY_POINT_GROUP) -> list[EntryPoint]:
+    """The backends that are installed."""
     try:
-        from importlib import metadata  # loads a lot that who sends and receives needs only once, or never
-
-        found = _found(scheme, group)
-        if not found:
-            metadata.MetadataPathFinder().invalidate_caches()  # of an instance: no class method before Python 3.13
-            found = _found(scheme, group)
-            os.close(os.open(os.devnull, os.O_RDONLY))
+        found = installed.entry_points(group)
     except (OSError, ImportError) as exc:
         raise BackendLoadError(f"the installed packages cannot be searched for a backend: {exc}") from exc
-    return found
-
-
-def _found(scheme: str | None, group: str) -> list[metadata.EntryPoint]:
-    from importlib import metadata
-
-    entries = metadata.entry_points(group=group)
-    return [entry for entry in entries if scheme is None or entry.name == scheme]
+    return [entry for entry in found if scheme is None or entry.name == scheme]
 
 
 def _schemes() -> set[str]:
@@ -265,7 +244,7 @@ def _schemes() -> set[str]:
     return {entry.name for entry in _entry_points()} | set(_registered)
 
 
-def _factories(plugin: ModuleType, entry: metadata.EntryPoint) -> dict[str, BackendFactory]:
+def _factories(plugin: object, entry: EntryPoint) -> dict[str, BackendFactory]:
     """Ask one plugin for its factories; a plugin manager of its own keeps other plugins out of it."""
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
@@ -274,14 +253,7 @@ def _factories(plugin: ModuleType, entry: metadata.EntryPoint) -> dict[str, Back
         manager.check_pending()
         answers = manager.hook.qbridge_backends()
     except Exception as exc:
-        raise BackendLoadError(f"{_distribution(entry)} is not a working QBridge backend: {exc}") from exc
+        raise BackendLoadError(f"{entry.distribution} is not a working QBridge backend: {exc}") from exc
     if len(answers) != 1 or not isinstance(answers[0], Mapping) or not all(map(callable, answers[0].values())):
-        raise BackendLoadError(f"the qbridge_backends hook of {_distribution(entry)} must return scheme -> factory")
+        raise BackendLoadError(f"the qbridge_backends hook of {entry.distribution} must return scheme -> factory")
     return dict(answers[0])
-
-
-def _distribution(entry: metadata.EntryPoint) -> str:
-    try:
-        return entry.dist.name if entry.dist is not None else entry.value
-    except OSError:  # no descriptor is left
-        return entry.value
