@@ -78,6 +78,12 @@ class _Services(SelectorIOServicesAdapter):
         self._connecting: socket.socket | None = None
         self._starting: Any = None
 
+    def getaddrinfo(self, host: str | bytes | None, *args: Any, **kwargs: Any) -> Any:
+        """Look a name up; as bytes, for Python puts any other through its codec for foreign letters, half a MiB."""
+        if isinstance(host, str) and host.isascii():
+            host = host.encode()
+        return super().getaddrinfo(host, *args, **kwargs)
+
     def connect_socket(self, sock: socket.socket, *args: Any, **kwargs: Any) -> Any:
         """Connect, to one address after the other."""
         self._connecting = sock

@@ -29,7 +29,7 @@ NEEDED: Final[Mapping[type, tuple[str, ...]]] = {
         "_read_frame",
         "_terminate_stream",
     ),
-    SelectorIOServicesAdapter: ("connect_socket", "create_streaming_connection"),
+    SelectorIOServicesAdapter: ("connect_socket", "create_streaming_connection", "getaddrinfo"),
     Channel: ("_rpc",),
     IOLoop: ("_get_poller",),
     EPollPoller: ("_get_interrupt_pair",),
