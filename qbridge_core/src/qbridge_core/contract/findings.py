@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -75,6 +74,8 @@ class QueueUse:
     @property
     def declaration(self) -> str:
         """The command that makes both queues."""
+        import shlex  # here, for few look
+
         return f"qbridge declare {shlex.quote(self.queue)} --dead {shlex.quote(self.letters)}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Collection
 
@@ -26,5 +25,7 @@ def worker_identity() -> str:
 
 def meant(name: str, known: Collection[str]) -> str:
     """What somebody may have meant who wrote a name that nothing has, as a part of an error."""
+    import difflib  # here, for most names are right
+
     alike = difflib.get_close_matches(name, known, 1)
     return f"did you mean {alike[0]!r}?" if alike else f"there are {', '.join(known)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import inspect
@@ -87,6 +86,8 @@ def load_plugin(name: str) -> object:
 
 def _wrong_hook(plugin: object) -> str | None:
     """What is wrong with the hooks of a plugin that was refused, if that can be found out."""
+    import difflib  # here, for most plugins are right
+
     known = {name: spec for name, spec in vars(hookspecs).items() if name.startswith(_HOOK_PREFIX)}
     for name in dir(plugin):
         hook = getattr(plugin, name, None)

@@ -9,21 +9,21 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
-_OURS: Final = Path("/proc/self/cgroup")
-_MOUNT: Final = Path("/sys/fs/cgroup")
+StrPath = str | os.PathLike[str]
+_OURS: Final = "/proc/self/cgroup"
+_MOUNT: Final = "/sys/fs/cgroup"
 
 
-def usable_processors(ours: Path = _OURS, mount: Path = _MOUNT) -> int:
+def usable_processors(ours: StrPath = _OURS, mount: StrPath = _MOUNT) -> int:
     """The processors of the affinity, or fewer where a control group limits the time; at least 1.
 
     Args:
         ours: the file that names this process's control groups.
         mount: where they are found.
     """
-    limits = [math.ceil(limit) for limit in _limits(ours, mount)]
+    limits = [math.ceil(limit) for limit in _limits(ours, os.fspath(mount))]
     return max(1, min([_allowed(), *limits]))
 
 
@@ -33,28 +33,29 @@ def _allowed() -> int:
     return os.cpu_count() or 1
 
 
-def _limits(ours: Path, mount: Path) -> Iterator[float]:
+def _limits(ours: StrPath, mount: str) -> Iterator[float]:
     """What this process's group and those around it allow, in processors."""
     for line in _read(ours).splitlines():
         _, _, rest = line.partition(":")
         controllers, _, name = rest.partition(":")
         if not controllers:
-            bases = [mount, mount / "unified"]
+            bases = [mount, f"{mount}/unified"]
         elif "cpu" in controllers.split(","):
-            bases = [mount / controllers, mount / "cpu"]
+            bases = [f"{mount}/{controllers}", f"{mount}/cpu"]
         else:
             continue
         for base in bases:
-            group = base / name.lstrip("/")
+            group = f"{base}/{name.strip('/')}".rstrip("/")
             # In a container the name may be the host's, and the files those of the mount itself.
-            for each in (group, *(parent for parent in group.parents if parent.is_relative_to(base))):
-                yield from _limit(each)
+            while group.startswith(base):
+                yield from _limit(group)
+                group = group.rpartition("/")[0]
 
 
-def _limit(group: Path) -> Iterator[float]:
-    quota, _, period = _read(group / "cpu.max").partition(" ")
+def _limit(group: str) -> Iterator[float]:
+    quota, _, period = _read(f"{group}/cpu.max").partition(" ")
     if not quota:
-        quota, period = _read(group / "cpu.cfs_quota_us"), _read(group / "cpu.cfs_period_us")
+        quota, period = _read(f"{group}/cpu.cfs_quota_us"), _read(f"{group}/cpu.cfs_period_us")
     try:
         allowed, per = int(quota), int(period)
     except ValueError:  # "max", or no such file
@@ -63,8 +64,9 @@ def _limit(group: Path) -> Iterator[float]:
         yield allowed / per
 
 
-def _read(path: Path) -> str:
+def _read(path: StrPath) -> str:
     try:
-        return path.read_text(encoding="ascii", errors="replace").strip()
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read().strip()
     except OSError:
         return ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from pathlib import Path
 
 from qbridge_core.backend import ConfigurationError
 
@@ -17,7 +16,7 @@ def tls_context(cafile: str | None, certfile: str | None, keyfile: str | None) -
     for name, path in (("cafile", cafile), ("certfile", certfile), ("keyfile", keyfile)):
         try:
             if path is not None:
-                Path(path).open("rb").close()
+                open(path, "rb").close()
         except (OSError, ValueError) as exc:
             raise ConfigurationError(f"option {name}: the file {path!r} cannot be read: {exc}") from exc
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 
 from qbridge_core.contract.dead_letter import Failure
@@ -103,7 +102,11 @@ def in_words(failure: Failure) -> str:
 
 def nameless(delivery: Delivery) -> str:
     """What a log calls a message without any id: enough to find it, and nothing of what is in it."""
-    return f"without id ({len(delivery.body)} bytes, sha256 {hashlib.sha256(delivery.body).hexdigest()[:16]})"
+    try:
+        from hashlib import sha256  # half a MiB, which a worker without such messages does without
+    except (ImportError, OSError):  # no descriptor is left; the message is settled all the same
+        return f"without id ({len(delivery.body)} bytes)"
+    return f"without id ({len(delivery.body)} bytes, sha256 {sha256(delivery.body).hexdigest()[:16]})"
 
 
 def known_task_id(delivery: Delivery, formats: Formats | None) -> str:
