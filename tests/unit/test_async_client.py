@@ -474,11 +474,12 @@ def test_an_app_sends_from_coroutines(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_messages_that_come_before_there_is_a_connection_share_one_try(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a broker that does not answer each would wait for the tries of those before it; each has its own error."""
     tries: list[float] = []
+    all_have_come = threading.Event()
 
     class Away(MemoryClient):
         def connect(self) -> None:
             tries.append(time.monotonic())
-            time.sleep(0.2)
+            assert all_have_come.wait(60.0)
             raise BrokerUnavailableError("it does not answer")
 
     register_backend("away-for-all", lambda url, options: Away())
@@ -489,7 +490,11 @@ def test_messages_that_come_before_there_is_a_connection_share_one_try(monkeypat
     def a(number: int) -> None: ...
 
     async def program() -> list[Any]:
-        return await asyncio.gather(*[a.asend(number) for number in range(200)], return_exceptions=True)
+        all_have_come.clear()
+        sends = [asyncio.ensure_future(a.asend(number)) for number in range(200)]
+        await asyncio.sleep(0)
+        all_have_come.set()
+        return await asyncio.gather(*sends, return_exceptions=True)
 
     errors = asyncio.run(program())
     assert {type(each) for each in errors} == {BrokerUnavailableError}
