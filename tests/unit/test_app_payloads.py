@@ -224,6 +224,7 @@ class Size(Enum):
         (Size, Size.BIG, "payload: what is written of it cannot be read again"),
         (dict[tuple[int, int], int], {(1, 2): 3}, "payload.1,2.[key]: what is written of it cannot be read again"),
         (bytes, b"\xff", "payload: it cannot be written as JSON: 'utf-8' codec can't decode byte 0xff"),
+        (dict[int, Any], {1: 10**5000}, "payload: it cannot be written as JSON: Exceeds the limit"),
         (float, 10**400, "payload: expected a number that a float can hold"),
     ],
 )

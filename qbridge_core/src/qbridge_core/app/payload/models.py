@@ -35,7 +35,8 @@ class ModelCodec:
         valid = self.decode(value)
         try:
             written = self._written(valid)
-        except (PydanticSerializationError, UnicodeError) as exc:
+            shown = str(written)
+        except (PydanticSerializationError, ValueError, RecursionError) as exc:  # such as bytes that are no text
             raise MisfitError(f"it cannot be written as JSON: {exc}") from exc
         try:
             back = self.decode(written)
@@ -44,7 +45,7 @@ class ModelCodec:
             raise MisfitError(text, exc.path) from exc.__cause__
         if self._written(back) != written:
             self._refuse_loss(valid, back)
-        if _HIDDEN in str(written) and not _are_equal(back, valid):
+        if _HIDDEN in shown and not _are_equal(back, valid):
             raise MisfitError(
                 "there is a secret in it, of which pydantic writes nothing but stars: let a serializer write it, or "
                 "send where it is kept"
