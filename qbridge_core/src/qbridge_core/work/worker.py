@@ -215,7 +215,8 @@ class Worker:
             self._give_back(run)
             return
         current_run.set(run)
-        job.lifecycle.task_started(queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt)
+        if job.lifecycle.order is not None:  # otherwise nobody listens
+            job.lifecycle.task_started(queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt)
         if (run_hooks := job.run_hooks) is not None:
             foreign.call(_RUN_HOOK, None, functools.partial(run_hooks.enter, run), None)
         if run.cancelled:  # while a hook took its time
