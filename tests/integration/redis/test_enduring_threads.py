@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -68,3 +69,22 @@ def test_g20_reading_many_queues_goes_on(
     (delivery,) = client.receive_any({queue: 1}, 10.0)
     client.ack(delivery)
     assert was_said(caplog, "reading")
+
+
+def test_g20_queues_are_read_together_as_soon_as_there_is_a_thread_for_it(
+    client: RedisClient, node: Node, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits for several queues is told that the system has no thread left, and gets what comes when it has one."""
+    start = threading.Thread.start
+
+    def refuse_once(thread: threading.Thread) -> None:
+        if thread.name == "qbridge-redis-reader":
+            monkeypatch.setattr(threading.Thread, "start", start)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse_once)
+    client.publish(queue, b"there")
+    with pytest.raises(RuntimeError):
+        node.several.receive({queue: 1}, 10.0, threading.Event(), threading.Event())
+    assert [each.body for each in client.receive_any({queue: 1}, 10.0)] == [b"there"]

@@ -142,13 +142,14 @@ class SharedReader:
             new = [one for one in subscriptions if one.stream not in self._subscriptions]
             if not new:
                 return
+            if self._thread is None:  # before anything is noted: without a thread all is tried again
+                thread = threading.Thread(target=self._run, name="qbridge-redis-reader", daemon=True)
+                thread.start()
+                self._thread = thread
             now = monotonic()
             for subscription in new:
                 self._subscriptions[subscription.stream] = subscription
                 self._recover_at = min(self._recover_at, subscription.recovers_at(now))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="qbridge-redis-reader", daemon=True)
-                self._thread.start()
         self._wake()
 
     def _wake(self) -> None:
