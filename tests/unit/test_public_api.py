@@ -180,7 +180,24 @@ print(sorted(set(optional) & set(sys.modules)))
     [
         (
             "import qbridge_core",
-            {"ctypes", "hashlib", "pathlib", "socket", "qbridge_core.work", "qbridge_core.execute"},
+            {
+                "ctypes",
+                "difflib",
+                "hashlib",
+                "pathlib",
+                "shlex",
+                "socket",
+                "urllib.parse",
+                "qbridge_core.backend",
+                "qbridge_core.contract.dead_letter",
+                "qbridge_core.contract.delayed",
+                "qbridge_core.contract.findings",
+                "qbridge_core.contract.history",
+                "qbridge_core.task.retry",
+                "qbridge_core.telemetry",
+                "qbridge_core.work",
+                "qbridge_core.execute",
+            },
         ),
         (
             "import qbridge_core.backend",
@@ -197,6 +214,18 @@ import sys
 before = set(sys.modules)
 {statement}
 print(sorted(set({sorted(always | unwanted)!r}) & (set(sys.modules) - before)))
+"""
+    result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_a_worker_has_loaded_what_a_failure_needs() -> None:
+    """Nothing is imported when a task fails: without a free descriptor its message could not be settled then."""
+    code = """
+import sys
+from qbridge_core import TaskManager
+needed = {"contract.dead_letter", "contract.history", "task.outcome", "task.retry", "work.settle.failures"}
+print(sorted({f"qbridge_core.{name}" for name in needed} - set(sys.modules)))
 """
     result = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -54,9 +54,9 @@ from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.dead_letter import DeadLetter, Failure, Noted, Reason
 from qbridge_core.contract.declared import DeclaredQueues
 from qbridge_core.contract.delayed import DelayedMessage, check_delayed, check_delayed_id
+from qbridge_core.contract.diagnosing import DIAGNOSIS_SECONDS
 from qbridge_core.contract.events import ConnectionEvents
 from qbridge_core.contract.findings import (
-    DIAGNOSIS_SECONDS,
     Check,
     Finding,
     FindingStatus,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from qbridge_core.contract.checks import check_count, check_queue_name, check_wait, check_wanted
-from qbridge_core.contract.dead_letter import Failure
 from qbridge_core.contract.message import Delivery
 from qbridge_core.contract.turns import Waits, receive_in_turn
 from qbridge_core.errors import QBridgeError
+
+if TYPE_CHECKING:
+    from qbridge_core.contract.dead_letter import Failure
 
 
 class Consuming(ABC):

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
 
-from qbridge_core.contract.findings import DIAGNOSIS_SECONDS, Finding, QueueUse, check_uses
 from qbridge_core.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from qbridge_core.contract.findings import Finding, QueueUse
+
+DIAGNOSIS_SECONDS: Final = 30.0
+"""How long a client may look, when nobody says."""
 
 
 class Diagnosing:
@@ -27,5 +33,7 @@ class Diagnosing:
             UnsupportedError: without the capability ``diagnoses``.
             ConfigurationError: no queue can have one of the names, or ``timeout`` is no positive number.
         """
+        from qbridge_core.contract.findings import check_uses  # here, for few look
+
         check_uses(queues, timeout)
         raise UnsupportedError(f"{type(self).__name__} cannot look at its broker")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
 
 from qbridge_core.contract.checks import check_queue_name, require_seconds
 from qbridge_core.contract.names import default_dead_letter_queue
@@ -17,9 +16,6 @@ from qbridge_core.errors import (
     TransientError,
 )
 from qbridge_core.runtime.clock import monotonic
-
-DIAGNOSIS_SECONDS: Final = 30.0
-"""How long a client may look, when nobody says."""
 
 
 class FindingStatus(StrEnum):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from qbridge_core.contract.checks import check_queue_name, check_queue_names
-from qbridge_core.contract.delayed import DelayedMessage, check_delayed, check_delayed_id
 from qbridge_core.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from qbridge_core.contract.delayed import DelayedMessage
 
 
 class Holding:
@@ -77,6 +80,8 @@ class Holding:
         del limit
         check_queue_name(queue)
         if after is not None:
+            from qbridge_core.contract.delayed import check_delayed_id  # here, for few take them in hand
+
             check_delayed_id(after)
         raise self._cannot_hold("look at delayed messages", queue)
 
@@ -99,6 +104,8 @@ class Holding:
         """
         check_queue_name(queue)
         if messages is not None:
+            from qbridge_core.contract.delayed import check_delayed  # as above
+
             check_delayed(messages)
         raise self._cannot_hold("release delayed messages", queue)
 
@@ -112,6 +119,8 @@ class Holding:
         Raises:
             The errors of ``release_delayed``.
         """
+        from qbridge_core.contract.delayed import check_delayed  # as above
+
         check_queue_name(queue)
         check_delayed(messages)
         raise self._cannot_hold("delete single delayed messages", queue)

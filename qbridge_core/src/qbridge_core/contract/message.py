@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from qbridge_core.contract.checks import (
     DEFAULT_MAX_MESSAGE_BYTES,
@@ -19,7 +19,6 @@ from qbridge_core.contract.checks import (
     check_queue_name,
     check_task_id,
 )
-from qbridge_core.contract.dead_letter import Failure, Noted, Reason
 from qbridge_core.contract.encoding import Encoder, encoded
 from qbridge_core.contract.envelope import write_task
 from qbridge_core.contract.headers import (
@@ -39,10 +38,13 @@ from qbridge_core.contract.headers import (
     meta_text,
     meta_time,
 )
-from qbridge_core.contract.history import Attempt, read_history, with_attempts, write_history
 from qbridge_core.contract.names import worker_identity
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.runtime.clock import SYSTEM_CLOCK, Clock
+
+if TYPE_CHECKING:  # below they are imported where they are used: whoever works has them, who only sends needs neither
+    from qbridge_core.contract.dead_letter import Failure, Noted
+    from qbridge_core.contract.history import Attempt
 
 _VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 _KEPT: Final = (TASK_ID, REPLAYS, HISTORY, SENT_AT)
@@ -185,6 +187,8 @@ def check_rejection(delivery: object, failure: object, queue: object) -> None:
     Raises:
         ConfigurationError: one of them is no delivery, no failure, or no name of a queue.
     """
+    from qbridge_core.contract.dead_letter import Failure
+
     check_delivery(delivery)
     if failure is not None and not isinstance(failure, Failure):
         raise ConfigurationError(f"failure must be a Failure or None, not {type(failure).__name__}")
@@ -309,14 +313,20 @@ class Delivery:
     @property
     def history(self) -> tuple[Attempt, ...]:
         """What became of its last runs, ten at most, the oldest first; read anew each time."""
+        from qbridge_core.contract.history import read_history
+
         return read_history(self.meta.get(HISTORY))
 
     def record(self, attempt: Attempt) -> None:
         """Add an attempt to the history: copies that count nothing carry it on, too."""
+        from qbridge_core.contract.history import with_attempts, write_history
+
         self.meta = {**self.meta, HISTORY: write_history(with_attempts(self.history, attempt))}
 
     def note(self, noted: Noted) -> None:
         """Count a failure that is not written beside the message."""
+        from qbridge_core.contract.history import write_history
+
         failure = noted.failure
         self.attempts, self.crashes, self.first_failed_at = failure.attempts, failure.crashes, failure.first_failed_at
         if failure.history:
@@ -378,6 +388,8 @@ def _shown(value: float) -> str:
 
 def rejection(delivery: Delivery, clock: Clock = SYSTEM_CLOCK) -> Failure:
     """The failure to write for a plain ``reject(requeue=False)``."""
+    from qbridge_core.contract.dead_letter import Failure, Reason
+
     now = clock.wall()
     return Failure(
         reason=Reason.REJECTED,

@@ -5,18 +5,19 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from qbridge_core.contract.checks import check_queue_name, check_replay
 from qbridge_core.contract.consuming import Consuming
-from qbridge_core.contract.dead_letter import DeadLetter
 from qbridge_core.contract.headers import SOURCE_QUEUE, meta_text
 from qbridge_core.contract.holding import Holding
-from qbridge_core.contract.imports import check_imports
-from qbridge_core.contract.letters import check_after, check_choice, check_letters
 from qbridge_core.contract.message import Delivery, QueueStats
 from qbridge_core.contract.producing import Producing
 from qbridge_core.contract.replay import replay_letters
 from qbridge_core.errors import UnroutableError, UnsupportedError
+
+if TYPE_CHECKING:
+    from qbridge_core.contract.dead_letter import DeadLetter
 
 _PAGE = 100
 
@@ -115,6 +116,8 @@ class Operations(Producing, Consuming, Holding):
             BrokerUnavailableError: no connection.
             ConfigurationError: the limit is no whole number of at least 0, or ``after`` is neither letter nor id.
         """
+        from qbridge_core.contract.letters import check_after  # here, for few look at letters
+
         check_after(after)
         raise UnsupportedError(f"{type(self).__name__} cannot list {queue!r} (limit {limit}) without consuming it")
 
@@ -158,6 +161,8 @@ class Operations(Producing, Consuming, Holding):
             UnroutableError: a letter does not say where it came from, or that queue is gone; it stays where it is.
             The errors of ``publish``.
         """
+        from qbridge_core.contract.letters import check_choice  # as above
+
         check_replay(dead_letter_queue, target, limit)
         if check_choice(letters, limit=limit, body=body, headers=headers, most=self.max_message_bytes) is not None:
             raise self._cannot_choose(dead_letter_queue)
@@ -176,6 +181,8 @@ class Operations(Producing, Consuming, Holding):
             LettersGoneError: some are not there, or a consumer holds them; all others are deleted.
             BrokerUnavailableError: no connection.
         """
+        from qbridge_core.contract.letters import check_letters  # as above
+
         check_queue_name(dead_letter_queue)
         check_letters(letters)
         raise self._cannot_choose(dead_letter_queue)
@@ -199,6 +206,8 @@ class Operations(Producing, Consuming, Holding):
             UnsupportedError: without the capability ``imports``.
             The errors of ``publish``, for the first that failed; others of the call may be there.
         """
+        from qbridge_core.contract.imports import check_imports  # as above
+
         check_queue_name(dead_letter_queue)
         check_imports(letters)
         raise UnsupportedError(f"{type(self).__name__} cannot put letters into {dead_letter_queue!r} as they were")

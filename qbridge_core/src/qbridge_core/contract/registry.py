@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pluggy
 
@@ -19,7 +19,6 @@ from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.clienthooks import attach_everywhere, use_plugins
 from qbridge_core.contract.hookspecs import PROJECT, BackendFactory
 from qbridge_core.contract.installed import EntryPoint
-from qbridge_core.contract.url import BrokerURL
 from qbridge_core.errors import (
     BackendLoadError,
     BackendNotInstalledError,
@@ -32,6 +31,9 @@ from qbridge_core.errors import (
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
 from qbridge_core.runtime.trying import keep_trying
+
+if TYPE_CHECKING:
+    from qbridge_core.contract.url import BrokerURL
 
 ENTRY_POINT_GROUP: Final = "qbridge"
 LOSSY_GROUP: Final = "qbridge.lossy"
@@ -85,7 +87,7 @@ def connect(url: str, *, start_timeout: float = 0.0, plugins: Sequence[object] =
         BrokerUnavailableError: the broker cannot be reached, nor could it for ``start_timeout`` seconds.
         AuthenticationError: it refused the credentials.
     """
-    parsed = BrokerURL.parse(url)
+    parsed = _parsed(url)
     if _START_TIMEOUT in parsed.query:
         start_timeout = start_timeout or _seconds(parsed.query[_START_TIMEOUT])
     patience = require_seconds(_START_TIMEOUT, start_timeout)
@@ -103,10 +105,18 @@ def client_for(url: str, **options: object) -> QueueClient:
     Raises:
         ConfigurationError: as ``connect``.
     """
-    parsed = BrokerURL.parse(url)
+    parsed = _parsed(url)
     if _START_TIMEOUT in parsed.query:
         url = _IN_QUERY.sub(r"\1", url).rstrip("?&")
     return _made(_factory(parsed.scheme), url, options, parsed)
+
+
+def _parsed(url: str) -> BrokerURL:
+    try:
+        from qbridge_core.contract.url import BrokerURL  # here, for an import alone needs no URL
+    except (OSError, ImportError) as exc:  # for example no descriptor is left
+        raise BackendLoadError(f"a part of QBridge cannot be loaded: {exc}") from exc
+    return BrokerURL.parse(url)
 
 
 def _made(factory: BackendFactory, url: str, options: Mapping[str, object], parsed: BrokerURL) -> QueueClient:

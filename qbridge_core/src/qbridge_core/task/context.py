@@ -8,12 +8,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from qbridge_core.contract.headers import meta_replays
-from qbridge_core.contract.history import Attempt
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logjson import tell_too
 
 if TYPE_CHECKING:
+    from qbridge_core.contract.history import Attempt
     from qbridge_core.task.run import Run
 
 current_run: Final[ContextVar[Run | None]] = ContextVar("qbridge_run", default=None)

@@ -10,7 +10,8 @@ from qbridge_core.cli.checkup.target import Target, is_target, target_of
 from qbridge_core.cli.exits import BROKER, DONE, FAILED
 from qbridge_core.cli.targets import load
 from qbridge_core.contract.client import QueueClient
-from qbridge_core.contract.findings import DIAGNOSIS_SECONDS, Check, Finding, QueueUse, examine, is_well
+from qbridge_core.contract.diagnosing import DIAGNOSIS_SECONDS
+from qbridge_core.contract.findings import Check, Finding, QueueUse, examine, is_well
 from qbridge_core.contract.registry import client_for
 from qbridge_core.errors import AuthenticationError, ConfigurationError, QBridgeError, TransientError
 
