@@ -12,7 +12,8 @@ from support.pages import ROOT
 # As on Windows: these modules and functions do not exist there. The standard library, which was made for this system,
 # is imported before they go.
 WITHOUT_POSIX = """
-import asyncio, logging, multiprocessing.spawn, os, random, signal, ssl, subprocess, sys, tempfile
+import asyncio, logging, multiprocessing.managers, multiprocessing.spawn, os, random, signal, ssl, subprocess, sys
+import tempfile
 for name in ("fcntl", "resource", "pwd", "grp", "termios"):
     sys.modules[name] = None
 for owner, names in (
