@@ -46,7 +46,7 @@ FRAMEWORKS = {"django", "django_tasks"}
 OVERRIDDEN = {
     pika.SelectConnection: {"_on_data_available", "_read_frame", "_output_marshaled_frames"},
     pika.BasicProperties: {"encode"},
-    SelectorIOServicesAdapter: {"connect_socket", "create_streaming_connection"},
+    SelectorIOServicesAdapter: {"connect_socket", "create_streaming_connection", "getaddrinfo"},
     SQS.Channel: {"_update_queue_cache", "new_sqs_client"},
     SQS.Transport: {"Channel"},
 }
