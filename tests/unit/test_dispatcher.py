@@ -11,7 +11,7 @@ import pytest
 
 from qbridge_core import BrokerUnavailableError, Delivery, NotConnectedError, Outcome, TaskManager
 from qbridge_core.work.dispatcher import Dispatcher
-from qbridge_core.work.readahead import MOST, ReadAhead
+from qbridge_core.work.readahead import MOST, SECONDS_HELD, ReadAhead
 from qbridge_memory import MemoryClient
 from support.wait import wait_for
 
@@ -56,6 +56,7 @@ def test_no_more_is_asked_for_than_workers_are_idle(recording: Recording) -> Non
         running.release()
         if payload == "stuck":
             release.wait(10)
+        time.sleep(SECONDS_HELD)  # for tasks that are quicker some more are taken
 
     recording.send_many("q", ["stuck"] * 3)
     with TaskManager(recording, handler, "q", "d", max_workers=4):
