@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -35,6 +36,10 @@ from qbridge_rabbitmq.settle.rejections import Rejections
 from qbridge_rabbitmq.state.in_flight import Arrival
 
 _POLICIES_EVERY: Final = 3.0
+# A worker that lives is connected again, and has its locks, after so many of the longest pauses and what it takes on a
+# busy machine to connect.
+_GRACE: Final = 1.5
+_CONNECTING: Final = 2.0
 
 
 class ConnectedBroker:
@@ -66,6 +71,8 @@ class ConnectedBroker:
         locks: those that this client has at the broker.
         purging: deletes what waits.
         pauses: which queues are paused.
+        poison_queue: hands out the messages that may have killed a worker.
+        browsing: held by who takes dead letters to look at them, for that is for one at a time.
     """
 
     def __init__(
@@ -116,6 +123,8 @@ class ConnectedBroker:
         self._watch = Watch(
             connections, self.consumers, requests, declarations, lost, options.request_timeout, options.heartbeat / 4
         )
+        self.poison_queue = self._suspects(_GRACE * options.reconnect_delay_max + _CONNECTING)
+        self.browsing = threading.Lock()
         self._declarations = declarations
         self._policies = policies
 
@@ -141,9 +150,7 @@ class ConnectedBroker:
         """Publish a message of QBridge's own."""
         self.sender.send([publication(queue, Message(body), self.sender.room, len(body))])
 
-    def poison_queue(self, grace: float) -> PoisonQueue:
-        """What hands out the messages that may have killed a worker; ``grace``: see there."""
-
+    def _suspects(self, grace: float) -> PoisonQueue:
         def fetch(queue: str, timeout: float) -> list[Arrival]:
             return self.receiving.receive(queue, 1, timeout, list)
 

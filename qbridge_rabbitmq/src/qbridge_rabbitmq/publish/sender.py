@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Final
 
 from qbridge_core.backend import BrokerUnavailableError, QBridgeError, monotonic
 from qbridge_rabbitmq.connection.connections import Connections
-from qbridge_rabbitmq.publish.publisher import Batch, Publication, Publisher
+from qbridge_rabbitmq.publish.publisher import LARGE, Batch, Publication, Publisher
+
+# While the broker writes some chunks the next one is made.
+_CHUNKS_UNDER_WAY: Final = 4
 
 
 class Sender:
@@ -36,6 +41,24 @@ class Sender:
             QBridgeError: the first message that failed.
         """
         self.wait_for(self.begin(messages), timeout)
+
+    def send_in_order(self, chunks: Iterable[list[Publication]], timeout: float | None = None) -> None:
+        """Publish many messages, some chunks of them under way at once; ``timeout`` is for each chunk.
+
+        Raises:
+            QBridgeError: the first message that failed.
+        """
+        under_way: deque[Batch] = deque()
+        large = False
+        for chunk in chunks:
+            # Large ones go through a channel of their own, and two channels do not keep the order between them.
+            before, large = large, len(chunk[0].body) > LARGE
+            most = _CHUNKS_UNDER_WAY if large == before else 1
+            while len(under_way) >= most:
+                self.wait_for(under_way.popleft(), timeout)
+            under_way.append(self.begin(chunk))
+        while under_way:
+            self.wait_for(under_way.popleft(), timeout)
 
     def send_each(self, messages: list[Publication], timeout: float | None = None) -> dict[int, QBridgeError]:
         """Publish messages and wait for their confirmations; the errors of those that failed, by their position.

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Iterable
 
-from qbridge_core.backend import QueueClient, check_queue_name, check_queue_names
-from qbridge_rabbitmq.broker import ConnectedBroker
+from qbridge_core.backend import check_queue_name, check_queue_names
+from qbridge_rabbitmq.client.connecting import Connecting
 from qbridge_rabbitmq.connection.boundary import bounded
 
 
-class Holding(QueueClient):
+class Holding(Connecting):
     """Pauses queues."""
-
-    @abstractmethod
-    def _live(self) -> ConnectedBroker:
-        """The parts of a client that is connected."""
 
     @bounded
     def pause(self, queue: str) -> None:
