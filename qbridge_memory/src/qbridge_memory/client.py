@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -14,62 +13,46 @@ from qbridge_core.backend import (
     DIAGNOSIS_SECONDS,
     DUE_AT,
     NO_HEADERS,
-    SENT_AT,
-    SOURCE_QUEUE,
-    SYSTEM_CLOCK,
     BrokerURL,
     Capabilities,
     Check,
-    Clock,
     ConfigurationError,
-    DeadLetter,
     Delivery,
     DeliveryLostError,
-    Edit,
     Failure,
     Finding,
     InvalidURLError,
-    LettersGoneError,
     Message,
     NotConnectedError,
     QueueStats,
     QueueUse,
     Rates,
-    UnroutableError,
-    check_after,
-    check_choice,
     check_content,
     check_count,
     check_declaration,
     check_delay,
     check_delivery,
-    check_imports,
-    check_letters,
     check_message,
     check_messages,
     check_publish_timeout,
     check_queue_name,
     check_rejection,
-    check_replay,
     check_sequence,
     check_uses,
     check_wait,
     check_wanted,
     default_dead_letter_queue,
     examine,
-    letter_headers,
     list_queues,
-    meta_int,
-    meta_text,
     option_count,
     promised,
     read_options,
     rejection,
-    replay_headers,
     settled,
 )
-from qbridge_memory.broker import MemoryBroker
 from qbridge_memory.holding import Holding
+from qbridge_memory.letters import Letters
+from qbridge_memory.named import broker_named
 from qbridge_memory.stored import Event, Look, Outlook, StoredMessage
 
 if TYPE_CHECKING:
@@ -77,31 +60,6 @@ if TYPE_CHECKING:
 
 _SETTLED: Final = None
 _ANY_NAME: Final = "any"
-_brokers: dict[str, MemoryBroker] = {}
-_brokers_lock = threading.Lock()
-
-
-def reset(name: str | None = None) -> None:
-    """Forget the broker of ``memory://name``, or all named ones; clients connected to it keep their old one."""
-    with _brokers_lock:
-        if name is None:
-            _brokers.clear()
-        else:
-            _brokers.pop(name.lower(), None)  # URL hosts have no case
-
-
-def _broker_named(name: str, clock: object) -> MemoryBroker:
-    if clock is not None and not isinstance(clock, Clock):
-        raise ConfigurationError(f"clock must be a Clock (of qbridge_core.backend), not {type(clock).__name__}")
-    if not name:
-        return MemoryBroker(clock or SYSTEM_CLOCK)
-    with _brokers_lock:
-        if name not in _brokers:
-            _brokers[name] = MemoryBroker(clock or SYSTEM_CLOCK)
-        found = _brokers[name]
-    if clock is not None and clock != found.clock:
-        raise ConfigurationError(f"the broker of memory://{name} goes by another clock: call reset({name!r}) first")
-    return found
 
 
 def _checked_journal(journal: object) -> Callable[[Event], object]:
@@ -110,7 +68,7 @@ def _checked_journal(journal: object) -> Callable[[Event], object]:
     return journal
 
 
-class MemoryClient(Holding):
+class MemoryClient(Letters, Holding):
     """A client of the in-memory broker. Thread-safe.
 
     ``memory://name`` is one broker for all clients of the process that use the name; ``memory://`` is a private broker
@@ -156,7 +114,7 @@ class MemoryClient(Holding):
         given = read_options(parsed, options, {"max_message_bytes": option_count})
         self.max_message_bytes = given.get("max_message_bytes", self.max_message_bytes)
         self._name = parsed.host
-        self._broker = _broker_named(parsed.host, clock)
+        self._broker = broker_named(parsed.host, clock)
         if journal is not None:
             self._broker.journal = _checked_journal(journal)
         self.clock = self._broker.clock
@@ -340,65 +298,6 @@ class MemoryClient(Holding):
             done = self._broker.give_back(delivery.queue, delivery.tag)
         self._finish(delivery, done)
 
-    def dead_letters(self, queue: str, limit: int = 100, *, after: DeadLetter | str | None = None) -> list[DeadLetter]:
-        """List the ready messages of a dead-letter queue, oldest first; what is gone has its place still."""
-        self._require_connection(queue)
-        found = self._broker.peek(queue, check_count("limit", limit), _number(check_after(after)))
-        return [
-            DeadLetter.from_headers(
-                message.body,
-                message.headers,
-                message.meta,
-                letter_id=str(message.number),
-                message_id=message.message_id,
-                sent_ms=message.sent,
-            )
-            for message in found
-        ]
-
-    def replay(
-        self,
-        dead_letter_queue: str,
-        *,
-        target: str | None = None,
-        limit: int | None = None,
-        letters: Iterable[DeadLetter | str] | None = None,
-        body: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> int:
-        """Send letters back; those that are named in one atomic step."""
-        check_replay(dead_letter_queue, target, limit)
-        chosen = check_choice(letters, limit=limit, body=body, headers=headers, most=self.max_message_bytes)
-        if chosen is None:
-            return super().replay(dead_letter_queue, target=target, limit=limit)
-        self._require_connection(dead_letter_queue)
-        edit = chosen.edit
-
-        def send(letter: StoredMessage) -> tuple[str, StoredMessage]:
-            return target or _source(dead_letter_queue, letter), _back(letter, edit, self.clock)
-
-        return chosen.finish(self._broker.pick(dead_letter_queue, lambda one: chosen.take(str(one.number)), send))
-
-    def delete_letters(self, dead_letter_queue: str, *, letters: Iterable[DeadLetter | str]) -> int:
-        """Delete letters that are named, in one atomic step."""
-        self._require_connection(dead_letter_queue)
-        chosen = check_letters(letters)
-        return chosen.finish(self._broker.pick(dead_letter_queue, lambda one: chosen.take(str(one.number)), None))
-
-    def import_letters(self, dead_letter_queue: str, letters: Iterable[DeadLetter]) -> int:
-        """Put letters into a dead-letter queue, all or none."""
-        self._require_connection(dead_letter_queue)
-        stored = [_imported(letter) for letter in check_imports(letters)]
-        self._broker.put(dead_letter_queue, stored, 0.0)
-        return len(stored)
-
-    def _publish_letter(self, queue: str, delivery: Delivery) -> None:
-        check_queue_name(queue)
-        letter = StoredMessage(
-            delivery.body, delivery.headers, delivery.message_id, delivery.meta, sent=delivery.sent_at_ms
-        )
-        self._broker.put(queue, [_back(letter, None, self.clock)], 0.0)
-
     def _put(self, queue: str, messages: Iterable[Message], delay: float) -> None:
         self._require_connection(queue)
         most, now = self.max_message_bytes, round(self.clock.wall() * 1000)
@@ -461,36 +360,6 @@ def _delivery(queue: str, token: int, message: StoredMessage) -> Delivery:
         redelivered=message.redelivered,
         sent=message.sent,
     )
-
-
-def _number(letter_id: str | None) -> int:
-    if letter_id is None:
-        return 0
-    if not (letter_id.isascii() and letter_id.isdigit()):
-        raise LettersGoneError([letter_id])
-    return int(letter_id)
-
-
-def _source(queue: str, letter: StoredMessage) -> str:
-    source = meta_text(letter.meta, SOURCE_QUEUE)
-    if not source:
-        raise UnroutableError(f"a dead letter in {queue!r} does not say which queue it came from; give replay a target")
-    return source
-
-
-def _back(letter: StoredMessage, edit: Edit | None, clock: Clock) -> StoredMessage:
-    """What goes back of a letter."""
-    meta = replay_headers(letter.meta, edit, letter.message_id, clock)
-    if edit is None:
-        return StoredMessage(letter.body, letter.headers, letter.message_id, meta, sent=letter.sent)
-    body = letter.body if edit.body is None else edit.body
-    headers = letter.headers if edit.headers is None else edit.headers
-    return StoredMessage(body, headers, edit.message_id, meta, sent=letter.sent)
-
-
-def _imported(letter: DeadLetter) -> StoredMessage:
-    meta = letter_headers(letter)
-    return StoredMessage(letter.body, dict(letter.headers), letter.message_id, meta, sent=meta_int(meta, SENT_AT))
 
 
 def _stored(message: Message, most: int, meta: Mapping[str, Any], now: int) -> StoredMessage:
