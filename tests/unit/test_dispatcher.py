@@ -75,7 +75,7 @@ def test_idle_workers_ask_for_one_message_each_at_once(recording: Recording) -> 
     """One request serves all idle workers: a round trip to the broker is not made for each."""
     barrier = threading.Barrier(4, timeout=5)
     with TaskManager(recording, lambda _: barrier.wait(), "q", "d", max_workers=4) as manager:
-        session = manager._session
+        session = manager._current.session
         assert session is not None
         wait_for(lambda: recording.at_once == 1 and session._job.dispatcher._idle.value == 4, 5.0)
         recording.send_many("q", range(8))
@@ -245,7 +245,7 @@ def test_g8_what_waits_behind_long_tasks_goes_back_uncounted(recording: Recordin
         for _ in range(2):
             assert running.acquire(timeout=5)
         recording.send_many("q", range(5))
-        session = manager._session
+        session = manager._current.session
         assert session is not None
         dispatcher = session._job.dispatcher
         dispatcher._ready.extend(recording.receive("q", 3))  # as if they had been read with the first two

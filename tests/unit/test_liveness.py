@@ -118,13 +118,13 @@ def test_g20_nobody_who_reads_is_red(client: MemoryClient) -> None:
     """The right to read was not given back: the workers wait for ever."""
 
     def handler(_: object) -> None:
-        manager._session._job.dispatcher._reading.acquire()  # type: ignore[union-attr]
+        manager._current.session._job.dispatcher._reading.acquire()  # type: ignore[union-attr]
 
     manager = manager_of(client, handler, max_workers=1)
     with manager:
         client.send("q", 1)
         health = red(manager)
-        manager._session._job.dispatcher._reading.release()  # type: ignore[union-attr]
+        manager._current.session._job.dispatcher._reading.release()  # type: ignore[union-attr]
     assert "the lock of those who read messages has not turned" in health.reason
 
 
@@ -133,7 +133,7 @@ def test_g20_a_watch_that_hangs_is_red_and_names_where(client: MemoryClient) -> 
     manager = manager_of(client)
     with manager:
         wait_for(lambda: manager.health().ready, 20)
-        with manager._session._pool._lock:  # type: ignore[union-attr]
+        with manager._current.session._pool._lock:  # type: ignore[union-attr]
             health = red(manager)
         assert "the watch over running tasks has not turned" in health.reason
         assert "_snapshot" in health.stack
@@ -315,7 +315,7 @@ def test_asking_takes_no_lock(client: MemoryClient) -> None:
     manager = manager_of(client)
     with manager:
         wait_for(lambda: manager.health().ready, 20)
-        session = manager._session
+        session = manager._current.session
         assert session is not None
         with client._broker._lock, session._pool._lock, session._job.dispatcher._idle._lock:  # type: ignore[attr-defined]
             answers: list[Health] = []

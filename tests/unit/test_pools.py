@@ -186,7 +186,7 @@ def test_one_queue_of_a_pool_can_be_paused(app: App, monkeypatch: pytest.MonkeyP
     client = client_of(app)
     with working(app) as manager:
         client.pause(URGENT)
-        session = manager._session
+        session = manager._current.session
         assert session is not None
         wait_for(lambda: session.rests_from(URGENT), 10.0)
         assert not manager.paused

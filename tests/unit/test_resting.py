@@ -69,14 +69,14 @@ def taking(dispatcher: Dispatcher) -> list[Delivery | None]:
 
 def looked_at_in(manager: TaskManager) -> float:
     """Seconds until the watch looks at a manager."""
-    assert manager._session is not None
-    return watch._watched._at.get(manager._session, monotonic()) - monotonic()  # it may be looked at just now
+    assert manager._current.session is not None
+    return watch._watched._at.get(manager._current.session, monotonic()) - monotonic()  # it may be looked at just now
 
 
 def at_rest(manager: TaskManager) -> bool:
     """Whether it does next to nothing."""
-    assert manager._session is not None
-    return looked_at_in(manager) > LONG / 2 and manager._session._job.dispatcher._rests
+    assert manager._current.session is not None
+    return looked_at_in(manager) > LONG / 2 and manager._current.session._job.dispatcher._rests
 
 
 def test_a_thousand_managers_share_25_looks_a_second() -> None:

@@ -345,7 +345,7 @@ def test_a_stop_while_it_starts_is_not_lost(client: MemoryClient, monkeypatch: p
     assert begun.wait(30)
     stopper = threading.Thread(target=managers[0].stop)
     stopper.start()
-    wait_for(lambda: managers[0]._session is None or managers[0]._session.stop_requests == 1, 10)
+    wait_for(lambda: managers[0]._current.session is None or managers[0]._current.session.stop_requests == 1, 10)
     go.set()
     assert runner.end() == []
     stopper.join(10)

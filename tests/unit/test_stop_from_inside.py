@@ -129,7 +129,7 @@ def test_g16_a_coroutine_may_stop_another_manager_and_wait(client: MemoryClient)
 
     async def handler(payload: object) -> None:
         other.stop()
-        stopped.append(other._session is None or other._session.stopped.is_set())
+        stopped.append(other._current.session is None or other._current.session.stopped.is_set())
 
     client.declare("other", "d")
     other = TaskManager(client, print, "other", "d", max_workers=1)

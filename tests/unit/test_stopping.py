@@ -23,7 +23,7 @@ def test_signals_are_not_touched_outside_the_main_thread(client: MemoryClient) -
     manager = TaskManager(client, print, "q", "d", max_workers=1)
     thread = threading.Thread(target=manager.start, daemon=True)
     thread.start()
-    wait_for(lambda: manager._session is not None, 5.0)
+    wait_for(lambda: manager._current.session is not None, 5.0)
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
     wait_for(lambda: manager.stop() or not thread.is_alive(), 5.0)
 
@@ -74,7 +74,11 @@ def test_a_manager_may_start_again_as_soon_as_stop_returns(client: MemoryClient)
     for _ in range(20):
         thread = threading.Thread(target=manager.start, daemon=True)
         thread.start()
-        wait_for(lambda: manager._session is not None and not manager._session.stopped.is_set(), 5.0, interval=0.001)
+        wait_for(
+            lambda: manager._current.session is not None and not manager._current.session.stopped.is_set(),
+            5.0,
+            interval=0.001,
+        )
         manager.stop()
         with manager:
             thread.join(5)
@@ -237,7 +241,7 @@ def test_g20_a_stop_that_is_late_says_what_it_waits_for(
     manager = TaskManager(client, handler, "q", "d", max_workers=1, task_timeout=60, grace_period=0.1)
     manager.__enter__()
     assert running.wait(5)
-    session = manager._session
+    session = manager._current.session
     assert session is not None
     monkeypatch.setattr({"client": client, "pool": session._pool}[owner], name, hang)
     monkeypatch.setattr(session, "_hurry", lambda: None)  # there is time, until it hangs

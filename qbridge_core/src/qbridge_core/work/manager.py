@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -12,10 +11,7 @@ from qbridge_core.contract.checks import require_seconds
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.errors import (
     ConfigurationError,
-    IdleTimeoutError,
     NotConnectedError,
-    QBridgeError,
-    QueuePausedError,
 )
 from qbridge_core.execute.executor import Handler, checked_handler, loading, own_code
 from qbridge_core.execute.lifespan import Lifespan, checked_lifespan
@@ -44,8 +40,9 @@ from qbridge_core.work.arguments import (
     checked_redact,
     checked_rules,
 )
+from qbridge_core.work.currentsession import CurrentSession
 from qbridge_core.work.health import of_ended, of_silent
-from qbridge_core.work.idle import is_at_rest, is_empty
+from qbridge_core.work.idle import WorkLeft
 from qbridge_core.work.plan import Plan, usual_workers
 from qbridge_core.work.session import INTERRUPTED, Session
 from qbridge_core.work.settle.rules import Rules
@@ -204,9 +201,7 @@ class TaskManager:
             interrupt=checked_flag("interrupt", interrupt),
         )
         self._tally = Tally()
-        self._session: Session | None = None
-        self._background: threading.Thread | None = None
-        self._last_error: BaseException | None = None
+        self._current = CurrentSession()
 
     # ------------------------------------------------------------------ running
 
@@ -230,7 +225,7 @@ class TaskManager:
         session.starter = threading.get_ident()
         try:
             with stop_signals(session.request_stop_by_signal):
-                self._launch(session)
+                self._current.launch(session)
                 try:
                     session.wait()
                 finally:  # something else interrupted the wait
@@ -238,7 +233,7 @@ class TaskManager:
                         session.request_stop(reason=INTERRUPTED)
                         session.wait()
         finally:
-            self._forget(session)
+            self._current.forget(session)
             flush()
         if session.error is not None:
             raise session.error
@@ -246,14 +241,13 @@ class TaskManager:
     @property
     def running(self) -> bool:
         """True from the start until it has stopped; a worker that ended because of an error is not running."""
-        session = self._session
-        return session is not None and session.pid == os.getpid() and not session.stopped.is_set()
+        return self._current.running is not None
 
     @property
     def paused(self) -> bool:
         """True while it takes nothing because somebody has paused its queue; it is running all the same."""
-        session = self._session
-        return self.running and session is not None and session.rests
+        session = self._current.running
+        return session is not None and session.rests
 
     @property
     def error(self) -> BaseException | None:
@@ -261,8 +255,7 @@ class TaskManager:
 
         Also set when it could not start. The next start forgets it.
         """
-        session = self._session
-        return self._last_error if session is None else session.error
+        return self._current.error
 
     def health(self, *, stall: float = STALL, silence: float = SILENCE) -> Health:
         """Whether it is alive and ready, for a probe; in any thread, waiting for nobody, neither broker nor lock.
@@ -277,8 +270,8 @@ class TaskManager:
             stall: seconds. Where calls of the client may take longer (``publish_timeout``), a thread in one gets that.
             silence: seconds.
         """
-        session, error = self._session, self.error
-        if session is not None and session.pid == os.getpid() and not session.stopped.is_set():
+        session, error = self._current.running, self._current.error
+        if session is not None:
             return session.health(stall, silence)
         if error is not None:
             return of_ended(self._names, error)
@@ -296,9 +289,9 @@ class TaskManager:
             ConfigurationError: ``timeout`` is no number of at least 0, or a handler or a hook would wait for itself.
         """
         seconds = None if timeout is None else require_seconds("timeout", timeout)
-        self._refuse_in_handler("wait()")
-        session = self._session
-        return session is None or session.pid != os.getpid() or session.stopped.wait(seconds)
+        self._current.refuse_in_handler("wait()")
+        session = self._current.here
+        return session is None or session.stopped.wait(seconds)
 
     @property
     def queue_client(self) -> QueueClient:
@@ -340,8 +333,8 @@ class TaskManager:
         Args:
             now: end the grace period of the running tasks, as a second signal does.
         """
-        session = self._session
-        if session is None or session.pid != os.getpid():
+        session = self._current.here
+        if session is None:
             return
         session.request_stop(2 if now else 1)
         if not session.waits_for_caller():
@@ -365,11 +358,13 @@ class TaskManager:
             QBridgeError: the manager could not start or had to stop.
         """
         deadline = monotonic() + require_seconds("timeout", timeout, positive=True)
-        self._refuse_in_handler("run_until_idle()")
-        if self._is_running():
-            return self._wait_until_idle(deadline, timeout)
+        self._current.refuse_in_handler("run_until_idle()")
+        if self._current.is_taken:
+            self._work_left.wait(self._current, timeout, deadline)
+            flush()
+            return self.report()
         with self:
-            self._wait_until_idle(deadline, timeout)
+            self._work_left.wait(self._current, timeout, deadline)
         return self.report()
 
     def report(self) -> RunReport:
@@ -379,7 +374,7 @@ class TaskManager:
     def __enter__(self) -> Self:
         """Start processing in a background thread, once the lifespan is entered; raise what keeps it from that."""
         session = self._open_session(poll_timeout=1.0)
-        self._background = self._launch(session)
+        self._current.launch_until_left(session)
         if self._plan.lifespan is not None:
             self._wait_for_lifespan(session)
         return self
@@ -389,16 +384,11 @@ class TaskManager:
     ) -> None:
         """Stop gracefully; raise what ended the background thread early, unless the block raised itself."""
         self.stop()
-        self._refuse_in_handler("leaving its `with` block")
-        session, self._session = self._session, None
-        if session is not None:
-            self._last_error = session.error
-        if self._background is not None:
-            self._background.join(_LAST_MOMENT)
-            self._background = None
+        self._current.refuse_in_handler("leaving its `with` block")
+        error = self._current.leave()
         flush()
-        if self._last_error is not None and exc is None:
-            raise self._last_error
+        if error is not None and exc is None:
+            raise error
 
     def _wait_for_lifespan(self, session: Session) -> None:
         """Wait until it is entered; leave the ``with`` block before its first line when it cannot be."""
@@ -410,47 +400,8 @@ class TaskManager:
         if session.error is not None:
             self.__exit__(None, None, None)
 
-    def _launch(self, session: Session) -> threading.Thread:
-        """Begin the session in a thread of its own, so that nothing in it can keep this one from stopping."""
-        thread = threading.Thread(target=session.run, name="qbridge-manager", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError as exc:
-            session.stopped.set()
-            self._session, self._last_error = None, exc
-            raise
-        return thread
-
-    def _refuse_in_handler(self, what: str) -> None:
-        session = self._session
-        if session is None or session.stopped.is_set() or session.pid != os.getpid():
-            return
-        if session.waits_for_caller():
-            raise ConfigurationError(
-                f"{what} waits for the handlers of this TaskManager, and one of them or a hook asks for it: "
-                "it would wait for itself; stop() only asks there"
-            )
-
-    def _is_running(self) -> bool:
-        session = self._session
-        return self._background is not None or (session is not None and not session.stopped.is_set())
-
     def _open_session(self, poll_timeout: float) -> Session:
-        if self._is_running():
-            raise ConfigurationError("this TaskManager is running already; create a second one")
-        self._last_error = None
-        try:
-            self._session = self._prepared(poll_timeout)
-        except BaseException as exc:
-            self._last_error = exc
-            raise
-        return self._session
-
-    def _forget(self, session: Session) -> None:
-        """A session is over, or was never begun."""
-        session.stopped.set()
-        if self._session is session:  # since ``stop`` returned, another thread may have begun the next one
-            self._session, self._last_error = None, session.error
+        return self._current.open(lambda: self._prepared(poll_timeout))
 
     def _prepared(self, poll_timeout: float) -> Session:
         if not self._client.connected:
@@ -462,37 +413,6 @@ class TaskManager:
             )
         return self._plan.session(self._tally, poll_timeout)
 
-    def _is_idle(self, session: Session) -> bool:
-        """Whether its queues are empty.
-
-        Raises:
-            QueuePausedError: all but paused ones are, and nobody does what is left.
-        """
-        left = [queue for queue in self.input_queues if not is_empty(self._client, queue)]
-        for queue in left:
-            if not (session.rests_from(queue) and is_at_rest(self._client, queue)):
-                return False
-        if left:
-            raise QueuePausedError(
-                f"{left[0]!r} still has work, and is paused: no worker takes it before "
-                f"resume({left[0]!r}) ({self._tally.report()})",
-                self.report(),
-            )
-        return True
-
-    def _wait_until_idle(self, deadline: float, timeout: float) -> RunReport:
-        session = self._session
-        # Twice in a row: a delivery can be on its way between the broker's count and the client's.
-        quiet = 0
-        while quiet < 2:
-            if session is None or session.error is not None or session.stopped.is_set():
-                raise self.error or QBridgeError("the manager stopped before the queue was empty")
-            quiet = quiet + 1 if self._is_idle(session) else 0
-            if monotonic() > deadline:
-                raise IdleTimeoutError(
-                    f"{self._names!r} still has work after {timeout:g} s ({self._tally.report()})",
-                    self.report(),
-                )
-            session.stopped.wait(_IDLE_POLL)
-        flush()
-        return self.report()
+    @property
+    def _work_left(self) -> WorkLeft:
+        return WorkLeft(self._client, self.input_queues, self.report)

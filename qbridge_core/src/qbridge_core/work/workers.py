@@ -107,7 +107,7 @@ class Workers:
         finally:
             self._over.set()
             for manager, session in self._members:
-                manager._forget(session)
+                manager._current.forget(session)
             if self._health_file is not None:
                 self._health_file.remove()
             flush()
@@ -183,7 +183,7 @@ class Workers:
         try:
             for manager, session in self._members:
                 session.starter = threading.get_ident()
-                manager._launch(session)
+                manager._current.launch(session)
                 begun.append(_Member(manager, session))
             if until_idle:
                 aside("qbridge-idle", self._stop_when_idle)
@@ -221,7 +221,7 @@ class Workers:
             while quiet < 2:
                 if self._over.wait(_IDLE_POLL):
                     return
-                idle = all(manager._is_idle(session) for manager, session in self._members)
+                idle = all(manager._work_left.is_done(session) for manager, session in self._members)
                 quiet = quiet + 1 if idle else 0
         except BaseException as exc:  # noqa: BLE001 - the job fails with it
             if self._error is None:
@@ -258,7 +258,7 @@ class _Opening:
                 session = manager._open_session(self._poll_timeout)
                 with self._lock:
                     if self._is_over:
-                        manager._forget(session)
+                        manager._current.forget(session)
                         return
                     self._members.append(_Member(manager, session))
         except BaseException as exc:  # noqa: BLE001 - whoever waits raises it again
