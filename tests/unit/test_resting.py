@@ -47,7 +47,7 @@ class NeverWoken(Timed):
 def many_managers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few managers are many, and soon at rest for long."""
     monkeypatch.setattr("qbridge_core.work.session.MANY", MANY - 1)
-    monkeypatch.setattr("qbridge_core.work.dispatcher.IDLE_AFTER", 0.1)
+    monkeypatch.setattr("qbridge_core.work.rest.IDLE_AFTER", 0.1)
     for user in ("session", "dispatcher"):
         monkeypatch.setattr(f"qbridge_core.work.{user}.pause", lambda _: LONG)
 
@@ -76,7 +76,7 @@ def looked_at_in(manager: TaskManager) -> float:
 def at_rest(manager: TaskManager) -> bool:
     """Whether it does next to nothing."""
     assert manager._current.session is not None
-    return looked_at_in(manager) > LONG / 2 and manager._current.session._job.dispatcher._rests
+    return looked_at_in(manager) > LONG / 2 and manager._current.session._job.dispatcher.resting.rests
 
 
 def test_a_thousand_managers_share_25_looks_a_second() -> None:
@@ -89,17 +89,17 @@ def test_an_idle_queue_has_its_requests_wait_longer(client: Timed) -> None:
     """Nothing wakes its thread but a message, which is there at once, and after which it waits as before."""
     dispatcher = Dispatcher(client, "q", 1, 0.05)
     roused = threading.Event()
-    dispatcher.roused = roused.set
+    dispatcher.resting.roused = roused.set
     taken = taking(dispatcher)
-    wait_for(dispatcher.may_rest, 10.0)
+    wait_for(dispatcher.resting.look, 10.0)
     wait_for(lambda: client.timeouts[-1] == LONG, 10.0)
     client.send("q", 1)
     wait_for(lambda: taken, 10.0)
     assert taken[0] is not None
     assert roused.is_set()
-    assert not dispatcher.may_rest()
-    dispatcher._idle_since = -LONG
-    assert not dispatcher.may_rest(), "its worker is not idle"
+    assert not dispatcher.resting.look()
+    dispatcher.resting._since = -LONG
+    assert not dispatcher.resting.look(), "its worker is not idle"
     dispatcher.shut()
 
 
@@ -107,7 +107,7 @@ def test_g16_a_stop_ends_a_long_request(client: Timed) -> None:
     """However long it may wait."""
     dispatcher = Dispatcher(client, "q", 1, 0.05)
     taken = taking(dispatcher)
-    wait_for(dispatcher.may_rest, 10.0)
+    wait_for(dispatcher.resting.look, 10.0)
     wait_for(lambda: client.timeouts[-1] == LONG, 10.0)
     wait_for(lambda: dispatcher.close() or taken, 10.0)
     assert taken == [None]
@@ -119,7 +119,7 @@ def test_a_request_that_cannot_be_woken_is_as_short_as_ever() -> None:
         client.declare("q", "d")
         dispatcher = Dispatcher(client, "q", 1, 0.05)
         taken = taking(dispatcher)
-        wait_for(dispatcher.may_rest, 10.0)
+        wait_for(dispatcher.resting.look, 10.0)
         count = len(client.timeouts)
         wait_for(lambda: len(client.timeouts) > count + 2, 10.0)
         assert set(client.timeouts) == {0.05}

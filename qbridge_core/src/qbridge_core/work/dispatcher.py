@@ -14,26 +14,24 @@ Where several queues share the workers, a :class:`~qbridge_core.work.pooled.read
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.message import Delivery
-from qbridge_core.errors import BrokerUnavailableError, NotConnectedError, QBridgeError
+from qbridge_core.errors import NotConnectedError, QBridgeError
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
-from qbridge_core.runtime.outage import Outage
-from qbridge_core.runtime.pause import GrowingPause
 from qbridge_core.runtime.pulse import Pulse
-from qbridge_core.work.gate import Gate
 from qbridge_core.work.gauge import Gauge
 from qbridge_core.work.pooled.reading import PoolReader
 from qbridge_core.work.pooled.suspects import AnySideQueue
 from qbridge_core.work.readahead import LARGE, SECONDS_HELD, ReadAhead
-from qbridge_core.work.rest import IDLE_AFTER, pause
+from qbridge_core.work.rest import Resting, pause
+from qbridge_core.work.source import Source
+from qbridge_core.work.trouble import Trouble, Troubles
 from qbridge_core.work.watch import watch
 
 _log: Final = logger("qbridge.worker")
@@ -41,20 +39,6 @@ _STALE_AFTER: Final = 1.0
 _LOOK_EVERY: Final = 0.25
 _STEP: Final = 100
 _REST_POLL: Final = 0.05
-
-
-class Failure(NamedTuple):
-    """Why nothing comes.
-
-    Attributes:
-        since: ``monotonic()`` of the first request that failed.
-        error: what the last one raised.
-        queue: where from, if not from all queues.
-    """
-
-    since: float
-    error: Exception
-    queue: str = ""
 
 
 class Dispatcher:
@@ -80,10 +64,8 @@ class Dispatcher:
         seconds_held: float = SECONDS_HELD,
         reader: PoolReader | None = None,
     ) -> None:
-        self._client = client
-        self._queue = queue
-        self._reader = reader
-        self._queues = frozenset((queue,) if reader is None else reader.queues)
+        self._source = source = Source(client, queue, workers, reader)
+        self._queues = source.queues
         self._poll_timeout = poll_timeout
         self._ready: deque[Delivery] = deque()
         self._reading = threading.Lock()
@@ -95,27 +77,20 @@ class Dispatcher:
         self._received_at = 0.0
         self._closed = threading.Event()
         self._is_over = False
-        self._pause = GrowingPause(0.1, 2.0)
-        self._outage = Outage()
+        self._troubles = Troubles(client, queue)
         self._suspects = suspects
         self._alone: Delivery | None = None
         self._ending_alone = threading.Lock()
-        self.gate: Final = Gate() if reader is None else reader.gate
+        self.gate: Final = source.gate
         """Keeps everybody from reading while it is shut."""
         self.pulse: Final = Pulse("whoever reads messages")
         """Of those who have the right to read, one after the other; nobody does while it rests."""
-        self.failure: Failure | None = None
-        """Why the last request for messages failed; None when it did not."""
         self.unstarted = 0
         """How many of the workers have no thread yet; it counts as idle what is started when ``need`` asks for it."""
         self.need: Callable[[int], None] = _nobody
         """Called with the number of workers that are missing, by the one that reads."""
-        self._wakes = type(client).unsubscribe is not QueueClient.unsubscribe
-        self._counted = 0
-        self._idle_since = 0.0
-        self._rests = False
-        self.roused: Callable[[], None] = _ignore
-        """Called with the first message after a time of rest; must not wait."""
+        self.resting: Final = Resting(self._is_idle, lambda: self._received)
+        """Whether requests may be few, since nothing comes."""
         self.ending = False
         """Set it to let nothing more out, before ``close``; a plain attribute, so that a signal handler can."""
 
@@ -130,12 +105,9 @@ class Dispatcher:
         return () if self._suspects is None else self._suspects.scouting
 
     @property
-    def trouble(self) -> Failure | None:
+    def trouble(self) -> Trouble | None:
         """Why nothing comes, from all queues or from one of them; None when each can be read."""
-        if self.failure is not None or self._reader is None:
-            return self.failure
-        failing = [Failure(since, exc, queue) for queue, (since, exc) in list(self._reader.failing.items())]
-        return min(failing, default=None, key=lambda each: each.since)
+        return self._troubles.last or self._source.trouble
 
     @property
     def idle(self) -> Gauge:
@@ -154,7 +126,7 @@ class Dispatcher:
 
     def open(self) -> None:
         """Start the consumer."""
-        self._client.subscribe(self._queue, self._workers)
+        self._source.open()
 
     def shut(self) -> None:
         """Let no more deliveries out. Waits for nothing."""
@@ -171,10 +143,10 @@ class Dispatcher:
 
         Returns when nobody asks for more.
         """
-        self._unsubscribe()
+        self._source.end()
         # Once more: a reader may have passed the gate just before.
-        while self._wakes and self.gate.is_asking and not self._closed.wait(_REST_POLL):
-            self._unsubscribe()
+        while self._source.wakes and self.gate.is_asking and not self._closed.wait(_REST_POLL):
+            self._source.end()
         return self._take_all()[::-1]  # each goes to the front: this keeps their order
 
     def go_on(self) -> None:
@@ -184,22 +156,13 @@ class Dispatcher:
         except QBridgeError as exc:  # whoever receives is told, too
             _log.debug("subscribe after a pause: %s", exc)
         if self.closed:  # meanwhile, and before there was this consumer
-            self._unsubscribe()
+            self._source.end()
         self.gate.open()
 
     def close(self) -> None:
         """Let no more deliveries out and wake the reader. May be called again, to wake a reader that was late."""
         self.shut()
-        self._unsubscribe()
-
-    def _unsubscribe(self) -> None:
-        if self._reader is not None:
-            self._reader.end()
-            return
-        try:
-            self._client.unsubscribe(self._queue)
-        except QBridgeError as exc:
-            _log.debug("unsubscribe: %s", exc)
+        self._source.end()
 
     def take(self) -> Delivery | None:
         """Wait for the next delivery; None when the dispatcher is closed.
@@ -302,13 +265,13 @@ class Dispatcher:
             self._ready.extend(self._read())
         finally:
             gate.leave()
-            if self._reader is not None:
-                self._reader.leave()
+            if self._source.pool is not None:
+                self._source.pool.leave()
             self.pulse.rest()
         return None
 
     def _note_alone(self, suspect: Delivery) -> Delivery:
-        self.rouse()
+        self.resting.rouse()
         if self._runs_alone(suspect):
             self._alone = suspect  # whoever takes it keeps the right to read
         elif self.unstarted and self._idle.value <= 1:
@@ -354,30 +317,9 @@ class Dispatcher:
                     waiting.append(self._ready.pop())
             except IndexError:
                 pass  # that was the last one, or a worker has come for it
-        if self._reader is not None and self._idle.value + self.unstarted <= 0:
-            self._reader.tidy()
+        if self._source.pool is not None and self._idle.value + self.unstarted <= 0:
+            self._source.pool.tidy()
         return waiting
-
-    def may_rest(self) -> bool:
-        """Whether nothing has come for a while and nothing runs; for one thread, which calls it again and again.
-
-        As long as it is so, requests wait for longer where many managers share the process, and ``roused`` is called
-        when it is not so any more.
-        """
-        now, since = monotonic(), self._idle_since
-        if self._counted != self._received or not self._is_idle():
-            self._counted, self._idle_since, self._rests = self._received, now, False
-        elif now - since >= IDLE_AFTER:
-            self._rests = True
-            # Looked at again: whoever has disturbed it before may have seen no rest.
-            if self._counted != self._received or since != self._idle_since or not self._is_idle():
-                self.rouse()
-        return self._rests
-
-    def rouse(self) -> None:
-        """End the rest, and begin none for a while."""
-        self._idle_since, self._rests = monotonic(), False
-        self.roused()
 
     def _is_idle(self) -> bool:
         return self._is_quiet() and not self._ready and self._alone is None
@@ -403,44 +345,39 @@ class Dispatcher:
         began = monotonic()
         more = self._read_ahead.more(done, began)
         timeout, suspects = self._poll_timeout, self._suspects
-        if self._rests:
+        if self.resting.rests:
             timeout = self._long_timeout()
         if suspects is not None:
             timeout = min(timeout, suspects.patience)
         self.pulse.turn(timeout)
         try:
-            batch = self._receive(idle + more, timeout)
+            batch = self._source.receive(idle + more, timeout)
         except NotConnectedError:
             raise
         except Exception as exc:  # noqa: BLE001 - whatever it is, the worker must go on asking
-            self._wait_after(exc)
+            seconds = self._troubles.failed(exc)
+            self.pulse.turn(seconds)
+            self._closed.wait(seconds)
             return []
         self._note_wait(began)
         if not batch and suspects is not None:
             suspects.nothing_else()
         self._received += len(batch)
         self._share = max(0, len(batch) - idle) // self._workers
-        if self._rests and batch:
-            self.rouse()
+        if self.resting.rests and batch:
+            self.resting.rouse()
         if self.unstarted and (missing := len(batch) + 1 - self._idle.value) > 0:  # with one to read next
             self.need(missing)
         if batch and (len(batch[-1].body) > LARGE or self._read_ahead.size > LARGE):
             self._read_ahead.seen(len(batch[-1].body))
         self._received_at = monotonic()
-        if self._pause.count:
-            self._pause.reset()
-            self.failure = None
-            self._say_that_it_works()
+        if self._troubles.last is not None:
+            self._troubles.over()
         return batch
-
-    def _receive(self, count: int, timeout: float) -> list[Delivery]:
-        if self._reader is None:
-            return self._client.receive(self._queue, count, timeout)
-        return self._reader.receive(count, timeout)
 
     def _long_timeout(self) -> float:
         """For how many seconds a request of a queue that rests may wait; ``unsubscribe`` must be able to end it."""
-        if not self._wakes:
+        if not self._source.wakes:
             return self._poll_timeout
         longer = pause(watch.count)
         if self._suspects is not None:
@@ -452,28 +389,6 @@ class Dispatcher:
         if self._is_quiet():
             self._read_ahead.waited(max(0.0, monotonic() - max(began, self._idle.raised_at)))
 
-    def _wait_after(self, exc: Exception) -> None:
-        """The client reconnects by itself: keep asking, with pauses, and say so once and then each minute."""
-        before, pause = self.failure, self._pause.next()
-        self.failure = Failure(monotonic() if before is None else before.since, exc)
-        self.pulse.turn(pause)
-        self._outage.lost(self)
-        said_by_client = self._client.logs_outages and isinstance(exc, BrokerUnavailableError)
-        loud = not said_by_client and self._outage.is_news(exc)
-        _log.log(
-            logging.ERROR if loud else logging.DEBUG,
-            "cannot receive from %s: %s; it is tried again until it works", self._queue, exc,
-            extra={"qbridge_queue": self._queue}, exc_info=None if isinstance(exc, QBridgeError) else exc,
-        )  # fmt: skip
-        self._closed.wait(pause)
-
-    def _say_that_it_works(self) -> None:
-        seconds = self._outage.back(self)
-        _log.log(
-            logging.INFO if self._outage.was_reported else logging.DEBUG,
-            "receiving from %s again after %.1f s", self._queue, seconds or 0.0, extra={"qbridge_queue": self._queue},
-        )  # fmt: skip
-
 
 def _is_new(delivery: Delivery) -> bool:
     """True for what no worker has had before, as far as is known."""
@@ -482,7 +397,3 @@ def _is_new(delivery: Delivery) -> bool:
 
 def _nobody(count: int) -> None:
     """Start no workers."""
-
-
-def _ignore() -> None:
-    """Nobody wants to know."""

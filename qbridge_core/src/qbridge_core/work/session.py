@@ -91,10 +91,10 @@ class Session:
             self._pool = CoroutinePool(job, workers, max_abandoned, self.bell, isolation)
         else:
             self._pool = WorkerPool(job, workers, max_abandoned, self.bell, isolation)
-        job.dispatcher.roused = functools.partial(watch.look_within_a_second, self)
+        job.dispatcher.resting.roused = functools.partial(watch.look_within_a_second, self)
         for line in lines:
             if line.isolation is not None:
-                line.isolation.rouse = job.dispatcher.rouse
+                line.isolation.rouse = job.dispatcher.resting.rouse
         self._liveness = health.Liveness(client, job.dispatcher, self._pool, isolation)
         self._stopping = Stopping(client, job, self._pool, isolation, give_up, lambda: self._stop_requests)
         self._pausings = {
@@ -203,7 +203,7 @@ class Session:
         """Seconds until the next look, whatever the runs that are known want."""
         if watch.count <= MANY or (self._isolation is not None and self._isolation.has_runners):
             return _STALE_POLL
-        if not self._job.dispatcher.may_rest():
+        if not self._job.dispatcher.resting.look():
             return _STALE_POLL
         # Many that rest are looked at together: on the second.
         return pause(watch.count) + 1.0 - monotonic() % 1.0
