@@ -201,7 +201,7 @@ class ConsumerMachine(RuleBasedStateMachine):
     @rule()
     def flush(self) -> None:
         """Acknowledgements are sent, and what nobody has taken is given back."""
-        for arrival in self.consumer.take_left():
+        for arrival in self.consumer.buffer.take_left():
             arrival.channel.give_back(arrival.number)
         if self.consumer.channel is not None:
             self.consumer.channel.flush()

@@ -109,8 +109,7 @@ class Consuming(Connecting):
             consumer.interrupt()
             if not ended.wait(_UNSUBSCRIBE_TIMEOUT):
                 return  # a silent broker: it takes all of them back with the connection
-            left = [arrival for arrival in consumer.take_left() if not arrival.channel.lost]
-            broker.handbacks.give_back(queue, left)
+            broker.handbacks.give_back(queue, consumer.buffer.take_left())
 
     def ack(self, delivery: Delivery) -> None:
         """Acknowledge, with the next of the acknowledgements that the I/O thread sends together.

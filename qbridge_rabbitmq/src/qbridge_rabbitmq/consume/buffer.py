@@ -25,6 +25,7 @@ class Buffer:
         self._pieces: queues.SimpleQueue[list[Arrival]] = queues.SimpleQueue()
         self._rest: deque[Arrival] = deque()  # of the piece that the taker has begun
         self._gathered: list[Arrival] = []
+        self._left: list[Arrival] = []
         self.size = 0
         self.listener: Callable[[], object] | None = None
 
@@ -88,6 +89,11 @@ class Buffer:
         except queues.Empty:
             return drained
 
+    def take_left(self) -> list[Arrival]:
+        """In any thread: what nobody has taken before ``leave``; the caller gives it back. Nothing that is lost."""
+        left, self._left = self._left, []
+        return [arrival for arrival in left if not arrival.channel.lost]
+
     # ------------------------------------------------------------------ I/O thread
 
     def gather(self, arrival: Arrival, after_reading: list[Callable[[], None]]) -> None:
@@ -104,3 +110,9 @@ class Buffer:
             size = len(gathered[-1].body)
             self.size = size if size > self.size else self.size - (self.size - size) // 8
             self._hand_over(gathered)
+
+    def leave(self) -> None:
+        """Put what nobody has taken aside, since what has brought it ends."""
+        self.release()
+        self._left += self.drain()
+        self.wake()  # one that was meant to wake a receive may have been among them

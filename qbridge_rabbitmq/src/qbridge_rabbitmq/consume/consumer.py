@@ -19,6 +19,7 @@ from qbridge_rabbitmq.consume.getting import GetRequest, Gets
 from qbridge_rabbitmq.consume.prefetch import MOST, PrefetchControl
 from qbridge_rabbitmq.consume.queue_check import QueueCheck, Restore
 from qbridge_rabbitmq.consume.redeliveries import Redeliveries
+from qbridge_rabbitmq.consume.silence import Silence
 from qbridge_rabbitmq.consume.states import NEXT, USABLE, State
 from qbridge_rabbitmq.recovery.lost_deliveries import LostDeliveries
 from qbridge_rabbitmq.state.in_flight import Arrival, DeliveryChannel
@@ -28,7 +29,6 @@ _log: Final = logger("qbridge.rabbitmq")
 # RabbitMQ 3.10 confuses its consumers when a quorum queue is declared anew within milliseconds of its deletion: it
 # neither cancels them nor passes on what it delivers to them.
 DELETION_PAUSE: Final = 1.0
-_RENEW_AFTER: Final = 10
 _SAY_AGAIN: Final = 60.0
 
 
@@ -78,10 +78,8 @@ class Consumer:
         self._held = PrefetchControl(self._redeliveries.rule)
         self._connection: AmqpConnection | None = None
         self._tags: ConsumerTags | None = None
-        self._left: list[Arrival] = []
         self._ended: list[Callable[[], None]] = []  # to be called when the consumer, or its channel, has ended
-        self._arrived = False
-        self._idle = 0
+        self._silence = Silence()
         self._said = ""
         self._said_at = 0.0
 
@@ -114,15 +112,6 @@ class Consumer:
         self.epoch += 1
         self.buffer.wake()
 
-    def take_unread(self) -> list[Arrival]:
-        """What has come and nobody has taken."""
-        return self.buffer.drain()
-
-    def take_left(self) -> list[Arrival]:
-        """What nobody has taken before the consumer ended; the caller gives it back."""
-        left, self._left = self._left, []
-        return left
-
     # ------------------------------------------------------------------ what is wanted
 
     def subscribe(self, prefetch: int, fixed: bool = True) -> None:
@@ -134,12 +123,12 @@ class Consumer:
         self._pursue()
 
     def unsubscribe(self, done: Callable[[], None]) -> None:
-        """End the consumer; ``done`` is called at the end, and ``take_left`` then returns what nobody has taken."""
+        """End the consumer; ``done`` is called at the end, and what nobody has taken is left in the buffer."""
         self.prefetch = 0
         self._held.follow(None)
         self.missing = None
         if self._tags is None or self.channel is None:
-            self._leave_buffer()
+            self.buffer.leave()
             done()
             return
         self._ended.append(done)
@@ -297,10 +286,10 @@ class Consumer:
 
     def _start(self, channel: DeliveryChannel) -> None:
         gather, unsettled, examine = self.buffer.gather, channel.unsettled, self._redeliveries.examine
-        after_reading = channel.connection.after_reading
+        after_reading, silence = channel.connection.after_reading, self._silence
 
         def deliver(number: int, redelivered: bool, properties: bytes, body: bytes) -> None:
-            self._arrived = True
+            silence.broken = True
             self.is_drained = False
             unsettled[number] = None
             arrival = examine(Arrival(channel, number, redelivered, properties, body))
@@ -313,7 +302,7 @@ class Consumer:
         )
 
     def _on_consuming(self, tags: ConsumerTags) -> None:
-        self._arrived = True
+        self._silence.broken = True
         self._check.succeeded()
         self.missing = None
         if tags is self._tags and self.state is State.STARTING:
@@ -334,7 +323,7 @@ class Consumer:
         if tags is not self._tags or self.state is not State.CANCELLING:
             return
         self._drop_tags(tags)
-        self._leave_buffer()
+        self.buffer.leave()
         self._tell_ended()
         self._pursue()
 
@@ -354,11 +343,6 @@ class Consumer:
         tags.end()
         self._tags = None
         self._enter(State.OPEN)
-
-    def _leave_buffer(self) -> None:
-        self.buffer.release()
-        self._left += self.buffer.drain()
-        self.buffer.wake()  # one that was meant to wake a receive may have been among them
 
     def _tell_ended(self) -> None:
         ended, self._ended = self._ended, []
@@ -404,25 +388,22 @@ class Consumer:
 
     def idle_tag(self) -> str:
         """The tag of the consumer, if it has brought nothing since the last call; "" otherwise."""
-        arrived, self._arrived = self._arrived, False
-        if arrived:
-            self._idle = 0
-        tags = self._steady
-        return "" if arrived or tags is None else tags.first
+        lasts, tags = self._silence.lasts(), self._steady
+        return tags.first if lasts and tags is not None else ""
 
     def examined(self, tag: str, count: int, error: BaseException | None) -> None:
         """The broker was asked how many consumers the queue of an idle one has."""
         tags, channel = self._steady, self.channel
         if channel is None or tags is None or tags.first != tag:
             return
-        self._idle += 1
+        is_long = self._silence.is_long()
         if errors.is_missing(error) or (error is None and count == 0):
             _log.warning("the broker has lost the consumer of %r; consuming again", self.queue)
             tags.drop()
             self._drop_tags(tags)
             self._check.begin(0.0)
-        elif self._idle >= _RENEW_AFTER and not channel.unsettled:
+        elif is_long and not channel.unsettled:
             # A broker may have lost a consumer that it counts (see DELETION_PAUSE). A new channel heals that, and for
             # one that has had nothing to do for long it costs nothing.
-            self._idle = 0
+            self._silence.end()
             self._close_channel(channel)

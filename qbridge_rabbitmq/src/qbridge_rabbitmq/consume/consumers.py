@@ -64,7 +64,7 @@ class Consumers:
         unread: dict[str, list[Arrival]] = {}
         for consumer in self.all():
             if wanted(consumer.queue):
-                left = [arrival for arrival in consumer.take_unread() if not arrival.channel.lost]
+                left = [arrival for arrival in consumer.buffer.drain() if not arrival.channel.lost]
                 unread |= {consumer.queue: left} if left else {}
         return unread
 

@@ -252,7 +252,7 @@ def _end(broker: ConnectedBroker, consumer: Consumer) -> list[Arrival]:
     ended = threading.Event()
     broker.io.post(lambda: consumer.unsubscribe(ended.set))
     ended.wait(_END_TIMEOUT)  # a broker that does not answer is noticed by what comes next
-    return [arrival for arrival in consumer.take_left() if not arrival.channel.lost]
+    return consumer.buffer.take_left()
 
 
 def _give_back(broker: ConnectedBroker, declared: Declarations, consumer: Consumer, *, closing: bool) -> None:
