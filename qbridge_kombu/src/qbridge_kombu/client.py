@@ -12,12 +12,10 @@ from qbridge_core.backend import (
     DIAGNOSIS_SECONDS,
     HISTORY,
     NO_HEADERS,
-    BrokerUnavailableError,
     BrokerURL,
     Capabilities,
     ConfigurationError,
     ConnectionEvents,
-    DeadLetter,
     DeclaredQueues,
     Delivery,
     DeliveryLostError,
@@ -26,38 +24,28 @@ from qbridge_core.backend import (
     InvalidURLError,
     Message,
     NotConnectedError,
-    PermanentError,
-    QBridgeError,
-    QueueClient,
     QueueStats,
     QueueUse,
     UnsupportedError,
     callers_own,
-    check_after,
     check_count,
     check_declaration,
     check_delay,
     check_delivery,
-    check_imports,
     check_publish_timeout,
     check_queue_name,
-    check_queue_names,
     check_rejection,
-    check_replay,
     check_uses,
     check_wait,
-    guarded,
-    is_passing,
     monotonic,
     read_options,
     rejection,
-    replay_headers,
 )
 from qbridge_kombu.connected import Connected
+from qbridge_kombu.connection.boundary import guarded_method
+from qbridge_kombu.holding import Holding
+from qbridge_kombu.letters import Letters
 from qbridge_kombu.options import HINTS, READERS, Settings
-from qbridge_kombu.protocol.headers import sent
-from qbridge_kombu.protocol.messages import Outgoing, imported
-from qbridge_kombu.queues.pauses import Pauses
 from qbridge_kombu.state.in_flight import Tag
 from qbridge_kombu.transports import SCHEMES, transport_class
 from qbridge_kombu.transports.base import Transport
@@ -65,17 +53,7 @@ from qbridge_kombu.transports.base import Transport
 _DISCONNECT_TIME: Final = 5.0
 
 
-def _translated(exc: Exception) -> QBridgeError:
-    """The contract's error for something unexpected."""
-    if is_passing(exc):
-        return BrokerUnavailableError(f"the client cannot do this now: {type(exc).__name__}: {exc}")
-    return PermanentError(f"unexpected {type(exc).__name__} in the kombu backend: {exc}")
-
-
-_guarded_method: Final = guarded(_translated)
-
-
-class KombuClient(QueueClient):
+class KombuClient(Letters, Holding):
     """A client of one of the brokers that kombu reaches. Thread-safe; not to be used by a child process after a fork.
 
     What it can promise depends on the broker: see ``capabilities``, and docs/kombu.md. A transport that takes a message
@@ -139,7 +117,7 @@ class KombuClient(QueueClient):
         parts = self._parts
         return parts is not None and parts.pid == os.getpid() and not parts.context.closing.is_set()
 
-    @_guarded_method
+    @guarded_method
     def connect(self) -> None:
         """Connect, with a thread for each connection.
 
@@ -157,7 +135,7 @@ class KombuClient(QueueClient):
                 parts.start()
                 self._parts = parts
 
-    @_guarded_method
+    @guarded_method
     def disconnect(self) -> None:
         """Give back what is unsettled, and close. Takes about 5 seconds at most."""
         if self._parts is not None and self._parts.pid != os.getpid():
@@ -173,14 +151,14 @@ class KombuClient(QueueClient):
 
     # ------------------------------------------------------------------ queues
 
-    @_guarded_method
+    @guarded_method
     def declare(self, queue: str, dead_letter_queue: str | None = None) -> None:
         """Create both queues where they are missing."""
         check_declaration(queue, dead_letter_queue)
         self._connected().declare(queue, dead_letter_queue)
         self._declarations.remember(queue, dead_letter_queue)
 
-    @_guarded_method
+    @guarded_method
     def stats(self, queue: str) -> QueueStats:
         """Count the messages and letters; a folder knows how old its first file is.
 
@@ -189,59 +167,26 @@ class KombuClient(QueueClient):
         check_queue_name(queue)
         return self._connected().looking.stats(queue)
 
-    @_guarded_method
+    @guarded_method
     def count(self, queue: str) -> QueueStats:
         """Count the messages."""
         check_queue_name(queue)
         return self._connected().looking.count(queue)
 
-    @_guarded_method
+    @guarded_method
     def describe(self, queue: str) -> QueueStats:
         """Tell what ``stats`` tells, and what all consumers hold where the broker knows."""
         check_queue_name(queue)
         return self._connected().looking.describe(queue)
 
-    @_guarded_method
+    @guarded_method
     def queues(self) -> dict[str, str | None]:
         """List those that this client has declared; Redis and a folder know all of the bridge's, a database all."""
         return self._connected().looking.queues()
 
-    @_guarded_method
-    def purge(self, queue: str, *, delayed: bool = False) -> int:
-        """Delete the ready messages, or those in ``<queue>.delayed``."""
-        check_queue_name(queue)
-        looking = self._connected().looking
-        if not delayed:
-            return looking.purge(queue)
-        if not self.capabilities.purge_delayed:
-            raise UnsupportedError(f"{self._transport.url.scheme}:// lets nobody reach what it holds back of {queue!r}")
-        return looking.purge_delayed(queue)
-
-    @_guarded_method
-    def pause(self, queue: str) -> None:
-        """Leave a mark, a message in ``<queue>.paused``."""
-        self._pauses(check_queue_name(queue)).pause(queue)
-
-    @_guarded_method
-    def resume(self, queue: str) -> None:
-        """Take the mark away."""
-        self._pauses(check_queue_name(queue)).resume(queue)
-
-    @_guarded_method
-    def paused(self, queues: Iterable[str]) -> set[str]:
-        """Look for the marks, one after the other."""
-        names = check_queue_names(queues)
-        return self._pauses(", ".join(names)).paused(names)
-
-    def _pauses(self, queue: str) -> Pauses:
-        parts = self._connected()
-        if not self.capabilities.pause:
-            raise UnsupportedError(f"{self._transport.url.scheme}:// keeps no mark that {queue!r} is paused")
-        return parts.pauses
-
     # ------------------------------------------------------------------ publishing
 
-    @_guarded_method
+    @guarded_method
     def publish(
         self,
         queue: str,
@@ -258,7 +203,7 @@ class KombuClient(QueueClient):
         message = Message(body, NO_HEADERS if headers is None else headers, message_id)
         self._connected().publisher.publish(queue, [message], seconds, check_publish_timeout(timeout))
 
-    @_guarded_method
+    @guarded_method
     def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
         """Publish in batches, each confirmed."""
         check_queue_name(queue)
@@ -267,34 +212,34 @@ class KombuClient(QueueClient):
 
     # ------------------------------------------------------------------ consuming
 
-    @_guarded_method
+    @guarded_method
     def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
         """Take up to ``max_messages``; wait up to ``timeout`` seconds for the first."""
         check_queue_name(queue)
         count, seconds = check_count("max_messages", max_messages, 1), check_wait(timeout)
         return self._connected().receiving.receive(queue, count, seconds)
 
-    @_guarded_method
+    @guarded_method
     def unsubscribe(self, queue: str) -> None:
         """Wake a blocked ``receive``, and give back what it has not returned."""
         check_queue_name(queue)
         parts = self._connected()
         parts.settling.hand_back_all(parts.receiving.cancel(queue), monotonic() + self._settings.request_timeout)
 
-    @_guarded_method
+    @guarded_method
     def check_task_timeout(self, queue: str, seconds: float, workers: int) -> None:  # noqa: ARG002 - the contract's
         """Refuse runs that take longer than the broker lets a worker hold a message."""
         check_queue_name(queue)
         self._connected().leases.check_task_timeout(queue, seconds)
 
-    @_guarded_method
+    @guarded_method
     def ack(self, delivery: Delivery) -> None:
         """Remove the message from the broker."""
         check_delivery(delivery)
         parts = self._connected()
         parts.settling.acknowledge(_own(parts, delivery))
 
-    @_guarded_method
+    @guarded_method
     def reject(
         self,
         delivery: Delivery,
@@ -315,67 +260,20 @@ class KombuClient(QueueClient):
         else:
             settling.hand_back(tag, self._delay(delay), delivery.meta.get(HISTORY))
 
-    @_guarded_method
+    @guarded_method
     def flush(self, timeout: float = 5.0) -> bool:
         """Wait until the broker has carried out the acknowledgements."""
         seconds = check_wait(timeout)
         return self._connected().settling.flush(seconds)
 
-    # ------------------------------------------------------------------ dead letters
+    # ------------------------------------------------------------------ what may hurt
 
-    @_guarded_method
-    def dead_letters(self, queue: str, limit: int = 100, *, after: DeadLetter | str | None = None) -> list[DeadLetter]:
-        """List the oldest, where the transport can look without taking."""
-        check_queue_name(queue)
-        parts = self._connected()
-        if check_after(after) is not None:
-            raise self._cannot_choose(queue)
-        if not self.capabilities.browse:
-            raise UnsupportedError(
-                f"{self._transport.url.scheme}:// cannot list {queue!r} without consuming it: receive the letters, or "
-                "replay them"
-            )
-        return parts.looking.dead_letters(queue, check_count("limit", limit))
-
-    @_guarded_method
-    def replay(
-        self,
-        dead_letter_queue: str,
-        *,
-        target: str | None = None,
-        limit: int | None = None,
-        letters: Iterable[DeadLetter | str] | None = None,
-        body: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> int:
-        """Send dead letters back."""
-        check_replay(dead_letter_queue, target, limit)
-        self._connected()
-        return super().replay(
-            dead_letter_queue, target=target, limit=limit, letters=letters, body=body, headers=headers
-        )
-
-    @_guarded_method
+    @guarded_method
     def diagnose(self, queues: Iterable[str | QueueUse] = (), *, timeout: float = DIAGNOSIS_SECONDS) -> list[Finding]:
         """Look at what the transport can tell of its broker and of queues."""
         parts = self._connected()
         uses, seconds = check_uses(queues, timeout)
         return parts.checkup.look(uses, seconds)
-
-    @_guarded_method
-    def import_letters(self, dead_letter_queue: str, letters: Iterable[DeadLetter]) -> int:
-        """Publish letters into a dead-letter queue; values of headers become texts."""
-        check_queue_name(dead_letter_queue)
-        parts = self._connected()
-        copies = [imported(letter) for letter in check_imports(letters)]
-        parts.publisher.copies(dead_letter_queue, copies)
-        return len(copies)
-
-    def _publish_letter(self, queue: str, delivery: Delivery) -> None:
-        check_queue_name(queue)
-        properties = delivery.tag.received.properties
-        headers = {**delivery.headers, **replay_headers(delivery.meta), **sent(delivery.meta, delivery.sent_at_ms)}
-        self._connected().publisher.copy(queue, Outgoing(delivery.body, headers, properties))
 
     def _delay(self, delay: object) -> float:
         seconds = check_delay(delay, self.capabilities.max_delay)
