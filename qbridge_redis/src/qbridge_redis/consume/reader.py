@@ -3,6 +3,9 @@
 Facts: https://redis.io/docs/latest/commands/xreadgroup/. A read hands entries to the consumer on the server before
 the reply leaves it, so a read whose reply is lost must be followed by a look at what the consumer holds; and a blocked
 read is never abandoned, its reply is awaited, because it may bring messages.
+
+Where a queue is busy, ``receive`` returns half of what it may, and has asked for the other half by then: so the server
+has its work done while the messages are at work here, and no more is held than was asked for.
 """
 
 from __future__ import annotations
@@ -20,12 +23,11 @@ from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import REFUSED, is_missing_group, unreachable
 from qbridge_redis.connection.reconnect_pause import ReconnectPause
 from qbridge_redis.consume.reading import SLICE, deliveries, read_command, unblock
+from qbridge_redis.consume.sent_read import SentRead
 from qbridge_redis.consume.shared import SharedReader
 from qbridge_redis.consume.subscription import Subscription
-from qbridge_redis.protocol.scripts import Command
 from qbridge_redis.queues.permissions import warn_of_missing_rights
 from qbridge_redis.recovery.takeover import Takeover, refuse
-from qbridge_redis.settle.acknowledgements import acks_command, finish_acks
 from qbridge_redis.state.context import NodeContext, log
 from qbridge_redis.state.in_flight import InFlight
 
@@ -34,6 +36,8 @@ _HEALS: Final = 3
 _ABORT_TIME: Final = 0.2
 _CLOGGED: Final = 0.2
 _IDLE: Final = 100  # milliseconds without anything
+_WORTH_TWO_READS: Final = 50  # messages
+_BUSY: Final = 0.05  # seconds within which all that was asked for has come, and more is wanted
 
 
 class StreamReader:
@@ -57,6 +61,8 @@ class StreamReader:
         self._takeover = Takeover(context, queue)
         self._subscription = Subscription(context, queue, self._takeover)
         self._is_idle = False
+        self._sent: SentRead | None = None
+        self._busy_until = 0.0
         self._is_released = False
         self._used_at = monotonic()
 
@@ -83,10 +89,12 @@ class StreamReader:
         self._subscribed = False
         self._own.leave(self)
         self.cancel()
-        self._shared.remove(self._subscription)
         if self._turn.acquire(blocking=False):  # otherwise whoever receives does it
-            self._share()
-            self._turn.release()
+            try:
+                self._share()
+            finally:
+                self._turn.release()
+        self._shared.remove(self._subscription)
 
     def release(self, seconds: float) -> bool:
         """Have this reader end when its queue was not used for so long; return whether it has."""
@@ -101,9 +109,25 @@ class StreamReader:
         with self._turn:
             if self._is_released:
                 return None
+            self._read_sent(self._context.options.socket_timeout)
             self._used_at = monotonic()
             self._subscription.listener = listener
             return self._subscription
+
+    def read_late(self, now: float) -> None:
+        """Read what was sent ahead, when nobody has come for it until ``now`` (monotonic time).
+
+        It is left to whoever receives next.
+        """
+        sent = self._sent
+        if sent is None or now < sent.late_at or not self._turn.acquire(blocking=False):
+            return
+        try:
+            if self._sent is sent:
+                self._read_sent(self._context.options.socket_timeout)
+                self._share()
+        finally:
+            self._turn.release()
 
     @property
     def cancels(self) -> int:
@@ -122,8 +146,11 @@ class StreamReader:
             self._connection.abort()  # nothing comes from the server any more
             if not self._turn.acquire(timeout=_ABORT_TIME):
                 return  # it is about to connect, and will see that nobody wants that any more
-        self._connection.close()
-        self._turn.release()
+        try:
+            self._read_sent(max(_ABORT_TIME, timeout))  # it is handed back with all that is held
+            self._connection.close()
+        finally:
+            self._turn.release()
 
     # ------------------------------------------------------------------ for the receiving thread
 
@@ -155,13 +182,19 @@ class StreamReader:
             if batch or monotonic() >= deadline:
                 return batch
         if self._context.closing.is_set():
+            self._read_sent(self._context.options.socket_timeout)
             self._connection.close()  # nobody else may be there to do it any more
         return []
 
     def _share(self) -> None:
         """Let others use the connection, so that queues that are asked now and then have not one each."""
-        keeps = self._subscribed and not self._is_idle and self._own.has(self)
-        if keeps or not self._connection.is_usable or self._context.closing.is_set():
+        if self._subscribed and not self._is_idle and self._own.has(self):
+            return
+        if self._sent is not None and not self._context.closing.is_set():
+            self._read_sent(self._context.options.socket_timeout)
+            if not self._subscribed:  # the one that unsubscribed may be gone by now
+                self._shared.remove(self._subscription)
+        if not self._connection.is_usable or self._context.closing.is_set():
             return
         self._context.pool.give(self._connection)
         self._connection = RedisConnection(self._context.route, f"qbridge:{self._context.consumer}")
@@ -186,6 +219,8 @@ class StreamReader:
         return self._cancels != cancels or self._context.closing.is_set()
 
     def _step(self, count: int, deadline: float, cancels: int) -> list[Delivery]:
+        if self._sent is not None and (batch := self._receive_sent(count, cancels)):
+            return batch
         waits = self._subscribed and monotonic() < deadline  # who does not wants to know what is there now
         if self._subscription.has_come or (waits and (self._is_idle or not self._own.grant(self))):
             return self._receive_shared(count, deadline, cancels)
@@ -240,12 +275,15 @@ class StreamReader:
     # ------------------------------------------------------------------ new entries
 
     def _read(self, count: int, deadline: float, cancels: int) -> list[Delivery]:
+        asked = count // 2 if self._is_busy(count) else count
         for _ in range(_HEALS):
             block = self._block(deadline)
-            reply = self._read_once(count, block, cancels)
+            reply = self._read_once(asked, block, cancels)
             if not isinstance(reply, ResponseError):
                 if reply:
-                    return deliveries(self._in_flight, reply[0][1])
+                    batch = deliveries(self._in_flight, reply[0][1])
+                    self._send_ahead(count, asked, len(reply[0][1]), cancels)
+                    return batch
                 self._is_idle = block >= _IDLE and self._subscribed and self._own.give_up(self)
                 return []
             if is_missing_group(reply):
@@ -269,26 +307,74 @@ class StreamReader:
         try:
             if self._is_cancelled(cancels):
                 return None
-            return self._exchange(read_command(self._context, (self._stream,), count, block), block / 1000)
+            return self._send_read(count, block).reply(block / 1000 + self._context.options.socket_timeout)
         except BaseException:
             self._takeover.reply_lost()
             raise
         finally:
             self._reading.clear()
 
-    def _exchange(self, read: Command, block: float) -> Any:
-        """Send what is acknowledged and the next read in one write; the first reply does not wait for the second."""
-        limit = block + self._context.options.socket_timeout
-        acks = self._in_flight.take_acks()
-        done = False
+    def _send_read(self, count: int, block: int) -> SentRead:
+        read = read_command(self._context, (self._stream,), count, block)
+        return SentRead(self._context, self._connection, self._in_flight, read, count)
+
+    # ------------------------------------------------------------------ reads that are sent ahead
+
+    def _is_busy(self, count: int) -> bool:
+        """Whether to ask for messages in two halves: all that was asked for last has come, and has hardly lasted."""
+        return self._subscribed and count >= _WORTH_TWO_READS and monotonic() < self._busy_until
+
+    def _send_ahead(self, count: int, asked: int, came: int, cancels: int) -> None:
+        """Ask for the rest of ``count`` now, where ``asked`` were asked for and so many came. Waits for nothing."""
+        is_busy, now = self._is_busy(count), monotonic()
+        self._busy_until = now + _BUSY if came >= asked else 0.0
+        more = min(count - came, count // 2)
+        if not is_busy or came < asked or more < _WORTH_TWO_READS // 2 or now >= self._takeover.next_at():
+            return
+        if self._is_cancelled(cancels) or self._in_flight.is_clogged or not self._connection.is_usable:
+            return
         try:
-            self._connection.send([acks_command(self._context, self._stream, acks), read] if acks else [read])
-            reply = self._connection.read(limit) if acks else None
-            done = True
+            self._sent = self._send_read(more, 0)
+        except LOST:
+            self._takeover.reply_lost()  # what has come is handed out; the next request connects again
+        else:
+            self._context.will_read(self)
+
+    def _receive_sent(self, count: int, cancels: int) -> list[Delivery]:
+        """What a read that was sent ahead has brought, and more is asked for; what is too much is kept."""
+        asked = 0 if self._sent is None else self._sent.count
+        batch = self._replies(self._context.options.socket_timeout)
+        if len(batch) > count:
+            self._shared.keep(self._subscription, batch[count:])
+            return batch[:count]
+        self._send_ahead(count, asked, len(batch), cancels)
+        return batch
+
+    def _read_sent(self, limit: float) -> None:
+        """Leave what was sent ahead has brought, if anything was, to whoever receives next."""
+        if self._sent is not None:
+            with contextlib.suppress(*LOST):  # then it comes back, as after each reply that is lost
+                self._shared.keep(self._subscription, self._replies(limit))
+
+    def _replies(self, limit: float) -> list[Delivery]:
+        """The deliveries of the read that was sent ahead; none when it was refused, as the next will be."""
+        self._context.unread.discard(self)
+        sent = self._sent
+        if sent is None:
+            return []
+        try:
+            reply = sent.reply(limit)
+        except BaseException:
+            self._takeover.reply_lost()
+            raise
         finally:
-            if acks and not finish_acks(self._in_flight, acks, reply if done else None):
-                self._context.acks_waiting.set()
-        return self._connection.read(limit)
+            self._sent = None
+        if not reply or isinstance(reply, ResponseError):
+            return []
+        batch = deliveries(self._in_flight, reply[0][1])
+        if not self._connection.is_usable:
+            self._in_flight.mark_deleted()  # they are of a server that is no master any more
+        return batch
 
 
 def close_all(readers: Sequence[StreamReader], timeout: float) -> None:

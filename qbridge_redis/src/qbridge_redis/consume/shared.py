@@ -142,15 +142,29 @@ class SharedReader:
             new = [one for one in subscriptions if one.stream not in self._subscriptions]
             if not new:
                 return
-            if self._thread is None:  # before anything is noted: without a thread all is tried again
-                thread = threading.Thread(target=self._run, name="qbridge-redis-reader", daemon=True)
-                thread.start()
-                self._thread = thread
+            self._start()  # before anything is noted: without a thread all is tried again
             now = monotonic()
             for subscription in new:
                 self._subscriptions[subscription.stream] = subscription
                 self._recover_at = min(self._recover_at, subscription.recovers_at(now))
         self._wake()
+
+    def keep(self, subscription: Subscription, batch: Sequence[Delivery]) -> None:
+        """Leave deliveries to whoever receives next; when nobody does for a while, they go back."""
+        if not batch:
+            return
+        self._deliver(subscription, batch)
+        if not self._context.closing.is_set():  # otherwise all that is held is handed back soon
+            with self._lock:
+                self._start()
+            self._wanted.set()
+
+    def _start(self) -> None:
+        """Start the thread if there is none. Expects the lock to be held."""
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="qbridge-redis-reader", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def _wake(self) -> None:
         """Have the thread look again at what to read. Whoever is first does it for all."""

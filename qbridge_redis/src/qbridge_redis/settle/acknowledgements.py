@@ -7,6 +7,7 @@ after the first: one round trip for all that came meanwhile.
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -81,6 +82,7 @@ class Acknowledgements:
         pause = ReconnectPause()
         for in_flight in self._context.all_in_flight():
             in_flight.retry_acks()
+        self._read_late(math.inf)
         while True:
             with contextlib.suppress(QBridgeError, *LOST):
                 waiting = [in_flight for in_flight in self._context.all_in_flight() if in_flight.has_acks]
@@ -103,6 +105,7 @@ class Acknowledgements:
             self._wanted.clear()
             try:
                 self._complain()
+                self._read_late(monotonic())
                 self._send_idle(before)
                 self._context.outage.back(self)
                 pause.reset()
@@ -132,6 +135,13 @@ class Acknowledgements:
                     in_flight.queue,
                     ask_missing_rights(self._context, in_flight.queue) or error,
                 )
+
+    def _read_late(self, now: float) -> None:
+        """Have replies read that confirm acknowledgements, and that nobody comes for because tasks take longer now."""
+        for reader in self._context.unread.copy():
+            reader.read_late(now)
+        if self._context.unread:
+            self._wanted.set()
 
     def _send_idle(self, before: Mapping[str, int]) -> None:
         """Send what no read has taken along meanwhile; where reads come, competing with them costs half the speed."""

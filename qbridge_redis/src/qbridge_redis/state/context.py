@@ -7,7 +7,7 @@ import threading
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from qbridge_core.backend import QBridgeError, monotonic, worker_identity
 from qbridge_redis.connection.options import Options
@@ -25,6 +25,13 @@ __all__ = ["PublishCopies", "ClientContext", "NodeContext", "log"]
 
 PublishCopies = Callable[[str, Sequence[Fields], float, bool], None]
 """``publish_copies(queue, contents, delay, create)``; returns when all are confirmed."""
+
+
+class Unread(Protocol):
+    """A reader that has sent a read."""
+
+    def read_late(self, now: float) -> None:
+        """Read the reply, when nobody has come for it until ``now`` (monotonic time)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,7 @@ class NodeContext:
         consumer: the name of this client in the consumer groups; never used twice.
         publish_copies: publishes copies to a queue that no script of this context can write to.
         closing: set when ``disconnect`` begins.
+        unread: the readers that have sent a read whose reply nobody has read yet.
         acks_waiting: set when acknowledgements wait for the thread that sends them.
         limits: how large a message may be.
         outage: tells the log when the server cannot be used.
@@ -71,6 +79,7 @@ class NodeContext:
         self.publish_copies: Final = client.publish_copies
         self.closing: Final = client.closing
         self.acks_waiting: Final = threading.Event()
+        self.unread: Final[set[Unread]] = set()
         self.limits = client.limits
         self.outage: Final = client.outage
         self._complaints: dict[str, str] = {}
@@ -103,6 +112,12 @@ class NodeContext:
             self._complaints.clear()
         self._complaints[queue] = text
         return is_new
+
+    def will_read(self, reader: Unread) -> None:
+        """Have a reply read when nobody comes for it."""
+        self.unread.add(reader)
+        if not self.acks_waiting.is_set():
+            self.acks_waiting.set()
 
     def lost(self, who: object, error: QBridgeError) -> None:
         """Something that needs the server cannot use it; unless the client itself has just closed the connections."""
