@@ -69,8 +69,8 @@ class RedisClient(Holding):
     """A client of Redis (7.0 or later) or Valkey. Thread-safe; not to be used by a child process after a fork.
 
     A queue is a stream with one consumer group, and its name is the stream's key: anything that can ``XADD`` can
-    publish, with the field ``body``. An entry leaves the stream when it is settled. A worker holds only what
-    ``receive`` returned; it renews its leases as long as its process lives, and others take over what a dead one held.
+    publish, with the field ``body``. An entry leaves the stream when it is settled. A worker holds no more than
+    it asked for; it renews its leases as long as its process lives, and others take over what a dead one held.
     All workers of a queue must have the same ``lease``: one with a shorter one takes over what the others run.
 
     Args:
@@ -295,7 +295,11 @@ class RedisClient(Holding):
 
     @guarded_method
     def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
-        """Take up to ``max_messages``; nothing more is read ahead."""
+        """Take up to ``max_messages``, and hold no more.
+
+        A subscribed queue that is busy is asked in halves: one is returned, and the other is on its way by then. When
+        nobody comes for it, it goes back after a second.
+        """
         node = self._running(queue)
         batch = node.receive(queue, check_count("max_messages", max_messages, 1), check_wait(timeout))
         if node.context.closing.is_set():
