@@ -13,16 +13,18 @@ from support.wait import wait_for
 
 ASKED = 100
 HALF = ASKED // 2
+COUNT = 1_000
 
 
-def _busy(client: RedisClient, queue: str, count: int = 400) -> list[Delivery]:
+def _busy(client: RedisClient, queue: str, count: int = COUNT) -> list[Delivery]:
     """Have so many messages in the queue, and take until more was asked for than has been returned."""
     client.publish_many(queue, [Message(b"%d" % number) for number in range(count)])
     client.subscribe(queue, ASKED)
-    first = client.receive(queue, ASKED, 5.0)
-    second = client.receive(queue, ASKED, 5.0)
-    assert (len(first), len(second)) == (ASKED, HALF)
-    return first + second
+    taken = client.receive(queue, ASKED, 5.0)
+    while len(batch := client.receive(queue, ASKED, 5.0)) == ASKED:  # on a busy machine it comes too late for halves
+        taken += batch
+    assert len(batch) == HALF
+    return taken + batch
 
 
 def _bodies(deliveries: Sequence[Delivery]) -> list[int]:
@@ -97,21 +99,20 @@ def test_who_asks_for_less_now_gets_no_more(client: RedisClient, queue: str) -> 
 
 def test_g4_acknowledgements_are_confirmed_though_nobody_receives(client: RedisClient, cli: Cli, queue: str) -> None:
     """Those that went with a read that was sent ahead are done, and known to be, when nobody comes for its reply."""
-    for delivery in _busy(client, queue):
+    held = _busy(client, queue)
+    for delivery in held:
         client.ack(delivery)
     third = client.receive(queue, ASKED, 5.0)  # takes them along
     assert client.flush(0.0)
-    assert cli("XLEN", queue) == 400 - ASKED - HALF
+    assert cli("XLEN", queue) == COUNT - len(held)
     assert len(third) == HALF
 
 
 def test_g6_what_nobody_comes_for_goes_to_others(client: RedisClient, make_client: MakeClient, queue: str) -> None:
     """When tasks take longer now, others get what was read ahead, as if it had never been away."""
-    held = _busy(client, queue, ASKED + HALF + HALF)
-    other = make_client(lease=1.0)
-    found = [delivery for _ in range(2) for delivery in other.receive(queue, ASKED, 5.0)]
-    found += _all_of(other, queue, HALF - len(found)) if len(found) < HALF else []
-    assert sorted(_bodies(found)) == list(range(len(held), len(held) + HALF))
+    held = _busy(client, queue)
+    found = _all_of(make_client(lease=1.0), queue, COUNT - len(held))
+    assert sorted(_bodies(found)) == list(range(len(held), COUNT))
     assert not any(delivery.suspected or delivery.crashes or delivery.attempts for delivery in found)
 
 
@@ -120,7 +121,7 @@ def test_g8_unsubscribing_gives_it_back_at_once(client: RedisClient, cli: Cli, q
     held = len(_busy(client, queue))
     client.unsubscribe(queue)
     assert _pending(cli, queue) == held
-    assert cli("XLEN", queue) == 400
+    assert cli("XLEN", queue) == COUNT
 
 
 def test_g8_disconnecting_gives_it_back(client: RedisClient, make_client: MakeClient, cli: Cli, queue: str) -> None:
@@ -128,8 +129,8 @@ def test_g8_disconnecting_gives_it_back(client: RedisClient, make_client: MakeCl
     _busy(client, queue)
     client.disconnect()
     assert _pending(cli, queue) == 0
-    found = _all_of(make_client(lease=1.0), queue, 400)
-    assert Counter(_bodies(found)) == Counter(range(400))
+    found = _all_of(make_client(lease=1.0), queue, COUNT)
+    assert Counter(_bodies(found)) == Counter(range(COUNT))
     assert not any(delivery.suspected or delivery.crashes for delivery in found)
 
 
@@ -140,9 +141,9 @@ def test_g1_nothing_is_lost_with_the_connection(client: RedisClient, cli: Cli, q
         client.ack(delivery)
     for address in _connections(cli, client, queue):
         cli("CLIENT", "KILL", "ADDR", address)
-    rest = _all_of(client, queue, 400 - len(held))
+    rest = _all_of(client, queue, COUNT - len(held))
     assert client.flush()
-    assert sorted(_bodies(rest)) == list(range(len(held), 400))
+    assert sorted(_bodies(rest)) == list(range(len(held), COUNT))
     assert (cli("XLEN", queue), _pending(cli, queue)) == (0, 0)
 
 
@@ -151,8 +152,8 @@ def test_g1_nothing_is_lost_with_the_server(own_client: RedisClient, broker: Red
     held = _busy(own_client, queue)
     broker.kill()
     broker.start()
-    rest = _all_of(own_client, queue, 400 - len(held))
-    assert set(_bodies(rest)) == set(range(len(held), 400))
+    rest = _all_of(own_client, queue, COUNT - len(held))
+    assert set(_bodies(rest)) == set(range(len(held), COUNT))
     for delivery in held:
         own_client.ack(delivery)
     assert own_client.flush()

@@ -22,6 +22,7 @@ from qbridge_core.backend import BrokerUnavailableError, Delivery, QBridgeError,
 from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import REFUSED, is_missing_group, unreachable
 from qbridge_redis.connection.reconnect_pause import ReconnectPause
+from qbridge_redis.consume.halves import WORTH, Halves
 from qbridge_redis.consume.reading import SLICE, deliveries, read_command, unblock
 from qbridge_redis.consume.sent_read import SentRead
 from qbridge_redis.consume.shared import SharedReader
@@ -36,8 +37,6 @@ _HEALS: Final = 3
 _ABORT_TIME: Final = 0.2
 _CLOGGED: Final = 0.2
 _IDLE: Final = 100  # milliseconds without anything
-_WORTH_TWO_READS: Final = 50  # messages
-_BUSY: Final = 0.05  # seconds within which all that was asked for has come, and more is wanted
 
 
 class StreamReader:
@@ -62,7 +61,7 @@ class StreamReader:
         self._subscription = Subscription(context, queue, self._takeover)
         self._is_idle = False
         self._sent: SentRead | None = None
-        self._busy_until = 0.0
+        self._halves = Halves()
         self._is_released = False
         self._used_at = monotonic()
 
@@ -219,7 +218,7 @@ class StreamReader:
         return self._cancels != cancels or self._context.closing.is_set()
 
     def _step(self, count: int, deadline: float, cancels: int) -> list[Delivery]:
-        if self._sent is not None and (batch := self._receive_sent(count, cancels)):
+        if (sent := self._sent) is not None and (batch := self._receive_sent(sent, count, cancels)):
             return batch
         waits = self._subscribed and monotonic() < deadline  # who does not wants to know what is there now
         if self._subscription.has_come or (waits and (self._is_idle or not self._own.grant(self))):
@@ -275,7 +274,7 @@ class StreamReader:
     # ------------------------------------------------------------------ new entries
 
     def _read(self, count: int, deadline: float, cancels: int) -> list[Delivery]:
-        asked = count // 2 if self._is_busy(count) else count
+        asked = count // 2 if self._asks_in_halves(count, monotonic()) else count
         for _ in range(_HEALS):
             block = self._block(deadline)
             reply = self._read_once(asked, block, cancels)
@@ -320,16 +319,15 @@ class StreamReader:
 
     # ------------------------------------------------------------------ reads that are sent ahead
 
-    def _is_busy(self, count: int) -> bool:
-        """Whether to ask for messages in two halves: all that was asked for last has come, and has hardly lasted."""
-        return self._subscribed and count >= _WORTH_TWO_READS and monotonic() < self._busy_until
+    def _asks_in_halves(self, count: int, now: float) -> bool:
+        return self._subscribed and self._halves.pay(count, now)
 
     def _send_ahead(self, count: int, asked: int, came: int, cancels: int) -> None:
         """Ask for the rest of ``count`` now, where ``asked`` were asked for and so many came. Waits for nothing."""
-        is_busy, now = self._is_busy(count), monotonic()
-        self._busy_until = now + _BUSY if came >= asked else 0.0
-        more = min(count - came, count // 2)
-        if not is_busy or came < asked or more < _WORTH_TWO_READS // 2 or now >= self._takeover.next_at():
+        now, more = monotonic(), min(count - came, count // 2)
+        in_halves = self._asks_in_halves(count, now)
+        self._halves.came(now, everything=came >= asked)
+        if not in_halves or came < asked or more < WORTH // 2 or now >= self._takeover.next_at():
             return
         if self._is_cancelled(cancels) or self._in_flight.is_clogged or not self._connection.is_usable:
             return
@@ -340,14 +338,16 @@ class StreamReader:
         else:
             self._context.will_read(self)
 
-    def _receive_sent(self, count: int, cancels: int) -> list[Delivery]:
+    def _receive_sent(self, sent: SentRead, count: int, cancels: int) -> list[Delivery]:
         """What a read that was sent ahead has brought, and more is asked for; what is too much is kept."""
-        asked = 0 if self._sent is None else self._sent.count
+        began = monotonic()
         batch = self._replies(self._context.options.socket_timeout)
+        now = monotonic()
+        self._halves.answered(began - sent.sent_at, now - began, now)
         if len(batch) > count:
             self._shared.keep(self._subscription, batch[count:])
             return batch[:count]
-        self._send_ahead(count, asked, len(batch), cancels)
+        self._send_ahead(count, sent.count, len(batch), cancels)
         return batch
 
     def _read_sent(self, limit: float) -> None:

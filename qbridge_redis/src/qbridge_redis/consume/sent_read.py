@@ -26,6 +26,7 @@ class SentRead:
 
     Attributes:
         count: the same.
+        sent_at: when it was sent (monotonic time).
         late_at: when somebody else should read the replies (monotonic time): they confirm acknowledgements, and bring
             messages that others could have.
     """
@@ -44,7 +45,8 @@ class SentRead:
         except BaseException:
             self._finish(None)
             raise
-        self.late_at: Final = monotonic() + _SOON
+        self.sent_at: Final = monotonic()
+        self.late_at: Final = self.sent_at + _SOON
 
     def reply(self, limit: float) -> Any:
         """Read the replies, within ``limit`` seconds each; return that of the read, a ``ResponseError`` included.
