@@ -433,7 +433,7 @@ class Kit:
         for manager in self._managers:
             if manager.input_queue == queue:
                 return manager._plan.rules.formats
-        own = (app._root._queue(queue).formats for app in self._apps)
+        own = (app._root._layout.queue(queue).formats for app in self._apps)
         return next((formats for formats in own if formats is not None), None)
 
 

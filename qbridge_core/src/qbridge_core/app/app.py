@@ -8,21 +8,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeVar, Unpack, overload
 
 from qbridge_core.app.connection import Connection
+from qbridge_core.app.layout import Layout
 from qbridge_core.app.naming import check_aliases, name_of
 from qbridge_core.app.payload.signature import signature_of
 from qbridge_core.app.queues import (
     DEFAULT_QUEUE,
     PoolSettings,
-    Queue,
-    QueuePool,
     QueueSettings,
     check_dead_letters,
-    check_together,
     pool_of,
     queue_of,
 )
 from qbridge_core.app.sending import Outbox, TaskMessage
-from qbridge_core.app.task import AppTask
+from qbridge_core.app.task import AppTask, check_names
 from qbridge_core.contract.checks import check_queue_name, require_seconds
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.errors import ConfigurationError
@@ -90,13 +88,11 @@ class App:
             "redact": redact,
         }
         self._tasks: dict[str, AppTask[Any]] = {}
-        self._queues: dict[str, Queue] = {}
-        self._pools: list[QueuePool] = []
-        self._looked_up: dict[str, Queue] = {}
+        self._layout = Layout()
         self._included: list[App] = []
         self._parent: App | None = None
         self._connection = Connection()
-        self._outbox = Outbox(self._connection, self._queue, self._has_task, declare=declare)
+        self._outbox = Outbox(self._connection, self._layout.queue, self._has_task, declare=declare)
 
     # ------------------------------------------------------------------ what there is
 
@@ -179,10 +175,7 @@ class App:
         Raises:
             ConfigurationError: there is no such setting, or the queue has some already.
         """
-        queue = queue_of(name, settings)
-        check_together(self._root._all_pools(), [*self._root._all_queues(), queue])
-        self._queues[name] = queue
-        self._root._looked_up = {}
+        self._layout.add_queue(queue_of(name, settings), self._root._layout)
 
     def pool(self, name: str, *, queues: Mapping[str, int], **settings: Unpack[PoolSettings]) -> None:
         """Have the tasks of several queues share their workers, by weight: urgent ones before others.
@@ -201,10 +194,7 @@ class App:
             ConfigurationError: an argument is wrong, one of the queues is in another pool, or has settings that are the
                 pool's.
         """
-        pool = pool_of(name, queues, settings)
-        check_together([*self._root._all_pools(), pool], self._root._all_queues())
-        self._pools.append(pool)
-        self._root._looked_up = {}
+        self._layout.add_pool(pool_of(name, queues, settings), self._root._layout)
 
     def include(self, other: App) -> None:
         """Take the tasks and queues of another app in, those that it gets later, too.
@@ -219,13 +209,10 @@ class App:
             raise ConfigurationError(f"include takes an App, not a {type(other).__name__}")
         if other._parent is not None or other is self._root:
             raise ConfigurationError("this app is included already; each is part of one other app at most")
-        root = self._root
-        for task in other.tasks:
-            root._check_names(task)
-        check_together([*root._all_pools(), *other._all_pools()], [*root._all_queues(), *other._all_queues()])
+        check_names(other.tasks, self._root.tasks)
+        self._layout.include(other._layout, self._root._layout)
         other._parent = self
         self._included.append(other)
-        root._looked_up = {}
 
     @property
     def tasks(self) -> list[AppTask[Any]]:
@@ -373,10 +360,10 @@ class App:
         root = self._root
         tasks = self.tasks
         used = list(dict.fromkeys(task.queue for task in tasks))
-        found = {name: root._queue(name) for name in used}
+        found = {name: root._layout.queue(name) for name in used}
         check_dead_letters(found.values())
         wanted = chosen(found, used, queues)
-        pools = self._all_pools()
+        pools = self._layout.pools
         check_used(pools, used)
         client = root._connection.client(start_timeout)
         managers = managers_for(client, wanted, pools, tasks, root._patience, root._settings)
@@ -394,49 +381,16 @@ class App:
         root = self._root
         with root._connection.lent(client):
             for queue in dict.fromkeys(task.queue for task in root.tasks):
-                root._connection.declare(queue, root._queue(queue).dead_letter_queue)
+                root._connection.declare(queue, root._layout.queue(queue).dead_letter_queue)
             yield
 
     def _root_outbox(self) -> Outbox:
         return self._root._outbox
 
     def _register(self, task: AppTask[Any]) -> AppTask[Any]:
-        self._root._check_names(task)
+        check_names([task], self._root.tasks)
         self._tasks[task.name] = task
         return task
 
     def _has_task(self, name: str) -> bool:
         return name in self._tasks or any(other._has_task(name) for other in self._included)
-
-    def _check_names(self, task: AppTask[Any]) -> None:
-        taken = {name: each for each in self.tasks for name in (each.name, *each.aliases)}
-        for name in (task.name, *task.aliases):
-            if name in taken:
-                raise ConfigurationError(
-                    f"two tasks are called {name!r}: {_place(taken[name])} and {_place(task)}; give one of them "
-                    "another name"
-                )
-
-    def _all_pools(self) -> list[QueuePool]:
-        return [*self._pools, *(pool for other in self._included for pool in other._all_pools())]
-
-    def _all_queues(self) -> list[Queue]:
-        return [*self._queues.values(), *(queue for other in self._included for queue in other._all_queues())]
-
-    def _queue(self, name: str) -> Queue:
-        """The settings of a queue, which each message that is sent looks up; of the root."""
-        looked_up = self._looked_up  # another one by then, if there are other settings
-        queue = looked_up.get(name)
-        if queue is None:
-            queue = self._found(name) or queue_of(name, {})
-            pool = next((pool for pool in self._all_pools() if name in pool.weights), None)
-            queue = looked_up[name] = queue if pool is None else pool.has(queue)
-        return queue
-
-    def _found(self, name: str) -> Queue | None:
-        own = self._queues.get(name)
-        return own or next((found for other in self._included if (found := other._found(name))), None)
-
-
-def _place(task: AppTask[Any]) -> str:
-    return f"{task.function.__module__}.{task.function.__qualname__}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar, overload
 
@@ -216,3 +216,23 @@ class AppTask(Generic[F_co]):
     def _context(self) -> TaskContext:
         run = current_run.get()
         return TaskContext(run or Run(Delivery(b"", self.queue), _DIRECT, self.terms))
+
+
+def check_names(added: Sequence[AppTask[Any]], tasks: Sequence[AppTask[Any]]) -> None:
+    """Refuse tasks that have a name of one that is there.
+
+    Raises:
+        ConfigurationError: one of them has.
+    """
+    taken = {name: each for each in tasks for name in (each.name, *each.aliases)}
+    for task in added:
+        for name in (task.name, *task.aliases):
+            if name in taken:
+                raise ConfigurationError(
+                    f"two tasks are called {name!r}: {_place(taken[name])} and {_place(task)}; give one of them "
+                    "another name"
+                )
+
+
+def _place(task: AppTask[Any]) -> str:
+    return f"{task.function.__module__}.{task.function.__qualname__}"

@@ -44,7 +44,7 @@ def _of_apps(found: Sequence[App]) -> Iterator[checks.CheckMessage]:
 def _of_queues(found: Sequence[App]) -> Iterator[checks.CheckMessage]:
     for app in found:
         used = {task.queue for task in app.tasks}
-        for name in app._queues.keys() - used if used else ():
+        for name in app._layout.own.keys() - used if used else ():
             yield checks.Warning(
                 f"the queue {name!r} has settings, and no task; there are {', '.join(sorted(used))}", id="qbridge.W001"
             )

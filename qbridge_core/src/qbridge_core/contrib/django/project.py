@@ -100,7 +100,7 @@ class Project(App):
         from qbridge_core.app.worker import chosen
 
         used = list(dict.fromkeys(task.queue for task in self.tasks))
-        wanted = [queue.name for queue in chosen({name: self._queue(name) for name in used}, used, queues)]
+        wanted = [queue.name for queue in chosen({name: self._layout.queue(name) for name in used}, used, queues)]
         found: list[TaskManager] = []
         for root in self._roots.values():
             its_own = {task.queue for task in root.tasks}

@@ -90,7 +90,7 @@ def _handler(found: object, letter: DeadLetter) -> tuple[Callable[[Any], object]
     formats: Formats | None
     if isinstance(found, App):
         handler: Callable[[Any], object] = dispatch_for(letter.source_queue, found.tasks, 0.0, processes=False)
-        formats, lifespan = found._root._queue(letter.source_queue).formats, found.lifespan
+        formats, lifespan = found._root._layout.queue(letter.source_queue).formats, found.lifespan
     else:
         program = target_of(found)
         handler, formats, lifespan = checked_handler(program.handlers[0]), program.formats, program.lifespan
