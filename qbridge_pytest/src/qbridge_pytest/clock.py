@@ -16,6 +16,8 @@ from qbridge_core.backend import Clock, ConfigurationError
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
 _PART: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
 Listener = Callable[[], None]
+Duration = float | str | timedelta
+"""Seconds, or a text as ``"90s"``, ``"1h 30m"``, ``"30d"``, or a ``timedelta``."""
 
 
 class VirtualClock:

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from datetime import datetime, timedelta
+from datetime import datetime
 from types import CodeType, TracebackType
 from typing import Any, Concatenate, Final, ParamSpec, Self
 
-from qbridge_core import App, AppTask, ConfigurationError, DeadLetter, RunReport, TaskManager
+from qbridge_core import App, AppTask, ConfigurationError, RunReport, TaskManager
 from qbridge_core.task.formats.chosen import Formats
 from qbridge_memory.stored import Event
 from qbridge_pytest import points
 from qbridge_pytest.client import FaultyClient
-from qbridge_pytest.clock import VirtualClock, seconds_of
+from qbridge_pytest.clock import Duration, VirtualClock, seconds_of
 from qbridge_pytest.faults import Fault, Faults
-from qbridge_pytest.letters import Letters
+from qbridge_pytest.happened import Happened
 from qbridge_pytest.lines import CAN_BEGIN_LATE, watching
 from qbridge_pytest.points import Point
 from qbridge_pytest.reading import Reader
-from qbridge_pytest.sent import ANYTHING, Sent, no_match, sent_in, unwanted
-from qbridge_pytest.story import Step, steps_of, told
 from qbridge_pytest.whose import Owners
 from qbridge_pytest.working import Work
 
 P = ParamSpec("P")
-Duration = float | str | timedelta
-"""Seconds, or a text as ``"90s"``, ``"1h 30m"``, ``"30d"``, or a ``timedelta``."""
 
 
 def _of_client(make: Callable[Concatenate[Any, P], TaskManager]) -> Callable[Concatenate[Kit, P], TaskManager]:
@@ -47,7 +43,7 @@ def _of_client(make: Callable[Concatenate[Any, P], TaskManager]) -> Callable[Con
     return manager
 
 
-class Kit:
+class Kit(Happened):
     """A broker in memory and the time by which it goes, for one test.
 
     Managers and tasks work as in production: in their threads, on their event loops, in child processes. Only what is
@@ -59,17 +55,15 @@ class Kit:
     """
 
     def __init__(self) -> None:
+        events: list[Event | Fault] = []
         self._time: Final = VirtualClock()
-        self._events: Final[list[Event | Fault]] = []
-        self._faults: Final = Faults(self._time, self._events.append)
-        self.client: Final = FaultyClient(self._time, self._events.append, self._faults)
+        self._faults: Final = Faults(self._time, events.append)
         self._apps: list[App] = []
         self._managers: list[TaskManager] = []
         self._at_work: Sequence[TaskManager] = ()
         self._may_run: Final = threading.Lock()
-        self._reader: Final = Reader(self._formats)
-        self._owners: Final = Owners(self._apps, self._managers, self._reader)
-        self._letters: Final = Letters(self.client, self._events, self._owners)
+        client, reader = FaultyClient(self._time, events.append, self._faults), Reader(self._formats)
+        super().__init__(client, events, reader, Owners(self._apps, self._managers, reader))
         self._end: Final = ExitStack()
         self._watched: Final = ExitStack()
 
@@ -240,116 +234,6 @@ class Kit:
         """How many of the crashes and lost acknowledgements that were asked for have happened."""
         return self._faults.happened
 
-    # ------------------------------------------------------------------ what happened
-
-    def sent(
-        self,
-        where: str | AppTask[Any],
-        *,
-        payload: object = ANYTHING,
-        headers: Mapping[str, object] | None = None,
-        delay: Duration | None = None,
-        task_id: str | None = None,
-    ) -> list[Sent]:
-        """The messages that were sent to a queue, or of a task, and are as told; in their order.
-
-        Those that the test has sent count like those of handlers; retries and what was replayed do not.
-
-        Args:
-            where: the queue, or the task of an app.
-            payload: what JSON says of it. Of an object only the keys that are here are looked at, at any depth.
-            headers: those of the producer; others may be there.
-            delay: for how long it was held back, to the millisecond.
-            task_id: its id.
-
-        Raises:
-            AssertionError: there is none; the text shows the nearest ones, and where they differ.
-            ConfigurationError: there is no such queue.
-        """
-        __tracebackhide__ = True
-        wanted = _wanted(payload, headers, delay, task_id)
-        there = self._sent(where)
-        found = [each for each in there if not each.differences(wanted)]
-        if not found:
-            raise AssertionError(no_match(_named(where), wanted, there))
-        return found
-
-    def not_sent(
-        self,
-        where: str | AppTask[Any],
-        *,
-        payload: object = ANYTHING,
-        headers: Mapping[str, object] | None = None,
-        delay: Duration | None = None,
-        task_id: str | None = None,
-    ) -> None:
-        """Nothing like this was sent; see ``sent``.
-
-        Raises:
-            AssertionError: something was; the text shows it.
-            ConfigurationError: there is no such queue.
-        """
-        __tracebackhide__ = True
-        wanted = _wanted(payload, headers, delay, task_id)
-        if found := [each for each in self._sent(where) if not each.differences(wanted)]:
-            raise AssertionError(unwanted(_named(where), wanted, found))
-
-    def letters(self, queue: str | AppTask[Any]) -> list[DeadLetter]:
-        """The dead letters of a queue or of a task, oldest first. The test expects them from now on.
-
-        Args:
-            queue: the queue that they came from, or a dead-letter queue, or a task of an app; what no worker could read
-                is no task's.
-
-        Raises:
-            ConfigurationError: there is no such queue.
-        """
-        __tracebackhide__ = True
-        self._checked(_queue_of(queue))
-        return self._letters.of(queue)
-
-    def allow_letters(self, *queues: str | AppTask[Any]) -> None:
-        """Have the test not fail for dead letters of these queues or tasks, or of any.
-
-        Raises:
-            ConfigurationError: there is no such queue.
-        """
-        __tracebackhide__ = True
-        for each in queues:
-            self._checked(_queue_of(each))
-        self._letters.allow(queues)
-
-    def check_letters(self) -> None:
-        """Fail for dead letters that nobody has looked at with ``letters``; each test does so at its end.
-
-        Raises:
-            AssertionError: there are some; the text has their tracebacks.
-        """
-        __tracebackhide__ = True
-        if text := self.unexpected_letters():
-            raise AssertionError(text)
-
-    def unexpected_letters(self) -> str:
-        """What ``check_letters`` fails with; "" for nothing."""
-        self.client.connect()  # what is tested may have closed it
-        return self._letters.unexpected()
-
-    def history(self, task_id: str) -> list[Step]:
-        """What happened to a task, in its order: when it was sent, received, retried and so on.
-
-        Raises:
-            ConfigurationError: no message had this id.
-        """
-        __tracebackhide__ = True
-        steps = steps_of(self._events, self._reader, task_id)
-        if not steps:
-            raise ConfigurationError(f"no message of this test belongs to the task {task_id!r}")
-        return steps
-
-    def story(self) -> str:
-        """The same of all tasks, as a text; "" for none."""
-        return told(self._events, self._reader)
-
     # ------------------------------------------------------------------ parts
 
     def _die_at(self, point: Point) -> None:
@@ -411,23 +295,6 @@ class Kit:
         self.client.declare(manager.input_queue, manager.dead_letter_queue)
         self._managers.append(manager)
 
-    def _sent(self, where: str | AppTask[Any]) -> list[Sent]:
-        __tracebackhide__ = True
-        sent = sent_in(self._events, self._reader)
-        if isinstance(where, str):
-            queue = self._checked(where)
-            return [each for each in sent if each.queue == queue]
-        return [each for each in sent if self._owners.is_of(where, each.queue, each.task)]
-
-    def _checked(self, queue: str) -> str:
-        __tracebackhide__ = True
-        names = self.client.queues()
-        if queue not in names:
-            raise ConfigurationError(
-                f"there is no queue {queue!r} in this test; there are {', '.join(names) or 'none'}"
-            )
-        return queue
-
     def _formats(self, queue: str) -> Formats | None:
         """What is accepted in a queue."""
         for manager in self._managers:
@@ -435,25 +302,3 @@ class Kit:
                 return manager._plan.rules.formats
         own = (app._root._layout.queue(queue).formats for app in self._apps)
         return next((formats for formats in own if formats is not None), None)
-
-
-def _queue_of(where: str | AppTask[Any]) -> str:
-    return where if isinstance(where, str) else where.queue
-
-
-def _named(where: str | AppTask[Any]) -> str:
-    return repr(where) if isinstance(where, str) else f"{where.queue!r} for {where.name}"
-
-
-def _wanted(
-    payload: object, headers: Mapping[str, object] | None, delay: Duration | None, task_id: str | None
-) -> dict[str, object]:
-    """What was said of a message, by the names of its attributes."""
-    wanted: dict[str, object] = {} if payload is ANYTHING else {"payload": payload}
-    if headers is not None:
-        wanted["headers"] = headers
-    if delay is not None:
-        wanted["delay"] = round(seconds_of("delay", delay), 3)
-    if task_id is not None:
-        wanted["task_id"] = task_id
-    return wanted
