@@ -122,7 +122,7 @@ def test_a_list_that_is_not_complete_is_a_warning(
     for number in range(30):
         client.declare(f"q{number}")
     monkeypatch.setattr(finding, "_PAGE", 1)
-    monkeypatch.setattr("qbridge_redis.client._LISTING_TIME", 0.0)
+    monkeypatch.setattr("qbridge_redis.client.operations._LISTING_TIME", 0.0)
     assert len(client.queues()) == 30
     flush()
     told = [record for record in caplog.records if record.levelno == logging.WARNING]

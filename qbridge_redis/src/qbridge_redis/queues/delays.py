@@ -13,6 +13,8 @@ from qbridge_redis.connection.errors import is_missing_group, refused
 from qbridge_redis.protocol.scripts import NEXT_DUE, PROMOTE, Command
 from qbridge_redis.state.context import NodeContext, log
 
+LONGEST_DELAY: Final = 100 * 365 * 86_400.0
+"""Seconds. Due times are scores: microseconds, exact in a double for the next centuries (redis.io/commands/zadd)."""
 _POLL: Final = 0.25
 _LONGEST_POLL: Final = 1.0
 _EACH_SECOND: Final = 1000  # queues; what this client delays itself is due when it is due, however many there are

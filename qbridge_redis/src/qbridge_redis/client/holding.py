@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Iterable
 
 from qbridge_core.backend import (
     BrokerUnavailableError,
     DelayedMessage,
-    QueueClient,
     check_count,
     check_delayed,
     check_delayed_id,
     check_queue_names,
 )
+from qbridge_redis.client.connecting import Connecting
 from qbridge_redis.connection.boundary import guarded_method
 from qbridge_redis.node import Node
 
 
-class Holding(QueueClient):
+class Holding(Connecting):
     """Takes delayed messages in hand, and pauses queues."""
-
-    @abstractmethod
-    def _running(self, queue: str) -> Node:
-        """The node of a queue, of a client that is connected."""
 
     @guarded_method
     def delayed(
