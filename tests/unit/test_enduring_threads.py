@@ -16,7 +16,11 @@ from qbridge_core import HandlerTimeout, TaskManager, connect
 from qbridge_core.execute.interrupt import interrupter as interrupting
 from qbridge_core.execute.loopthread import LoopThread
 from qbridge_core.runtime.logqueue import LogQueue
+from qbridge_core.supervise import telling
 from qbridge_core.supervise.program import Orders
+from qbridge_core.telemetry.catalogue import READY, RETRIES
+from qbridge_core.telemetry.depths import Depths
+from qbridge_core.telemetry.figures import Figures
 from qbridge_core.work import watch as watching
 from qbridge_core.work.poison.lookout import Lookout
 from support.wait import wait_for
@@ -159,3 +163,37 @@ def test_g16_a_worker_that_cannot_hear_its_supervisor_stops(caplog: pytest.LogCa
     heard.set()
     wait_for(lambda: orders.wanted == ["stop"], 10.0)
     assert len(unexpected(caplog)) == 1
+
+
+def test_g20_a_worker_goes_on_telling_its_supervisor_what_it_counts(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is counted after something that cannot be told is told."""
+    monkeypatch.setattr(telling, "EVERY", 0.01)
+    say = Turns(1)
+    figures = telling.Teller(say, lambda: True).recorder.figures
+    for count in (1, 2):
+        figures.count(RETRIES, "q", "failed")
+        wait_for(lambda count=count: say.count == count, 10.0, "nothing is told any more")
+    wait_for(lambda: len(unexpected(caplog)) == 1, 10.0)
+
+
+def test_g20_the_queues_are_looked_at_after_a_look_that_raises(caplog: pytest.LogCaptureFixture) -> None:
+    """What metrics show of them is as new as before."""
+    figures, look = Figures(), Turns(1)
+    with connect("memory://") as client:
+        describe = client.describe
+
+        def bad_describe(queue: str) -> Any:
+            look()
+            return describe(queue)
+
+        client.describe = bad_describe  # type: ignore[method-assign]
+        client.declare("q")
+        client.send("q", 1)
+        depths = Depths(figures)
+        depths.begin(0.01)
+        depths.add("q", client)
+        wait_for(lambda: figures.read().gauges.get((READY, ("q",))) == 1, 10.0, "nobody looks any more")
+        depths.remove("q", client)
+    wait_for(lambda: len(unexpected(caplog)) == 1, 10.0)

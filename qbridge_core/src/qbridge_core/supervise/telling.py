@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from qbridge_core.runtime.endurance import Endurance
 from qbridge_core.telemetry.recorder import Recorder
 
 EVERY: Final = 0.25
@@ -40,6 +41,8 @@ class Teller:
 
     def _run(self) -> None:
         changed = self.recorder.figures.changed
+        enduring = Endurance("what tells the supervisor what was counted")
         while changed.wait():
-            self.tell()
+            with enduring:
+                self.tell()
             time.sleep(EVERY)
