@@ -13,7 +13,10 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import ClassVar
 
-from qbridge_core import (
+from qbridge_core.backend import (
+    ATTEMPTS,
+    FIRST_FAILED_AT,
+    BrokerURL,
     Delivery,
     DeliveryLostError,
     Failure,
@@ -32,10 +35,10 @@ from qbridge_core import (
     check_wait,
     default_dead_letter_queue,
     merge_options,
+    meta_int,
+    meta_time,
     rejection,
 )
-from qbridge_core.contract.url import BrokerURL
-from qbridge_core.message import ATTEMPTS, FIRST_FAILED_AT, meta_int, meta_time
 
 
 class ListClient(QueueClient):

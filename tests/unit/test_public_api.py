@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ import qbridge_core
 import qbridge_core.backend
 import qbridge_core.testing
 import qbridge_memory
+from support.pages import ROOT
 
 CORE = [
     "App",
@@ -131,6 +133,16 @@ AUTHORS_AT_OLD_PLACES = [
 def test_what_backends_had_from_the_core_stays_there(name: str) -> None:
     """A backend written before ``qbridge_core.backend`` finds its names in the core, and they are the same things."""
     assert getattr(qbridge_core, name) is getattr(qbridge_core.backend, name)
+
+
+def test_a_backend_needs_nothing_else_of_the_core() -> None:
+    """The smallest backend, and one with leases and a broker of its own, import ``qbridge_core.backend`` alone."""
+    support = ROOT / "tests/support"
+    files = [support / "lists.py", *(support / "leases").glob("*.py")]
+    found = [
+        re.findall(r"(?:from|import) (qbridge_\S+|QBridge\S*)", file.read_text(encoding="utf-8")) for file in files
+    ]
+    assert {name for names in found for name in names} == {"qbridge_core.backend"}
 
 
 def test_the_public_names_of_the_other_packages() -> None:
