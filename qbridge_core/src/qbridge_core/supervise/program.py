@@ -65,7 +65,7 @@ _REPEAT: Final = 0.1
 
 def main(descriptor: int) -> None:
     """Build the managers and run them until the supervisor says stop or is gone. The argument: an inherited socket."""
-    link = Link(JsonLink(descriptor))
+    link = SupervisorLink(JsonLink(descriptor))
     preparation, builds, counts, stall = pickle.loads(link.receive_bytes())  # noqa: S301 - from the supervisor
     teller = _counting(link) if counts else None
     orders = Orders(link)
@@ -79,7 +79,7 @@ def main(descriptor: int) -> None:
     sys.exit(_Worker(workers, orders, link, teller, stall).run())
 
 
-def _counting(link: Link) -> Teller:
+def _counting(link: SupervisorLink) -> Teller:
     """Have all managers of this process counted, and the supervisor told."""
     teller = Teller(functools.partial(link.say, FIGURES), link.has_room)
     use_everywhere(teller.recorder)
@@ -88,7 +88,7 @@ def _counting(link: Link) -> Teller:
 
 
 @contextmanager
-def _telling(link: Link) -> Iterator[None]:
+def _telling(link: SupervisorLink) -> Iterator[None]:
     """Tell the supervisor what ends this process before it works; a traceback is in the output where it helps."""
     try:
         yield
@@ -120,7 +120,7 @@ def _log_error(text: str, exc: QBridgeError, *others: str) -> None:
         _log.error("%s", note)
 
 
-def _complain(link: Link, error: BaseException) -> None:
+def _complain(link: SupervisorLink, error: BaseException) -> None:
     explanation = Explanation.from_exception(Reason.FAILED, error)
     link.say(COMPLAINT, f"{explanation.exception_type}: {explanation.message}", _kind(error))
 
@@ -156,7 +156,7 @@ def _nothing(seconds: float) -> None:
     """Nobody looks."""
 
 
-class Link:
+class SupervisorLink:
     """The connection to the supervisor; also the observer of this process. Thread-safe.
 
     Attributes:
@@ -241,7 +241,7 @@ class Orders:
         wanted: STOP, then perhaps NOW; signal handlers append to it as well.
     """
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: SupervisorLink) -> None:
         self.wanted: Final[list[str]] = []
         self._link = link
         self._obeyed = False
@@ -271,7 +271,9 @@ class Orders:
 class _Worker:
     """Runs the managers in a thread, and stops them on demand."""
 
-    def __init__(self, workers: Workers, orders: Orders, link: Link, teller: Teller | None, stall: float) -> None:
+    def __init__(
+        self, workers: Workers, orders: Orders, link: SupervisorLink, teller: Teller | None, stall: float
+    ) -> None:
         self._workers = workers
         self._wanted = orders.wanted
         self._link = link
