@@ -1,7 +1,7 @@
 """Runs ``async def`` handlers on an event loop.
 
-There is one loop, in a thread of its own, for all tasks of a worker. A coroutine that blocks it holds up all others, so
-a loop that does not answer is left to whoever blocks it, and another one takes its place.
+There is one loop for all tasks of a worker, which several workers may share. A coroutine that blocks it holds up all
+others, so a loop that does not answer is left to whoever blocks it, and another one takes its place.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any, Final
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.execute.executor import Executor
 from qbridge_core.execute.lifespan import Lifespan, OpenedLifespan
-from qbridge_core.execute.loopthread import LoopThread
+from qbridge_core.execute.loops import Loops, shared
+from qbridge_core.execute.loopthread import LoopThread, tenant
 from qbridge_core.execute.threadpool import ThreadPool
 from qbridge_core.task.run import Run
 
@@ -27,14 +28,20 @@ class AsyncHandler(Executor):
         function: called as ``function(payload)``; what it returns is awaited.
         workers: how many tasks run at once. At least as many blocking calls of coroutines do.
         loop_factory: makes the event loop; asyncio does otherwise.
-        lifespan: entered on each loop before anything else is done there.
+        lifespan: entered on each loop before anything else is done there. Without one, handlers whose loops are made
+            by the same factory may share them.
 
     Attributes:
+        threads: for blocking calls.
         context: what the contexts of hooks are copies of.
+        runs_on: says whether a coroutine runs on a loop whose result counts; may be replaced.
+        moved: called when a loop was replaced; may be replaced, too.
     """
 
     in_thread = False
     on_loop = True
+    runs_on: Callable[[LoopThread], bool] = staticmethod(lambda _: False)
+    moved: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(
         self,
@@ -45,12 +52,12 @@ class AsyncHandler(Executor):
     ) -> None:
         super().__init__(function, lifespan=lifespan)
         self.function: Final = function
-        self._loop_factory = loop_factory or asyncio.new_event_loop
+        self.threads = ThreadPool(workers, _is_running)
+        self._loop_factory = loop_factory
         self._lock = threading.Lock()
-        self._loop: LoopThread | None = None
-        self._loops: list[LoopThread] = []
-        self.context = Context()
-        self._threads = ThreadPool(workers, _is_running)
+        self._loops: Loops | None = None
+        self.context = self._own_context = Context()
+        self._own_context.run(tenant.set, self)
 
     def loop(self) -> LoopThread | None:
         """The loop to run on; None when this is closed.
@@ -60,25 +67,38 @@ class AsyncHandler(Executor):
             ConfigurationError: what the factory makes is no event loop.
             BaseException: whatever the factory raises.
         """
-        with self._lock:
-            if self._loop is None and not self._ends:
-                # Not in the context of the task that happens to be the first: the loop would keep it for ever.
-                self._loop = Context().run(self._new_loop)
-            return self._loop
+        loops = self._loops
+        if loops is None:
+            with self._lock:
+                if self._ends:
+                    return None
+                loops = self._loops = self._loops or self._entered()
+        return loops.current(self)
 
-    def _new_loop(self) -> LoopThread:
-        made = self._loop_factory()
+    def context_on(self, loop: LoopThread) -> Context:
+        """What the contexts of its tasks there are copies of."""
+        return self._own_context if self.lifespan is None else loop.context
+
+    def _entered(self) -> Loops:
+        if self.lifespan is None:
+            return shared.enter(self, self._loop_factory, self._made)
+        loops = Loops(self._made_with_lifespan)
+        loops.enter(self)
+        return loops
+
+    def _made(self, lifespan: OpenedLifespan | None = None) -> LoopThread:
+        made = (self._loop_factory or asyncio.new_event_loop)()
         if not isinstance(made, asyncio.AbstractEventLoop):
             raise ConfigurationError(f"loop_factory must make an event loop of asyncio, not {made!r}")
-        if self.lifespan is None:
-            loop = LoopThread(made)
-        else:
-            self._opened = OpenedLifespan(self.lifespan, self.lifespan_failed)
-            loop = LoopThread(made, self._opened)
+        return LoopThread(made, lifespan)
+
+    def _made_with_lifespan(self) -> LoopThread:
+        assert self.lifespan is not None  # noqa: S101 - it is for those that have one
+        opened = OpenedLifespan(self.lifespan, self.lifespan_failed)
+        loop = self._made(opened)
+        self._opened = opened
         self.context = loop.context
-        self._threads.serve(made)
-        self._loops.append(loop)
-        loop.start()
+        self.context.run(tenant.set, self)
         return loop
 
     def open(self) -> None:
@@ -88,32 +108,38 @@ class AsyncHandler(Executor):
             loop.lifespan.wait()
 
     def replace(self, loop: LoopThread) -> None:
-        """Use this loop for no other task."""
-        with self._lock:
-            loop.replaced = True
-            if self._loop is loop:
-                self._loop = None
+        """Use this loop for no other task, of whomever."""
+        if self._loops is not None:
+            self._loops.replace(loop)
+
+    @property
+    def replaced(self) -> int:
+        """How many loops were replaced, on each of which something of this handler may have run."""
+        return 0 if self._loops is None else self._loops.replaced
+
+    def needs(self, loop: LoopThread) -> bool:
+        """Whether a coroutine runs there whose result counts, of whomever."""
+        return self._loops is not None and self._loops.are_needed(loop)
 
     def stuck(self, abandoned: int) -> int:
         """How many hang: coroutines, their blocking calls, and loops that were replaced and are still blocked."""
         del abandoned  # no thread of a worker runs a handler
-        with self._lock:
-            self._loops = [loop for loop in self._loops if loop.is_alive]
-            return sum(loop.stuck() for loop in self._loops) + self._threads.stuck()
+        return sum(loop.stuck(self) for loop in self._all()) + self.threads.stuck()
 
     def owns_current_thread(self) -> bool:
         """True where coroutines run, and in the threads of their blocking calls."""
-        with self._lock:
-            return any(loop.is_current for loop in self._loops) or self._threads.owns_current_thread()
+        return any(loop.is_current for loop in self._all()) or self.threads.owns_current_thread()
+
+    def _all(self) -> list[LoopThread]:
+        return [] if self._loops is None else self._loops.all()
 
     def close(self) -> None:
-        """Cancel what runs and end the loop; one that does not answer is left behind."""
+        """Cancel what runs, and end the loop unless others use it; one that does not answer is left behind."""
         with self._lock:
             self._ends = True
-            loop, self._loop = self._loop, None
-        self._threads.close()
-        if loop is not None:
-            loop.close()
+        self.threads.close()
+        if self._loops is not None:
+            self._loops.leave(self)
 
 
 def _is_running(run: Run) -> bool:

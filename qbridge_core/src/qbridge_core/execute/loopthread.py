@@ -9,9 +9,9 @@ import math
 import threading
 from asyncio.events import Handle
 from collections.abc import Callable
-from contextvars import Context
+from contextvars import Context, ContextVar
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from qbridge_core.execute.lifespan import OpenedLifespan
 from qbridge_core.execute.threadpool import PATIENCE
@@ -32,9 +32,32 @@ _CALLS: Final = Handle._run.__code__
 """What calls each callback of a loop written in Python."""
 
 
+tenant: Final[ContextVar[Any]] = ContextVar("qbridge_tenant", default=None)
+"""Whose coroutine it is, where several may use the loop (:class:`~qbridge_core.execute.loops.Tenant`)."""
+
+
+class Blocker(NamedTuple):
+    """What a loop is in.
+
+    Attributes:
+        run: the run; None for something that is no task, and where nobody can tell.
+        whose: the tenant; None likewise.
+        stack: where that is.
+    """
+
+    run: Run | None
+    whose: object
+    stack: FrameType | None
+
+
 def _context_of(task: object) -> Context | None:
     """The context of a task, which before Python 3.12 has no name for it."""
     return next((each for each in gc.get_referents(task) if isinstance(each, Context)), None)
+
+
+def _tenant_of(task: object) -> object:
+    context = _context_of(task)
+    return None if context is None else context.get(tenant)
 
 
 class LoopThread:
@@ -51,7 +74,9 @@ class LoopThread:
         opened_at: ``monotonic()`` since which it does what is posted; infinite before.
         stopping: True when it is about to end.
         replaced: True when another loop has taken its place, because it was blocked.
-        cancelled: the tasks that were cancelled and have not ended, each with the ``monotonic()`` at which it was.
+        blocked_by: the run that has blocked it then; None where nobody could tell.
+        cancelled: the tasks that were cancelled and have not ended, each with the ``monotonic()`` at which it was and
+            its tenant.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, lifespan: OpenedLifespan | None = None) -> None:
@@ -63,7 +88,9 @@ class LoopThread:
         log_errors_of(self.loop)
         self.stopping = False
         self.replaced = False
-        self.cancelled: dict[object, float] = {}
+        self.blocked_by: Run | None = None
+        self.cancelled: dict[object, tuple[float, object]] = {}
+        self._blocks: object = None
         self._posted: Mailbox[Callable[[], object]] = Mailbox(self._wake)
         self._is_open = lifespan is None
         self._ended = False
@@ -90,10 +117,19 @@ class LoopThread:
         """True in its thread."""
         return self._thread is threading.current_thread()
 
-    def stuck(self) -> int:
-        """How many of its coroutines have not followed their cancellation, and itself if it cannot be reached."""
+    def stuck(self, one: object) -> int:
+        """How many coroutines of a tenant have not followed their cancellation, and the loop where those block it.
+
+        When nobody knows whose it is that blocks the loop, that is everybody's.
+        """
         latest = monotonic() - PATIENCE
-        return sum(at < latest for at in list(self.cancelled.values())) + (self.replaced and self.is_alive)
+        ignoring = sum(at < latest and whose is one for at, whose in list(self.cancelled.values()))
+        return ignoring + (self.replaced and self._blocks in (None, one) and self.is_alive)
+
+    def replace(self) -> None:
+        """Another loop takes its place, since it is blocked."""
+        self.blocked_by, self._blocks, _ = self.blocker()
+        self.replaced = True
 
     def post(self, call: Callable[[], object]) -> None:
         """Have the loop call this, soon and after what was posted before; it must not raise."""
@@ -131,12 +167,31 @@ class LoopThread:
             return False
         return now - self._seen_at >= ANSWER_TIME / 2
 
-    def blocker(self) -> tuple[Run | None, FrameType | None]:
-        """The run that the loop is in, if it can be told, and where that is."""
+    def blocker(self) -> Blocker:
+        """What the loop is in, as far as it can be told."""
         frame = self._frame()
         callback = self._callback(frame)
         context = getattr(callback, "_context", None) or _context_of(callback)
-        return (None if context is None else context.get(current_run)), frame
+        if context is None:
+            return Blocker(None, None, frame)
+        return Blocker(context.get(current_run), context.get(tenant), frame)
+
+    def cancel(self, one: object) -> None:
+        """Cancel all tasks of a tenant, and wait for their end, if the loop can be reached."""
+        ended = threading.Event()
+
+        def cancel() -> None:
+            tasks = [task for task in asyncio.all_tasks(self.loop) if _tenant_of(task) is one]
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                asyncio.gather(*tasks, return_exceptions=True).add_done_callback(lambda _: ended.set())
+            else:
+                ended.set()
+
+        if self.is_alive:
+            self.post(cancel)
+            ended.wait(_CLOSE_TIME)
 
     def stop(self) -> None:
         """End the loop when it turns next."""

@@ -48,28 +48,7 @@ class ThreadPool:
 
     def serve(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take over what the loop would give to its default executor. Call it before the loop runs anything."""
-        # Instead of an executor of ours: a default executor must be derived from ThreadPoolExecutor, whose names may
-        # change, and nobody learns from it that a call is not waited for any more.
-        theirs = loop.run_in_executor
-        set_default = loop.set_default_executor
-        chosen = False
-
-        def run_in_executor(executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
-            if executor is not None or chosen:
-                return theirs(executor, func, *args)
-            return self._submit(loop, func, args)
-
-        def set_default_executor(executor: Any) -> None:
-            nonlocal chosen
-            set_default(executor)
-            chosen = True
-
-        async def shutdown_default_executor(timeout: float | None = None) -> None:  # noqa: ASYNC109 - as asyncio has it
-            del timeout  # it is not this loop's alone: whoever shuts it down must not do so for all handlers
-
-        loop.run_in_executor = run_in_executor  # type: ignore[method-assign, assignment]
-        loop.set_default_executor = set_default_executor  # type: ignore[method-assign]
-        loop.shutdown_default_executor = shutdown_default_executor  # type: ignore[method-assign]
+        serve(loop, lambda: self)
 
     def stuck(self) -> int:
         """How many threads are held by calls that nobody has waited for since a moment ago."""
@@ -98,9 +77,14 @@ class ThreadPool:
                 self._changed.wait()
             self._awaited = False
 
-    def _submit(
+    def submit(
         self, loop: asyncio.AbstractEventLoop, function: Callable[..., Any], args: tuple[Any, ...]
     ) -> asyncio.Future[Any]:
+        """In the loop: have a thread make a call.
+
+        Raises:
+            RuntimeError: the loop is closed, or the system has no thread left.
+        """
         if loop.is_closed():
             raise RuntimeError("Event loop is closed")
         call = _Call(loop, functools.partial(function, *args))
@@ -220,3 +204,34 @@ class _Call:
             stop, error = error, RuntimeError("the call raised StopIteration")
             error.__cause__ = stop
         future.set_exception(error)
+
+
+def serve(loop: asyncio.AbstractEventLoop, threads: Callable[[], ThreadPool]) -> None:
+    """Have some threads do what the loop would give to its default executor. Call it before the loop runs anything.
+
+    Args:
+        loop: the loop.
+        threads: called in the loop, for each call; says which threads.
+    """
+    # Instead of an executor of ours: a default executor must be derived from ThreadPoolExecutor, whose names may
+    # change, and nobody learns from it that a call is not waited for any more.
+    theirs = loop.run_in_executor
+    set_default = loop.set_default_executor
+    chosen = False
+
+    def run_in_executor(executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+        if executor is not None or chosen:
+            return theirs(executor, func, *args)
+        return threads().submit(loop, func, args)
+
+    def set_default_executor(executor: Any) -> None:
+        nonlocal chosen
+        set_default(executor)
+        chosen = True
+
+    async def shutdown_default_executor(timeout: float | None = None) -> None:  # noqa: ASYNC109 - as asyncio has it
+        del timeout  # it is not this loop's alone: whoever shuts it down must not do so for all handlers
+
+    loop.run_in_executor = run_in_executor  # type: ignore[method-assign, assignment]
+    loop.set_default_executor = set_default_executor  # type: ignore[method-assign]
+    loop.shutdown_default_executor = shutdown_default_executor  # type: ignore[method-assign]

@@ -88,6 +88,7 @@ class CoroutinePool:
         self._hungry = self._feeder.hungry
         self._threads = SettlingThreads(size, patience(job.longest_timeout), job.lifecycle, self.fail)
         self._watch = CoroutineWatch(self, handler, self._flights)
+        handler.moved = bell.notify
         self.error: BaseException | None = None
 
     # ------------------------------------------------------------------ for the session
@@ -248,7 +249,10 @@ class CoroutinePool:
         if run.cancelled:
             return
         coroutine = self._perform(flight, run, loop)
-        context = loop.context.copy() if flight.context is None else self._prepared_context(flight.context, run, loop)
+        if flight.context is None:
+            context = self._handler.context_on(loop).copy()
+        else:
+            context = self._prepared_context(flight.context, run, loop)
         try:
             if loop.loop.get_task_factory() is None:
                 flight.task = asyncio.Task(coroutine, loop=loop.loop, context=context)

@@ -2,7 +2,8 @@
 
 A coroutine whose time is over is cancelled, and its slot is free though it may go on. When the loop does not answer by
 then, one of the coroutines blocks it: that one is charged for its time, the others go back to the queue uncharged, and
-there is a new loop.
+there is a new loop. Where several pools share the loop, the one that finds it blocked has it replaced, and each takes
+from it what is its own.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import asyncio
 import functools
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 from typing import Final, Protocol
 
+from qbridge_core.contract.message import Delivery
 from qbridge_core.execute import loopthread
 from qbridge_core.execute.coroutines import AsyncHandler
 from qbridge_core.execute.loopthread import LoopThread
@@ -74,6 +76,8 @@ class CoroutineWatch:
         self._shortest = pool.job.shortest_timeout
         self._handler = handler
         self._flights = flights
+        handler.runs_on = self._runs_on
+        self._replaced = 0
         self._asked: LoopThread | None = None
         self._look_at = self._ask_at = 0.0
         self._overdue: dict[Flight, None] = {}
@@ -81,6 +85,8 @@ class CoroutineWatch:
 
     def look(self, now: float) -> float:
         """End the runs whose time is over, and give up what hangs; return the seconds until the next one can be."""
+        if self._replaced != self._handler.replaced:  # before those are late whose loop another pool has replaced
+            _say_what_goes_back(self._take_from_replaced())
         wait = self._expire_runs(now)
         if now > self._look_at:
             self._look_at = now + _LOOK_FOR_ENDED
@@ -128,17 +134,17 @@ class CoroutineWatch:
         self._overdue[flight] = None
         if flight.run is not None:
             self._pool.job.abandoned.watch(flight.run)
-        if loop.replaced:
-            self._charge_overdue(flight, loop.blocker()[1])
-        else:
-            loop.ask()
+        if loop.replaced and flight.run is not None:
+            self._take(flight, flight.run, loop)
+            return
+        loop.ask()
         loop.post(functools.partial(self.cancel, flight, loop))
 
     def cancel(self, flight: Flight, loop: LoopThread) -> None:
         """In the loop: end a coroutine whose result no longer counts."""
         try:
             if flight.task is not None:
-                loop.cancelled[flight] = monotonic()
+                loop.cancelled[flight] = monotonic(), self._handler
                 flight.task.cancel()
             self._charge_overdue(flight, None)
             if loop.replaced:
@@ -185,32 +191,49 @@ class CoroutineWatch:
         return True
 
     def _replace(self, loop: LoopThread) -> None:
-        """Leave a loop to the coroutine that blocks it; that one keeps its time, and the others go back."""
-        blocker, stack = loop.blocker()
+        """Leave a loop to what blocks it."""
         self._handler.replace(loop)
-        others = 0
-        for flight in list(self._flights):
-            run = flight.run
-            if flight.loop is not loop or run is None:
-                continue
-            overdue = self._takes_overdue(flight)
-            if run is blocker and not overdue:
-                continue
-            if not overdue and not run.cancel():
-                continue  # it has just ended
-            if run is blocker or (blocker is None and overdue):
-                self._pool.settle(flight, functools.partial(self._consequences.timed_out, run, stack))
-            else:
-                others += 1
-                self._pool.job.abandoned.watch(run, is_late=False)
-                self._pool.settle(flight, functools.partial(self._hand_back, flight.delivery))
-            loop.post(functools.partial(self.cancel, flight, loop))
-        _report(blocker, stack, others)
+        _report(loop.blocked_by, loop.blocker().stack, len(self._take_from_replaced()))
+
+    def _take_from_replaced(self) -> list[Delivery]:
+        """Take what is to go on from loops that were replaced; what goes back to the queue."""
+        self._replaced = self._handler.replaced  # before the look: what is replaced meanwhile has another look
+        go_back = [
+            flight.delivery
+            for flight in list(self._flights)
+            if flight.run is not None
+            and flight.loop is not None
+            and flight.loop.replaced
+            and self._take(flight, flight.run, flight.loop)
+        ]
         self._pool.refill()
+        return go_back
+
+    def _take(self, flight: Flight, run: Run, loop: LoopThread) -> bool:
+        """Take a coroutine from a loop that was replaced, unless it has blocked that: it keeps its time.
+
+        Whether it goes back, uncharged.
+        """
+        overdue = self._takes_overdue(flight)
+        if not overdue and (run is loop.blocked_by or not run.cancel()):
+            return False  # or it has just ended
+        goes_back = run is not loop.blocked_by and (loop.blocked_by is not None or not overdue)
+        if goes_back:
+            self._pool.job.abandoned.watch(run, is_late=False)
+            self._pool.settle(flight, functools.partial(self._hand_back, flight.delivery))
+        else:
+            stack = loop.blocker().stack
+            self._pool.settle(flight, functools.partial(self._consequences.timed_out, run, stack))
+        loop.post(functools.partial(self.cancel, flight, loop))
+        return goes_back
+
+    def _runs_on(self, loop: LoopThread) -> bool:
+        """In any thread: whether a coroutine runs there whose result counts."""
+        return any(flight.loop is loop for flight in list(self._flights))
 
     def leave(self, loop: LoopThread) -> None:
         """In a loop that was replaced: end it when nothing runs there whose result counts."""
-        if not loop.stopping and not any(flight.loop is loop for flight in list(self._flights)):
+        if not loop.stopping and not self._handler.needs(loop):
             loop.stop()
 
 
@@ -222,6 +245,15 @@ def _report(blocker: Run | None, stack: FrameType | None, others: int) -> None:
         "go back to the queue, nothing counted. It is blocked at %s",
         name, others, _where(stack), extra={} if blocker is None else blocker.log_fields(),
     )  # fmt: skip
+
+
+def _say_what_goes_back(deliveries: Sequence[Delivery]) -> None:
+    """Say what the end of a loop means to a pool that has not found it blocked."""
+    if deliveries:
+        _log.warning(
+            "%d tasks of %s go back to the queue, nothing counted: the event loop that they share is blocked",
+            len(deliveries), deliveries[0].queue,
+        )  # fmt: skip
 
 
 def _where(stack: FrameType | None) -> str:
