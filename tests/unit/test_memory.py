@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -217,3 +217,25 @@ def test_g18_no_error_of_pythons_own_gets_out(client: MemoryClient) -> None:
     assert len(client.dead_letters("d", 10**400)) == 1
     with pytest.raises(ConfigurationError, match="a queue name must be a string"):
         client.unsubscribe(["q"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("receive", [lambda c: c.receive("q", 1, 300.0), lambda c: c.receive_any({"q": 1}, 300.0)])
+def test_a_receive_from_before_a_disconnect_ends_though_the_client_is_connected_again(
+    client: MemoryClient, receive: Callable[[MemoryClient], object]
+) -> None:
+    """It ends at once, and takes nothing that comes for the new connection."""
+    waits, ended = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        waits.set()
+        receive(client)
+        ended.set()
+
+    threading.Thread(target=wait, daemon=True).start()
+    assert waits.wait(10)
+    assert not ended.wait(0.1), "it did not wait for a message"
+    client.disconnect()
+    client.connect()
+    client.publish("q", b"{}")
+    assert ended.wait(10)
+    assert client.stats("q").ready == 1

@@ -122,7 +122,9 @@ class MemoryClient(Letters, Holding):
         self._pid = os.getpid()
         self._dead_letter_queues: dict[str, str] = {}
         self._declared: set[str] = set()
-        self._unsubscribes: Counter[str] = Counter()  # so that a receive can see that one happened while it waited
+        # So that a receive can see that one happened while it waited, whatever has happened since.
+        self._disconnects = 0
+        self._unsubscribes: Counter[str] = Counter()
         self._rates = Rates()
 
     def __repr__(self) -> str:
@@ -142,6 +144,7 @@ class MemoryClient(Letters, Holding):
     def disconnect(self) -> None:
         """Give unsettled deliveries back to their queues."""
         self._connected = False
+        self._disconnects += 1
         if self._pid == os.getpid():  # a child's copy of the broker may be locked for ever, and matters to nobody
             self._broker.wake()
             self._broker.unsubscribe(self)
@@ -224,11 +227,12 @@ class MemoryClient(Letters, Holding):
 
     def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
         """Take up to ``max_messages``; wait up to ``timeout`` seconds for the first."""
+        disconnects = self._disconnects
         self._require_connection(queue)
-        before = self._unsubscribes[queue]
+        unsubscribes = self._unsubscribes[queue]
 
         def cancelled() -> bool:
-            return not self._connected or self._unsubscribes[queue] != before
+            return self._disconnects != disconnects or self._unsubscribes[queue] != unsubscribes
 
         count, seconds = check_count("max_messages", max_messages, 1), check_wait(timeout)
         taken = self._broker.take(queue, count, seconds, self, cancelled)
@@ -237,14 +241,16 @@ class MemoryClient(Letters, Holding):
     def receive_any(self, wanted: Mapping[str, int], timeout: float = 0.0) -> list[Delivery]:
         """Take what is ready in any of the queues; wait for all of them at once."""
         counts, seconds = check_wanted(wanted), check_wait(timeout)
+        disconnects = self._disconnects
         for queue in counts or ("any",):
             self._require_connection(queue)
-        before = self._unsubscribes_of(counts)
+        unsubscribes = self._unsubscribes_of(counts)
 
         with self._waits().one(self._broker.wake) as woken:
 
             def cancelled() -> bool:
-                return not self._connected or woken.is_set() or self._unsubscribes_of(counts) != before
+                is_over = woken.is_set() or self._disconnects != disconnects
+                return is_over or self._unsubscribes_of(counts) != unsubscribes
 
             taken = self._broker.take_any(counts, seconds, self, cancelled)
         return [_delivery(queue, token, message) for queue, token, message in taken]
