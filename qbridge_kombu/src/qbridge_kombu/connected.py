@@ -75,13 +75,15 @@ class Connected:
         context = self.context
         context.closing.set()
         context.wake_all()
-        self._let_receives_end(deadline)
-        self.settling.stop(deadline)
-        context.in_flight.end()
-        self.leases.stop(max(_LEAST, deadline - monotonic()))
-        for thread in [*context.receivers(), context.sender]:
-            thread.close(max(_LEAST, deadline - monotonic()))
-        context.transport.disconnected()
+        try:
+            self._let_receives_end(deadline)
+            self.settling.stop(deadline)
+        finally:  # an interrupted program may live on, and nobody else gets what an open connection holds
+            context.in_flight.end()
+            self.leases.stop(max(_LEAST, deadline - monotonic()))
+            for thread in [*context.receivers(), context.sender]:
+                thread.close(max(_LEAST, deadline - monotonic()))
+            context.transport.disconnected()
 
     def _let_receives_end(self, deadline: float) -> None:
         """What is being received just now is in flight afterwards, and nothing more is."""

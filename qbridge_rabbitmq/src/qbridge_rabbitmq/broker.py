@@ -139,12 +139,16 @@ class ConnectedBroker:
 
     def close(self) -> None:
         """Send what is left, close the connections and end the thread."""
-        patience = ANSWERS if self.flushing.before_closing() else HARDLY_ANSWERS
-        self.connections.begin_closing()
-        self.consumers.interrupt()
-        self.connections.close(patience)
-        self.flights.close()
-        self.lost_deliveries.close()
+        patience = HARDLY_ANSWERS
+        try:
+            if self.flushing.before_closing():
+                patience = ANSWERS
+        finally:
+            self.connections.begin_closing()
+            self.consumers.interrupt()
+            self.connections.close(patience)
+            self.flights.close()
+            self.lost_deliveries.close()
 
     def _publish(self, queue: str, body: bytes) -> None:
         """Publish a message of QBridge's own."""

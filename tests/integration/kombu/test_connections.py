@@ -163,3 +163,21 @@ def test_a_disconnect_delivers_no_message_of_a_classic_queue(
     client.disconnect()
     (left,) = other.receive(queue, 10, 10.0)
     assert (left.body, left.redelivered, left.suspected) == (b"39", False, False)
+
+
+def test_a_disconnect_that_is_interrupted_leaves_no_connection_open(
+    make_client: MakeClient, amqp: str, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C ends the wait for the broker, and what the client held is delivered to others."""
+    client, other = make_client(amqp), make_client(amqp)
+    client.declare(queue)
+    client.send(queue, 1)
+    assert client.receive(queue, 1, 10.0)
+
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(client._connected().settling, "stop", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        client.disconnect()
+    assert other.receive(queue, 1, 10.0)

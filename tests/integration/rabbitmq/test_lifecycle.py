@@ -199,6 +199,25 @@ def test_connect_and_disconnect_again_and_again(amqp_url: str, unique_name: str)
     wait_for(lambda: threads() <= before, 5.0, "a thread is left")
 
 
+@pytest.mark.parametrize(("part", "waits"), [("consumers", "take_unread"), ("flushing", "before_closing")])
+def test_a_disconnect_that_is_interrupted_leaves_no_connection_open(
+    make_client: MakeClient, amqp_url: str, unique_name: str, monkeypatch: pytest.MonkeyPatch, part: str, waits: str
+) -> None:
+    """Ctrl-C ends the wait for the broker, and what the client held is delivered to others."""
+    client, other = make_client(amqp_url), make_client(amqp_url)
+    client.declare(unique_name)
+    client.send(unique_name, 1)
+    assert client.receive(unique_name, 1, 10.0)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(getattr(client._broker, part), waits, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        client.disconnect()
+    assert other.receive(unique_name, 1, 10.0)
+
+
 def test_g14_a_silent_connection_is_replaced(make_client: MakeClient, amqp_url: str, unique_name: str) -> None:
     """When the bytes of a subscribed client vanish it notices the silence and consumes on a new connection."""
     with TCPProxy.to(amqp_url) as proxy:

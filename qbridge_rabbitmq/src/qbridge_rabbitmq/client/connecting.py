@@ -68,8 +68,10 @@ class Connecting(QueueClient):
         with self._lifecycle:
             broker, self._broker = self._broker, None
             if broker is not None:
-                self._return_suspects(broker)
-                broker.close()
+                try:
+                    self._return_suspects(broker)
+                finally:  # an interrupted program may live on, and nobody else gets what an open connection holds
+                    broker.close()
 
     def _return_suspects(self, broker: ConnectedBroker) -> None:
         """Give back, as copies, what nobody has run; the originals would come back as if we had died of them."""
