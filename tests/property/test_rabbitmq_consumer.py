@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from typing import Any, cast
@@ -137,6 +138,11 @@ class ConsumerMachine(RuleBasedStateMachine):
         for _ in range(looks):
             if tag := self.consumer.idle_tag():
                 self.consumer.examined(tag, sum(len(channel.consumers) for channel in self.live), None)
+
+    @rule()
+    def give_up_what_is_unused(self) -> None:
+        """Time has passed in which nobody has asked for anything."""
+        self.consumer.release(math.inf)
 
     # ------------------------------------------------------------------ what is wanted
 

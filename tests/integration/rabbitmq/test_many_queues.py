@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from qbridge_core import Delivery
 from qbridge_rabbitmq import RabbitMQClient
 from qbridge_rabbitmq.consume.buffer import Buffer
 from qbridge_rabbitmq.consume.consumer import Consumer
+from qbridge_rabbitmq.consume.getting import GetRequest
+from qbridge_rabbitmq.consume.states import State
 from qbridge_rabbitmq.consume.watch import Watch
 from qbridge_rabbitmq.queues.requests import Steps
 from support.proxy import TCPProxy
@@ -160,3 +163,82 @@ def test_g4_requests_without_an_answer_leave_no_channels_behind(
         wait_for(lambda: len(connection._channels) <= before + 1, 10.0, "the channels stay")
         monkeypatch.undo()
         assert client.stats(unique_name).ready == 0
+
+
+def test_g4_many_reply_queues_are_received_from_at_once(
+    client: RabbitMQClient, unique_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However soon one follows the other: only some that are not used any more keep their channels meanwhile."""
+    monkeypatch.setattr("qbridge_rabbitmq.consume.watch._EVERY", 0.05)
+    monkeypatch.setattr("qbridge_rabbitmq.consume.watch.MOST_UNUSED", 2)
+    with client:
+        for number in range(5):
+            client.declare(f"{unique_name}-{number}")
+            assert client.receive(f"{unique_name}-{number}", 1, 0.0) == []
+        assert client._broker is not None
+        consumers = client._broker.consumers
+        last = [f"{unique_name}-{number}" for number in (3, 4)]
+        wait_for(lambda: [one.queue for one in consumers.all() if one.channel] == last, 20.0, "all channels stay")
+
+
+@pytest.mark.parametrize("use", ["received", "consumed"])
+def test_g4_queues_that_are_used_no_more_have_no_channels(
+    client: RabbitMQClient, unique_name: str, monkeypatch: pytest.MonkeyPatch, use: str
+) -> None:
+    """A program may receive from any number of reply queues; one where something is unsettled keeps its channel."""
+    monkeypatch.setattr("qbridge_rabbitmq.consume.watch._EVERY", 0.05)
+    monkeypatch.setattr("qbridge_rabbitmq.consume.watch.UNUSED", 0.2)
+    monkeypatch.setattr("qbridge_rabbitmq.state.round_trips._SETTLING", 0.1)
+    names = [f"{unique_name}-{number}" for number in range(5)]
+
+    def receive(name: str) -> Delivery:
+        client.publish(name, b"body")
+        if use == "consumed":
+            client.subscribe(name, 1)
+        (delivery,) = client.receive(name, 1, 10.0)
+        if use == "consumed":
+            client.unsubscribe(name)
+        return delivery
+
+    with client:
+        held = []
+        for name in names:
+            client.declare(name)
+            held.append(receive(name))
+        assert client._broker is not None
+        consumers = client._broker.consumers
+        for delivery in held[1:]:
+            client.ack(delivery)
+        wait_for(lambda: [one.queue for one in consumers.all() if one.channel] == names[:1], 20.0, "channels stay")
+        client.ack(held[0])
+        wait_for(lambda: not any(one.channel for one in consumers.all()), 20.0, "the last channel stays")
+        for name in names:  # each has a new one
+            client.ack(receive(name))
+        assert client.flush()
+        assert [client.stats(name).ready + client.stats(name).in_flight for name in names] == [0] * 5
+
+
+def test_a_receive_that_begins_while_its_channel_is_released_is_answered(
+    client: RabbitMQClient, unique_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is asked for between the decision to close a channel and its end is asked for on the next one."""
+    with client:
+        client.declare(unique_name)
+        assert client.receive(unique_name, 1, 0.0) == []
+        assert client._broker is not None
+        consumer = client._broker.consumers.of(unique_name)
+        add = Consumer.get
+
+        def get_late(one: Consumer, request: GetRequest) -> None:
+            one.release(math.inf)
+            assert one.state is State.CLOSING
+            monkeypatch.setattr(Consumer, "get", add)
+            add(one, request)
+
+        client.publish(unique_name, b"body")
+        monkeypatch.setattr(Consumer, "get", get_late)
+        channel = consumer.channel
+        (delivery,) = client.receive(unique_name, 1, 0.0)
+        assert consumer.channel is not channel
+        client.ack(delivery)
+        assert client.flush()

@@ -53,6 +53,7 @@ class Consumer:
         prefetch: how many messages somebody wants to hold; 0 when nobody consumes.
         most: how many messages a prefetch that follows the speed may hold.
         works: whether a worker takes its tasks here.
+        used_at: when somebody asked for messages last, or ended the consumer (monotonic time).
         is_drained: the queue was empty when the broker was asked, and what has come to it since would be here.
         ending: held by the thread that unsubscribes until what was left is back: another one that does so too must not
             return before, for its caller may disconnect then, and what is on its way would be there twice.
@@ -69,6 +70,7 @@ class Consumer:
         self.most = MOST
         self.works = False
         self.is_drained = False
+        self.used_at = monotonic()
         self.ending = threading.Lock()
         self._io = io
         self._check = QueueCheck(queue, io, restore, self._on_checked)
@@ -80,6 +82,7 @@ class Consumer:
         self._tags: ConsumerTags | None = None
         self._ended: list[Callable[[], None]] = []  # to be called when the consumer, or its channel, has ended
         self._silence = Silence()
+        self._is_released = False
         self._said = ""
         self._said_at = 0.0
 
@@ -125,6 +128,7 @@ class Consumer:
     def unsubscribe(self, done: Callable[[], None]) -> None:
         """End the consumer; ``done`` is called at the end, and what nobody has taken is left in the buffer."""
         self.prefetch = 0
+        self.used_at = monotonic()
         self._held.follow(None)
         self.missing = None
         if self._tags is None or self.channel is None:
@@ -138,6 +142,7 @@ class Consumer:
     def close(self, done: Callable[[], None]) -> None:
         """Close the channel: the broker takes back what is unsettled."""
         self.prefetch = 0
+        self._is_released = False
         if self.channel is None:
             done()
             return
@@ -147,6 +152,7 @@ class Consumer:
     def get(self, request: GetRequest) -> None:
         """Take messages one by one, without a consumer."""
         self.is_drained = False
+        self.used_at = monotonic()
         self._gets.add(request)
         self._pursue()
 
@@ -241,7 +247,9 @@ class Consumer:
         self._leave(channel)
         if tags is not None:
             tags.end()
-        self._gets.fail(reason)
+        released, self._is_released = self._is_released, False
+        if not (released and is_connected and self._gets):  # what was asked for since then has another channel
+            self._gets.fail(reason)
         self._tell_ended()
         self._round_trips.pass_all()
         self.buffer.wake()
@@ -385,6 +393,17 @@ class Consumer:
         """Find out whether the broker has seen the acknowledgements."""
         if self.channel is not None and self.state in USABLE:
             self._round_trips.confirm_acks(self.channel)
+
+    def release(self, before: float) -> None:
+        """Close the channel where nobody has asked for anything since then, and nothing depends on it."""
+        channel = self.channel
+        if channel is None or self.state is not State.OPEN or self.prefetch or self.used_at >= before:
+            return
+        if self._gets or self._gets.under_way or self._round_trips.are_under_way:
+            return
+        if not (channel.unsettled or channel.has_unproven or channel.is_ahead):
+            self._is_released = True
+            self._close_channel(channel)
 
     def idle_tag(self) -> str:
         """The tag of the consumer, if it has brought nothing since the last call; "" otherwise."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from concurrent.futures import Future
 from typing import Final
 
@@ -16,6 +17,10 @@ from qbridge_rabbitmq.queues.requests import Requests
 from qbridge_rabbitmq.recovery.lost_deliveries import LostDeliveries
 
 _EVERY: Final = 3.0
+UNUSED: Final = 60.0
+"""Seconds after which a queue that nothing is received from any more has no channel."""
+MOST_UNUSED: Final = 500
+"""So many keep theirs until then; a connection has 2,047 channels."""
 _EXAMINED: Final = 40
 """So many idle consumers at most are examined at a time; the broker is asked about each of them."""
 
@@ -71,6 +76,7 @@ class Watch:
         self._lost.expire()
         if not self._connections.is_up or self._connections.closing:
             return
+        self._release_unused()
         idle = {consumer: tag for consumer in self._consumers.all() if (tag := self._idle_tag(consumer))}
         self._examined = {consumer: None for consumer in self._examined if consumer in idle}
         if len(self._examined) == len(idle):
@@ -78,6 +84,15 @@ class Watch:
         for consumer in [consumer for consumer in idle if consumer not in self._examined][:_EXAMINED]:
             self._examined[consumer] = None
             self._examine(consumer, idle[consumer])
+
+    def _release_unused(self) -> None:
+        """Give up the channels of queues that nothing is received from any more."""
+        unused = [each for each in self._consumers.all() if each.channel is not None and not each.prefetch]
+        unused.sort(key=lambda consumer: consumer.used_at)
+        for consumer in unused[: max(0, len(unused) - MOST_UNUSED)]:
+            consumer.release(math.inf)
+        for consumer in unused:
+            consumer.release(monotonic() - UNUSED)
 
     @staticmethod
     def _idle_tag(consumer: Consumer) -> str:

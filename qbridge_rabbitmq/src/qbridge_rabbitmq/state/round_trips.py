@@ -21,6 +21,11 @@ class RoundTrips:
         self._sent: list[Callable[[], None]] = []
         self._under_way: DeliveryChannel | None = None
 
+    @property
+    def are_under_way(self) -> bool:
+        """Whether somebody waits for one."""
+        return self._under_way is not None or bool(self._waiting)
+
     def add(self, done: Callable[[], None], channel: DeliveryChannel | None) -> None:
         """Call ``done`` after a round trip that begins now, or, without a channel, when there is a channel for it."""
         self._waiting.append(done)
