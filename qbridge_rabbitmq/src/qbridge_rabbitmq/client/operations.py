@@ -58,10 +58,8 @@ class Operations(Connecting):
         consumer = broker.consumers.existing(queue)
         before = consumer.in_flight if consumer is not None else 0
         paused = not self._declarations.is_side_queue(queue) and bool(broker.pauses.paused([queue]))
-        # In the order in which messages move, so that one that moves meanwhile is counted twice and never missed.
-        counted = broker.requests.call(what, self._declarations.count_delayed(queue))
-        delayed = max(counted, broker.pending_delays.count(queue))
-        ready, consumers = broker.requests.call(what, self._declarations.look_at(queue))
+        counts = self._declarations.count_all(queue, broker.pending_delays.count)
+        ready, delayed, consumers = broker.requests.call(what, counts)
         in_flight = 0
         if consumer is not None:
             broker.consumers.barrier(consumer, _BARRIER_TIMEOUT)

@@ -40,6 +40,7 @@ class Consumer:
         io: the I/O thread.
         restore: see :data:`~qbridge_rabbitmq.consume.queue_check.Restore`.
         lost: recognizes what was in flight when a channel ended; without it nothing is.
+        holding: where it puts itself when something has come that is to be settled.
 
     ``buffer``, ``epoch``, ``missing``, ``is_drained`` and ``in_flight`` may be used by any thread; the methods run in
     the I/O thread.
@@ -59,7 +60,14 @@ class Consumer:
             return before, for its caller may disconnect then, and what is on its way would be there twice.
     """
 
-    def __init__(self, queue: str, io: IOThread, restore: Restore, lost: LostDeliveries | None = None) -> None:
+    def __init__(
+        self,
+        queue: str,
+        io: IOThread,
+        restore: Restore,
+        lost: LostDeliveries | None = None,
+        holding: dict[Consumer, None] | None = None,
+    ) -> None:
         self.queue = queue
         self.state = State.DISCONNECTED
         self.channel: DeliveryChannel | None = None
@@ -75,9 +83,10 @@ class Consumer:
         self._io = io
         self._check = QueueCheck(queue, io, restore, self._on_checked)
         self._redeliveries = Redeliveries(queue, io, lost)
-        self._gets = Gets(queue, self._redeliveries, self.buffer.put, self._pursue)
+        self._gets = Gets(queue, self._redeliveries, self.buffer.put, self._pursue, self._hold)
         self._round_trips = RoundTrips(io)
         self._held = PrefetchControl(self._redeliveries.rule)
+        self._holding = {} if holding is None else holding
         self._connection: AmqpConnection | None = None
         self._tags: ConsumerTags | None = None
         self._ended: list[Callable[[], None]] = []  # to be called when the consumer, or its channel, has ended
@@ -299,6 +308,8 @@ class Consumer:
         def deliver(number: int, redelivered: bool, properties: bytes, body: bytes) -> None:
             silence.broken = True
             self.is_drained = False
+            if not unsettled:
+                self._hold()
             unsettled[number] = None
             arrival = examine(Arrival(channel, number, redelivered, properties, body))
             if arrival is not None:
@@ -308,6 +319,10 @@ class Consumer:
         tags = self._tags = ConsumerTags(
             channel.connection, channel.amqp, self.queue, deliver, self.prefetch, lambda: self._on_consuming(tags)
         )
+
+    def _hold(self) -> None:
+        """Something has come that is to be settled."""
+        self._holding[self] = None
 
     def _on_consuming(self, tags: ConsumerTags) -> None:
         self._silence.broken = True

@@ -34,6 +34,7 @@ class Consumers:
         self._lost = lost
         self._timeout = timeout
         self._by_queue: dict[str, Consumer] = {}
+        self._holding: dict[Consumer, None] = {}  # all that have something unsettled, and some others
         self._lock = threading.Lock()
 
     def all(self) -> list[Consumer]:
@@ -45,7 +46,7 @@ class Consumers:
         with self._lock:
             consumer = self._by_queue.get(queue)
             if consumer is None:
-                consumer = self._by_queue[queue] = self.new(queue, self._lost)
+                consumer = self._by_queue[queue] = self._made(queue, self._lost, self._holding)
         return consumer
 
     def existing(self, queue: str) -> Consumer | None:
@@ -54,8 +55,11 @@ class Consumers:
 
     def new(self, queue: str, lost: LostDeliveries | None = None) -> Consumer:
         """A consumer with a channel of its own that nobody else uses."""
+        return self._made(queue, lost, {})
+
+    def _made(self, queue: str, lost: LostDeliveries | None, holding: dict[Consumer, None]) -> Consumer:
         io = self._connections.io
-        consumer = Consumer(queue, io, self._restore, lost)
+        consumer = Consumer(queue, io, self._restore, lost, holding)
         io.post(lambda: self._join(consumer))
         return consumer
 
@@ -129,10 +133,12 @@ class Consumers:
     def send_settlements(self) -> bool:
         """Send what was settled; whether there was anything."""
         settled = False
-        for consumer in self.all():
+        # What waits to be settled is unsettled until then: of a thousand queues most have nothing, and cost nothing.
+        for consumer in list(self._holding):
             channel = consumer.channel
-            # What waits to be settled is unsettled until then: most of many queues have nothing.
-            if channel is not None and channel.unsettled and channel.flush():
+            if channel is None or not channel.unsettled:
+                self._holding.pop(consumer, None)
+            elif channel.flush():
                 settled = True
                 consumer.hurry()
         return settled

@@ -107,19 +107,26 @@ class Gets:
         redeliveries: looks at what comes.
         keep: takes what comes too late for whoever has asked for it.
         done: called after each request; it calls ``send`` again when there is a channel.
+        came: called for each message, which is to be settled.
 
     Attributes:
         under_way: in any thread: whether the broker was asked for a message and has not answered.
     """
 
     def __init__(
-        self, queue: str, redeliveries: Redeliveries, keep: Callable[[Arrival], None], done: Callable[[], None]
+        self,
+        queue: str,
+        redeliveries: Redeliveries,
+        keep: Callable[[Arrival], None],
+        done: Callable[[], None],
+        came: Callable[[], None],
     ) -> None:
         self.under_way = False
         self._queue = queue
         self._redeliveries = redeliveries
         self._keep = keep
         self._done = done
+        self._came = came
         self._waiting: deque[GetRequest] = deque()
         self._channel: DeliveryChannel | None = None
         self._commands = 0
@@ -166,6 +173,7 @@ class Gets:
             return
         channel.note_applied(self._commands)
         channel.sources += 1
+        self._came()
         channel.unsettled[method.delivery_tag] = None
         arrival = Arrival(channel, method.delivery_tag, method.redelivered, raw_properties(properties), body)
         examined = self._redeliveries.examine(arrival)

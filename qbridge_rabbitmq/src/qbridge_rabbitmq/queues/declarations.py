@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from pika import exceptions
@@ -187,6 +188,20 @@ class Declarations:
                 return 0, 0
             raise
         return int(answer.method.message_count), int(answer.method.consumer_count)
+
+    def count_all(self, queue: str, pending: Callable[[str], int]) -> Steps[tuple[int, int, int]]:
+        """Ready messages of a queue, delayed ones, and consumers.
+
+        In the order in which messages move, so that one that moves meanwhile is counted twice and never missed.
+
+        Args:
+            queue: its name.
+            pending: how many are known to be delayed, whatever the broker says.
+        """
+        counted = yield from self.count_delayed(queue)
+        delayed = max(counted, pending(queue))
+        ready, consumers = yield from self.look_at(queue)
+        return ready, delayed, consumers
 
     def count_delayed(self, queue: str) -> Steps[int]:
         """Messages in the delay levels of a queue, those that other clients created included."""
