@@ -95,3 +95,16 @@ def test_two_builds_of_one_queue_end_the_supervisor_at_once(
     log = (tmp_path / "log").read_text()
     assert "another one starts" not in log
     assert log.splitlines()[-1].startswith("qbridge_core.errors.WorkerStartError: two TaskManagers have the queue")
+
+
+def test_what_side_queues_have_is_told_at_once(queues: tuple[QueueClient, list[str]]) -> None:
+    """What is ready, and what is in flight; what is settled is there no more."""
+    client, names = queues
+    assert client._occupied(names) == set()
+    client.publish(names[1], b"x")
+    assert client._occupied(names) == {names[1]}
+    delivery = client.receive(names[1], 1, 20.0)[0]
+    assert client._occupied(names) == {names[1]}
+    client.ack(delivery)
+    client.flush()
+    wait_for(lambda: client._occupied(names) == set(), 10.0)

@@ -118,6 +118,7 @@ class Hashed:
 
     def __init__(self, seek: Callable[[], None]) -> None:
         self.seek = seek
+        self.side_queue = None
 
     def look_in(self, seekers: int) -> float:
         """Not soon."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import pytest
 
-from qbridge_core import TaskManager
-from qbridge_core.work.poison.side_queue import look_every
+from qbridge_core import BrokerUnavailableError, QueueClient, TaskManager
+from qbridge_core.work.poison.lookout import Lookout
+from qbridge_core.work.poison.side_queue import SideQueue, look_every
 from qbridge_core.work.watch import Watch
 from qbridge_memory import MemoryClient
 from support.handlers import work
@@ -103,6 +104,56 @@ def test_managers_share_the_look_for_suspects(new_threads: NewThreads) -> None:
         wait_for(lambda: client.stats("q-7.suspects").ready == 0, 20.0, "nobody takes the suspect")
         assert new_threads.count("qbridge-isolation") <= 1
     wait_for(lambda: new_threads.count("qbridge-lookout") == 0, 10.0, "it is looked for nobody")
+
+
+class Telling(MemoryClient):
+    """Tells at once which of many queues have something: those in ``occupied``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.occupied = {"q-7"}
+        self.asked: list[set[str]] = []
+        self.is_away = False
+
+    def _occupied(self, queues: Collection[str]) -> set[str]:
+        if self.is_away:
+            raise BrokerUnavailableError("away")
+        self.asked.append(set(queues))
+        return self.occupied & set(queues)
+
+
+class Seeking:
+    """Looks into a side queue, each fifth of a second."""
+
+    def __init__(self, client: QueueClient, queue: str) -> None:
+        self.side_queue = SideQueue(client, queue)
+        self.seeks = 0
+
+    def seek(self) -> None:
+        """Count the looks."""
+        self.seeks += 1
+
+    def look_in(self, seekers: int) -> float:
+        """Soon again."""
+        return 0.2
+
+
+def test_many_side_queues_are_looked_into_together() -> None:
+    """Those that are empty are not counted one by one; when nobody can tell which are, all of them are."""
+    client, lookout = Telling(), Lookout()
+    seekers = [Seeking(client, f"q-{number}") for number in range(MANY)]
+    for seeker in seekers:
+        lookout.add(seeker)
+    wait_for(lambda: client.asked and len(client.asked[-1]) == MANY, 10.0, "all of them are asked about at once")
+    before = [seeker.seeks for seeker in seekers]
+    wait_for(lambda: seekers[7].seeks >= before[7] + 3, 10.0)
+    changed = [number for number, seeker in enumerate(seekers) if seeker.seeks > before[number] + 1]
+    assert changed == [7]
+    client.is_away = True
+    before = [seeker.seeks for seeker in seekers]
+    wait_for(lambda: all(seeker.seeks > before[number] + 1 for number, seeker in enumerate(seekers)), 10.0)
+    for seeker in seekers:
+        lookout.remove(seeker)
 
 
 @pytest.mark.parametrize(("queues", "seconds"), [(1, 5.0), (250, 5.0), (500, 10.0), (1000, 20.0), (5000, 20.0)])

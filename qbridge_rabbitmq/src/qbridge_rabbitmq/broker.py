@@ -150,6 +150,11 @@ class ConnectedBroker:
             self.flights.close()
             self.lost_deliveries.close()
 
+    def holds(self, queue: str) -> bool:
+        """Whether something of a queue is in flight here, or was when a channel ended."""
+        consumer = self.consumers.existing(queue)
+        return consumer is not None and (consumer.in_flight > 0 or self.lost_deliveries.held(queue) > 0)
+
     def _publish(self, queue: str, body: bytes) -> None:
         """Publish a message of QBridge's own."""
         self.sender.send([publication(queue, Message(body), self.sender.room, len(body))])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -48,6 +48,17 @@ class Operations(Producing, Consuming, Holding):
             BrokerUnavailableError: no connection.
         """
         return self.stats(queue)
+
+    def _occupied(self, queues: Collection[str]) -> set[str]:
+        """Those of these queues that ``count`` would say have something ready or in flight, and perhaps some others.
+
+        For workers, which look into a thousand queues that hardly ever have anything; with a backend that can tell so
+        of many queues at once, the others need not be counted. The default says so of all.
+
+        Raises:
+            QBridgeError: nobody can tell now.
+        """
+        return set(queues)
 
     def describe(self, queue: str) -> QueueStats:
         """Tell what ``stats`` tells, and what else the broker knows of the queue: see ``QueueStats``.

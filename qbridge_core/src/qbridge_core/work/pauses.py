@@ -49,6 +49,7 @@ class Pauses:
 
     Attributes:
         heard_at: ``monotonic()`` of its last answer.
+        side_queue: none, since these are looked for in any case.
     """
 
     def __init__(self, client: QueueClient) -> None:
@@ -57,6 +58,7 @@ class Pauses:
         self._followers: dict[Follower, None] = {}
         self._outage = Outage()
         self.heard_at = monotonic()
+        self.side_queue = None
 
     def look_in(self, seekers: int) -> float:
         """Seconds until the next look, which is one for all queues."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from qbridge_core.backend import (
@@ -51,6 +51,13 @@ class Operations(Connecting):
     def count(self, queue: str) -> QueueStats:
         """Count as ``stats`` does, without the letters."""
         return self._count(queue)
+
+    @bounded
+    def _occupied(self, queues: Collection[str]) -> set[str]:
+        """Those that have something ready, or of which this client has something."""
+        broker = self._live()
+        held = set(filter(broker.holds, queues))
+        return held | broker.requests.call("side queues", self._declarations.occupied(set(queues) - held))
 
     def _count(self, queue: str) -> QueueStats:
         broker = self._live()

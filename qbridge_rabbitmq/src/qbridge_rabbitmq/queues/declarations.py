@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from pika import exceptions
@@ -188,6 +188,15 @@ class Declarations:
                 return 0, 0
             raise
         return int(answer.method.message_count), int(answer.method.consumer_count)
+
+    def occupied(self, queues: Iterable[str]) -> Steps[set[str]]:
+        """Those of these queues that have something ready."""
+        found: set[str] = set()
+        for queue in queues:
+            ready, _ = yield from self.look_at(queue)
+            if ready:
+                found.add(queue)
+        return found
 
     def count_all(self, queue: str, pending: Callable[[str], int]) -> Steps[tuple[int, int, int]]:
         """Ready messages of a queue, delayed ones, and consumers.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -48,6 +48,12 @@ class Operations(Connecting):
     def count(self, queue: str) -> QueueStats:
         """Count the messages of a queue, those of all clients, in one round trip."""
         return self._running(queue).admin.count(queue)
+
+    @guarded_method
+    def _occupied(self, queues: Collection[str]) -> set[str]:
+        """Those that have something, in one round trip; on a cluster each has to be counted."""
+        node = self._connected().single()
+        return set(queues) if node is None else node.admin.occupied(queues)
 
     @guarded_method
     def describe(self, queue: str) -> QueueStats:

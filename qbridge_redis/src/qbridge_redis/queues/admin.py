@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -46,6 +46,13 @@ class QueueAdmin:
         with self._context.pool.connection() as connection:
             replies = ask(self._context, connection, commands)
         return _counted(replies, f"count {queue!r}")
+
+    def occupied(self, queues: Collection[str]) -> set[str]:
+        """Those that have something ready or in flight, and those that may not be looked at, in one round trip."""
+        commands = [("XLEN", self._context.keys.stream(queue)) for queue in queues]
+        with self._context.pool.connection() as connection:
+            replies = ask(self._context, connection, commands)
+        return {queue for queue, length in zip(queues, replies, strict=True) if length != 0}
 
     def look(self, queue: str, dead: str | None) -> Look:
         """Count, and look at what is beside the counts, in one round trip.
