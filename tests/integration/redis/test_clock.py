@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import subprocess
 import sys
@@ -15,7 +16,9 @@ import support.brokers
 from integration.redis.helpers import Background, Cli, MakeClient, take
 from qbridge_core import Message
 from qbridge_redis import RedisClient
+from qbridge_redis.connection.options import Options
 from qbridge_redis.recovery.abandoned import AbandonedEntries
+from qbridge_redis.recovery.takeover import LOOK_EVERY
 from support.brokers import RedisBroker, find_program
 from support.wait import wait_for
 
@@ -116,6 +119,20 @@ def test_an_entry_is_ripe_only_when_it_was_seen_unchanged_for_longer_than_a_rene
     assert overdue.ripe(10, 15.0, 5.0)[::5] == [b"2-0"]
     assert overdue.ripe(10, 17.0, 5.0) == []
     assert overdue.ripe(1, 99.0, 5.0)[::5] == [b"1-0"]
+
+
+@pytest.mark.parametrize("first_look", [0.0, 1.0, 2.5, 4.9])
+def test_g15_with_the_default_lease_a_dead_workers_tasks_are_elsewhere_in_time(first_look: float) -> None:
+    """Whenever others look, they take over what was renewed just before its worker died, within 35 of 60 seconds."""
+    lease = Options().lease
+    overdue, now, ready_at = AbandonedEntries(lease), first_look, math.inf
+    while now < ready_at:
+        idle = round(now * 1000)
+        rows = [(b"1-0", b"dead", idle, 1)] if idle >= overdue.least_idle(now) else []
+        overdue.look(rows, 1_000_000 + idle, now)
+        ready_at = overdue.ready_at()
+        now += LOOK_EVERY
+    assert lease <= ready_at <= 35.0
 
 
 def test_what_was_renewed_before_the_clock_was_put_back_is_watched_by_the_own_clock() -> None:

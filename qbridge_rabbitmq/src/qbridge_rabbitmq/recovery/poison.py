@@ -19,7 +19,7 @@ from typing import Final
 _AFTERMATH: Final = 10.0
 # A quorum queue that comes back may deliver new messages before it notices that its former consumers are gone.
 _SETTLING: Final = 5.0
-# What a dead worker can have held (see pace.py) is less; the row ends with a message that is new.
+# What a dead worker can have held (``consume.prefetch``) is less; the row ends with a message that is new.
 _LONGEST_ROW: Final = 300
 # From 4.3 on the second counts all deliveries, and the first one only those that failed.
 _COUNTED: Final = (b"x-delivery-count", b"x-acquired-count")

@@ -16,6 +16,8 @@ from qbridge_redis.recovery.poison import counts_of, delivery_again
 from qbridge_redis.state.context import NodeContext, log
 from qbridge_redis.state.handbacks import HANDBACK
 
+LOOK_EVERY: Final = 5.0
+"""Seconds between two looks for what dead workers held; less where leases are short."""
 _PAGE: Final = 100
 _LOOKED_AT: Final = 1000  # entries of one look
 _LATE: Final = 2.0  # seconds after which a read whose reply was lost cannot reach the server any more
@@ -32,7 +34,7 @@ class Takeover:
         self._in_flight = context.in_flight(queue)
         self._abandoned = AbandonedEntries(context.options.lease)
         self._look_at = 0.0
-        self._look_every = min(context.options.lease / 4, 5.0)
+        self._look_every = min(context.options.lease / 4, LOOK_EVERY)
         self._take_back_at: float | None = None
         self._take_back_until = 0.0
 
