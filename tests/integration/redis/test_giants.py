@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 
 import pytest
@@ -82,12 +83,12 @@ def test_g19_a_delayed_message_that_cannot_be_delivered_stops_no_other(
     client: RedisClient, cli: Cli, queue: str
 ) -> None:
     """What anybody wrote among the delayed ones comes as a body, and those behind it on time."""
-    cli(
-        "ZADD", f"{queue}:delayed", 1, "no MessagePack", 2, b"\x92\xa1x\x93\xa1a\xa1b\xa1c", 3, b"\x92\xa1x\x92\x90\x80"
-    )
+    giant = b"\x92\xa1x\xdd" + struct.pack(">I", 2 * FOREIGN) + b"\xa1f\xa1v" * FOREIGN
+    odd = ("no MessagePack", b"\x92\xa1x\x93\xa1a\xa1b\xa1c", b"\x92\xa1x\x92\x90\x80", giant)
+    cli("ZADD", f"{queue}:delayed", *(part for number, member in enumerate(odd, 1) for part in (number, member)))
     client.publish(queue, b"behind", delay=0.05)
     bodies: list[bytes] = []
-    wait_for(lambda: bodies.extend(d.body for d in client.receive(queue, 10, 0.5)) or len(bodies) == 4, 5.0)
+    wait_for(lambda: bodies.extend(d.body for d in client.receive(queue, 10, 0.5)) or len(bodies) == 5, 5.0)
     assert bodies[-1] == b"behind"
 
 
