@@ -70,6 +70,7 @@ class Holding(QueueClient):
                 delayed_id=_delayed_id(place),
                 due_ms=round(began * 1_000) + place[0] // 1_000,
                 message_id=message.message_id,
+                sent_ms=message.sent,
             )
             for place, message in found
         ]

@@ -167,6 +167,7 @@ class Consuming(ABC):
 
         Raises:
             QBridgeError: the first error of ``reject``; the others went back, as far as they can.
+            What going through ``deliveries`` raises, as it is.
         """
         errors: list[QBridgeError] = []
         for delivery in deliveries:

@@ -14,7 +14,6 @@ from qbridge_core.contract.headers import (
     SENT_AT,
     TASK_ID,
     instant,
-    meta_instant,
     meta_int,
     meta_text,
     meta_time,
@@ -66,6 +65,7 @@ class DelayedMessage:
         delayed_id: str,
         due_ms: int,
         message_id: str | None = None,
+        sent_ms: int = 0,
     ) -> DelayedMessage:
         """Read one from its body, the producer's headers and QBridge's own (values: str, bytes or int).
 
@@ -76,6 +76,7 @@ class DelayedMessage:
             delayed_id: its id.
             due_ms: when it is due (Unix time in milliseconds).
             message_id: the publisher's id.
+            sent_ms: when it was sent (Unix time in milliseconds), where QBridge's headers do not tell; 0 for unknown.
         """
         task = task_of(body)
         return cls(
@@ -86,7 +87,7 @@ class DelayedMessage:
             message_id=message_id,
             attempts=meta_int(meta, ATTEMPTS),
             first_failed_at=meta_time(meta, FIRST_FAILED_AT),
-            sent_at=meta_instant(meta, SENT_AT),
+            sent_at=instant(meta_int(meta, SENT_AT) or sent_ms),
             task_id=meta_text(meta, TASK_ID) or (task.task_id if task is not None else None) or message_id or "",
         )
 

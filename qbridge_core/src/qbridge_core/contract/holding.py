@@ -23,7 +23,8 @@ class Holding:
         Within 5 s each ``TaskManager`` with this input queue takes nothing more from it, nor from the queue of suspects
         beside it. What it has read and not begun goes back, uncounted; tasks that run finish and are settled. The mark
         lies in the broker: it outlasts workers, this client, and where the capability ``durable`` is claimed a restart
-        of the broker; a worker that starts meanwhile rests from its beginning. A queue can be paused before it exists.
+        of the broker; a worker that starts meanwhile rests from its beginning. A queue can be paused before it exists,
+        and is not created by that.
 
         ``send``, ``receive`` and ``receive_any`` of whoever calls them, ``purge``, ``replay``, and delays that end go
         on as ever.

@@ -89,7 +89,8 @@ class Producing(ABC):
 
         The default has ``publish`` called by one of 32 threads, so it keeps no order.
 
-        Returns futures with the errors of ``publish``, those about arguments, too, in the order of the messages.
+        Returns futures with the errors of ``publish``, those about arguments, too, in the order of the messages; each
+        error is an object of its own.
 
         Raises:
             ConfigurationError: ``messages`` is no sequence of them.
@@ -138,10 +139,12 @@ class Producing(ABC):
     def publish_many(self, queue: str, messages: Iterable[Message], *, timeout: float | None = None) -> None:
         """Publish messages in order; return once all are confirmed. Backends pipeline this.
 
-        ``timeout`` counts anew for each part of the pipeline, so that a long sequence is no reason to fail.
+        ``timeout`` counts anew for each part of the pipeline, so that a long sequence is no reason to fail. One of a
+        backend's own does not call ``publish``: plugins would be told of each message twice.
 
         Raises:
             The errors of ``publish``, for the first message that failed; others of the call may have been published.
+            What going through ``messages`` raises, as it is; those before it may have been published.
         """
         check_queue_name(queue)
         for given in messages:

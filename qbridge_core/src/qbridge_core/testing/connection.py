@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
@@ -14,6 +16,7 @@ import pytest
 from qbridge_core import (
     AuthenticationError,
     BrokerURL,
+    DeadLetter,
     Delivery,
     DeliveryLostError,
     Message,
@@ -21,7 +24,8 @@ from qbridge_core import (
     QueueClient,
     UnknownOptionError,
 )
-from qbridge_core.testing.base import Backend, Call, MakeClient
+from qbridge_core.backend import monotonic
+from qbridge_core.testing.base import Backend, Call, MakeClient, a_failure
 
 
 class ConnectionTests(Backend):
@@ -70,19 +74,19 @@ class ConnectionTests(Backend):
             with pytest.raises(NotConnectedError):
                 refused.result()
 
-    def test_disconnect_ends_a_blocked_receive(self, client: QueueClient, queue: str) -> None:
-        """A ``receive`` that waits in another thread ends when the client is disconnected."""
-        ended = threading.Event()
-
-        def wait() -> None:
-            with suppress(NotConnectedError):
-                client.receive(queue, 1, 300.0)
-            ended.set()
-
-        threading.Thread(target=wait, daemon=True).start()
-        assert not ended.wait(0.2), "receive did not wait for a message"
+    def test_disconnect_ends_a_blocked_receive(self, make_client: MakeClient, client: QueueClient, queue: str) -> None:
+        """A ``receive`` that waits in another thread ends when the client is disconnected, and takes nothing more."""
+        other = make_client()
+        queues = [queue, f"{queue}-2"]
+        other.declare(queues[1])
+        calls = [Call(partial(client.receive, each, 1, 300.0)) for each in queues]
+        assert not any(call.ended(0.1) for call in calls), "receive did not wait for a message"
         self.disconnect_in_time(client)
-        assert ended.wait(self.wait), "receive still blocks after disconnect"
+        other.publish(queues[1], b"later")
+        for call in calls:
+            assert call.ended(self.wait), "receive still blocks after disconnect"
+            assert call.error is None or isinstance(call.error, NotConnectedError)
+        assert self.receive_one(other, queues[1]).body == b"later"
 
     def test_disconnect_leaves_no_thread(self, make_client: MakeClient, queue_name: str) -> None:
         """A disconnected client leaves no thread of its own behind."""
@@ -123,13 +127,8 @@ class ConnectionTests(Backend):
             lambda: client.purge(queue),
             lambda: client.replay(f"{queue}-dead"),
             lambda: client.reject(delivery, requeue=False),
+            *_claimed_calls(client, queue),
         ]
-        if client.capabilities.browse:
-            calls.append(lambda: client.dead_letters(queue))
-        if client.capabilities.diagnoses:
-            calls.append(lambda: client.diagnose([queue]))
-        if client.capabilities.letters:
-            calls.append(lambda: client.delete_letters(queue, letters=["1-1"]))
         for call in calls:
             with pytest.raises(NotConnectedError):
                 call()
@@ -163,18 +162,36 @@ class ConnectionTests(Backend):
         assert self.receive_one(client, dead).body == b"x"
 
     def test_g2_a_delivery_of_the_connection_before_is_not_settled_in_silence(
-        self, client: QueueClient, queue: str
+        self, client: QueueClient, queue: str, dead: str
     ) -> None:
         """After ``disconnect`` and ``connect`` an old delivery is lost, loudly, or its settlement is carried out."""
-        delivery = self.get_one(client, queue)
+        for body in (b"acked", b"rejected", b"retried"):
+            client.publish(queue, body)
+        acked, rejected, retried = sorted(self.receive_all(client, queue, 3), key=lambda delivery: delivery.body)
         client.disconnect()
         client.connect()
+        wanted = {b"retried": 1}
+        letters = 1
         try:
-            client.ack(delivery)
+            client.ack(acked)
         except DeliveryLostError:
-            client.ack(self.receive_one(client, queue))
+            wanted[b"acked"] = 0
+        try:
+            client.reject(rejected, requeue=False)
+        except DeliveryLostError:
+            wanted[b"rejected"], letters = 0, 0
+        try:
+            client.reject(retried, requeue=True, failure=a_failure(queue))
+        except DeliveryLostError:
+            wanted[b"retried"] = 0
+        self.eventually(client.flush)
+        found = self.receive_all(client, queue, len(wanted))
+        assert {delivery.body: delivery.attempts for delivery in found} == wanted
+        for delivery in found:
+            client.ack(delivery)
         self.eventually(client.flush)
         self.assert_empty(client, queue, soon=True)
+        self.assert_counts(client, dead, ready=letters)
 
     def test_g8_what_cannot_be_handed_back_keeps_nothing_else(self, client: QueueClient, queue: str) -> None:
         """Of several deliveries one is lost, or is not: the error says so, and the others go back."""
@@ -209,10 +226,45 @@ class ConnectionTests(Backend):
         assert wrong not in shown
         assert wrong not in caplog.text
 
+    def test_what_a_client_says_of_itself_makes_sense(self, broker_url: str, client: QueueClient) -> None:
+        """What its broker is and where, without the password; how long its calls take; whether its threads turn."""
+        assert repr(client)
+        assert isinstance(client.system, str)
+        assert client.system
+        host, port = client.server or ("any", None)
+        assert (type(host), type(port)) in ((str, int), (str, type(None)))
+        login = BrokerURL.parse(broker_url)
+        assert not login.password or is_hidden(login.password, str(host), login)
+        assert 0 <= client.patience < math.inf
+        now = monotonic()
+        assert [each for pulse in client.pulses() if (each := pulse.stalled(now)).seconds > self.wait] == []
+
     def get_one(self, client: QueueClient, queue: str) -> Delivery:
         """Publish a message and receive it."""
         client.publish(queue, b"x")
         return self.receive_one(client, queue)
+
+
+def _claimed_calls(client: QueueClient, queue: str) -> list[Callable[[], object]]:
+    """Calls that need the broker, of those that a client has only where it claims them."""
+    can, dead = client.capabilities, f"{queue}-dead"
+    letter = DeadLetter.from_headers(b"x", {}, {})
+    calls: dict[bool, list[Callable[[], object]]] = {False: [], True: []}
+    calls[can.browse] += [lambda: client.dead_letters(dead)]
+    calls[can.diagnoses] += [lambda: client.diagnose([queue])]
+    calls[can.letters] += [
+        lambda: client.delete_letters(dead, letters=["1-1"]),
+        lambda: client.replay(dead, letters=["1-1"]),
+    ]
+    calls[can.imports] += [lambda: client.import_letters(dead, [letter])]
+    calls[can.pause] += [lambda: client.pause(queue), lambda: client.resume(queue), lambda: client.paused([queue])]
+    calls[can.purge_delayed] += [lambda: client.purge(queue, delayed=True)]
+    calls[can.browse_delayed] += [
+        lambda: client.delayed(queue),
+        lambda: client.release_delayed(queue),
+        lambda: client.delete_delayed(queue, messages=["1-1"]),
+    ]
+    return calls[True]
 
 
 class _Watched(Mapping[str, object]):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 
 import pytest
 
 from qbridge_core import (
     Attempt,
     AttemptOutcome,
+    Delivery,
     Failure,
     Message,
     MessageTooLargeError,
@@ -190,6 +191,27 @@ class DataTests(Backend):
             client.publish_many(queue, [Message(b"x", {"x-qbridge-reason": "failed"}), too_large])
         self.assert_counts(client, queue, ready=0)
 
+    def test_an_error_of_the_callers_own_passes_as_it_is(self, client: QueueClient, queue: str) -> None:
+        """What an iterable raises that a caller gave is neither swallowed nor made an error of QBridge's."""
+
+        def messages() -> Iterator[Message]:
+            yield Message(b"before")
+            raise _OwnError
+
+        with pytest.raises(_OwnError):
+            client.publish_many(queue, messages())
+        client.purge(queue)
+        client.publish(queue, b"after")
+        delivery = self.receive_one(client, queue)
+        assert delivery.body == b"after"
+
+        def deliveries() -> Iterator[Delivery]:
+            yield delivery
+            raise _OwnError
+
+        with pytest.raises(_OwnError):
+            client.hand_back(deliveries())
+
     def test_g19_the_largest_body_can_be_settled_in_every_way(self, client: QueueClient, queue: str, dead: str) -> None:
         """What ``publish`` takes at its limit has room for the longest explanation; what has not is refused."""
         size = _largest(lambda count: client.publish(queue, b"x" * count), self.largest_message)
@@ -259,6 +281,10 @@ class DataTests(Backend):
         again = self.receive_one(client, queue)
         assert (again.body, dict(again.headers)) == (body, headers)
         client.ack(again)
+
+
+class _OwnError(Exception):
+    """None of QBridge's."""
 
 
 def the_longest_failure(queue: str) -> Failure:

@@ -252,6 +252,8 @@ class DeadLetterTests(Backend):
         client.publish(queue, b"x", message_id="m", headers={"h": "1"})
         failure = a_failure(queue, attempts=4, reason=Reason.CRASHED, crashes=3)
         client.reject(self.receive_one(client, queue), requeue=False, failure=failure)
+        if client.capabilities.browse:
+            assert [(one.reason, one.crashes) for one in client.dead_letters(dead)] == [(Reason.CRASHED, 3)]
         letter = self.receive_one(client, dead)
         assert letter.message_id == "m"
         assert meta_text(letter.meta, SOURCE_QUEUE) == queue
@@ -273,5 +275,6 @@ class DeadLetterTests(Backend):
         assert {(one.reason, one.attempts, one.first_failed_at, one.last_failed_at) for one in letters} == {
             (Reason.REJECTED, 0, None, None)
         }
+        assert {(one.source_queue, one.traceback) for one in letters} == {("", "")}
         listed = [letter.body for letter in client.dead_letters(dead, 200)]
         assert self.in_order(client, listed) == self.in_order(client, (b"%d" % number for number in range(103)))

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import cast
 
 import pytest
 
-from qbridge_core import ConfigurationError, DelayedMessage, LettersGoneError, QueueClient, UnsupportedError
-from qbridge_core.testing.base import Backend, MakeClient, a_failure
+from qbridge_core import (
+    ConfigurationError,
+    DelayedMessage,
+    Delivery,
+    LettersGoneError,
+    QueueClient,
+    UnroutableError,
+    UnsupportedError,
+)
+from qbridge_core.testing.base import Backend, Call, MakeClient, a_failure
 
 _HOUR = 3600.0
 _GONE = "1-" + 40 * "0"
@@ -109,6 +118,9 @@ class DelayedMessageTests(Backend):
         assert [message.id for message in pages] == [message.id for message in found]
         assert [message.id for message in other.delayed(queue, after=found[0].id)] == [found[1].id, found[2].id]
         assert client.delayed(queue, 0) == []
+        assert all(message.due_at.utcoffset() == began.utcoffset() for message in found if message.due_at)
+        if client.capabilities.sent_at:
+            assert all(message.sent_at is not None for message in found), "when it was sent is not told"
         self.assert_counts(client, queue, ready=0, delayed=3, message="listing changes the queue")
 
     @pytest.mark.usefixtures("browses")
@@ -128,13 +140,18 @@ class DelayedMessageTests(Backend):
         assert [delivery.body for delivery in came] == self.in_order(client, [b"first", b"retried"])
         due = [delivery.due_at for delivery in came if delivery.due_at is not None]
         assert all(at < again.due_at for at in due if again.due_at), "it could run from then on"
+        assert len(due) == (2 if client.capabilities.sent_at else len(due))
         (told,) = [delivery for delivery in came if delivery.body == b"retried"]
         assert (told.attempts, dict(told.headers), told.message_id) == (2, {"h": "1"}, "m")
         assert client.delete_delayed(queue, messages=[deleted]) == 1
+        waiting = Call(lambda: other.receive(queue, 1, 300.0))
+        assert not waiting.ended(0.1)
         with pytest.raises(LettersGoneError) as caught:
             client.release_delayed(queue, messages=[deleted, stays.id, again])
         assert (sorted(caught.value.ids), caught.value.done) == (sorted([deleted.id, again.id]), 1)
-        assert self.receive_one(client, queue).body == b"stays"
+        assert waiting.ended(self.wait), "a receive waits though a message is released"
+        (released,) = cast(list[Delivery], waiting.result())
+        assert released.body == b"stays"
         with pytest.raises(LettersGoneError) as caught:
             client.delete_delayed(queue, messages=[_GONE])
         assert (caught.value.ids, caught.value.done) == ((_GONE,), 0)
@@ -151,8 +168,12 @@ class DelayedMessageTests(Backend):
         bodies = [b"%d" % number for number in range(250)]
         for number, body in enumerate(bodies):
             client.publish(queue, body, delay=longest / 2 + number)
+        assert len(client.delayed(queue)) == 100
+        assert len(client.delayed(queue, 300)) == 250
+        client.publish(queue, b"ready")
         assert client.release_delayed(queue) == 250
-        assert [delivery.body for delivery in self.receive_all(client, queue, 250)] == bodies
+        came = [delivery.body for delivery in self.receive_all(client, queue, 251)]
+        assert came == [b"ready", *bodies], "what is released goes to the end of its queue"
         assert client.release_delayed(queue) == 0
         self.assert_counts(client, other, ready=0, delayed=1)
 
@@ -186,5 +207,8 @@ class DelayedMessageTests(Backend):
         with pytest.raises(LettersGoneError):
             client.delayed(queue, after="no id")
         assert client.release_delayed(queue, messages=[]) == 0
+        assert client.delete_delayed(queue, messages=[]) == 0
         assert client.delayed(f"{queue_name}-missing") == []
+        with pytest.raises(UnroutableError):
+            client.publish(f"{queue_name}-missing", b"looking at a queue has created it")
         self.assert_counts(client, queue, ready=0, delayed=1)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from qbridge_core import ConfigurationError, QueueClient, UnroutableError
+from qbridge_core import ConfigurationError, Message, QueueClient, UnroutableError
 from qbridge_core.testing.base import Backend, MakeClient, a_failure
 
 _DELAY = 1.0
@@ -60,6 +60,9 @@ class DelayTests(Backend):
             for delivery in deliveries:
                 received[delivery.body] = (time.monotonic(), delivery.attempts)
                 assert (dict(delivery.headers), delivery.message_id) == ({"h": "1"}, "m")
+                if delivery.sent_at and delivery.due_at:
+                    held_back = (delivery.due_at - delivery.sent_at).total_seconds()
+                    assert held_back >= _DELAY * _EARLY, "due_at is not when the delay ends"
                 other.ack(delivery)
         assert {body: attempts for body, (_, attempts) in received.items()} == {
             b"published": 0,
@@ -83,7 +86,7 @@ class DelayTests(Backend):
 
     @pytest.mark.usefixtures("delays")
     def test_g18_a_delay_over_the_longest_is_refused(self, client: QueueClient, queue: str) -> None:
-        """It is an error, not a shorter delay, and settles nothing; who claims no longest can hold ten years."""
+        """It is an error, not a shorter delay, and settles nothing; the longest, or ten years, can be held."""
         longest = client.capabilities.max_delay
         client.publish(queue, b"x")
         delivery = self.receive_one(client, queue)
@@ -92,7 +95,9 @@ class DelayTests(Backend):
                 client.publish(queue, b"x", delay=longest + 1)
             with pytest.raises(ConfigurationError, match="delay"):
                 client.reject(delivery, requeue=True, delay=longest + 1)
-        held = _TEN_YEARS if math.isinf(longest) else min(longest, 30.0)
+            (soon,) = client.publish_soon(queue, [Message(b"x")], delay=longest + 1)
+            assert isinstance(soon.exception(self.wait), ConfigurationError)
+        held = min(longest, _TEN_YEARS)
         client.publish(queue, b"y", delay=held)
         client.reject(delivery, requeue=True, delay=held)
         self.assert_counts(client, queue, ready=0, in_flight=0, delayed=2)

@@ -10,7 +10,7 @@ import pytest
 
 from qbridge_core import Message, NotConnectedError, QueueClient, QueueStats, UnroutableError, UnsupportedError
 from qbridge_core.backend import suspects_queue
-from qbridge_core.testing.base import Backend, MakeClient
+from qbridge_core.testing.base import Backend, MakeClient, a_failure
 
 _AT_HAND: Final = frozenset({"dead", "consumers", "oldest_age"})
 _DETAILS: Final = _AT_HAND | {"in_rate", "out_rate", "unsettled"}
@@ -55,7 +55,7 @@ class DescribingTests(Backend):
         assert client.flush()
         then = replace(now, in_flight=0)
         self.eventually(lambda: client.count(queue) == other.count(queue) == then, wait, "count is wrong")
-        assert client.count(queue).paused == client.stats(queue).paused
+        assert client.count(queue).paused == client.stats(queue).paused == client.describe(queue).paused
 
     @pytest.mark.parametrize("look", ["stats", "count", "describe"])
     def test_of_a_missing_queue_nothing_is_told(self, client: QueueClient, queue_name: str, look: str) -> None:
@@ -68,7 +68,7 @@ class DescribingTests(Backend):
         with pytest.raises(UnroutableError):
             client.publish(queue_name, b"looking at a queue has created it")
 
-    def test_letters_are_counted(self, client: QueueClient, queue: str, queue_name: str) -> None:
+    def test_letters_are_counted(self, client: QueueClient, queue: str, queue_name: str, dead: str) -> None:
         """``dead`` counts the letters in the dead-letter queue that was declared, or in that of the usual name."""
         self._require(client, "dead")
         other = f"{queue_name}-other"
@@ -79,6 +79,10 @@ class DescribingTests(Backend):
         wait = self.counting_time(client)
         self.eventually(lambda: _both(client, queue, "dead") == [2, 2], wait, "letters are not counted")
         self.eventually(lambda: _both(client, other, "dead") == [1, 1], wait, "letters are not counted")
+        held = self.receive_one(client, dead)
+        client.unsubscribe(dead)
+        self.eventually(lambda: _both(client, queue, "dead") == [1, 1], wait, "a letter that is held is not ready")
+        client.ack(held)
 
     def test_the_oldest_ready_message_has_an_age(self, client: QueueClient, queue: str) -> None:
         """``oldest_age`` is that of the first message which waits, in seconds; of what is in flight nobody asks."""
@@ -93,13 +97,22 @@ class DescribingTests(Backend):
         before = time.monotonic()
         old = self.receive_one(client, queue)
         assert max(self._ages(client, queue)) <= time.monotonic() - before + _TOLERANCE, "what is held does not wait"
-        client.ack(old)
+        client.ack(self.receive_one(client, queue))
+        before = time.monotonic()
+        client.reject(old, requeue=True, failure=a_failure(queue))
+        self.assert_counts(client, queue, ready=1, soon=True)
+        assert max(self._ages(client, queue)) <= time.monotonic() - before + _TOLERANCE, "a retry waits since it came"
         client.ack(self.receive_one(client, queue))
         assert client.flush()
         assert _both(client, queue, "oldest_age") == [0.0, 0.0]
+        if client.capabilities.delay:
+            client.publish(queue, b"late", delay=2 * _OLD)
+            before = time.monotonic() + 2 * _OLD
+            self.assert_counts(client, queue, ready=1, soon=True)
+            assert max(self._ages(client, queue)) <= time.monotonic() - before + _TOLERANCE, "it waits since it is due"
 
     def test_consumers_are_counted(self, make_client: MakeClient, client: QueueClient, queue: str) -> None:
-        """Who subscribes and receives is one of ``consumers`` until it disconnects; who publishes or looks is none."""
+        """Who subscribes and receives is one of ``consumers`` until it ends that; who publishes or looks is none."""
         self._require(client, "consumers")
         client.publish(queue, b"x")
         assert _both(client, queue, "consumers") == [0, 0]
@@ -110,7 +123,7 @@ class DescribingTests(Backend):
         self.eventually(lambda: _both(client, queue, "consumers") == [2, 2], message="two clients consume it")
         workers[0].disconnect()
         self.eventually(lambda: _both(client, queue, "consumers") == [1, 1], message="one of them has ended")
-        workers[1].disconnect()
+        workers[1].unsubscribe(queue)
         self.eventually(lambda: _both(client, queue, "consumers") == [0, 0], message="both have ended")
 
     def test_what_all_clients_hold_is_counted(self, make_client: MakeClient, client: QueueClient, queue: str) -> None:
@@ -129,7 +142,7 @@ class DescribingTests(Backend):
         client.ack(mine)
 
     def test_rates_are_told(self, client: QueueClient, queue: str) -> None:
-        """``in_rate`` and ``out_rate`` are what came and went since the description before, in a second."""
+        """``in_rate`` and ``out_rate`` are what came, or came again, and went since the description before."""
         self._require(client, *_RATES)
         client.publish(queue, b"1")
         client.describe(queue)
@@ -137,14 +150,15 @@ class DescribingTests(Backend):
         for body in (b"2", b"3", b"4"):
             client.publish(queue, body)
         client.ack(self.receive_one(client, queue))
+        client.reject(self.receive_one(client, queue), requeue=True, failure=a_failure(queue))
         assert client.flush()
         self.eventually(lambda: time.monotonic() - before > _OLD)
         description = client.describe(queue)
         least = 1 / (time.monotonic() - before + _TOLERANCE)
         assert description.in_rate is not None
         assert description.out_rate is not None
-        assert 3 * least < description.in_rate < 3 / _OLD
-        assert least < description.out_rate < 1 / _OLD
+        assert 4 * least < description.in_rate < 4 / _OLD
+        assert 2 * least < description.out_rate < 2 / _OLD
         self.eventually(lambda: client.describe(queue).in_rate == 0.0, message="nothing comes any more")
 
     def test_queues_are_listed_as_far_as_that_is_claimed(self, client: QueueClient, queue: str, dead: str) -> None:
@@ -159,10 +173,14 @@ class DescribingTests(Backend):
         client.declare(suspects_queue(queue))
         if client.capabilities.delay:
             client.publish(queue, b"x", delay=3600)
+        if client.capabilities.pause:
+            client.pause(queue)
         listed = {name: dead for name, dead in client.queues().items() if name.startswith(queue)}
         assert listed == {queue: dead, dead: None, **others}
         all_names = list(client.queues())  # once: others may declare queues on this broker meanwhile
         assert all_names == sorted(all_names)
+        if client.capabilities.pause:
+            client.resume(queue)
 
     def test_g18_nobody_is_told_anything_without_a_connection(self, client: QueueClient, queue: str) -> None:
         """After ``disconnect`` all calls raise NotConnectedError."""

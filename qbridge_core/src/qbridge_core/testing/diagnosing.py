@@ -28,6 +28,7 @@ class DiagnosisTests(Backend):
         held = self.receive_one(client, queue)
         client.publish(queue, b"waits")
         self.await_counts(client, queue, ready=1, in_flight=1)
+        consumers = looker.describe(queue).consumers
         began = time.monotonic()
         found = looker.diagnose([QueueUse(queue, dead, task_timeout=5.0, workers=2), missing])
         assert time.monotonic() - began < self.outage_timeout
@@ -37,6 +38,7 @@ class DiagnosisTests(Backend):
         about = [each for each in found if each.queue == missing and each.status in _BAD]
         assert about, f"a queue that does not exist is no finding: {found}"
         assert not [each for each in found if each.status is FindingStatus.PROBLEM and each.queue == queue], found
+        assert looker.describe(queue).consumers == consumers, "who looks is no consumer"
         assert looker.diagnose([]), "nothing is said of the broker itself"
         with pytest.raises(UnroutableError):
             client.publish(missing, b"x")

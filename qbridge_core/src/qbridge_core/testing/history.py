@@ -19,6 +19,8 @@ _CLOCKS = 300.0
 _ROUNDING = 1.1
 """Seconds that a broker may round a delay up, or a time down."""
 
+_IN_ORDER = "retried", "postponed", "late", "moved", "sent back", "chosen", "edited"
+
 History = tuple[Attempt, ...]
 
 
@@ -54,12 +56,14 @@ class HistoryTests(Backend):
         assert (not lacking) == client.capabilities.history, f"not all attempts are told of: {lacking}"
         due = {stop.name: stop.due_at for stop in stops}
         assert due["sent"] is due["handed back"] is None, "what was sent without a delay has nothing to wait for"
-        known = [name for name in ("retried", "moved", "sent back") if due[name] is not None]
+        again = [name for name in ("retried", "moved", "sent back", "chosen", "edited") if name in due]
+        known = [name for name in again if due[name] is not None]
         assert bool(known) == client.capabilities.sent_at, f"told when these could run: {known}"
         if client.capabilities.sent_at:
-            times = [due[name] for name in ("retried", "postponed", "late", "moved", "sent back") if name in due]
+            times = [due[name] for name in _IN_ORDER if name in due]
             assert times == sorted(times, key=lambda when: when or datetime.max.replace(tzinfo=UTC))
-            assert len(known) == 3
+            assert known == again
+            assert due["moved and handed back"] == due["moved"], "a hand-back does not change when it could run"
 
     def test_it_is_known_when_a_message_was_sent_and_when_it_is_due(self, client: QueueClient, queue: str) -> None:
         """By itself, among many, and delayed: the time is one in UTC, and about now; a delay ends as long after it."""
@@ -127,6 +131,12 @@ class HistoryTests(Backend):
         yield _stop("sent back", delivery, told)
         client.reject(delivery, requeue=False)
         yield from self._listed(client, dead, told)
+        if client.capabilities.letters:
+            for name, body in (("chosen", None), ("edited", b"2")):
+                assert client.replay(dead, letters=client.dead_letters(dead), body=body) == 1
+                delivery = self.receive_one(client, queue)
+                yield _stop(name, delivery, told)
+                client.reject(delivery, requeue=False)
         delivery = self.receive_one(client, dead)
         yield _stop("in the dead-letter queue", delivery, told)
         client.ack(delivery)

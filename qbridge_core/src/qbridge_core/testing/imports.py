@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from qbridge_core import (
+    Attempt,
+    AttemptOutcome,
     ConfigurationError,
     DeadLetter,
     PayloadError,
@@ -38,7 +40,11 @@ class ImportTests(Backend):
     ) -> None:
         """It says what the original says, goes back where that came from, and counts that as the original would."""
         self._require_imports(client)
-        letters = [_letter(queue), replace(_letter(queue), body=b"\x00\xff", reason=Reason.TIMED_OUT, replays=0)]
+        history = (Attempt(AttemptOutcome.FAILED, worker="host:1"),) if client.capabilities.history else ()
+        letters = [
+            replace(_letter(queue), history=history),
+            replace(_letter(queue), body=b"\x00\xff", reason=Reason.TIMED_OUT, replays=0),
+        ]
         assert client.import_letters(dead, letters) == 2
         self.await_counts(client, dead, ready=2)
         if client.capabilities.browse:
@@ -70,6 +76,11 @@ class ImportTests(Backend):
         imported = [replace(letter, id="") for letter in client.dead_letters(other)]
         assert sorted(imported, key=_body) == sorted((replace(letter, id="") for letter in letters), key=_body)
         assert client.import_letters(other, []) == 0
+        assert client.import_letters(other, letters[:1]) == 1, "who imports twice has two"
+        bodies = [letter.body for letter in client.dead_letters(other)]
+        assert self.in_order(client, bodies) == self.in_order(
+            client, [letter.body for letter in [*letters, letters[0]]]
+        )
 
     def test_a_letter_that_says_nothing_says_nothing_after_an_import(
         self, client: QueueClient, queue: str, dead: str

@@ -6,7 +6,14 @@ import threading
 
 import pytest
 
-from qbridge_core import ConfigurationError, QueueClient, QueuePausedError, TaskManager, UnsupportedError
+from qbridge_core import (
+    ConfigurationError,
+    QueueClient,
+    QueuePausedError,
+    TaskManager,
+    UnroutableError,
+    UnsupportedError,
+)
 from qbridge_core.testing.base import Backend, MakeClient
 
 _SOON = 5.0
@@ -51,10 +58,13 @@ class PausingTests(Backend):
         client.pause(queue)
         client.disconnect()
         assert other.paused([queue, dead, missing]) == {queue}
+        assert other.paused([dead]) == set(), "nobody has asked for that queue"
         assert (other.stats(queue).paused, other.stats(dead).paused) == (True, False)
         other.pause(missing)
         late = make_client()
         assert late.paused([queue, missing]) == {queue, missing}
+        with pytest.raises(UnroutableError):
+            other.publish(missing, b"pausing a queue has created it")
         late.resume(queue)
         assert other.paused([queue, missing]) == {missing}
         late.resume(queue)
@@ -84,6 +94,8 @@ class PausingTests(Backend):
         self.assert_counts(client, dead, ready=1)
         assert client.replay(dead, target=queue) == 1
         assert other.receive_any({queue: 1}, self.wait)
+        client.declare(queue, dead)
+        assert client.paused([queue]) == {queue}, "what is done with a queue does not end its pause"
         client.resume(queue)
 
     @pytest.mark.usefixtures("pauses")

@@ -16,6 +16,8 @@ from qbridge_core import (
     QueueClient,
     UnroutableError,
     UnsupportedError,
+    hookimpl,
+    use_plugins,
 )
 from qbridge_core.testing.base import Backend
 
@@ -196,6 +198,21 @@ class PublishingTests(Backend):
             thread.join()
         bodies = {delivery.body for delivery in self.receive_all(client, queue, 80)}
         assert bodies == {b"%d-%d" % (number, n) for number in range(8) for n in range(10)}
+
+    def test_hooks_are_told_of_each_message_once(self, client: QueueClient, queue: str) -> None:
+        """However it is published: plugins count as many as there are, whichever method a backend has of its own."""
+        told: list[int] = []
+
+        class Plugin:
+            @hookimpl
+            def qbridge_published(self, count: int) -> None:
+                told.append(count)
+
+        use_plugins(client, [Plugin()])
+        client.publish(queue, b"1")
+        client.publish_many(queue, [Message(b"2"), Message(b"3")])
+        client.publish_soon(queue, [Message(b"4")])[0].result(self.wait)
+        assert len(self.receive_all(client, queue, 4)) == sum(told) == 4
 
     def test_send_writes_the_envelope(self, client: QueueClient, queue: str) -> None:
         """``send`` publishes ``{"payload", "task_id", "retry"}`` as JSON and returns the task id."""

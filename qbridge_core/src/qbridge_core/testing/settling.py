@@ -17,7 +17,7 @@ from qbridge_core import (
     QueueClient,
     UnsupportedError,
 )
-from qbridge_core.message import SuspectFailure, meta_text
+from qbridge_core.message import SUSPICIONS, SuspectFailure, meta_text
 from qbridge_core.testing.base import Backend, Call, MakeClient, a_failure
 
 _SOON = 1.0
@@ -33,7 +33,9 @@ class SettlingTests(Backend):
         """After ``ack`` and ``flush`` the broker holds nothing, and nobody gets the message again."""
         client.send(queue, 1)
         client.ack(self.receive_one(client, queue))
-        assert client.flush()
+        flushing = Call(lambda: client.flush(300.0))
+        assert flushing.ended(self.wait), "flush waits though all has been sent"
+        assert flushing.result()
         self.assert_empty(client, queue)
         client.disconnect()
         assert make_client().receive(queue, 1, 0.2) == []
@@ -77,19 +79,25 @@ class SettlingTests(Backend):
         client.ack(acked)
         client.reject(acked, requeue=True)
         client.reject(acked, requeue=False)
+        client.reject(acked, requeue=True, failure=a_failure(queue))
+        client.reject(rejected, requeue=False)
         client.reject(rejected, requeue=False)
         client.reject(rejected, requeue=True)
+        client.reject(rejected, requeue=True, failure=a_failure(queue))
         client.ack(rejected)
         for back, failure in ((retried, a_failure(queue)), (returned, None)):
             client.reject(back, requeue=True, failure=failure)
             client.ack(back)
             client.reject(back, requeue=False)
+            client.reject(back, requeue=True)
+            client.reject(back, requeue=True, failure=a_failure(queue))
         assert client.flush()
         self.assert_counts(client, queue, soon=True, ready=2, in_flight=0, delayed=0)
         self.assert_counts(client, dead, ready=1)
 
+    @pytest.mark.parametrize("way", ["dead letter", "retry", "hand-back"])
     def test_g2_deliveries_are_rejected_from_many_threads_and_once(
-        self, client: QueueClient, queue: str, dead: str
+        self, client: QueueClient, queue: str, dead: str, way: str
     ) -> None:
         """Each thread settles its own delivery; two that settle the same one have one outcome."""
         client.publish_many(queue, [Message(b"%d" % number) for number in range(20)])
@@ -97,16 +105,19 @@ class SettlingTests(Backend):
 
         def reject(delivery: Delivery) -> None:
             with suppress(DeliveryLostError):  # the other thread was quicker
-                client.reject(delivery, requeue=False, failure=a_failure(queue))
+                client.reject(
+                    delivery, requeue=way != "dead letter", failure=None if way == "hand-back" else a_failure(queue)
+                )
 
         calls = [Call(partial(reject, delivery)) for delivery in deliveries for _ in range(2)]
         for call in calls:
             assert call.ended(self.wait), "reject hangs"
             call.result()
         assert client.flush()
-        self.assert_empty(client, queue)
-        assert {letter.body for letter in self.receive_all(client, dead, 20)} == {b"%d" % n for n in range(20)}
-        assert client.receive(dead, 1, 0.0) == [], "a delivery that two threads settled is there twice"
+        target, other = (dead, queue) if way == "dead letter" else (queue, dead)
+        self.assert_empty(client, other)
+        assert {delivery.body for delivery in self.receive_all(client, target, 20)} == {b"%d" % n for n in range(20)}
+        assert client.receive(target, 1, 0.0) == [], "a delivery that two threads settled is there twice"
 
     def test_g8_handing_back_is_free(self, make_client: MakeClient, client: QueueClient, queue: str) -> None:
         """``reject(requeue=True)`` makes the message ready again at once, and counts nothing."""
@@ -139,13 +150,15 @@ class SettlingTests(Backend):
     ) -> None:
         """A retry counts one attempt, any client sees the count, and body and headers stay the producer's."""
         client.publish(queue, b'{"payload": 1}', headers={"h": "ü"}, message_id="m")
-        client.reject(self.receive_one(client, queue), requeue=True, failure=a_failure(queue, attempts=1))
+        failure = SuspectFailure.of(a_failure(queue, attempts=1, crashes=1), 1)
+        client.reject(self.receive_one(client, queue), requeue=True, failure=failure)
         second = self.receive_one(client, queue)
         assert (second.attempts, second.first_failed_at) == (1, 1_700_000_000.25)
         client.reject(second, requeue=True, failure=a_failure(queue, attempts=2))
         client.disconnect()
         third = self.receive_one(make_client(), queue)
-        assert third.attempts == 2
+        assert (third.attempts, third.crashes) == (2, 0), "the last failure says what is counted"
+        assert SUSPICIONS not in third.meta, "what the last failure does not say is not true any more"
         assert (third.body, dict(third.headers), third.message_id) == (b'{"payload": 1}', {"h": "ü"}, "m")
 
     def test_g5_handing_back_a_retried_message_keeps_its_count(self, client: QueueClient, queue: str) -> None:
@@ -208,6 +221,8 @@ class SettlingTests(Backend):
         if not client.capabilities.delay:
             with pytest.raises(UnsupportedError):
                 client.reject(delivery, requeue=True, delay=0.3, failure=a_failure(queue))
+            with pytest.raises(UnsupportedError):
+                client.reject(delivery, requeue=True, delay=0.3)
             self.assert_counts(client, queue, ready=0, in_flight=1)
             return
         client.reject(delivery, requeue=True, delay=1.0, failure=a_failure(queue))
@@ -246,7 +261,7 @@ class SettlingTests(Backend):
         self, client: QueueClient, queue: str, dead: str
     ) -> None:
         """``queue`` and ``delay`` are for another attempt; with ``requeue=False`` they are refused or mean nothing."""
-        delays = [0.0, 30.0] if client.capabilities.delay else [0.0]
+        delays = [0.0, -1.0, 30.0] if client.capabilities.delay else [0.0]
         for delay in delays:
             client.publish(queue, b"x")
             delivery = self.receive_one(client, queue)

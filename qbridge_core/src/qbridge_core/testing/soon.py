@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -36,7 +36,9 @@ class SoonTests(Backend):
     def test_g1_what_is_published_soon_is_there_when_its_future_ends(self, client: QueueClient, queue: str) -> None:
         """Each of many is there once, with what belongs to it; they keep their order where the backend says so."""
         messages = [Message(b"%d" % number, {"n": str(number)}, f"m-{number}") for number in range(_MANY)]
-        futures = [*client.publish_soon(queue, messages[:-20]), *self._one_by_one(client, queue, messages[-20:])]
+        call = Call(lambda: client.publish_soon(queue, messages[:-20]))
+        assert call.ended(self.wait), "publish_soon waits"
+        futures = [*cast(list[Future[None]], call.result()), *self._one_by_one(client, queue, messages[-20:])]
         assert [future.result(self.wait) for future in futures] == [None] * _MANY
         self.assert_counts(client, queue, ready=_MANY)
         received = self.receive_all(client, queue, _MANY)
@@ -69,6 +71,8 @@ class SoonTests(Backend):
             for call in calls:
                 (future,) = call()
                 assert isinstance(future.exception(self.wait), kind)
+        first, second = client.publish_soon(f"{queue}-missing", [good, good])
+        assert first.exception(self.wait) is not second.exception(self.wait), "who raises an error adds to it"
         reserved, text, payload = Message(b"", {"x-qbridge-attempts": "9"}), Message("x"), {"payload": 1}  # type: ignore[arg-type]
         mixed: Any = [reserved, good, text, payload]
         errors = [_outcome(future, self.wait) for future in client.publish_soon(queue, mixed)]
