@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from qbridge_core import QueueClient, QueueStats, connect
+from qbridge_core import QueueClient, QueueStats, TaskManager, connect
 from support.handlers import notes
 from support.programs import TESTS, Programs, children_of, is_alive
+from support.threads import NewThreads
 from support.wait import wait_for
 
 pytestmark = pytest.mark.faults
@@ -36,6 +38,14 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
     {run}
 """
+done: list[object] = []
+
+
+async def keep(payload: object) -> None:
+    """A handler that child processes could import."""
+    done.append(payload)
+
+
 TOGETHER = "run_workers(first(), second())"
 SUPERVISED = "Supervisor([first, 'several_queues:second'], processes=2).run()"
 TWICE = "Supervisor([first, first], processes=2).run()"
@@ -108,3 +118,26 @@ def test_what_side_queues_have_is_told_at_once(queues: tuple[QueueClient, list[s
     client.ack(delivery)
     client.flush()
     wait_for(lambda: client._occupied(names) == set(), 10.0)
+
+
+def test_idle_coroutines_are_waited_for_together(
+    queues: tuple[QueueClient, list[str]], monkeypatch: pytest.MonkeyPatch, new_threads: NewThreads
+) -> None:
+    """By one thread; what comes runs at once, a stop ends the wait, and no message is left with anybody."""
+    monkeypatch.setattr("qbridge_core.work.session.MANY", 1)
+    monkeypatch.setattr("qbridge_core.work.rest.IDLE_AFTER", 0.1)
+    client, names = queues
+    done.clear()
+    with contextlib.ExitStack() as stack:
+        managers = [stack.enter_context(TaskManager(client, keep, name, f"{name}-dead")) for name in names]
+        for turn in range(2):
+            wait_for(lambda: new_threads.count("qbridge-idle-reader") == 1, 30.0)
+            wait_for(lambda: new_threads.count("qbridge-feeder") == 0, 30.0)
+            for name in names:
+                client.send_many(name, range(20))
+            wait_for(lambda turn=turn: len(done) == 40 * (turn + 1), 30.0)  # type: ignore[misc]
+        wait_for(lambda: new_threads.count("qbridge-feeder") == 0, 30.0)
+        managers[0].stop()
+        client.send_many(names[1], range(20))
+        wait_for(lambda: len(done) == 100, 30.0)
+    assert [client.count(name).ready + client.count(name).in_flight for name in names] == [0, 0]

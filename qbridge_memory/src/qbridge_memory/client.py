@@ -105,6 +105,7 @@ class MemoryClient(Letters, Holding):
     )
     patience = 0.0
     reads_ahead = False
+    waits_for_any = True
 
     def __init__(self, url: str = "memory://", **options: object) -> None:
         clock, journal = options.pop("clock", None), options.pop("journal", None)

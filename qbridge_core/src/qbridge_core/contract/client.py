@@ -70,6 +70,10 @@ class QueueClient(Operations, Diagnosing):
     """False for a client that holds nothing which ``receive`` has not returned, for longer than a moment: then it makes
     no difference to others whether a queue is subscribed that nobody receives from for a while."""
 
+    waits_for_any: bool = False
+    """True for a client whose ``receive_any`` waits for all queues at once, however many, and does not ask each of them
+    again and again. Coroutines' workers of many queues share a thread that reads then, as long as nothing comes."""
+
     events: ConnectionEvents | None = None
     """Where the client tells that its connection is lost and is back, for hooks; None for one that does not tell."""
 

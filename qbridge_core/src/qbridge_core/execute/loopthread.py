@@ -95,6 +95,7 @@ class LoopThread:
         self._is_open = lifespan is None
         self._ended = False
         self._asked_at: float | None = None
+        self._answered_at = -math.inf
         self._seen: object = None
         self._seen_at = 0.0
         self._thread = threading.Thread(target=self.run, name="qbridge-asyncio", daemon=True)
@@ -137,9 +138,13 @@ class LoopThread:
         if self._ended:
             self._work()
 
-    def ask(self) -> None:
-        """Find out whether the loop still turns; ``is_blocked`` tells the result."""
-        if self._asked_at is None:
+    def ask(self, answered_within: float = 0.0) -> None:
+        """Find out whether the loop still turns; ``is_blocked`` tells the result.
+
+        Args:
+            answered_within: seconds; what is no longer ago than this is answer enough.
+        """
+        if self._asked_at is None and monotonic() - self._answered_at >= answered_within:
             self._asked_at = monotonic()
             self.post(self._answer)
 
@@ -220,6 +225,7 @@ class LoopThread:
 
     def _answer(self) -> None:
         self._asked_at = self._seen = None
+        self._answered_at = monotonic()
 
     def _wake(self) -> None:
         if not self._is_open:

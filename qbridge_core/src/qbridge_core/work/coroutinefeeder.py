@@ -1,12 +1,17 @@
-"""The thread that reads messages for coroutines, as many as slots are free."""
+"""The thread that reads messages for coroutines, as many as slots are free.
+
+Where many managers share the process, and nothing comes for one, there is no thread: another one waits for the messages
+of all such queues (:mod:`.idlereader`).
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from qbridge_core.contract.message import Delivery
 from qbridge_core.work.dispatcher import Dispatcher
+from qbridge_core.work.idlereader import fall_asleep, stir
 from qbridge_core.work.poison.observer import current_observer
 from qbridge_core.work.watch import Bell
 
@@ -18,6 +23,7 @@ class CoroutineFeeder:
         hungry: set when it should look whether slots are free.
         ident: the identifier of its thread, while that runs.
         feeding: True until it has ended.
+        queue: where the messages come from.
 
     Args:
         dispatcher: has the messages, and the count of the free slots.
@@ -38,6 +44,8 @@ class CoroutineFeeder:
         self.hungry = threading.Event()
         self.ident: int | None = None
         self.feeding = False
+        self.queue = dispatcher.source.queue
+        self._sleeps = False
         self._dispatcher = dispatcher
         self._start_suspect = start_suspect
         self._fill = fill
@@ -57,18 +65,59 @@ class CoroutineFeeder:
             self.feeding = False
             raise
 
+    def look(self) -> None:
+        """Have it go on by itself when it has more to do than to wait; to be called again and again."""
+        if self._sleeps and not self._dispatcher.may_sleep:
+            stir(self._dispatcher.source.client)
+
+    def may_sleep(self, seconds: float) -> bool:
+        """See :class:`~.idlereader.Sleeper`."""
+        self._dispatcher.pulse.turn(seconds)
+        return self._dispatcher.may_sleep
+
+    def wake(self, batch: Sequence[Delivery]) -> None:
+        """See :class:`~.idlereader.Sleeper`."""
+        self._sleeps = False
+        try:
+            self._dispatcher.wake(batch)
+            if batch:
+                self._fill()
+            if not self._dispatcher.ending:
+                self.start()
+                return
+        except BaseException as exc:  # noqa: BLE001 - as below; or the system has no thread left
+            self._fail(exc)
+        self.feeding = False
+        self._bell.notify()
+
     def _feed(self) -> None:
         self.ident = threading.get_ident()
+        dispatcher = self._dispatcher
+        sleeps = False
         try:
             current_observer().ready()
-            while not self._dispatcher.ending:
+            while not dispatcher.ending and not sleeps:
                 self._read()
+                sleeps = dispatcher.may_sleep and self._falls_asleep()
         except BaseException as exc:  # noqa: BLE001 - the supervisor raises it
             self._fail(exc)
         finally:
-            self.feeding = False
-            self.ident = None
-            self._bell.notify()
+            if not sleeps:
+                self.feeding = False
+                self.ident = None
+                self._bell.notify()
+
+    def _falls_asleep(self) -> bool:
+        """Whether the queue is left to others: they may have had it go on, in another thread, when this returns."""
+        dispatcher = self._dispatcher
+        if not dispatcher.sleep():
+            return False
+        self.ident, self._sleeps = None, True
+        if fall_asleep(dispatcher.source.client, self):
+            return True
+        self.ident, self._sleeps = threading.get_ident(), False
+        dispatcher.wake(())
+        return False
 
     def _read(self) -> None:
         dispatcher = self._dispatcher

@@ -123,6 +123,7 @@ class CoroutinePool:
     def expire(self) -> float:
         """End the runs whose time is over, and give up what hangs; return the seconds until the next one can be."""
         wait = min(self.job.shortest_timeout, self._threads.expire(), self._watch.look(monotonic()))
+        self._feeder.look()
         if self.job.dispatcher.ending:
             self._hungry.set()
             if not self.alive:

@@ -106,7 +106,7 @@ class CoroutineWatch:
         loop = self._handler.loop()
         self._asked = loop
         if loop is not None and loop.opened_at < math.inf:
-            loop.ask()
+            loop.ask(_ASK_EVERY / 2)  # others may have asked
 
     def take_overdue(self) -> list[Flight]:
         """Take over what is not cancelled yet."""

@@ -14,6 +14,7 @@ Where several queues share the workers, a :class:`~qbridge_core.work.pooled.read
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -64,7 +65,7 @@ class Dispatcher:
         seconds_held: float = SECONDS_HELD,
         reader: PoolReader | None = None,
     ) -> None:
-        self._source = source = Source(client, queue, workers, reader)
+        self.source = source = Source(client, queue, workers, reader)
         self._queues = source.queues
         self._poll_timeout = poll_timeout
         self._ready: deque[Delivery] = deque()
@@ -107,7 +108,7 @@ class Dispatcher:
     @property
     def trouble(self) -> Trouble | None:
         """Why nothing comes, from all queues or from one of them; None when each can be read."""
-        return self._troubles.last or self._source.trouble
+        return self._troubles.last or self.source.trouble
 
     @property
     def idle(self) -> Gauge:
@@ -126,7 +127,7 @@ class Dispatcher:
 
     def open(self) -> None:
         """Start the consumer."""
-        self._source.open()
+        self.source.open()
 
     def shut(self) -> None:
         """Let no more deliveries out. Waits for nothing."""
@@ -143,10 +144,10 @@ class Dispatcher:
 
         Returns when nobody asks for more.
         """
-        self._source.end()
+        self.source.end()
         # Once more: a reader may have passed the gate just before.
-        while self._source.wakes and self.gate.is_asking and not self._closed.wait(_REST_POLL):
-            self._source.end()
+        while self.source.wakes and self.gate.is_asking and not self._closed.wait(_REST_POLL):
+            self.source.end()
         return self._take_all()[::-1]  # each goes to the front: this keeps their order
 
     def go_on(self) -> None:
@@ -156,13 +157,13 @@ class Dispatcher:
         except QBridgeError as exc:  # whoever receives is told, too
             _log.debug("subscribe after a pause: %s", exc)
         if self.closed:  # meanwhile, and before there was this consumer
-            self._source.end()
+            self.source.end()
         self.gate.open()
 
     def close(self) -> None:
         """Let no more deliveries out and wake the reader. May be called again, to wake a reader that was late."""
         self.shut()
-        self._source.end()
+        self.source.end()
 
     def take(self) -> Delivery | None:
         """Wait for the next delivery; None when the dispatcher is closed.
@@ -237,6 +238,32 @@ class Dispatcher:
             if suspect is None or not self._runs_alone(suspect):
                 self._reading.release()
 
+    # ------------------------------------------------------------------ where others wait for many queues
+
+    @property
+    def may_sleep(self) -> bool:
+        """Whether nothing is to be done but to wait for a message, which somebody else may do."""
+        if not (self.resting.rests and self.source.waits_for_any) or self.gate.is_shut or self.ending:
+            return False
+        return self._troubles.last is None and (self._suspects is None or self._suspects.due_in() == math.inf)
+
+    def sleep(self) -> bool:
+        """For whoever calls ``feed``: whether somebody else waits for messages until ``wake`` is called."""
+        if not self.may_sleep or self._ready or not self.gate.try_enter():
+            return False
+        self.pulse.turn()
+        return True
+
+    def wake(self, batch: Sequence[Delivery]) -> None:
+        """Nobody else waits any more, and these have come."""
+        self._received += len(batch)
+        self._received_at = monotonic()
+        self._ready.extend(batch)
+        if batch:
+            self.resting.rouse()
+        self.gate.leave()
+        self.pulse.rest()
+
     def done(self, delivery: Delivery) -> None:
         """A delivery has been dealt with; when it ran alone, the others may go on."""
         if delivery.queue not in self._queues and self._suspects is not None:
@@ -265,8 +292,8 @@ class Dispatcher:
             self._ready.extend(self._read())
         finally:
             gate.leave()
-            if self._source.pool is not None:
-                self._source.pool.leave()
+            if self.source.pool is not None:
+                self.source.pool.leave()
             self.pulse.rest()
         return None
 
@@ -317,8 +344,8 @@ class Dispatcher:
                     waiting.append(self._ready.pop())
             except IndexError:
                 pass  # that was the last one, or a worker has come for it
-        if self._source.pool is not None and self._idle.value + self.unstarted <= 0:
-            self._source.pool.tidy()
+        if self.source.pool is not None and self._idle.value + self.unstarted <= 0:
+            self.source.pool.tidy()
         return waiting
 
     def _is_idle(self) -> bool:
@@ -351,7 +378,7 @@ class Dispatcher:
             timeout = min(timeout, suspects.patience)
         self.pulse.turn(timeout)
         try:
-            batch = self._source.receive(idle + more, timeout)
+            batch = self.source.receive(idle + more, timeout)
         except NotConnectedError:
             raise
         except Exception as exc:  # noqa: BLE001 - whatever it is, the worker must go on asking
@@ -377,7 +404,7 @@ class Dispatcher:
 
     def _long_timeout(self) -> float:
         """For how many seconds a request of a queue that rests may wait; ``unsubscribe`` must be able to end it."""
-        if not self._source.wakes:
+        if not self.source.wakes:
             return self._poll_timeout
         longer = pause(watch.count)
         if self._suspects is not None:

@@ -29,6 +29,13 @@ class Gate:
         self._opened.wait()
         return False
 
+    def try_enter(self) -> bool:
+        """Whether to ask for messages; waits for nothing."""
+        self.is_asking = True  # as above
+        if self.is_shut:
+            self.is_asking = False
+        return self.is_asking
+
     def leave(self) -> None:
         """The answer has come."""
         self.is_asking = False

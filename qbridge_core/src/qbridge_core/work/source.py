@@ -29,6 +29,9 @@ class Source:
         queues: what is read.
         gate: keeps everybody from reading while it is shut.
         wakes: whether ``end`` ends a request that is under way.
+        client: as above.
+        queue: as above.
+        waits_for_any: whether somebody may wait for messages of this queue and of many others at once.
     """
 
     def __init__(self, client: QueueClient, queue: str, workers: int, pool: PoolReader | None) -> None:
@@ -36,8 +39,9 @@ class Source:
         self.queues: Final = frozenset((queue,) if pool is None else pool.queues)
         self.gate: Final = Gate() if pool is None else pool.gate
         self.wakes: Final = type(client).unsubscribe is not QueueClient.unsubscribe
-        self._client = client
-        self._queue = queue
+        self.client: Final = client
+        self.waits_for_any: Final = pool is None and client.waits_for_any and self.wakes
+        self.queue: Final = queue
         self._workers = workers
 
     @property
@@ -50,7 +54,7 @@ class Source:
 
     def open(self) -> None:
         """Start the consumer of one queue; those of a pool are started one by one."""
-        self._client.subscribe(self._queue, self._workers)
+        self.client.subscribe(self.queue, self._workers)
 
     def end(self) -> None:
         """End all, and wake who reads."""
@@ -58,7 +62,7 @@ class Source:
             self.pool.end()
             return
         try:
-            self._client.unsubscribe(self._queue)
+            self.client.unsubscribe(self.queue)
         except QBridgeError as exc:
             _log.debug("unsubscribe: %s", exc)
 
@@ -70,5 +74,5 @@ class Source:
             Exception: nothing can be read.
         """
         if self.pool is None:
-            return self._client.receive(self._queue, count, timeout)
+            return self.client.receive(self.queue, count, timeout)
         return self.pool.receive(count, timeout)

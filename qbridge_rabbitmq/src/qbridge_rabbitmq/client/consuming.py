@@ -36,6 +36,8 @@ _UNSUBSCRIBE_TIMEOUT: Final = 1.0
 class Consuming(Connecting):
     """Takes messages from queues, and settles them."""
 
+    waits_for_any = True
+
     @bounded
     def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
         """Take up to ``max_messages``; wait up to ``timeout`` seconds for the first.

@@ -22,10 +22,11 @@ class SeveralConsumers:
 
     def __init__(self, consumers: Iterable[Consumer]) -> None:
         self._news: queues.SimpleQueue[str | None] = queues.SimpleQueue()
+        self._told: set[str] = set()  # what is in there
         self._known = {consumer.queue: consumer for consumer in consumers}
         self._epochs = {queue: consumer.epoch for queue, consumer in self._known.items()}
         for queue, consumer in self._known.items():
-            consumer.buffer.listener = functools.partial(self._news.put, queue)
+            consumer.buffer.listener = functools.partial(self._tell, queue)
         self._again = set(self._known)  # something may have come before
 
     @property
@@ -36,6 +37,12 @@ class SeveralConsumers:
     def wake(self) -> None:
         """End the current wait, or the next one. In any thread."""
         self._news.put(None)
+
+    def _tell(self, queue: str) -> None:
+        """In any thread: something has come. Said once, for nobody may be waiting any more."""
+        if queue not in self._told:
+            self._told.add(queue)
+            self._news.put(queue)
 
     def leave(self) -> None:
         """Listen to them no more."""
@@ -52,7 +59,9 @@ class SeveralConsumers:
             while True:
                 news.append(self._news.get_nowait())
         except queues.Empty:
-            found.update(queue for queue in news if queue is not None and queue in self._known)
+            told = {queue for queue in news if queue is not None}
+            self._told -= told  # before their buffers are looked at
+            found |= told & self._known.keys()
         if None in news:
             self._again = found
             return None

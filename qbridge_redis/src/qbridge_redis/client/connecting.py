@@ -30,6 +30,7 @@ class Connecting(QueueClient):
         self.server = options.server
         self.max_message_bytes = options.max_message_bytes
         self.patience = options.patience
+        self.waits_for_any = options.deployment is not Deployment.CLUSTER
         self._keys = Keys(options.prefix, cluster=options.deployment is Deployment.CLUSTER)
         self._declarations = Declarations(self._keys, options.group)
         self._nodes: Nodes | None = None
