@@ -9,14 +9,13 @@ import itertools
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
 from pika.adapters.select_connection import IOLoop
 
-from qbridge_core.backend import logger, monotonic
+from qbridge_core.backend import Mailbox, logger, monotonic
 
 _log: Final = logger("qbridge.rabbitmq")
 _GATHER: Final = 0.002
@@ -59,10 +58,9 @@ class IOThread:
         self._thread = threading.Thread(target=self._run, name="qbridge-rabbitmq", daemon=True)
         self._flush = flush
         self._reset = reset
-        self._posted: deque[Callable[[], None]] = deque()
+        self._mailbox: Mailbox[Callable[[], None]] = Mailbox(self._rouse)
         self._timers: dict[int, tuple[float, Callable[[], None]]] = {}
         self._numbers = itertools.count()
-        self._awake = False
         self._due = False
         self._stopping = False
         self._ended = False
@@ -88,23 +86,23 @@ class IOThread:
 
     def post(self, call: Callable[[], None]) -> None:
         """Have the thread call this, soon and after what was posted before."""
-        self._posted.append(call)
-        self.wake()
+        self._mailbox.post(call)
+        if self._ended:
+            self._work()
 
     def wake(self) -> None:
         """Have the thread run what was posted and flush. Costs next to nothing when it was woken already."""
-        # A wake-up is a system call and a context switch. The flag is cleared before the work is taken, so what is
-        # appended after the clearing wakes again and nothing is left behind.
-        if not self._awake:
-            self._awake = True
-            # Without ``contextlib``, whose three calls cost more than the rest. After an error the loop has the call
-            # already, and looks by itself every few seconds.
-            try:  # noqa: SIM105
-                self.ioloop.add_callback_threadsafe(self._work)
-            except Exception:  # noqa: BLE001, S110
-                pass
+        self._mailbox.ring()
         if self._ended:
             self._work()
+
+    def _rouse(self) -> None:
+        # Without ``contextlib``, whose three calls cost more than the rest. After an error the loop has the call
+        # already, and looks by itself every few seconds.
+        try:  # noqa: SIM105
+            self.ioloop.add_callback_threadsafe(self._work)
+        except Exception:  # noqa: BLE001, S110
+            pass
 
     def wake_soon(self) -> None:
         """Have the thread flush within some milliseconds; at once if it has not done so for a while.
@@ -161,7 +159,8 @@ class IOThread:
         with suppress(Exception):
             self.ioloop.close()
         self.ioloop = IOLoop()
-        self._awake = self._due = False
+        self._mailbox.forget_ring()
+        self._due = False
         now = monotonic()
         for number, (due, _) in list(self._timers.items()):
             self._arm(number, max(0.0, due - now))
@@ -192,20 +191,14 @@ class IOThread:
             self._guarded(timer[1])
 
     def _work(self) -> None:
-        self._awake = False
-        posted = self._posted
-        for _ in range(len(posted)):
-            try:
-                call = posted.popleft()
-            except IndexError:
-                break  # after the end of this thread several others may be here
+        for call in self._mailbox.take():
             self._guarded(call)
         if self._flushed() and not self._due and not self._ended:
             self._due = True
             self.ioloop.call_later(_GATHER, self._flush_again)
         if self._broken is not None and not self._ended:
             self._begin_anew(self._broken)
-        if posted:
+        if self._mailbox:
             self.wake()
 
     def _flush_again(self) -> None:
