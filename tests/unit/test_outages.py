@@ -33,9 +33,9 @@ class Away(MemoryClient):
         super().ack(delivery)
 
     def _fail(self) -> None:
-        if self.error is not None:
+        if (error := self.error) is not None:  # one look: the test takes it away meanwhile
             self.tries += 1
-            raise self.error
+            raise error
 
 
 class Talkative(Away):
