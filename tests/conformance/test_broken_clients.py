@@ -1,15 +1,15 @@
 """The conformance suite is tested too: it must fail for each of these broken clients, and only where they are broken.
 
-Each is run by a pytest inside this one: starting a process for each would take most of the time.
+Several are run by one pytest inside this one: starting a process for each would take most of the time.
 """
 
 from __future__ import annotations
 
 import inspect
-import os
-import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +39,7 @@ from support.estimates import EstimatingClient
 from support.leases.broker import LeaseBroker
 from support.leases.client import LeaseClient
 from support.lists import ListClient
+from support.suite_runs import Outcome, run_suite, run_suites
 
 QUICK = {
     "test_g13_a_dead_letter_explains_itself",
@@ -442,14 +443,6 @@ BROKEN: dict[type[MemoryClient], set[str]] = {
 OUTAGES = {"test_g1_without_a_broker_each_call_ends_with_a_typed_error"}
 PIPELINES = {"test_g1_what_publish_many_confirmed_is_there_whatever_happens_to_the_connection"}
 KEPT = {"test_g1_confirmed_messages_survive_a_broker_crash"}
-WITH_ONE_KIND = {
-    "test_g1_without_a_broker_each_call_ends_with_a_typed_error": "away",
-    "test_an_instant_ack_waits_for_no_broker": "silent",
-    "test_g2_whenever_a_client_dies_its_message_is_somewhere": "retry",
-    "test_g1_publishing_soon_never_waits": "silent",
-    "test_g1_what_publish_many_confirmed_is_there_whatever_happens_to_the_connection": "half",
-}
-"""Of those that run for several kinds of faults, one is enough to find a client: this, or what the client says."""
 BROKEN_LEASES: dict[type[LeaseClient], set[str]] = {
     leases.NeverRenews: {"test_g11_a_delivery_that_is_held_longer_than_a_lease_stays"},
     leases.LeavesItsLeases: {"test_g8_disconnecting_gives_back_at_once_and_counts_nothing"},
@@ -513,123 +506,8 @@ BROKEN_LEASES: dict[type[LeaseClient], set[str]] = {
     claims.ClaimsCrashesWithoutRedelivery: {"test_g2_an_unsettled_delivery_comes_back_after_its_process_was_killed"},
 }
 
-_MODULE = """
-import sys
-sys.path[:] = {path!r} + [entry for entry in sys.path if entry not in {path!r}]
-
-import pytest
-
-from qbridge_core import connect, register_backend
-from qbridge_core.testing import BackendConformance, FaultConformance
-from support.brokers import start_new
-from support.leases.broker import LeaseBroker
-from {module} import {client}
-
-register_backend("under-test", lambda url, options: {client}({scheme!r} + url.removeprefix("under-test"), **options))
-
-
-def all_but(chosen, suite):
-    # Hides the other tests, if some are chosen: to collect and deselect them takes longer than to run these.
-    return {{name: None for name in dir(suite) if name.startswith("test") and chosen and name not in chosen}}
-
-
-class TestClient(BackendConformance):
-    locals().update(all_but({tests!r}, BackendConformance))
-    url = {url!r}
-    options = {options!r}
-    outage_options = {outage_options!r}
-    wait = {wait!r}
-    counting_timeout = wait
-    redelivery_timeout = 2 * wait
-    outage_timeout = 4.0
-
-
-class TestFaults(FaultConformance):
-    locals().update(all_but({tests!r}, FaultConformance))
-    options = {options!r}
-    wait = {wait!r}
-    recovery_timeout = wait
-
-    @pytest.fixture
-    def faulty_broker(self, tmp_path):
-        broker = start_new(getattr({client}, "broker", LeaseBroker), tmp_path / "leases")
-        yield broker
-        broker.close()
-
-    @pytest.fixture
-    def broker_url(self, faulty_broker):
-        return "under-test" + faulty_broker.url.removeprefix("lease")
-"""
-_PATH = [str(Path(__file__).parents[1])]
-
-
-class Outcomes:
-    """A plugin that notes what became of each test."""
-
-    def __init__(self) -> None:
-        self.passed: set[str] = set()
-        self.failed: set[str] = set()
-        self.texts: list[str] = []
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Note a phase of a test."""
-        name = report.nodeid.rpartition("::")[2].partition("[")[0]
-        if report.failed:
-            self.failed.add(name)
-            self.texts.append(report.longreprtext)
-        elif report.when == "call" and report.passed:
-            self.passed.add(name)
-
-    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Note an error in the module."""
-        if report.failed:
-            self.texts.append(report.longreprtext)
-
-
-def run_suite(
-    directory: Path,
-    client: type[QueueClient],
-    tests: Collection[str] = (),
-    *,
-    url: str = "memory://conformance",
-    wait: float = 10.0,
-    finalizers: bool = True,
-) -> tuple[set[str], set[str], str]:
-    """Run the suite (or some of its tests) on a client; return the names that passed and failed, and the output.
-
-    What finalizers raise counts, too, unless ``finalizers`` is false: the search for garbage takes a while.
-    """
-    scheme, _, rest = url.partition("://")
-    file = directory / f"test_{client.__name__.lower()}.py"
-    leased = scheme == "lease"
-    text = _MODULE.format(
-        path=_PATH,
-        module=client.__module__,
-        client=client.__name__,
-        scheme=scheme,
-        url=f"under-test://{rest}",
-        options={"lease": 1.0} if leased else {},
-        outage_options={"timeout": 1.0} if leased else {},
-        wait=wait,
-        tests=sorted(tests),
-    )
-    file.write_text(text, encoding="utf-8")
-    outcomes = Outcomes()
-    kinds = {test: getattr(client, "fault", kind) for test, kind in WITH_ONE_KIND.items()}
-    chosen = " or ".join(f"({test} and {kinds.get(test, test)})" for test in sorted(tests)) or "TestClient"
-    arguments = ["-c", os.devnull, f"--rootdir={directory}", "--import-mode=importlib", "-q", "--tb=short"]
-    plugins = ["no:cacheprovider", "no:faulthandler", "no:xdist", "no:timeout"]
-    plugins += [] if finalizers else ["no:unraisableexception"]
-    quiet = [part for plugin in plugins for part in ("-p", plugin)]
-    before = set(sys.modules)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-        patch.setenv("PYTEST_ADDOPTS", "")
-        pytest.main([*arguments, *quiet, "-k", chosen, "-W", "error", str(file)], plugins=[outcomes])
-    for name in set(sys.modules) - before:
-        if getattr(sys.modules[name], "__file__", None) == str(file):
-            del sys.modules[name]
-    return outcomes.passed, outcomes.failed, "\n\n".join(outcomes.texts)
+_TOGETHER = 6
+"""So many clients are run by one pytest inside this one."""
 
 
 @pytest.fixture(scope="session")
@@ -640,24 +518,47 @@ def lease_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     broker.close()
 
 
-@pytest.mark.parametrize("client", BROKEN, ids=lambda client: client.__name__)
-def test_the_suite_fails_where_a_client_is_broken(tmp_path: Path, client: type[MemoryClient]) -> None:
+def _groups(clients: Iterable[type[QueueClient]]) -> list[list[type[QueueClient]]]:
+    """The clients that are run together."""
+    left = iter(clients)
+    return list(iter(lambda: list(islice(left, _TOGETHER)), []))
+
+
+def _names(clients: list[type[QueueClient]]) -> str:
+    """All of them, so that ``-k`` finds each."""
+    return ",".join(client.__name__ for client in clients)
+
+
+def _assert_found(outcomes: dict[type[QueueClient], Outcome], expected: Mapping[Any, set[str]], sound: str) -> None:
+    """Fail unless exactly the expected tests failed for each client, and ``sound`` passed for all."""
+    wrong = {
+        client.__name__: (outcome.failed, outcome.text)
+        for client, outcome in outcomes.items()
+        if outcome.failed != expected[client] or sound not in outcome.passed
+    }
+    for name, (failed, text) in wrong.items():
+        print(f"{name} fails {sorted(failed)}:\n{text}\n")  # noqa: T201 - pytest shows it
+    assert not wrong, {name: failed for name, (failed, _) in wrong.items()}
+
+
+@pytest.mark.parametrize("clients", _groups(BROKEN), ids=_names)
+def test_the_suite_fails_where_a_client_is_broken(tmp_path: Path, clients: list[type[QueueClient]]) -> None:
     """Exactly the tests of the broken behaviour fail."""
-    tests = QUICK | BROKEN[client]
-    passed, failed, output = run_suite(tmp_path, client, tests, wait=1.0, finalizers=False)
-    assert failed == BROKEN[client], output
-    assert "test_g5_the_body_arrives_byte_for_byte" in passed, output
+    tests = {client: QUICK | BROKEN[client] for client in clients}  # type: ignore[index]
+    outcomes = run_suites(tmp_path, tests, wait=1.0, finalizers=False)
+    found = dict(zip(clients, outcomes, strict=True))
+    _assert_found(found, BROKEN, "test_g5_the_body_arrives_byte_for_byte")
 
 
-@pytest.mark.parametrize("client", BROKEN_LEASES, ids=lambda client: client.__name__)
+@pytest.mark.parametrize("clients", _groups(BROKEN_LEASES), ids=_names)
 def test_the_suite_fails_where_a_client_of_a_real_broker_is_broken(
-    tmp_path: Path, client: type[LeaseClient], lease_url: str
+    tmp_path: Path, clients: list[type[QueueClient]], lease_url: str
 ) -> None:
     """What only an outage, a death or a full lease shows is found, too."""
-    tests = {"test_headers_and_message_id_arrive"} | BROKEN_LEASES[client]
-    passed, failed, output = run_suite(tmp_path, client, tests, url=lease_url, wait=2.0, finalizers=False)
-    assert failed == BROKEN_LEASES[client], output
-    assert "test_headers_and_message_id_arrive" in passed, output
+    sound = "test_headers_and_message_id_arrive"
+    tests = {client: {sound} | BROKEN_LEASES[client] for client in clients}  # type: ignore[index]
+    outcomes = run_suites(tmp_path, tests, url=lease_url, wait=2.0, finalizers=False)
+    _assert_found(dict(zip(clients, outcomes, strict=True)), BROKEN_LEASES, sound)
 
 
 def test_every_broken_client_is_run() -> None:
