@@ -121,9 +121,9 @@ class Flaky(Recording):
 
     def receive(self, queue: str, max_messages: int = 1, timeout: float = 0.0) -> list[Delivery]:
         """Raise the error, if there is one."""
-        if self.error is not None:
+        if (error := self.error) is not None:  # one look: the test takes it away meanwhile
             self.asked.append(max_messages)
-            raise self.error
+            raise error
         return super().receive(queue, max_messages, timeout)
 
 
