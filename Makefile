@@ -76,9 +76,8 @@ check: env ## Check format, lint, types and who imports whom
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@MYPYPATH=tests:. $(BIN)/mypy -m benchmarks.__main__ -m benchmarks.idle -m benchmarks.metrics -m benchmarks.asends -m benchmarks.peers.qbridge -m benchmarks.peers.qbridge_app
-	@MYPYPATH=tests $(BIN)/mypy -p support -p chaos -p soak -p dockerfile
-	@MYPYPATH=examples $(BIN)/mypy -p shop
+	@MYPYPATH=tests:.:examples $(BIN)/mypy -p support -p chaos -p soak -p dockerfile -p shop -m benchmarks.__main__ -m benchmarks.idle \
+		-m benchmarks.metrics -m benchmarks.asends -m benchmarks.peers.qbridge -m benchmarks.peers.qbridge_app
 	@$(BIN)/basedpyright
 	@$(BIN)/lint-imports
 
