@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import pika
@@ -22,10 +23,26 @@ from qbridge_core import (
     TransientError,
     connect,
 )
-from support.brokers import Broker, RabbitMQBroker, RedisBroker
+from support.brokers import Broker, RabbitMQBroker, RedisBroker, start_new
 from support.wait import wait_for
 
 pytestmark = pytest.mark.faults
+
+
+@pytest.fixture(scope="module")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQBroker]:
+    """A node of these tests alone. Each takes back what it does to it, and none kills it, so they can share it."""
+    if not RabbitMQBroker.available():
+        pytest.skip("RabbitMQ is not installed")
+    with closing(start_new(RabbitMQBroker, tmp_path_factory.mktemp("survived"))) as node:
+        yield node
+
+
+@pytest.fixture(params=["rabbitmq", "redis"])
+def broker(request: pytest.FixtureRequest) -> Broker:
+    """That node, and a Redis of this test alone."""
+    broker: Broker = request.getfixturevalue("rabbitmq" if request.param == "rabbitmq" else "private_redis")
+    return broker
 
 
 class Worked(list[Any]):
@@ -126,13 +143,13 @@ def test_g14_a_redis_queue_destroyed_under_a_running_worker_is_made_again(
 
 @pytest.mark.parametrize("again", [False, True], ids=["deleted", "deleted and declared by another program"])
 def test_g14_a_rabbitmq_queue_destroyed_under_a_running_worker_is_used_again(
-    rabbitmq_client: QueueClient, private_rabbitmq: RabbitMQBroker, unique_name: str, again: bool
+    rabbitmq_client: QueueClient, rabbitmq: RabbitMQBroker, unique_name: str, again: bool
 ) -> None:
     """The broker cancels the consumer; the worker consumes from the new queue, whoever made it."""
     worked = Worked()
     with TaskManager(rabbitmq_client, worked, unique_name, f"{unique_name}.dead", max_workers=2, max_retries=0):
         goes_on(rabbitmq_client, unique_name, worked, "before")
-        _delete(private_rabbitmq, unique_name, again=again)
+        _delete(rabbitmq, unique_name, again=again)
         goes_on(rabbitmq_client, unique_name, worked, "after")
         goes_on(rabbitmq_client, unique_name, worked, "bad")
         letters = rabbitmq_client.dead_letters
@@ -149,9 +166,9 @@ def redis_client(private_redis: RedisBroker, unique_name: str) -> Iterator[Queue
 
 
 @pytest.fixture
-def rabbitmq_client(private_rabbitmq: RabbitMQBroker, unique_name: str) -> Iterator[QueueClient]:
-    """A client of a RabbitMQ of this test alone."""
-    with connect(quick(private_rabbitmq.url)) as client:
+def rabbitmq_client(rabbitmq: RabbitMQBroker, unique_name: str) -> Iterator[QueueClient]:
+    """A client of the node of these tests."""
+    with connect(quick(rabbitmq.url)) as client:
         client.declare(unique_name, f"{unique_name}.dead")
         yield client
 
@@ -159,63 +176,66 @@ def rabbitmq_client(private_rabbitmq: RabbitMQBroker, unique_name: str) -> Itera
 # ---------------------------------------------------------------------- the broker
 
 
-def test_g14_a_suspended_broker_costs_nothing_but_time(private_broker: Broker, unique_name: str) -> None:
+def test_g14_a_suspended_broker_costs_nothing_but_time(broker: Broker, unique_name: str) -> None:
     """SIGSTOP for longer than the timeouts, then SIGCONT: each task is done once, and publishers had typed errors."""
     worked = Worked()
-    with connect(private_broker.url) as patient:  # a busy machine may need longer to make queues than those allow
+    with connect(broker.url) as patient:  # a busy machine may need longer to make queues than those allow
         for name in (unique_name, f"{unique_name}.suspects"):
             patient.declare(name, f"{unique_name}.dead")
     with (
-        connect(quick(private_broker.url)) as client,
+        connect(quick(broker.url)) as client,
         TaskManager(client, worked, unique_name, f"{unique_name}.dead", max_workers=2, task_timeout=60.0),
     ):
         goes_on(client, unique_name, worked, "before")
-        private_broker.suspend()
+        broker.suspend()
         try:
             with pytest.raises(TransientError):
                 publish(client, unique_name, "unconfirmed")
             frozen = time.monotonic()
             wait_for(lambda: time.monotonic() - frozen > 4.0, 10)
         finally:
-            private_broker.resume()
+            broker.resume()
         goes_on(client, unique_name, worked, "after")
         wait_for(lambda: settled(client, unique_name), 30, "nothing is left")
     assert (worked.count("before"), worked.count("after")) == (1, 1)
     assert worked.count("unconfirmed") <= 1
 
 
-def test_g14_workers_drain_a_full_broker(private_broker: Broker, unique_name: str) -> None:
+def test_g14_workers_drain_a_full_broker(broker: Broker, unique_name: str) -> None:
     """Out of memory: publishers get BrokerBlockedError, workers go on; what must be copied is kept until it can be."""
     dead = f"{unique_name}.dead"
     worked = Worked()
-    with connect(quick(private_broker.url)) as client:
+    with connect(quick(broker.url)) as client:
         client.declare(unique_name, dead)
         tasks = [f"good-{n}" for n in range(40)] + [f"bad-{n}" for n in range(3)]
         client.send_many(unique_name, tasks)
-        _fill(private_broker)
-        wait_for(lambda: _is_blocked(client, unique_name), 30, "publishing is refused")
-        with TaskManager(client, worked, unique_name, dead, max_workers=4, max_retries=0, task_timeout=60.0):
-            wait_for(lambda: set(tasks) <= set(worked), 60, "the workers drain the queue")
-            assert _is_blocked(client, unique_name)
-            _empty(private_broker)
+        with ExitStack() as working:
+            with _full(broker):
+                wait_for(lambda: _is_blocked(client, unique_name), 30, "publishing is refused")
+                manager = TaskManager(
+                    client, worked, unique_name, dead, max_workers=4, max_retries=0, task_timeout=60.0
+                )
+                working.enter_context(manager)
+                wait_for(lambda: set(tasks) <= set(worked), 60, "the workers drain the queue")
+                assert _is_blocked(client, unique_name)
             goes_on(client, unique_name, worked, "after")
         assert sorted(letter.exception_message for letter in client.dead_letters(dead)) == tasks[40:]
     assert sorted(each for each in worked if each in tasks) == sorted(tasks)
 
 
-def _fill(broker: Broker) -> None:
+@contextmanager
+def _full(broker: Broker) -> Iterator[None]:
+    """Have it think that its memory is full."""
     if isinstance(broker, RedisBroker):
         broker.cli("CONFIG", "SET", "maxmemory", "1mb")
-    else:
-        assert isinstance(broker, RabbitMQBroker)
-        broker.rabbitmqctl("set_vm_memory_high_watermark", "0.00001")
-
-
-def _empty(broker: Broker) -> None:
-    if isinstance(broker, RedisBroker):
+        yield
         broker.cli("CONFIG", "SET", "maxmemory", "0")
-    else:
-        assert isinstance(broker, RabbitMQBroker)
+        return
+    assert isinstance(broker, RabbitMQBroker)
+    broker.rabbitmqctl("set_vm_memory_high_watermark", "0.00001")
+    try:
+        yield
+    finally:
         broker.rabbitmqctl("set_vm_memory_high_watermark", "0.4")
 
 
@@ -293,13 +313,13 @@ _CHANGE = """
 
 
 def test_g14_a_rotated_password_is_an_outage_with_a_loud_log(
-    private_broker: Broker, unique_name: str, caplog: pytest.LogCaptureFixture
+    broker: Broker, unique_name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A running worker tries again and says so once, and goes on when its password is right again.
 
     At the start the same password is an AuthenticationError. No log and no error shows either of them.
     """
-    account, worked = Account(private_broker), Worked()
+    account, worked = Account(broker), Worked()
     account.change(OLD)
     with (
         connect(account.url(OLD)) as client,
