@@ -17,9 +17,10 @@ from qbridge_core.backend import (
     Message,
     NotConnectedError,
     PublishUnconfirmedError,
+    QueueStats,
     TransientError,
 )
-from support.broken.leases import CLAIMS, WithLink, WithPool
+from support.broken.leases import CLAIMS, LazyLink, WithLink, WithPool
 from support.leases.broker import LeaseBroker
 from support.leases.client import LeaseClient, Link
 from support.leases.wire import Pool, Wire
@@ -361,3 +362,33 @@ class ForgetsDeathsOnHandBack(LeaseClient):
         if op == "move" and not arguments["change"]:
             arguments["change"] = {"crashes": 0}
         return super()._call(link, op, **arguments)
+
+
+class ForgetsDeathsOnDelay(LeaseClient):
+    """Postpones a message as one that nobody has died with."""
+
+    def _call(self, link: Link, op: str, **arguments: Any) -> Any:
+        if op == "move" and not arguments["change"] and arguments["delay"]:
+            arguments["change"] = {"crashes": 0}
+        return super()._call(link, op, **arguments)
+
+
+class RenewsForItsFirstConnection(WithLink):
+    """Has one thread that renews, for as long as it is connected the first time."""
+
+    _began = False
+
+    def connect(self) -> None:
+        self.kind = LazyLink if self._began and not self.connected else Link
+        super().connect()
+        self._began = True
+
+
+class DescribesWithoutABroker(LeaseClient):
+    """Says that a queue is empty of which it learns nothing."""
+
+    def describe(self, queue: str) -> QueueStats:
+        try:
+            return super().describe(queue)
+        except BrokerUnavailableError:
+            return QueueStats(0, 0, 0)

@@ -66,11 +66,12 @@ class OutageTests(Backend):
             "publish_many": lambda: unhurried.publish_many(queue, [Message(b"p")] * 20, timeout=_SHORT),
             "receive": lambda: client.receive(queue, 1, _SHORT),
             "stats": lambda: client.stats(queue),
+            "count": lambda: client.count(queue),
+            "describe": lambda: client.describe(queue),
             "purge": lambda: client.purge(f"{queue}-missing"),  # a purge that is late must find nothing
             "replay": lambda: client.replay(f"{queue}-missing"),
         }
-        if client.capabilities.browse:
-            must_fail["dead_letters"] = lambda: client.dead_letters(dead)
+        must_fail |= _claimed_calls(client, queue, dead)
         may_wait: dict[str, Callable[[], object]] = {
             "ack": lambda: client.ack(done),
             "reject": lambda: client.reject(rejected, requeue=False, failure=a_failure(queue)),
@@ -226,3 +227,15 @@ class OutageTests(Backend):
         assert ended or not claimed, f"ack takes more than {_AT_ONCE:g} s, and is said never to wait"
         assert claimed or not ended, "ack never waits for its broker: claim instant_ack"
         link.restore()
+
+
+def _claimed_calls(client: QueueClient, queue: str, dead: str) -> dict[str, Callable[[], object]]:
+    """Calls that ask the broker, of those that a client has only where it claims them; late ones must do nothing."""
+    missing, can = f"{queue}-missing", client.capabilities
+    calls: dict[str, tuple[bool, Callable[[], object]]] = {
+        "dead_letters": (can.browse, lambda: client.dead_letters(dead)),
+        "delete_letters": (can.letters, lambda: client.delete_letters(missing, letters=["1-1"])),
+        "paused": (can.pause, lambda: client.paused([queue])),
+        "delayed": (can.browse_delayed, lambda: client.delayed(queue)),
+    }
+    return {name: call for name, (claimed, call) in calls.items() if claimed}
