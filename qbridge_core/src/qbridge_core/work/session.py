@@ -205,8 +205,7 @@ class Session:
             return _STALE_POLL
         if not self._job.dispatcher.resting.look():
             return _STALE_POLL
-        # Many that rest are looked at together: on the second.
-        return pause(watch.count) + 1.0 - monotonic() % 1.0
+        return pause(watch.count)
 
     def _finish(self) -> None:
         """Drain and stop. Never raises."""

@@ -108,7 +108,9 @@ class Watch:
             if seconds is None:
                 self._watched.forget(watched)
             else:
-                self._watched.plan(watched, monotonic() + seconds)
+                at = monotonic() + seconds
+                # Many that rest are looked at together: on the second, and not each some microseconds after it.
+                self._watched.plan(watched, at if seconds <= _LONGEST else math.ceil(at))
 
 
 watch: Final = Watch()
