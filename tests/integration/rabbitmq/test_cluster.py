@@ -198,7 +198,7 @@ def test_g14_a_node_that_is_cut_off_is_left(
     make_client: MakeClient, cluster: Cluster, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node without the others answers and does nothing: a worker and a publisher go to one that has the majority."""
-    monkeypatch.setattr("qbridge_rabbitmq.consume.consumer._RENEW_AFTER", 1)
+    monkeypatch.setattr("qbridge_rabbitmq.consume.silence._LONG", 1)
     client = make_client(cluster.url, publish_timeout=2, request_timeout=2)
     runs = Runs()
     with TaskManager(client, runs, queue, f"{queue}-dead", max_workers=4):
