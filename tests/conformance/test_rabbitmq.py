@@ -3,7 +3,10 @@
 import pytest
 
 from conformance.own_backends import OwnBackend
+from qbridge_core import BrokerUnavailableError
 from qbridge_core.testing import FaultConformance, FaultyBroker
+
+_LONG_NAMES = "test_names_that_are_nearly_alike_are_names_of_several_queues"
 
 
 class TestQuorum(OwnBackend):
@@ -16,6 +19,14 @@ class TestQuorum(OwnBackend):
     def broker_url(self, amqp_url: str) -> str:
         """The URL of the run's server."""
         return amqp_url
+
+    @pytest.fixture(autouse=True)
+    def expected(self, request: pytest.FixtureRequest) -> None:
+        """RabbitMQ 4.3 closes the connection where it should say that a queue with a long name is not there."""
+        if request.node.originalname != _LONG_NAMES:
+            return
+        if request.getfixturevalue("client")._declarations.server_version == (4, 3):
+            request.node.add_marker(pytest.mark.xfail(raises=BrokerUnavailableError, reason="docs/versions.md"))
 
 
 class TestClassic(TestQuorum):
