@@ -43,7 +43,7 @@ def soaks(options: argparse.Namespace, directory: Path, say: Say) -> Iterator[Ou
         yield soak_at(plan, options.url, f"soak-{uuid.uuid4().hex[:8]}", directory / "given", say)
         return
     for backend in options.backend or _DEFAULT_BACKENDS:
-        yield soak_privately(plan, backend, directory / backend, say)
+        yield soak_privately(plan, Backend(backend), directory / backend, say)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
