@@ -8,7 +8,6 @@ ends it too, and a probe sees this thread turn.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import weakref
@@ -20,6 +19,7 @@ from qbridge_core.contract.message import Delivery
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.endurance import Endurance
 from qbridge_core.runtime.logs import logger
+from qbridge_core.work.perclient import PerClient
 
 _log: Final = logger("qbridge.worker")
 _LONGEST: Final = 30.0
@@ -130,27 +130,14 @@ class IdleReader:
             sleeper.wake([delivery for delivery in came if delivery.queue == queue])
 
 
-_readers: weakref.WeakKeyDictionary[QueueClient, IdleReader] = weakref.WeakKeyDictionary()
-_lock = threading.Lock()
+_readers: Final = PerClient(lambda client: IdleReader(weakref.proxy(client)))
 
 
 def fall_asleep(client: QueueClient, sleeper: Sleeper) -> bool:
     """Leave a queue to the reader of its client; see :meth:`IdleReader.add`."""
-    with _lock:
-        reader = _readers.get(client) or _readers.setdefault(client, IdleReader(weakref.proxy(client)))
-    return reader.add(sleeper)
+    return _readers.of(client).add(sleeper)
 
 
 def stir(client: QueueClient) -> None:
     """Have the reader of a client look who has something else to do. Never waits; call it again until it has."""
     client.wake_receive_any()
-
-
-def _begin_anew() -> None:
-    """In a forked child: there are no threads, and the lock may be held by one that does not exist here."""
-    global _readers, _lock
-    _readers, _lock = weakref.WeakKeyDictionary(), threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)

@@ -6,9 +6,7 @@ side queues, those whose turn comes within a second are asked about together.
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -17,6 +15,7 @@ from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
 from qbridge_core.runtime.pulse import Pulse
 from qbridge_core.runtime.schedule import Schedule
+from qbridge_core.work.perclient import PerClient
 from qbridge_core.work.rest import MANY
 
 if TYPE_CHECKING:
@@ -139,27 +138,15 @@ class Lookout:
         return taken
 
 
-_lookouts: weakref.WeakKeyDictionary[QueueClient, Lookout] = weakref.WeakKeyDictionary()
-_lock = threading.Lock()
+_lookouts: Final = PerClient(lambda _: Lookout())
 
 
 def lookout_of(client: QueueClient) -> Lookout:
     """The one that the managers of this client share."""
-    with _lock:
-        return _lookouts.setdefault(client, Lookout())
+    return _lookouts.of(client)
 
 
 def pulses_of(client: QueueClient) -> tuple[Pulse, ...]:
     """That of its lookout, if there is one. Waits for nobody."""
-    found = _lookouts.get(client)
+    found = _lookouts.known(client)
     return () if found is None else (found.pulse,)
-
-
-def _begin_anew() -> None:
-    """In a forked child: there are no threads, and the lock may be held by one that does not exist here."""
-    global _lookouts, _lock
-    _lookouts, _lock = weakref.WeakKeyDictionary(), threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)
