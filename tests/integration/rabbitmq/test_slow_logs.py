@@ -15,7 +15,7 @@ from integration.rabbitmq.conftest import MakeClient
 from integration.rabbitmq.managed import ManagedRabbitMQ
 from qbridge_core import Delivery, Message, QueueClient, connect
 from qbridge_kombu.transports.amqp import AMQPTransport
-from qbridge_kombu.transports.session import Session
+from qbridge_kombu.transports.session import KombuSession
 from qbridge_rabbitmq import RabbitMQClient
 from qbridge_rabbitmq.consume.consumer import Consumer
 from qbridge_rabbitmq.dead_letters import browse
@@ -194,7 +194,7 @@ def test_what_was_acknowledged_through_kombu_is_gone(
     closes = threading.Event()
     closing = AMQPTransport.closing
 
-    def observed(transport: AMQPTransport, session: Session) -> None:
+    def observed(transport: AMQPTransport, session: KombuSession) -> None:
         closes.set()
         closing(transport, session)
 

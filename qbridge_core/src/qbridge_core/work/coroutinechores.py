@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import asyncio
 
 
-class Flight:
+class HeldTask:
     """One delivery, from its start to the confirmation of its settlement.
 
     Attributes:
@@ -52,16 +52,16 @@ class Slots(Protocol):
 
     job: Job
 
-    def start_soon(self, flight: Flight) -> None:
+    def start_soon(self, held: HeldTask) -> None:
         """Have the loop start a coroutine; in one of the threads."""
         ...
 
-    def release(self, flight: Flight) -> None:
-        """A flight is settled, in one of the threads: its slot is free."""
+    def release(self, held: HeldTask) -> None:
+        """A task is settled, in one of the threads: its slot is free."""
         ...
 
 
-class Settlement(Chore):
+class SettlementChore(Chore):
     """Settles a task.
 
     Args:
@@ -70,13 +70,13 @@ class Settlement(Chore):
         repeatable: False when it must not be done again from its beginning.
     """
 
-    __slots__ = ("_flight", "_pool", "_repeatable", "_step")
+    __slots__ = ("_held", "_pool", "_repeatable", "_step")
 
     def __init__(
-        self, pool: Slots, flight: Flight, context: Context, step: Step | None, *, repeatable: bool = True
+        self, pool: Slots, held: HeldTask, context: Context, step: Step | None, *, repeatable: bool = True
     ) -> None:
         super().__init__(context)
-        self._pool, self._flight, self._step, self._repeatable = pool, flight, step, repeatable
+        self._pool, self._held, self._step, self._repeatable = pool, held, step, repeatable
 
     def do(self, watched: Watched) -> None:
         """Do it."""
@@ -85,34 +85,34 @@ class Settlement(Chore):
                 watched.do(self._step)
             else:
                 self._step.do()
-        self._pool.release(self._flight)
+        self._pool.release(self._held)
 
     def rest(self, step: Step | None) -> Chore:
         """The step is repeated without the call that hangs, unless the task is settled."""
-        return Settlement(self._pool, self._flight, self.context.copy(), step)
+        return SettlementChore(self._pool, self._held, self.context.copy(), step)
 
 
-class Preparation(Chore):
+class PreparationChore(Chore):
     """Decides whether a task may run, tells of its start, and starts it; as a worker's thread does."""
 
-    __slots__ = ("_flight", "_pool", "_task", "_terms")
+    __slots__ = ("_held", "_pool", "_task", "_terms")
 
-    def __init__(self, pool: Slots, flight: Flight, context: Context, task: Task, terms: Terms) -> None:
+    def __init__(self, pool: Slots, held: HeldTask, context: Context, task: Task, terms: Terms) -> None:
         super().__init__(context)
-        self._pool, self._flight, self._task, self._terms = pool, flight, task, terms
+        self._pool, self._held, self._task, self._terms = pool, held, task, terms
 
     def do(self, watched: Watched) -> None:
         """Do it."""
-        flight, job = self._flight, self._pool.job
-        delivery = flight.delivery
+        held, job = self._held, self._pool.job
+        delivery = held.delivery
         task_id = self._task.task_id or task_id_of(delivery)
         if not self._may_run(watched, delivery, task_id):
-            self._pool.release(flight)
+            self._pool.release(held)
             return
         if job.lifecycle.order is not None:
             job.lifecycle.order.wait(task_id)  # before the clock starts
-        run = self.run = flight.run = Run(delivery, task_id, self._terms)
-        flight.payload = self._task.payload
+        run = self.run = held.run = Run(delivery, task_id, self._terms)
+        held.payload = self._task.payload
         current_run.set(run)
         if not job.dispatcher.ending:
             job.lifecycle.task_started(queue=delivery.queue, task_id=task_id, attempt=run.attempt)
@@ -120,16 +120,16 @@ class Preparation(Chore):
     def after(self) -> None:
         """Start it."""
         if self.run is not None and not self.run.cancelled:  # while a hook took its time
-            self._pool.start_soon(self._flight)
+            self._pool.start_soon(self._held)
             self.run = None
 
     def rest(self, step: Step | None) -> Chore:
         """Only what settles a task calls foreign code that no deadline covers."""
-        return Settlement(self._pool, self._flight, self.context.copy(), step)
+        return SettlementChore(self._pool, self._held, self.context.copy(), step)
 
     def expired(self) -> Chore:
         """The hook that tells of the start hangs."""
-        return _expired(self._pool, self._flight, self.context)
+        return _expired(self._pool, self._held, self.context)
 
     def _may_run(self, watched: Watched, delivery: Delivery, task_id: str) -> bool:
         job = self._pool.job
@@ -143,18 +143,18 @@ class Preparation(Chore):
         return True
 
 
-class Failure(Chore):
+class FailureChore(Chore):
     """Finds out what a coroutine's exception asks for, and does it. The exception's own code may hang."""
 
-    __slots__ = ("_error", "_flight", "_pool")
+    __slots__ = ("_error", "_held", "_pool")
 
-    def __init__(self, pool: Slots, flight: Flight, context: Context, error: BaseException) -> None:
+    def __init__(self, pool: Slots, held: HeldTask, context: Context, error: BaseException) -> None:
         super().__init__(context)
-        self._pool, self._flight, self._error = pool, flight, error
+        self._pool, self._held, self._error = pool, held, error
 
     def do(self, watched: Watched) -> None:
         """Do it."""
-        run, consequences, error = self._flight.run, self._pool.job.consequences, self._error
+        run, consequences, error = self._held.run, self._pool.job.consequences, self._error
         assert run is not None  # noqa: S101 - it has raised this
         run.deadline = max(run.deadline, monotonic() + READING_TIME)
         run.raised = name_of(type(error))
@@ -164,22 +164,22 @@ class Failure(Chore):
         self.run = None
         if in_time:
             watched.do(Step(functools.partial(consequences.failed, run, error, verdict)))
-            self._pool.release(self._flight)
+            self._pool.release(self._held)
 
     def rest(self, step: Step | None) -> Chore:
         """As for each settlement."""
-        return Settlement(self._pool, self._flight, self.context.copy(), step)
+        return SettlementChore(self._pool, self._held, self.context.copy(), step)
 
     def expired(self) -> Chore:
         """It cannot be read in time."""
-        return _expired(self._pool, self._flight, self.context)
+        return _expired(self._pool, self._held, self.context)
 
 
-def _expired(pool: Slots, flight: Flight, context: Context) -> Chore:
-    run, consequences = flight.run, pool.job.consequences
+def _expired(pool: Slots, held: HeldTask, context: Context) -> Chore:
+    run, consequences = held.run, pool.job.consequences
     assert run is not None  # noqa: S101 - its time is over
     if run.raised:
         action = functools.partial(consequences.unreadable, run, run.raised)
     else:
         action = functools.partial(consequences.timed_out, run, None)
-    return Settlement(pool, flight, context.copy(), Step(action))
+    return SettlementChore(pool, held, context.copy(), Step(action))

@@ -31,7 +31,7 @@ from qbridge_core.runtime.pulse import Stalled
 from qbridge_core.task.context import current_run, current_state
 from qbridge_core.task.foreign import Step, Watched, patience
 from qbridge_core.task.run import Run, task_id_of
-from qbridge_core.work.coroutinechores import Failure, Flight, Preparation, Settlement
+from qbridge_core.work.coroutinechores import FailureChore, HeldTask, PreparationChore, SettlementChore
 from qbridge_core.work.coroutinefeeder import CoroutineFeeder
 from qbridge_core.work.coroutinewatch import CoroutineWatch
 from qbridge_core.work.job import Job
@@ -82,12 +82,12 @@ class CoroutinePool:
         self._idle = job.dispatcher.idle
         self._take_ready = job.dispatcher.take_ready
         self._pid = os.getpid()
-        self._flights: dict[Flight, None] = {}
+        self._held: dict[HeldTask, None] = {}
         self._acks_at_once = False
         self._feeder = CoroutineFeeder(job.dispatcher, self._start_suspect, self.refill, self.fail, bell)
         self._hungry = self._feeder.hungry
         self._threads = SettlingThreads(size, patience(job.longest_timeout), job.lifecycle, self.fail)
-        self._watch = CoroutineWatch(self, handler, self._flights)
+        self._watch = CoroutineWatch(self, handler, self._held)
         handler.moved = bell.notify
         self.error: BaseException | None = None
 
@@ -106,11 +106,11 @@ class CoroutinePool:
     @property
     def alive(self) -> bool:
         """True while messages are read or tasks are not settled."""
-        return self._feeder.feeding or bool(self._flights)
+        return self._feeder.feeding or bool(self._held)
 
     def running_of(self, queues: Container[str]) -> int:
         """How many handlers run now whose messages came from one of these; those that were given up do not count."""
-        return sum(flight.loop is not None and flight.delivery.queue in queues for flight in list(self._flights))
+        return sum(held.loop is not None and held.delivery.queue in queues for held in list(self._held))
 
     def owns_current_thread(self) -> bool:
         """True in a thread that this one waits for."""
@@ -118,7 +118,7 @@ class CoroutinePool:
 
     def runs(self, run: Run | None) -> bool:
         """True for a run that is not settled."""
-        return run is not None and any(flight.run is run for flight in list(self._flights))
+        return run is not None and any(held.run is run for held in list(self._held))
 
     def expire(self) -> float:
         """End the runs whose time is over, and give up what hangs; return the seconds until the next one can be."""
@@ -150,19 +150,19 @@ class CoroutinePool:
 
     def claim_running(self) -> list[Run]:
         """Take over the runs that have not ended; their results are ignored from now on."""
-        flights = [(flight, flight.run) for flight in list(self._flights)]
+        taken = [(held, held.run) for held in list(self._held)]
         overdue = self._watch.take_overdue()
-        claimed = [run for _, run in flights if run is not None and run.cancel()]
-        for flight, _ in flights:
-            self._cancel_before_leaving(flight)
+        claimed = [run for _, run in taken if run is not None and run.cancel()]
+        for held, _ in taken:
+            self._cancel_before_leaving(held)
         self._threads.close()
-        return claimed + [flight.run for flight in overdue if flight.run is not None]
+        return claimed + [held.run for held in overdue if held.run is not None]
 
-    def _cancel_before_leaving(self, flight: Flight) -> None:
+    def _cancel_before_leaving(self, held: HeldTask) -> None:
         """End a coroutine before the lifespan, where there is one; the loop ends what is left after it."""
-        loop = flight.loop
+        loop = held.loop
         if loop is not None and loop.lifespan is not None:
-            loop.post(functools.partial(self._watch.cancel, flight, loop))
+            loop.post(functools.partial(self._watch.cancel, held, loop))
 
     # ------------------------------------------------------------------ reading
 
@@ -216,12 +216,12 @@ class CoroutinePool:
 
     def _begin(self, delivery: Delivery, loop: LoopThread) -> None:
         job = self.job
-        flight = Flight(delivery)
-        self._flights[flight] = None
+        held = HeldTask(delivery)
+        self._held[held] = None
         try:
             task, terms = job.reader.read(delivery)
         except UnfitError as exc:
-            self.settle(flight, functools.partial(job.consequences.unfit, delivery, exc))
+            self.settle(held, functools.partial(job.consequences.unfit, delivery, exc))
             return
         if (
             job.lifecycle.order is not None
@@ -230,38 +230,38 @@ class CoroutinePool:
             or delivery.noted is not None
             or REASON in delivery.meta
         ):
-            self._threads.do(Preparation(self, flight, self._context_of(flight), task, terms))
+            self._threads.do(PreparationChore(self, held, self._context_of(held), task, terms))
             return
-        flight.run = Run(delivery, task.task_id or task_id_of(delivery), terms)
-        flight.payload = task.payload
-        self._start(flight, loop)
+        held.run = Run(delivery, task.task_id or task_id_of(delivery), terms)
+        held.payload = task.payload
+        self._start(held, loop)
 
-    def _start(self, flight: Flight, loop: LoopThread) -> None:
+    def _start(self, held: HeldTask, loop: LoopThread) -> None:
         """Start a coroutine, unless somebody else has its run by now."""
-        run = flight.run
+        run = held.run
         assert run is not None  # noqa: S101 - it was made before
-        flight.loop = loop
+        held.loop = loop
         if self.job.dispatcher.ending:
             # Too late to start. The session, which first ends the dispatcher and then takes over what runs, does not
             # miss it either.
             if run.claim():
-                self.settle(flight, functools.partial(self.job.settler.hand_back, flight.delivery))
+                self.settle(held, functools.partial(self.job.settler.hand_back, held.delivery))
             return
         if run.cancelled:
             return
-        coroutine = self._perform(flight, run, loop)
-        if flight.context is None:
+        coroutine = self._perform(held, run, loop)
+        if held.context is None:
             context = self._handler.context_on(loop).copy()
         else:
-            context = self._prepared_context(flight.context, run, loop)
+            context = self._prepared_context(held.context, run, loop)
         try:
             if loop.loop.get_task_factory() is None:
-                flight.task = asyncio.Task(coroutine, loop=loop.loop, context=context)
+                held.task = asyncio.Task(coroutine, loop=loop.loop, context=context)
             else:  # older ones know of no context
-                flight.task = context.run(loop.loop.create_task, coroutine)
+                held.task = context.run(loop.loop.create_task, coroutine)
         except BaseException as exc:  # noqa: BLE001 - the task factory may raise anything
             coroutine.close()
-            self.ended(flight, loop, exc)
+            self.ended(held, loop, exc)
 
     def _prepared_context(self, prepared: Context, run: Run, loop: LoopThread) -> Context:
         """The context of a task whose hooks were called before it was known which loop it would get."""
@@ -271,14 +271,14 @@ class CoroutinePool:
         context.run(current_state.set, loop.context.get(current_state))
         return context
 
-    async def _perform(self, flight: Flight, run: Run, loop: LoopThread) -> None:
+    async def _perform(self, held: HeldTask, run: Run, loop: LoopThread) -> None:
         """Run the handler, and see to what becomes of its task."""
         error: BaseException | None = None
-        payload, flight.payload = flight.payload, None
+        payload, held.payload = held.payload, None
         current_run.set(run)
         if (run_hooks := self.job.run_hooks) is not None:
             run_hooks.enter(run)
-            flight.context = copy_context()  # the hooks that follow see what these have set
+            held.context = copy_context()  # the hooks that follow see what these have set
         run.in_handler = True
         try:
             refuse_unstarted(await self._function(payload))
@@ -293,66 +293,66 @@ class CoroutinePool:
             if run.scope is not None:
                 run.scope.leave(error)
         try:
-            self.ended(flight, loop, error)
+            self.ended(held, loop, error)
         except BaseException as exc:  # noqa: BLE001 - no slot is lost in silence
             self.fail(exc)
         # The exception's traceback holds this frame, and this frame the exception: without this the cycle (and with it
         # the payload) would wait for the garbage collector.
         error = None
 
-    def ended(self, flight: Flight, loop: LoopThread, error: BaseException | None) -> None:
+    def ended(self, held: HeldTask, loop: LoopThread, error: BaseException | None) -> None:
         """A coroutine has ended: see to its settlement, unless somebody else does."""
-        run, settler = flight.run, self.job.settler
+        run, settler = held.run, self.job.settler
         assert run is not None  # noqa: S101 - it was made before
-        flight.loop = flight.task = None
+        held.loop = held.task = None
         if loop.cancelled:
-            loop.cancelled.pop(flight, None)
+            loop.cancelled.pop(held, None)
         duration = monotonic() - run.started_at
         in_time = duration <= run.terms.timeout
         if error is not None and in_time and not run.cancelled:
-            self._threads.do(Failure(self, flight, self._context_of(flight), error))
+            self._threads.do(FailureChore(self, held, self._context_of(held), error))
         elif not run.claim():
             say_late(run, duration)
         elif not in_time:
-            self.settle(flight, functools.partial(self.job.consequences.timed_out, run, None))
-        elif self._acks_at_once and not flight.delivery.suspected and settler.acknowledge(run, duration, at_once=True):
-            del self._flights[flight]
+            self.settle(held, functools.partial(self.job.consequences.timed_out, run, None))
+        elif self._acks_at_once and not held.delivery.suspected and settler.acknowledge(run, duration, at_once=True):
+            del self._held[held]
             if loop.replaced or loop.loop.get_task_factory() is not None:
                 self._idle.add(1)  # a factory may start tasks at once, each one within the one before
                 self.refill()
             else:
                 self._begin_next(loop)
         else:
-            self.settle(flight, functools.partial(settler.acknowledge, run, duration), repeatable=False)
+            self.settle(held, functools.partial(settler.acknowledge, run, duration), repeatable=False)
         if loop.replaced:
             self._watch.leave(loop)
 
     # ------------------------------------------------------------------ settling
 
-    def settle(self, flight: Flight, action: Callable[[], object], *, repeatable: bool = True) -> None:
+    def settle(self, held: HeldTask, action: Callable[[], object], *, repeatable: bool = True) -> None:
         """Have a thread settle it."""
-        flight.loop = None
-        self._threads.do(Settlement(self, flight, self._context_of(flight), Step(action), repeatable=repeatable))
+        held.loop = None
+        self._threads.do(SettlementChore(self, held, self._context_of(held), Step(action), repeatable=repeatable))
 
-    def _context_of(self, flight: Flight) -> Context:
+    def _context_of(self, held: HeldTask) -> Context:
         """The context in which its hooks are called."""
-        if flight.context is None:
-            flight.context = self._handler.context.copy()
-            flight.context.run(current_run.set, flight.run)
-        return flight.context
+        if held.context is None:
+            held.context = self._handler.context.copy()
+            held.context.run(current_run.set, held.run)
+        return held.context
 
-    def start_soon(self, flight: Flight) -> None:
+    def start_soon(self, held: HeldTask) -> None:
         """Have the loop start a coroutine; in one of the threads."""
         loop = self._handler.loop()
         if loop is not None and loop.opened_at < math.inf:  # otherwise its time has not begun
-            flight.loop = loop
-        self._post(functools.partial(self._start, flight))
+            held.loop = loop
+        self._post(functools.partial(self._start, held))
 
-    def release(self, flight: Flight) -> None:
-        """A flight is settled, in one of the threads: its slot is free."""
+    def release(self, held: HeldTask) -> None:
+        """A task is settled, in one of the threads: its slot is free."""
         dispatcher = self.job.dispatcher
-        self._flights.pop(flight, None)
-        dispatcher.done(flight.delivery)
+        self._held.pop(held, None)
+        dispatcher.done(held.delivery)
         self._idle.add(1)
         if dispatcher.ending:
             self._hungry.set()

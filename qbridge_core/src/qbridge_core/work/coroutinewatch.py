@@ -25,7 +25,7 @@ from qbridge_core.runtime.frames import calls
 from qbridge_core.runtime.logs import logger
 from qbridge_core.runtime.pulse import Stalled
 from qbridge_core.task.run import Run
-from qbridge_core.work.coroutinechores import Flight
+from qbridge_core.work.coroutinechores import HeldTask
 from qbridge_core.work.job import Job
 
 _log: Final = logger("qbridge.worker")
@@ -38,12 +38,12 @@ _OURS: Final = (loopthread.__file__, os.path.join(os.path.dirname(__file__), "co
 """Through these a handler is called."""
 
 
-class Flights(Protocol):
+class Holder(Protocol):
     """Who has the coroutines."""
 
     job: Job
 
-    def settle(self, flight: Flight, action: Callable[[], object]) -> None:
+    def settle(self, held: HeldTask, action: Callable[[], object]) -> None:
         """Have a thread settle it."""
         ...
 
@@ -51,7 +51,7 @@ class Flights(Protocol):
         """Have the loop start more of them."""
         ...
 
-    def ended(self, flight: Flight, loop: LoopThread, error: BaseException | None) -> None:
+    def ended(self, held: HeldTask, loop: LoopThread, error: BaseException | None) -> None:
         """In the loop: a coroutine has ended, so see to its settlement, unless somebody else does."""
         ...
 
@@ -66,21 +66,21 @@ class CoroutineWatch:
     Args:
         pool: has them.
         handler: has the loop that they run on.
-        flights: those that are not settled, in the order of their start, nearly.
+        held_tasks: those that are not settled, in the order of their start, nearly.
     """
 
-    def __init__(self, pool: Flights, handler: AsyncHandler, flights: Iterable[Flight]) -> None:
+    def __init__(self, pool: Holder, handler: AsyncHandler, held_tasks: Iterable[HeldTask]) -> None:
         self._pool = pool
         self._consequences = pool.job.consequences
         self._hand_back = pool.job.settler.hand_back
         self._shortest = pool.job.shortest_timeout
         self._handler = handler
-        self._flights = flights
+        self._held = held_tasks
         handler.runs_on = self._runs_on
         self._replaced = 0
         self._asked: LoopThread | None = None
         self._look_at = self._ask_at = 0.0
-        self._overdue: dict[Flight, None] = {}
+        self._overdue: dict[HeldTask, None] = {}
         """Their time is over, and the loop has not cancelled them yet; whoever takes one out settles it."""
 
     def look(self, now: float) -> float:
@@ -108,14 +108,14 @@ class CoroutineWatch:
         if loop is not None and loop.opened_at < math.inf:
             loop.ask(_ASK_EVERY / 2)  # others may have asked
 
-    def take_overdue(self) -> list[Flight]:
+    def take_overdue(self) -> list[HeldTask]:
         """Take over what is not cancelled yet."""
-        return [flight for flight in list(self._overdue) if self._takes_overdue(flight)]
+        return [held for held in list(self._overdue) if self._takes_overdue(held)]
 
     def _expire_runs(self, now: float) -> float:
         wait = self._shortest
-        for flight in list(self._flights):
-            run, loop = flight.run, flight.loop
+        for held in list(self._held):
+            run, loop = held.run, held.loop
             if run is None or loop is None:
                 continue
             left = run.deadline - now
@@ -126,57 +126,57 @@ class CoroutineWatch:
                     wait = min(wait, others)
                     break  # they are in the order of their start, nearly
             elif run.cancel():
-                self._expire(flight, loop)
+                self._expire(held, loop)
         return wait
 
-    def _expire(self, flight: Flight, loop: LoopThread) -> None:
+    def _expire(self, held: HeldTask, loop: LoopThread) -> None:
         """Have the loop cancel a coroutine, whose run this pool has the right to settle."""
-        self._overdue[flight] = None
-        if flight.run is not None:
-            self._pool.job.abandoned.watch(flight.run)
-        if loop.replaced and flight.run is not None:
-            self._take(flight, flight.run, loop)
+        self._overdue[held] = None
+        if held.run is not None:
+            self._pool.job.abandoned.watch(held.run)
+        if loop.replaced and held.run is not None:
+            self._take(held, held.run, loop)
             return
         loop.ask()
-        loop.post(functools.partial(self.cancel, flight, loop))
+        loop.post(functools.partial(self.cancel, held, loop))
 
-    def cancel(self, flight: Flight, loop: LoopThread) -> None:
+    def cancel(self, held: HeldTask, loop: LoopThread) -> None:
         """In the loop: end a coroutine whose result no longer counts."""
         try:
-            if flight.task is not None:
-                loop.cancelled[flight] = monotonic(), self._handler
-                flight.task.cancel()
-            self._charge_overdue(flight, None)
+            if held.task is not None:
+                loop.cancelled[held] = monotonic(), self._handler
+                held.task.cancel()
+            self._charge_overdue(held, None)
             if loop.replaced:
                 self.leave(loop)
         except BaseException as exc:  # noqa: BLE001 - no slot is lost in silence
             self._pool.fail(exc)
 
-    def _charge_overdue(self, flight: Flight, stack: FrameType | None) -> None:
-        run = flight.run
-        if self._takes_overdue(flight) and run is not None:
-            self._pool.settle(flight, functools.partial(self._consequences.timed_out, run, stack))
+    def _charge_overdue(self, held: HeldTask, stack: FrameType | None) -> None:
+        run = held.run
+        if self._takes_overdue(held) and run is not None:
+            self._pool.settle(held, functools.partial(self._consequences.timed_out, run, stack))
 
-    def _takes_overdue(self, flight: Flight) -> bool:
+    def _takes_overdue(self, held: HeldTask) -> bool:
         try:
-            del self._overdue[flight]
+            del self._overdue[held]
         except KeyError:
             return False  # somebody else was quicker
         return True
 
     def _find_ended(self) -> None:
         """Look for coroutines that have ended without having said so: most were cancelled before their first step."""
-        for flight in list(self._flights):
-            task, loop = flight.task, flight.loop
+        for held in list(self._held):
+            task, loop = held.task, held.loop
             if task is not None and loop is not None and task.done():
-                loop.post(functools.partial(self._end, flight, task, loop))
+                loop.post(functools.partial(self._end, held, task, loop))
 
-    def _end(self, flight: Flight, task: asyncio.Task[None], loop: LoopThread) -> None:
+    def _end(self, held: HeldTask, task: asyncio.Task[None], loop: LoopThread) -> None:
         """In the loop: see to a task whose coroutine does not."""
         try:
-            if flight.task is task:
+            if held.task is task:
                 error = None if task.cancelled() else task.exception()
-                self._pool.ended(flight, loop, error or asyncio.CancelledError())
+                self._pool.ended(held, loop, error or asyncio.CancelledError())
         except BaseException as exc:  # noqa: BLE001 - no slot is lost in silence
             self._pool.fail(exc)
 
@@ -199,37 +199,37 @@ class CoroutineWatch:
         """Take what is to go on from loops that were replaced; what goes back to the queue."""
         self._replaced = self._handler.replaced  # before the look: what is replaced meanwhile has another look
         go_back = [
-            flight.delivery
-            for flight in list(self._flights)
-            if flight.run is not None
-            and flight.loop is not None
-            and flight.loop.replaced
-            and self._take(flight, flight.run, flight.loop)
+            held.delivery
+            for held in list(self._held)
+            if held.run is not None
+            and held.loop is not None
+            and held.loop.replaced
+            and self._take(held, held.run, held.loop)
         ]
         self._pool.refill()
         return go_back
 
-    def _take(self, flight: Flight, run: Run, loop: LoopThread) -> bool:
+    def _take(self, held: HeldTask, run: Run, loop: LoopThread) -> bool:
         """Take a coroutine from a loop that was replaced, unless it has blocked that: it keeps its time.
 
         Whether it goes back, uncharged.
         """
-        overdue = self._takes_overdue(flight)
+        overdue = self._takes_overdue(held)
         if not overdue and (run is loop.blocked_by or not run.cancel()):
             return False  # or it has just ended
         goes_back = run is not loop.blocked_by and (loop.blocked_by is not None or not overdue)
         if goes_back:
             self._pool.job.abandoned.watch(run, is_late=False)
-            self._pool.settle(flight, functools.partial(self._hand_back, flight.delivery))
+            self._pool.settle(held, functools.partial(self._hand_back, held.delivery))
         else:
             stack = loop.blocker().stack
-            self._pool.settle(flight, functools.partial(self._consequences.timed_out, run, stack))
-        loop.post(functools.partial(self.cancel, flight, loop))
+            self._pool.settle(held, functools.partial(self._consequences.timed_out, run, stack))
+        loop.post(functools.partial(self.cancel, held, loop))
         return goes_back
 
     def _runs_on(self, loop: LoopThread) -> bool:
         """In any thread: whether a coroutine runs there whose result counts."""
-        return any(flight.loop is loop for flight in list(self._flights))
+        return any(held.loop is loop for held in list(self._held))
 
     def leave(self, loop: LoopThread) -> None:
         """In a loop that was replaced: end it when nothing runs there whose result counts."""

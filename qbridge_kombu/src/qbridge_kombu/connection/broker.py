@@ -17,7 +17,7 @@ from qbridge_core.backend import (
 )
 from qbridge_kombu.connection.errors import Secrets, translated
 from qbridge_kombu.transports.base import Transport
-from qbridge_kombu.transports.session import Session
+from qbridge_kombu.transports.session import KombuSession
 
 log: Final = logger("qbridge.kombu")
 _FORGET_AFTER: Final = 15.0  # seconds; who needs the broker asks more often
@@ -50,7 +50,7 @@ class Broker:
             error = self.translated(exc, f"use {self.transport.url.scheme}://")
             raise error from error.__cause__
 
-    def open(self) -> Session:
+    def open(self) -> KombuSession:
         """Connect once.
 
         Raises:
@@ -58,7 +58,7 @@ class Broker:
         """
         doing = f"connect to {self.transport.url}"
         try:
-            session = Session(Connection(**self.transport.connection_arguments()), self.transport.closing)
+            session = KombuSession(Connection(**self.transport.connection_arguments()), self.transport.closing)
         except Exception as exc:  # noqa: BLE001 - drivers raise what they like
             error = self.translated(exc, doing)
             raise error from error.__cause__

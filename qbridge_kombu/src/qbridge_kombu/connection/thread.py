@@ -18,7 +18,7 @@ from qbridge_core.backend import (
     monotonic,
 )
 from qbridge_kombu.connection.broker import Broker, log
-from qbridge_kombu.transports.session import Session
+from qbridge_kombu.transports.session import KombuSession
 
 T = TypeVar("T")
 _FIRST_PAUSE: Final = 0.05
@@ -41,7 +41,7 @@ class _Call(Generic[T]):
 
     def __init__(
         self,
-        work: Callable[[Session], T],
+        work: Callable[[KombuSession], T],
         doing: str,
         deadline: float,
         may_repeat: bool,
@@ -78,7 +78,7 @@ class ConnectionThread:
         on_lost: called with each session that has ended, by any thread.
     """
 
-    def __init__(self, role: str, broker: Broker, on_lost: Callable[[Session], None]) -> None:
+    def __init__(self, role: str, broker: Broker, on_lost: Callable[[KombuSession], None]) -> None:
         self._name = f"qbridge-kombu-{role}"
         self._broker = broker
         self._on_lost = on_lost
@@ -89,7 +89,7 @@ class ConnectionThread:
         self._retry_at = 0.0
         self._refusal: QBridgeError | None = None
 
-    def call(self, work: Callable[[Session], T], doing: str, timeout: float, *, may_repeat: bool = True) -> T:
+    def call(self, work: Callable[[KombuSession], T], doing: str, timeout: float, *, may_repeat: bool = True) -> T:
         """Have the thread do something, and return what that returns.
 
         Args:
@@ -113,7 +113,7 @@ class ConnectionThread:
         return call.result  # type: ignore[return-value]
 
     def post(
-        self, work: Callable[[Session], object], doing: str, on_failure: Callable[[], object] | None = None
+        self, work: Callable[[KombuSession], object], doing: str, on_failure: Callable[[], object] | None = None
     ) -> None:
         """Have the thread do something some time; nobody waits for it, and it is not repeated.
 
@@ -133,7 +133,7 @@ class ConnectionThread:
         if runner is not None and not runner.close(timeout):
             runner.abandon()
 
-    def open_session(self) -> Session:
+    def open_session(self) -> KombuSession:
         """A new session, for the thread; within the pause after a failure only that failure again."""
         if self._refusal is not None and monotonic() < self._retry_at:
             raise type(self._refusal)(str(self._refusal)) from self._refusal.__cause__
@@ -149,7 +149,7 @@ class ConnectionThread:
         self._broker.back(self)
         return session
 
-    def session_ended(self, session: Session, error: Exception | None) -> None:
+    def session_ended(self, session: KombuSession, error: Exception | None) -> None:
         """A session is at its end, because of the error if there is one."""
         if error is not None:
             self._broker.lost(self, self._broker.translated(error, "use the connection"))
@@ -164,7 +164,7 @@ class ConnectionThread:
             return uncertain
         return error
 
-    def interrupt(self, session: Session) -> None:
+    def interrupt(self, session: KombuSession) -> None:
         """End what hangs in a session that is given up, where that can be done."""
         with suppress(Exception):
             self._broker.transport.interrupt(session)
@@ -199,7 +199,7 @@ class _Runner:
         self._closing = False
         self._abandoned = False
         self._running: _Call[Any] | None = None
-        self._session: Session | None = None
+        self._session: KombuSession | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -294,7 +294,7 @@ class _Runner:
         with suppress(BaseException):
             call.fail(PermanentError(f"cannot {call.doing}: unexpected {type(exc).__name__}: {exc}"))
 
-    def _try(self, call: _Call[Any], session: Session) -> Exception | None:
+    def _try(self, call: _Call[Any], session: KombuSession) -> Exception | None:
         """Do it; the driver's error, if there is one, has cost the session."""
         try:
             call.result = call.work(session)
@@ -316,7 +316,7 @@ class _Runner:
             call.began = True
             return True
 
-    def _open(self) -> Session:
+    def _open(self) -> KombuSession:
         session = self._owner.open_session()
         with self._changed:
             if not self._abandoned:

@@ -11,7 +11,7 @@ from typing import Final
 from qbridge_core.backend import GrowingPause, monotonic
 from qbridge_kombu.state.context import Context
 from qbridge_kombu.state.in_flight import Tag
-from qbridge_kombu.transports.session import Session
+from qbridge_kombu.transports.session import KombuSession
 
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
@@ -74,7 +74,7 @@ class Acknowledgements:
             lambda session: self._send(session, queue), f"acknowledge in {queue!r}", lambda: self._failed(queue)
         )
 
-    def _send(self, session: Session, queue: str) -> None:
+    def _send(self, session: KombuSession, queue: str) -> None:
         transport = self._context.transport
         while True:
             with self._lock:

@@ -15,7 +15,7 @@ from qbridge_core.backend import (
 )
 from qbridge_kombu.queues.leases import Leases
 from qbridge_kombu.state.context import Context
-from qbridge_kombu.transports.session import Session
+from qbridge_kombu.transports.session import KombuSession
 
 
 class Checkup:
@@ -65,7 +65,7 @@ class Checkup:
         transport = self._context.transport
         name = transport.name_of(queue)
 
-        def work(session: Session) -> list[Finding] | None:
+        def work(session: KombuSession) -> list[Finding] | None:
             return list(transport.findings(session, name, check)) if transport.exists(session, name) else None
 
         found = self._context.ask(work, f"look at the queue {queue!r}")

@@ -13,7 +13,7 @@ from qbridge_core.backend import monotonic
 from qbridge_kombu.protocol.headers import due_at, without_due
 from qbridge_kombu.protocol.messages import Outgoing, Received
 from qbridge_kombu.state.context import Context
-from qbridge_kombu.transports.session import Session
+from qbridge_kombu.transports.session import KombuSession
 
 wall_clock: Final[Callable[[], float]] = functools.partial(time.clock_gettime, time.CLOCK_REALTIME)
 """Unix time that no frozen clock of a test stops: due times are compared across processes."""
@@ -49,13 +49,13 @@ class Delays:
         if companion.is_time():
             self._context.sender.post(companion.move_on, f"move delayed messages of {queue!r}")
 
-    def count(self, session: Session, queue: str) -> int:
+    def count(self, session: KombuSession, queue: str) -> int:
         """Move what is due now; return how many are left. For the thread of a session."""
         if self._context.transport.max_native_delay == _NEVER:
             return 0
         return self._companion(queue).swept(session)
 
-    def purge(self, session: Session, queue: str) -> int:
+    def purge(self, session: KombuSession, queue: str) -> int:
         """Delete what waits. For the thread of a session."""
         return self._companion(queue).purged(session)
 
@@ -89,16 +89,16 @@ class _Companion:
         self._look_at = now + self._transport.delayed_look
         return True
 
-    def swept(self, session: Session) -> int:
+    def swept(self, session: KombuSession) -> int:
         """Move what is due; return how many are left."""
         self.move_on(session)
         return self._size(session) + (self._transport.delayed(session, self._companion) if self._exists else 0)
 
-    def purged(self, session: Session) -> int:
+    def purged(self, session: KombuSession) -> int:
         """Delete what waits; return how many there were."""
         return self._transport.purge(session, self._companion) if self._size(session) else 0
 
-    def move_on(self, session: Session) -> None:
+    def move_on(self, session: KombuSession) -> None:
         """Look, and sweep if something can be due."""
         size = self._size(session)
         if not size:
@@ -106,12 +106,12 @@ class _Companion:
         elif size > self._count or wall_clock() >= self._earliest or monotonic() >= self._sweep_at:
             self._sweep(session, size)
 
-    def _size(self, session: Session) -> int:
+    def _size(self, session: KombuSession) -> int:
         if not self._exists:
             self._exists = self._transport.exists(session, self._companion)
         return self._transport.size(session, self._companion) if self._exists else 0
 
-    def _sweep(self, session: Session, size: int) -> None:
+    def _sweep(self, session: KombuSession, size: int) -> None:
         began, earliest, kept = monotonic(), _NEVER, 0
         while size > 0:
             batch = self._transport.receive(session, self._companion, min(size, _AT_ONCE), 0.0)
@@ -129,7 +129,7 @@ class _Companion:
         self._count, self._earliest = kept, earliest
         self._sweep_at = ended + max(_SWEEP_EVERY, (ended - began) * _COSTS_AT_MOST)
 
-    def _move(self, session: Session, name: str, originals: list[Received], copies: list[Outgoing]) -> None:
+    def _move(self, session: KombuSession, name: str, originals: list[Received], copies: list[Outgoing]) -> None:
         """Copies first, confirmed; a crash in between doubles messages and loses none."""
         if originals:
             for start in range(0, len(originals), self._transport.publish_batch):

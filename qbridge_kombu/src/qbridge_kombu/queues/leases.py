@@ -9,7 +9,7 @@ from qbridge_core.backend import ConfigurationError, QBridgeError
 from qbridge_kombu.connection.broker import log
 from qbridge_kombu.state.context import Context
 from qbridge_kombu.state.in_flight import Tag
-from qbridge_kombu.transports.session import Session
+from qbridge_kombu.transports.session import KombuSession
 
 _PER_LEASE = 3
 
@@ -69,7 +69,7 @@ class Leases:
     def _renew(self, queue: str, tags: list[Tag], seconds: float) -> None:
         transport = self._context.transport
 
-        def work(session: Session) -> None:
+        def work(session: KombuSession) -> None:
             by_received = {id(tag.received): tag for tag in tags}
             lost = transport.renew(session, tags[0].name, [tag.received for tag in tags])
             self._context.in_flight.lost([by_received[id(each)] for each in lost])

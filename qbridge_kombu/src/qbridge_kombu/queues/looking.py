@@ -11,7 +11,7 @@ from qbridge_kombu.protocol.names import decoded
 from qbridge_kombu.queues.delays import Delays, delayed_queue
 from qbridge_kombu.queues.pauses import Pauses, paused_queue
 from qbridge_kombu.state.context import Context
-from qbridge_kombu.transports.session import Session
+from qbridge_kombu.transports.session import KombuSession
 
 
 class Looking:
@@ -31,7 +31,7 @@ class Looking:
         context, transport = self._context, self._context.transport
         name = transport.name_of(queue)
 
-        def work(session: Session) -> tuple[int, int | None, int, bool | None]:
+        def work(session: KombuSession) -> tuple[int, int | None, int, bool | None]:
             delayed = self._delays.count(session, queue)
             theirs = transport.in_flight(session, name)
             paused = self._pauses.is_marked(session, queue) if transport.capabilities.pause else None
@@ -50,7 +50,7 @@ class Looking:
         name, declared = transport.name_of(queue), context.declarations
         dead = transport.name_of(declared.dead_letter_queue(queue))
 
-        def work(session: Session) -> tuple[int | None, float | None]:
+        def work(session: KombuSession) -> tuple[int | None, float | None]:
             letters = transport.size(session, dead) if transport.exists(session, dead) else None
             return letters, transport.oldest_age(session, name)
 
@@ -88,7 +88,7 @@ class Looking:
         transport = self._context.transport
         name = transport.name_of(queue)
 
-        def work(session: Session) -> int:
+        def work(session: KombuSession) -> int:
             self._delays.count(session, queue)
             return transport.purge(session, name)
 
@@ -109,7 +109,7 @@ class Looking:
         transport = self._context.transport
         name = transport.name_of(queue)
 
-        def work(session: Session) -> list[Received]:
+        def work(session: KombuSession) -> list[Received]:
             return transport.peek(session, name, limit)
 
         return [_letter(each) for each in self._context.ask(work, f"list {queue!r}")]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from qbridge_core.backend import Message, worker_identity
 from qbridge_kombu.queues.publisher import Publisher
 from qbridge_kombu.state.context import Context
-from qbridge_kombu.transports.session import Session
+from qbridge_kombu.transports.session import KombuSession
 
 
 def paused_queue(queue: str) -> str:
@@ -45,7 +45,7 @@ class Pauses:
             "look which queues are paused",
         )
 
-    def is_marked(self, session: Session, queue: str) -> bool:
+    def is_marked(self, session: KombuSession, queue: str) -> bool:
         """Whether a queue has a mark. For the thread of a session."""
         transport = self._context.transport
         return transport.size(session, transport.name_of(paused_queue(queue))) > 0

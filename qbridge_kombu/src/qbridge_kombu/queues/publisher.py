@@ -26,7 +26,7 @@ from qbridge_kombu.protocol.headers import with_due
 from qbridge_kombu.protocol.messages import CONTENT_ENCODING, CONTENT_TYPE, Outgoing
 from qbridge_kombu.queues.delays import delayed_queue, wall_clock
 from qbridge_kombu.state.context import Context
-from qbridge_kombu.transports.session import Session
+from qbridge_kombu.transports.session import KombuSession
 
 _BATCH_BYTES: Final = 4 * 2**20
 _GRACE: Final = 1.0  # seconds that a transport gets to say itself that its time is over
@@ -88,7 +88,7 @@ class Publisher:
     def _send(self, queue: str, messages: Sequence[Outgoing], delay: float, seconds: float) -> None:
         context, deadline = self._context, monotonic() + seconds
 
-        def work(session: Session) -> None:
+        def work(session: KombuSession) -> None:
             left = deadline - monotonic()
             if left <= 0:
                 raise BrokerUnavailableError(f"cannot publish to {queue!r}: its time was over before it was begun")
@@ -101,7 +101,7 @@ class Publisher:
             raise PublishUnconfirmedError(f"{exc}: the broker may have the message or not") from exc.__cause__
 
     def _placed(
-        self, session: Session, queue: str, messages: Sequence[Outgoing], delay: float
+        self, session: KombuSession, queue: str, messages: Sequence[Outgoing], delay: float
     ) -> tuple[str, Sequence[Outgoing]]:
         """Where the messages go, and how: what the broker cannot hold back itself goes to the companion queue."""
         transport = self._context.transport

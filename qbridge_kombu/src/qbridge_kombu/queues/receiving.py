@@ -22,7 +22,7 @@ from qbridge_kombu.protocol.messages import CONTENT_TYPE
 from qbridge_kombu.queues.delays import Delays
 from qbridge_kombu.state.context import Context
 from qbridge_kombu.state.in_flight import Tag
-from qbridge_kombu.transports.session import Session
+from qbridge_kombu.transports.session import KombuSession
 
 _FIRST_PAUSE: Final = 0.005
 
@@ -93,7 +93,7 @@ class Receiving:
         wait = max(0.0, min(transport.blocking_receive, left))
         asked = min(count, transport.receive_batch)
 
-        def work(session: Session) -> None:
+        def work(session: KombuSession) -> None:
             if context.closing.is_set():  # what is in flight is being given back
                 return
             with context.in_flight.arriving(queue):

@@ -29,7 +29,7 @@ from qbridge_kombu.queues.delays import wall_clock
 from qbridge_kombu.queues.publisher import Publisher
 from qbridge_kombu.state.context import Context
 from qbridge_kombu.state.in_flight import State, Tag
-from qbridge_kombu.transports.session import Session
+from qbridge_kombu.transports.session import KombuSession
 
 _LEAST_FLUSH: Final = 0.05
 _REFUSED: Final = (PermanentError, QueueFullError)
@@ -159,7 +159,7 @@ class Settling:
     def _release(self, tags: list[Tag]) -> bool:
         transport, first = self._context.transport, tags[0]
 
-        def work(session: Session) -> bool:
+        def work(session: KombuSession) -> bool:
             mine = [tag.received for tag in tags if not transport.bound_to_session or tag.session is session]
             return transport.release(session, first.name, mine) if mine else True
 

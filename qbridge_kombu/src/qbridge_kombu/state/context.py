@@ -12,7 +12,7 @@ from qbridge_kombu.connection.thread import ConnectionThread, closed
 from qbridge_kombu.options import Settings
 from qbridge_kombu.state.in_flight import InFlight
 from qbridge_kombu.transports.base import Transport
-from qbridge_kombu.transports.session import Session
+from qbridge_kombu.transports.session import KombuSession
 
 T = TypeVar("T")
 _ALL: Final = ""
@@ -68,7 +68,7 @@ class Context:
         bell = self._bells.get(queue)
         return self._bells.setdefault(queue, threading.Event()) if bell is None else bell
 
-    def ask(self, work: Callable[[Session], T], doing: str) -> T:
+    def ask(self, work: Callable[[KombuSession], T], doing: str) -> T:
         """Have the sender's thread do something that may be repeated, within ``request_timeout``."""
         self.require_open()
         return self.sender.call(work, doing, self.settings.request_timeout)

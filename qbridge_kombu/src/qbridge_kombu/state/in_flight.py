@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Final
 
 from qbridge_kombu.protocol.messages import Received
-from qbridge_kombu.transports.session import Session
+from qbridge_kombu.transports.session import KombuSession
 
 _MAX_REMEMBERED: Final = 10_000
 Key = tuple[str, bytes]
@@ -38,12 +38,12 @@ class Tag:
 
     __slots__ = ("copied", "in_flight", "lock", "name", "queue", "received", "session", "state")
 
-    def __init__(self, in_flight: InFlight, queue: str, name: str, received: Received, session: Session) -> None:
+    def __init__(self, in_flight: InFlight, queue: str, name: str, received: Received, session: KombuSession) -> None:
         self.in_flight = in_flight
         self.queue = queue
         self.name = name
         self.received = received
-        self.session: Session | None = session
+        self.session: KombuSession | None = session
         self.copied = False
         self.lock = threading.Lock()
         self.state = State.OPEN
@@ -69,7 +69,7 @@ class InFlight:
         self._held: dict[tuple[str, str], Tag] = {}
         self._gone: OrderedDict[tuple[str, str], None] = OrderedDict()
 
-    def add(self, queue: str, name: str, received: list[Received], session: Session) -> list[Received]:
+    def add(self, queue: str, name: str, received: list[Received], session: KombuSession) -> list[Received]:
         """Take what a transport has handed out into the buffer; return what is to be acknowledged at once.
 
         That is what this client had finished when its connection was lost.
@@ -149,7 +149,7 @@ class InFlight:
                 if self._open.pop(tag, 0) is None:
                     tag.state = State.LOST
 
-    def session_ended(self, session: Session) -> None:
+    def session_ended(self, session: KombuSession) -> None:
         """What was received through a session is the broker's again; runs go on, and may be recognized later."""
         if not self._bound:
             return
@@ -190,7 +190,7 @@ class InFlight:
             self._lost.clear()
             self._held.clear()
 
-    def _known(self, queue: str, received: Received, session: Session) -> State | None:
+    def _known(self, queue: str, received: Received, session: KombuSession) -> State | None:
         if received.identity is not None:
             return self._identified(queue, received)
         return self._recognized(queue, received, session) if self._bound and received.suspected else None
@@ -208,7 +208,7 @@ class InFlight:
         if tag.received.identity is not None:
             self._held.pop((tag.queue, tag.received.identity), None)
 
-    def _recognized(self, queue: str, received: Received, session: Session) -> State | None:
+    def _recognized(self, queue: str, received: Received, session: KombuSession) -> State | None:
         """What this client knows of a message that comes again: it is open still, or settled; None when nothing."""
         if not self._lost and not self._done:
             return None

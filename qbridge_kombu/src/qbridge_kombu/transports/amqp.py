@@ -30,7 +30,7 @@ from qbridge_kombu.protocol.messages import Outgoing, Received, prepared
 from qbridge_kombu.protocol.names import encoded
 from qbridge_kombu.transports.base import DETAILS, Transport
 from qbridge_kombu.transports.confirms import Confirms
-from qbridge_kombu.transports.session import Session
+from qbridge_kombu.transports.session import KombuSession
 
 _FRAME: Final = 131_072
 _EXPLANATION: Final = 46_000  # bytes: the longest that a dead letter adds, with room for the names of its headers
@@ -103,11 +103,11 @@ class AMQPTransport(Transport):
             },
         }  # fmt: skip
 
-    def connected(self, session: Session) -> None:
+    def connected(self, session: KombuSession) -> None:
         """Leave bodies alone."""
         session.channel.auto_decode = False
 
-    def closing(self, session: Session) -> None:
+    def closing(self, session: KombuSession) -> None:
         """Let quorum queues apply the last acknowledgements: those that wait for it in the channel end with it.
 
         A message that is asked for comes out of the queue's log, behind all of them. It goes back with the session, as
@@ -121,7 +121,7 @@ class AMQPTransport(Transport):
                     if _may_be_quorum(session, name):
                         session.channel.basic_get(name, no_ack=False)
 
-    def interrupt(self, session: Session) -> None:
+    def interrupt(self, session: KombuSession) -> None:
         """End the socket. One that py-amqp has given up already must not be asked for: it would connect anew."""
         if session.raw.connected and session.raw.transport.sock is not None:
             session.raw.transport.sock.shutdown(socket.SHUT_RDWR)
@@ -143,11 +143,11 @@ class AMQPTransport(Transport):
         """Any name; only the bridge's own suffixes can make one too long."""
         return encoded(queue, allowed=r"\s\S", escape="%", most=_LONGEST_NAME)
 
-    def exists(self, session: Session, name: str) -> bool:
+    def exists(self, session: KombuSession, name: str) -> bool:
         """Ask for it passively."""
         return self._ask(session, name) is not None
 
-    def create(self, session: Session, name: str) -> None:
+    def create(self, session: KombuSession, name: str) -> None:
         """Declare it where it is missing; one that exists is used whatever its arguments are."""
         if self._ask(session, name) is None:
             queue_type = self.given.get("queue_type")
@@ -158,11 +158,11 @@ class AMQPTransport(Transport):
             finally:
                 _close(channel)
 
-    def size(self, session: Session, name: str) -> int:
+    def size(self, session: KombuSession, name: str) -> int:
         """What a passive declaration counts."""
         return self._ask(session, name) or 0
 
-    def purge(self, session: Session, name: str) -> int:
+    def purge(self, session: KombuSession, name: str) -> int:
         """The broker's purge."""
         return 0 if self._ask(session, name) is None else int(session.channel.queue_purge(name) or 0)
 
@@ -177,7 +177,7 @@ class AMQPTransport(Transport):
                 "explanation of a dead letter"
             )
 
-    def publish(self, session: Session, name: str, messages: Sequence[Outgoing], timeout: float) -> None:
+    def publish(self, session: KombuSession, name: str, messages: Sequence[Outgoing], timeout: float) -> None:
         """Persistent, mandatory, and all confirmed."""
         for message in messages:
             # Without its history a copy may fit; the broker would close the connection.
@@ -188,7 +188,7 @@ class AMQPTransport(Transport):
             confirms = session.notes["confirms"] = Confirms(session.raw, session.channel)
         confirms.publish(name, [_written(session.channel, message) for message in messages], timeout)
 
-    def receive(self, session: Session, name: str, count: int, wait: float) -> list[Received]:
+    def receive(self, session: KombuSession, name: str, count: int, wait: float) -> list[Received]:
         """Get one after the other, so that nothing is held back by a prefetch."""
         known: set[str] = session.notes.setdefault("known queues", set())
         if name not in known:  # asking for one that is missing would cost the channel, and all that is in flight on it
@@ -201,25 +201,25 @@ class AMQPTransport(Transport):
         session.notes.get("acknowledged", {}).pop(name, None)  # an answer comes behind what was sent before
         return taken
 
-    def acknowledge(self, session: Session, name: str, received: Sequence[Received]) -> None:
+    def acknowledge(self, session: KombuSession, name: str, received: Sequence[Received]) -> None:
         """One frame for each."""
         acknowledged: dict[str, int] = session.notes.setdefault("acknowledged", {})
         acknowledged[name] = acknowledged.get(name, 0) + len(received)
         for each in received:
             session.channel.basic_ack(each.handle)
 
-    def confirm_acknowledged(self, session: Session) -> None:
+    def confirm_acknowledged(self, session: KombuSession) -> None:
         """A round trip on the channel comes after the acknowledgements."""
         session.channel.basic_qos(0, 0, False)
 
-    def release(self, session: Session, name: str, received: Sequence[Received]) -> bool:
+    def release(self, session: KombuSession, name: str, received: Sequence[Received]) -> bool:
         """The broker's own requeue: nothing is lost, but the message comes back as one that was delivered."""
         for each in received:
             session.channel.basic_reject(each.handle, requeue=True)
         self.confirm_acknowledged(session)
         return True
 
-    def _ask(self, session: Session, name: str) -> int | None:
+    def _ask(self, session: KombuSession, name: str) -> int | None:
         """How many messages wait in a queue; ``None`` when it does not exist. On a channel that this may cost."""
         channel = session.another_channel()
         try:
@@ -235,7 +235,7 @@ def _size(headers: Mapping[str, Any]) -> int:
     return sum(len(str(name).encode()) + len(str(value).encode()) + 6 for name, value in headers.items())
 
 
-def _may_be_quorum(session: Session, name: str) -> bool:
+def _may_be_quorum(session: KombuSession, name: str) -> bool:
     """Whether the broker does not call it a classic queue; others may have made it.
 
     A declaration with a type that does not exist is refused with that of the queue, and makes none where that is gone.

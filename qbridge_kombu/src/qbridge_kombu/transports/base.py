@@ -10,7 +10,7 @@ from kombu.connection import Connection
 
 from qbridge_core.backend import BrokerURL, Capabilities, Check, Finding, OptionReader
 from qbridge_kombu.protocol.messages import Outgoing, Received
-from qbridge_kombu.transports.session import Session
+from qbridge_kombu.transports.session import KombuSession
 
 DETAILS: Final = frozenset({"dead"})
 """What any broker can tell beyond the counts of a queue."""
@@ -19,9 +19,9 @@ DETAILS: Final = frozenset({"dead"})
 class Transport(ABC):
     """One kind of broker, as the bridge needs it. One instance belongs to one client.
 
-    **Threads.** A method that gets a :class:`Session` is called by the thread that owns this session, one call at a
-    time; several sessions of one client may be in use at once. It must return in bounded time: a caller that has waited
-    for too long gives the whole session up, and what is in it.
+    **Threads.** A method that gets a :class:`KombuSession` is called by the thread that owns this session, one call
+    at a time; several sessions of one client may be in use at once. It must return in bounded time: a caller that has
+    waited for too long gives the whole session up, and what is in it.
 
     **Errors.** Whatever a method raises is turned into an error of QBridge's by :meth:`translate` and, for what that
     returns ``None``, by the bridge. An exception that is not QBridge's own costs the session: it is closed and made
@@ -98,16 +98,16 @@ class Transport(ABC):
         """Import, and make once, what may take longer than any deadline of a call; nothing is connected by that."""
         Connection(**self.connection_arguments()).get_transport_cls()
 
-    def connected(self, session: Session) -> None:  # noqa: B027 - optional
+    def connected(self, session: KombuSession) -> None:  # noqa: B027 - optional
         """A new session is there: look at the broker, once for each session. What it raises ends the session."""
 
-    def closing(self, session: Session) -> None:  # noqa: B027 - optional
+    def closing(self, session: KombuSession) -> None:  # noqa: B027 - optional
         """A session is about to be closed, also one that is broken."""
 
     def disconnected(self) -> None:  # noqa: B027 - optional
         """All sessions are closed: close what they shared. They may be made anew."""
 
-    def interrupt(self, session: Session) -> None:  # noqa: B027 - optional
+    def interrupt(self, session: KombuSession) -> None:  # noqa: B027 - optional
         """End a call that hangs in another thread, when that can be done: the session is given up."""
 
     def translate(self, exc: Exception, doing: str) -> Exception | None:
@@ -124,45 +124,45 @@ class Transport(ABC):
         return queue
 
     @abstractmethod
-    def exists(self, session: Session, name: str) -> bool:
+    def exists(self, session: KombuSession, name: str) -> bool:
         """Whether there is such a queue. Must not create it."""
 
     @abstractmethod
-    def create(self, session: Session, name: str) -> None:
+    def create(self, session: KombuSession, name: str) -> None:
         """Create a queue; one that exists is used as it is."""
 
     @abstractmethod
-    def size(self, session: Session, name: str) -> int:
+    def size(self, session: KombuSession, name: str) -> int:
         """How many messages wait to be received; 0 for a queue that does not exist, which is not created."""
 
-    def delayed(self, session: Session, name: str) -> int:
+    def delayed(self, session: KombuSession, name: str) -> int:
         """How many the broker itself holds back for later."""
         return 0
 
-    def in_flight(self, session: Session, name: str) -> int | None:
+    def in_flight(self, session: KombuSession, name: str) -> int | None:
         """How many are with consumers, all of them; ``None`` when the broker does not tell (the client's own count)."""
         return None
 
-    def oldest_age(self, session: Session, name: str) -> float | None:
+    def oldest_age(self, session: KombuSession, name: str) -> float | None:
         """Seconds for which the oldest waiting message has been there, 0.0 when none is; ``None`` when nobody knows.
 
         Always known when ``capabilities.details`` says so.
         """
         return None
 
-    def names(self, session: Session) -> list[str]:
+    def names(self, session: KombuSession) -> list[str]:
         """The broker's names of the queues that it can list, QBridge's own or all."""
         return []
 
     @abstractmethod
-    def purge(self, session: Session, name: str) -> int:
+    def purge(self, session: KombuSession, name: str) -> int:
         """Delete what waits, not what is in flight; return how many."""
 
-    def peek(self, session: Session, name: str, limit: int) -> list[Received]:
+    def peek(self, session: KombuSession, name: str, limit: int) -> list[Received]:
         """The oldest messages, which stay where they are. Only called when ``capabilities.browse`` is claimed."""
         raise NotImplementedError
 
-    def findings(self, session: Session, name: str, check: Check) -> Iterable[Finding]:
+    def findings(self, session: KombuSession, name: str, check: Check) -> Iterable[Finding]:
         """What is wrong with a queue that exists; nothing where that is nothing, or nobody can tell."""
         return ()
 
@@ -178,7 +178,7 @@ class Transport(ABC):
         """
 
     @abstractmethod
-    def publish(self, session: Session, name: str, messages: Sequence[Outgoing], timeout: float) -> None:
+    def publish(self, session: KombuSession, name: str, messages: Sequence[Outgoing], timeout: float) -> None:
         """Publish in order; return when the broker has confirmed each one, within ``timeout`` seconds.
 
         Raises:
@@ -188,7 +188,7 @@ class Transport(ABC):
         """
 
     @abstractmethod
-    def receive(self, session: Session, name: str, count: int, wait: float) -> list[Received]:
+    def receive(self, session: KombuSession, name: str, count: int, wait: float) -> list[Received]:
         """Take up to ``count`` messages; wait up to ``wait`` seconds (at most ``blocking_receive``) for the first.
 
         Raises:
@@ -196,16 +196,16 @@ class Transport(ABC):
         """
 
     @abstractmethod
-    def acknowledge(self, session: Session, name: str, received: Sequence[Received]) -> None:
+    def acknowledge(self, session: KombuSession, name: str, received: Sequence[Received]) -> None:
         """Remove these from the broker. Those that are gone already are no error."""
 
-    def confirm_acknowledged(self, session: Session) -> None:  # noqa: B027 - optional
+    def confirm_acknowledged(self, session: KombuSession) -> None:  # noqa: B027 - optional
         """Return when the broker has carried out what :meth:`acknowledge` sent; called after each batch of those.
 
         Nothing where that waits itself.
         """
 
-    def release(self, session: Session, name: str, received: Sequence[Received]) -> bool:
+    def release(self, session: KombuSession, name: str, received: Sequence[Received]) -> bool:
         """Give these back without a copy, for others to have at once; False when the broker cannot do that.
 
         Called when a copy cannot be written. The usual hand-back is a copy, then :meth:`acknowledge`: so nothing is
@@ -213,7 +213,7 @@ class Transport(ABC):
         """
         return False
 
-    def renew(self, session: Session, name: str, received: Sequence[Received]) -> list[Received]:
+    def renew(self, session: KombuSession, name: str, received: Sequence[Received]) -> list[Received]:
         """Renew the leases; return those that the broker has taken back. Called each third of ``lease``.
 
         Only called where ``renews`` is true.

@@ -20,7 +20,7 @@ from qbridge_core.backend import (
 from qbridge_kombu.options import option_text
 from qbridge_kombu.protocol.messages import Outgoing, Received, prepared
 from qbridge_kombu.protocol.names import encoded
-from qbridge_kombu.transports.session import Session
+from qbridge_kombu.transports.session import KombuSession
 from qbridge_kombu.transports.virtual import VirtualTransport, received
 
 _LONGEST_NAME: Final = 200  # the column
@@ -86,11 +86,11 @@ class DatabaseTransport(VirtualTransport):
         """What fits into the column."""
         return encoded(queue, allowed=r"\s\S", escape="%", most=_LONGEST_NAME)
 
-    def exists(self, session: Session, name: str) -> bool:
+    def exists(self, session: KombuSession, name: str) -> bool:
         """Look for its row; the channel's own ways make one."""
         return self._queue_id(session, name) is not None
 
-    def create(self, session: Session, name: str) -> None:
+    def create(self, session: KombuSession, name: str) -> None:
         """Make its row; somebody else may be quicker."""
         from sqlalchemy import insert
         from sqlalchemy.exc import IntegrityError
@@ -99,7 +99,7 @@ class DatabaseTransport(VirtualTransport):
             with suppress(IntegrityError), self._transaction(session) as transaction:
                 transaction.execute(insert(session.channel.queue_cls.__table__).values(name=name))
 
-    def size(self, session: Session, name: str) -> int:
+    def size(self, session: KombuSession, name: str) -> int:
         """Count the visible rows."""
         found = self._queue_id(session, name)
         if found is None:
@@ -111,14 +111,14 @@ class DatabaseTransport(VirtualTransport):
             query = select(func.count()).where(table.c.queue_id == found, table.c.visible.is_(True))
             return int(transaction.execute(query).scalar_one())
 
-    def names(self, session: Session) -> list[str]:
+    def names(self, session: KombuSession) -> list[str]:
         """All rows, those of other programs too."""
         from sqlalchemy import select
 
         with self._transaction(session) as transaction:
             return list(transaction.execute(select(session.channel.queue_cls.__table__.c.name)).scalars())
 
-    def purge(self, session: Session, name: str) -> int:
+    def purge(self, session: KombuSession, name: str) -> int:
         """Delete the visible rows; kombu's own way deletes those in flight with them."""
         found = self._queue_id(session, name)
         if found is None:
@@ -130,7 +130,7 @@ class DatabaseTransport(VirtualTransport):
             where = delete(table).where(table.c.queue_id == found, table.c.visible.is_(True))
             return int(transaction.execute(where).rowcount)
 
-    def publish(self, session: Session, name: str, messages: Sequence[Outgoing], timeout: float) -> None:
+    def publish(self, session: KombuSession, name: str, messages: Sequence[Outgoing], timeout: float) -> None:
         """Insert all in one transaction."""
         from sqlalchemy import insert
 
@@ -143,7 +143,7 @@ class DatabaseTransport(VirtualTransport):
         with self._transaction(session) as transaction:
             transaction.execute(insert(_messages(session)), rows)
 
-    def receive(self, session: Session, name: str, count: int, wait: float) -> list[Received]:
+    def receive(self, session: KombuSession, name: str, count: int, wait: float) -> list[Received]:
         """Make the oldest visible rows invisible."""
         from sqlalchemy import select, update
 
@@ -159,7 +159,7 @@ class DatabaseTransport(VirtualTransport):
                 transaction.execute(update(table).where(table.c.id.in_(ids)).values(**change))
         return [_received(session, row.payload, row.id, row.version > 1) for row in rows]
 
-    def acknowledge(self, session: Session, name: str, received: Sequence[Received]) -> None:
+    def acknowledge(self, session: KombuSession, name: str, received: Sequence[Received]) -> None:
         """Delete the rows; kombu leaves them for ever."""
         from sqlalchemy import delete
 
@@ -167,7 +167,7 @@ class DatabaseTransport(VirtualTransport):
         with self._transaction(session) as transaction:
             transaction.execute(delete(table).where(table.c.id.in_([each.handle for each in received])))
 
-    def release(self, session: Session, name: str, received: Sequence[Received]) -> bool:
+    def release(self, session: KombuSession, name: str, received: Sequence[Received]) -> bool:
         """Make the rows visible again, in their place."""
         from sqlalchemy import update
 
@@ -178,7 +178,7 @@ class DatabaseTransport(VirtualTransport):
             transaction.execute(update(table).where(table.c.id.in_(ids)).values(**change))
         return True
 
-    def peek(self, session: Session, name: str, limit: int) -> list[Received]:
+    def peek(self, session: KombuSession, name: str, limit: int) -> list[Received]:
         """Read the oldest visible rows."""
         from sqlalchemy import select
 
@@ -191,7 +191,7 @@ class DatabaseTransport(VirtualTransport):
             rows = transaction.execute(query.order_by(table.c.id).limit(limit)).all()
         return [_received(session, row.payload, row.id, False) for row in rows]
 
-    def connected(self, session: Session) -> None:
+    def connected(self, session: KombuSession) -> None:
         """Take one connection of the engine that kombu makes; its mapped classes have no part in this."""
         engine = _engine(session)
         session.notes["engine"] = engine
@@ -200,14 +200,14 @@ class DatabaseTransport(VirtualTransport):
         # back to a pool that is no more, and be left open.
         connection.detach()
 
-    def closing(self, session: Session) -> None:
+    def closing(self, session: KombuSession) -> None:
         """Close the connection, and those that the engine keeps."""
         if "connection" in session.notes:
             session.notes["connection"].close()
             session.notes["engine"].dispose()
 
     @contextmanager
-    def _transaction(self, session: Session, *, writes_later: bool = False) -> Iterator[Any]:
+    def _transaction(self, session: KombuSession, *, writes_later: bool = False) -> Iterator[Any]:
         """Commit at the end, or roll back.
 
         Args:
@@ -222,13 +222,13 @@ class DatabaseTransport(VirtualTransport):
                 connection.execute(text("BEGIN IMMEDIATE TRANSACTION"))
             yield connection
 
-    def _require_id(self, session: Session, name: str) -> int:
+    def _require_id(self, session: KombuSession, name: str) -> int:
         found = self._queue_id(session, name)
         if found is None:
             raise UnroutableError(f"the queue {name!r} does not exist; declare it first")
         return found
 
-    def _queue_id(self, session: Session, name: str) -> int | None:
+    def _queue_id(self, session: KombuSession, name: str) -> int | None:
         from sqlalchemy import select
 
         ids: dict[str, int] = session.notes.setdefault("queue ids", {})
@@ -242,7 +242,7 @@ class DatabaseTransport(VirtualTransport):
         return ids[name]
 
 
-def _engine(session: Session) -> Any:
+def _engine(session: KombuSession) -> Any:
     """The engine that all sessions of a process share; kombu makes the tables with it, unless they are there."""
     channel = session.channel
     if session.connection.hostname not in channel._engines:
@@ -265,11 +265,11 @@ def _make_tables(channel: Any) -> None:
         engine.dispose()
 
 
-def _messages(session: Session) -> Any:
+def _messages(session: KombuSession) -> Any:
     return session.channel.message_cls.__table__
 
 
-def _received(session: Session, text: str, row: int, redelivered: bool) -> Received:
+def _received(session: KombuSession, text: str, row: int, redelivered: bool) -> Received:
     """A row; one that is no message of kombu's is its text, for the worker to call malformed."""
     try:
         found = received(session.channel, json.loads(text), row)

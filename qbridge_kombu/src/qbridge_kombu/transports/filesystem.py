@@ -19,7 +19,7 @@ from qbridge_kombu.options import option_text
 from qbridge_kombu.protocol.messages import Outgoing, Received, prepared
 from qbridge_kombu.protocol.names import encoded
 from qbridge_kombu.transports.base import DETAILS
-from qbridge_kombu.transports.session import Session
+from qbridge_kombu.transports.session import KombuSession
 from qbridge_kombu.transports.virtual import VirtualTransport, received
 
 _SUFFIX: Final = ".msg"
@@ -62,7 +62,7 @@ class FilesystemTransport(VirtualTransport):
         """The folders."""
         return {"hostname": None, "transport": "filesystem", "transport_options": dict(self._folders)}
 
-    def connected(self, session: Session) -> None:
+    def connected(self, session: KombuSession) -> None:
         """Make the folders where they are missing."""
         for folder in self._folders.values():
             os.makedirs(folder, exist_ok=True)
@@ -71,16 +71,16 @@ class FilesystemTransport(VirtualTransport):
         """What can be a part of a file's name."""
         return encoded(queue, allowed=r"\w.@=+,-", escape="%", most=_LONGEST_NAME)
 
-    def exists(self, session: Session, name: str) -> bool:
+    def exists(self, session: KombuSession, name: str) -> bool:
         """Whether somebody has declared it, or a message for it is there."""
         return self._mark(name).exists() or next(self._files(name), None) is not None
 
-    def create(self, session: Session, name: str) -> None:
+    def create(self, session: KombuSession, name: str) -> None:
         """kombu's transport knows no queues but by their messages, so leave a mark."""
         self._mark(name).touch()
         self.known(session).add(name)
 
-    def put(self, session: Session, name: str, message: Outgoing) -> None:
+    def put(self, session: KombuSession, name: str, message: Outgoing) -> None:
         """Write a file under another name first: kombu's own way shows it to consumers before it is written.
 
         Files are read in the order of their names. kombu's begin with milliseconds since the start of the machine; a
@@ -101,7 +101,7 @@ class FilesystemTransport(VirtualTransport):
                 os.unlink(hidden)
             raise
 
-    def receive(self, session: Session, name: str, count: int, wait: float) -> list[Received]:
+    def receive(self, session: KombuSession, name: str, count: int, wait: float) -> list[Received]:
         """Take the first files. The folder is listed again when all of the last list are taken, not for each one."""
         self.require(session, name)
         listed: deque[str] = session.notes.setdefault(name, deque())
@@ -113,7 +113,7 @@ class FilesystemTransport(VirtualTransport):
                 taken.append(self._take(session, listed.popleft()))
         return taken
 
-    def _take(self, session: Session, file: str) -> Received:
+    def _take(self, session: KombuSession, file: str) -> Received:
         """Rename a file, which one consumer can only, then read and delete it."""
         shown = os.path.join(self._folders["data_folder_in"], file)
         hidden = os.path.join(self._folders["data_folder_in"], f"{uuid.uuid4().hex}.taken")
@@ -125,7 +125,7 @@ class FilesystemTransport(VirtualTransport):
         except (ValueError, KeyError, TypeError, AttributeError):
             return Received(text, NO_HEADERS, {})  # no message of kombu's: for the worker to call malformed
 
-    def peek(self, session: Session, name: str, limit: int) -> list[Received]:
+    def peek(self, session: KombuSession, name: str, limit: int) -> list[Received]:
         """Read the first files."""
         found: list[Received] = []
         for file in sorted(self._files(name)):
@@ -136,7 +136,7 @@ class FilesystemTransport(VirtualTransport):
                 found.append(received(session.channel, json.loads(text)))
         return found
 
-    def oldest_age(self, session: Session, name: str) -> float:
+    def oldest_age(self, session: KombuSession, name: str) -> float:
         """By the time at which the first file was written."""
         for file in sorted(self._files(name)):
             with suppress(FileNotFoundError):  # somebody has received it
@@ -144,7 +144,7 @@ class FilesystemTransport(VirtualTransport):
                 return max(0.0, time.time() - written)
         return 0.0
 
-    def names(self, session: Session) -> list[str]:
+    def names(self, session: KombuSession) -> list[str]:
         """Those that have left a mark."""
         marks = os.listdir(self._folders["control_folder"])
         return [mark.removesuffix(_MARK) for mark in marks if mark.endswith(_MARK)]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from qbridge_kombu.protocol.messages import Received
-from qbridge_kombu.transports.session import Session
+from qbridge_kombu.transports.session import KombuSession
 from qbridge_kombu.transports.virtual import VirtualTransport, received
 
 
@@ -22,7 +22,7 @@ class MemoryTransport(VirtualTransport):
         """Nothing to say."""
         return {"hostname": None, "transport": "memory"}
 
-    def peek(self, session: Session, name: str, limit: int) -> list[Received]:
+    def peek(self, session: KombuSession, name: str, limit: int) -> list[Received]:
         """Look at the list behind a queue."""
         if not self.is_known(session, name):
             return []

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final
 
 from qbridge_core.backend import AuthenticationError, BrokerBlockedError, ConfigurationError, OptionReader
 from qbridge_kombu.protocol.messages import Received
-from qbridge_kombu.transports.session import Session
+from qbridge_kombu.transports.session import KombuSession
 from qbridge_kombu.transports.store import StoreTransport
 from qbridge_kombu.transports.virtual import received
 
@@ -40,7 +40,7 @@ class RedisListsTransport(StoreTransport):
             "socket_connect_timeout": self.given["connect_timeout"],
         }
 
-    def connected(self, session: Session) -> None:
+    def connected(self, session: KombuSession) -> None:
         """Have each command sent once: redis-py repeats one whose reply was lost, and a message is there twice."""
         from redis.backoff import NoBackoff
         from redis.retry import Retry
@@ -50,7 +50,7 @@ class RedisListsTransport(StoreTransport):
         pool.disconnect()
         pool.reset()
 
-    def closing(self, session: Session) -> None:
+    def closing(self, session: KombuSession) -> None:
         """kombu leaves the connections to the garbage collector."""
         session.channel.pool.disconnect()
 
@@ -65,23 +65,23 @@ class RedisListsTransport(StoreTransport):
             return ConfigurationError(f"cannot {doing}: a key of that name is no list")
         return None
 
-    def exists(self, session: Session, name: str) -> bool:
+    def exists(self, session: KombuSession, name: str) -> bool:
         """Whether somebody has declared it, or a message is there: an empty list does not exist."""
         with session.channel.conn_or_acquire() as client:
             return bool(client.sismember(_DECLARED, name)) or bool(session.channel._has_queue(name))
 
-    def create(self, session: Session, name: str) -> None:
+    def create(self, session: KombuSession, name: str) -> None:
         """Leave a mark."""
         with session.channel.conn_or_acquire() as client:
             client.sadd(_DECLARED, name)
         self.known(session).add(name)
 
-    def names(self, session: Session) -> list[str]:
+    def names(self, session: KombuSession) -> list[str]:
         """Those that have left a mark."""
         with session.channel.conn_or_acquire() as client:
             return [name.decode("utf-8", "replace") for name in client.smembers(_DECLARED)]
 
-    def peek(self, session: Session, name: str, limit: int) -> list[Received]:
+    def peek(self, session: KombuSession, name: str, limit: int) -> list[Received]:
         """Read the ends of the lists, one for each priority."""
         channel = session.channel
         found: list[Received] = []

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-class Session:
+class KombuSession:
     """An open connection and its channel. Used by the one thread that opened it.
 
     kombu's own ways to connect sleep and try again, and its ``ensure`` publishes twice; here an attempt is one attempt.
@@ -22,7 +22,7 @@ class Session:
         broken: a transport sets it when the session is not to be used again.
     """
 
-    def __init__(self, connection: Any, closing: Callable[[Session], None]) -> None:
+    def __init__(self, connection: Any, closing: Callable[[KombuSession], None]) -> None:
         self._closing = closing
         self._transport = connection.transport
         self.connection = connection

@@ -29,7 +29,7 @@ from qbridge_kombu.protocol.headers import is_copy
 from qbridge_kombu.protocol.messages import Outgoing, Received
 from qbridge_kombu.protocol.names import encoded
 from qbridge_kombu.transports.base import DETAILS, Transport
-from qbridge_kombu.transports.session import Session
+from qbridge_kombu.transports.session import KombuSession
 from qbridge_kombu.transports.sqs_messages import envelope, received
 from qbridge_kombu.transports.sqs_queues import LARGEST, Queues
 from qbridge_kombu.transports.sqs_region import check_host, option_region, require_region
@@ -157,9 +157,9 @@ class SQSTransport(Transport):
     def load(self) -> None:
         """Make boto3's client: it reads the service's description."""
         require_region(self.url, self.given)
-        self._shared_client(Session(Connection(**self.connection_arguments()), self.closing).channel)
+        self._shared_client(KombuSession(Connection(**self.connection_arguments()), self.closing).channel)
 
-    def connected(self, session: Session) -> None:
+    def connected(self, session: KombuSession) -> None:
         """Ask the service for anything, to see that it answers and knows the credentials."""
         from qbridge_kombu.transports.sqs_service import Service
 
@@ -201,31 +201,31 @@ class SQSTransport(Transport):
             )
         return encoded(queue, allowed="A-Za-z0-9_-", escape="_x", most=_LONGEST_NAME)
 
-    def exists(self, session: Session, name: str) -> bool:
+    def exists(self, session: KombuSession, name: str) -> bool:
         """Ask for its URL."""
         return self._queues.find(_service(session), name) is not None
 
-    def create(self, session: Session, name: str) -> None:
+    def create(self, session: KombuSession, name: str) -> None:
         """Create it with the longest retention; one that exists is used as it is, and looked at."""
         self._queues.create(_service(session), name)
 
-    def findings(self, session: Session, name: str, check: Check) -> Iterable[Finding]:
+    def findings(self, session: KombuSession, name: str, check: Check) -> Iterable[Finding]:
         """How long it keeps messages, and whether the service itself moves them."""
         return self._queues.findings(_service(session), name, check)
 
-    def size(self, session: Session, name: str) -> int:
+    def size(self, session: KombuSession, name: str) -> int:
         """About how many wait."""
         return self._queues.count(_service(session), name, "ApproximateNumberOfMessages")
 
-    def delayed(self, session: Session, name: str) -> int:
+    def delayed(self, session: KombuSession, name: str) -> int:
         """About how many wait for their time."""
         return self._queues.count(_service(session), name, "ApproximateNumberOfMessagesDelayed")
 
-    def in_flight(self, session: Session, name: str) -> int:
+    def in_flight(self, session: KombuSession, name: str) -> int:
         """About how many consumers hold."""
         return self._queues.count(_service(session), name, "ApproximateNumberOfMessagesNotVisible")
 
-    def purge(self, session: Session, name: str) -> int:
+    def purge(self, session: KombuSession, name: str) -> int:
         """Receive and delete for a moment: the service's own purge deletes what is in flight or delayed, too."""
         purged, end = 0, monotonic() + _PURGE_SECONDS
         while monotonic() < end:
@@ -246,7 +246,7 @@ class SQSTransport(Transport):
         if len(message.body) + sum(len(value) for value in message.headers.values()) > _SURELY_FITS:
             _check_room(len(envelope(message, "").encode()) + _LONGEST_NAME, LARGEST)
 
-    def publish(self, session: Session, name: str, messages: Sequence[Outgoing], timeout: float) -> None:
+    def publish(self, session: KombuSession, name: str, messages: Sequence[Outgoing], timeout: float) -> None:
         """Send up to ten in one request, or as many as may go in one."""
         queue = self._queues.require(_service(session), name)
         entries: list[dict[str, Any]] = []
@@ -265,7 +265,7 @@ class SQSTransport(Transport):
             if failed := self._queues.ask_for_each(_service(session), name, "send_message_batch", doing, some, left):
                 raise _entry_error(failed[0], doing)
 
-    def receive(self, session: Session, name: str, count: int, wait: float) -> list[Received]:
+    def receive(self, session: KombuSession, name: str, count: int, wait: float) -> list[Received]:
         """Ask once; the lease goes with the request, so the queue's own visibility timeout does not matter.
 
         Whole seconds are waited for, at the service, or less than one here. Without waiting the service asks a part of
@@ -276,7 +276,7 @@ class SQSTransport(Transport):
             found = self._receive(session, name, count, 1)
         return found
 
-    def _receive(self, session: Session, name: str, count: int, wait: int) -> list[Received]:
+    def _receive(self, session: KombuSession, name: str, count: int, wait: int) -> list[Received]:
         reply = self._queues.ask(
             _service(session), name, "receive_message", f"receive from {name!r}",
             MaxNumberOfMessages=min(count, _AT_ONCE), WaitTimeSeconds=wait, VisibilityTimeout=int(self.lease or 0),
@@ -285,7 +285,7 @@ class SQSTransport(Transport):
         now = monotonic()
         return [received(raw, now) for raw in reply.get("Messages", ())]
 
-    def acknowledge(self, session: Session, name: str, received: Sequence[Received]) -> None:
+    def acknowledge(self, session: KombuSession, name: str, received: Sequence[Received]) -> None:
         """Delete them; the receipt of one that the service has taken back may not delete it any more."""
         entries = [{"Id": str(number), "ReceiptHandle": each.handle.receipt} for number, each in enumerate(received)]
         try:
@@ -297,11 +297,11 @@ class SQSTransport(Transport):
         for failure in failed:
             log.info("a message of %r that is done may come again: its lease was over (%s)", name, failure.get("Code"))
 
-    def release(self, session: Session, name: str, received: Sequence[Received]) -> bool:
+    def release(self, session: KombuSession, name: str, received: Sequence[Received]) -> bool:
         """End their leases; the service counts that as a delivery, so they are suspected next time."""
         return not self._change(session, name, received, f"give back to {name!r}", 0)
 
-    def renew(self, session: Session, name: str, received: Sequence[Received]) -> list[Received]:
+    def renew(self, session: KombuSession, name: str, received: Sequence[Received]) -> list[Received]:
         """Begin the leases anew, up to the twelve hours.
 
         None is given up, also if that fails: when the service delivers such a message to this client again, it is
@@ -312,7 +312,7 @@ class SQSTransport(Transport):
         return []
 
     def _change(
-        self, session: Session, name: str, received: Sequence[Received], doing: str, seconds: int
+        self, session: KombuSession, name: str, received: Sequence[Received], doing: str, seconds: int
     ) -> list[dict[str, Any]]:
         now = monotonic()
         entries = [
@@ -326,7 +326,7 @@ class SQSTransport(Transport):
         return self._queues.ask_for_each(_service(session), name, "change_message_visibility_batch", doing, entries)
 
 
-def _service(session: Session) -> Service:
+def _service(session: KombuSession) -> Service:
     service: Service = session.notes[_SERVICE]
     return service
 

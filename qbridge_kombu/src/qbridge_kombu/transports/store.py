@@ -11,7 +11,7 @@ from kombu.connection import Connection
 from qbridge_core.backend import BrokerURL, ConfigurationError, OptionReader
 from qbridge_kombu.options import option_text
 from qbridge_kombu.protocol.names import encoded
-from qbridge_kombu.transports.session import Session
+from qbridge_kombu.transports.session import KombuSession
 from qbridge_kombu.transports.virtual import VirtualTransport
 
 _LONGEST_NAME: Final = 200
@@ -59,7 +59,7 @@ class StoreTransport(VirtualTransport):
         """Letters, digits and a few signs, which any store can have."""
         return encoded(queue, allowed="A-Za-z0-9._:@-", escape="%", most=_LONGEST_NAME)
 
-    def exists(self, session: Session, name: str) -> bool:
+    def exists(self, session: KombuSession, name: str) -> bool:
         """Where kombu's channel knows no queues, one exists from its first message on."""
         return bool(session.channel._has_queue(name))
 
@@ -105,7 +105,7 @@ class AnyTransport(StoreTransport):
                 f"{name} is no class on kombu.transport.virtual, whose transports {self.url.scheme}:// serves"
             )
 
-    def connected(self, session: Session) -> None:
+    def connected(self, session: KombuSession) -> None:
         """Refuse one that keeps messages until they are acknowledged: they would come again and again.
 
         Raises:

@@ -10,7 +10,7 @@ from qbridge_core.backend import Capabilities, UnroutableError
 from qbridge_kombu.protocol.headers import was_handed_back, was_suspected
 from qbridge_kombu.protocol.messages import Outgoing, Received, prepared
 from qbridge_kombu.transports.base import DETAILS, Transport
-from qbridge_kombu.transports.session import Session
+from qbridge_kombu.transports.session import KombuSession
 
 _KNOWN: Final = "known queues"
 # What kombu writes anew into each message.
@@ -41,34 +41,34 @@ class VirtualTransport(Transport):
         imports=True,
     )
 
-    def exists(self, session: Session, name: str) -> bool:
+    def exists(self, session: KombuSession, name: str) -> bool:
         """Ask the channel."""
         return bool(session.channel._has_queue(name))
 
-    def create(self, session: Session, name: str) -> None:
+    def create(self, session: KombuSession, name: str) -> None:
         """Have the channel make it."""
         session.channel._new_queue(name)
         self.known(session).add(name)
 
-    def size(self, session: Session, name: str) -> int:
+    def size(self, session: KombuSession, name: str) -> int:
         """What the channel counts."""
         return int(session.channel._size(name)) if self.is_known(session, name) else 0
 
-    def purge(self, session: Session, name: str) -> int:
+    def purge(self, session: KombuSession, name: str) -> int:
         """Have the channel delete what waits."""
         return int(session.channel._purge(name) or 0) if self.is_known(session, name) else 0
 
-    def publish(self, session: Session, name: str, messages: Sequence[Outgoing], timeout: float) -> None:
+    def publish(self, session: KombuSession, name: str, messages: Sequence[Outgoing], timeout: float) -> None:
         """Put one after the other."""
         self.require(session, name)
         for message in messages:
             self.put(session, name, message)
 
-    def put(self, session: Session, name: str, message: Outgoing) -> None:
+    def put(self, session: KombuSession, name: str, message: Outgoing) -> None:
         """Put one message into the store."""
         session.channel.basic_publish(prepared(session.channel, message), exchange="", routing_key=name)
 
-    def receive(self, session: Session, name: str, count: int, wait: float) -> list[Received]:
+    def receive(self, session: KombuSession, name: str, count: int, wait: float) -> list[Received]:
         """Take up to ``count`` that are there."""
         self.require(session, name)
         taken: list[Received] = []
@@ -80,10 +80,10 @@ class VirtualTransport(Transport):
             taken.append(received(session.channel, payload))
         return taken
 
-    def acknowledge(self, session: Session, name: str, received: Sequence[Received]) -> None:
+    def acknowledge(self, session: KombuSession, name: str, received: Sequence[Received]) -> None:
         """Nothing: the store does not have them any more."""
 
-    def require(self, session: Session, name: str) -> None:
+    def require(self, session: KombuSession, name: str) -> None:
         """Refuse a queue that does not exist, which the channel would make.
 
         Raises:
@@ -92,7 +92,7 @@ class VirtualTransport(Transport):
         if not self.is_known(session, name):
             raise UnroutableError(f"the queue {name!r} does not exist; declare it first")
 
-    def is_known(self, session: Session, name: str) -> bool:
+    def is_known(self, session: KombuSession, name: str) -> bool:
         """Whether a queue exists; one that did is not asked for again on this connection."""
         known = self.known(session)
         if name in known:
@@ -103,7 +103,7 @@ class VirtualTransport(Transport):
         return True
 
     @staticmethod
-    def known(session: Session) -> set[str]:
+    def known(session: KombuSession) -> set[str]:
         """The queues that were found to exist."""
         known: set[str] = session.notes.setdefault(_KNOWN, set())
         return known
