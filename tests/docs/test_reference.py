@@ -154,12 +154,21 @@ def test_the_architecture_has_every_package(package: ModuleType) -> None:
     assert not [part for part in [package.__name__, *parts] if not re.search(rf"`{part}`( \|)? \S", text)]
 
 
-def test_the_architecture_names_threads_that_there_are() -> None:
+def test_the_page_of_threads_names_threads_that_there_are() -> None:
     """Each thread of its table is started somewhere under this name."""
-    named = set(re.findall(r"`(qbridge-[a-z-]+)`", (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")))
+    named = set(re.findall(r"`(qbridge-[a-z-]+)`", (ROOT / "docs/threads.md").read_text(encoding="utf-8")))
     code = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("qbridge_*/src/**/*.py"))
     assert named
     assert not [thread for thread in named if f'"{thread}"' not in code]
+
+
+def test_the_page_of_threads_names_all_of_them() -> None:
+    """Each name that a thread gets is on it, but for that of the suite for authors of backends."""
+    page = (ROOT / "docs/threads.md").read_text(encoding="utf-8")
+    code = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("qbridge_*/src/**/*.py"))
+    given = set(re.findall(r"""(?:name=|aside\(|call\()"(qbridge-[a-z-]+)\"""", code)) - {"qbridge-testing-link"}
+    assert given
+    assert not [name for name in given if f"`{name}`" not in page]
 
 
 def test_the_tests_that_show_a_guarantee_exist() -> None:
