@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from qbridge_core import TaskManager
+from qbridge_core import ConfigurationError, TaskManager
 from qbridge_memory import MemoryClient
 from support.handlers import note, notes
 from support.wait import wait_for
@@ -68,3 +68,23 @@ def test_g3_a_forked_copy_of_a_worker_ends_with_the_handler(
     assert str(report) == "1 succeeded"
     assert notes(path) == ["copy"]
     assert threading.current_thread() is threading.main_thread()
+
+
+def test_a_copy_of_a_running_manager_is_told_to_make_its_own(client: MemoryClient, tmp_path: Path) -> None:
+    """A program that forks beside its workers learns why the manager that it sees there cannot be started."""
+    path = str(tmp_path / "notes")
+    manager = TaskManager(client, lambda payload: None, "q", "dead")
+
+    def start() -> None:
+        try:
+            manager.start()
+        except ConfigurationError as exc:
+            note(path, str(exc))
+        os._exit(0)
+
+    with manager:
+        os.waitpid(_fork(path, start), 0)
+        assert manager.running
+    (said,) = [line for line in notes(path) if line != "copy"]
+    assert f"running in process {os.getpid()}" in said
+    assert "create a client and a TaskManager in this process" in said

@@ -55,9 +55,14 @@ class CurrentSession:
         """Have the next one made, which nobody has begun.
 
         Raises:
-            ConfigurationError: there is one.
+            ConfigurationError: there is one, or there was one when this process was forked.
             BaseException: whatever keeps it from being made; it is the ``error``, too.
         """
+        if self.session is not None and self.here is None:
+            raise ConfigurationError(
+                f"this TaskManager was running in process {self.session.pid}, of which this one is a copy; "
+                "create a client and a TaskManager in this process"
+            )
         if self.is_taken:
             raise ConfigurationError("this TaskManager is running already; create a second one")
         self._last_error = None
