@@ -211,6 +211,31 @@ def test_a_child_process_cannot_use_the_parents_broker(name: str) -> None:
         assert client.stats("q").ready == 0
 
 
+@pytest.mark.parametrize("again", ["the same client", "another client"])
+def test_a_forked_process_that_connects_begins_with_empty_queues(name: str, again: str) -> None:
+    """What the parent has in memory runs there; a copy of it would run a second time."""
+    url = f"memory://{name}"
+    with connect(url) as client:
+        client.declare("q", "dead")
+        client.send("q", 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is just what is tested
+            pid = os.fork()
+        if pid == 0:
+            try:
+                mine = client if again == "the same client" else connect(url)
+                mine.connect()
+                mine.declare("q", "dead")
+                before = mine.stats("q").ready
+                mine.send("q", 2)
+                (delivery,) = mine.receive("q", 10, 0.0)
+                os._exit(0 if before == 0 and b"2" in delivery.body and mine.stats("dead").ready == 0 else 2)
+            finally:
+                os._exit(1)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert client.stats("q").ready == 1
+
+
 def test_g18_no_error_of_pythons_own_gets_out(client: MemoryClient) -> None:
     """A limit beyond what the system counts to lists all letters, and what is no name is refused."""
     client.publish("d", b"{}")

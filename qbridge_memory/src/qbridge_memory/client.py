@@ -137,10 +137,13 @@ class MemoryClient(Letters, Holding):
         return self._connected and self._pid == os.getpid()
 
     def connect(self) -> None:
-        """Connect; never fails."""
-        if not self._connected:
+        """Connect; never fails. A forked process gets an empty broker: what the other one has, runs there."""
+        if self._pid != os.getpid():
+            self._broker = broker_named(self._name, self.clock)
+            for queue in {*self._declared, *self._dead_letter_queues.values()}:
+                self._broker.declare(queue)
             self._pid = os.getpid()
-            self._connected = True
+        self._connected = True
 
     def disconnect(self) -> None:
         """Give unsettled deliveries back to their queues."""

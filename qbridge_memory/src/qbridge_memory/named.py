@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Final
 
@@ -9,7 +10,18 @@ from qbridge_core.backend import SYSTEM_CLOCK, Clock, ConfigurationError
 from qbridge_memory.broker import MemoryBroker
 
 _brokers: Final[dict[str, MemoryBroker]] = {}
-_brokers_lock: Final = threading.Lock()
+_brokers_lock = threading.Lock()
+
+
+def _begin_anew() -> None:
+    """In a forked process: what it has a copy of is the parent's, which runs those tasks."""
+    global _brokers_lock
+    _brokers_lock = threading.Lock()  # a thread that is not here may hold the other one
+    _brokers.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 def reset(name: str | None = None) -> None:
