@@ -9,28 +9,32 @@ from typing import Final
 from qbridge_core.backend import SYSTEM_CLOCK, Clock, ConfigurationError
 from qbridge_memory.broker import MemoryBroker
 
-_brokers: Final[dict[str, MemoryBroker]] = {}
-_brokers_lock = threading.Lock()
+
+class _Named:
+    """The brokers that have a name."""
+
+    def __init__(self) -> None:
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Know none, in a forked process too: what it has copies of is its parent's, which runs those tasks."""
+        self.lock = threading.Lock()  # a thread that is not here may hold the other one
+        self.brokers: dict[str, MemoryBroker] = {}
 
 
-def _begin_anew() -> None:
-    """In a forked process: what it has a copy of is the parent's, which runs those tasks."""
-    global _brokers_lock
-    _brokers_lock = threading.Lock()  # a thread that is not here may hold the other one
-    _brokers.clear()
-
+_named: Final = _Named()
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)
+    os.register_at_fork(after_in_child=_named.begin_anew)
 
 
 def reset(name: str | None = None) -> None:
     """Forget the broker of ``memory://name``, or all named ones; clients connected to it keep their old one."""
-    with _brokers_lock:
+    with _named.lock:
         if name is None:
-            _brokers.clear()
+            _named.brokers.clear()
         else:
-            _brokers.pop(name.lower(), None)  # URL hosts have no case
+            _named.brokers.pop(name.lower(), None)  # URL hosts have no case
 
 
 def broker_named(name: str, clock: object) -> MemoryBroker:
@@ -43,10 +47,10 @@ def broker_named(name: str, clock: object) -> MemoryBroker:
         raise ConfigurationError(f"clock must be a Clock (of qbridge_core.backend), not {type(clock).__name__}")
     if not name:
         return MemoryBroker(clock or SYSTEM_CLOCK)
-    with _brokers_lock:
-        if name not in _brokers:
-            _brokers[name] = MemoryBroker(clock or SYSTEM_CLOCK)
-        found = _brokers[name]
+    with _named.lock:
+        if name not in _named.brokers:
+            _named.brokers[name] = MemoryBroker(clock or SYSTEM_CLOCK)
+        found = _named.brokers[name]
     if clock is not None and clock != found.clock:
         raise ConfigurationError(f"the broker of memory://{name} goes by another clock: call reset({name!r}) first")
     return found
