@@ -7,7 +7,7 @@ from typing import Any, Final
 import boto3
 from botocore.config import Config
 from botocore.loaders import Loader
-from botocore.session import KombuSession
+from botocore.session import Session
 from kombu.transport import SQS
 
 _DESCRIPTIONS: Final = Loader()
@@ -24,7 +24,7 @@ class Channel(SQS.Channel):  # type: ignore[misc]  # kombu has no types
         self, region: str, access_key_id: str | None, secret_access_key: str | None, session_token: str | None = None
     ) -> Any:
         """boto3's client; without a key it looks for one in its own places."""
-        session = KombuSession()
+        session = Session()
         session.register_component("data_loader", _DESCRIPTIONS)
         return boto3.Session(
             region_name=region,
