@@ -167,6 +167,31 @@ def test_g6_a_settled_suspect_leaves_no_lock(make_client: MakeClient, url: str, 
     assert session.locks.held == set()
 
 
+def test_g6_threads_that_take_suspects_of_several_queues_leave_each_others_locks_alone(
+    make_client: MakeClient, url: str, unique_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each queue has a thread that looks for its suspects: none of them stumbles over what another has settled."""
+    client = make_client(url)
+    sides = [with_suspect(client, f"{unique_name}-{number}") for number in range(2)]
+    for side in sides:
+        client.ack(take(client, side))
+    session = client._broker
+    assert session is not None
+    release, others = session.locks.release, [threading.Thread(target=client.receive, args=(sides[1], 1, 0.0))]
+
+    def release_slowly(name: str) -> None:
+        release(name)
+        if others and name.startswith(sides[0]):
+            other = others.pop()
+            other.start()
+            other.join()
+
+    monkeypatch.setattr(session.locks, "release", release_slowly)
+    assert client.receive(sides[0], 1, 0.0) == []
+    assert not others
+    assert session.locks.held == set()
+
+
 def test_g8_what_a_stopping_worker_gives_back_is_not_suspected(
     make_client: MakeClient, url: str, unique_name: str
 ) -> None:

@@ -12,6 +12,7 @@ became a suspect, because now it is known whose fault that was; when it may have
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Final
 
@@ -71,7 +72,8 @@ class PoisonQueue:
         self._hand_out = hand_out
         self._keep = keep
         self._grace = grace
-        self._held: dict[str, Delivery] = {}
+        self._held: dict[str, dict[str, Delivery]] = {}  # by their queue and their lock
+        self._holding = threading.Lock()
         self._missing: dict[str, tuple[int, float]] = {}  # in which connection, and since when, a lock was missing
 
     def receive(self, queue: str, timeout: float) -> list[Delivery]:
@@ -81,13 +83,15 @@ class PoisonQueue:
         """
         arrival = self._take(queue, timeout)
         deliveries = self._hand_out(queue, [arrival]) if arrival is not None else []
-        for delivery in deliveries:
-            self._held[lock_name(queue, headers.read(delivery.tag.properties).mark)] = delivery
+        with self._holding:
+            held = self._held.setdefault(queue, {})
+            for delivery in deliveries:
+                held[lock_name(queue, headers.read(delivery.tag.properties).mark)] = delivery
         return deliveries
 
     def _take(self, queue: str, timeout: float) -> Arrival | None:
         """The next suspect that may run, locked."""
-        self._release()
+        self._release(queue)
         doubtful: dict[str, Arrival] = {}
         try:
             while arrivals := self._fetch(queue, 0.0 if doubtful else timeout):
@@ -144,7 +148,7 @@ class PoisonQueue:
             return False
         if now - since[1] < self._grace:
             return False
-        del self._missing[name]
+        self._missing.pop(name, None)  # whoever receives from another queue may have cleared it
         return True
 
     def _replace(self, queue: str, arrival: Arrival, deaths: int) -> None:
@@ -162,14 +166,23 @@ class PoisonQueue:
         self._lost.replace(queue, arrival)
         self._connections.io.wake()
 
-    def _release(self) -> None:
-        for name, delivery in list(self._held.items()):
-            arrival: Arrival = delivery.tag
-            # One whose connection was lost comes back; until then nobody else must take it for a killer.
-            if arrival.channel.lost or arrival.channel.is_open(arrival.number):
-                continue
-            del self._held[name]
+    def _release(self, queue: str) -> None:
+        """Give back the locks of what is settled; whoever receives from other queues does so for theirs."""
+        while (name := self._take_settled(queue)) is not None:
             self._locks.release(name)
+
+    def _take_settled(self, queue: str) -> str | None:
+        with self._holding:
+            held = self._held.get(queue, {})
+            name = next((name for name, delivery in held.items() if _is_settled(delivery.tag)), None)
+            if name is not None:
+                del held[name]
+            return name
+
+
+def _is_settled(arrival: Arrival) -> bool:
+    # One whose connection was lost comes back; until then nobody else must take it for a killer.
+    return not (arrival.channel.lost or arrival.channel.is_open(arrival.number))
 
 
 def _may_have_run(arrival: Arrival) -> bool:
