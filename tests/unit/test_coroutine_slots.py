@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -268,6 +270,57 @@ def test_g10_who_blocks_the_loop_is_found_behind_what_it_has_started(
         release.set()
     assert manager.report()[Outcome.RETRIED] == 1
     assert "is blocked by task blocks" in caplog.text
+
+
+@pytest.mark.parametrize("hooked", [False, True], ids=["bare", "with a hook at the start"])
+def test_g9_the_time_of_a_coroutine_begins_with_its_first_step(client: MemoryClient, hooked: bool) -> None:
+    """Those that wait while others compute have not begun, be it for longer than a run may take, and none is charged."""
+    ended: list[int] = []
+    took: list[float] = []
+
+    class Durations:
+        @hookimpl
+        def qbridge_task_succeeded(self, duration: float) -> None:
+            took.append(duration)
+
+    class Starts(Durations):
+        @hookimpl
+        def qbridge_task_started(self, task_id: str) -> None: ...
+
+    async def handler(payload: int) -> None:
+        time.sleep(0.05)  # computes  # noqa: ASYNC251
+        ended.append(payload)
+
+    client.send_many("q", range(30))
+    manager = TaskManager(
+        client, handler, "q", "d", max_retries=0, task_timeout=0.7, plugins=[Starts() if hooked else Durations()]
+    )
+    assert manager.run_until_idle(60.0) [Outcome.SUCCEEDED] == 30
+    assert sorted(ended) == list(range(30))
+    assert len(took) == 30
+    assert sum(took) < 2 * 30 * 0.05 + max(took)  # each its own time, and not that of those before it
+
+
+def test_g10_what_is_no_task_and_blocks_the_loop_is_left(client: MemoryClient, caplog: pytest.LogCaptureFixture) -> None:
+    """Coroutines that wait for their first step notice it, go back uncharged and run on another loop."""
+    release = threading.Event()
+
+    async def handler(payload: str) -> None:
+        if payload == "leaves" and current_task().attempt == 1:
+            contextvars.Context().run(asyncio.get_running_loop().call_later, 0.05, release.wait, 60.0)
+
+    client.send("q", "leaves")
+    manager = TaskManager(client, handler, "q", "d", max_retries=0, task_timeout=0.5)
+    try:
+        with manager:
+            wait_for(lambda: manager.report().succeeded == 1, 30.0, "it is done")
+            time.sleep(0.2)  # the loop is in the callback by now
+            client.send_many("q", ["waits"] * 3)
+            wait_for(lambda: manager.report().succeeded == 4, 30.0, "those that waited are done")
+    finally:
+        release.set()
+    assert not client.dead_letters("d")
+    assert "is blocked by something that is no task" in caplog.text
 
 
 def test_g9_a_coroutine_that_blocks_the_loop_keeps_its_own_time(client: MemoryClient) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping
 
@@ -21,7 +22,7 @@ class Run:
         terms: how long it may take, and what decides about another attempt.
         attempt: 1 for the first run.
         started_at: ``monotonic()`` at the start.
-        deadline: ``monotonic()`` at which the run times out.
+        deadline: ``monotonic()`` at which the run times out; infinite while it waits for its turn.
         cancelled: True when somebody else than the worker's thread has claimed it.
         in_handler: True while the handler is being called.
         raised: the name of the type that the handler raised, as long as that is being read; "" otherwise.
@@ -54,6 +55,15 @@ class Run:
         self.raised = ""
         self.scope: Scope | None = None
         self._right_to_settle = threading.Lock()
+
+    def await_turn(self) -> None:
+        """Let its time not begin before ``restart``: others run where it is to run."""
+        self.deadline = math.inf
+
+    @property
+    def awaits_turn(self) -> bool:
+        """Whether its time has not begun."""
+        return self.deadline == math.inf
 
     def restart(self) -> None:
         """Let the time that it has begin now."""

@@ -249,11 +249,12 @@ class CoroutinePool:
             return
         if run.cancelled:
             return
+        run.await_turn()
         coroutine = self._perform(held, run, loop)
         if held.context is None:
             context = self._handler.context_on(loop).copy()
         else:
-            context = self._prepared_context(held.context, run, loop)
+            context = self._prepared_context(held.context, loop)
         try:
             if loop.loop.get_task_factory() is None:
                 held.task = asyncio.Task(coroutine, loop=loop.loop, context=context)
@@ -263,10 +264,8 @@ class CoroutinePool:
             coroutine.close()
             self.ended(held, loop, exc)
 
-    def _prepared_context(self, prepared: Context, run: Run, loop: LoopThread) -> Context:
+    def _prepared_context(self, prepared: Context, loop: LoopThread) -> Context:
         """The context of a task whose hooks were called before it was known which loop it would get."""
-        if loop.opened_at > run.started_at:
-            run.restart()  # it had to wait for the lifespan
         context = prepared.copy()
         context.run(current_state.set, loop.context.get(current_state))
         return context
@@ -274,6 +273,7 @@ class CoroutinePool:
     async def _perform(self, held: HeldTask, run: Run, loop: LoopThread) -> None:
         """Run the handler, and see to what becomes of its task."""
         error: BaseException | None = None
+        run.restart()  # until this first step the loop was others'
         payload, held.payload = held.payload, None
         current_run.set(run)
         if (run_hooks := self.job.run_hooks) is not None:
@@ -307,8 +307,8 @@ class CoroutinePool:
         held.loop = held.task = None
         if loop.cancelled:
             loop.cancelled.pop(held, None)
-        duration = monotonic() - run.started_at
-        in_time = duration <= run.terms.timeout
+        now = monotonic()
+        duration, in_time = now - run.started_at, now <= run.deadline
         if error is not None and in_time and not run.cancelled:
             self._threads.do(FailureChore(self, held, self._context_of(held), error))
         elif not run.claim():
@@ -343,8 +343,10 @@ class CoroutinePool:
 
     def start_soon(self, held: HeldTask) -> None:
         """Have the loop start a coroutine; in one of the threads."""
+        if held.run is not None:
+            held.run.await_turn()
         loop = self._handler.loop()
-        if loop is not None and loop.opened_at < math.inf:  # otherwise its time has not begun
+        if loop is not None and loop.opened_at < math.inf:  # otherwise it cannot be late for anybody
             held.loop = loop
         self._post(functools.partial(self._start, held))
 

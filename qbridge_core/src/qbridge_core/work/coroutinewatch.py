@@ -94,7 +94,7 @@ class CoroutineWatch:
         if now > self._ask_at:
             self._ask_at = now + _ASK_EVERY
             self._ask()
-        return min(wait, _LOOK_EVERY) if self._look_at_loop() else wait
+        return min(wait, _LOOK_EVERY) if self._look_at_loop(now) else wait
 
     def stalled(self, now: float) -> list[Stalled]:
         """Whether the loop answers. Waits for nobody."""
@@ -116,7 +116,7 @@ class CoroutineWatch:
         wait = self._shortest
         for held in list(self._held):
             run, loop = held.run, held.loop
-            if run is None or loop is None:
+            if run is None or loop is None or run.awaits_turn:
                 continue
             left = run.deadline - now
             if left > 0:
@@ -180,15 +180,19 @@ class CoroutineWatch:
         except BaseException as exc:  # noqa: BLE001 - no slot is lost in silence
             self._pool.fail(exc)
 
-    def _look_at_loop(self) -> bool:
+    def _look_at_loop(self, now: float) -> bool:
         """Replace the loop when it is blocked; True while that is not known."""
-        loop = self._handler.loop() if self._overdue else None
-        if loop is None or not loop.was_asked:
+        loop = self._handler.loop()
+        if loop is None or not loop.was_asked or not (self._overdue or self._is_silent(loop, now)):
             return False
         if loop.is_blocked():
             self._replace(loop)
             return False
         return True
+
+    def _is_silent(self, loop: LoopThread, now: float) -> bool:
+        """Whether it is in what is no task for longer than a task may take: no deadline of a task ends that."""
+        return loop.stalled(now).seconds > self._shortest and loop.blocker().run is None
 
     def _replace(self, loop: LoopThread) -> None:
         """Leave a loop to what blocks it."""
