@@ -274,7 +274,7 @@ def test_g10_who_blocks_the_loop_is_found_behind_what_it_has_started(
 
 @pytest.mark.parametrize("hooked", [False, True], ids=["bare", "with a hook at the start"])
 def test_g9_the_time_of_a_coroutine_begins_with_its_first_step(client: MemoryClient, hooked: bool) -> None:
-    """Those that wait while others compute have not begun, be it for longer than a run may take, and none is charged."""
+    """Those that wait while others compute have not begun, be it for longer than a run may take; none is charged."""
     ended: list[int] = []
     took: list[float] = []
 
@@ -295,13 +295,15 @@ def test_g9_the_time_of_a_coroutine_begins_with_its_first_step(client: MemoryCli
     manager = TaskManager(
         client, handler, "q", "d", max_retries=0, task_timeout=0.7, plugins=[Starts() if hooked else Durations()]
     )
-    assert manager.run_until_idle(60.0) [Outcome.SUCCEEDED] == 30
+    assert manager.run_until_idle(60.0)[Outcome.SUCCEEDED] == 30
     assert sorted(ended) == list(range(30))
     assert len(took) == 30
     assert sum(took) < 2 * 30 * 0.05 + max(took)  # each its own time, and not that of those before it
 
 
-def test_g10_what_is_no_task_and_blocks_the_loop_is_left(client: MemoryClient, caplog: pytest.LogCaptureFixture) -> None:
+def test_g10_what_is_no_task_and_blocks_the_loop_is_left(
+    client: MemoryClient, caplog: pytest.LogCaptureFixture
+) -> None:
     """Coroutines that wait for their first step notice it, go back uncharged and run on another loop."""
     release = threading.Event()
 

@@ -358,6 +358,35 @@ def test_g10_coroutines_that_ignore_their_cancellation_are_counted(client: Memor
     assert manager.report()[Outcome.TIMED_OUT] < 120
 
 
+@pytest.mark.parametrize("kind", ["coroutine", "function"])
+def test_g10_what_goes_on_after_its_time_is_named(
+    client: MemoryClient, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    """The log says which task it is, once; of one that ends in time it says nothing."""
+    release = threading.Event()
+
+    async def coroutine(payload: str) -> None:
+        if payload == "goes on":
+            await ignore_the_cancellation(release)
+        await asyncio.sleep(3600)
+
+    def function(payload: str) -> None:
+        release.wait(0.3 if payload == "ends" else 60.0)  # in C, where it is not reached
+
+    for name in ("goes on", "ends"):
+        client.send("q", name, task_id=name)
+    handler = coroutine if kind == "coroutine" else function
+    manager = TaskManager(client, handler, "q", "dead", max_retries=0, task_timeout=0.1, max_workers=2)
+    said = "goes on: what it does changes nothing any more"
+    try:
+        with manager:
+            wait_for(lambda: said in caplog.text, 10.0)
+    finally:
+        release.set()
+    (record,) = [record for record in caplog.records if said in record.getMessage()]
+    assert record.getMessage().startswith("task goes on of q, attempt 1, was to end when its 0.1 s were over")
+
+
 def test_g10_a_coroutine_that_ends_after_its_cancellation_is_not_counted(client: MemoryClient) -> None:
     """Cleaning up may take its time: what has ended is not counted, and what goes on is, up to ``max_abandoned``."""
     cleaned: list[object] = []

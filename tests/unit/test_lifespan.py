@@ -13,7 +13,16 @@ from typing import Any
 
 import pytest
 
-from qbridge_core import ConfigurationError, Outcome, QBridgeError, TaskContext, TaskManager, current_task, hookimpl
+from qbridge_core import (
+    ConfigurationError,
+    IdleTimeoutError,
+    Outcome,
+    QBridgeError,
+    TaskContext,
+    TaskManager,
+    current_task,
+    hookimpl,
+)
 from qbridge_memory import MemoryClient
 from support.wait import wait_for
 
@@ -659,3 +668,35 @@ def test_g18_a_lifespan_that_no_child_process_can_import_is_refused(client: Memo
     """When the manager is made; the text says what to do."""
     with pytest.raises(ConfigurationError, match=r"enters the lifespan.*top level of a module"):
         manager(client, print, lambda: contextlib.nullcontext(5), executor="process")
+
+
+@pytest.mark.parametrize("kind", ["function", "coroutine"])
+def test_run_until_idle_waits_no_longer_for_a_lifespan_that_hangs(client: MemoryClient, kind: str) -> None:
+    """It gives up after its ``timeout``, says what it has waited for, and leaves the task where it is."""
+    release = threading.Event()
+
+    @contextlib.contextmanager
+    def hangs() -> Iterator[None]:
+        release.wait(60.0)
+        yield
+
+    @contextlib.asynccontextmanager
+    async def hangs_in_loop() -> AsyncIterator[None]:
+        while not release.is_set():  # noqa: ASYNC110 - set by another thread
+            await asyncio.sleep(0.01)
+        yield
+
+    async def coroutine(payload: object) -> None: ...
+
+    client.send("q", 1)
+    running = (
+        manager(client, coroutine, hangs_in_loop) if kind == "coroutine" else manager(client, lambda _: None, hangs)
+    )
+    try:
+        with pytest.raises(IdleTimeoutError, match="the lifespan for 'q' was not entered in time") as caught:
+            running.run_until_idle(0.5)
+        assert not release.is_set()
+    finally:
+        release.set()
+    assert caught.value.report.succeeded == 0
+    assert client.stats("q").ready == 1

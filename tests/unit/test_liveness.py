@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from qbridge_core import BrokerUnavailableError, Delivery, Health, QBridgeError, QueueStats, TaskManager, hookimpl
+from qbridge_core.runtime.logs import flush
+from qbridge_core.telemetry.health import say_dead
 from qbridge_core.work import coroutinewatch
 from qbridge_memory import MemoryClient
 from support import handlers
@@ -323,3 +325,14 @@ def test_asking_takes_no_lock(client: MemoryClient) -> None:
             asking.start()
             asking.join(20)
             assert answers
+
+
+def test_where_a_thread_hangs_is_said_in_the_one_line_of_its_record(caplog: pytest.LogCaptureFixture) -> None:
+    """A log has a line for each record; pages have the stack as Python shows it."""
+    stack = (
+        '  File "/srv/shop.py", line 12, in send\n    wait()\n  File "/srv/mail.py", line 3, in wait\n    sleep(60)\n'
+    )
+    say_dead(Health(alive=False, ready=False, reason="the thread of this test has not turned for 5 s", stack=stack))
+    flush()
+    (said,) = [each.getMessage() for each in caplog.records if "of this test" in each.getMessage()]
+    assert said.endswith("has not turned for 5 s; it is at /srv/shop.py:12 in send, /srv/mail.py:3 in wait")

@@ -13,6 +13,7 @@ from qbridge_core.runtime.outage import Outage
 _log: Final = logger("qbridge.health")
 _said: Final = Outage()
 _DURATION: Final = re.compile(r" for \d+ s$")
+_CALL: Final = re.compile(r'File "(.+?)", line (\d+), in (\S+)')
 
 STALL: Final = 30.0
 """Seconds that something of ours may be overdue before it counts as stuck."""
@@ -45,7 +46,8 @@ class Health:
 def say_dead(health: Health) -> None:
     """Say in the log that a worker is not alive; once a minute, however many notice it: pages, a file, a supervisor."""
     if _said.is_news(_DURATION.sub("", health.reason)):
-        _log.error("%s%s", health.reason, f"; it is at\n{health.stack}" if health.stack else "")
+        where = ", ".join(f"{file}:{line} in {name}" for file, line, name in _CALL.findall(health.stack))
+        _log.error("%s%s", health.reason, f"; it is at {where}" if where else "")
 
 
 class Verdicts:

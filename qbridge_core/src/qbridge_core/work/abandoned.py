@@ -1,4 +1,4 @@
-"""Looks after handlers that have not ended though their runs were taken from them: somebody is told, once."""
+"""Looks after handlers that have not ended though their runs were taken from them: the log says so, and who listens."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import Final
 
 from qbridge_core.runtime.aside import aside
 from qbridge_core.runtime.clock import monotonic
+from qbridge_core.runtime.logs import logger
 from qbridge_core.task.context import HandlerTimeout
 from qbridge_core.task.lifecycle import Lifecycle
-from qbridge_core.task.run import Run
+from qbridge_core.task.run import Run, in_words
 
+_log: Final = logger("qbridge.worker")
 PATIENCE: Final = 1.0
 """Seconds that a handler gets to end by itself, once it is interrupted or cancelled."""
 _LAST_WAIT: Final = 0.2
@@ -34,8 +36,7 @@ class Abandoned:
 
     def watch(self, run: Run, *, is_late: bool = True) -> None:
         """A run was taken from its handler: because its time is over, or else because others need its slot."""
-        if self._listens:
-            self._waiting.append((monotonic() + PATIENCE, run, is_late))
+        self._waiting.append((monotonic() + PATIENCE, run, is_late))
 
     def look(self, now: float) -> float:
         """Tell of those that have had their time to end; return the seconds until the next one has. For one thread."""
@@ -46,14 +47,18 @@ class Abandoned:
                 return at - now
             waiting.popleft()
             if _goes_on(run):
-                aside("qbridge-abandoned", functools.partial(self._tell, run, is_late))
+                _say(run, is_late)
+                if self._listens:
+                    aside("qbridge-abandoned", functools.partial(self._tell, run, is_late))
         return math.inf
 
     def end(self) -> None:
         """The session ends: tell of all that have not, and wait for that a little."""
         left = [(run, is_late) for _, run, is_late in self._waiting if _goes_on(run)]
         self._waiting.clear()
-        if left:
+        for run, is_late in left:
+            _say(run, is_late)
+        if left and self._listens:
             aside("qbridge-abandoned", functools.partial(self._tell_all, left)).join(_LAST_WAIT)
 
     def _tell_all(self, left: Iterable[tuple[Run, bool]]) -> None:
@@ -66,6 +71,16 @@ class Abandoned:
             run.scope.abandon(HandlerTimeout("the handler has not ended, and its result does not count any more"))
         if is_late:
             self._lifecycle.task_abandoned(queue=run.delivery.queue, task_id=run.task_id, attempt=run.attempt)
+
+
+def _say(run: Run, is_late: bool) -> None:
+    if is_late:
+        fields = run.log_fields()
+        _log.warning(
+            "%s was to end when its %g s were over, and goes on: what it does changes nothing any more, and it counts "
+            "as stuck (max_abandoned) until it ends",
+            in_words(fields), run.terms.timeout, extra=fields,
+        )  # fmt: skip
 
 
 def _goes_on(run: Run) -> bool:

@@ -68,7 +68,7 @@ class WorkLeft:
             if session is None or session.error is not None or session.stopped.is_set():
                 raise current.error or QBridgeError("the manager stopped before the queue was empty")
             quiet = quiet + 1 if self.is_done(session) else 0
-            if monotonic() > deadline:
+            if quiet == 0 and monotonic() > deadline:
                 report = self._report()
                 raise IdleTimeoutError(
                     f"{', '.join(self._queues)!r} still has work after {timeout:g} s ({report})", report

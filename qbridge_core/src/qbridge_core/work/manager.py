@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -9,10 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 
 from qbridge_core.contract.checks import require_seconds
 from qbridge_core.contract.client import QueueClient
-from qbridge_core.errors import (
-    ConfigurationError,
-    NotConnectedError,
-)
+from qbridge_core.errors import ConfigurationError, IdleTimeoutError, NotConnectedError
 from qbridge_core.execute.executor import Handler, checked_handler, loading, own_code
 from qbridge_core.execute.lifespan import Lifespan, checked_lifespan
 from qbridge_core.runtime.clock import monotonic
@@ -352,7 +351,8 @@ class TaskManager:
 
         Raises:
             QueuePausedError: there is work, and nobody does it, since the queue is paused. (An empty one is idle.)
-            IdleTimeoutError: there was work left after ``timeout`` seconds; its ``report`` says what was done.
+            IdleTimeoutError: there was work left after ``timeout`` seconds, or the lifespan was not entered by then;
+                its ``report`` says what was done.
             ConfigurationError: ``timeout`` is not a positive number, or a handler or hook of this manager asks, whose
                 own task would never be done.
             QBridgeError: the manager could not start or had to stop.
@@ -363,7 +363,9 @@ class TaskManager:
             self._work_left.wait(self._current, timeout, deadline)
             flush()
             return self.report()
-        with self:
+        with contextlib.ExitStack() as entered:
+            self._enter(deadline)
+            entered.push(self)
             self._work_left.wait(self._current, timeout, deadline)
         return self.report()
 
@@ -373,10 +375,7 @@ class TaskManager:
 
     def __enter__(self) -> Self:
         """Start processing in a background thread, once the lifespan is entered; raise what keeps it from that."""
-        session = self._open_session(poll_timeout=1.0)
-        self._current.launch_until_left(session)
-        if self._plan.lifespan is not None:
-            self._wait_for_lifespan(session)
+        self._enter(math.inf)
         return self
 
     def __exit__(
@@ -390,10 +389,18 @@ class TaskManager:
         if error is not None and exc is None:
             raise error
 
-    def _wait_for_lifespan(self, session: Session) -> None:
+    def _enter(self, deadline: float) -> None:
+        session = self._open_session(poll_timeout=1.0)
+        self._current.launch_until_left(session)
+        if self._plan.lifespan is not None:
+            self._wait_for_lifespan(session, deadline)
+
+    def _wait_for_lifespan(self, session: Session, deadline: float) -> None:
         """Wait until it is entered; leave the ``with`` block before its first line when it cannot be."""
         try:
-            session.wait_until_opened()
+            if not session.wait_until_opened(deadline):
+                self.stop(now=True)
+                raise IdleTimeoutError(f"the lifespan for {self._names!r} was not entered in time", self.report())
         except BaseException as exc:
             self.__exit__(type(exc), exc, exc.__traceback__)
             raise

@@ -247,10 +247,15 @@ class Session:
             self.stopped.set()
         return self.stopped.is_set()
 
-    def wait_until_opened(self) -> None:
-        """Wait until the lifespan is entered, if there is one, or the session is about to end."""
-        while not self.opened.wait(LOOK_EVERY):
-            pass  # so that Ctrl-C is seen on every system
+    def wait_until_opened(self, deadline: float) -> bool:
+        """Wait until the lifespan is entered, if there is one, or the session is about to end.
+
+        False when neither has happened by ``deadline`` (monotonic time).
+        """
+        while not self.opened.wait(max(0.0, min(LOOK_EVERY, deadline - monotonic()))):  # Ctrl-C is seen in between
+            if monotonic() > deadline:
+                return False
+        return True
 
     def _begin(self) -> None:
         self.opened.set()

@@ -307,10 +307,13 @@ class Worker:
 
 
 def say_late(run: Run, duration: float) -> None:
-    """Say that a run has ended when somebody else had settled it."""
+    """Say that a run has ended when somebody else had settled it; of one that has not begun there is nothing to say."""
+    if run.awaits_turn:
+        return
     fields = run.log_fields()
+    why = "too late" if duration > run.terms.timeout else "when it had been given back"
     _log.warning(
-        "%s ended %.3f s after its start, too late; its result is ignored", in_words(fields), duration, extra=fields
+        "%s ended %.3f s after its start, %s; its result is ignored", in_words(fields), duration, why, extra=fields
     )
 
 
