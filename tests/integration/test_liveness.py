@@ -65,7 +65,7 @@ def _redis_maintenance(client: QueueClient, release: threading.Event) -> Callabl
     del release
     lock: threading.Lock = client._nodes.single()._lock  # type: ignore[attr-defined]
     lock.acquire()
-    client._nodes.single()._maintenance.poke()  # type: ignore[attr-defined]
+    client._nodes.master.maintenance.poke()  # type: ignore[attr-defined]
     return lock.release
 
 

@@ -1,21 +1,18 @@
-"""The parts of a connected client, put together, started and stopped in the right order."""
+"""What a connected client has for the queues of one server, or of one hash slot of a cluster."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
-from redis.exceptions import TimeoutError as RedisTimeoutError
-
-from qbridge_core.backend import BrokerUnavailableError, Delivery, Ended, Message, Pulse, QBridgeError, monotonic
+from qbridge_core.backend import Delivery, Ended, Message, QBridgeError, monotonic
 from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import unreachable
-from qbridge_redis.connection.options import Deployment, Options
-from qbridge_redis.consume.reader import StreamReader, close_all
-from qbridge_redis.consume.several import SeveralQueues
-from qbridge_redis.consume.shared import SharedReader
+from qbridge_redis.connection.options import Options
+from qbridge_redis.consume.reader import StreamReader
+from qbridge_redis.consume.together import SharedQueues
 from qbridge_redis.protocol.keys import Keys
 from qbridge_redis.protocol.scripts import REMOVE_CONSUMER, Command
 from qbridge_redis.publish.publisher import Publisher
@@ -23,28 +20,37 @@ from qbridge_redis.queues.admin import QueueAdmin
 from qbridge_redis.queues.dead_letters import DeadLetterQueues
 from qbridge_redis.queues.delayed_messages import DelayedMessages
 from qbridge_redis.queues.pauses import Pauses
-from qbridge_redis.recovery.maintenance import Maintenance
-from qbridge_redis.server.diagnosis import diagnose
-from qbridge_redis.server.requirements import inspect
-from qbridge_redis.settle.acknowledgements import Acknowledgements
 from qbridge_redis.settle.rejections import Rejections
-from qbridge_redis.state.context import ClientContext, NodeContext, log
+from qbridge_redis.state.context import ClientContext, NodeContext
 from qbridge_redis.state.declarations import Declarations
 from qbridge_redis.state.in_flight import EntryTag
 
-_READERS_TIME: Final = 1.5
-_FIRST_TLS: Final = 1.5
 _LEAVE_TIME: Final = 0.4
-_THREAD_TIME: Final = 1.0
-_ABANDON_TIME: Final = 0.8
 UNUSED: Final = 60.0
 """Seconds after which a queue that is not subscribed is forgotten."""
 
 
 class Node:
-    """A connected client of one server. Thread-safe."""
+    """Those queues, and what is known of them. It has no threads: it borrows those of its master. Thread-safe.
 
-    def __init__(self, options: Options, keys: Keys, declarations: Declarations, client: ClientContext) -> None:
+    Args:
+        options: of the client.
+        keys: of the queues.
+        declarations: of the client.
+        client: what it gets from the client.
+        shared: the queues that are read together.
+        poke: has somebody look at its delayed messages.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        keys: Keys,
+        declarations: Declarations,
+        client: ClientContext,
+        shared: SharedQueues,
+        poke: Callable[[], None],
+    ) -> None:
         self.context: Final = NodeContext(options, keys, declarations, client)
         self.publisher: Final = Publisher(self.context)
         self.rejections: Final = Rejections(self.context)
@@ -52,63 +58,19 @@ class Node:
         self.dead_letters: Final = DeadLetterQueues(self.context)
         self.delayed_messages: Final = DelayedMessages(self.context)
         self.pauses: Final = Pauses(self.context)
-        self.acknowledgements: Final = Acknowledgements(self.context)
-        self._maintenance: Final = Maintenance(self.context, self._with_delays, self._release_unused)
-        self.shared_reader: Final = SharedReader(self.context)
-        self.several: Final = SeveralQueues(self.shared_reader, self.context.closing, self._reader_of)
+        self._shared = shared
+        self._poke = poke
         self._readers: dict[str, StreamReader] = {}
         self._known: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    @property
-    def pulses(self) -> tuple[Pulse, ...]:
-        """Of its threads."""
-        return self._maintenance.pulse, self.acknowledgements.pulse, self.shared_reader.pulse
-
-    def inspect(self) -> None:
-        """Connect and look at the server; see ``RedisClient.connect`` for what it raises."""
-        context = self.context
-        connection = RedisConnection(context.route, f"qbridge:{context.consumer}")
-        try:
-            _open_first(connection, context.options)
-            context.limits = inspect(connection, context.options)
-        except BaseException as exc:
-            connection.close()
-            if isinstance(exc, LOST):
-                raise unreachable(exc, context.options) from exc
-            raise
-        context.pool.give(connection)
-
-    def start(self) -> None:
-        """Start the threads. They connect when they have to."""
-        self.acknowledgements.start()
-        self._maintenance.start()
-
-    def stop(self, timeout: float) -> None:
-        """Flush, hand back, close; ``closing`` must be set.
-
-        Never raises for a server that is gone. Takes about ``timeout`` at most, and hardly a second when the server
-        does not answer.
-        """
-        deadline = monotonic() + timeout
-        context = self.context
-        readers = list(self._all_readers().values())
-        if self._answers():
-            close_all(readers, min(_READERS_TIME, timeout))
-            self.shared_reader.stop(_THREAD_TIME)
-            self.acknowledgements.stop(_THREAD_TIME)
-            self._maintenance.stop(_THREAD_TIME)
-            if self.acknowledgements.flush(min(2.0, max(0.1, deadline - monotonic()))):
-                self._hand_back(deadline)
-            else:
-                log.warning("acknowledgements could not be sent before disconnecting; their messages come again")
-        else:
-            self._abandon(readers)
-        for in_flight in context.all_in_flight():
+    def close(self) -> None:
+        """Nobody uses it any more."""
+        for in_flight in self.context.all_in_flight():
             in_flight.lose_all()
-        context.pool.close()
+        self.context.pool.close()
         self.publisher.close()
-        context.route.close()
+        self.context.route.close()
 
     def create(self, queue: str) -> None:
         """Create a queue where it is missing, and look after its delayed messages."""
@@ -130,7 +92,7 @@ class Node:
     def receive(self, queue: str, count: int, timeout: float) -> list[Delivery]:
         """See ``QueueClient.receive``."""
         while True:
-            if (batch := self._reader_of(queue).receive(count, timeout)) is not None:
+            if (batch := self.reader_of(queue).receive(count, timeout)) is not None:
                 return batch
 
     def subscribe(self, queue: str) -> None:
@@ -147,45 +109,23 @@ class Node:
     def delayed(self, queue: str) -> None:
         """A message of this queue was delayed by this client: have it delivered on time."""
         self._note_use(queue)
-        self._maintenance.poke()
+        self._poke()
 
     def knows(self, tag: EntryTag) -> bool:
         """Whether a delivery came through this connection."""
         return tag.in_flight.owner is self.context
 
-    def _abandon(self, readers: Sequence[StreamReader]) -> None:
-        """End what waits for replies: nobody sends any."""
-        until = monotonic() + _ABANDON_TIME
-        self.context.pool.close()
-        self._maintenance.abort()
-        self.shared_reader.abort()
-        for reader in readers:
-            reader.abort()
-        close_all(readers, _LEAVE_TIME)
-        self.shared_reader.stop(max(0.0, until - monotonic()) / 2)
-        self.acknowledgements.stop(max(0.0, until - monotonic()))
-        self._maintenance.stop(max(0.0, until - monotonic()) / 2)
-        if any(in_flight.held() for in_flight in self.context.all_in_flight()):
-            log.warning("%s does not answer; what was not settled or acknowledged comes again", self.context.options)
-
-    def _answers(self) -> bool:
-        """Whether the server replies soon."""
-        try:
-            with self.context.pool.connection(_LEAVE_TIME) as connection:
-                connection.call(("PING",), _LEAVE_TIME)
-        except (QBridgeError, *LOST):
-            return False
-        return True
-
     def _note_use(self, queue: str) -> None:
         with self._lock:
             self._known[queue] = monotonic()
 
-    def _with_delays(self) -> list[str]:
+    def with_delays(self) -> list[str]:
+        """The queues whose delayed messages are to be delivered."""
         with self._lock:
             return sorted({*self._known, *self._readers})
 
-    def _reader_of(self, queue: str) -> StreamReader:
+    def reader_of(self, queue: str) -> StreamReader:
+        """The reader of a queue, made when it is first asked for."""
         reader = self._readers.get(queue)
         if reader is None:
             with self._lock:
@@ -193,12 +133,12 @@ class Node:
         return reader
 
     def _reader(self, queue: str) -> StreamReader:
-        """The reader of a queue, made when it is first asked for. Expects the lock to be held."""
+        """The same. Expects the lock to be held."""
         if queue not in self._readers:
-            self._readers[queue] = StreamReader(self.context, queue, self.shared_reader)
+            self._readers[queue] = StreamReader(self.context, queue, self._shared)
         return self._readers[queue]
 
-    def _release_unused(self, connection: RedisConnection) -> None:
+    def release_unused(self, connection: RedisConnection) -> None:
         """Forget the queues that nobody uses any more, and close the connections."""
         context, released = self.context, []
         context.pool.trim(UNUSED)
@@ -234,35 +174,28 @@ class Node:
         with self._lock:
             return dict(self._readers)
 
-    def _hand_back(self, deadline: float) -> None:
+    @property
+    def is_flushed(self) -> bool:
+        """Whether no acknowledgement is left to be sent or confirmed."""
+        return all(in_flight.wait_confirmed(0.0) for in_flight in self.context.all_in_flight())
+
+    def readers(self) -> list[StreamReader]:
+        """Those of all queues."""
+        return list(self._all_readers().values())
+
+    def hand_back(self, deadline: float) -> bool:
+        """Return what is unsettled, and leave; False when the server is gone or ``deadline`` comes first."""
         context = self.context
         for in_flight in context.all_in_flight():
             if not self.rejections.hand_back_all(in_flight.unsettled(), deadline):
-                return
+                return False
             try:
                 with context.pool.connection(_LEAVE_TIME) as connection:
                     connection.call(self._leave_command(in_flight.queue), _LEAVE_TIME)
             except (QBridgeError, *LOST):
-                return
+                return False
+        return True
 
 
 def _nothing() -> None:
     """What is there at once needs nobody to look after it."""
-
-
-def _open_first(connection: RedisConnection, options: Options) -> None:
-    """Connect for the first time; when it does not work, find out why."""
-    if options.deployment is not Deployment.SINGLE:
-        connection.open()
-        return
-    # A server without TLS waits for the rest of what it takes for a command: look soon, and then try again.
-    first = max(_FIRST_TLS, options.connect_timeout / 2) if options.tls else None
-    deadline = monotonic() + options.connect_timeout
-    try:
-        connection.open(first)
-    except BrokerUnavailableError as exc:
-        if reason := diagnose(options, options.hosts[0]):
-            raise BrokerUnavailableError(f"no connection to {options}: {reason}") from exc.__cause__
-        if not options.tls or not isinstance(exc.__cause__, RedisTimeoutError):
-            raise
-        connection.open(deadline - monotonic())

@@ -1,44 +1,50 @@
-"""The nodes of one connected client: one for a server, and on a cluster one for each hash slot that it uses.
-
-What belongs to one queue is in one slot, so to a node the master of the slot is a server like any other. A failing
-node then stops the queues that it holds and no others.
-"""
+"""What a connected client has: nodes for its queues, and what they share of each server."""
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
-from qbridge_core.backend import ConnectionEvents, Pulse, QBridgeError, monotonic
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from qbridge_core.backend import BrokerUnavailableError, ConnectionEvents, Pulse, monotonic
 from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import unreachable
 from qbridge_redis.connection.options import Address, Deployment, Options
 from qbridge_redis.connection.outage_log import OutageLog
-from qbridge_redis.connection.route import OnMove, Route
+from qbridge_redis.connection.pool import ConnectionPool, Pool
+from qbridge_redis.connection.route import Route
 from qbridge_redis.connection.tls import check_files
+from qbridge_redis.consume.several import SeveralQueues
+from qbridge_redis.consume.shared import SharedReader
+from qbridge_redis.consume.together import Reads, SharedQueues
+from qbridge_redis.master import Master
 from qbridge_redis.node import Node
 from qbridge_redis.protocol.fields import Fields
 from qbridge_redis.protocol.keys import Keys
 from qbridge_redis.protocol.limits import Limits
+from qbridge_redis.queues.delays import Delays
 from qbridge_redis.queues.finding import find_queues
-from qbridge_redis.server.cluster import ClusterMap, ClusterRoute
+from qbridge_redis.server.diagnosis import diagnose
 from qbridge_redis.server.requirements import inspect
 from qbridge_redis.server.sentinel import SentinelRoute
-from qbridge_redis.state.context import ClientContext, log
+from qbridge_redis.state.context import ClientContext, NodeContext, ServerContext, Signal, new_consumer
 from qbridge_redis.state.declarations import Declarations
 
-_STOP_MARGIN: Final = 2.0
+_FIRST_TLS: Final = 1.5
 
 
-class Nodes:
+class Nodes(abc.ABC):
     """One connected client. Thread-safe.
 
     Attributes:
         pid: the process that may use it.
         closing: set when ``stop`` begins.
+        several: receives from several queues at once.
     """
 
     def __init__(
@@ -49,63 +55,67 @@ class Nodes:
         self._options = options
         self._keys = keys
         self._declarations = declarations
-        self._cluster = ClusterMap(options) if options.deployment is Deployment.CLUSTER else None
         self._limits = Limits()
         self._outage = OutageLog(options, events)
-        self._nodes: dict[int, Node] = {}
-        self._lock = threading.Lock()
+        self._consumer = new_consumer()
+        self._name = f"qbridge:{self._consumer}"
+        self._shared = SharedQueues(self.closing, self._reads)
+        self.several: Final = SeveralQueues(self._shared, self.closing, lambda queue: self.node(queue).reader_of(queue))
 
     def start(self) -> None:
         """Connect, look at what is there, and make the queues again that were declared before."""
         check_files(self._options)
         try:
-            if self._cluster is None:
-                self._nodes[0] = self._make(0)
-                self._nodes[0].inspect()
-                self._nodes[0].start()
-            else:
-                self._inspect_all(self._cluster)
+            self._begin()
             for queue in self._declarations.declared():
                 self.node(queue).create(queue)
         except BaseException:
             self.stop(0.5)
             raise
 
+    @abc.abstractmethod
     def stop(self, timeout: float) -> None:
-        """Stop the nodes, all at the same time, within about ``timeout`` seconds."""
-        self.closing.set()
-        with self._lock:
-            nodes = list(self._nodes.values())
-        others = [threading.Thread(target=node.stop, args=(timeout,), daemon=True) for node in nodes[1:]]
-        for other in others:
-            other.start()
-        for node in nodes[:1]:
-            node.stop(timeout)
-        for other in others:
-            other.join(timeout + _STOP_MARGIN)
-        if self._cluster is not None:
-            self._cluster.close()
+        """Flush, hand back, close, within about ``timeout`` seconds."""
 
+    @abc.abstractmethod
     def node(self, queue: str) -> Node:
         """The node of a queue, made when it is first asked for."""
-        slot = self._keys.slot(queue)
-        node = self._nodes.get(slot)
-        if node is None:
-            with self._lock:
-                if slot not in self._nodes:
-                    self._nodes[slot] = self._make(slot)
-                    self._nodes[slot].start()
-                node = self._nodes[slot]
-        return node
 
+    @abc.abstractmethod
     def nodes(self) -> list[Node]:
         """All that there are."""
-        with self._lock:
-            return list(self._nodes.values())
 
+    @abc.abstractmethod
     def pulses(self) -> list[Pulse]:
         """Of all threads. Takes no lock."""
-        return [pulse for node in list(self._nodes.values()) for pulse in node.pulses]
+
+    @abc.abstractmethod
+    def flush(self, timeout: float) -> bool:
+        """Send the acknowledgements that wait; return whether none is left."""
+
+    @abc.abstractmethod
+    def find_queues(self, timeout: float) -> set[str]:
+        """The queues on all servers; it takes hardly longer than ``timeout`` seconds.
+
+        Raises:
+            QBridgeError: a server cannot be asked, or refuses it.
+        """
+
+    @abc.abstractmethod
+    def paused(self, queues: Collection[str]) -> set[str]:
+        """Which of these queues have the mark of a pause.
+
+        Raises:
+            BrokerUnavailableError: no server can be asked.
+        """
+
+    @abc.abstractmethod
+    def occupied(self, queues: Collection[str]) -> set[str]:
+        """Which of these queues have something ready or in flight, or may not be looked at.
+
+        Raises:
+            BrokerUnavailableError: no server can be asked.
+        """
 
     def masters(self) -> list[Address]:
         """The masters of a cluster; none without one.
@@ -113,11 +123,11 @@ class Nodes:
         Raises:
             BrokerUnavailableError: no node answers.
         """
-        return [] if self._cluster is None else self._cluster.masters(self._options.connect_timeout)
+        return []
 
     def single(self) -> Node | None:
         """The only node there can be; None on a cluster."""
-        return self._nodes[0] if self._cluster is None else None
+        return None
 
     def declare(self, queue: str, dead_letter_queue: str | None) -> None:
         """Create what is missing and remember it."""
@@ -128,43 +138,25 @@ class Nodes:
             self.node(name).create(name)
         self._declarations.remember(queue, dead_letter_queue)
 
-    def find_queues(self, timeout: float) -> set[str]:
-        """The queues on the server, or on all masters of the cluster; it takes hardly longer than ``timeout`` seconds.
+    @abc.abstractmethod
+    def _begin(self) -> None:
+        """Connect, and look at what is there."""
 
-        Raises:
-            QBridgeError: a server cannot be asked, or refuses it.
-        """
-        deadline, group = monotonic() + timeout, self._options.group
-        if (node := self.single()) is not None:
-            with self._reached(self._options), node.context.pool.connection() as connection:
-                return set(find_queues(connection, self._keys, group, deadline))
-        found: set[str] = set()
-        for address in self.masters():
-            connection = RedisConnection(Route(self._options, address), "qbridge:list")
-            with self._reached(address), contextlib.closing(connection):
-                connection.open()
-                found.update(find_queues(connection, self._keys, group, deadline))
-        return found
+    @abc.abstractmethod
+    def _reads(self, context: NodeContext) -> Reads:
+        """Who reads the idle queues of a node."""
 
-    @staticmethod
-    @contextlib.contextmanager
-    def _reached(where: object) -> Iterator[None]:
-        try:
-            yield
-        except LOST as exc:
-            raise unreachable(exc, where) from exc
-
-    def _make(self, slot: int) -> Node:
-        client = ClientContext(self._route(slot), self._publish_copies, self.closing, self._outage, self._limits)
-        return Node(self._options, self._keys, self._declarations, client)
-
-    def _route(self, slot: int) -> Callable[[OnMove], Route]:
-        options, cluster = self._options, self._cluster
-        if cluster is not None:
-            return lambda on_move: ClusterRoute(options, cluster, slot, on_move)
-        if options.deployment is Deployment.SENTINEL:
-            return lambda on_move: SentinelRoute(options, on_move)
-        return lambda _: Route(options)
+    def _client(self, route: Route, pool: Pool, acks_waiting: Signal) -> ClientContext:
+        return ClientContext(
+            route=route,
+            pool=pool,
+            publish_copies=self._publish_copies,
+            closing=self.closing,
+            outage=self._outage,
+            consumer=self._consumer,
+            acks_waiting=acks_waiting,
+            limits=self._limits,
+        )
 
     def _publish_copies(self, queue: str, contents: Sequence[Fields], delay: float, create: bool) -> None:
         node = self.node(queue)
@@ -172,23 +164,113 @@ class Nodes:
         if delay > 0:
             node.delayed(queue)
 
-    def _inspect_all(self, cluster: ClusterMap) -> None:
-        """Look at every master; one that is down now is not looked at."""
-        limits = [self._inspect(address) for address in cluster.masters(self._options.connect_timeout)]
-        told = [limit for limit in limits if limit is not None] or [Limits()]
-        self._limits = Limits(min(limit.value for limit in told), min(limit.command for limit in told))
 
-    def _inspect(self, address: Address) -> Limits | None:
-        connection = RedisConnection(Route(self._options, address), "qbridge:inspect")
+class OneServer(Nodes):
+    """A client of one server, or of whichever server the sentinels call the master.
+
+    Attributes:
+        master: the server.
+    """
+
+    def __init__(
+        self, options: Options, keys: Keys, declarations: Declarations, events: ConnectionEvents | None = None
+    ) -> None:
+        super().__init__(options, keys, declarations, events)
+        route = self._route()
+        server = ServerContext(route, self._name, ConnectionPool(route, self._name), self.closing, self._outage)
+        self.master: Final = Master(server, Delays(keys), SharedReader(server, self._shared))
+        client = self._client(route, server.pool, server.acks_waiting)
+        self._node: Final = Node(options, keys, declarations, client, self._shared, self.master.maintenance.poke)
+        self.master.nodes = (self._node,)
+
+    def stop(self, timeout: float) -> None:
+        """See ``Nodes.stop``."""
+        self.closing.set()
+        self.master.stop(timeout)
+
+    def node(self, queue: str) -> Node:
+        """See ``Nodes.node``."""
+        self._keys.slot(queue)  # a look at the name
+        return self._node
+
+    def nodes(self) -> list[Node]:
+        """See ``Nodes.nodes``."""
+        return [self._node]
+
+    def pulses(self) -> list[Pulse]:
+        """See ``Nodes.pulses``."""
+        return list(self.master.pulses)
+
+    def single(self) -> Node | None:
+        """See ``Nodes.single``."""
+        return self._node
+
+    def flush(self, timeout: float) -> bool:
+        """See ``Nodes.flush``."""
+        return self.master.acknowledgements.flush(timeout)
+
+    def find_queues(self, timeout: float) -> set[str]:
+        """See ``Nodes.find_queues``."""
+        deadline = monotonic() + timeout
+        with reached(self._options), self._node.context.pool.connection() as connection:
+            return set(find_queues(connection, self._keys, self._options.group, deadline))
+
+    def paused(self, queues: Collection[str]) -> set[str]:
+        """See ``Nodes.paused``."""
+        return self._node.pauses.paused(list(queues))
+
+    def occupied(self, queues: Collection[str]) -> set[str]:
+        """See ``Nodes.occupied``."""
+        return self._node.admin.occupied(queues)
+
+    def _begin(self) -> None:
+        context = self._node.context
+        connection = RedisConnection(context.route, self._name)
         try:
-            connection.open()
-            return inspect(connection, self._options)
-        except LOST as exc:
-            log.warning("a node of the cluster does not answer: %s", unreachable(exc, address))
-        except QBridgeError as exc:
-            if not isinstance(exc, ConnectionError):
-                raise
-            log.warning("a node of the cluster cannot be reached: %s", exc)
-        finally:
+            with reached(self._options):
+                _open_first(connection, self._options)
+                context.limits = inspect(connection, self._options)
+        except BaseException:
             connection.close()
-        return None
+            raise
+        context.pool.give(connection)
+        self.master.start()
+
+    def _reads(self, context: NodeContext) -> Reads:
+        del context
+        return self.master.shared_reader
+
+    def _route(self) -> Route:
+        if self._options.deployment is Deployment.SENTINEL:
+            return SentinelRoute(self._options, self._moved)
+        return Route(self._options)
+
+    def _moved(self) -> None:
+        self._node.context.moved()
+
+
+@contextlib.contextmanager
+def reached(where: object) -> Iterator[None]:
+    """Say of a lost connection what it means."""
+    try:
+        yield
+    except LOST as exc:
+        raise unreachable(exc, where) from exc
+
+
+def _open_first(connection: RedisConnection, options: Options) -> None:
+    """Connect for the first time; when it does not work, find out why."""
+    if options.deployment is not Deployment.SINGLE:
+        connection.open()
+        return
+    # A server without TLS waits for the rest of what it takes for a command: look soon, and then try again.
+    first = max(_FIRST_TLS, options.connect_timeout / 2) if options.tls else None
+    deadline = monotonic() + options.connect_timeout
+    try:
+        connection.open(first)
+    except BrokerUnavailableError as exc:
+        if reason := diagnose(options, options.hosts[0]):
+            raise BrokerUnavailableError(f"no connection to {options}: {reason}") from exc.__cause__
+        if not options.tls or not isinstance(exc.__cause__, RedisTimeoutError):
+            raise
+        connection.open(deadline - monotonic())

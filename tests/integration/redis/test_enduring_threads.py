@@ -9,16 +9,16 @@ import pytest
 
 from integration.redis.helpers import take
 from qbridge_redis import RedisClient
-from qbridge_redis.node import Node
+from qbridge_redis.master import Master
+from qbridge_redis.nodes import OneServer
 from support.wait import wait_for
 
 
 @pytest.fixture
-def node(client: RedisClient) -> Node:
+def master(client: RedisClient) -> Master:
     """What the client has for its server."""
-    assert client._nodes is not None
-    (node,) = client._nodes.nodes()
-    return node
+    assert isinstance(client._nodes, OneServer)
+    return client._nodes.master
 
 
 def raise_once(monkeypatch: pytest.MonkeyPatch, where: object, name: str) -> None:
@@ -39,32 +39,34 @@ def was_said(caplog: pytest.LogCaptureFixture, who: str) -> bool:
 
 
 def test_g20_maintenance_goes_on(
-    client: RedisClient, node: Node, queue: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    client: RedisClient, master: Master, queue: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A delayed message is delivered though the first look for it failed."""
-    raise_once(monkeypatch, node._maintenance._delays, "deliver_due")
+    raise_once(monkeypatch, master.maintenance._delays, "deliver_due")
     client.publish(queue, b"later", delay=0.05)
     assert take(client, queue).body == b"later"
     assert was_said(caplog, "maintenance")
 
 
 def test_g20_acknowledging_goes_on(
-    client: RedisClient, node: Node, queue: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    client: RedisClient, master: Master, queue: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What could not be sent at first is sent, though nobody else acknowledges anything."""
     client.publish(queue, b"done")
     delivery = take(client, queue)
-    raise_once(monkeypatch, node.acknowledgements, "_send_idle")
+    raise_once(monkeypatch, master.acknowledgements, "_send_idle")
     client.ack(delivery)
-    wait_for(lambda: not any(each.has_acks for each in node.context.all_in_flight()), 10.0, "it is never sent")
+    wait_for(
+        lambda: not any(each.has_acks for each in master.nodes[0].context.all_in_flight()), 10.0, "it is never sent"
+    )
     assert was_said(caplog, "the thread that acknowledges")
 
 
 def test_g20_reading_many_queues_goes_on(
-    client: RedisClient, node: Node, queue: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    client: RedisClient, master: Master, queue: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The thread that reads for several queues reads again."""
-    raise_once(monkeypatch, node.shared_reader, "_turn")
+    raise_once(monkeypatch, master.shared_reader, "_turn")
     client.publish(queue, b"x")
     (delivery,) = client.receive_any({queue: 1}, 10.0)
     client.ack(delivery)
@@ -72,7 +74,7 @@ def test_g20_reading_many_queues_goes_on(
 
 
 def test_g20_queues_are_read_together_as_soon_as_there_is_a_thread_for_it(
-    client: RedisClient, node: Node, queue: str, monkeypatch: pytest.MonkeyPatch
+    client: RedisClient, master: Master, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who waits for several queues is told that the system has no thread left, and gets what comes when it has one."""
     start = threading.Thread.start
@@ -86,5 +88,5 @@ def test_g20_queues_are_read_together_as_soon_as_there_is_a_thread_for_it(
     monkeypatch.setattr(threading.Thread, "start", refuse_once)
     client.publish(queue, b"there")
     with pytest.raises(RuntimeError):
-        node.several.receive({queue: 1}, 10.0, threading.Event(), threading.Event())
+        client._nodes.several.receive({queue: 1}, 10.0, threading.Event(), threading.Event())
     assert [each.body for each in client.receive_any({queue: 1}, 10.0)] == [b"there"]

@@ -74,7 +74,7 @@ def consumers(own_client: RedisClient, names: list[str]) -> Iterator[Consumers]:
 def is_shared(client: RedisClient, count: int) -> bool:
     """Whether so many queues are read together."""
     assert client._nodes is not None
-    return len(client._nodes.nodes()[0].shared_reader.queues()) >= count
+    return len(client._nodes.several.queues()) >= count
 
 
 def connections(broker: RedisBroker) -> int:
@@ -229,8 +229,8 @@ def test_g15_idle_queues_take_over_from_a_dead_worker(
     take(gone, late)
     own_client.subscribe(late, 1)
     assert own_client._nodes is not None
-    reader = own_client._nodes.nodes()[0].shared_reader
-    wait_for(lambda: not own_client.receive(late, 1, 0.3) and late in reader.queues(), 10.0, "it is not idle")
+    several = own_client._nodes.several
+    wait_for(lambda: not own_client.receive(late, 1, 0.3) and late in several.queues(), 10.0, "it is not idle")
     proxy.blackhole()
     (delivery,) = wait_for(lambda: receive_calmly(own_client, late, 1), 20.0, "nobody takes it over")
     assert delivery.redelivered
@@ -285,7 +285,7 @@ def test_g4_queues_that_are_used_no_more_are_released(
     node = client._nodes.nodes()[0]
 
     def known() -> set[str]:
-        return {*node._readers, *node._with_delays(), *(one.queue for one in node.context.all_in_flight())}
+        return {*node._readers, *node.with_delays(), *(one.queue for one in node.context.all_in_flight())}
 
     wait_for(lambda: known() == {names[0], names[1]}, 10.0, "the others are not released")
     assert broker.cli("XINFO", "CONSUMERS", names[2], "qbridge") == []

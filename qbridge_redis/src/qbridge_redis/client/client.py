@@ -58,6 +58,7 @@ class RedisClient(Producing, Consuming, Operations, Letters, Holding):
     )
 
     logs_outages = True
+    waits_for_any = True
     reads_ahead = False
     system = "redis"
 

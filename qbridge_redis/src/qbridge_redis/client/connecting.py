@@ -10,8 +10,9 @@ from qbridge_core.backend import ConnectionEvents, NotConnectedError, Pulse, Que
 from qbridge_redis.connection.boundary import guarded_method
 from qbridge_redis.connection.options import Deployment, Options
 from qbridge_redis.node import Node
-from qbridge_redis.nodes import Nodes
+from qbridge_redis.nodes import Nodes, OneServer
 from qbridge_redis.protocol.keys import Keys
+from qbridge_redis.slots import Slots
 from qbridge_redis.state.declarations import Declarations
 
 _DISCONNECT_TIME: Final = 5.0
@@ -30,7 +31,6 @@ class Connecting(QueueClient):
         self.server = options.server
         self.max_message_bytes = options.max_message_bytes
         self.patience = options.patience
-        self.waits_for_any = options.deployment is not Deployment.CLUSTER
         self._keys = Keys(options.prefix, cluster=options.deployment is Deployment.CLUSTER)
         self._declarations = Declarations(self._keys, options.group)
         self._nodes: Nodes | None = None
@@ -46,7 +46,7 @@ class Connecting(QueueClient):
     def connect(self) -> None:
         """Connect, look whether the server can keep the guarantees, and start two background threads.
 
-        On a cluster each hash slot that is used later gets a pair of threads and connections of its own.
+        On a cluster each master that is used later gets such threads, and connections of its own.
 
         Raises:
             BrokerUnavailableError: the server cannot be reached within ``connect_timeout``.
@@ -59,7 +59,8 @@ class Connecting(QueueClient):
             self._nodes = None
         with self._switching:
             if self._nodes is None:
-                nodes = Nodes(self._options, self._keys, self._declarations, self.events)
+                kind = Slots if self._options.deployment is Deployment.CLUSTER else OneServer
+                nodes = kind(self._options, self._keys, self._declarations, self.events)
                 nodes.start()
                 self._nodes = nodes
 

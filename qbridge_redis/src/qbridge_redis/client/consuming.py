@@ -16,7 +16,6 @@ from qbridge_core.backend import (
     check_rejection,
     check_wait,
     check_wanted,
-    monotonic,
 )
 from qbridge_redis.client.connecting import Connecting
 from qbridge_redis.connection.boundary import guarded_method
@@ -44,17 +43,17 @@ class Consuming(Connecting):
     def receive_any(self, wanted: Mapping[str, int], timeout: float = 0.0) -> list[Delivery]:
         """Take what comes to any of the queues, with one blocking read for all of them.
 
-        On a cluster, and without a timeout, each is asked in its turn.
+        Without a timeout each is asked in its turn. On a cluster those of several hash slots are asked again and again,
+        and an error is raised when none of them can be read: a master that is away does not keep the others from it.
         """
         nodes = self._connected()
         counts, timeout = check_wanted(wanted), check_wait(timeout)
-        node = nodes.single()
-        if node is None or timeout <= 0:
+        if timeout <= 0:
             return super().receive_any(counts, timeout)
         news = threading.Event()
         with self._waits().one(news.set) as woken:
-            batch = node.several.receive(counts, timeout, news, woken)
-        if node.context.closing.is_set():
+            batch = nodes.several.receive(counts, timeout, news, woken)
+        if nodes.closing.is_set():
             raise NotConnectedError("the client was disconnected")  # what came is handed back by disconnect
         return batch
 
@@ -85,8 +84,8 @@ class Consuming(Connecting):
         tag = delivery.tag
         if type(tag) is not EntryTag or not node.knows(tag):
             raise _not_ours(delivery)
-        if tag.in_flight.ack(tag):
-            node.acknowledgements.wake()
+        if tag.in_flight.ack(tag) and not (waiting := node.context.acks_waiting).is_set():
+            waiting.set()
 
     @guarded_method
     def reject(
@@ -124,11 +123,7 @@ class Consuming(Connecting):
         nodes = self._nodes
         if nodes is None or not self.connected:
             return True
-        deadline = monotonic() + timeout
-        done = True
-        for node in nodes.nodes():
-            done = node.acknowledgements.flush(max(0.0, deadline - monotonic())) and done
-        return done
+        return nodes.flush(timeout)
 
 
 def _not_ours(delivery: Delivery) -> DeliveryLostError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from qbridge_core.backend import (
-    BrokerUnavailableError,
     DelayedMessage,
     check_count,
     check_delayed,
@@ -14,7 +13,6 @@ from qbridge_core.backend import (
 )
 from qbridge_redis.client.connecting import Connecting
 from qbridge_redis.connection.boundary import guarded_method
-from qbridge_redis.node import Node
 
 
 class Holding(Connecting):
@@ -56,19 +54,10 @@ class Holding(Connecting):
 
     @guarded_method
     def paused(self, queues: Iterable[str]) -> set[str]:
-        """Look for the marks, in one round trip; on a cluster one for each hash slot.
+        """Look for the marks, in one round trip; on a cluster one to each master.
 
         There a slot that cannot be asked does not keep the others from being told of: what it said last counts.
         """
-        of_nodes: dict[Node, list[str]] = {}
-        for queue in check_queue_names(queues):
-            of_nodes.setdefault(self._running(queue), []).append(queue)
-        paused: set[str] = set()
-        for node, names in of_nodes.items():
-            try:
-                paused |= node.pauses.paused(names)
-            except BrokerUnavailableError:
-                if len(of_nodes) == 1:
-                    raise
-                paused |= node.pauses.last(names)
-        return paused
+        names = check_queue_names(queues)
+        nodes = self._connected()
+        return nodes.paused(names) if names else set()

@@ -51,9 +51,8 @@ class Operations(Connecting):
 
     @guarded_method
     def _occupied(self, queues: Collection[str]) -> set[str]:
-        """Those that have something, in one round trip; on a cluster each has to be counted."""
-        node = self._connected().single()
-        return set(queues) if node is None else node.admin.occupied(queues)
+        """Those that have something, in one round trip; on a cluster one to each master."""
+        return self._connected().occupied(queues)
 
     @guarded_method
     def describe(self, queue: str) -> QueueStats:

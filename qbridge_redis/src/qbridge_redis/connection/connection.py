@@ -16,7 +16,7 @@ from hiredis import pack_command
 from redis.backoff import NoBackoff
 from redis.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import MovedError, NoScriptError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
@@ -51,6 +51,8 @@ class RedisConnection:
         self.unused_since = 0.0
         """When it was last given back to a pool (monotonic time)."""
         self._moves = 0
+        self.address = route.options.hosts[0]
+        """Where it leads to, once it was opened."""
         self.is_demoted = False
         """The server said that it is not the right one, or not any more. Another one may be behind the same address."""
 
@@ -74,11 +76,11 @@ class RedisConnection:
         """
         limit = self._options.connect_timeout
         deadline = monotonic() + (limit if timeout is None else max(0.05, min(timeout, limit)))
-        address, self._moves = self._route.locate(deadline - monotonic())
+        self.address, self._moves = self._route.locate(deadline - monotonic())
         self.is_demoted = False
         driver: Any = None
         try:
-            driver = _driver_connection(self._options, address, max(0.05, deadline - monotonic()))
+            driver = _driver_connection(self._options, self.address, max(0.05, deadline - monotonic()))
             forks.watch(driver)  # before the handshake, during which another thread may fork
             driver.connect()
             self._adopt(driver)
@@ -90,6 +92,10 @@ class RedisConnection:
             if isinstance(exc, Exception):
                 raise not_connected(exc, self._options) from exc
             raise
+
+    def bind(self, route: Route, moves: int) -> None:
+        """Use it for this way from now on, which has led to the same server as of ``moves``."""
+        self._route, self._moves = route, moves
 
     def close(self) -> None:
         """Close the connection, if there is one. Never raises."""
@@ -159,9 +165,8 @@ class RedisConnection:
                     replies.append(read())
                 except ResponseError as exc:
                     replies.append(exc)
-                    if isinstance(exc, ReadOnlyError | MovedError) and not self.is_demoted:
-                        self.is_demoted = True
-                        self._route.failed()
+                    if not self.is_demoted:
+                        self.is_demoted = self._route.contradicted(exc)
         except BaseException as exc:
             raise self._broken(exc) from exc
         return replies

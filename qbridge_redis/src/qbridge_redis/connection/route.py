@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from redis.exceptions import MovedError, ReadOnlyError, ResponseError
+
 from qbridge_redis.connection.options import Address, Options
 
 
@@ -37,8 +39,20 @@ class Route:
         """
         return self._address, self.moves
 
+    @property
+    def place(self) -> tuple[Address | None, int]:
+        """Where the server was found last, if it was, and ``moves`` as of then. Asks nobody."""
+        return self._address, self.moves
+
     def failed(self) -> None:
         """The server that was found does not answer, or says that another one is the right one."""
+
+    def contradicted(self, error: ResponseError) -> bool:
+        """A server has answered so; return whether it is the wrong one, so that the connection is of no use."""
+        if not isinstance(error, ReadOnlyError | MovedError):
+            return False
+        self.failed()
+        return True
 
     def watch(self) -> bool:
         """Look whether the server has moved, briefly; False when nobody could say."""

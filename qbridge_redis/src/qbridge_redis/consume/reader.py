@@ -25,8 +25,8 @@ from qbridge_redis.connection.reconnect_pause import ReconnectPause
 from qbridge_redis.consume.halves import WORTH, Halves
 from qbridge_redis.consume.reading import SLICE, deliveries, read_command, unblock
 from qbridge_redis.consume.sent_read import SentRead
-from qbridge_redis.consume.shared import SharedReader
 from qbridge_redis.consume.subscription import Subscription
+from qbridge_redis.consume.together import SharedQueues
 from qbridge_redis.queues.permissions import warn_of_missing_rights
 from qbridge_redis.recovery.takeover import Takeover, refuse
 from qbridge_redis.state.context import NodeContext, log
@@ -42,7 +42,7 @@ _IDLE: Final = 100  # milliseconds without anything
 class StreamReader:
     """The receiving end of one queue; ``receive`` is for one thread at a time, the rest for any."""
 
-    def __init__(self, context: NodeContext, queue: str, shared: SharedReader) -> None:
+    def __init__(self, context: NodeContext, queue: str, shared: SharedQueues) -> None:
         self._context = context
         self._shared = shared
         self._own = shared.own_connections
@@ -74,7 +74,7 @@ class StreamReader:
         deadline = monotonic() + SLICE
         while self._reading.is_set() and monotonic() < deadline:
             # The reader may be just before its read, where unblocking does nothing yet: hence again and again.
-            if not unblock(self._context, self._connection):
+            if not unblock(self._context.pool, self._connection):
                 return  # the read ends by itself at the end of its slice
             time.sleep(0.002)
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from qbridge_core.backend import Delivery, QBridgeError
 from qbridge_redis.connection.connection import LOST, RedisConnection
+from qbridge_redis.connection.pool import Pool
 from qbridge_redis.protocol import fields
 from qbridge_redis.protocol.scripts import Command
 from qbridge_redis.state.context import NodeContext
@@ -31,10 +32,10 @@ def deliveries(in_flight: InFlight, entries: Sequence[Sequence[Any]]) -> list[De
     return [deliver(queue, entry[1] or (), tag) for entry, tag in zip(entries, tags, strict=True) if tag is not None]
 
 
-def unblock(context: NodeContext, reading: RedisConnection) -> bool:
+def unblock(pool: Pool, reading: RedisConnection) -> bool:
     """End the read for which a connection waits; False when the server does not answer."""
     try:
-        with context.pool.connection(_UNBLOCK_TIME) as connection:
+        with pool.connection(_UNBLOCK_TIME) as connection:
             return connection.call(("CLIENT", "UNBLOCK", reading.client_id), _UNBLOCK_TIME) in (0, 1)
     except (QBridgeError, *LOST):
         return False

@@ -1,4 +1,4 @@
-"""What comes to any of several queues of one server, for one taker: they are read together, idle or not."""
+"""What comes to any of several queues, for one taker: they are read together, idle or not."""
 
 from __future__ import annotations
 
@@ -7,25 +7,29 @@ from collections.abc import Callable, Mapping
 
 from qbridge_core.backend import Delivery, QBridgeError, monotonic
 from qbridge_redis.consume.reader import StreamReader
-from qbridge_redis.consume.shared import SharedReader
 from qbridge_redis.consume.subscription import PATIENCE, Subscription
+from qbridge_redis.consume.together import SharedQueues
 
 
 class SeveralQueues:
     """Thread-safe, as long as no two take from one queue.
 
     Args:
-        shared: reads them.
+        shared: those that are read together.
         closing: set when the client is about to disconnect.
         reader_of: finds or makes the reader of a queue.
     """
 
     def __init__(
-        self, shared: SharedReader, closing: threading.Event, reader_of: Callable[[str], StreamReader]
+        self, shared: SharedQueues, closing: threading.Event, reader_of: Callable[[str], StreamReader]
     ) -> None:
         self._shared = shared
         self._closing = closing
         self._reader_of = reader_of
+
+    def queues(self) -> list[str]:
+        """The queues that are read together now."""
+        return self._shared.queues()
 
     def receive(
         self, wanted: Mapping[str, int], timeout: float, news: threading.Event, woken: threading.Event
@@ -43,7 +47,7 @@ class SeveralQueues:
                 return []
             self._shared.add(subscriptions)
             if (left := deadline - monotonic()) <= 0:
-                self._shared.require_success()
+                self._shared.require_success(subscriptions)
                 return []
             news.wait(left)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
-from qbridge_core.backend import Delivery, QBridgeError, monotonic
+from qbridge_core.backend import BrokerUnavailableError, Delivery, QBridgeError, monotonic
 from qbridge_redis.recovery.takeover import Takeover
 from qbridge_redis.state.context import NodeContext
 from qbridge_redis.state.in_flight import InFlight
@@ -22,8 +22,10 @@ class Subscription:
     """A queue that may be read together with others. ``put`` and ``fail`` are for the shared reader."""
 
     def __init__(self, context: NodeContext, queue: str, takeover: Takeover) -> None:
+        self.context: Final = context
         self.stream: Final = context.keys.stream(queue)
         self.queue: Final = queue
+        self.slot: Final = context.keys.slot(queue)
         self.takeover: Final = takeover
         self.in_flight: Final[InFlight] = context.in_flight(queue)
         self.count = 1
@@ -33,6 +35,14 @@ class Subscription:
         """Nobody has looked yet whether the queue may be read."""
         self.collect_by = 0.0
         """When what has come and was not collected goes back (monotonic time)."""
+        self.home: Any = None
+        """Who is to read it."""
+        self.reader: Any = None
+        """Who reads it, or did last."""
+        self.is_read = False
+        """Whether that one is at it."""
+        self.trouble: QBridgeError | None = None
+        """Why it alone cannot be read at the moment."""
         self._came: deque[Delivery] = deque()
         self._error: QBridgeError | None = None
         self._news = threading.Event()
@@ -42,6 +52,25 @@ class Subscription:
     def recovers_at(self, now: float) -> float:
         """When to see what comes back to the queue (monotonic time)."""
         return min(self.takeover.comes_back_at(), max(self.takeover.look_at, now + TOGETHER))
+
+    def begin(self, reader: object) -> bool:
+        """It is read now; return whether from another server than before, whose last answer may be lost."""
+        before, self.reader, self.is_read = self.reader, reader, True
+        if before is None or before is reader:
+            return False
+        self.trouble = None
+        self.takeover.reply_lost()
+        self.takeover.begin_anew()
+        return True
+
+    def require_success(self) -> None:
+        """Do nothing unless it alone cannot be read at the moment.
+
+        Raises:
+            BrokerUnavailableError: it cannot.
+        """
+        if self.trouble is not None:
+            raise BrokerUnavailableError(str(self.trouble)) from self.trouble.__cause__
 
     def wake(self) -> None:
         """Let a ``wait`` end, and that of whoever waits for several queues."""

@@ -49,10 +49,14 @@ class QueueAdmin:
 
     def occupied(self, queues: Collection[str]) -> set[str]:
         """Those that have something ready or in flight, and those that may not be looked at, in one round trip."""
-        commands = [("XLEN", self._context.keys.stream(queue)) for queue in queues]
+        commands = [self.length_command(queue) for queue in queues]
         with self._context.pool.connection() as connection:
             replies = ask(self._context, connection, commands)
         return {queue for queue, length in zip(queues, replies, strict=True) if length != 0}
+
+    def length_command(self, queue: str) -> Command:
+        """What to ask, together with other things, whether a queue has something: 0 means that it has not."""
+        return ("XLEN", self._context.keys.stream(queue))
 
     def look(self, queue: str, dead: str | None) -> Look:
         """Count, and look at what is beside the counts, in one round trip.

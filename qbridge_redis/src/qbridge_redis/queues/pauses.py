@@ -46,6 +46,17 @@ class Pauses:
                 f"{action}: the master did it, and {replies[1]} of {replicas} replicas know; a failover may undo it"
             )
 
+    def look_command(self, queues: Sequence[str]) -> Command:
+        """What to ask, together with other things, whether any of these queues has a mark: 0 means none has."""
+        return ("EXISTS", *[self._context.keys.paused(queue) for queue in queues])
+
+    def looked(self, queues: Sequence[str], reply: object) -> set[str]:
+        """Which of these queues have a mark, where that was answered."""
+        if reply == 0:
+            self._last = set()
+            return set()
+        return self.paused(queues)
+
     def paused(self, queues: Sequence[str]) -> set[str]:
         """Which of these queues have a mark: one command as long as none of them has one."""
         keys = [self._context.keys.paused(queue) for queue in queues]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from qbridge_core.backend import Pulse, QBridgeError, monotonic
 from qbridge_redis.connection.connection import LOST, RedisConnection
@@ -18,7 +18,7 @@ from qbridge_redis.connection.reconnect_pause import ReconnectPause
 from qbridge_redis.protocol.scripts import REMOVE_IDLE_CONSUMERS
 from qbridge_redis.queues.delays import Delays
 from qbridge_redis.recovery.leases import Leases
-from qbridge_redis.state.context import NodeContext, log
+from qbridge_redis.state.context import NodeContext, ServerContext, log
 
 _REAP_EVERY: Final = 300.0
 _RELEASE_EVERY: Final = 30.0
@@ -31,37 +31,48 @@ _WATCH_EVERY: Final = 1.0
 _WATCH_PAUSE: Final = 5.0
 
 
+class Maintained(Protocol):
+    """A node."""
+
+    @property
+    def context(self) -> NodeContext:
+        """What its parts share."""
+        ...
+
+    def with_delays(self) -> Sequence[str]:
+        """The queues whose delayed messages are to be delivered."""
+        ...
+
+    def release_unused(self, connection: RedisConnection) -> None:
+        """Forget the queues that are used no more."""
+
+
 class Maintenance:
     """The thread that does so for one server.
 
     Args:
-        context: what it looks after.
-        queues: names the queues whose delayed messages are to be delivered.
-        release: forgets the queues that are used no more.
+        server: the server.
+        nodes: those that are there now.
+        delays: of their queues.
 
     Attributes:
         pulse: of the thread.
     """
 
-    def __init__(
-        self,
-        context: NodeContext,
-        queues: Callable[[], Sequence[str]],
-        release: Callable[[RedisConnection], None],
-    ) -> None:
+    def __init__(self, server: ServerContext, nodes: Callable[[], Sequence[Maintained]], delays: Delays) -> None:
         self.pulse = Pulse("the thread that keeps leases at Redis")
-        self._context = context
-        self._queues = queues
-        self._release = release
-        self._connection = RedisConnection(context.route, f"qbridge:{context.consumer}")
+        self._server = server
+        self._nodes = nodes
+        self._connection = RedisConnection(server.route, server.name)
         self._poked = threading.Event()
         self._thread = threading.Thread(target=self._run, name="qbridge-redis-maintenance", daemon=True)
-        self._leases = Leases(context)
-        self._delays = Delays(context)
+        self._leases = Leases(server.options.lease, lambda: [node.context for node in nodes()])
+        self._delays = delays
         self._reap_at = monotonic() + _REAP_EVERY
         self._release_at = monotonic() + _RELEASE_EVERY
-        self._watch_at = 0.0 if context.route.needs_watch else math.inf
+        self._watch_at = 0.0 if server.route.needs_watch else math.inf
         self._opened_before = False
+        self._is_ended = False
 
     def start(self) -> None:
         """Begin."""
@@ -72,12 +83,22 @@ class Maintenance:
         self._delays.due_at = 0.0
         self._poked.set()
 
+    def renew_soon(self) -> None:
+        """A node has come here from another server: its leases may be about to run out."""
+        self._leases.due_at = 0.0
+        self.poke()
+
+    def end(self) -> None:
+        """End the thread some time: there is no node here any more."""
+        self._is_ended = True
+        self._poked.set()
+
     def abort(self) -> None:
         """Do not wait for a server that does not answer."""
         self._connection.abort()
 
     def stop(self, timeout: float) -> None:
-        """End the thread; ``context.closing`` must be set."""
+        """End the thread; ``closing`` must be set."""
         self._poked.set()
         if self._thread.is_alive():
             self._thread.join(timeout)
@@ -87,29 +108,32 @@ class Maintenance:
 
     def _run(self) -> None:
         # Whoever gets a message as soon as the server is back has it renewed before its first lease is over.
-        in_time = self._context.options.lease / 4
+        in_time = self._server.options.lease / 4
         pause = ReconnectPause(in_time)
-        closing = self._context.closing
-        while not closing.is_set():
-            self.pulse.turn(self._context.options.patience)
+        closing = self._server.closing
+        while not (closing.is_set() or self._is_ended):
+            self.pulse.turn(self._server.options.patience)
             try:
                 self._watch()
                 self._connect()
                 self._work()
-                self._context.outage.back(self)
+                self._server.outage.back(self)
                 pause.reset()
             except REFUSED as exc:
-                self._context.lost(self, exc)
+                self._server.lost(self, exc)
                 closing.wait(min(_REFUSED_PAUSE, in_time))
             except (QBridgeError, *LOST) as exc:
-                error = unreachable(exc, self._context.options) if isinstance(exc, LOST) else exc
-                self._context.lost(self, error)
+                error = unreachable(exc, self._server.options) if isinstance(exc, LOST) else exc
+                self._server.lost(self, error)
                 closing.wait(pause.next())
             except Exception:  # noqa: BLE001 - a dead thread would be worse than any error
                 log.exception("maintenance goes on after an unexpected error")
                 closing.wait(pause.next())
             else:
                 self._sleep()
+        if self._is_ended:
+            self._connection.close()
+            self._server.outage.back(self)
         self.pulse.rest()
 
     def _sleep(self) -> None:
@@ -122,7 +146,7 @@ class Maintenance:
     def _watch(self) -> None:
         now = monotonic()
         if now >= self._watch_at:
-            answered = self._context.route.watch()
+            answered = self._server.route.watch()
             self._watch_at = now + (_WATCH_EVERY if answered else _WATCH_PAUSE)
 
     def _connect(self) -> None:
@@ -131,7 +155,8 @@ class Maintenance:
         self._connection.close()
         self._connection.open()
         if self._opened_before:
-            self._context.reconnected()
+            for node in self._nodes():
+                node.context.reconnected()
             self._leases.due_at = 0.0  # before the others may take over what this client holds
         self._opened_before = True
 
@@ -140,16 +165,21 @@ class Maintenance:
         if now >= self._leases.due_at:
             self._leases.renew(self._connection)
         if now >= self._delays.due_at:
-            self._delays.deliver_due(self._connection, self._queues())
-        self._context.pool.trim(_SPARE_TIME, _SPARE)
+            queues = [queue for node in self._nodes() for queue in node.with_delays()]
+            self._delays.deliver_due(self._connection, queues)
+        self._server.pool.trim(_SPARE_TIME, _SPARE)
+        if self._server.acks_waiting.is_set():
+            self._server.acks_waiting.set()  # whoever it is for may not have been there, and be found now
         if now >= self._release_at:
-            self._release(self._connection)
+            for node in self._nodes():
+                node.release_unused(self._connection)
             self._release_at = now + _RELEASE_EVERY
         if now >= self._reap_at:
             self._reap()
             self._reap_at = now + _REAP_EVERY
 
     def _reap(self) -> None:
-        for in_flight in self._context.all_in_flight():
-            stream = self._context.keys.stream(in_flight.queue)
-            self._connection.call(REMOVE_IDLE_CONSUMERS([stream], self._context.options.group, int(_REAP_IDLE * 1000)))
+        for context in [node.context for node in self._nodes()]:
+            for in_flight in context.all_in_flight():
+                stream = context.keys.stream(in_flight.queue)
+                self._connection.call(REMOVE_IDLE_CONSUMERS([stream], context.options.group, int(_REAP_IDLE * 1000)))

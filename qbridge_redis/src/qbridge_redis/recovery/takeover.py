@@ -9,7 +9,7 @@ from redis.exceptions import ResponseError
 
 from qbridge_core.backend import Delivery, monotonic
 from qbridge_redis.connection.connection import RedisConnection
-from qbridge_redis.connection.errors import checked, is_missing_group, is_transient, refused
+from qbridge_redis.connection.errors import checked, is_missing_group, is_redirect, is_transient, refused
 from qbridge_redis.protocol.scripts import FIND_ABANDONED, TAKE_OVER, Command
 from qbridge_redis.recovery.abandoned import AbandonedEntries
 from qbridge_redis.recovery.poison import counts_of, delivery_again
@@ -162,6 +162,6 @@ class Takeover:
 
 def refuse(connection: RedisConnection, queue: str, reply: ResponseError) -> NoReturn:
     """Raise what the server's refusal of a read means."""
-    if is_transient(reply):
+    if is_transient(reply) and not is_redirect(reply):
         connection.close()  # the next attempt may find another server behind the address
     raise refused(reply, f"read the queue {queue!r}") from reply

@@ -12,8 +12,8 @@ from typing import Final, Protocol
 from qbridge_core.backend import QBridgeError, monotonic, worker_identity
 from qbridge_redis.connection.options import Options
 from qbridge_redis.connection.outage_log import OutageLog, log
-from qbridge_redis.connection.pool import ConnectionPool
-from qbridge_redis.connection.route import OnMove, Route
+from qbridge_redis.connection.pool import ConnectionPool, Pool
+from qbridge_redis.connection.route import Route
 from qbridge_redis.protocol.fields import Fields
 from qbridge_redis.protocol.keys import Keys
 from qbridge_redis.protocol.limits import Limits
@@ -21,7 +21,7 @@ from qbridge_redis.state.declarations import Declarations
 from qbridge_redis.state.in_flight import InFlight
 
 _COMPLAINTS: Final = 100
-__all__ = ["PublishCopies", "ClientContext", "NodeContext", "log"]
+__all__ = ["PublishCopies", "ClientContext", "NodeContext", "ServerContext", "Signal", "log", "new_consumer"]
 
 PublishCopies = Callable[[str, Sequence[Fields], float, bool], None]
 """``publish_copies(queue, contents, delay, create)``; returns when all are confirmed."""
@@ -34,31 +34,105 @@ class Unread(Protocol):
         """Read the reply, when nobody has come for it until ``now`` (monotonic time)."""
 
 
+class Signal(Protocol):
+    """What a thread waits for."""
+
+    def set(self) -> None:
+        """Give it."""
+
+    def is_set(self) -> bool:
+        """Whether it was given, and the thread has not begun yet."""
+        ...
+
+
+def new_consumer() -> str:
+    """A name for a client in the consumer groups; never used twice."""
+    return f"{worker_identity()}:{uuid.uuid4().hex[:8]}"
+
+
 @dataclass(frozen=True, slots=True)
 class ClientContext:
-    """What the parts for one server get from the client that they belong to.
+    """What a node gets from the client that it belongs to.
 
     Attributes:
-        route: makes the way to its server; the argument is called when that one is replaced.
+        route: see ``NodeContext``.
+        pool: see ``NodeContext``.
         publish_copies: see ``NodeContext``.
         closing: see ``NodeContext``.
         outage: see ``NodeContext``.
+        consumer: see ``NodeContext``.
+        acks_waiting: see ``NodeContext``.
         limits: see ``NodeContext``.
     """
 
-    route: Callable[[OnMove], Route]
+    route: Route
+    pool: Pool
     publish_copies: PublishCopies
     closing: threading.Event
     outage: OutageLog
+    consumer: str
+    acks_waiting: Signal
     limits: Limits = field(default_factory=Limits)
 
 
+class Call(threading.Event):
+    """A signal that somebody may be started by.
+
+    Attributes:
+        answer: called whenever it is given.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer: Callable[[], None] = _nobody
+
+    def set(self) -> None:
+        """Give it."""
+        super().set()
+        self.answer()
+
+
+def _nobody() -> None:
+    """Whoever waits for it is there already."""
+
+
+class ServerContext:
+    """What those parts of a client share that work for one server, for all nodes that it has there.
+
+    Attributes:
+        options: of the client.
+        route: how its connections find the server.
+        name: of its connections.
+        pool: the connections for the commands of any thread.
+        acks_waiting: set when acknowledgements wait for the thread that sends them.
+        closing: set when ``disconnect`` begins.
+        outage: tells the log when the server cannot be used.
+    """
+
+    def __init__(
+        self, route: Route, name: str, pool: ConnectionPool, closing: threading.Event, outage: OutageLog
+    ) -> None:
+        self.options: Final = route.options
+        self.route: Final = route
+        self.name: Final = name
+        self.pool: Final = pool
+        self.acks_waiting: Final = Call()
+        self.closing: Final = closing
+        self.outage: Final = outage
+
+    def lost(self, who: object, error: QBridgeError) -> None:
+        """Something that needs the server cannot use it; unless the client itself has just closed the connections."""
+        if not self.closing.is_set():
+            self.outage.lost(who, error)
+
+
 class NodeContext:
-    """The time between one ``connect`` and one ``disconnect``, in one process, with one server.
+    """The time between one ``connect`` and one ``disconnect``, in one process, with one server or hash slot.
 
     Attributes:
         pid: the process that may use it: connections must not be shared with a child.
         route: how its connections find the server.
+        pool: connections for the commands of any thread.
         consumer: the name of this client in the consumer groups; never used twice.
         publish_copies: publishes copies to a queue that no script of this context can write to.
         closing: set when ``disconnect`` begins.
@@ -73,12 +147,12 @@ class NodeContext:
         self.keys: Final = keys
         self.declarations: Final = declarations
         self.pid: Final = os.getpid()
-        self.consumer: Final = f"{worker_identity()}:{uuid.uuid4().hex[:8]}"
-        self.route: Final = client.route(self.moved)
-        self.pool: Final = ConnectionPool(self.route, f"qbridge:{self.consumer}")
+        self.consumer: Final = client.consumer
+        self.route: Final = client.route
+        self.pool: Final = client.pool
         self.publish_copies: Final = client.publish_copies
         self.closing: Final = client.closing
-        self.acks_waiting: Final = threading.Event()
+        self.acks_waiting: Final = client.acks_waiting
         self.unread: Final[set[Unread]] = set()
         self.limits = client.limits
         self.outage: Final = client.outage
