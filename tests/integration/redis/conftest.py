@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from integration.redis.deployments import Cluster
 from integration.redis.helpers import Cli, MakeClient
 from qbridge_redis import RedisClient
-from support.brokers import RedisBroker, redis_command
+from support.brokers import RedisBroker, find_program, redis_command
 from support.clients import connected
 
 
@@ -57,3 +59,31 @@ def own_client(make_client: MakeClient, broker: RedisBroker, queue: str, dead: s
     client = make_client(broker.url, lease=1.0, socket_timeout=1.0)
     client.declare(queue, dead)
     return client
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three masters without replicas, for the tests that break nothing."""
+    yield from _started(Cluster(tmp_path_factory.mktemp("cluster")))
+
+
+@pytest.fixture
+def own_cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """Three masters without replicas, for a test that breaks one; the others go on."""
+    yield from _started(Cluster(tmp_path, cluster_require_full_coverage="no"))
+
+
+@pytest.fixture
+def replicated(tmp_path: Path) -> Iterator[Cluster]:
+    """Three masters and their replicas, of one test alone."""
+    yield from _started(Cluster(tmp_path, replicas=1))
+
+
+def _started(cluster: Cluster) -> Iterator[Cluster]:
+    if find_program("redis-cli", "valkey-cli") is None:
+        pytest.skip("there is no redis-cli to make a cluster with")
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.close()

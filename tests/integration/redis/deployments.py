@@ -151,6 +151,19 @@ class Cluster:
         """Run a command at the master of a key."""
         return self.owner(key).cli(*command)
 
+    def migrate(self, key: str) -> None:
+        """Move the slot of a key from its master to another one, as ``redis-cli --cluster reshard`` does."""
+        source = self.owner(key)
+        target = next(node for node in self.nodes if node is not source)
+        slot = source.cli("CLUSTER", "KEYSLOT", key)
+        ids = [node.cli("CLUSTER", "MYID") for node in (source, target)]
+        target.cli("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])  # type: ignore[arg-type]
+        source.cli("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])  # type: ignore[arg-type]
+        while keys := source.cli("CLUSTER", "GETKEYSINSLOT", slot, 100):  # type: ignore[arg-type]
+            source.cli("MIGRATE", target.host, target.port, "", 0, 5000, "KEYS", *keys)  # type: ignore[misc]
+        for node in (target, source, *self.nodes):
+            node.cli("CLUSTER", "SETSLOT", slot, "NODE", ids[1])  # type: ignore[arg-type]
+
     def _create(self) -> None:
         program = find_program("redis-cli", "valkey-cli")
         assert program is not None

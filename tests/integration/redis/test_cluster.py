@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import redis
@@ -31,39 +29,11 @@ from qbridge_core import (
 from qbridge_core.testing import BackendConformance
 from qbridge_redis import RedisClient
 from qbridge_redis.protocol.keys import Keys
-from support.brokers import RedisBroker, find_program
+from support.brokers import RedisBroker
 from support.findings import bad
 from support.wait import wait_for
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Three masters without replicas, for the tests that break nothing."""
-    yield from _started(Cluster(tmp_path_factory.mktemp("cluster")))
-
-
-@pytest.fixture
-def own_cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """Three masters without replicas, for a test that breaks one; the others go on."""
-    yield from _started(Cluster(tmp_path, cluster_require_full_coverage="no"))
-
-
-@pytest.fixture
-def replicated(tmp_path: Path) -> Iterator[Cluster]:
-    """Three masters and their replicas, of one test alone."""
-    yield from _started(Cluster(tmp_path, replicas=1))
-
-
-def _started(cluster: Cluster) -> Iterator[Cluster]:
-    if find_program("redis-cli", "valkey-cli") is None:
-        pytest.skip("there is no redis-cli to make a cluster with")
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.close()
 
 
 @pytest.fixture(params=["tagged", "apart"])
@@ -203,7 +173,7 @@ def test_g14_a_slot_that_moves_under_a_worker_and_a_publisher_is_followed(
     waiting = Background(lambda: [*client.receive(tagged, 40, 5.0), *client.receive(tagged, 1, 60.0)])
     wait_for(lambda: client.stats(tagged).in_flight == 50, 10)
     wait_for(lambda: is_blocked(cluster.owner(tagged).cli), 10)
-    _migrate(cluster, tagged)
+    cluster.migrate(tagged)
     client.publish(tagged, b"after")
     client.publish_many(tagged, [Message(b"and"), Message(b"more")])
     rest = waiting.result(60.0)
@@ -218,20 +188,6 @@ def test_g14_a_slot_that_moves_under_a_worker_and_a_publisher_is_followed(
     assert sorted(d.body for d in again) == sorted(d.body for d in held)
     assert {d.attempts for d in again} == {1}
     assert sorted(d.body for d in rest) == sorted([*(b"%d" % n for n in range(10, 50)), b"after", b"and", b"more"])
-
-
-def _migrate(cluster: Cluster, key: str) -> None:
-    """Move the slot of a key from its master to another one, as ``redis-cli --cluster reshard`` does."""
-    source = cluster.owner(key)
-    target = next(node for node in cluster.nodes if node is not source)
-    slot = source.cli("CLUSTER", "KEYSLOT", key)
-    ids = [node.cli("CLUSTER", "MYID") for node in (source, target)]
-    target.cli("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])  # type: ignore[arg-type]
-    source.cli("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])  # type: ignore[arg-type]
-    while keys := source.cli("CLUSTER", "GETKEYSINSLOT", slot, 100):  # type: ignore[arg-type]
-        source.cli("MIGRATE", target.host, target.port, "", 0, 5000, "KEYS", *keys)  # type: ignore[misc]
-    for node in (target, source, *cluster.nodes):
-        node.cli("CLUSTER", "SETSLOT", slot, "NODE", ids[1])  # type: ignore[arg-type]
 
 
 def test_g14_a_killed_master_of_a_cluster_loses_nothing_confirmed(replicated: Cluster, queue: str) -> None:
