@@ -300,12 +300,17 @@ class Slots(Nodes):
 def _at_once(calls: Sequence[Callable[[], T]], timeout: float) -> list[T]:
     """Make several calls at the same time; return what those have returned that have ended after so many seconds."""
     results: list[T] = []
+
+    def make(call: Callable[[], T]) -> None:
+        results.append(call())
+
     others = [
-        threading.Thread(target=lambda call: results.append(call()), args=(call,), daemon=True) for call in calls[1:]
+        threading.Thread(target=make, args=(call,), name="qbridge-redis-masters", daemon=True) for call in calls[1:]
     ]
     for other in others:
         other.start()
-    results += [call() for call in calls[:1]]
+    for call in calls[:1]:
+        make(call)
     for other in others:
         other.join(timeout)
     return list(results)
