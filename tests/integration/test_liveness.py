@@ -84,4 +84,4 @@ def test_g20_a_thread_of_the_client_that_hangs_is_red(
         finally:
             let_go()
         assert ("RabbitMQ client" if scheme == "amqp" else "leases at Redis") in health.reason
-        assert ("in <lambda>" if scheme == "amqp" else "_with_delays") in health.stack
+        assert ("in <lambda>" if scheme == "amqp" else "with_delays") in health.stack
