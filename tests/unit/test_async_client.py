@@ -163,6 +163,8 @@ def test_what_is_no_client_is_refused() -> None:
 
     with pytest.raises(ConfigurationError, match="nonsense"):
         asyncio.run(program())
+    with pytest.raises(AttributeError, match=r"no 'send' yet: write `async with aconnect"):
+        aconnect("memory://").send("q", 1)  # type: ignore[attr-defined]
 
 
 def test_one_beyond_those_under_way_waits_for_room(held: Held) -> None:

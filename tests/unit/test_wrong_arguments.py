@@ -141,3 +141,12 @@ def test_g18_the_order_of_send_is_no_advice_elsewhere(client: MemoryClient) -> N
     """Who gave a manager no name of a queue does not call ``send``."""
     with pytest.raises(ConfigurationError, match=r"dead_letter_queue must be a string, not None$"):
         TaskManager(client, print, "q", None)  # type: ignore[arg-type]
+
+
+def test_g18_a_coroutine_that_was_called_already_is_no_handler(client: MemoryClient) -> None:
+    """The parentheses are the natural mistake, and the error says to leave them out."""
+
+    async def mail(payload: object) -> None: ...
+
+    with pytest.raises(ConfigurationError, match=r"mail was called already: leave out the parentheses"):
+        TaskManager(client, mail(1), "q", "dead")  # type: ignore[arg-type]

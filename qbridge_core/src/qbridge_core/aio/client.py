@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Callable, Generator, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qbridge_core.aio.sends import MAX_IN_FLIGHT, Sends
 from qbridge_core.contract.capabilities import Capabilities
@@ -217,6 +217,12 @@ class Connecting:
         self._opening = opening
         self._sends = sends
         self._client: AsyncQueueClient | None = None
+
+    if not TYPE_CHECKING:  # for whoever forgets to await it; a checker knows that there is no such attribute
+
+        def __getattr__(self, name: str) -> Any:
+            hint = ": write `async with aconnect(…) as client`, or `client = await aconnect(…)`"
+            raise AttributeError(f"what aconnect() returns has no {name!r} yet" + hint)
 
     def __await__(self) -> Generator[Any, None, AsyncQueueClient]:
         return self._open().__await__()

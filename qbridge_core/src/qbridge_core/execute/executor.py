@@ -191,6 +191,12 @@ def checked_handler(handler: object) -> Callable[[Any], object]:
     Raises:
         ConfigurationError: it cannot be a handler.
     """
+    if inspect.iscoroutine(handler):
+        handler.close()  # or Python would warn that nobody awaits it
+        raise ConfigurationError(
+            f"handler must be a function, and {handler.__qualname__} was called already: leave out the parentheses "
+            "and what is between them"
+        )
     if not callable(handler):
         raise ConfigurationError(f"handler must be callable as handler(payload), not {handler!r}")
     if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):

@@ -347,7 +347,12 @@ class Supervisor:
         left = self._started_at + self._start_timeout - now
         why = worker.complaint or _SEE_OUTPUT
         if left <= 0:
-            self._reason = f"no worker process could reach the broker within {self._start_timeout:g} s: {why}"
+            waited = (
+                f"within {self._start_timeout:g} s"
+                if self._start_timeout
+                else "(start_timeout says for how long to try)"
+            )
+            self._reason = f"no worker process could reach the broker {waited}: {why}"
             self._kind = BROKER
         elif now >= self._say_at:
             self._say_at = now + _SAY_EVERY
