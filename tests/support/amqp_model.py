@@ -144,22 +144,14 @@ class Channel:
 
         self._line.append(start)
 
-    def basic_cancel(self, consumer_tag: str, callback: Any = None) -> None:
-        """As in pika."""
+    def basic_cancel(self, consumer_tag: str) -> None:
+        """As in pika, without an answer."""
         self._require_open()
         if consumer_tag in self._cancelled or consumer_tag not in self._consumers:
             return
         self._cancelled.add(consumer_tag)
-        if callback is None:
-            del self._consumers[consumer_tag]
-
-        def end() -> None:
-            self.consumers.pop(consumer_tag, None)
-            if callback is not None:
-                self._consumers.pop(consumer_tag, None)
-                callback(_frame(consumer_tag))
-
-        self._line.append(end)
+        del self._consumers[consumer_tag]
+        self._line.append(lambda: self.consumers.pop(consumer_tag, None))
 
     def _rpc(self, method: Any, callback: Any, replies: Any) -> None:
         self._require_open()
@@ -168,6 +160,8 @@ class Channel:
 
         def end() -> None:
             self.consumers.pop(tag, None)
+            if callback is not None:
+                callback(_frame(tag))
 
         self._line.append(end)
 

@@ -17,6 +17,7 @@ from qbridge_core import Delivery, Failure, Message, Reason, TaskManager, Transi
 from qbridge_core.contract.names import suspects_queue
 from qbridge_core.message import BESIDE, SUSPICIONS, SuspectFailure, meta_int
 from qbridge_rabbitmq import RabbitMQClient
+from qbridge_rabbitmq.consume.states import State
 from qbridge_rabbitmq.recovery.poison import PoisonRule
 from support.brokers import RabbitMQBroker
 from support.proxy import TCPProxy
@@ -211,6 +212,60 @@ def test_g8_what_a_stopping_worker_gives_back_is_not_suspected(
     assert len({delivery.body for delivery in back}) == 50
     assert not any(delivery.suspected or delivery.crashes or delivery.attempts for delivery in back)
     assert other.receive(unique_name, 1, 0.5) == []
+
+
+def test_g8_what_comes_while_a_consumer_ends_is_not_suspected(
+    make_client: MakeClient, url: str, unique_name: str
+) -> None:
+    """What the broker has sent before it hears of the end goes back as if nobody had seen it."""
+    with TCPProxy.to(url) as proxy:
+        worker, other = make_client(proxy.through(url)), make_client(url)
+        worker.declare(unique_name)
+        worker.subscribe(unique_name, 10)
+        session = worker._broker
+        assert session is not None
+        consumer = session.consumers.of(unique_name)
+        wait_for(lambda: consumer.state is State.CONSUMING, 20.0, "it consumes")
+        proxy.slow_down(0.7)
+        stopping = threading.Thread(target=worker.unsubscribe, args=(unique_name,))
+        stopping.start()
+        wait_for(lambda: consumer.state is State.CANCELLING, 20.0, "it ends")
+        other.send_many(unique_name, [1, 2, "x" * 300_000])  # the last in several frames
+        stopping.join()
+        back = [take(other, unique_name) for _ in range(3)]
+        assert not any(delivery.suspected or delivery.redelivered for delivery in back)
+        assert other.receive(unique_name, 1, 0.5) == []
+
+
+def test_g8_a_busy_consumer_that_ends_makes_no_suspects(
+    make_client: MakeClient, url: str, unique_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It makes no room for more meanwhile: a quorum queue delivers again, as after a death, what is on its way then."""
+    monkeypatch.setattr("qbridge_rabbitmq.consume.consumer._FILLING", 20.0)  # the queue has enough; a machine may be busy
+    worker, other = make_client(url, prefetch=20), make_client(url)
+    worker.declare(unique_name)
+    other.send_many(unique_name, range(1_500))
+    seen: list[Delivery] = []
+    stopped = threading.Event()
+
+    def work() -> None:
+        while not stopped.is_set():
+            for delivery in worker.receive(unique_name, 4, 0.05):
+                seen.append(delivery)
+                worker.ack(delivery)
+
+    worker.subscribe(unique_name, 20)
+    working = threading.Thread(target=work)
+    working.start()
+    for count in range(50, 550, 50):
+        wait_for(lambda least=count: len(seen) > least, 20.0, "it works")
+        worker.unsubscribe(unique_name)
+        worker.subscribe(unique_name, 20)
+    stopped.set()
+    working.join()
+    worker.unsubscribe(unique_name)
+    assert worker.flush()
+    assert not [delivery for delivery in seen if delivery.redelivered]
 
 
 def test_g6_what_was_only_read_ahead_when_a_channel_ended_is_not_suspected(

@@ -63,11 +63,17 @@ def retire_consumer(channel: Channel, consumer_tag: str) -> None:
     channel._rpc(cancel, None, [])  # type: ignore[attr-defined]
 
 
-def forget_consumers(channel: Channel, others_than: Collection[str]) -> None:
-    """Release what pika keeps for retired consumers, when nothing more can come for them."""
+def end_consumer(channel: Channel, consumer_tag: str, ended: Callable[[Any], None]) -> None:
+    """Cancel a consumer; what it was sent before still comes, and then ``ended`` is called."""
+    cancel = spec.Basic.Cancel(consumer_tag=consumer_tag, nowait=False)
+    channel._rpc(cancel, ended, [(spec.Basic.CancelOk, {"consumer_tag": consumer_tag})])  # type: ignore[attr-defined]
+
+
+def forget_consumers(channel: Channel, consumer_tags: Collection[str]) -> None:
+    """Release what pika keeps for consumers that were cancelled so, when nothing more can come for them."""
     consumers: dict[str, object] = getattr(channel, "_consumers", {})
-    for consumer_tag in [tag for tag in consumers if tag not in others_than]:
-        del consumers[consumer_tag]
+    for consumer_tag in consumer_tags:
+        consumers.pop(consumer_tag, None)
 
 
 class _Services(SelectorIOServicesAdapter):

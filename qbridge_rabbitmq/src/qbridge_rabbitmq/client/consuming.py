@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -30,7 +29,7 @@ from qbridge_rabbitmq.queues import delays
 from qbridge_rabbitmq.state.in_flight import Arrival
 
 _log: Final = logger("qbridge.rabbitmq")
-_UNSUBSCRIBE_TIMEOUT: Final = 1.0
+_SILENCE: Final = 1.0
 
 
 class Consuming(Connecting):
@@ -104,12 +103,9 @@ class Consuming(Connecting):
         """End the consumer; give back what ``receive`` has not returned, as copies: see ``reject``."""
         broker = self._live()
         consumer = broker.consumers.of(check_queue_name(queue))
-        ended = threading.Event()
         consumer.interrupt()
         with consumer.ending:
-            broker.io.post(lambda: consumer.unsubscribe(ended.set))
-            consumer.interrupt()
-            if not ended.wait(_UNSUBSCRIBE_TIMEOUT):
+            if not broker.consumers.end(consumer, _SILENCE):
                 return  # a silent broker: it takes all of them back with the connection
             broker.handbacks.give_back(queue, consumer.buffer.take_left())
 

@@ -29,6 +29,10 @@ _log: Final = logger("qbridge.rabbitmq")
 # RabbitMQ 3.10 confuses its consumers when a quorum queue is declared anew within milliseconds of its deletion: it
 # neither cancels them nor passes on what it delivers to them.
 DELETION_PAUSE: Final = 1.0
+# A quorum queue goes on sending until it has written down that a consumer ends, and delivers that again, as if a worker
+# had died of it. One that holds all it may is sent nothing. Where the queue has messages it is full within a round trip.
+_FILLING: Final = 0.1
+_FILLING_POLL: Final = 0.005
 _SAY_AGAIN: Final = 60.0
 
 
@@ -146,7 +150,8 @@ class Consumer:
             return
         self._ended.append(done)
         if self.state in {State.STARTING, State.CONSUMING} and self.channel.amqp.is_open:
-            self._cancel(self._tags, self.channel)
+            self.channel.keeps_settlements = True
+            self._cancel_when_full(self._tags, self.channel, monotonic() + _FILLING)
 
     def close(self, done: Callable[[], None]) -> None:
         """Close the channel: the broker takes back what is unsettled."""
@@ -331,6 +336,15 @@ class Consumer:
         if tags is self._tags and self.state is State.STARTING:
             self._enter(State.CONSUMING)
 
+    def _cancel_when_full(self, tags: ConsumerTags, channel: DeliveryChannel, latest: float) -> None:
+        """End what consumes when nothing can be on its way to it, if that comes about soon."""
+        if tags is not self._tags or self.state not in {State.STARTING, State.CONSUMING} or not channel.amqp.is_open:
+            return
+        if 0 < len(channel.unsettled) < tags.held and monotonic() < latest:
+            self._io.later(_FILLING_POLL, lambda: self._cancel_when_full(tags, channel, latest))
+        else:
+            self._cancel(tags, channel)
+
     def _cancel(self, tags: ConsumerTags, channel: DeliveryChannel) -> None:
         commands = channel.commands
 
@@ -346,6 +360,7 @@ class Consumer:
         if tags is not self._tags or self.state is not State.CANCELLING:
             return
         self._drop_tags(tags)
+        self._release_settlements()
         self.buffer.leave()
         self._tell_ended()
         self._pursue()
@@ -361,6 +376,12 @@ class Consumer:
             _log.warning("the broker cancelled the consumer of %r; trying to consume again", self.queue)
             self._drop_tags(tags)
             self._check.begin(DELETION_PAUSE)
+
+    def _release_settlements(self) -> None:
+        """What was settled while the consumer ended is sent."""
+        if self.channel is not None:
+            self.channel.keeps_settlements = False
+            self._io.wake()
 
     def _drop_tags(self, tags: ConsumerTags) -> None:
         tags.end()

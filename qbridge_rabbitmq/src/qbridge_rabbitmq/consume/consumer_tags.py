@@ -9,7 +9,13 @@ from typing import Any, Final
 from pika import spec
 from pika.channel import Channel
 
-from qbridge_rabbitmq.amqp.connection import AmqpConnection, forget_consumers, raw_properties, retire_consumer
+from qbridge_rabbitmq.amqp.connection import (
+    AmqpConnection,
+    end_consumer,
+    forget_consumers,
+    raw_properties,
+    retire_consumer,
+)
 from qbridge_rabbitmq.amqp.frames import Sink
 
 _numbers: Final = itertools.count(1)
@@ -69,17 +75,18 @@ class ConsumerTags:
             self.held = prefetch
 
     def cancel(self, done: Callable[[], None]) -> None:
-        """End them all; ``done`` is called when nothing more comes."""
+        """End them all; ``done`` is called when nothing more comes, and what has come by then was delivered."""
         self._ending = True
         self._retire_others()
-        self._forget({self.first})  # what still comes pika gives back
+        consumer_tags = self._tags
 
         def ended(frame: Any) -> None:
             del frame
+            forget_consumers(self._channel, consumer_tags)
             self.end()
             done()
 
-        self._channel.basic_cancel(self.first, callback=ended)
+        end_consumer(self._channel, self.first, ended)
 
     def drop(self) -> None:
         """End them without an answer, when the broker does not know them any more."""
@@ -126,9 +133,9 @@ class ConsumerTags:
         # One that was retired before it was confirmed brings something yet. Taken by nobody that would be unknown here,
         # and acknowledged together with what comes later.
         if not self._awaited and not self._ending:
-            current = {self.first, *self._beside}
-            forget_consumers(self._channel, current)
-            self._forget(self._tags - current)
+            retired = self._tags - {self.first, *self._beside}
+            forget_consumers(self._channel, retired)
+            self._forget(retired)
         self._confirmed()
 
     def _retire_others(self) -> None:

@@ -77,6 +77,20 @@ class Consumers:
         for consumer in self.all():
             consumer.interrupt()
 
+    def end(self, consumer: Consumer, silence: float) -> bool:
+        """End what consumes; False when a broker that was silent for so many seconds may go on sending.
+
+        One that has much to do, as when many consumers end together, is waited for.
+        """
+        ended, progress = threading.Event(), self._connections.progress()
+        self._connections.io.post(lambda: consumer.unsubscribe(ended.set))
+        consumer.interrupt()
+        latest = monotonic() + max(self._timeout, silence)
+        while not ended.wait(silence):
+            if not progress.moved() or monotonic() > latest:
+                return False
+        return True
+
     # ------------------------------------------------------------------ round trips
 
     def flush(self, timeout: float) -> bool:
@@ -138,7 +152,7 @@ class Consumers:
             channel = consumer.channel
             if channel is None or not channel.unsettled:
                 self._holding.pop(consumer, None)
-            elif channel.flush():
+            elif not channel.keeps_settlements and channel.flush():
                 settled = True
                 consumer.hurry()
         return settled
