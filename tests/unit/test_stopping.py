@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from qbridge_core import Outcome, QBridgeError, TaskManager, hookimpl
+from qbridge_core.work.flushes import Flushes
 from qbridge_memory import MemoryClient
 from support.threads import NewThreads
 from support.wait import wait_for
@@ -48,6 +50,108 @@ def test_stop_waits_for_the_end(client: MemoryClient) -> None:
     assert client.stats("q").in_flight == 0
     thread.join(5)
     assert not thread.is_alive()
+
+
+def stop_together(client: MemoryClient, count: int, tasks: int) -> None:
+    """Run so many managers of one client, with a queue each, until each has done its tasks; then stop them all."""
+    managers = [TaskManager(client, id, f"q{number}", "d", max_workers=1) for number in range(count)]
+    for manager in managers:
+        manager.__enter__()
+    for number in range(count * tasks):
+        client.send(f"q{number % count}", number)
+    wait_for(lambda: sum(manager.report().succeeded for manager in managers) == count * tasks, 20.0)
+    stoppers = [threading.Thread(target=manager.stop) for manager in managers]
+    for stopper in stoppers:
+        stopper.start()
+    for stopper in stoppers:
+        stopper.join()
+    for manager in managers:
+        manager.__exit__(None, None, None)
+
+
+def test_g16_managers_of_a_client_that_stop_together_share_flushes(
+    client: MemoryClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One flush is for all that wait for it: what each settled reaches the broker though they have a second each."""
+    one_at_a_time, flushes = threading.Lock(), []
+
+    def flush(timeout: float = 5.0) -> bool:
+        began = time.monotonic()
+        if not one_at_a_time.acquire(timeout=timeout):
+            return False
+        flushes.append(threading.current_thread().name)
+        time.sleep(0.15)
+        one_at_a_time.release()
+        return time.monotonic() - began < timeout
+
+    monkeypatch.setattr(client, "flush", flush)
+    stop_together(client, 20, tasks=1)
+    assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert 1 <= len(flushes) < 20
+
+
+def test_g16_a_flush_is_not_for_what_is_settled_after_its_begin() -> None:
+    """Whoever asks while one is under way waits for the next one, with all others that do."""
+    flushes, first, go_on = [], threading.Event(), threading.Event()
+
+    class Client(MemoryClient):
+        def flush(self, timeout: float = 5.0) -> bool:
+            flushes.append(timeout)
+            first.set()
+            return go_on.wait(timeout)
+
+    client, together, done = Client(), Flushes(), []
+
+    def ask() -> None:
+        done.append(together.flush(client, 20.0))
+
+    threads = [threading.Thread(target=ask) for _ in range(5)]
+    threads[0].start()
+    assert first.wait(10)
+    for thread in threads[1:]:
+        thread.start()
+    wait_for(lambda: together._next.is_led, 10.0, "another one is asked for")
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert done == [True] * 5
+    assert 2 <= len(flushes) <= 5
+
+
+def test_g16_an_idle_manager_needs_no_flush(client: MemoryClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has been given nothing has settled nothing."""
+    flushes: list[float] = []
+    monkeypatch.setattr(client, "flush", lambda timeout=5.0: flushes.append(timeout) or True)
+    stop_together(client, 3, tasks=0)
+    assert flushes == []
+
+
+def test_g16_a_stop_says_whose_settlements_the_broker_may_not_have(
+    client: MemoryClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The warning names the queue, and how many there were since the stop began."""
+    running, go_on = threading.Event(), threading.Event()
+
+    def handler(_: object) -> None:
+        running.set()
+        go_on.wait(20)
+
+    monkeypatch.setattr(client, "flush", lambda timeout=5.0: False)
+    client.declare("orders")
+    client.send("orders", 1)
+    manager = TaskManager(client, handler, "orders", "d", max_workers=1)
+    with manager:
+        assert running.wait(10)
+        stopper = threading.Thread(target=manager.stop)
+        stopper.start()
+        session = manager._current.session
+        assert session is not None
+        wait_for(lambda: session._job.dispatcher.closed, 10.0, "the stop begins")
+        go_on.set()
+        stopper.join()
+    (said,) = [record.getMessage() for record in caplog.records if "did not reach the broker" in record.getMessage()]
+    assert "settlements of orders did not" in said
+    assert "of 1 since" in said
 
 
 def test_a_stop_ends_with_the_last_thing_that_it_waits_for(

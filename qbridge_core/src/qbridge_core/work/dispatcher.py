@@ -101,6 +101,11 @@ class Dispatcher:
         return self._closed.is_set()
 
     @property
+    def received(self) -> int:
+        """How many messages have come so far."""
+        return self._received
+
+    @property
     def scouting(self) -> tuple[Pulse, ...]:
         """Of the threads that count suspects, where there may be some."""
         return () if self._suspects is None else self._suspects.scouting

@@ -96,7 +96,7 @@ class Session:
             if line.isolation is not None:
                 line.isolation.rouse = job.dispatcher.resting.rouse
         self._liveness = health.Liveness(client, job.dispatcher, self._pool, isolation)
-        self._stopping = Stopping(client, job, self._pool, isolation, give_up, lambda: self._stop_requests)
+        self._stopping = Stopping(client, self._queue, job, self._pool, isolation, give_up, lambda: self._stop_requests)
         self._pausings = {
             line.queue: Pausing(
                 client, line.queue, self._taker_of(line.queue, reader), line.isolation, self._stopping.give_back

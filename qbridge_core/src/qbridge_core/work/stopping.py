@@ -18,6 +18,7 @@ from qbridge_core.runtime.aside import Helper, aside
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
 from qbridge_core.task.run import Run, in_words
+from qbridge_core.work.flushes import flush
 from qbridge_core.work.job import Job
 from qbridge_core.work.pool import Pool
 from qbridge_core.work.pooled.suspects import AnyIsolation
@@ -47,6 +48,7 @@ class Stopping:
 
     Args:
         client: the broker.
+        queue: what the log calls that of the pool.
         job: what the pool works on.
         pool: the workers.
         isolation: what runs suspects, if anything does.
@@ -60,6 +62,7 @@ class Stopping:
     def __init__(
         self,
         client: QueueClient,
+        queue: str,
         job: Job,
         pool: Pool,
         isolation: AnyIsolation | None,
@@ -67,6 +70,7 @@ class Stopping:
         requests: Callable[[], int],
     ) -> None:
         self._client = client
+        self._queue = queue
         self._job = job
         self._pool = pool
         self._isolation = isolation
@@ -74,6 +78,7 @@ class Stopping:
         self._requests = requests
         self._over = threading.Event()
         self._drained_by = 0.0
+        self._settled_before = self._done_before = 0
         self._steps = 0
         self.step = f"it has not begun: {_NO_OTHER_REASON}"
         self._helpers: set[int] = set()
@@ -92,6 +97,8 @@ class Stopping:
         """
         deadline = self._drained_by = monotonic() + grace_period
         dispatcher = self._job.dispatcher
+        self._settled_before = self._job.settler.settled
+        self._done_before = self._done if dispatcher.resting.rests else 0
         self.step = f"the workers have not been told: {_NO_OTHER_REASON}"
         dispatcher.shut()
         if self._isolation is not None:
@@ -135,7 +142,8 @@ class Stopping:
         spare = min(_MOST_SILENCE, self._drained_by - begin)
         answers = self._give_back(spare)
         left = max(spare, _HAND_BACK_TIME) - (monotonic() - begin)
-        self._flush(max(_LAST_FLUSH, min(_FLUSH_TIME, left)) if answers else _LAST_FLUSH)
+        if self._done > self._done_before:  # the broker has what was settled before a rest
+            self._flush(max(_LAST_FLUSH, min(_FLUSH_TIME, left)) if answers else _LAST_FLUSH, left)
         self._over.set()
         self.step = "the lifespan is not left"
         latest = begin + (_LEAVING_TIME if requests < 2 else _HURRIED_LEAVING)
@@ -230,18 +238,31 @@ class Stopping:
             yield delivery
             self._steps += 1
 
-    def _flush(self, seconds: float) -> None:
+    @property
+    def _done(self) -> int:
+        """Grows with all that may have to be flushed."""
+        return self._job.dispatcher.received + self._job.settler.settled
+
+    def _flush(self, seconds: float, longest: float) -> None:
         flushed: list[bool] = []
         self.step = "the broker has not taken the last settlements"
 
-        def flush() -> None:
+        def flush_together() -> None:
             try:
-                flushed.append(self._client.flush(self._patience(seconds)))
+                flushed.append(flush(self._client, self._patience(seconds)))
             except QBridgeError as exc:
-                _log.warning("the last settlements did not reach the broker: %s", exc)
+                _log.warning(
+                    "the last settlements of %s did not reach the broker: %s", self._queue, exc,
+                    extra={"qbridge_queue": self._queue},
+                )  # fmt: skip
                 flushed.append(True)
 
         # In a thread of its own: a lock of the client may be held by a handler that hangs.
-        self.call("qbridge-flush", flush).join(self._patience(seconds) + _JOIN_POLL)
+        patience = max(seconds, min(2 * seconds, longest))  # there may be another flush before
+        self.call("qbridge-flush", flush_together).join(self._patience(patience) + _JOIN_POLL)
         if not any(flushed):
-            _log.warning("some settlements did not reach the broker; those tasks will be delivered again")
+            _log.warning(
+                "some settlements of %s did not reach the broker, of %d since its worker began to stop; those tasks "
+                "will be delivered again",
+                self._queue, self._job.settler.settled - self._settled_before, extra={"qbridge_queue": self._queue},
+            )  # fmt: skip

@@ -30,7 +30,7 @@ _log: Final = logger("qbridge.rabbitmq")
 # neither cancels them nor passes on what it delivers to them.
 DELETION_PAUSE: Final = 1.0
 # A quorum queue goes on sending until it has written down that a consumer ends, and delivers that again, as if a worker
-# had died of it. One that holds all it may is sent nothing. Where the queue has messages it is full within a round trip.
+# had died of it. One that holds all it may is sent nothing; where the queue has messages it is full in a round trip.
 _FILLING: Final = 0.1
 _FILLING_POLL: Final = 0.005
 _SAY_AGAIN: Final = 60.0

@@ -28,6 +28,11 @@ class Settlers:
         self._each = tuple(dict.fromkeys(settlers.values()))
         self.acks_at_once = all(each.acks_at_once for each in self._each)
 
+    @property
+    def settled(self) -> int:
+        """How many deliveries have been settled so far."""
+        return sum(each.settled for each in self._each)
+
     def acknowledge(self, run: Run, duration: float, *, at_once: bool = False) -> bool:
         """Acknowledge a message whose handler returned; False when that was not done."""
         return self._settlers[run.delivery.queue].acknowledge(run, duration, at_once=at_once)

@@ -90,6 +90,11 @@ class Settler:
             self.accounts.end()
 
     @property
+    def settled(self) -> int:
+        """How many deliveries have been settled so far."""
+        return sum(self._tally.report().counts.values())
+
+    @property
     def acks_at_once(self) -> bool:
         """Whether ``acknowledge`` may be called ``at_once``."""
         return self._client.capabilities.instant_ack and self._lifecycle.order is None
