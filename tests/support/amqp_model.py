@@ -130,8 +130,8 @@ class Channel:
 
         self._line.append(limit)
 
-    def basic_consume(self, queue: str, call: Any, consumer_tag: str, callback: Any) -> None:
-        """As in pika."""
+    def basic_consume(self, queue: str, call: Any, consumer_tag: str, arguments: Any, callback: Any) -> None:
+        """As in pika. Its priority tells which of several gets a message, and changes nothing else."""
         self._require_open()
         self._consumers[consumer_tag] = call
 

@@ -241,9 +241,7 @@ def test_g8_a_busy_consumer_that_ends_makes_no_suspects(
     make_client: MakeClient, url: str, unique_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It makes no room for more meanwhile: a quorum queue delivers again, as after a death, what is on its way then."""
-    monkeypatch.setattr(
-        "qbridge_rabbitmq.consume.consumer._FILLING", 20.0
-    )  # the queue has enough; a machine may be busy
+    monkeypatch.setattr("qbridge_rabbitmq.consume.consumer._NARROWING", 20.0)  # a machine may be busy
     worker, other = make_client(url, prefetch=20), make_client(url)
     worker.declare(unique_name)
     other.send_many(unique_name, range(1_500))
@@ -263,9 +261,7 @@ def test_g8_a_busy_consumer_that_ends_makes_no_suspects(
         wait_for(lambda least=count: len(seen) > least, 20.0, "it works")
         worker.unsubscribe(unique_name)
         worker.subscribe(unique_name, 20)
-    wait_for(
-        lambda: len({delivery.body for delivery in seen}) == 1_500, 60.0, "all have come"
-    )  # what comes again, last
+    wait_for(lambda: len({delivery.body for delivery in seen}) == 1_500, 60.0, "all have come")
     stopped.set()
     working.join()
     assert not [delivery for delivery in seen if delivery.redelivered]

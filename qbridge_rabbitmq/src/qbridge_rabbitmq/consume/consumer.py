@@ -30,9 +30,9 @@ _log: Final = logger("qbridge.rabbitmq")
 # neither cancels them nor passes on what it delivers to them.
 DELETION_PAUSE: Final = 1.0
 # A quorum queue goes on sending until it has written down that a consumer ends, and delivers that again, as if a worker
-# had died of it. One that holds all it may is sent nothing; where the queue has messages it is full in a round trip.
-_FILLING: Final = 0.1
-_FILLING_POLL: Final = 0.005
+# had died of it. So a consumer ends when nothing can be on its way to it, if that comes about within this time.
+_NARROWING: Final = 0.25
+_NARROWING_POLL: Final = 0.005
 _SAY_AGAIN: Final = 60.0
 
 
@@ -150,8 +150,9 @@ class Consumer:
             return
         self._ended.append(done)
         if self.state in {State.STARTING, State.CONSUMING} and self.channel.amqp.is_open:
+            self._enter(State.CANCELLING)
             self.channel.keeps_settlements = True
-            self._cancel_when_full(self._tags, self.channel, monotonic() + _FILLING)
+            self._cancel_when_full(self._tags, self.channel, monotonic() + _NARROWING)
 
     def close(self, done: Callable[[], None]) -> None:
         """Close the channel: the broker takes back what is unsettled."""
@@ -338,12 +339,15 @@ class Consumer:
 
     def _cancel_when_full(self, tags: ConsumerTags, channel: DeliveryChannel, latest: float) -> None:
         """End what consumes when nothing can be on its way to it, if that comes about soon."""
-        if tags is not self._tags or self.state not in {State.STARTING, State.CONSUMING} or not channel.amqp.is_open:
+        if tags is not self._tags or self.state is not State.CANCELLING or not channel.amqp.is_open:
             return
-        if 0 < len(channel.unsettled) < tags.held and monotonic() < latest:
-            self._io.later(_FILLING_POLL, lambda: self._cancel_when_full(tags, channel, latest))
-        else:
+        is_idle = not (self._silence.broken and (channel.unsettled or channel.was_used))
+        if is_idle or tags.is_narrow or len(channel.unsettled) >= tags.held or monotonic() >= latest:
             self._cancel(tags, channel)
+            return
+        if tags.ready:
+            tags.narrow()
+        self._io.later(_NARROWING_POLL, lambda: self._cancel_when_full(tags, channel, latest))
 
     def _cancel(self, tags: ConsumerTags, channel: DeliveryChannel) -> None:
         commands = channel.commands
@@ -352,7 +356,6 @@ class Consumer:
             channel.note_applied(commands)
             self._on_cancelled(tags)
 
-        self._enter(State.CANCELLING)
         tags.cancel(cancelled)
 
     def _on_cancelled(self, tags: ConsumerTags) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any, Final
@@ -19,13 +20,18 @@ from qbridge_rabbitmq.amqp.connection import (
 from qbridge_rabbitmq.amqp.frames import Sink
 
 _numbers: Final = itertools.count(1)
+# Of what may be held: for as long as it takes to end the others it must not be full, and soon after that it must.
+_SHARE: Final = 0.2
+_LEAST: Final = 6
+_FIRST: Final = {"x-priority": 1}
 
 
 class ConsumerTags:
     """Consumes. All methods run in the I/O thread.
 
     The prefetch of a consumer cannot be changed, and a quorum queue delivers again what is on its way to one that is
-    cancelled. So more is held by a further consumer, and cancelling is left for times when little is on its way.
+    cancelled. So more is held by a further consumer, and cancelling is left for times when little is on its way: it is
+    sure that nothing is where all are full, or where another one goes before them and is not.
 
     Args:
         connection: the channel's.
@@ -59,7 +65,10 @@ class ConsumerTags:
         self._beside: list[str] = []
         self._awaited = 0
         self._ending = False
-        self.first = self._add(prefetch)
+        self._last = ""
+        self._room = 0  # of the last one
+        self._is_alone = False
+        self.first = self._add(prefetch, deliver)
 
     @property
     def ready(self) -> bool:
@@ -71,8 +80,34 @@ class ConsumerTags:
         if prefetch < self.held:
             self._retire_others()
         if prefetch > self.held:
-            self._beside.append(self._add(prefetch - self.held))
+            self._beside.append(self._add(prefetch - self.held, self._deliver))
             self.held = prefetch
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether there is only one that holds little, and it is full."""
+        return self._is_alone and self._room <= 0
+
+    def narrow(self) -> None:
+        """The next step towards the end of all but one, which goes first and holds little. Only when ``ready``."""
+        if not self._last:
+            self._room = max(_LEAST, round(_SHARE * self.held))
+            self.held += self._room
+            self._last = self._add(self._room, self._deliver_last, _FIRST)
+            self._beside.append(self._last)
+        elif self._room > 0 and self.first != self._last:
+            former, self.first = self.first, self._last
+            self._beside.remove(self._last)
+            self._retire_beside()
+            end_consumer(self._channel, former, self._leave_alone)
+
+    def _deliver_last(self, number: int, redelivered: bool, properties: bytes, body: bytes) -> None:
+        self._room -= 1
+        self._deliver(number, redelivered, properties, body)
+
+    def _leave_alone(self, frame: Any) -> None:
+        del frame
+        self._is_alone = True
 
     def cancel(self, done: Callable[[], None]) -> None:
         """End them all; ``done`` is called when nothing more comes, and what has come by then was delivered."""
@@ -106,26 +141,27 @@ class ConsumerTags:
             self._beside.remove(consumer_tag)
         return consumer_tag == self.first
 
-    def _add(self, prefetch: int) -> str:
+    def _add(self, prefetch: int, deliver: Sink, arguments: dict[str, int] | None = None) -> str:
         # In the order of time: when their channel dies a quorum queue takes back what they held in that of the tags. A
         # message that was asked for has its number as such, without a zero before it: it comes last.
         consumer_tag = f"{next(_numbers):010}-qbridge"
         self._awaited += 1
         self._channel.basic_qos(prefetch_count=prefetch, callback=_ignore)
-        self._channel.basic_consume(self._queue, self._take, consumer_tag=consumer_tag, callback=self._on_consume_ok)
+        self._channel.basic_consume(
+            self._queue,
+            functools.partial(_take, deliver),
+            consumer_tag=consumer_tag,
+            arguments=arguments,
+            callback=self._on_consume_ok,
+        )
         self._tags.add(consumer_tag)
-        self._sinks[consumer_tag.encode()] = self._deliver
+        self._sinks[consumer_tag.encode()] = deliver
         return consumer_tag
 
     def _forget(self, consumer_tags: set[str]) -> None:
         for consumer_tag in consumer_tags:
             self._sinks.pop(consumer_tag.encode(), None)
         self._tags = self._tags - consumer_tags
-
-    def _take(self, channel: Channel, method: Any, properties: spec.BasicProperties, body: bytes) -> None:
-        """What pika has read itself: bodies of several frames."""
-        del channel
-        self._deliver(method.delivery_tag, method.redelivered, raw_properties(properties), body)
 
     def _on_consume_ok(self, frame: Any) -> None:
         del frame
@@ -139,10 +175,19 @@ class ConsumerTags:
         self._confirmed()
 
     def _retire_others(self) -> None:
+        self._retire_beside()
+        self.held = self._first_prefetch
+
+    def _retire_beside(self) -> None:
         for consumer_tag in self._beside:
             retire_consumer(self._channel, consumer_tag)
         self._beside.clear()
-        self.held = self._first_prefetch
+
+
+def _take(deliver: Sink, channel: Channel, method: Any, properties: spec.BasicProperties, body: bytes) -> None:
+    """What pika has read itself: bodies of several frames."""
+    del channel
+    deliver(method.delivery_tag, method.redelivered, raw_properties(properties), body)
 
 
 def _ignore(frame: Any) -> None:
