@@ -151,7 +151,11 @@ class Channel:
             return
         self._cancelled.add(consumer_tag)
         del self._consumers[consumer_tag]
-        self._line.append(lambda: self.consumers.pop(consumer_tag, None))
+
+        def end() -> None:
+            self.consumers.pop(consumer_tag, None)
+
+        self._line.append(end)
 
     def _rpc(self, method: Any, callback: Any, replies: Any) -> None:
         self._require_open()
