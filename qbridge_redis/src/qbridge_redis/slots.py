@@ -32,7 +32,7 @@ from qbridge_redis.queues.finding import find_queues
 from qbridge_redis.server.cluster import ClusterMap, ClusterRoute, MasterRoute
 from qbridge_redis.server.requirements import inspect
 from qbridge_redis.settle.on_demand import AcknowledgementsOnDemand
-from qbridge_redis.state.context import NodeContext, ServerContext, log
+from qbridge_redis.state.context import NodeContext, ServerContext, Signal, log
 from qbridge_redis.state.declarations import Declarations
 
 _STOP_MARGIN: Final = 2.0
@@ -44,7 +44,7 @@ class _Bell:
     """Tells the thread that acknowledges where a slot is now."""
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._event: Signal = threading.Event()
         self._is_placed = False
 
     def is_set(self) -> bool:
@@ -55,7 +55,7 @@ class _Bell:
         """Tell it."""
         self._event.set()
 
-    def move(self, event: threading.Event) -> None:
+    def move(self, event: Signal) -> None:
         """It is another one from now on, which has to know what the one before has been told, and may not have done."""
         before, self._event = self._event, event
         if self._is_placed or before.is_set():

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future
 from typing import Final
 
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.work.perclient import PerClient
 
 
-class _Turn(Future[bool]):
+class _Turn:
     """A flush that has not begun, and what it brings about for all who have asked for it by then."""
 
-    is_led = False
+    def __init__(self) -> None:
+        self.is_led = False
+        self._over = threading.Event()
+        self._is_done = False
+        self._error: BaseException | None = None
+
+    def end(self, is_done: bool, error: BaseException | None = None) -> None:
+        """It is over."""
+        self._is_done, self._error = is_done, error
+        self._over.set()
+
+    def wait(self, timeout: float) -> bool:
+        """Whether it was done in time.
+
+        Raises:
+            BaseException: what kept it from that.
+        """
+        if self._over.wait(timeout) and self._error is not None:
+            raise self._error
+        return self._is_done
 
 
 class Flushes:
@@ -38,19 +56,16 @@ class Flushes:
             turn.is_led = True
         if leads:
             self._lead(turn, client, timeout)
-        try:
-            return turn.result(2 * timeout)
-        except TimeoutError:
-            return False
+        return turn.wait(2 * timeout)
 
     def _lead(self, turn: _Turn, client: QueueClient, timeout: float) -> None:
         is_free = self._flushing.acquire(timeout=timeout)
         with self._lock:
             self._next = _Turn()
         try:
-            turn.set_result(is_free and client.flush(timeout))
+            turn.end(is_free and client.flush(timeout))
         except BaseException as exc:  # noqa: BLE001 - it is raised by all who wait
-            turn.set_exception(exc)
+            turn.end(False, exc)
         finally:
             if is_free:
                 self._flushing.release()

@@ -75,20 +75,24 @@ class ClientContext:
     limits: Limits = field(default_factory=Limits)
 
 
-class Call(threading.Event):
-    """A signal that somebody may be started by.
+class Call:
+    """A signal that somebody may be started by; for the rest a ``threading.Event``.
 
     Attributes:
         answer: called whenever it is given.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        event = threading.Event()
+        self._give = event.set
+        self.is_set: Final = event.is_set  # as they are: each acknowledgement asks
+        self.wait: Final = event.wait
+        self.clear: Final = event.clear
         self.answer: Callable[[], None] = _nobody
 
     def set(self) -> None:
         """Give it."""
-        super().set()
+        self._give()
         self.answer()
 
 
