@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from qbridge_core import ConfigurationError, Delivery, Failure, Outcome, TaskManager, current_task, hookimpl
+from qbridge_core.work import coroutinewatch
 from qbridge_memory import MemoryClient
 from support.wait import wait_for
 
@@ -302,9 +303,10 @@ def test_g9_the_time_of_a_coroutine_begins_with_its_first_step(client: MemoryCli
 
 
 def test_g10_what_is_no_task_and_blocks_the_loop_is_left(
-    client: MemoryClient, caplog: pytest.LogCaptureFixture
+    client: MemoryClient, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Coroutines that wait for their first step notice it, go back uncharged and run on another loop."""
+    """No deadline of a task ends that, and what waits meanwhile runs on another loop."""
+    monkeypatch.setattr(coroutinewatch, "_ASK_EVERY", 0.6)
     release = threading.Event()
 
     async def handler(payload: str) -> None:

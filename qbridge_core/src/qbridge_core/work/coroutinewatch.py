@@ -192,7 +192,8 @@ class CoroutineWatch:
 
     def _is_silent(self, loop: LoopThread, now: float) -> bool:
         """Whether it is in what is no task for longer than a task may take: no deadline of a task ends that."""
-        return loop.stalled(now).seconds > self._shortest and loop.blocker().run is None
+        patience = max(self._shortest, _ASK_EVERY)  # a machine that is busy may not turn it for a moment
+        return loop.stalled(now).seconds > patience and loop.blocker().run is None
 
     def _replace(self, loop: LoopThread) -> None:
         """Leave a loop to what blocks it."""
