@@ -23,6 +23,7 @@ from qbridge_core import (
     UnknownOptionError,
 )
 from qbridge_redis import RedisClient
+from qbridge_redis.recovery.maintenance import Maintenance
 from support.brokers import RedisBroker, free_port
 from support.proxy import TCPProxy
 from support.wait import wait_for
@@ -111,6 +112,29 @@ def test_no_thread_and_no_connection_is_left(make_client: MakeClient, broker: Re
         client.disconnect()
     assert set(threading.enumerate()) == threads
     wait_for(lambda: "connected_clients:1\r" in str(broker.cli("INFO", "clients")), 5.0)
+
+
+def test_a_thread_that_connects_while_the_client_disconnects_leaves_no_connection(
+    make_client: MakeClient, broker: RedisBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its server may take longer for a handshake than the disconnect waits for it."""
+    waits, go_on = threading.Event(), threading.Event()
+    connect = Maintenance._connect
+
+    def late(maintenance: Maintenance) -> None:
+        waits.set()
+        go_on.wait(30.0)
+        connect(maintenance)
+
+    monkeypatch.setattr(Maintenance, "_connect", late)
+    before = set(threading.enumerate())
+    client = make_client(broker.url)
+    assert waits.wait(10.0)
+    client.disconnect()
+    go_on.set()
+    wait_for(lambda: set(threading.enumerate()) <= before, 10.0, "a thread is left")
+    wait_for(lambda: "connected_clients:1\r" in str(broker.cli("INFO", "clients")), 5.0, "a connection is left")
+    assert not client.connected
 
 
 def test_a_client_can_connect_again(client: RedisClient, queue: str) -> None:

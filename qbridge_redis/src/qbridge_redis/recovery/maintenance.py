@@ -131,8 +131,8 @@ class Maintenance:
                 closing.wait(pause.next())
             else:
                 self._sleep()
+        self._connection.close()  # it may have been opened after whoever stops this has closed it
         if self._is_ended:
-            self._connection.close()
             self._server.outage.back(self)
         self.pulse.rest()
 
