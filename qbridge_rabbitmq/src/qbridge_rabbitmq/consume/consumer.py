@@ -151,7 +151,6 @@ class Consumer:
         self._ended.append(done)
         if self.state in {State.STARTING, State.CONSUMING} and self.channel.amqp.is_open:
             self._enter(State.CANCELLING)
-            self.channel.keeps_settlements = True
             self._cancel_when_full(self._tags, self.channel, monotonic() + _NARROWING)
 
     def close(self, done: Callable[[], None]) -> None:
@@ -363,7 +362,7 @@ class Consumer:
         if tags is not self._tags or self.state is not State.CANCELLING:
             return
         self._drop_tags(tags)
-        self._release_settlements()
+        self._io.wake()  # what was settled meanwhile is sent
         self.buffer.leave()
         self._tell_ended()
         self._pursue()
@@ -379,12 +378,6 @@ class Consumer:
             _log.warning("the broker cancelled the consumer of %r; trying to consume again", self.queue)
             self._drop_tags(tags)
             self._check.begin(DELETION_PAUSE)
-
-    def _release_settlements(self) -> None:
-        """What was settled while the consumer ended is sent."""
-        if self.channel is not None:
-            self.channel.keeps_settlements = False
-            self._io.wake()
 
     def _drop_tags(self, tags: ConsumerTags) -> None:
         tags.end()

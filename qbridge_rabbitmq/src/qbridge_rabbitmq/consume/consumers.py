@@ -12,6 +12,7 @@ from qbridge_rabbitmq.amqp.connection import AmqpConnection
 from qbridge_rabbitmq.connection.connections import Connections
 from qbridge_rabbitmq.consume.consumer import Consumer
 from qbridge_rabbitmq.consume.queue_check import Restore
+from qbridge_rabbitmq.consume.states import State
 from qbridge_rabbitmq.recovery.lost_deliveries import LostDeliveries
 from qbridge_rabbitmq.state.in_flight import Arrival
 
@@ -152,7 +153,7 @@ class Consumers:
             channel = consumer.channel
             if channel is None or not channel.unsettled:
                 self._holding.pop(consumer, None)
-            elif not channel.keeps_settlements and channel.flush():
+            elif consumer.state is not State.CANCELLING and channel.flush():  # an ending one is to get no room by that
                 settled = True
                 consumer.hurry()
         return settled

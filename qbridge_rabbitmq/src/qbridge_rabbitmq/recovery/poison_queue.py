@@ -84,9 +84,9 @@ class PoisonQueue:
         arrival = self._take(queue, timeout)
         deliveries = self._hand_out(queue, [arrival]) if arrival is not None else []
         with self._holding:
-            held = self._held.setdefault(queue, {})
-            for delivery in deliveries:
-                held[lock_name(queue, headers.read(delivery.tag.properties).mark)] = delivery
+            for delivery in deliveries:  # a queue without suspects leaves nothing here
+                name = lock_name(queue, headers.read(delivery.tag.properties).mark)
+                self._held.setdefault(queue, {})[name] = delivery
         return deliveries
 
     def _take(self, queue: str, timeout: float) -> Arrival | None:

@@ -117,7 +117,6 @@ class Flushing:
         channel = consumer.channel
         if channel is None:
             return None
-        channel.keeps_settlements = False
         channel.flush()
         if not channel.is_ahead or self._is_classic(consumer.queue):
             return None

@@ -79,8 +79,6 @@ class DeliveryChannel:
 
     Attributes:
         lost: the channel is gone; the broker delivers again what was unsettled.
-        keeps_settlements: they wait for the end of the consumer, to which nothing is sent meanwhile (likewise, as all
-            that follows).
         unsettled: numbers of all deliveries that the broker waits for, ascending (for the I/O thread; others may
             take its length).
         settled: how many were acknowledged (for the I/O thread).
@@ -95,7 +93,6 @@ class DeliveryChannel:
         self.lost = False
         self.queue = queue
         self.amqp = amqp
-        self.keeps_settlements = False
         self.unsettled: dict[int, None] = {}
         self.settled = 0
         self.was_used = False
