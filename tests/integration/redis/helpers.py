@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue as queues
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from qbridge_core import (
     Delivery,
     Failure,
     QueueClient,
+    QueueMismatchError,
     QueueStats,
     Reason,
     TransientError,
@@ -73,6 +75,44 @@ def receive_calmly(client: RedisClient, queue: str, count: int = 10) -> list[Del
         return client.receive(queue, count, 0.5)
     except BrokerUnavailableError:
         return []
+
+
+class Consumers:
+    """A thread for each of some queues that receives as a worker does, and acknowledges what it gets."""
+
+    def __init__(self, client: RedisClient, names: list[str], *, acknowledge: bool = True) -> None:
+        self.got: queues.Queue[Delivery] = queues.Queue()
+        self._client = client
+        self._acknowledge = acknowledge
+        self._ended = threading.Event()
+        self._threads = [threading.Thread(target=self._consume, args=(name,), daemon=True) for name in names]
+        for thread in self._threads:
+            thread.start()
+
+    def _consume(self, name: str) -> None:
+        self._client.subscribe(name, 5)
+        while not self._ended.is_set():
+            try:
+                batch = receive_calmly(self._client, name, 5)
+            except QueueMismatchError:
+                self._ended.wait(0.5)
+                continue
+            for delivery in batch:
+                if self._acknowledge:
+                    self._client.ack(delivery)
+                self.got.put(delivery)
+        self._client.unsubscribe(name)
+
+    def take(self, count: int, timeout: float = 20.0) -> list[Delivery]:
+        """So many of what came."""
+        until = time.monotonic() + timeout
+        return [self.got.get(timeout=max(0.01, until - time.monotonic())) for _ in range(count)]
+
+    def end(self) -> None:
+        """End the threads."""
+        self._ended.set()
+        for thread in self._threads:
+            thread.join(10.0)
 
 
 def failure(

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from integration.redis.helpers import Background, MakeClient, is_empty, receive_calmly, take
-from qbridge_core import Delivery, QueueMismatchError, QueueStats, TaskManager
+from integration.redis.helpers import Background, Consumers, MakeClient, is_empty, receive_calmly, take
+from qbridge_core import QueueStats, TaskManager
 from qbridge_redis import RedisClient
 from qbridge_redis.connection.connection import RedisConnection
 from qbridge_redis.protocol.scripts import Command
@@ -20,37 +20,6 @@ from support.wait import wait_for
 
 MANY = 20
 MOST_CONNECTIONS = 8
-
-
-class Consumers:
-    """A thread for each of some queues that receives as a worker does and acknowledges what it gets."""
-
-    def __init__(self, client: RedisClient, names: list[str]) -> None:
-        self.got: queues.Queue[Delivery] = queues.Queue()
-        self._client = client
-        self._ended = threading.Event()
-        self._threads = [threading.Thread(target=self._consume, args=(name,), daemon=True) for name in names]
-        for thread in self._threads:
-            thread.start()
-
-    def _consume(self, name: str) -> None:
-        self._client.subscribe(name, 5)
-        while not self._ended.is_set():
-            try:
-                batch = receive_calmly(self._client, name, 5)
-            except QueueMismatchError:
-                self._ended.wait(0.5)
-                continue
-            for delivery in batch:
-                self._client.ack(delivery)
-                self.got.put(delivery)
-        self._client.unsubscribe(name)
-
-    def end(self) -> None:
-        """End the threads."""
-        self._ended.set()
-        for thread in self._threads:
-            thread.join(10.0)
 
 
 @pytest.fixture

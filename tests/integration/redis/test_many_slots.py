@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import queue as queues
 import threading
 import time
 from collections import Counter
@@ -12,8 +11,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from integration.redis.deployments import Cluster, Node
-from integration.redis.helpers import MakeClient, receive_calmly, take
-from qbridge_core import Delivery, Message, QBridgeError, QueueStats
+from integration.redis.helpers import Consumers, MakeClient, receive_calmly, take
+from qbridge_core import Message, QBridgeError, QueueStats
 from qbridge_redis import RedisClient
 from support.wait import wait_for
 
@@ -26,39 +25,6 @@ CONNECTIONS_OF_A_CLIENT = 5
 CONNECTIONS_OF_A_MASTER = 4
 LEASE = 2.0
 OPTIONS = {"lease": LEASE, "wait_replicas": 0, "socket_timeout": 1.0, "connect_timeout": 1.0}
-
-
-class Consumers:
-    """A thread for each of some queues that receives as a worker does, and acknowledges what it gets."""
-
-    def __init__(self, client: RedisClient, names: list[str], *, acknowledge: bool = True) -> None:
-        self.got: queues.Queue[Delivery] = queues.Queue()
-        self._client = client
-        self._acknowledge = acknowledge
-        self._ended = threading.Event()
-        self._threads = [threading.Thread(target=self._consume, args=(name,), daemon=True) for name in names]
-        for thread in self._threads:
-            thread.start()
-
-    def _consume(self, name: str) -> None:
-        self._client.subscribe(name, 5)
-        while not self._ended.is_set():
-            for delivery in receive_calmly(self._client, name, 5):
-                if self._acknowledge:
-                    self._client.ack(delivery)
-                self.got.put(delivery)
-        self._client.unsubscribe(name)
-
-    def take(self, count: int, timeout: float = 20.0) -> list[Delivery]:
-        """So many of what came."""
-        until = time.monotonic() + timeout
-        return [self.got.get(timeout=max(0.01, until - time.monotonic())) for _ in range(count)]
-
-    def end(self) -> None:
-        """End the threads."""
-        self._ended.set()
-        for thread in self._threads:
-            thread.join(10.0)
 
 
 Consume = Callable[..., Consumers]
