@@ -290,6 +290,79 @@ def test_a_function_that_makes_no_fresh_context_manager_ends_the_start(client: M
         manager(client, print, made[kind]).start()
 
 
+def test_a_function_that_returns_none_is_told_to_yield(client: MemoryClient) -> None:
+    """The error names it, and says where to open and to close."""
+
+    def forgetful() -> Any:
+        pass
+
+    with pytest.raises(ConfigurationError, match=r"forgetful returned None\..*must be yielded once"):
+        manager(client, print, forgetful).start()
+
+
+@contextlib.contextmanager
+def never_yields() -> Iterator[None]:
+    """Open nothing."""
+    if not never_yields:
+        yield
+
+
+@contextlib.asynccontextmanager
+async def never_yields_on_loop() -> AsyncIterator[None]:
+    """The same for ``async with``."""
+    if not never_yields:
+        yield
+
+
+@contextlib.contextmanager
+def yields_twice() -> Iterator[None]:
+    """Close nothing."""
+    yield
+    yield
+
+
+@contextlib.asynccontextmanager
+async def yields_twice_on_loop() -> AsyncIterator[None]:
+    """The same for ``async with``."""
+    yield
+    yield
+
+
+@kinds
+@pytest.mark.parametrize("lifespan", [never_yields, never_yields_on_loop])
+def test_g18_a_lifespan_that_never_yields_is_named(
+    client: MemoryClient, journal: Journal, handler: str, lifespan: Any
+) -> None:
+    """contextlib says that a generator did not, and not which one, nor what is expected of it."""
+    client.send("q", 1)
+    with pytest.raises(ConfigurationError, match=rf"lifespan must yield once, and {lifespan.__name__} does not"):
+        manager(client, getattr(journal, handler), lifespan).start()
+    assert client.stats("q").ready == 1
+
+
+@kinds
+@pytest.mark.parametrize("lifespan", [yields_twice, yields_twice_on_loop])
+def test_g18_a_lifespan_that_yields_twice_is_named(
+    client: MemoryClient, journal: Journal, caplog: pytest.LogCaptureFixture, handler: str, lifespan: Any
+) -> None:
+    """That is seen at its end, and logged as what else goes wrong there."""
+    with manager(client, getattr(journal, handler), lifespan):
+        pass
+    assert f"lifespan must yield once, and {lifespan.__name__} does not: it yielded again" in caplog.text
+
+
+def test_what_a_lifespan_enters_and_never_yields_is_not_taken_for_it(client: MemoryClient) -> None:
+    """What is raised in it is raised as it is."""
+
+    @contextlib.contextmanager
+    def lifespan() -> Iterator[None]:
+        with never_yields():
+            yield
+
+    with pytest.raises(RuntimeError, match="generator didn't yield"):
+        manager(client, print, lifespan).start()
+
+
 @kinds
 @pytest.mark.parametrize("raises", [False, True])
 def test_what_leaving_raises_is_logged_and_hides_nothing(

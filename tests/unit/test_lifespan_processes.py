@@ -99,6 +99,13 @@ def test_what_entering_raises_ends_the_start(client: MemoryClient, how: str) -> 
     assert started == []
 
 
+@pytest.mark.parametrize("lifespan", [lifespans.never_yields, lifespans.never_yields_on_loop])
+def test_g18_a_lifespan_that_never_yields_is_named(client: MemoryClient, lifespan: Any) -> None:
+    """By the start, as without child processes."""
+    with pytest.raises(ConfigurationError, match=rf"must yield once, and {lifespan.__name__} does not"):
+        manager(client, work, lifespan).start()
+
+
 def test_a_later_child_that_cannot_enter_it_is_tried_again(
     client: MemoryClient, caplog: pytest.LogCaptureFixture
 ) -> None:

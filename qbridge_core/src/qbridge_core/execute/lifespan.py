@@ -9,7 +9,7 @@ import contextlib
 import functools
 import inspect
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
@@ -27,6 +27,11 @@ _WANTED: Final = (
     "a function decorated with contextlib.contextmanager or contextlib.asynccontextmanager, "
     "or a class of context managers"
 )
+_MISUSED: Final = {
+    "generator didn't yield": "it ended without a yield, and nothing was opened",
+    "generator didn't stop": "it yielded again when it was to close what it had opened",
+}
+"""What contextlib says of generators that are no context managers, without their names; and what that means."""
 
 
 def checked_lifespan(lifespan: object) -> Lifespan | None:
@@ -108,14 +113,52 @@ def make(lifespan: Lifespan) -> AbstractContextManager[Any] | AbstractAsyncConte
     if not _is_manager(manager):
         if inspect.iscoroutine(manager):
             manager.close()
-        raise ConfigurationError(f"lifespan must be {_WANTED}, but {_name(lifespan)} returned {manager!r}")
+        raise ConfigurationError(
+            f"lifespan must be {_WANTED}, but {_name(lifespan)} returned {manager!r}. What is opened there must be "
+            "yielded once, and closed below the yield"
+        )
+    if not (hasattr(manager, "gen") and type(manager).__module__ == "contextlib"):
+        return manager  # type: ignore[no-any-return]
     # Of those that contextlib makes from generators it is known: they forget their arguments when they are entered.
-    if hasattr(manager, "gen") and type(manager).__module__ == "contextlib" and not hasattr(manager, "args"):
+    if not hasattr(manager, "args"):
         raise ConfigurationError(
             f"lifespan returned a context manager that was entered before ({manager!r}): "
             "it must make a new one whenever it is called"
         )
-    return manager  # type: ignore[no-any-return]
+    return _explaining(manager) if is_synchronous(manager) else _explaining_on_loop(manager)
+
+
+@contextlib.contextmanager
+def _explaining(manager: AbstractContextManager[Any]) -> Iterator[Any]:
+    try:
+        with manager as state:
+            yield state
+    except RuntimeError as exc:
+        if (problem := _misuse(exc, manager)) is None:
+            raise
+        raise problem from exc
+
+
+@contextlib.asynccontextmanager
+async def _explaining_on_loop(manager: AbstractAsyncContextManager[Any]) -> AsyncIterator[Any]:
+    try:
+        async with manager as state:
+            yield state
+    except RuntimeError as exc:
+        if (problem := _misuse(exc, manager)) is None:
+            raise
+        raise problem from exc
+
+
+def _misuse(error: RuntimeError, manager: object) -> ConfigurationError | None:
+    """What to say of a generator that yields never or twice, if that is what has come out of its context manager."""
+    meaning, last = _MISUSED.get(str(error)), error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if meaning is None or last is None or last.tb_frame.f_locals.get("self") is not manager:
+        return None  # or it is said of another one, which this one has entered
+    name = _name(getattr(manager, "gen", None))
+    return ConfigurationError(f"lifespan must yield once, and {name} does not: {meaning}")
 
 
 class OpenedLifespan:
