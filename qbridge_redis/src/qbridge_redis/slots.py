@@ -24,6 +24,7 @@ from qbridge_redis.consume.together import Reads
 from qbridge_redis.master import Master
 from qbridge_redis.node import Node
 from qbridge_redis.nodes import Nodes, reached
+from qbridge_redis.placement import Bell, Placement, Slot
 from qbridge_redis.protocol.keys import Keys
 from qbridge_redis.protocol.limits import Limits
 from qbridge_redis.protocol.scripts import Command
@@ -32,52 +33,12 @@ from qbridge_redis.queues.finding import find_queues
 from qbridge_redis.server.cluster import ClusterMap, ClusterRoute, MasterRoute
 from qbridge_redis.server.requirements import inspect
 from qbridge_redis.settle.on_demand import AcknowledgementsOnDemand
-from qbridge_redis.state.context import NodeContext, ServerContext, Signal, log
+from qbridge_redis.state.context import NodeContext, ServerContext, log
 from qbridge_redis.state.declarations import Declarations
 
 _STOP_MARGIN: Final = 2.0
 _FLUSHES: Final = 2
 T = TypeVar("T")
-
-
-class _Bell:
-    """Tells the thread that acknowledges where a slot is now."""
-
-    def __init__(self) -> None:
-        self._event: Signal = threading.Event()
-        self._is_placed = False
-
-    def is_set(self) -> bool:
-        """Whether that one knows."""
-        return self._event.is_set()
-
-    def set(self) -> None:
-        """Tell it."""
-        self._event.set()
-
-    def move(self, event: Signal) -> None:
-        """It is another one from now on, which has to know what the one before has been told, and may not have done."""
-        before, self._event = self._event, event
-        if self._is_placed or before.is_set():
-            event.set()
-        self._is_placed = True
-
-
-class _Slot:
-    """A hash slot.
-
-    Attributes:
-        node: what the client has for it.
-        route: the way to its master.
-        bell: of its acknowledgements.
-        master: where it is, as far as is known.
-    """
-
-    def __init__(self, route: ClusterRoute, bell: _Bell, node: Node) -> None:
-        self.node: Final = node
-        self.route: Final = route
-        self.bell: Final = bell
-        self.master: Master | None = None
 
 
 class Slots(Nodes):
@@ -87,16 +48,13 @@ class Slots(Nodes):
         self, options: Options, keys: Keys, declarations: Declarations, events: ConnectionEvents | None = None
     ) -> None:
         super().__init__(options, keys, declarations, events)
-        self._cluster = ClusterMap(options, self._arrange)
-        self._slots: dict[int, _Slot] = {}
-        self._masters: dict[Address, Master] = {}
-        self._lock = threading.Lock()
+        self._placement = Placement(self._make_slot, self._make_master, self._shared.rearrange, self.closing)
+        self._cluster = ClusterMap(options, self._placement.arrange)
 
     def stop(self, timeout: float) -> None:
         """See ``Nodes.stop``: at all masters at the same time."""
         self.closing.set()
-        with self._lock:
-            masters, slots = list(self._masters.values()), list(self._slots.values())
+        masters, slots = self._placement.everything()
         _at_once([partial(master.stop, timeout) for master in masters], timeout + _STOP_MARGIN)
         for slot in slots:
             if slot.master is None:
@@ -105,17 +63,15 @@ class Slots(Nodes):
 
     def node(self, queue: str) -> Node:
         """See ``Nodes.node``."""
-        number = self._keys.slot(queue)
-        slot = self._slots.get(number)
-        return self._add(number).node if slot is None else slot.node
+        return self._slot(queue).node
 
     def nodes(self) -> list[Node]:
         """See ``Nodes.nodes``."""
-        return [slot.node for slot in self._slots.copy().values()]
+        return [slot.node for slot in self._placement.slots()]
 
     def pulses(self) -> list[Pulse]:
         """See ``Nodes.pulses``."""
-        return [pulse for master in self._masters.copy().values() for pulse in master.pulses]
+        return [pulse for master in self._placement.masters() for pulse in master.pulses]
 
     def masters(self) -> list[Address]:
         """See ``Nodes.masters``."""
@@ -125,7 +81,7 @@ class Slots(Nodes):
         """See ``Nodes.flush``: at all masters at the same time, and again where a slot has moved meanwhile."""
         deadline = monotonic() + timeout
         for _ in range(_FLUSHES):
-            busy = [each.acknowledgements for each in self._masters.copy().values() if each.acknowledgements.has_work]
+            busy = [each.acknowledgements for each in self._placement.masters() if each.acknowledgements.has_work]
             if not busy:
                 return True
             left = max(0.0, deadline - monotonic())
@@ -178,8 +134,7 @@ class Slots(Nodes):
         replies: list[Any] = [BrokerUnavailableError("nobody knows where that is")] * len(questions)
         at: dict[Master, list[int]] = {}
         for position, (queue, _) in enumerate(questions):
-            self.node(queue)
-            if (master := self._slots[self._keys.slot(queue)].master) is not None:
+            if (master := self._slot(queue).master) is not None:
                 at.setdefault(master, []).append(position)
         for master, positions in at.items():
             answers = master.ask([questions[position][1] for position in positions])
@@ -210,81 +165,29 @@ class Slots(Nodes):
             connection.close()
         return None
 
-    # ------------------------------------------------------------------ which slot is where
+    def _slot(self, queue: str) -> Slot:
+        return self._placement.slot(self._keys.slot(queue))
 
-    def _add(self, number: int) -> _Slot:
-        with self._lock:
-            if number not in self._slots:
-                slot = self._make(number)
-                self._place(slot)
-                self._slots[number] = slot
-            return self._slots[number]
-
-    def _make(self, number: int) -> _Slot:
+    def _make_slot(self, number: int) -> Slot:
         def moved() -> None:
             node.context.moved()
 
+        def poke() -> None:
+            slot.poke()
+
         route = ClusterRoute(self._options, self._cluster, number, moved)
-        pool, bell = SlotPool(route, self._pool_at, self._known_pool), _Bell()
+        pool, bell = SlotPool(route, self._placement.pool_at, self._placement.known_pool), Bell()
         client = self._client(route, pool, bell)
-        node = Node(self._options, self._keys, self._declarations, client, self._shared, lambda: self._poke(slot))
-        slot = _Slot(route, bell, node)
+        node = Node(self._options, self._keys, self._declarations, client, self._shared, poke)
+        slot = Slot(route, bell, node)
         return slot
 
-    @staticmethod
-    def _poke(slot: _Slot) -> None:
-        if slot.master is not None:
-            slot.master.maintenance.poke()
-
-    def _arrange(self) -> None:
-        """The nodes of the cluster have said which slot is where: have each looked after there."""
-        if self.closing.is_set():
-            return
-        with self._lock:
-            moved = [self._place(slot) for slot in self._slots.values()]
-            left = [address for address, master in self._masters.items() if not master.nodes]
-            ended = [self._masters.pop(address) for address in left]
-        for master in ended:
-            master.end()
-        if any(moved):
-            self._shared.rearrange()
-
-    def _place(self, slot: _Slot) -> bool:
-        """Have a slot looked after where it is; return whether that is elsewhere than before. With the lock held."""
-        slot.route.follow()
-        address, _ = slot.route.place
-        if address is None or (master := self._master_at(address)) is slot.master:
-            return False
-        before, slot.master = slot.master, master
-        master.nodes = (*master.nodes, slot.node)
-        slot.bell.move(master.server.acks_waiting)
-        if before is None:
-            return False
-        before.nodes = tuple(node for node in before.nodes if node is not slot.node)
-        master.maintenance.renew_soon()
-        return True
-
-    def _master_at(self, address: Address) -> Master:
-        """What there is for a master, made when it is first asked for. With the lock held."""
-        if address not in self._masters:
-            route = MasterRoute(self._options, self._cluster, address)
-            pool = ConnectionPool(route, self._name)
-            server = ServerContext(route, self._name, pool, self.closing, self._outage)
-            reader = PollingReader(server, self._shared, lambda: len(self._masters))
-            delays = DelaysOfSlots(self._keys, lambda: len(self._masters))
-            master = Master(server, delays, reader, AcknowledgementsOnDemand)
-            if not self.closing.is_set():
-                master.start()
-            self._masters[address] = master
-        return self._masters[address]
-
-    def _pool_at(self, address: Address) -> ConnectionPool:
-        with self._lock:
-            return self._master_at(address).server.pool
-
-    def _known_pool(self, address: Address) -> ConnectionPool | None:
-        master = self._masters.get(address)
-        return None if master is None else master.server.pool
+    def _make_master(self, address: Address) -> Master:
+        route = MasterRoute(self._options, self._cluster, address)
+        server = ServerContext(route, self._name, ConnectionPool(route, self._name), self.closing, self._outage)
+        reader = PollingReader(server, self._shared, self._placement.count_masters)
+        delays = DelaysOfSlots(self._keys, self._placement.count_masters)
+        return Master(server, delays, reader, AcknowledgementsOnDemand)
 
     def _reads(self, context: NodeContext) -> Reads:
         address, _ = context.route.place
@@ -293,8 +196,7 @@ class Slots(Nodes):
                 address, _ = context.route.locate(self._options.connect_timeout)
             except REFUSED as exc:
                 raise unreachable(exc, self._options) from exc
-        with self._lock:
-            return self._master_at(address).shared_reader
+        return self._placement.master_at(address).shared_reader
 
 
 def _at_once(calls: Sequence[Callable[[], T]], timeout: float) -> list[T]:
