@@ -135,6 +135,12 @@ def failure(
     )
 
 
+def are_shared(client: RedisClient, count: int) -> bool:
+    """Whether so many queues are read together."""
+    assert client._nodes is not None
+    return len(client._nodes.several.queues()) >= count
+
+
 def is_empty(client: QueueClient, queue: str) -> bool:
     """Whether nothing is left of a queue; False while the server cannot say."""
     try:

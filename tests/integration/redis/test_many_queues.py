@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from integration.redis.helpers import Background, Consumers, MakeClient, is_empty, receive_calmly, take
+from integration.redis.helpers import Background, Consumers, MakeClient, are_shared, is_empty, receive_calmly, take
 from qbridge_core import QueueStats, TaskManager
 from qbridge_redis import RedisClient
 from qbridge_redis.connection.connection import RedisConnection
@@ -35,15 +35,9 @@ def names(own_client: RedisClient, queue: str) -> list[str]:
 def consumers(own_client: RedisClient, names: list[str]) -> Iterator[Consumers]:
     """Consumers of all of them, which have become idle."""
     consumers = Consumers(own_client, names)
-    wait_for(lambda: is_shared(own_client, MANY), 15.0, "the queues are not read together")
+    wait_for(lambda: are_shared(own_client, MANY), 15.0, "the queues are not read together")
     yield consumers
     consumers.end()
-
-
-def is_shared(client: RedisClient, count: int) -> bool:
-    """Whether so many queues are read together."""
-    assert client._nodes is not None
-    return len(client._nodes.several.queues()) >= count
 
 
 def connections(broker: RedisBroker) -> int:
@@ -119,7 +113,7 @@ def test_what_comes_while_nobody_receives_goes_back(
     consumers.end()
     for name in names:
         own_client.subscribe(name, 1)
-    wait_for(lambda: not own_client.receive(names[0], 1, 0.3) and is_shared(own_client, 1), 10.0)
+    wait_for(lambda: not own_client.receive(names[0], 1, 0.3) and are_shared(own_client, 1), 10.0)
     own_client.publish(names[0], b"body")
     delivery = take(make_client(broker.url), names[0], 10.0)
     assert (delivery.body, delivery.attempts, delivery.crashes, delivery.suspected) == (b"body", 0, 0, False)
@@ -158,7 +152,7 @@ def test_a_queue_that_cannot_be_read_does_not_stop_the_others(
     broker.cli("SET", names[3], "no stream")
     own_client.publish(names[4], b"body")
     assert consumers.got.get(timeout=10.0).queue == names[4]
-    wait_for(lambda: not is_shared(own_client, MANY), 10.0, "the queue is still read with the others")
+    wait_for(lambda: not are_shared(own_client, MANY), 10.0, "the queue is still read with the others")
     own_client.publish(names[5], b"body")
     assert consumers.got.get(timeout=10.0).queue == names[5]
 
@@ -229,7 +223,7 @@ def test_without_the_right_to_unblock_it_takes_a_second_longer(
     broker.cli("ACL", "SETUSER", "few", "on", ">pw", "~*", "+@all", "-client")
     client = make_client(broker.url.replace("redis://", "redis://few:pw@"))
     consumers = Consumers(client, names)
-    wait_for(lambda: is_shared(client, MANY), 20.0, "the queues are not read together")
+    wait_for(lambda: are_shared(client, MANY), 20.0, "the queues are not read together")
     client.publish(names[7], b"body")
     assert consumers.got.get(timeout=10.0).queue == names[7]
     consumers.end()

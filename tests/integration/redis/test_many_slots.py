@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from integration.redis.deployments import Cluster, Node
-from integration.redis.helpers import Consumers, MakeClient, receive_calmly, take
+from integration.redis.helpers import Consumers, MakeClient, are_shared, receive_calmly, take
 from qbridge_core import Message, QBridgeError, QueueStats
 from qbridge_redis import RedisClient
 from support.wait import wait_for
@@ -50,12 +50,6 @@ def declared(client: RedisClient, queue: str, count: int = MANY) -> list[str]:
     for name in names:
         client.declare(name)
     return names
-
-
-def are_shared(client: RedisClient, count: int) -> bool:
-    """Whether so many queues are read together."""
-    assert client._nodes is not None
-    return len(client._nodes.several.queues()) >= count
 
 
 def threads_of_clients() -> Counter[str]:
