@@ -22,6 +22,7 @@ from qbridge_core import (
     TooManyStuckTasksError,
     run_workers,
 )
+from qbridge_core.contract.names import suspects_queue
 from qbridge_memory import MemoryClient
 from support.wait import wait_for
 
@@ -394,3 +395,45 @@ def test_wrong_use_is_told(client: MemoryClient) -> None:
     with a, pytest.raises(ConfigurationError, match="running already"):
         run_workers(b, a)
     run_workers(a, other, b, until_idle=True)
+
+
+@pytest.mark.parametrize("routes", [{"a": "b", "b": "a"}, {"x": "a", "a": "b", "b": "c", "c": "a"}])
+def test_g18_dead_letters_that_would_go_round_are_refused(client: MemoryClient, routes: dict[str, str]) -> None:
+    """A task that always fails would run for ever; the text names the queues, and says what to do."""
+    managers = [TaskManager(client, print, queue, dead) for queue, dead in routes.items()]
+    with pytest.raises(ConfigurationError, match=r"go round, 'a' -> 'b'.* -> 'a'.*give one of these queues"):
+        run_workers(*managers)
+
+
+def test_a_worker_of_dead_letters_is_noted_once(client: MemoryClient, caplog: pytest.LogCaptureFixture) -> None:
+    """Somebody may want to hear of letters; who has slipped with a name reads what becomes of them."""
+    told: list[object] = []
+
+    def fail(payload: object) -> None:
+        raise LookupError
+
+    client.declare("a", "a.dead")
+    client.send("a", "letter")
+    run_workers(
+        TaskManager(client, fail, "a", "a.dead", max_retries=0),
+        TaskManager(client, told.append, "a.dead", "unseen"),
+        until_idle=True,
+    )
+    assert told == ["letter"]
+    assert caplog.text.count("dead letters of a go to a.dead, from which this program takes tasks") == 1
+
+
+def test_dead_letters_of_two_brokers_do_not_meet(caplog: pytest.LogCaptureFixture) -> None:
+    """Queues of the same names are others there."""
+    clients = [MemoryClient("memory://here"), MemoryClient("memory://there")]
+    for each in clients:
+        each.connect()
+    run_workers(TaskManager(clients[0], print, "a", "b"), TaskManager(clients[1], print, "b", "a"), until_idle=True)
+    assert "dead letters of" not in caplog.text
+
+
+def test_g18_dead_letters_do_not_wait_among_suspects_of_another_queue(client: MemoryClient) -> None:
+    """As those of a queue do not wait among its own."""
+    managers = TaskManager(client, print, "a", suspects_queue("b")), TaskManager(client, print, "b", "dead")
+    with pytest.raises(ConfigurationError, match=r"dead_letter_queue of 'a' cannot be .*; choose another name"):
+        run_workers(*managers)

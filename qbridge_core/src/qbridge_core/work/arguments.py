@@ -5,7 +5,7 @@ They return what they were given, or raise ``ConfigurationError``; ``checked_cli
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from qbridge_core.contract.checks import MAX_ID_CHARS, check_queue_name
@@ -151,3 +151,31 @@ def check_queues(input_queue: object, dead_letter_queue: object) -> None:
             f"dead_letter_queue cannot be {dead_letter_queue!r}: tasks of {queue!r} that may have killed "
             "their worker wait there to run again; choose another name"
         )
+
+
+def check_dead_letter_routes(routes: Mapping[str, str]) -> list[str]:
+    """Refuse dead letters that would go round for ever; return the queues whose letters run again in another one.
+
+    Args:
+        routes: the dead-letter queue of each queue that one program works on, at one broker.
+
+    Raises:
+        ConfigurationError: they go round, or to where tasks of another queue wait that may have killed their worker.
+    """
+    side_queues = {suspects_queue(queue): queue for queue in routes}
+    for queue, dead in routes.items():
+        if dead in side_queues:
+            raise ConfigurationError(
+                f"dead_letter_queue of {queue!r} cannot be {dead!r}: tasks of {side_queues[dead]!r} that may have "
+                "killed their worker wait there to run again; choose another name"
+            )
+        way = [queue]
+        while (following := routes.get(way[-1])) is not None and following not in way:
+            way.append(following)
+        if following == queue:
+            raise ConfigurationError(
+                f"dead letters would go round, {' -> '.join(map(repr, [*way, queue]))}, and a task that always fails "
+                "would run for ever: give one of these queues a dead_letter_queue that no worker of this program "
+                "takes tasks from"
+            )
+    return [queue for queue, dead in routes.items() if dead in routes]

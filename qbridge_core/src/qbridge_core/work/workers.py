@@ -17,6 +17,7 @@ from qbridge_core.runtime.logs import flush, logger
 from qbridge_core.runtime.signals import signal_name, stop_signals
 from qbridge_core.telemetry.health import SILENCE, STALL, Health, together
 from qbridge_core.telemetry.healthfile import HealthFile
+from qbridge_core.work.arguments import check_dead_letter_routes
 from qbridge_core.work.manager import TaskManager
 from qbridge_core.work.session import INTERRUPTED, LOOK_EVERY, STOP_CALLED, Session
 
@@ -49,8 +50,9 @@ def run_workers(
             :meth:`TaskManager.health` tells it, and says whether they are ready; see docs/health.md.
 
     Raises:
-        ConfigurationError: no manager or something else was given, one was given twice, two have one queue, or one of
-            them runs already; ``poll_timeout`` is not a positive number; the health file cannot be written.
+        ConfigurationError: no manager or something else was given, one was given twice, two have one queue, dead
+            letters would go round among their queues, or one of them runs already; ``poll_timeout`` is not a positive
+            number; the health file cannot be written.
         NotConnectedError: a client is not connected, or was disconnected meanwhile.
         QBridgeError: the queues could not be created; then none has taken a message.
         BaseException: what ended the first that ended, for example :class:`~qbridge_core.TooManyStuckTasksError`. A
@@ -287,7 +289,23 @@ def _checked(managers: Sequence[object]) -> tuple[TaskManager, ...]:
                 "them; for more tasks at once give one of them more max_workers"
             )
         found.append(manager)
+    _check_dead_letters(found)
     return tuple(found)
+
+
+def _check_dead_letters(managers: Sequence[TaskManager]) -> None:
+    """Refuse letters that go round. That they run as tasks of another queue is meant, or a slip: say so."""
+    brokers: dict[str, dict[str, str]] = {}  # two clients of one broker look alike
+    for manager in managers:
+        routes = brokers.setdefault(repr(manager.queue_client), {})
+        routes.update((queue.name, queue.dead_letter_queue) for queue in manager._plan.queues)
+    for routes in brokers.values():
+        for queue in check_dead_letter_routes(routes):
+            _log.warning(
+                "dead letters of %s go to %s, from which this program takes tasks: each runs there as a new one, "
+                "which is right if that worker is made for them",
+                queue, routes[queue],
+            )  # fmt: skip
 
 
 def _shared_queues(one: TaskManager, other: TaskManager) -> set[str]:
