@@ -67,7 +67,9 @@ def test_who_may_not_list_queues_is_shown_what_is_in_them(
 
     monkeypatch.setattr(client, "queues", refuse)
     overview = Overview(client, ["q"])
-    tell_doubts(overview, overview.look())
+    rows = overview.look()
+    assert overview.absent(rows) == set()
+    tell_doubts(overview, rows, ())
     assert capsys.readouterr().err == ""
 
 
@@ -105,3 +107,32 @@ def test_a_queue_that_is_gone_is_shown_no_more() -> None:
     assert [each["queue"] for each in shown(pages, "/queues")[1]] == ["b"]
     gauges = exported.figures.read().gauges
     assert {labels for metric, labels in gauges if metric is READY} == {("b",)}
+
+
+def test_a_queue_that_does_not_exist_is_absent_until_it_does(
+    client: MemoryClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slip in a name is no empty queue; one that is declared later is there as soon as somebody looks again."""
+    for pace in ("_LIST_EVERY", "_SHARE"):
+        monkeypatch.setattr(f"qbridge_core.cli.watching.overview.{pace}", 0)
+    client.declare("q")
+    overview = Overview(client, ["q", "later", "slip"])
+    assert overview.absent(overview.look()) == {"later", "slip"}
+    client.declare("later")
+    assert overview.absent(overview.look()) == {"slip"}
+
+
+def test_queues_are_seldom_listed(client: MemoryClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis goes through all its keys for that: once for those that are there, now and then for those that are not."""
+    listed: list[int] = []
+    queues = client.queues
+    monkeypatch.setattr(client, "queues", lambda: listed.append(1) or queues())
+    client.declare("q")
+    there, slip = Overview(client, ["q"]), Overview(client, ["slip"])
+    for _ in range(5):
+        assert there.absent(there.look()) == set()
+        assert slip.absent(slip.look()) == {"slip"}
+    assert len(listed) == 2
+    client.declare("slip")
+    client.send("slip", 1)
+    assert slip.absent(slip.look()) == set()

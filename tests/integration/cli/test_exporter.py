@@ -97,6 +97,24 @@ def test_what_no_page_can_tell_is_said_at_the_first_look(
     assert "management_url" in nothing
 
 
+def test_a_queue_that_does_not_exist_has_no_numbers(
+    redis_url: str, unique_name: str, start_qbridge: StartQBridge
+) -> None:
+    """Zeros would look healthy; its page is a 404, and both are there when it is."""
+    slip = f"{unique_name}-slip"
+    with connect(redis_url) as connected:
+        connected.declare(unique_name)
+        exporter = start_qbridge("exporter", unique_name, slip, "--url", redis_url, "--port", "0", "--interval", "1")
+        address = address_of(exporter)
+        wait_for(lambda: as_json(f"{address}/queues/{unique_name}"), message="the exporter has looked")
+        assert read(f"{address}/queues/{slip}")[0] == 404
+        assert gauges(address, slip) == {"qbridge_exporter_up": 1}
+        assert gauges(address, unique_name)["qbridge_queue_ready"] == 0
+        connected.declare(slip)
+        connected.send(slip, 1)
+        wait_for(lambda: gauges(address, slip).get("qbridge_queue_ready") == 1, message="it is there")
+
+
 @pytest.mark.faults
 def test_a_broker_that_is_away_is_no_empty_queue(
     private_redis: Broker, unique_name: str, start_qbridge: StartQBridge

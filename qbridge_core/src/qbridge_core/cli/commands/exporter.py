@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -53,7 +53,8 @@ def command(
     workers, as KEDA does (its scaler metrics-api): "queue", "ready", "in_flight", "delayed", "dead", "oldest_age",
     "paused", null for what the broker does not tell, and "backlog", which is what workers have to do now: ready and in
     flight, and 0 while the queue is paused. /queues has all of them. Both are a 503 while the broker does not answer,
-    so that nobody takes it for an empty queue; a broker that is not up yet is waited for.
+    so that nobody takes it for an empty queue; a broker that is not up yet is waited for. A QUEUE that does not exist,
+    as far as the broker lists what does, is named on standard error, has no numbers in /metrics, and its page is a 404.
     """
     url = chosen_url(url, url_file)
     pages = Pages()
@@ -93,14 +94,19 @@ def _connected(url: str) -> QueueClient:
 def _look_for_ever(overview: Overview, exported: Exported, interval: float) -> None:
     told = ""
     is_first = True
+    absent: set[str] = set()
     while True:
         began = monotonic()
         try:
-            exported.brought(rows := overview.look())
+            rows, before = overview.look(), absent
+            absent = overview.absent(rows)
+            exported.brought([row for row in rows if row.queue not in absent])
             told = ""
+            for queue in sorted(absent - before):
+                _warn(f"there is no queue {queue!r}")
             if is_first:
                 is_first = False
-                _tell_doubts(overview, rows)
+                _tell_doubts(overview, rows, absent)
         except QBridgeError as exc:
             exported.failed(str(exc))
             if str(exc) != told:
@@ -109,17 +115,22 @@ def _look_for_ever(overview: Overview, exported: Exported, interval: float) -> N
         time.sleep(max(0.0, began + interval - monotonic()))
 
 
-def _tell_doubts(overview: Overview, rows: Sequence[Row]) -> None:
+def _tell_doubts(overview: Overview, rows: Sequence[Row], absent: Collection[str]) -> None:
     """Say what no page can, to whoever relies on them: a slip in a name looks like an empty queue."""
     doubts: list[str] = []
-    with suppress(QBridgeError):  # the exporter's user may have no right to list queues
-        doubts = [f"there is no queue {name!r}" for name in overview.missing(rows)] or overview.doubts(rows)
+    if not absent:
+        with suppress(QBridgeError):  # the exporter's user may have no right to look at more
+            doubts = overview.doubts(rows)
     if not rows:
         doubts = ["no queues are found (RabbitMQ lists its queues with the option management_url only): name them"]
     elif all(row.in_flight is None for row in rows):
         doubts.append("the broker does not tell what runs, so backlog is what is ready")
     for doubt in doubts:
-        click.echo(escaped(doubt), err=True)
+        _warn(doubt)
+
+
+def _warn(text: str) -> None:
+    click.echo(escaped(text), err=True)
 
 
 def _complain(exc: Exception) -> None:

@@ -80,7 +80,7 @@ class Exported:
         self.check()
         row = self._rows.get(queue)
         if row is None and not self._error:
-            return _page(HTTPStatus.NOT_FOUND, {"error": f"there is no queue {queue!r} any more"})
+            return _page(HTTPStatus.NOT_FOUND, {"error": f"there is no queue {queue!r}"})
         return self._page(row and _as_json(row))
 
     def _page(self, found: object) -> Page:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from qbridge_core.cli.presence import doubt_about, listed
 from qbridge_core.contract.checks import check_queue_name
 from qbridge_core.contract.client import QueueClient
-from qbridge_core.errors import UnsupportedError
+from qbridge_core.errors import QBridgeError, UnsupportedError
 from qbridge_core.runtime.clock import monotonic
 
 _LIST_EVERY: Final = 10.0  # seconds: on Redis listing goes through all keys of the server
@@ -63,7 +64,9 @@ class Overview:
         self._client = client
         self._names = [check_queue_name(name) for name in dict.fromkeys(names)]
         self._known: dict[str, str | None] = {}
-        self._list_at = monotonic()
+        self._list_at = self._search_at = monotonic()
+        self._there: set[str] = set()
+        self._absent: set[str] = set()
         if not names and not client.capabilities.queues:
             raise UnsupportedError("this broker cannot list its queues; name those that you want to see")
 
@@ -86,6 +89,22 @@ class Overview:
         known = listed(self._client) if suspects else {}
         return [name for name in suspects if known and name not in known]
 
+    def absent(self, rows: Sequence[Row]) -> set[str]:
+        """As ``missing``, for each look: what was there once counts as there, and others are looked for now and then.
+
+        Never raises: a user that may not list queues, for one, is told of none.
+        """
+        self._there.update(row.queue for row in rows if not row.is_empty)
+        unsure = {row.queue for row in rows} - self._there if self._names else set[str]()
+        if unsure and monotonic() >= self._search_at:
+            began = monotonic()
+            with suppress(QBridgeError):
+                known = listed(self._client)
+                self._there.update(unsure & known.keys())
+                self._absent = unsure - known.keys() if known else set()
+            self._search_at = _next_listing(began)
+        return self._absent & unsure - self._there
+
     def doubts(self, rows: Sequence[Row]) -> list[str]:
         """What is to be said of the named queues that hold nothing, where nothing is listed to which they could belong.
 
@@ -98,8 +117,7 @@ class Overview:
     def _list(self) -> None:
         began = monotonic()
         self._known = self._client.queues()
-        ended = monotonic()
-        self._list_at = ended + max(_LIST_EVERY, _SHARE * (ended - began))
+        self._list_at = _next_listing(began)
 
     def _row(self, name: str, dead_letter_queue: str | None) -> Row:
         stats = self._client.describe(name)
@@ -116,3 +134,9 @@ class Overview:
             out_rate=stats.out_rate,
             paused=stats.paused,
         )
+
+
+def _next_listing(began: float) -> float:
+    """When queues may be listed again, after they were, from ``began`` until now (monotonic times)."""
+    ended = monotonic()
+    return ended + max(_LIST_EVERY, _SHARE * (ended - began))
