@@ -16,6 +16,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -23,7 +24,7 @@ from typing import NoReturn
 import pytest
 
 from qbridge_core.runtime.logs import flush, logger
-from support.brokers import Broker, RabbitMQBroker, RedisBroker, amqp_answers, redis_answers, start_new
+from support.brokers import Broker, Kept, RabbitMQBroker, RedisBroker, amqp_answers, redis_answers, start_new
 from support.postgresql import PostgreSQLBroker, postgresql_answers, postgresql_version
 from support.proxy import TCPProxy
 from support.shares import dealt
@@ -224,10 +225,22 @@ def _private(kind: Kind, directory: Path) -> Iterator[Broker]:
         broker.close()
 
 
+@pytest.fixture(scope="session")
+def _kept_rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
+    if not RABBITMQ.broker.available():
+        _give_up(RABBITMQ)
+    with closing(Kept(RABBITMQ.broker, tmp_path_factory.mktemp("kept"))) as kept:
+        yield kept
+
+
 @pytest.fixture
-def private_rabbitmq(tmp_path: Path) -> Iterator[Broker]:
-    """A RabbitMQ node (`RabbitMQBroker`) of this test alone, started, for tests that break it."""
-    yield from _private(RABBITMQ, tmp_path)
+def private_rabbitmq(_kept_rabbitmq: Kept) -> Broker:
+    """A RabbitMQ node (`RabbitMQBroker`) that nobody else uses meanwhile, started, for tests that break it.
+
+    The next test of this process of pytest gets the same one, as a node takes long to start: in it are the queues of
+    those before, and each test takes back what it has set.
+    """
+    return _kept_rabbitmq.up()
 
 
 @pytest.fixture

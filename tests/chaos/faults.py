@@ -15,8 +15,6 @@ from support.proxy import TCPProxy
 from support.sqs import SQSBroker
 from support.wait import wait_for
 
-_NO_MEMORY = "0.00001"
-_ENOUGH_MEMORY = "0.4"
 _START_TIMEOUT = 90.0
 _PROBE = "probe"
 _KEEPS_UP = 0.02
@@ -116,9 +114,8 @@ def _alarm(victims: Victims, lasts: float) -> None:
     """Let the broker believe that its memory is used up."""
     broker = victims.broker
     if isinstance(broker, RabbitMQBroker):
-        broker.rabbitmqctl("set_vm_memory_high_watermark", _NO_MEMORY)
-        time.sleep(lasts)
-        broker.rabbitmqctl("set_vm_memory_high_watermark", _ENOUGH_MEMORY)
+        with broker.out_of_memory():
+            time.sleep(lasts or 1.5)
     elif isinstance(broker, RedisBroker):
         broker.cli("CONFIG", "SET", "maxmemory", "1mb")  # an empty server uses more
         time.sleep(lasts or 0.5)

@@ -39,7 +39,7 @@ class TestClassic(TestQuorum):
 class TestQuorumFaults(FaultConformance):
     """``amqp://`` on a server that is killed."""
 
-    queue_age = 5.0
+    queue_age = 5.0  # what is longer than the second that RabbitMQ 3.10 needs on an idle machine
 
     @pytest.fixture
     def faulty_broker(self, private_rabbitmq: FaultyBroker) -> FaultyBroker:
@@ -50,5 +50,4 @@ class TestQuorumFaults(FaultConformance):
 class TestClassicFaults(TestQuorumFaults):
     """The same with classic queues."""
 
-    options = {"queue_type": "classic"}
-    queue_age = 2.0  # delays are held in quorum queues, too
+    options = {"queue_type": "classic"}  # delays are held in quorum queues here, too

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pika
@@ -23,25 +23,16 @@ from qbridge_core import (
     TransientError,
     connect,
 )
-from support.brokers import Broker, RabbitMQBroker, RedisBroker, start_new
+from support.brokers import Broker, RabbitMQBroker, RedisBroker
 from support.wait import wait_for
 
 pytestmark = pytest.mark.faults
 
 
-@pytest.fixture(scope="module")
-def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQBroker]:
-    """A node of these tests alone. Each takes back what it does to it, and none kills it, so they can share it."""
-    if not RabbitMQBroker.available():
-        pytest.skip("RabbitMQ is not installed")
-    with closing(start_new(RabbitMQBroker, tmp_path_factory.mktemp("survived"))) as node:
-        yield node
-
-
 @pytest.fixture(params=["rabbitmq", "redis"])
 def broker(request: pytest.FixtureRequest) -> Broker:
-    """That node, and a Redis of this test alone."""
-    broker: Broker = request.getfixturevalue("rabbitmq" if request.param == "rabbitmq" else "private_redis")
+    """A broker of this test alone, once a RabbitMQ and once a Redis. What a test does to it it takes back."""
+    broker: Broker = request.getfixturevalue(f"private_{request.param}")
     return broker
 
 
@@ -143,13 +134,13 @@ def test_g14_a_redis_queue_destroyed_under_a_running_worker_is_made_again(
 
 @pytest.mark.parametrize("again", [False, True], ids=["deleted", "deleted and declared by another program"])
 def test_g14_a_rabbitmq_queue_destroyed_under_a_running_worker_is_used_again(
-    rabbitmq_client: QueueClient, rabbitmq: RabbitMQBroker, unique_name: str, again: bool
+    rabbitmq_client: QueueClient, private_rabbitmq: RabbitMQBroker, unique_name: str, again: bool
 ) -> None:
     """The broker cancels the consumer; the worker consumes from the new queue, whoever made it."""
     worked = Worked()
     with TaskManager(rabbitmq_client, worked, unique_name, f"{unique_name}.dead", max_workers=2, max_retries=0):
         goes_on(rabbitmq_client, unique_name, worked, "before")
-        _delete(rabbitmq, unique_name, again=again)
+        _delete(private_rabbitmq, unique_name, again=again)
         goes_on(rabbitmq_client, unique_name, worked, "after")
         goes_on(rabbitmq_client, unique_name, worked, "bad")
         letters = rabbitmq_client.dead_letters
@@ -166,9 +157,9 @@ def redis_client(private_redis: RedisBroker, unique_name: str) -> Iterator[Queue
 
 
 @pytest.fixture
-def rabbitmq_client(rabbitmq: RabbitMQBroker, unique_name: str) -> Iterator[QueueClient]:
+def rabbitmq_client(private_rabbitmq: RabbitMQBroker, unique_name: str) -> Iterator[QueueClient]:
     """A client of the node of these tests."""
-    with connect(quick(rabbitmq.url)) as client:
+    with connect(quick(private_rabbitmq.url)) as client:
         client.declare(unique_name, f"{unique_name}.dead")
         yield client
 
@@ -232,11 +223,8 @@ def _full(broker: Broker) -> Iterator[None]:
         broker.cli("CONFIG", "SET", "maxmemory", "0")
         return
     assert isinstance(broker, RabbitMQBroker)
-    broker.rabbitmqctl("set_vm_memory_high_watermark", "0.00001")
-    try:
+    with broker.out_of_memory():
         yield
-    finally:
-        broker.rabbitmqctl("set_vm_memory_high_watermark", "0.4")
 
 
 def _is_blocked(client: QueueClient, queue: str) -> bool:
@@ -300,16 +288,8 @@ class Account:
             self.broker.cli("CLIENT", "KILL", "USER", "worker")
             return
         assert isinstance(self.broker, RabbitMQBroker)
-        # One command for all of it: each one is a virtual machine that starts.
-        self.broker.rabbitmqctl("eval", _CHANGE % password)
-
-
-_CHANGE = """
-    User = <<"worker">>,
-    ok = rabbit_auth_backend_internal:put_user(#{name => User, password => <<"%s">>, tags => <<>>}, <<"test">>),
-    ok = rabbit_auth_backend_internal:set_permissions(User, <<"/">>, <<".*">>, <<".*">>, <<".*">>, <<"test">>),
-    rabbit_networking:close_connections(rabbit_networking:connections(), "rotated").
-"""
+        self.broker.put_user("worker", password)
+        self.broker.evaluate('rabbit_networking:close_connections(rabbit_networking:connections(), "rotated").')
 
 
 def test_g14_a_rotated_password_is_an_outage_with_a_loud_log(

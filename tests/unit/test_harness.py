@@ -17,6 +17,7 @@ import pytest
 
 from support.brokers import (
     BrokerError,
+    Kept,
     RabbitMQBroker,
     RedisBroker,
     amqp_answers,
@@ -214,6 +215,22 @@ def test_a_redis_says_what_it_holds(private_redis: RedisBroker) -> None:
 
 @pytest.mark.faults
 @pytest.mark.slow
+def test_a_kept_server_is_up_whatever_was_done_to_it(tmp_path: Path) -> None:
+    """Killed or suspended it comes back as it was, and a new one takes the place of one that cannot."""
+    with closing(Kept(RedisBroker, tmp_path / "kept")) as kept:
+        first = kept.up()
+        first.suspend()
+        assert kept.up() is first
+        first.kill()
+        assert kept.up() is first
+        assert first.is_ready()
+        first.kill()
+        with socket.create_server((first.host, first.port)):
+            second = kept.up()
+        assert second is not first
+        assert second.is_ready()
+
+
 def test_private_rabbitmq_comes_back_after_kill(private_rabbitmq: RabbitMQBroker) -> None:
     """A RabbitMQ that was killed comes back with its data, on the same URL."""
     url = private_rabbitmq.url
@@ -225,6 +242,7 @@ def test_private_rabbitmq_comes_back_after_kill(private_rabbitmq: RabbitMQBroker
     private_rabbitmq.start()
     assert private_rabbitmq.url == url
     assert "kept" in private_rabbitmq.rabbitmqctl("list_vhosts").split()
+    private_rabbitmq.rabbitmqctl("delete_vhost", "kept")
 
 
 @pytest.mark.faults

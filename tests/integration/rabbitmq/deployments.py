@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
-from typing import Any
 
 from support.brokers import PortMapper, RabbitMQBroker
 from support.wait import wait_for
@@ -36,7 +35,7 @@ class Cluster:
     @staticmethod
     def cut_off(node: RabbitMQBroker) -> None:
         """Part a node from the others, until it starts anew; clients still reach all of them."""
-        node.rabbitmqctl("eval", "[{erlang:set_cookie(N, other), erlang:disconnect_node(N)} || N <- nodes()].")
+        node.evaluate("[{erlang:set_cookie(N, other), erlang:disconnect_node(N)} || N <- nodes()].")
 
     @property
     def url(self) -> str:
@@ -62,18 +61,27 @@ class Cluster:
 
     def leader(self, queue: str) -> RabbitMQBroker:
         """The node that has the leader of a quorum queue."""
-        return next(node for node in self.nodes if node.node == self._queue(queue)["leader"])
+        (leader,) = self._members(queue, "leader")
+        return next(node for node in self.nodes if node.node == leader)
 
     def is_replicated(self, queue: str) -> bool:
         """Whether a member of a quorum queue is on each node, and up."""
-        return len(self._queue(queue)["online"]) == len(self.nodes)
+        return self._members(queue, "online") == {node.node for node in self.nodes}
 
-    def _queue(self, name: str) -> dict[str, Any]:
+    def _members(self, queue: str, role: str) -> set[str]:
         asked = next(node for node in self.nodes if node.running)
-        rows = json.loads(asked.rabbitmqctl("list_queues", "name", "leader", "online", "--formatter", "json"))
-        return next(row for row in rows if row["name"] == name)
+        return _names(
+            asked.evaluate(
+                f"""{{ok, Queue}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{queue}">>)),
+                rabbit_amqqueue:info(Queue, [{role}])."""
+            )
+        )
 
     @staticmethod
     def running_as_seen_by(node: RabbitMQBroker) -> set[str]:
         """The names of the nodes that one of them counts as running."""
-        return set(json.loads(node.rabbitmqctl("cluster_status", "--formatter", "json"))["running_nodes"])
+        return _names(node.evaluate("rabbit_mnesia:cluster_nodes(running)."))
+
+
+def _names(text: str) -> set[str]:
+    return set(re.findall(r"'(qbridge-\d+@localhost)'", text))

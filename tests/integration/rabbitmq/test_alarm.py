@@ -20,7 +20,6 @@ def test_g1_a_memory_alarm_is_a_typed_error_and_acknowledgements_go_on(
         client.declare(unique_name)
         client.send_many(unique_name, range(10))
         client.subscribe(unique_name, 10)
-        private_rabbitmq.rabbitmqctl("set_vm_memory_high_watermark", "0.00001")
 
         def refused() -> bool:
             try:
@@ -29,13 +28,13 @@ def test_g1_a_memory_alarm_is_a_typed_error_and_acknowledgements_go_on(
                 return True
             return False
 
-        wait_for(refused, 20.0, "publishing is refused")
-        received = 0
-        while batch := client.receive(unique_name, 10, 2.0):
-            for delivery in batch:
-                client.ack(delivery)
-            received += len(batch)
-        assert received >= 10
-        wait_for(lambda: client.stats(unique_name).in_flight == 0, 20.0, "the acknowledgements arrive")
-        private_rabbitmq.rabbitmqctl("set_vm_memory_high_watermark", "0.4")
+        with private_rabbitmq.out_of_memory():
+            wait_for(refused, 20.0, "publishing is refused")
+            received = 0
+            while batch := client.receive(unique_name, 10, 2.0):
+                for delivery in batch:
+                    client.ack(delivery)
+                received += len(batch)
+            assert received >= 10
+            wait_for(lambda: client.stats(unique_name).in_flight == 0, 20.0, "the acknowledgements arrive")
         wait_for(lambda: not refused(), 30.0, "publishing works again")

@@ -111,12 +111,9 @@ def test_publishing_that_is_not_permitted_is_found(
 
 def test_an_alarm_is_found(seen: RabbitMQClient, managed: ManagedRabbitMQ) -> None:
     """A broker without memory takes nothing."""
-    managed.rabbitmqctl("set_vm_memory_high_watermark", "0.00001")
-    try:
+    with managed.out_of_memory():
         wait_for(lambda: bad(seen.diagnose()), 30.0, "the alarm is found")
         only(seen.diagnose(), "publishing", PROBLEM)
-    finally:
-        managed.rabbitmqctl("set_vm_memory_high_watermark", "0.4")
     wait_for(lambda: not bad(seen.diagnose()), 30.0, "it is over")
 
 
@@ -180,7 +177,7 @@ def test_a_queue_that_has_died_is_found(seen: RabbitMQClient, managed: ManagedRa
     """As quorum queues do that are made just before a crash: one of the delays takes messages and never answers."""
     seen.send(use.queue, 1, delay=60.0)
     delayed = f"{use.queue}.qb.delay.0"
-    managed.rabbitmqctl("eval", f"ra:stop_server(quorum_queues, {{'%2F_{delayed}', node()}}).")
+    managed.evaluate(f"ra:stop_server(quorum_queues, {{'%2F_{delayed}', node()}}).")
     if not tells_leaders(seen):
         (unknown,) = (each for each in seen.diagnose([use]) if each.check == "queue states")
         assert unknown.status is FindingStatus.NOT_CHECKED

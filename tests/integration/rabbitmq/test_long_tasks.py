@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pika
@@ -23,12 +24,11 @@ def run(client: RabbitMQClient, queue: str, **options: Any) -> None:
     TaskManager(client, print, queue, f"{queue}-dead", **options).run_until_idle(20.0)
 
 
-def hurry(broker: RabbitMQBroker) -> None:
-    """Let a broker wait for an acknowledgement for two seconds."""
-    broker.rabbitmqctl(
-        "eval",
-        "application:set_env(rabbit, consumer_timeout, 2000), application:set_env(rabbit, channel_tick_interval, 500).",
-    )
+@pytest.fixture
+def hurried(private_rabbitmq: RabbitMQBroker) -> Iterator[RabbitMQBroker]:
+    """A broker that waits for an acknowledgement for two seconds."""
+    with private_rabbitmq.with_settings(consumer_timeout=2000, channel_tick_interval=500):
+        yield private_rabbitmq
 
 
 def declare_as_somebody_else(url: str, queue: str, queue_type: str) -> None:
@@ -92,12 +92,11 @@ def test_g11_a_server_that_can_is_asked_to_wait() -> None:
 @pytest.mark.faults
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
 def test_g11_g3_a_worker_survives_the_timeout_of_the_broker(
-    make_client: MakeClient, private_rabbitmq: RabbitMQBroker, unique_name: str, queue_type: str
+    make_client: MakeClient, hurried: RabbitMQBroker, unique_name: str, queue_type: str
 ) -> None:
     """The broker closes the channel under a long task again and again: nothing runs twice, and the others go on."""
-    hurry(private_rabbitmq)
-    declare_as_somebody_else(private_rabbitmq.url, unique_name, queue_type)
-    client = make_client(private_rabbitmq.url, prefetch=6)
+    declare_as_somebody_else(hurried.url, unique_name, queue_type)
+    client = make_client(hurried.url, prefetch=6)
     started: Counter[str] = Counter()
     release = threading.Event()
 
@@ -135,15 +134,14 @@ def test_g11_g3_a_worker_survives_the_timeout_of_the_broker(
 @pytest.mark.faults
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
 def test_g11_the_timeout_of_the_broker_spares_the_queues_of_qbridge(
-    make_client: MakeClient, amqp_url: str, private_rabbitmq: RabbitMQBroker, unique_name: str, queue_type: str
+    make_client: MakeClient, amqp_url: str, hurried: RabbitMQBroker, unique_name: str, queue_type: str
 ) -> None:
     """From RabbitMQ 3.12 on a message of such a queue may be held for longer than one of another queue."""
     if make_client(amqp_url)._declarations.server_version < (3, 12):
         pytest.skip("older servers have one timeout for all queues")
-    hurry(private_rabbitmq)
     foreign = f"{unique_name}-foreign"
-    declare_as_somebody_else(private_rabbitmq.url, foreign, queue_type)
-    client = make_client(private_rabbitmq.url, queue_type=queue_type)
+    declare_as_somebody_else(hurried.url, foreign, queue_type)
+    client = make_client(hurried.url, queue_type=queue_type)
     client.declare(unique_name)
     held = {}
     for queue in (unique_name, foreign):

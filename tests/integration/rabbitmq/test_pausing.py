@@ -19,21 +19,12 @@ from qbridge_rabbitmq.queues.requests import Requests
 from support.brokers import RabbitMQBroker
 from support.wait import wait_for
 
-ALL = ("worker", ".*", ".*", ".*")
 
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQBroker]:
-    """A broker whose rights and policies the tests of this file change."""
-    if not RabbitMQBroker.available():
-        pytest.skip("RabbitMQ is not installed")
-    broker = RabbitMQBroker(tmp_path_factory.mktemp("pausing"))
-    try:
-        broker.start()
-        broker.rabbitmqctl("add_user", "worker", "secret")
-        yield broker
-    finally:
-        broker.close()
+@pytest.fixture
+def broker(private_rabbitmq: RabbitMQBroker) -> RabbitMQBroker:
+    """A broker with a user whose rights the tests of this file change, and policies."""
+    private_rabbitmq.put_user("worker", "secret")
+    return private_rabbitmq
 
 
 @pytest.fixture
@@ -90,7 +81,7 @@ def test_who_may_not_make_notes_works_and_sees_pauses_later(
     """A worker with the rights that it had before there were pauses works; the log says once what it lacks."""
     monkeypatch.setattr(pauses, "_REFUSED_PAUSE", 1.0)
     channel.queue_delete(pauses.NOTES)
-    broker.rabbitmqctl("set_permissions", "worker", rf"^{unique_name}.*$", ".*", ".*")
+    broker.put_user("worker", "secret", configure=rf"^{unique_name}.*$")
     limited = make_client(broker.url.replace("guest:guest@", "worker:secret@"))
     with (
         caplog.at_level(logging.INFO, "qbridge.rabbitmq"),

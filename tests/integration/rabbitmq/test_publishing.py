@@ -58,14 +58,13 @@ def test_a_message_over_the_brokers_limit_is_named_and_the_others_go_on(
     make_client: MakeClient, private_rabbitmq: RabbitMQBroker, unique_name: str
 ) -> None:
     """The broker closes the channel for a message that is too large; only its sender learns of it."""
-    limit = "application:set_env(rabbit, max_message_size, 5000000), persistent_term:put(max_message_size, 5000000)."
-    private_rabbitmq.rabbitmqctl("eval", limit)  # RabbitMQ 4 reads the setting once, and looks at the term
     client = make_client(private_rabbitmq.url)
     client.declare(unique_name)
-    with pytest.raises(MessageTooLargeError, match="5000001"):
-        client.publish(unique_name, b"x" * 5_000_001)
-    client.publish(unique_name, b"x" * 4_900_000)
-    client.publish(unique_name, b"small")
+    with private_rabbitmq.with_settings(max_message_size=5_000_000):
+        with pytest.raises(MessageTooLargeError, match="5000001"):
+            client.publish(unique_name, b"x" * 5_000_001)
+        client.publish(unique_name, b"x" * 4_900_000)
+        client.publish(unique_name, b"small")
     assert [len(client.receive(unique_name, 1, 5.0)[0].body) for _ in range(2)] == [4_900_000, 5]
 
 
@@ -180,7 +179,6 @@ def test_a_blocked_connection_refuses_at_once_and_settles_nothing_wrongly(
     client.declare(unique_name, f"{unique_name}-dead")
     client.publish(unique_name, b"bad")
     (delivery,) = client.receive(unique_name, 1, 5.0)
-    private_rabbitmq.rabbitmqctl("set_vm_memory_high_watermark", "0.00001")
 
     def blocked() -> bool:
         try:
@@ -191,10 +189,10 @@ def test_a_blocked_connection_refuses_at_once_and_settles_nothing_wrongly(
             pass
         return False
 
-    wait_for(blocked, 20.0, "the broker says that it blocks")
-    with pytest.raises(BrokerBlockedError):
-        client.reject(delivery, requeue=False)
-    private_rabbitmq.rabbitmqctl("set_vm_memory_high_watermark", "0.4")
+    with private_rabbitmq.out_of_memory():
+        wait_for(blocked, 20.0, "the broker says that it blocks")
+        with pytest.raises(BrokerBlockedError):
+            client.reject(delivery, requeue=False)
 
     def published() -> bool:
         try:

@@ -20,29 +20,24 @@ from qbridge_rabbitmq import RabbitMQClient
 from support.brokers import RabbitMQBroker
 from support.wait import wait_for
 
-ALL = ("worker", ".*", ".*", ".*")
 
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQBroker]:
-    """A broker whose rights and limits the tests of this file change."""
-    if not RabbitMQBroker.available():
-        pytest.skip("RabbitMQ is not installed")
-    broker = RabbitMQBroker(tmp_path_factory.mktemp("refusing"))
-    try:
-        broker.start()
-        broker.rabbitmqctl("add_user", "worker", "secret")
-        yield broker
-    finally:
-        broker.close()
+@pytest.fixture
+def broker(private_rabbitmq: RabbitMQBroker) -> RabbitMQBroker:
+    """A broker with a user whose rights the tests of this file change, and limits."""
+    private_rabbitmq.put_user("worker", "secret")
+    return private_rabbitmq
 
 
 @pytest.fixture
 def worker_url(broker: RabbitMQBroker) -> Iterator[str]:
     """The URL of a user who may do everything, until a test takes a right away."""
-    broker.rabbitmqctl("set_permissions", *ALL)
     yield broker.url.replace("guest:guest@", "worker:secret@")
-    broker.rabbitmqctl("set_vhost_limits", '{"max-queues": -1}')
+    limit_queues(broker, -1)
+
+
+def limit_queues(broker: RabbitMQBroker, count: int) -> None:
+    """Allow the virtual host so many queues, or any number of them (-1)."""
+    broker.evaluate(f'rabbit_vhost_limit:set(<<"/">>, [{{<<"max-queues">>, {count}}}], <<"test">>).')
 
 
 class Handler:
@@ -103,10 +98,9 @@ def test_g19_delays_that_cannot_be_held_are_left_out(
     for queue in (unique_name, f"{unique_name}.suspects"):
         admin.declare(queue, dead)
     if missing == "right to configure":
-        broker.rabbitmqctl("set_permissions", "worker", rf"^{unique_name}(\.dead|\.suspects)?$", ".*", ".*")
+        broker.put_user("worker", "secret", configure=rf"^{unique_name}(\.dead|\.suspects)?$")
     else:
-        count = len(broker.rabbitmqctl("list_queues", "name", "--no-table-headers").split())
-        broker.rabbitmqctl("set_vhost_limits", f'{{"max-queues": {count}}}')
+        limit_queues(broker, int(broker.evaluate("length(rabbit_amqqueue:list()).")))
     client = make_client(worker_url)
     handler = Handler(failures=2)
     client.send_many(unique_name, range(4))
@@ -131,7 +125,7 @@ def test_g19_without_the_right_to_write_nothing_is_lost_or_stuck(
     admin = make_client(broker.url)
     for queue in (unique_name, f"{unique_name}.suspects"):
         admin.declare(queue, dead)
-    broker.rabbitmqctl("set_permissions", "worker", ".*", "^$", ".*")
+    broker.put_user("worker", "secret", write="^$")
     client = make_client(worker_url)
     handler = Handler(failures=99)
     done: list[object] = []
@@ -148,7 +142,7 @@ def test_g19_without_the_right_to_write_nothing_is_lost_or_stuck(
         admin.send_many(unique_name, ["good"] * 20)
         wait_for(lambda: len(done) == 20, 30.0, "the others are run meanwhile")
         wait_for(lambda: "refuses where tasks" in caplog.text, 30.0, "the log says it")
-        broker.rabbitmqctl("set_permissions", *ALL)
+        broker.put_user("worker", "secret")
         wait_for(lambda: manager.report().dead_lettered == 1, 30.0, "it becomes a dead letter in the end")
     (letter,) = admin.dead_letters(dead)
     assert (letter.reason, letter.attempts, letter.exception_message) == (Reason.FAILED, 2, "run 2")

@@ -190,23 +190,22 @@ def test_g19_a_limit_that_was_lowered_loses_and_stops_nothing(
     client.declare(unique_name, dead)
     large = b'{"payload": "' + b"x" * 3_000_000 + b'"}'
     client.publish_many(unique_name, [Message(large), Message(b'{"payload": "small"}')])
-    limit = "application:set_env(rabbit, max_message_size, 1000000), persistent_term:put(max_message_size, 1000000)."
-    private_rabbitmq.rabbitmqctl("eval", limit)
-    client.disconnect()
-    client.connect()  # the setting is read for each new channel
 
     def fail(payload: object) -> None:
         raise ValueError
 
-    report = TaskManager(client, fail, unique_name, dead, max_retries=1, max_workers=2).run_until_idle(60.0)
-    assert report.dead_lettered == 2
-    letters = client.dead_letters(dead)
-    assert sorted(len(letter.body) for letter in letters) == [20, len(large)]
-    (moved,) = [letter for letter in letters if letter.body == large]
-    assert (moved.reason, moved.source_queue) == (Reason.REJECTED, unique_name)
-    assert "rejected it without requeue" in moved.exception_message
-    with pytest.raises(MessageTooLargeError, match="max_message_size is 1000000"):
-        client.publish(unique_name, large)  # known by now, so it closes no channel
-    with pytest.raises(MessageTooLargeError):
-        client.publish_many(unique_name, [Message(b"1"), Message(large), Message(b"2")])
-    assert client.stats(unique_name).ready == 2
+    with private_rabbitmq.with_settings(max_message_size=1_000_000):
+        client.disconnect()
+        client.connect()  # the setting is read for each new channel
+        report = TaskManager(client, fail, unique_name, dead, max_retries=1, max_workers=2).run_until_idle(60.0)
+        assert report.dead_lettered == 2
+        letters = client.dead_letters(dead)
+        assert sorted(len(letter.body) for letter in letters) == [20, len(large)]
+        (moved,) = [letter for letter in letters if letter.body == large]
+        assert (moved.reason, moved.source_queue) == (Reason.REJECTED, unique_name)
+        assert "rejected it without requeue" in moved.exception_message
+        with pytest.raises(MessageTooLargeError, match="max_message_size is 1000000"):
+            client.publish(unique_name, large)  # known by now, so it closes no channel
+        with pytest.raises(MessageTooLargeError):
+            client.publish_many(unique_name, [Message(b"1"), Message(large), Message(b"2")])
+        assert client.stats(unique_name).ready == 2

@@ -42,7 +42,7 @@ def hold(managed: ManagedRabbitMQ, tmp_path: Path) -> Hold:
         gate = tmp_path / "gate"
         gate.touch()
         try:
-            managed.rabbitmqctl("eval", _SUSPEND.format(queue=queue, gate=gate))
+            managed.evaluate(_SUSPEND.format(queue=queue, gate=gate))
             yield gate.unlink
         finally:
             gate.unlink(missing_ok=True)
