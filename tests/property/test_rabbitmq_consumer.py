@@ -18,28 +18,10 @@ from qbridge_rabbitmq.consume.getting import GetRequest
 from qbridge_rabbitmq.queues.pending_delays import PendingDelays
 from qbridge_rabbitmq.recovery.lost_deliveries import LostDeliveries
 from qbridge_rabbitmq.settle.acknowledgements import Acknowledgements
-from support.amqp_model import LATE, LOST, MISSING, Broker, Channel, Connection
+from support.amqp_model import IO, LATE, LOST, MISSING, Broker, Channel, Connection
 from support.properties import MORE
 
 QUEUE = "q"
-LONG = 10.0
-
-
-class IO:
-    """The I/O thread, in which nothing happens by itself."""
-
-    def __init__(self) -> None:
-        self.timers: list[Callable[[], None]] = []
-        self.chores: list[Callable[[], None]] = []
-
-    def later(self, seconds: float, call: Callable[[], None]) -> None:
-        """As in ``IOThread``; nobody waits for what has so much time."""
-        (self.timers if seconds < LONG else self.chores).append(call)
-
-    def wake(self) -> None:
-        """As in ``IOThread``."""
-
-    wake_soon = wake
 
 
 def _is_set(event: threading.Event) -> bool:

@@ -20,6 +20,28 @@ from qbridge_rabbitmq.amqp.connection import RawProperties
 LOST: Final = exceptions.StreamLostError("cut")
 MISSING: Final = exceptions.ChannelClosedByBroker(404, "NOT_FOUND - no queue 'q' in vhost '/'")
 LATE: Final = exceptions.ChannelClosedByBroker(406, "PRECONDITION_FAILED - delivery acknowledgement timed out")
+_LONG: Final = 10.0
+
+
+class IO:
+    """The I/O thread, in which nothing happens by itself."""
+
+    def __init__(self) -> None:
+        self.timers: list[Callable[[], None]] = []
+        self.chores: list[Callable[[], None]] = []
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        """As in ``IOThread``; nobody waits for what has so much time."""
+        (self.timers if seconds < _LONG else self.chores).append(call)
+
+    def post(self, call: Callable[[], None]) -> None:
+        """As in ``IOThread``, whose thread is that of the caller here."""
+        call()
+
+    def wake(self) -> None:
+        """As in ``IOThread``."""
+
+    wake_soon = wake
 
 
 class Broker:

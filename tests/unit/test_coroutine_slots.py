@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from qbridge_core import ConfigurationError, Delivery, Failure, Outcome, TaskManager, current_task, hookimpl
+from qbridge_core.execute.loopthread import LoopThread
+from qbridge_core.runtime.clock import monotonic
 from qbridge_core.work import coroutinewatch
 from qbridge_memory import MemoryClient
 from support.wait import wait_for
@@ -325,6 +327,23 @@ def test_g10_what_is_no_task_and_blocks_the_loop_is_left(
         release.set()
     assert not client.dead_letters("d")
     assert "is blocked by something that is no task" in caplog.text
+
+
+@pytest.mark.parametrize(("shortest", "patience"), [(0.1, 5.0), (60.0, 60.0)])
+def test_g10_a_loop_has_five_seconds_at_least_for_what_is_no_task(shortest: float, patience: float) -> None:
+    """A busy machine may not turn it for a moment, however short the time of its tasks is."""
+    loop, blocks, release = LoopThread(asyncio.new_event_loop()), threading.Event(), threading.Event()
+    loop.post(lambda: (blocks.set(), release.wait(60.0)))
+    loop.start()
+    try:
+        assert blocks.wait(10.0)
+        loop.ask()
+        asked_at = monotonic()
+        assert not coroutinewatch._is_silent(loop, shortest, asked_at + 0.9 * patience)
+        assert coroutinewatch._is_silent(loop, shortest, asked_at + 1.1 * patience)
+    finally:
+        release.set()
+        loop.close()
 
 
 def test_g9_a_coroutine_that_blocks_the_loop_keeps_its_own_time(client: MemoryClient) -> None:

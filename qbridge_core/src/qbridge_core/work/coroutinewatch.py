@@ -183,17 +183,12 @@ class CoroutineWatch:
     def _look_at_loop(self, now: float) -> bool:
         """Replace the loop when it is blocked; True while that is not known."""
         loop = self._handler.loop()
-        if loop is None or not loop.was_asked or not (self._overdue or self._is_silent(loop, now)):
+        if loop is None or not loop.was_asked or not (self._overdue or _is_silent(loop, self._shortest, now)):
             return False
         if loop.is_blocked():
             self._replace(loop)
             return False
         return True
-
-    def _is_silent(self, loop: LoopThread, now: float) -> bool:
-        """Whether it is in what is no task for longer than a task may take: no deadline of a task ends that."""
-        patience = max(self._shortest, _ASK_EVERY)  # a machine that is busy may not turn it for a moment
-        return loop.stalled(now).seconds > patience and loop.blocker().run is None
 
     def _replace(self, loop: LoopThread) -> None:
         """Leave a loop to what blocks it."""
@@ -240,6 +235,12 @@ class CoroutineWatch:
         """In a loop that was replaced: end it when nothing runs there whose result counts."""
         if not loop.stopping and not self._handler.needs(loop):
             loop.stop()
+
+
+def _is_silent(loop: LoopThread, shortest: float, now: float) -> bool:
+    """Whether it is in what is no task for longer than a task may take: no deadline of a task ends that."""
+    patience = max(shortest, _ASK_EVERY)  # a machine that is busy may not turn it for a moment
+    return loop.stalled(now).seconds > patience and loop.blocker().run is None
 
 
 def _report(blocker: Run | None, stack: FrameType | None, others: int) -> None:
