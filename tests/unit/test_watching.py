@@ -78,6 +78,12 @@ def test_what_the_broker_does_not_tell_is_shown_as_that() -> None:
     assert drawn(View([queue("mails")], looks=2)).splitlines()[3].split()[-2:] == ["?", "?"]
 
 
+def test_a_queue_that_does_not_exist_is_named() -> None:
+    """Its zeros alone would look healthy."""
+    screen = drawn(View([queue("mails"), queue("emials")], looks=1, absent={"emials"}))
+    assert screen.splitlines()[1].rstrip() == "there is no queue 'emials'"
+
+
 def test_a_screen_never_has_more_lines_than_the_terminal() -> None:
     """Nor longer ones, however many queues there are and whatever they are called."""
     rows = [queue(f"{'ü' * number}\x1b[31m", ready=number, paused=number == 3) for number in range(200)]

@@ -159,6 +159,24 @@ def test_stats_go_on(start_qbridge: StartQBridge, client: QueueClient, shared_ur
     assert (process.returncode, stderr) == (0, "")
 
 
+def test_a_slip_in_the_name_of_a_queue_is_told_to_who_watches(
+    start_qbridge: StartQBridge, redis_url: str, unique_name: str
+) -> None:
+    """Once, beside the numbers, and not at each look."""
+    typo = f"{unique_name}-typo"
+    with connect(redis_url) as client:
+        client.declare(unique_name)
+    process = start_qbridge(
+        "stats", unique_name, typo, "--watch", "--interval", "0.1", "--json", QBRIDGE_URL=redis_url
+    )  # fmt: skip
+    assert process.stdout
+    for _ in range(3):
+        assert len(json.loads(process.stdout.readline())) == 2
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stderr) == (0, f"there is no queue {typo!r}\n")
+
+
 def test_a_queue_is_paused_and_resumed(
     qbridge: QBridge, client: QueueClient, shared_url: str, unique_name: str
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import click
 
@@ -63,6 +63,7 @@ def _print(rows: Sequence[Row], as_json: bool) -> None:
 def _watch(overview: Overview, interval: float, as_json: bool) -> None:
     """Print each look, below each other; the first one that fails ends it where nothing was seen before."""
     number, told = 0, ""
+    absent: Collection[str] = ()
     try:
         with ended_by_signals(), Observer(overview, interval) as observer:
             while True:
@@ -75,7 +76,9 @@ def _watch(overview: Overview, interval: float, as_json: bool) -> None:
                 else:
                     _clear()
                     _print(view.rows, as_json=False)
-                told = view.error
+                for queue in sorted({*view.absent}.difference(absent)):
+                    click.echo(escaped(f"there is no queue {queue!r}"), err=True)
+                told, absent = view.error, view.absent
     except KeyboardInterrupt:
         return
 

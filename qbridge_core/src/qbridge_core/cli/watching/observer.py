@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from qbridge_core.cli.watching.overview import Overview, Row
@@ -27,6 +27,7 @@ class View:
         looks: how many looks have brought something.
         error: why the last one brought nothing, else "".
         since: when the broker was last heard (monotonic time).
+        absent: queues that somebody has named and that do not exist, as far as the broker lists what does.
     """
 
     rows: Sequence[Row] = ()
@@ -35,6 +36,7 @@ class View:
     looks: int = 0
     error: str = ""
     since: float = 0.0
+    absent: Collection[str] = ()
 
 
 class Observer:
@@ -105,12 +107,10 @@ class Observer:
         try:
             rows = self._overview.look()
         except QBridgeError as exc:
-            return View(
-                last.rows, last.rates_in, last.rates_out, last.looks, str(exc) or type(exc).__name__, last.since
-            )
+            return replace(last, error=str(exc) or type(exc).__name__)
         rates_in = _remember(self._in, {row.queue: row.in_rate for row in rows})
         rates_out = _remember(self._out, {row.queue: row.out_rate for row in rows})
-        return View(rows, rates_in, rates_out, last.looks + 1, "", monotonic())
+        return View(rows, rates_in, rates_out, last.looks + 1, "", monotonic(), self._overview.absent(rows))
 
 
 def _remember(

@@ -81,6 +81,9 @@ def _trouble(view: View) -> Text:
         return Text("asking the broker", style="dim")
     if not view.rows:
         return Text("no queues; RabbitMQ lists its queues with management_url only: name them", style="yellow")
+    if view.absent:
+        names = ", ".join(map(repr, sorted(view.absent)))
+        return Text(f"there is no queue {escaped(names)}", style="yellow", no_wrap=True, overflow="ellipsis")
     return Text()
 
 
