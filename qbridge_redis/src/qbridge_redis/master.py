@@ -94,7 +94,7 @@ class Master:
             with self.server.pool.connection() as connection:
                 return connection.call_many(commands)
         except LOST as exc:
-            return [unreachable(exc, self.server.options)] * len(commands)
+            return [unreachable(exc, self.server.where)] * len(commands)
         except QBridgeError as exc:
             return [exc] * len(commands)
 
@@ -114,7 +114,7 @@ class Master:
         self.acknowledgements.stop(max(0.0, until - monotonic()))
         self.maintenance.stop(max(0.0, until - monotonic()) / 2)
         if any(in_flight.held() for context in self._contexts() for in_flight in context.all_in_flight()):
-            log.warning("%s does not answer; what was not settled or acknowledged comes again", self.server.options)
+            log.warning("%s does not answer; what was not settled or acknowledged comes again", self.server.where)
 
     def _answers(self) -> bool:
         """Whether the server replies soon."""

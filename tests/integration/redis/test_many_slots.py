@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 import time
 from collections import Counter
@@ -293,3 +294,24 @@ def test_one_thread_receives_from_many_slots(own_cluster: Cluster, make_client: 
         assert time.monotonic() - began < 10.0
     finally:
         hung.resume()
+
+
+def test_g14_the_log_names_the_master_that_is_away(
+    own_cluster: Cluster, make_client: MakeClient, queue: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line does; whoever receives from all queues gets what the other masters have, and no error."""
+    client = make_client(own_cluster.url, **OPTIONS)
+    names = spread(client, own_cluster, queue, 2)
+    wanted = dict.fromkeys(names, 1)
+    assert client.receive_any(wanted, 0.5) == []
+    away = own_cluster.owner(names[0])
+    other = next(name for name in names if own_cluster.owner(name) is not away)
+    with caplog.at_level(logging.WARNING, "qbridge.redis"):
+        away.kill()
+        wait_for(lambda: client.receive_any(wanted, 0.2) or caplog.records, 15.0, "nothing is said")
+        client.publish(other, b"x")
+        (delivery,) = client.receive_any(wanted, 10.0)
+        assert delivery.queue == other
+        client.ack(delivery)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert f"no connection to the master {away.host}:{away.port} of {own_cluster.url}" in line

@@ -57,6 +57,11 @@ class RedisConnection:
         """The server said that it is not the right one, or not any more. Another one may be behind the same address."""
 
     @property
+    def where(self) -> object:
+        """What an error calls the server to which it leads."""
+        return self._route.called(self.address)
+
+    @property
     def is_open(self) -> bool:
         """Whether there is a connection, as far as is known."""
         return self._driver is not None
@@ -90,7 +95,7 @@ class RedisConnection:
             self.close()
             self._route.failed()
             if isinstance(exc, Exception):
-                raise not_connected(exc, self._options) from exc
+                raise not_connected(exc, self.where) from exc
             raise
 
     def bind(self, route: Route, moves: int) -> None:

@@ -44,6 +44,10 @@ class Route:
         """Where the server was found last, if it was, and ``moves`` as of then. Asks nobody."""
         return self._address, self.moves
 
+    def called(self, address: Address | None) -> object:  # noqa: ARG002 - here there is but one
+        """What an error calls the server that was found at an address."""
+        return self.options
+
     def failed(self) -> None:
         """The server that was found does not answer, or says that another one is the right one."""
 

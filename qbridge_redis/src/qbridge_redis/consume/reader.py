@@ -172,7 +172,7 @@ class StreamReader:
                 batch = self._step(count, deadline, cancels)
             except LOST as exc:
                 self._takeover.reply_lost()
-                self._wait(unreachable(exc, self._context.options), deadline, cancels)
+                self._wait(unreachable(exc, self._connection.where), deadline, cancels)
                 continue
             except TransientError as exc:
                 self._wait(exc, deadline, cancels)

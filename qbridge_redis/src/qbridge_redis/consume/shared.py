@@ -134,7 +134,7 @@ class SharedReader:
                 if current:
                     self._turn(current)
             except (*REFUSED, *LOST) as exc:
-                error = unreachable(exc, self._server.options)
+                error = unreachable(exc, self._connection.where)
                 error.__cause__ = exc
                 self._failed(error)
             except TransientError as exc:

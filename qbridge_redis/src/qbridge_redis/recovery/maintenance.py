@@ -123,7 +123,7 @@ class Maintenance:
                 self._server.lost(self, exc)
                 closing.wait(min(_REFUSED_PAUSE, in_time))
             except (QBridgeError, *LOST) as exc:
-                error = unreachable(exc, self._server.options) if isinstance(exc, LOST) else exc
+                error = unreachable(exc, self._connection.where) if isinstance(exc, LOST) else exc
                 self._server.lost(self, error)
                 closing.wait(pause.next())
             except Exception:  # noqa: BLE001 - a dead thread would be worse than any error

@@ -23,7 +23,7 @@ from qbridge_core.backend import (
 )
 from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import refused
-from qbridge_redis.connection.options import Address, Options
+from qbridge_redis.connection.options import Address, Options, address_text
 from qbridge_redis.connection.route import OnMove, Route
 
 _NAME: Final = "qbridge:cluster"
@@ -215,6 +215,10 @@ class ClusterRoute(Route):
             self._address, self._found = address, True
             return address, self.moves
 
+    def called(self, address: Address | None) -> object:
+        """See ``Route.called``: the others may answer."""
+        return _called(address, self.options)
+
     def failed(self) -> None:
         """See ``Route.failed``."""
         address, _ = self.place
@@ -248,6 +252,10 @@ class MasterRoute(Route):
         """See ``Route.watch``: what this master does not know, or has denied, is asked of the others."""
         return self._nodes.clear_doubts(self._address)
 
+    def called(self, address: Address | None) -> object:
+        """See ``Route.called``: the others may answer."""
+        return _called(address, self.options)
+
     def failed(self) -> None:
         """See ``Route.failed``."""
         self._nodes.doubt(self._address)
@@ -265,6 +273,10 @@ def _is_replaced(error: ResponseError, route: Route) -> bool:
     if isinstance(error, _REPLACED):
         route.failed()
     return isinstance(error, _REPLICA)
+
+
+def _called(master: Address | None, cluster: Options) -> object:
+    return cluster if master is None else f"the master {address_text(master)} of {cluster}"
 
 
 def _first(given: _Range) -> int:

@@ -126,7 +126,7 @@ class Acknowledgements:
                 self._server.outage.back(self)
                 pause.reset()
             except (QBridgeError, *LOST) as exc:
-                error = unreachable(exc, self._server.options) if isinstance(exc, LOST) else exc
+                error = unreachable(exc, self._server.where) if isinstance(exc, LOST) else exc
                 self._server.lost(self, error)
                 self._wanted.set()
                 closing.wait(pause.next())

@@ -124,6 +124,12 @@ class ServerContext:
         self.closing: Final = closing
         self.outage: Final = outage
 
+    @property
+    def where(self) -> object:
+        """What an error calls the server."""
+        address, _ = self.route.place
+        return self.route.called(address)
+
     def lost(self, who: object, error: QBridgeError) -> None:
         """Something that needs the server cannot use it; unless the client itself has just closed the connections."""
         if not self.closing.is_set():
