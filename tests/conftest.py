@@ -29,6 +29,7 @@ from support.postgresql import PostgreSQLBroker, postgresql_answers, postgresql_
 from support.proxy import TCPProxy
 from support.shares import dealt
 from support.sqs import SQSBroker
+from support.sweeping import NAME, Sweeper, note_queues
 from support.threads import NewThreads
 from support.versions import amqp_version, redis_version
 from support.wait import wait_for
@@ -85,6 +86,13 @@ def pytest_configure(config: pytest.Config) -> None:
             started.append((kind, broker))
             os.environ[kind.url_variable] = broker.url
             os.environ[kind.log_variable] = str(broker.log_path)
+            if isinstance(broker, RabbitMQBroker):
+                config.pluginmanager.register(Sweeper(broker))
+
+
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Say which queues are not needed any more."""
+    note_queues(item)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -266,7 +274,7 @@ def tcp_proxy() -> Iterator[Callable[[str], TCPProxy]]:
 @pytest.fixture
 def unique_name() -> str:
     """A name for a queue that no other test and no other run uses."""
-    return f"qbridge-test-{uuid.uuid4().hex[:12]}"
+    return f"{NAME}{uuid.uuid4().hex[:12]}"
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
+import pika
 import pytest
 
 from support.brokers import (
@@ -27,6 +28,7 @@ from support.brokers import (
     start_new,
 )
 from support.proxy import TCPProxy
+from support.sweeping import NAME, Sweeper
 from support.wait import wait_for
 
 MakeProxy = Callable[[str], TCPProxy]
@@ -243,6 +245,28 @@ def test_private_rabbitmq_comes_back_after_kill(private_rabbitmq: RabbitMQBroker
     assert private_rabbitmq.url == url
     assert "kept" in private_rabbitmq.rabbitmqctl("list_vhosts").split()
     private_rabbitmq.rabbitmqctl("delete_vhost", "kept")
+
+
+@pytest.mark.faults
+@pytest.mark.slow
+def test_the_queues_of_tests_that_are_over_are_deleted(private_rabbitmq: RabbitMQBroker, unique_name: str) -> None:
+    """All whose names begin so, some tests at once; those of others stay."""
+    names = [f"{NAME}{n}-{unique_name}" for n in range(60)]
+    with closing(pika.BlockingConnection(pika.URLParameters(private_rabbitmq.url))) as connection:
+        for queue in (unique_name, *(f"{name}.dead" for name in names)):
+            connection.channel().queue_declare(queue)
+    sweeper = Sweeper(private_rabbitmq)
+    for name in names:
+        for when in ("setup", "call", "teardown"):
+            sweeper.pytest_runtest_logreport(
+                pytest.TestReport(name, ("", 0, ""), {}, "passed", None, when, user_properties=[("queues", name)])  # type: ignore[arg-type]
+            )
+
+    def left(end: str) -> int:
+        return private_rabbitmq.evaluate("[amqqueue:get_name(Q) || Q <- rabbit_amqqueue:list()].").count(f'{end}">>')
+
+    wait_for(lambda: left(f"-{unique_name}.dead") == 10, 20, "all but the last ten are deleted")
+    assert left(unique_name) == 1
 
 
 @pytest.mark.faults
