@@ -38,6 +38,7 @@ _APPLICATIONS: Final = (
     "recon, sasl, seshat, ssl, stdlib, stdout_formatter, syntax_tools, sysmon_handler, syslog, systemd, tools, xmerl"
 )
 _LOAD: Final = f"""
+os:unsetenv("ERL_AFLAGS").  % Erlang machines that this one starts, as for its port mapper, need no more than that
 code:ensure_modules_loaded([list_to_atom(filename:basename(Beam, ".beam")) ||
     Application <- [{_APPLICATIONS}],
     is_list(code:lib_dir(Application)),
