@@ -242,13 +242,16 @@ def _kept_rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
 
 
 @pytest.fixture
-def private_rabbitmq(_kept_rabbitmq: Kept) -> Broker:
-    """A RabbitMQ node (`RabbitMQBroker`) that nobody else uses meanwhile, started, for tests that break it.
+def private_rabbitmq(_kept_rabbitmq: Kept) -> RabbitMQBroker:
+    """A RabbitMQ node that nobody else uses meanwhile, started and without queues, for tests that break it.
 
-    The next test of this process of pytest gets the same one, as a node takes long to start: in it are the queues of
-    those before, and each test takes back what it has set.
+    The next test of this process of pytest gets the same one, for a node takes long to start: each test takes back
+    what it has set.
     """
-    return _kept_rabbitmq.up()
+    node = _kept_rabbitmq.up()
+    assert isinstance(node, RabbitMQBroker)
+    node.delete_queues()
+    return node
 
 
 @pytest.fixture

@@ -398,6 +398,12 @@ class RabbitMQBroker(Broker):
         if size := values.get("max_message_size"):
             self.evaluate(f"persistent_term:put(max_message_size, {size}).")  # RabbitMQ 4 looks there
 
+    def delete_queues(self) -> None:
+        """Delete all of them, with what they hold."""
+        self.evaluate(
+            'length([catch rabbit_amqqueue:delete(Q, false, false, <<"test">>) || Q <- rabbit_amqqueue:list()]).'
+        )
+
     @contextmanager
     def out_of_memory(self) -> Iterator[None]:
         """Have the node raise its memory alarm, and take it back."""

@@ -17,12 +17,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from moto.server import DomainDispatcherApplication, create_backend_app
+from moto.core import responses
+from moto.server import create_backend_app
 from moto.sqs import models
 from moto.sqs.models import Message, Queue, SQSBackend
 from werkzeug.serving import WSGIRequestHandler, run_simple
@@ -104,9 +106,11 @@ def main(port: int) -> None:
     SQSBackend.is_message_valid_based_on_retention_period = _is_not_too_old
     models.unix_time_millis = lambda _=None: time.time() * 1000
     models.unix_time = lambda _=None: time.time()
+    responses.method_names_from_class = cache(responses.method_names_from_class)
+    responses.camelcase_to_underscores = cache(responses.camelcase_to_underscores)
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     WSGIRequestHandler.protocol_version = "HTTP/1.1"  # connections stay open, as the service's do
-    run_simple("127.0.0.1", port, _Signed(DomainDispatcherApplication(create_backend_app)), threaded=True)
+    run_simple("127.0.0.1", port, _Signed(create_backend_app("sqs")), threaded=True)
 
 
 if __name__ == "__main__":

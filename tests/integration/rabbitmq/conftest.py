@@ -38,9 +38,15 @@ def channel(amqp_url: str) -> Iterator[Any]:
     connection.close()
 
 
-@pytest.fixture(scope="session")
-def managed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManagedRabbitMQ]:
+@pytest.fixture
+def managed(_managed: ManagedRabbitMQ) -> ManagedRabbitMQ:
     """A node whose users, policies, limits and certificates tests change; what they change has a unique name."""
+    _managed.delete_queues()  # it makes statistics of each, for the whole run
+    return _managed
+
+
+@pytest.fixture(scope="session")
+def _managed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManagedRabbitMQ]:
     if not RabbitMQBroker.available():
         pytest.skip("RabbitMQ is not installed")
     with closing(ManagedRabbitMQ(tmp_path_factory.mktemp("managed"))) as node:
