@@ -73,7 +73,7 @@ class Accounts:
         now = monotonic()
         self._tell(
             run.delivery,
-            Settlement(run.task_id, run.attempt, SUCCEEDED, None, self._waited(run, now), duration, now - began),
+            Settlement(run.task_id, run.attempt, SUCCEEDED, None, self._waited(run), duration, now - began),
         )
         self._measured += 1  # by several threads at once: the limit is none that must be exact
         if self._measured >= _MEASURED and not self._tells_each:
@@ -85,7 +85,7 @@ class Accounts:
         lasted = max(0.0, began - run.started_at)
         self._tell(
             run.delivery,
-            Settlement(run.task_id, run.attempt, outcome.value, reason, self._waited(run, now), lasted, now - began),
+            Settlement(run.task_id, run.attempt, outcome.value, reason, self._waited(run), lasted, now - began),
         )
 
     def dead_lettered(self, delivery: Delivery, run: Run | None, failure: Failure, began: float) -> None:
@@ -102,24 +102,20 @@ class Accounts:
                 run.attempt,
                 DEAD_LETTERED,
                 failure.reason,
-                self._waited(run, now),
+                self._waited(run),
                 lasted,
                 now - began,
             )
         self._tell(delivery, ended)
 
-    def _waited(self, run: Run, now: float) -> float | None:
-        """Seconds from when a message was sent, came due or was put back, to the start of its run; None if unknown.
-
-        Args:
-            run: the run.
-            now: ``monotonic()``.
-        """
+    def _waited(self, run: Run) -> float | None:
+        """Seconds from when a message was sent, came due or was put back, to the start of its run; None if unknown."""
         delivery: Delivery = run.delivery
         since = (delivery.meta and meta_int(delivery.meta, DUE_AT)) or delivery.sent_at_ms
         if not since:
             return None
-        return max(0.0, self._clock.wall() - (now - run.started_at) - since / 1000)
+        # In this order: a thread that loses the processor in between says a shorter time, and never a longer one.
+        return max(0.0, self._clock.wall() - (monotonic() - run.started_at) - since / 1000)
 
     def _tell(self, delivery: Delivery, settlement: Settlement) -> None:
         if self._tells_many:
