@@ -39,7 +39,7 @@ class TestClassic(TestQuorum):
 class TestQuorumFaults(FaultConformance):
     """``amqp://`` on a server that is killed."""
 
-    queue_age = 5.0  # what is longer than the second that RabbitMQ 3.10 needs on an idle machine
+    queue_age = 5.0  # RabbitMQ 3.10 needs one second for a new queue, and more on a busy machine
 
     @pytest.fixture
     def faulty_broker(self, private_rabbitmq: FaultyBroker) -> FaultyBroker:

@@ -37,6 +37,17 @@ _APPLICATIONS: Final = (
     "kernel, mnesia, observer_cli, os_mon, osiris, public_key, ra, rabbit, rabbit_common, rabbitmq_prelaunch, ranch, "
     "recon, sasl, seshat, ssl, stdlib, stdout_formatter, syntax_tools, sysmon_handler, syslog, systemd, tools, xmerl"
 )
+_DELETE: Final = """
+    Begins = [%s],
+    IsWanted = fun(Queue) ->
+        {resource, _, _, Name} = amqqueue:get_name(Queue),
+        lists:any(fun(Begin) -> string:prefix(Name, Begin) =/= nomatch end, Begins)
+    end,
+    Delete = fun() ->
+        length([catch rabbit_amqqueue:delete(Q, false, false, <<"test">>) || Q <- rabbit_amqqueue:list(), IsWanted(Q)])
+    end,
+    %s.
+"""
 _LOAD: Final = f"""
 os:unsetenv("ERL_AFLAGS").  % Erlang machines that this one starts, as for its port mapper, need no more than that
 code:ensure_modules_loaded([list_to_atom(filename:basename(Beam, ".beam")) ||
@@ -398,11 +409,10 @@ class RabbitMQBroker(Broker):
         if size := values.get("max_message_size"):
             self.evaluate(f"persistent_term:put(max_message_size, {size}).")  # RabbitMQ 4 looks there
 
-    def delete_queues(self) -> None:
-        """Delete all of them, with what they hold."""
-        self.evaluate(
-            'length([catch rabbit_amqqueue:delete(Q, false, false, <<"test">>) || Q <- rabbit_amqqueue:list()]).'
-        )
+    def delete_queues(self, *begins: str, wait: bool = True) -> None:
+        """Delete those whose names begin so, or all; without ``wait`` the node does it in its own time."""
+        wanted = ", ".join(f'<<"{begin}">>' for begin in begins or ("",))
+        self.evaluate(_DELETE % (wanted, "Delete()" if wait else "spawn(Delete)"))
 
     @contextmanager
     def out_of_memory(self) -> Iterator[None]:

@@ -36,19 +36,9 @@ class Sweeper:
         if report.when == "teardown":
             self._names.update(str(name) for key, name in report.user_properties if key == _PROPERTY)
         if len(self._names) >= _AT_ONCE:
-            names = ", ".join(f'<<"{name}">>' for name in self._names)
+            names = sorted(self._names)
             self._names.clear()
             try:
-                self._broker.evaluate(_DELETE % names)  # the node does it in its own time
+                self._broker.delete_queues(*names, wait=False)
             except BrokerError:
                 return  # what is left costs time, and is no fault of a test
-
-
-_DELETE: Final = """
-    Old = [%s],
-    IsOld = fun(Queue) ->
-        {resource, _, _, Name} = amqqueue:get_name(Queue),
-        lists:any(fun(Begin) -> string:prefix(Name, Begin) =/= nomatch end, Old)
-    end,
-    spawn(fun() -> [rabbit_amqqueue:delete(Q, false, false, <<"test">>) || Q <- rabbit_amqqueue:list(), IsOld(Q)] end).
-"""

@@ -24,6 +24,7 @@ from qbridge_core import (
     hookimpl,
 )
 from qbridge_memory import MemoryClient
+from support.lifespans import never_yields, never_yields_on_loop
 from support.wait import wait_for
 
 
@@ -298,20 +299,6 @@ def test_a_function_that_returns_none_is_told_to_yield(client: MemoryClient) -> 
 
     with pytest.raises(ConfigurationError, match=r"forgetful returned None\..*must be yielded once"):
         manager(client, print, forgetful).start()
-
-
-@contextlib.contextmanager
-def never_yields() -> Iterator[None]:
-    """Open nothing."""
-    if not never_yields:
-        yield
-
-
-@contextlib.asynccontextmanager
-async def never_yields_on_loop() -> AsyncIterator[None]:
-    """The same for ``async with``."""
-    if not never_yields:
-        yield
 
 
 @contextlib.contextmanager

@@ -393,16 +393,19 @@ class TaskManager:
         session = self._open_session(poll_timeout=1.0)
         try:
             self._current.launch_until_left(session)
-            if self._plan.lifespan is not None and not session.wait_until_opened(deadline):
-                self.stop(now=True)
-                raise IdleTimeoutError(f"the lifespan for {self._names!r} was not entered in time", self.report())
-        except (
-            BaseException
-        ) as exc:  # leave the `with` block before its first line: on Ctrl-C, too, as the thread begins
+            if self._plan.lifespan is not None:
+                self._wait_for_lifespan(session, deadline)
+        except BaseException as exc:  # Ctrl-C may come while the thread begins
             self.__exit__(type(exc), exc, exc.__traceback__)
             raise
-        if self._plan.lifespan is not None and session.error is not None:
-            self.__exit__(None, None, None)
+
+    def _wait_for_lifespan(self, session: Session, deadline: float) -> None:
+        """Wait until it is entered; raise what keeps it from that."""
+        if not session.wait_until_opened(deadline):
+            self.stop(now=True)
+            raise IdleTimeoutError(f"the lifespan for {self._names!r} was not entered in time", self.report())
+        if session.error is not None:
+            raise session.error
 
     def _open_session(self, poll_timeout: float) -> Session:
         return self._current.open(lambda: self._prepared(poll_timeout))
