@@ -14,7 +14,7 @@ from rich.console import Console
 
 from benchmarks import machine, servers, tables
 from benchmarks.bench import Bench, BenchError
-from benchmarks.environments import PLOTS, ROOT, InstallationError, python_of
+from benchmarks.environments import PLOTS, ROOT, Environments, InstallationError
 from benchmarks.measure import (
     Case,
     bodies,
@@ -65,7 +65,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--plots", type=Path, metavar="DIRECTORY", help="draw figures there")
     parser.add_argument("--load", type=Path, metavar="FILE", help="measure nothing: show what --out has written")
-    parser.add_argument("--environments", type=Path, default=ROOT / ".bench-venv", help="where the peers are installed")
+    parser.add_argument(
+        "--environments", type=Path, default=ROOT / ".bench-venv", help="where the libraries are installed"
+    )
+    parser.add_argument("--here", action="store_true", help="measure QBridge in the environment that runs this")
     options = parser.parse_args(arguments)
     options.rounds = options.rounds or (1 if options.quick else 3)
     options.scale = options.scale or (QUICK_SCALE if options.quick else 1.0)
@@ -113,9 +116,10 @@ def run(options: argparse.Namespace, console: Console) -> Results:
     with tempfile.TemporaryDirectory(prefix="qbridge-bench-") as directory:
         started = {kind: servers.start(kind, Path(directory)) for kind in sorted(kinds)}
         try:
-            bench = Bench(Path(directory), options.environments, started, options.scale)
+            environments = Environments(options.environments, options.here)
+            bench = Bench(Path(directory), environments, started, options.scale)
             used = {case.contestant.environment for case in cases}
-            results = Results(machine.describe(started, used, options))
+            results = Results(machine.describe(started, used, environments, options))
             for number, case in rounds(cases, options.rounds):
                 begun = time.monotonic()
                 sample = measure(case, number, bench)
@@ -156,7 +160,13 @@ def draw(results: Results, options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="qbridge-bench-") as directory:
         saved = Path(directory) / "results.json"
         results.save(saved)
-        command = [python_of(PLOTS, options.environments), "-m", "benchmarks.plots", str(saved), str(options.plots)]
+        command = [
+            Environments(options.environments).python(PLOTS),
+            "-m",
+            "benchmarks.plots",
+            str(saved),
+            str(options.plots),
+        ]
         subprocess.run(command, check=True)
 
 

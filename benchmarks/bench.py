@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.contestants import Contestant
-from benchmarks.environments import ROOT, python_of
+from benchmarks.environments import ROOT, Environments
 from benchmarks.order import Order
 from benchmarks.servers import Server
 from support.guard import die_with_parent
@@ -34,14 +34,14 @@ class Bench:
 
     Attributes:
         directory: for reports and logs.
-        environments: where the peers' environments are.
+        environments: where the libraries are.
         servers: the brokers by kind.
         scale: a factor for the numbers of messages; less than 1 in the quick form.
         timeout: seconds that one job may take, and a little more for each message.
     """
 
     directory: Path
-    environments: Path
+    environments: Environments
     servers: dict[str, Server]
     scale: float = 1.0
     timeout: float = 90.0
@@ -68,7 +68,7 @@ class Bench:
     def running(self, contestant: Contestant, order: Order) -> Iterator[subprocess.Popen[bytes]]:
         """Run a program beside the block, then end it and what it started."""
         Path(order.report).unlink(missing_ok=True)
-        python = python_of(contestant.environment, self.environments)
+        python = self.environments.python(contestant.environment)
         command = [python, "-m", f"benchmarks.peers.{contestant.program}", order.dump()]
         # Compiled modules are kept, whatever the user has set: the start of a worker is measured.
         environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": ""}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from benchmarks.environments import OWN, OWN_SQS
+
 QBRIDGE, PEER, RAW = "qbridge", "peer", "raw"
 CONSUME, PUBLISH, LATENCY, MIXED, FOOTPRINT, GROWTH = "consume", "publish", "latency", "mixed", "footprint", "growth"
 BODIES, MODELS, COROUTINES, PROCESSES, IMPORTS = "bodies", "models", "coroutines", "processes", "imports"
@@ -51,15 +53,15 @@ class Contestant:
 
 
 def _qbridge(name: str, broker: str, variant: str, *measures: str) -> Contestant:
-    return Contestant(name, broker, "qbridge", variant, QBRIDGE, measures, "qbridge")
+    return Contestant(name, broker, "qbridge", variant, QBRIDGE, measures, OWN)
 
 
 def _app(broker: str, form: str) -> Contestant:
-    return Contestant(f"QBridge app, {form}", broker, "qbridge_app", form, QBRIDGE, (MODELS,), "qbridge")
+    return Contestant(f"QBridge app, {form}", broker, "qbridge_app", form, QBRIDGE, (MODELS,), OWN)
 
 
 def _raw(name: str, broker: str, program: str, variant: str, *measures: str) -> Contestant:
-    return Contestant(name, broker, program, variant, RAW, measures or (CONSUME,), "qbridge")
+    return Contestant(name, broker, program, variant, RAW, measures or (CONSUME,), OWN)
 
 
 def _peer(name: str, broker: str, program: str, variant: str = "", *measures: str) -> Contestant:
@@ -110,11 +112,11 @@ CONTESTANTS = (
     _peer("arq", "redis", "arq", "", *_ALL, COROUTINES),
     _peer("SAQ", "redis", "saq"),  # each of its places is a connection of its own: 10,000 do not start
     _peer("streaQ", "redis", "streaq"),
-    _qbridge("QBridge", "sqs", "sync", SQS),
+    Contestant("QBridge", "sqs", "qbridge", "sync", QBRIDGE, (SQS,), OWN_SQS),
     *(Contestant(f"Celery, {pool}", "sqs", "celery", pool, PEER, (SQS,), "celery-sqs") for pool in ("threads", "solo")),
-    _imported("Python alone", "", RAW, "qbridge"),
-    _imported("pika", "pika", RAW, "qbridge"),
-    _imported("redis-py", "redis", RAW, "qbridge"),
-    _imported("QBridge", "qbridge_core", QBRIDGE, "qbridge"),
+    _imported("Python alone", "", RAW, OWN),
+    _imported("pika", "pika", RAW, OWN),
+    _imported("redis-py", "redis", RAW, OWN),
+    _imported("QBridge", "qbridge_core", QBRIDGE, OWN),
     *(_imported(name, name.lower(), PEER, name.lower()) for name in _PEERS),
 )

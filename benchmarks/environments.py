@@ -1,4 +1,8 @@
-"""An environment for each peer, since their dependencies exclude one another: ``.bench-venv/<name>``."""
+"""An environment for each library, since their dependencies exclude one another: ``.bench-venv/<name>``.
+
+QBridge and the bare clients have one too, with nothing in it that they do not need, for some libraries import what they
+find: redis-py 8 loads the SDK of OpenTelemetry, which the tests have installed, and takes a third more time for that.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,19 @@ import json
 import subprocess
 import sys
 import venv
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-OWN = "qbridge"  # the environment that runs the benchmark has QBridge, pika and redis-py
+OWN, OWN_SQS = "qbridge", "qbridge-sqs"
 PLOTS = "plots"
 # Ranges keep the programs in benchmarks/peers working; the exact versions are part of the output.
 REQUIREMENTS = {
+    OWN: [
+        *("--editable", "./qbridge_core[pydantic]", "--editable", "./qbridge_memory"),
+        *("--editable", "./qbridge_rabbitmq", "--editable", "./qbridge_redis"),
+    ],
+    OWN_SQS: ["--editable", "./qbridge_core", "--editable", "./qbridge_kombu"],
     "celery": ["celery[redis]>=5.4,<6", "hiredis"],
     "celery-sqs": ["celery[sqs]>=5.4,<6"],  # apart, since boto3 takes memory
     "dramatiq": ["dramatiq[rabbitmq,redis]>=1.17,<3", "hiredis"],
@@ -39,25 +49,38 @@ class InstallationError(Exception):
     """The packages of a peer could not be installed."""
 
 
-def python_of(name: str, directory: Path) -> str:
-    """The interpreter of an environment, which is made when it is missing or its requirements have changed.
+@dataclass(frozen=True)
+class Environments:
+    """Where the libraries are.
 
-    Raises:
-        InstallationError: it cannot be made; the text is the last line of pip.
+    Attributes:
+        directory: has the environments, which are made when they are first asked for.
+        here: QBridge and the bare clients are measured in the environment that runs the benchmark.
     """
-    if name == OWN:
-        return sys.executable
-    home = directory / name
-    python, stamp = home / "bin" / "python", home / "requirements.json"
-    wanted = json.dumps(REQUIREMENTS[name])
-    if not stamp.exists() or stamp.read_text() != wanted:
-        venv.create(home, with_pip=True, clear=True)
-        command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *REQUIREMENTS[name]]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise InstallationError((done.stderr.strip().splitlines() or ["pip failed"])[-1])
-        stamp.write_text(wanted)
-    return str(python)
+
+    directory: Path
+    here: bool = False
+
+    def python(self, name: str) -> str:
+        """The interpreter of an environment, which is made when it is missing or its requirements have changed.
+
+        Raises:
+            InstallationError: it cannot be made; the text is the last line of pip.
+        """
+        if self.here and name in (OWN, OWN_SQS):
+            return sys.executable
+        home = self.directory / name
+        python, stamp = home / "bin" / "python", home / "requirements.json"
+        wanted = json.dumps(REQUIREMENTS[name])
+        if not stamp.exists() or stamp.read_text() != wanted:
+            venv.create(home, with_pip=True, clear=True)
+            command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            command += REQUIREMENTS[name]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise InstallationError((done.stderr.strip().splitlines() or ["pip failed"])[-1])
+            stamp.write_text(wanted)
+        return str(python)
 
 
 def versions(python: str) -> dict[str, str]:

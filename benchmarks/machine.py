@@ -8,11 +8,13 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environments import InstallationError, python_of, versions
+from benchmarks.environments import Environments, InstallationError, versions
 from benchmarks.servers import Server
 
 
-def describe(servers: dict[str, Server], used: set[str], options: Namespace) -> dict[str, Any]:
+def describe(
+    servers: dict[str, Server], used: set[str], environments: Environments, options: Namespace
+) -> dict[str, Any]:
     """Everything that somebody needs to repeat the run or to doubt it; `used` are the environments."""
     return {
         "processor": _field(Path("/proc/cpuinfo"), "model name") or platform.processor(),
@@ -24,13 +26,13 @@ def describe(servers: dict[str, Server], used: set[str], options: Namespace) -> 
         "rounds": options.rounds,
         "scale": options.scale,
         "servers": {kind: f"{server.version()}, {server.settings}" for kind, server in servers.items()},
-        "versions": {name: _versions(name, options.environments) for name in sorted(used)},
+        "versions": {name: _versions(name, environments) for name in sorted(used)},
     }
 
 
-def _versions(name: str, environments: Path) -> dict[str, str]:
+def _versions(name: str, environments: Environments) -> dict[str, str]:
     try:
-        return versions(python_of(name, environments))
+        return versions(environments.python(name))
     except InstallationError as exc:
         return {"not installed": str(exc)}
 

@@ -11,7 +11,6 @@ from functools import partial
 
 from benchmarks.bench import Bench
 from benchmarks.contestants import IMPORTS, Contestant
-from benchmarks.environments import python_of
 from benchmarks.measure import Case, taking_part
 
 RUNS = 10
@@ -24,7 +23,7 @@ def cases() -> list[Case]:
 
 def measure(contestant: Contestant, bench: Bench) -> dict[str, float]:
     """The medians of some processes, each from its start to its end."""
-    python = python_of(contestant.environment, bench.environments)
+    python = bench.environments.python(contestant.environment)
     command = [python, "-c", f"import {contestant.program}" if contestant.program else "pass"]
     _run(command)  # which compiles the modules where nobody has yet
     runs = [_run(command) for _ in range(RUNS)]

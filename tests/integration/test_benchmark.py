@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks.__main__ import measure
 from benchmarks.bench import Bench, BenchError
 from benchmarks.contestants import CONSUME, CONTESTANTS, COROUTINES, IMPORTS, NO_BROKER, PEER, QBRIDGE, RAW
+from benchmarks.environments import Environments
 from benchmarks.measure import Case
 from benchmarks.results import Results, Sample
 from benchmarks.servers import NoServer
@@ -29,7 +30,7 @@ def sample(broker: str, kind: str, name: str, rate: float, number: int = 0) -> S
 def test_the_benchmark_measures_qbridge_and_writes_what_it_saw(tmp_path: Path) -> None:
     """A short run on memory:// prints a table and writes JSON and Markdown with a figure for each handler."""
     out, markdown = tmp_path / "out.json", tmp_path / "out.md"
-    options = ["--only", "consume,coroutines,models", "--who", "memory", "--scale", "0.01", "--rounds", "2"]
+    options = ["--only", "consume,coroutines,models", "--who", "memory", "--scale", "0.01", "--rounds", "2", "--here"]
     command = [sys.executable, "-m", "benchmarks", *options, "--out", str(out), "--markdown", str(markdown)]
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}"}
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
@@ -54,7 +55,9 @@ def test_a_contestant_that_fails_is_in_the_table(tmp_path: Path) -> None:
         raise BenchError("it does not start")
 
     contestant = next(each for each in CONTESTANTS if each.broker == "memory")
-    failed = measure(Case(CONSUME, contestant, broken), 0, Bench(tmp_path, tmp_path, {"memory": NoServer()}))
+    failed = measure(
+        Case(CONSUME, contestant, broken), 0, Bench(tmp_path, Environments(tmp_path), {"memory": NoServer()})
+    )
     [(_, _, rows)] = grids(Results({}, [failed, sample("memory", QBRIDGE, "QBridge async", 5.0)]))
     assert [row[1:3] for row in rows] == [["QBridge", "FAILED: it does not start"], ["QBridge async", "5"]]
 
