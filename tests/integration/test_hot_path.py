@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import threading
 from collections import Counter
@@ -40,7 +41,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counted
 
 
-def consume(url: str, queue: str, counts: Counter[str]) -> None:
+def consume(url: str, queue: str, counts: Counter[str], body: str = "") -> None:
     """Work off so many tasks that do nothing, with ten threads; count from the first run to the last."""
     number = itertools.count(1)
     done = threading.Event()
@@ -53,7 +54,7 @@ def consume(url: str, queue: str, counts: Counter[str]) -> None:
 
     with connect(url) as client:
         client.declare(queue, f"{queue}-dead")
-        client.send_many(queue, range(TASKS))
+        client.send_many(queue, [body] * TASKS)
         with TaskManager(client, handler, queue, f"{queue}-dead", max_workers=10):
             assert done.wait(60.0)
             counted = counts.copy()
@@ -77,6 +78,22 @@ def test_rabbitmq_gets_one_acknowledgement_for_many_quick_tasks(
     assert 0 < counts["_output_marshaled_frames"] < TASKS / 2
     assert counts["size of _output_marshaled_frames"] < TASKS
     assert counts["_work"] < TASKS / 2
+
+
+def test_rabbitmq_acknowledges_messages_of_some_kb_without_giving_the_interpreters_lock_away(
+    amqp_url: str, unique_name: str, counts: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """hashlib does that for each 2 KB or more, and another worker thread takes its turn: it is not called for them."""
+    digest = hashlib.sha256
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        counts["digests"] += 1
+        return digest(*args, **kwargs)
+
+    monkeypatch.setattr(hashlib, "sha256", counting)
+    consume(amqp_url, unique_name, counts, "x" * 10_000)
+    assert counts["digests"] == 0
+    assert counts["_work"] > 0
 
 
 @pytest.mark.parametrize("scheme", ["redis", "amqp"])

@@ -10,22 +10,30 @@ from typing import Final
 from qbridge_rabbitmq.amqp import copies, headers
 
 Key = tuple[str, str, str, bytes]
-"""Queue, message id, which copy, body or its digest."""
+"""Queue, message id, which copy, body or its fingerprint."""
 Trace = tuple[bytes, bytes]
-"""The properties of a message, and its body or its digest."""
+"""The properties of a message, and its body or its fingerprint."""
 _SHORT_BODY: Final = 256
+_LONG_BODY: Final = 256 * 1024
 
 
 def trace(properties: bytes, body: bytes) -> Trace:
     """What to keep of a message in place of it."""
-    return properties, body if len(body) <= _SHORT_BODY else _digest(body)
+    return properties, body if len(body) <= _SHORT_BODY else _fingerprint(body)
 
 
-def _digest(body: bytes) -> bytes:
-    # A worker that meets no long message does without the module and its memory.
+def _fingerprint(body: bytes) -> bytes:
+    # hashlib gives the interpreter's lock away, and each time a worker thread that waits for it takes a turn: with a
+    # message of some KB that costs more than all else. The interpreter's own keyed hash keeps it; for a long body that
+    # would hold up the others. Nothing of it leaves the process.
+    return _digest(body) if len(body) > _LONG_BODY else b"%d %d" % (len(body), hash(body))
+
+
+def _digest(data: bytes) -> bytes:
+    # A worker that meets no such message does without the module and its memory.
     from hashlib import sha256
 
-    return sha256(body).digest()
+    return sha256(data).digest()
 
 
 def key_of(queue: str, trace: Trace) -> Key | None:
