@@ -7,6 +7,7 @@ import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -122,4 +123,16 @@ def test_rabbitmq_needs_no_turn_of_the_loop_to_write_a_message(
             client.send(unique_name, payload)
         assert counts["_output_marshaled_frames"] >= 19
         assert counts["_adapter_emit_data"] == 0
+        client.purge(unique_name)
+
+
+def test_what_many_threads_send_at_once_shares_writes(amqp_url: str, unique_name: str, counts: Counter[str]) -> None:
+    """``send`` of sixteen threads: the I/O thread writes what has come since it looked last, not each by itself."""
+    with connect(amqp_url) as client, ThreadPoolExecutor(16) as threads:
+        client.declare(unique_name)
+        client.send(unique_name, 0)
+        counts.clear()
+        list(threads.map(lambda payload: client.send(unique_name, payload), range(2_000)))
+        assert 0 < counts["_output_marshaled_frames"] < 1_500
+        assert client.stats(unique_name).ready == 2_001
         client.purge(unique_name)

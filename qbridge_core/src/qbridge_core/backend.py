@@ -15,7 +15,8 @@
 * **Tools:** :func:`monotonic`, which no frozen clock of a test stops, :class:`Clock`, by which a test may have delays
   pass, :func:`logger`, which never raises or waits,
   :class:`GrowingPause` between tries, :class:`Outage`, which makes one story of many complaints, :class:`Mailbox`,
-  through which many threads hand work to one, and :class:`Pulse`, by which a thread shows that it turns.
+  through which many threads hand work to one, :class:`Pulse`, by which a thread shows that it turns, and
+  :func:`random_bytes`, for ids.
 * **Not waiting,** for a ``publish_soon`` of one's own: :class:`Promises` are futures that end in time (each a
   :class:`Promise`), :class:`HelperThreads` run what may wait; :func:`settled` is a future that has ended,
   :func:`promised` puts what a call raises into the one that it returns, and of an error that several futures have
@@ -142,6 +143,7 @@ from qbridge_core.runtime.outage import Outage
 from qbridge_core.runtime.pause import GrowingPause
 from qbridge_core.runtime.promises import Promise, Promises
 from qbridge_core.runtime.pulse import Pulse
+from qbridge_core.runtime.randomness import random_bytes
 
 __all__ = [
     "ATTEMPTS",
@@ -272,6 +274,7 @@ __all__ = [
     "option_seconds",
     "plain_headers",
     "promised",
+    "random_bytes",
     "read_options",
     "rejection",
     "replay_headers",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -182,11 +182,12 @@ def test_g14_a_dead_queue_of_delays_does_not_stop_the_work(
     assert session is not None
     submit = session.publisher.submit
 
-    def swallow(batch: Batch) -> None:
-        if batch.messages[0].exchange:  # as a dead queue does: no answer
-            batch.sent = True
-        else:
-            submit(batch)
+    def swallow(batches: Sequence[Batch]) -> None:
+        for batch in batches:
+            if batch.messages[0].exchange:  # as a dead queue does: no answer
+                batch.sent = True
+            else:
+                submit([batch])
 
     session.publisher.submit = swallow  # type: ignore[method-assign]
     runs: list[object] = []

@@ -8,7 +8,6 @@ whatever their type.
 
 from __future__ import annotations
 
-import os
 import struct
 import time
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from qbridge_core.backend import CONTENT_TYPE_HEADER, DUE_AT, HEADER_PREFIX, NO_HEADERS, SENT_AT
+from qbridge_core.backend import CONTENT_TYPE_HEADER, DUE_AT, HEADER_PREFIX, NO_HEADERS, SENT_AT, random_bytes
 from qbridge_rabbitmq.amqp.tables import (
     UINT32,
     MalformedTableError,
@@ -169,7 +168,7 @@ def content_type(raw: bytes) -> str:
 
 def new_mark() -> str:
     """What no other message carries: a producer may use a message id twice."""
-    return os.urandom(_MARK_SIZE // 2).hex()
+    return random_bytes(_MARK_SIZE // 2).hex()
 
 
 def _new_mark() -> bytes:

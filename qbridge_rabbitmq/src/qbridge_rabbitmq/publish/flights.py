@@ -122,8 +122,8 @@ class Flights:
     def _take_off(self) -> None:
         """In the I/O thread."""
         sends = {send.publication: send for send in self._taken()}
-        for publications in grouped(sends):
-            self._publisher.submit(Flight([sends[each] for each in publications], self._land))
+        flights = [Flight([sends[each] for each in publications], self._land) for publications in grouped(sends)]
+        self._publisher.submit(flights)
 
     def _taken(self) -> Iterator[Send]:
         for sends in self._mailbox.take():

@@ -7,8 +7,9 @@ where the message went and what it is, in the order of publishing.
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from pika import spec
@@ -36,6 +37,8 @@ LARGE: Final = 4 * 1024 * 1024
 # A channel that publishes to a quorum queue whose leader has just died is told the dead one, and RabbitMQ 3.10 goes on
 # refusing what comes through it when there is a new leader. A new channel learns of that one.
 _RENEW_AFTER: Final = 0.5
+# What goes in one write is copied into one piece first.
+_ONE_WRITE: Final = 256 * 1024
 
 
 class Publication:
@@ -121,20 +124,22 @@ class ConfirmChannel:
         if not self._unconfirmed and self._channel.is_open:
             self._channel.close()
 
-    def publish(self, batch: Batch) -> None:
-        """Publish all messages of a batch, now or as soon as the channel is open."""
+    def publish(self, batches: Sequence[Batch]) -> None:
+        """Publish all messages of some batches in one write, now or as soon as the channel is open."""
         if not self._ready:
-            self._waiting.append(batch)
+            self._waiting += batches
             return
-        batch.sent = True
-        messages = self._without_too_large(batch) if self._connection.largest_body else batch.messages
+        messages: list[Publication] = []
+        for batch in batches:
+            batch.sent = True
+            messages += self._without_too_large(batch) if self._connection.largest_body else batch.messages
         try:
             self._send(messages)
         except UnwritableError:
             self._send_each(messages)
         except Exception as exc:  # noqa: BLE001 - nothing was written; the senders must learn it
             for message in messages:
-                batch.settle(message, errors.from_channel(exc, repr(message.routing_key)))
+                message.batch.settle(message, errors.from_channel(exc, repr(message.routing_key)))
 
     def _send(self, messages: Sequence[Publication]) -> None:
         self._connection.send_messages(self._channel.channel_number, messages)
@@ -169,8 +174,8 @@ class ConfirmChannel:
         self._ready = True
         self._connection.confirmed[self._channel.channel_number] = self._settle
         waiting, self._waiting = self._waiting, []
-        for batch in waiting:
-            self.publish(batch)
+        for together in _for_one_write(waiting):
+            self.publish(together)
 
     def _on_confirm(self, frame: Any) -> None:
         method = frame.method
@@ -253,6 +258,27 @@ class ConfirmChannel:
         self._waiting.clear()
 
 
+def _purpose(batch: Batch) -> str:
+    """Which channel a batch goes through."""
+    first = batch.messages[0]
+    return "delay" if first.exchange else "large" if len(first.body) > LARGE else "publish"
+
+
+def _for_one_write(batches: Iterable[Batch]) -> Iterator[list[Batch]]:
+    """As many at a time as are not too long together."""
+    together: list[Batch] = []
+    size = 0
+    for batch in batches:
+        length = sum([len(message.body) for message in batch.messages])
+        if together and size + length > _ONE_WRITE:
+            yield together
+            together, size = [], 0
+        together.append(batch)
+        size += length
+    if together:
+        yield together
+
+
 def _over_limit(message: Publication, reason: str) -> QBridgeError:
     return MessageTooLargeError(f"a message of {len(message.body)} bytes for {message.routing_key!r}: {reason}")
 
@@ -290,18 +316,24 @@ class Publisher:
         self._channels.clear()
         self.blocked = ""
 
-    def submit(self, batch: Batch) -> None:
-        """Publish a batch; each message gets its outcome. Small, large and delayed ones do not share a fate."""
+    def submit(self, batches: Sequence[Batch]) -> None:
+        """Publish batches; each message gets its outcome. Small, large and delayed ones do not share a fate.
+
+        A write gives the interpreter's lock away, so what several threads have brought goes in one.
+        """
         connection = self._connection
         if connection is None or not connection.is_open:
-            batch.fail(BrokerUnavailableError("no connection to the broker; the message was not sent"))
+            for batch in batches:
+                batch.fail(BrokerUnavailableError("no connection to the broker; the message was not sent"))
         elif self.blocked:
-            batch.fail(BrokerBlockedError(f"the broker takes no messages now: {self.blocked}"))
+            for batch in batches:
+                batch.fail(BrokerBlockedError(f"the broker takes no messages now: {self.blocked}"))
         else:
-            first = batch.messages[0]
-            purpose = "delay" if first.exchange else "large" if len(first.body) > LARGE else "publish"
-            batch.heard = self._confirms
-            self._channel(connection, purpose).publish(batch)
+            for purpose, group in itertools.groupby(batches, _purpose):
+                for together in _for_one_write(group):
+                    for batch in together:
+                        batch.heard = self._confirms
+                    self._channel(connection, purpose).publish(together)
 
     def is_silent(self, batch: Batch) -> bool:
         """Whether nothing at all was confirmed since an unconfirmed batch, though the broker takes messages."""

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from qbridge_core.backend import BrokerUnavailableError, QBridgeError, monotonic
+from qbridge_core.backend import BrokerUnavailableError, Mailbox, QBridgeError, monotonic
 from qbridge_rabbitmq.connection.connections import Connections
 from qbridge_rabbitmq.publish.publisher import LARGE, Batch, Publication, Publisher
 
@@ -28,6 +28,7 @@ class Sender:
         self._connections = connections
         self._publisher = publisher
         self._timeout = timeout
+        self._mailbox: Mailbox[Batch] = Mailbox(lambda: connections.io.post(self._take_off))
 
     @property
     def room(self) -> int:
@@ -78,7 +79,7 @@ class Sender:
         came: queue.SimpleQueue[Batch] = queue.SimpleQueue()
         waiting: dict[Batch, int] = {_Announced(message, came): position for position, message in enumerate(messages)}
         batches = list(waiting)
-        self._connections.io.post(lambda: self._submit_all(batches))
+        self._connections.io.post(lambda: self._publisher.submit(batches))
         deadline = monotonic() + timeout
         while waiting:
             try:
@@ -89,15 +90,15 @@ class Sender:
         for batch, position in waiting.items():
             yield position, self._publisher.unconfirmed(batch, timeout)
 
-    def _submit_all(self, batches: list[Batch]) -> None:
-        for batch in batches:
-            self._publisher.submit(batch)
-
     def begin(self, messages: list[Publication]) -> Batch:
         """Publish messages; ``wait_for`` then waits for their confirmations."""
         batch = Batch(messages)
-        self._connections.io.post(lambda: self._publisher.submit(batch))
+        self._mailbox.post(batch)
         return batch
+
+    def _take_off(self) -> None:
+        """In the I/O thread: what all threads have brought by now."""
+        self._publisher.submit(list(self._mailbox.take()))
 
     def wait_for(self, batch: Batch, timeout: float | None = None) -> None:
         """Wait for the confirmations of a batch; once.

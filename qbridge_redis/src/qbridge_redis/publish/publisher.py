@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import math
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -32,6 +31,7 @@ from qbridge_core.backend import (
     check_message,
     check_messages,
     monotonic,
+    random_bytes,
 )
 from qbridge_redis.connection.boundary import translated
 from qbridge_redis.connection.connection import LOST, RedisConnection
@@ -293,7 +293,7 @@ class Publisher:
 
     def _held(self, queue: str, content: Fields, delay: float) -> Command:
         keys = [self._context.keys.stream(queue), self._context.keys.delayed(queue)]
-        return PUBLISH_LATER(keys, uuid.uuid4().bytes, round(delay * 1_000_000), *content)
+        return PUBLISH_LATER(keys, random_bytes(16), round(delay * 1_000_000), *content)
 
     def _fields(self, message: Message) -> list[bytes | str]:
         body, headers, message_id = check_content(message, self._context.options.max_message_bytes)
