@@ -91,6 +91,8 @@ CONTESTANTS = (
     _raw("raw pika, single ack", "rabbitmq", "raw_pika", "single", CONSUME, LATENCY, BODIES),
     _raw("raw pika, classic queue", "rabbitmq", "raw_pika", "queue_type=classic", LATENCY),
     _raw("raw pika, multiple ack", "rabbitmq", "raw_pika", "multiple", CONSUME, BODIES, MODELS),
+    _raw("raw pika", "rabbitmq", "raw_pika", "", PUBLISH),
+    _raw("raw redis-py", "redis", "raw_redis", "", PUBLISH),
     _raw("raw redis-py, COUNT 1", "redis", "raw_redis", "1"),
     _raw("raw redis-py, COUNT 10", "redis", "raw_redis", "10", CONSUME, BODIES),
     _raw("raw redis-py, COUNT 100", "redis", "raw_redis", "100", CONSUME, BODIES, MODELS),

@@ -119,8 +119,12 @@ SHEETS = (
     ),
     Sheet(
         IMPORTS,
-        "A new interpreter that imports it and ends, ms",
-        (Column("CPU", "cpu", _milliseconds), Column("time", "seconds", _milliseconds)),
+        "A new interpreter that imports it and ends",
+        (
+            Column("CPU, ms", "cpu", _milliseconds),
+            Column("time, ms", "seconds", _milliseconds),
+            Column("memory, MiB", "rss", _mebibytes),
+        ),
         "cpu",
     ),
     Sheet(

@@ -41,7 +41,8 @@ SQS_TO_CELERY = 3.0
 IMPORT_MILLISECONDS = 40.0
 KILOBYTE = 1000
 MEBIBYTE = 2**20  # the unit of ps and top
-IDLE_MEBIBYTES = 30.0
+OWN_MEBIBYTES = 7.0
+DRIVERS = {"rabbitmq": "pika", "redis": "redis-py"}
 GROWN = 0.9
 FLAT = 1.2
 ONE_BY_ONE, AT_ONCE, MANY = "one by one", "one by one from 16 threads", "many"
@@ -156,7 +157,8 @@ def _of_broker(results: Results, broker: str) -> list[Verdict]:
     at_once = _own(results, PUBLISH, broker, AT_ONCE)
     senders = _best(results, PUBLISH, broker, PEER, rate, AT_ONCE)
     quickest = _best(results, LATENCY, broker, PEER, "p50")
-    mebibytes = idle["rss"] / MEBIBYTE if idle else None
+    driver = _own(results, IMPORTS, NO_BROKER, who=DRIVERS[broker], kind=RAW)
+    mebibytes = (idle["rss"] - driver["rss"]) / MEBIBYTE if idle and "rss" in driver else None
     grown, flat = _part(many, rate, few, rate), _part(many, "last_rss", many, "first_rss")
     return [
         Verdict(f"{name}: consume, times the best peer", _part(consume, rate, peer, rate), TO_PEERS[broker]),
@@ -172,7 +174,9 @@ def _of_broker(results: Results, broker: str) -> list[Verdict]:
             AT_ONCE_TO_PEERS[broker],
         ),
         Verdict(f"{name}: idle latency p50, of the best peer", _part(latency, "p50", quickest, "p50"), 1.0, False),
-        Verdict(f"{name}: memory of an idle worker, MiB", mebibytes, IDLE_MEBIBYTES, False),
+        Verdict(
+            f"{name}: memory of an idle worker above {DRIVERS[broker]}'s import, MiB", mebibytes, OWN_MEBIBYTES, False
+        ),
         Verdict(f"{name}: consume with 1,000,000 waiting, of that with 10,000", grown, GROWN),
         Verdict(f"{name}: memory after 1,000,000 tasks, of that before", flat, FLAT, False),
     ]
@@ -185,8 +189,10 @@ def _best(
     return row.figures if row else {}
 
 
-def _own(results: Results, measurement: str, broker: str, label: str = "", *, who: str = "QBridge") -> dict[str, float]:
-    rows = [row for row in results.rows(measurement, broker, QBRIDGE) if row.contestant == who]
+def _own(
+    results: Results, measurement: str, broker: str, label: str = "", *, who: str = "QBridge", kind: str = QBRIDGE
+) -> dict[str, float]:
+    rows = [row for row in results.rows(measurement, broker, kind) if row.contestant == who]
     return next((row.figures for row in rows if row.label == label), {})
 
 

@@ -49,6 +49,19 @@ class Peer:
         for payload in tasks:
             await self.send(payload)
 
+    async def send_at_once(self, tasks: list[dict[str, Any]]) -> None:
+        """Publish one by one from as many threads or coroutines as wanted, which share the client."""
+        import asyncio
+        import concurrent.futures
+
+        senders = self.order.senders
+        shares = [tasks[number::senders] for number in range(senders)]
+        if not self.blocking:
+            await asyncio.gather(*(_send_each(self, share) for share in shares))
+            return
+        with concurrent.futures.ThreadPoolExecutor(senders) as pool:
+            list(pool.map(lambda share: _drive(_send_each(self, share)), shares))
+
     def work(self) -> None:
         """Run a worker until a signal ends it."""
         raise NotImplementedError
@@ -71,20 +84,6 @@ async def _send_each(peer: Peer, tasks: list[dict[str, Any]]) -> None:
         await peer.send(payload)
 
 
-async def _send_at_once(peer: Peer, tasks: list[dict[str, Any]]) -> None:
-    """Publish from as many threads or coroutines as wanted, which share the client."""
-    import asyncio
-    import concurrent.futures
-
-    senders = peer.order.senders
-    shares = [tasks[number::senders] for number in range(senders)]
-    if not peer.blocking:
-        await asyncio.gather(*(_send_each(peer, share) for share in shares))
-        return
-    with concurrent.futures.ThreadPoolExecutor(senders) as pool:
-        list(pool.map(lambda share: _drive(_send_each(peer, share)), shares))
-
-
 def _drive(call: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine that waits for nothing."""
     try:
@@ -104,7 +103,7 @@ async def _publish(peer: Peer) -> None:
     if order.many or order.role == "fill":
         await peer.send_many(tasks[100:])
     elif order.senders > 1:
-        await _send_at_once(peer, tasks[100:])
+        await peer.send_at_once(tasks[100:])
     else:
         await _send_each(peer, tasks[100:])
     last = clock()

@@ -1,11 +1,13 @@
 """The limits for RabbitMQ.
 
 Consuming: a bare loop on pika's SelectConnection that acknowledges and does nothing else. Publishing one by one:
-pika's BlockingConnection, which waits for each confirmation.
+pika's BlockingConnection, which waits for each confirmation. Sixteen at once: one thread with a SelectConnection, which
+publishes the next message for each that is confirmed.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -30,10 +32,34 @@ class RawPika(QBridge):
 
     async def send(self, payload: dict[str, Any]) -> None:
         """Publish one persistent message."""
+        self._publish(self._publishing, payload)
+
+    def _publish(self, channel: Any, payload: dict[str, Any]) -> None:
         body = json.dumps({"payload": payload})
-        self._publishing.basic_publish(
-            "", self.order.queue, body, pika.BasicProperties(delivery_mode=2), mandatory=True
+        channel.basic_publish("", self.order.queue, body, pika.BasicProperties(delivery_mode=2), mandatory=True)
+
+    async def send_at_once(self, tasks: list[dict[str, Any]]) -> None:
+        """Keep so many unconfirmed."""
+        left, confirmed = iter(tasks), 0
+
+        def begin(channel: Any) -> None:
+            channel.confirm_delivery(lambda frame: confirm(channel, frame.method))
+            for payload in itertools.islice(left, self.order.senders):
+                self._publish(channel, payload)
+
+        def confirm(channel: Any, method: Any) -> None:
+            nonlocal confirmed
+            # A broker confirms in order here: there is one queue.
+            more, confirmed = method.delivery_tag - confirmed, method.delivery_tag
+            for payload in itertools.islice(left, more):
+                self._publish(channel, payload)
+            if confirmed == len(tasks):
+                connection.ioloop.stop()
+
+        connection = SelectConnection(
+            pika.URLParameters(self.order.url), on_open_callback=lambda c: c.channel(on_open_callback=begin)
         )
+        connection.ioloop.start()
 
     async def close(self) -> None:
         """Disconnect both."""

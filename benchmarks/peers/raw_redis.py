@@ -1,4 +1,8 @@
-"""The limit for Redis Streams: a bare loop on redis-py, XREADGROUP and then XACK and XDEL in one pipeline."""
+"""The limits for Redis Streams, with redis-py.
+
+Consuming: a bare loop, XREADGROUP and then XACK and XDEL in one pipeline. Publishing one by one: XADD. Sixteen at once:
+one thread with a pipeline of sixteen.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,23 @@ GROUP = "raw"
 
 class RawRedis(QBridge):
     """The variant is the COUNT of a read. The messages are those of QBridge."""
+
+    async def open(self) -> None:
+        """QBridge declares the queue."""
+        await super().open()
+        self._publishing = redis.Redis.from_url(self.order.url)
+
+    async def send(self, payload: dict[str, Any]) -> None:
+        """Add one entry."""
+        self._publishing.xadd(self.order.queue, {"body": json.dumps({"payload": payload})})
+
+    async def send_at_once(self, tasks: list[dict[str, Any]]) -> None:
+        """Have so many under way."""
+        for start in range(0, len(tasks), self.order.senders):
+            pipeline = self._publishing.pipeline(transaction=False)
+            for payload in tasks[start : start + self.order.senders]:
+                pipeline.xadd(self.order.queue, {"body": json.dumps({"payload": payload})})
+            pipeline.execute()
 
     def work(self) -> None:
         """Consume until the process is ended."""

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeGuard
 
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.execute.interrupt.owncode import OwnCode
-from qbridge_core.execute.lifespan import Lifespan, OpenedLifespan
 from qbridge_core.runtime.signatures import call_signature
 from qbridge_core.task.context import TaskContext, current_task
 from qbridge_core.task.routing import Router
@@ -22,6 +21,7 @@ from qbridge_core.task.run import Run
 from qbridge_core.task.verdict import Verdict
 
 if TYPE_CHECKING:
+    from qbridge_core.execute.lifespan import Lifespan, OpenedLifespan
     from qbridge_core.execute.lifespanthread import LifespanThread
 
 Handler = Callable[[Any], object] | Callable[[Any, TaskContext], object]

@@ -13,7 +13,6 @@ from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.names import suspects_queue
 from qbridge_core.errors import ConfigurationError, NotConnectedError
 from qbridge_core.execute.executor import is_coroutine_function
-from qbridge_core.execute.lifespan import Lifespan
 from qbridge_core.runtime.system import require_posix
 from qbridge_core.task.formats.chosen import Formats
 from qbridge_core.task.retry import ExceptionRule, RetryPolicy
@@ -23,6 +22,7 @@ from qbridge_core.task.terms import Policy
 if TYPE_CHECKING:
     import asyncio
 
+    from qbridge_core.execute.lifespan import Lifespan
     from qbridge_core.execute.processes.children import Program
 
 

@@ -15,7 +15,7 @@ import os
 import threading
 from collections.abc import Callable, Container, Iterable
 from contextvars import Context, copy_context
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from qbridge_core.contract.envelope import UnfitError
 from qbridge_core.contract.headers import REASON
@@ -36,10 +36,12 @@ from qbridge_core.work.coroutinefeeder import CoroutineFeeder
 from qbridge_core.work.coroutinewatch import CoroutineWatch
 from qbridge_core.work.job import Job
 from qbridge_core.work.pool import too_many
-from qbridge_core.work.pooled.suspects import AnyIsolation
 from qbridge_core.work.settlingthreads import SettlingThreads
 from qbridge_core.work.watch import Bell
 from qbridge_core.work.worker import say_late
+
+if TYPE_CHECKING:
+    from qbridge_core.work.pooled.suspects import AnyIsolation
 
 _log: Final = logger("qbridge.worker")
 _BATCH: Final = 200

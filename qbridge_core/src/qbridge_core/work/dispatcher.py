@@ -18,7 +18,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.message import Delivery
@@ -27,13 +27,15 @@ from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
 from qbridge_core.runtime.pulse import Pulse
 from qbridge_core.work.gauge import Gauge
-from qbridge_core.work.pooled.reading import PoolReader
-from qbridge_core.work.pooled.suspects import AnySideQueue
 from qbridge_core.work.readahead import LARGE, SECONDS_HELD, ReadAhead
 from qbridge_core.work.rest import Resting, pause
 from qbridge_core.work.source import Source
 from qbridge_core.work.trouble import Trouble, Troubles
 from qbridge_core.work.watch import watch
+
+if TYPE_CHECKING:
+    from qbridge_core.work.pooled.reading import PoolReader
+    from qbridge_core.work.pooled.suspects import AnySideQueue
 
 _log: Final = logger("qbridge.worker")
 _STALE_AFTER: Final = 1.0

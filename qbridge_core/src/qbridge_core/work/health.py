@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.runtime.clock import monotonic
@@ -22,8 +22,10 @@ from qbridge_core.work import pauses
 from qbridge_core.work.dispatcher import Dispatcher
 from qbridge_core.work.poison import lookout
 from qbridge_core.work.pool import Pool
-from qbridge_core.work.pooled.suspects import AnyIsolation
 from qbridge_core.work.watch import watch
+
+if TYPE_CHECKING:
+    from qbridge_core.work.pooled.suspects import AnyIsolation
 
 _DEEPEST: Final = 40
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from qbridge_core.execute.executor import Executor
 from qbridge_core.task.lifecycle import Lifecycle
@@ -10,8 +11,10 @@ from qbridge_core.task.reading import TaskReader
 from qbridge_core.task.runhooks import RunHooks
 from qbridge_core.work.abandoned import Abandoned
 from qbridge_core.work.dispatcher import Dispatcher
-from qbridge_core.work.pooled.settling import AnyConsequences, AnySettler
-from qbridge_core.work.pooled.suspects import AnyPoisonRule
+
+if TYPE_CHECKING:
+    from qbridge_core.work.pooled.settling import AnyConsequences, AnySettler
+    from qbridge_core.work.pooled.suspects import AnyPoisonRule
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from qbridge_core.work.poison.isolation import Isolation
 from qbridge_core.work.poison.rule import PoisonRule
 from qbridge_core.work.poison.side_queue import SideQueue
 from qbridge_core.work.settle.consequences import Consequences
 from qbridge_core.work.settle.settler import Settler
+
+if TYPE_CHECKING:
+    from qbridge_core.work.poison.isolation import Isolation
 
 
 @dataclass(slots=True)

@@ -13,7 +13,6 @@ from qbridge_core.contract.checks import require_seconds
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.errors import ConfigurationError, IdleTimeoutError, NotConnectedError
 from qbridge_core.execute.executor import Handler, checked_handler, loading, own_code
-from qbridge_core.execute.lifespan import Lifespan, checked_lifespan
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import flush, logger
 from qbridge_core.runtime.signals import stop_signals
@@ -48,6 +47,8 @@ from qbridge_core.work.settle.rules import Rules
 
 if TYPE_CHECKING:
     import asyncio
+
+    from qbridge_core.execute.lifespan import Lifespan
 
 _log: Final = logger("qbridge.manager")
 _IDLE_POLL: Final = 0.02
@@ -165,7 +166,10 @@ class TaskManager:
         own_terms = Terms(require_seconds("task_timeout", task_timeout, positive=True), policy)
         terms = handler.terms if isinstance(handler, Router) else (own_terms,)
         check_backoffs(queue_client, [each.policy for each in terms])
-        lifespan = checked_lifespan(lifespan)
+        if lifespan is not None:
+            from qbridge_core.execute.lifespan import checked_lifespan
+
+            lifespan = checked_lifespan(lifespan)
         self._lifecycle = Lifecycle(plugins)
         run_hooks = RunHooks.of(plugins, queue_client.system, queue_client.server)
         chosen = formats_of(formats)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.message import Delivery
@@ -13,8 +13,10 @@ from qbridge_core.errors import QBridgeError
 from qbridge_core.runtime.logs import logger
 from qbridge_core.work import pauses
 from qbridge_core.work.dispatcher import Dispatcher
-from qbridge_core.work.poison.isolation import Isolation
-from qbridge_core.work.pooled.reading import PoolReader
+
+if TYPE_CHECKING:
+    from qbridge_core.work.poison.isolation import Isolation
+    from qbridge_core.work.pooled.reading import PoolReader
 
 _log: Final = logger("qbridge.worker")
 _REST_POLL: Final = 0.05

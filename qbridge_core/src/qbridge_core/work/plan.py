@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.names import suspects_queue
 from qbridge_core.execute.executor import Executor, is_coroutine_function
-from qbridge_core.execute.lifespan import Lifespan
 from qbridge_core.runtime.processors import usable_processors
 from qbridge_core.task.lifecycle import Lifecycle
 from qbridge_core.task.outcome import Tally
@@ -27,9 +26,6 @@ from qbridge_core.work.poison.isolation import Isolation
 from qbridge_core.work.poison.rule import PoisonRule
 from qbridge_core.work.poison.side_queue import SideQueue
 from qbridge_core.work.pooled.queues import InputQueue
-from qbridge_core.work.pooled.reading import PoolReader
-from qbridge_core.work.pooled.settling import AnyConsequences, AnySettler, ConsequencesOfMany, Settlers
-from qbridge_core.work.pooled.suspects import AnyPoisonRule, PoisonRules, SideQueues
 from qbridge_core.work.readahead import SECONDS_FOR_CHILDREN, SECONDS_HELD
 from qbridge_core.work.session import Session
 from qbridge_core.work.settle.consequences import Consequences
@@ -39,7 +35,11 @@ from qbridge_core.work.settle.settler import Settler
 if TYPE_CHECKING:
     import asyncio
 
+    from qbridge_core.execute.lifespan import Lifespan
     from qbridge_core.execute.processes.children import Program
+    from qbridge_core.work.pooled.reading import PoolReader
+    from qbridge_core.work.pooled.settling import AnyConsequences, AnySettler
+    from qbridge_core.work.pooled.suspects import AnyPoisonRule, AnySideQueue
 
 USUAL_COROUTINES: Final = 100
 
@@ -99,12 +99,17 @@ class Plan:
         """
         give_up = threading.Event()
         lines = [self._line(queue, tally.of(queue.name), give_up) for queue in self.queues]
-        reader = PoolReader(self.client, {each.name: each.weight for each in self.pool}) if self.pool else None
+        reader = self._pool_reader() if self.pool else None
         dispatcher = self._dispatcher(lines, poll_timeout, reader)
         job = self._job(lines, dispatcher)
         for line in lines:
             line.isolation = self._isolation(line, job)
         return Session(self.client, job, lines, self.workers, self.max_abandoned, self.grace_period, give_up, reader)
+
+    def _pool_reader(self) -> PoolReader:
+        from qbridge_core.work.pooled.reading import PoolReader
+
+        return PoolReader(self.client, {each.name: each.weight for each in self.pool})
 
     def _line(self, queue: InputQueue, tally: Tally, give_up: threading.Event) -> Line:
         """Declare a queue, and make what is its own."""
@@ -121,7 +126,11 @@ class Plan:
 
     def _dispatcher(self, lines: Sequence[Line], poll_timeout: float, reader: PoolReader | None) -> Dispatcher:
         side_queues = [line.side_queue for line in lines if line.side_queue is not None]
-        suspects = SideQueues(side_queues) if reader is not None and side_queues else next(iter(side_queues), None)
+        suspects: AnySideQueue | None = next(iter(side_queues), None)
+        if reader is not None and side_queues:
+            from qbridge_core.work.pooled.suspects import SideQueues
+
+            suspects = SideQueues(side_queues)
         held = SECONDS_HELD if self.program is None else SECONDS_FOR_CHILDREN
         names = ", ".join(line.queue for line in lines)
         return Dispatcher(self.client, names, self.workers, poll_timeout, suspects, held, reader)
@@ -132,6 +141,9 @@ class Plan:
         consequences: AnyConsequences = first.consequences
         rule: AnyPoisonRule | None = first.rule
         if self.pool:
+            from qbridge_core.work.pooled.settling import ConsequencesOfMany, Settlers
+            from qbridge_core.work.pooled.suspects import PoisonRules
+
             settler = Settlers(_by_queue(lines, lambda line: line.settler))
             consequences = ConsequencesOfMany(_by_queue(lines, lambda line: line.consequences))
             rule = rule and PoisonRules(_by_queue(lines, lambda line: line.rule))

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.names import suspects_queue, worker_identity
@@ -23,14 +23,16 @@ from qbridge_core.work import health
 from qbridge_core.work.job import Job
 from qbridge_core.work.line import Line
 from qbridge_core.work.pausing import Pausing, QueueOfPool, Taker
-from qbridge_core.work.poison.isolation import Isolation
 from qbridge_core.work.pool import Pool
-from qbridge_core.work.pooled.reading import PoolReader
-from qbridge_core.work.pooled.suspects import AnyIsolation, Isolations
 from qbridge_core.work.rest import MANY, pause
 from qbridge_core.work.stopping import LONGEST, Stopping
 from qbridge_core.work.watch import Bell, watch
 from qbridge_core.work.workerpool import WorkerPool
+
+if TYPE_CHECKING:
+    from qbridge_core.work.poison.isolation import Isolation
+    from qbridge_core.work.pooled.reading import PoolReader
+    from qbridge_core.work.pooled.suspects import AnyIsolation
 
 _log: Final = logger("qbridge.manager")
 _STALE_POLL: Final = 1.0
@@ -382,7 +384,11 @@ class Session:
 
 def _together(isolations: Sequence[Isolation]) -> AnyIsolation | None:
     """What runs the suspects of all queues, if anything does."""
-    return Isolations(isolations) if len(isolations) > 1 else next(iter(isolations), None)
+    if len(isolations) < 2:
+        return next(iter(isolations), None)
+    from qbridge_core.work.pooled.suspects import Isolations
+
+    return Isolations(isolations)
 
 
 def _left_behind(reason: str) -> QBridgeError:

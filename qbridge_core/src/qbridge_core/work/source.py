@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.message import Delivery
 from qbridge_core.errors import QBridgeError
 from qbridge_core.runtime.logs import logger
 from qbridge_core.work.gate import Gate
-from qbridge_core.work.pooled.reading import PoolReader
 from qbridge_core.work.trouble import Trouble
+
+if TYPE_CHECKING:
+    from qbridge_core.work.pooled.reading import PoolReader
 
 _log: Final = logger("qbridge.worker")
 

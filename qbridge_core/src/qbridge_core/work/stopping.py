@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qbridge_core.contract.client import QueueClient
 from qbridge_core.contract.message import Delivery
@@ -21,8 +21,10 @@ from qbridge_core.task.run import Run, in_words
 from qbridge_core.work.flushes import flush
 from qbridge_core.work.job import Job
 from qbridge_core.work.pool import Pool
-from qbridge_core.work.pooled.suspects import AnyIsolation
 from qbridge_core.work.watch import Bell
+
+if TYPE_CHECKING:
+    from qbridge_core.work.pooled.suspects import AnyIsolation
 
 _log: Final = logger("qbridge.manager")
 LONGEST: Final = 2.5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Container, Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qbridge_core.errors import NotConnectedError
 from qbridge_core.runtime.clock import monotonic
@@ -14,12 +14,13 @@ from qbridge_core.runtime.logs import logger
 from qbridge_core.runtime.pulse import Stalled
 from qbridge_core.task.foreign import Step, Watched, patience
 from qbridge_core.task.run import Run
-from qbridge_core.work.batchworker import BatchWorker, suits
 from qbridge_core.work.job import Job
 from qbridge_core.work.pool import too_many
-from qbridge_core.work.pooled.suspects import AnyIsolation
 from qbridge_core.work.watch import Bell
 from qbridge_core.work.worker import Rest, Worker, say_hook_hangs
+
+if TYPE_CHECKING:
+    from qbridge_core.work.pooled.suspects import AnyIsolation
 
 _log: Final = logger("qbridge.worker")
 _AT_ONCE: Final = 32
@@ -43,7 +44,7 @@ class WorkerPool:
         self, job: Job, size: int, max_abandoned: int, bell: Bell, isolation: AnyIsolation | None = None
     ) -> None:
         self._job = job
-        self._make = BatchWorker if suits(job) else Worker
+        self._make = _kind(job)
         self._isolation = isolation
         self._patience = patience(job.longest_timeout)
         self._size = size
@@ -215,3 +216,12 @@ class WorkerPool:
     def _snapshot(self) -> list[Worker]:
         with self._lock:
             return list(self._workers)
+
+
+def _kind(job: Job) -> type[Worker]:
+    """What kind of workers suits a job."""
+    if not job.executor.takes_many:
+        return Worker
+    from qbridge_core.work.batchworker import BatchWorker, suits
+
+    return BatchWorker if suits(job) else Worker

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qbridge_core.execute.executor import unwrapped
-from qbridge_core.execute.lifespan import Lifespan
 from qbridge_core.task.formats.chosen import Formats
 from qbridge_core.task.retry import RetryPolicy
 from qbridge_core.task.runhooks import RunHooks
+
+if TYPE_CHECKING:
+    from qbridge_core.execute.lifespan import Lifespan
 
 # The second is what a main program is called where it was imported by a child process or below a Supervisor.
 _MAIN_PROGRAMS: Final = ("__main__", "__mp_main__")

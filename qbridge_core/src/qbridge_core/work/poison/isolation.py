@@ -19,10 +19,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from qbridge_core.contract.message import Delivery
-from qbridge_core.execute.lifespan import Lifespan
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import logger
 from qbridge_core.task.foreign import Watched, patience
@@ -35,9 +34,12 @@ from qbridge_core.work.poison.importing import setup_of
 from qbridge_core.work.poison.lookout import lookout_of
 from qbridge_core.work.poison.rule import PoisonRule
 from qbridge_core.work.poison.side_queue import SideQueue, look_every
-from qbridge_core.work.poison.suspect_runner import SuspectRunner
 from qbridge_core.work.settle.consequences import Consequences
 from qbridge_core.work.settle.settler import Settler
+
+if TYPE_CHECKING:
+    from qbridge_core.execute.lifespan import Lifespan
+    from qbridge_core.work.poison.suspect_runner import SuspectRunner
 
 _log: Final = logger("qbridge.worker")
 _TRY_AGAIN_AFTER: Final = 60.0
@@ -241,6 +243,11 @@ class Isolation:
 
     def add_runner(self) -> None:
         """There are suspects, and nobody who looks for them: there is none yet, or another one takes long."""
+        try:
+            from qbridge_core.work.poison.suspect_runner import SuspectRunner
+        except OSError as exc:  # no descriptor is left
+            _log.warning("a task that may have killed its worker cannot be run yet: %s", exc)
+            return
         runner = SuspectRunner(self)
         with self._lock:
             if len(self._runners) >= self._most or self.closed.is_set():
