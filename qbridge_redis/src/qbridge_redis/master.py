@@ -12,6 +12,7 @@ from qbridge_redis.consume.reader import StreamReader, close_all
 from qbridge_redis.consume.shared import SharedReader
 from qbridge_redis.node import Node
 from qbridge_redis.protocol.scripts import Command
+from qbridge_redis.publish.posts import Posts
 from qbridge_redis.queues.delays import Delays
 from qbridge_redis.recovery.maintenance import Maintenance
 from qbridge_redis.settle.acknowledgements import Acknowledgements
@@ -46,6 +47,7 @@ class Master:
         self.server: Final = server
         self.nodes: tuple[Node, ...] = ()
         self.shared_reader: Final = shared_reader
+        self.posts: Final = Posts(server.options, server.pool)
         self.acknowledgements: Final = acknowledge(server, self._contexts)
         self.maintenance: Final = Maintenance(server, lambda: self.nodes, delays)
 

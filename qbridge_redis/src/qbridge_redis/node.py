@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
-from qbridge_core.backend import Delivery, Ended, Message, QBridgeError, monotonic
+from qbridge_core.backend import Delivery, Ended, Message, Promises, QBridgeError, monotonic
 from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import unreachable
 from qbridge_redis.connection.options import Options
@@ -15,6 +15,8 @@ from qbridge_redis.consume.reader import StreamReader
 from qbridge_redis.consume.together import SharedQueues
 from qbridge_redis.protocol.keys import Keys
 from qbridge_redis.protocol.scripts import REMOVE_CONSUMER, Command
+from qbridge_redis.publish.posts import Posts
+from qbridge_redis.publish.promised import Promised
 from qbridge_redis.publish.publisher import Publisher
 from qbridge_redis.queues.admin import QueueAdmin
 from qbridge_redis.queues.dead_letters import DeadLetterQueues
@@ -40,6 +42,8 @@ class Node:
         client: what it gets from the client.
         shared: the queues that are read together.
         poke: has somebody look at its delayed messages.
+        promises: the messages of the client that nobody waits for.
+        posts: see ``Publisher``.
     """
 
     def __init__(
@@ -50,9 +54,11 @@ class Node:
         client: ClientContext,
         shared: SharedQueues,
         poke: Callable[[], None],
+        promises: Promises[Promised],
+        posts: Callable[[], Posts | None],
     ) -> None:
         self.context: Final = NodeContext(options, keys, declarations, client)
-        self.publisher: Final = Publisher(self.context)
+        self.publisher: Final = Publisher(self.context, promises, posts)
         self.rejections: Final = Rejections(self.context)
         self.admin: Final = QueueAdmin(self.context)
         self.dead_letters: Final = DeadLetterQueues(self.context)
@@ -69,7 +75,6 @@ class Node:
         for in_flight in self.context.all_in_flight():
             in_flight.lose_all()
         self.context.pool.close()
-        self.publisher.close()
         self.context.route.close()
 
     def create(self, queue: str) -> None:

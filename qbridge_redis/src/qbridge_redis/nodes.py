@@ -11,7 +11,7 @@ from typing import Final
 
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from qbridge_core.backend import BrokerUnavailableError, ConnectionEvents, Pulse, monotonic
+from qbridge_core.backend import BrokerUnavailableError, ConnectionEvents, Promises, Pulse, monotonic
 from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import unreachable
 from qbridge_redis.connection.options import Address, Deployment, Options
@@ -27,6 +27,7 @@ from qbridge_redis.node import Node
 from qbridge_redis.protocol.fields import Fields
 from qbridge_redis.protocol.keys import Keys
 from qbridge_redis.protocol.limits import Limits
+from qbridge_redis.publish.promised import Promised, disconnected, late
 from qbridge_redis.queues.delays import Delays
 from qbridge_redis.queues.finding import find_queues
 from qbridge_redis.server.diagnosis import diagnose
@@ -59,6 +60,7 @@ class Nodes(abc.ABC):
         self._outage = OutageLog(options, events)
         self._consumer = new_consumer()
         self._name = f"qbridge:{self._consumer}"
+        self._promises: Promises[Promised] = Promises(late, "qbridge-redis-deadlines")
         self._shared = SharedQueues(self.closing, self._reads)
         self.several: Final = SeveralQueues(self._shared, self.closing, lambda queue: self.node(queue).reader_of(queue))
 
@@ -180,13 +182,15 @@ class OneServer(Nodes):
         server = ServerContext(route, self._name, ConnectionPool(route, self._name), self.closing, self._outage)
         self.master: Final = Master(server, Delays(keys), SharedReader(server, self._shared))
         client = self._client(route, server.pool, server.acks_waiting)
-        self._node: Final = Node(options, keys, declarations, client, self._shared, self.master.maintenance.poke)
+        poke = self.master.maintenance.poke
+        self._node: Final = Node(options, keys, declarations, client, self._shared, poke, self._promises, lambda: None)
         self.master.nodes = (self._node,)
 
     def stop(self, timeout: float) -> None:
         """See ``Nodes.stop``."""
         self.closing.set()
         self.master.stop(timeout)
+        self._promises.end_all(disconnected)
 
     def node(self, queue: str) -> Node:
         """See ``Nodes.node``."""

@@ -28,6 +28,8 @@ from qbridge_redis.placement import Bell, Placement, Slot
 from qbridge_redis.protocol.keys import Keys
 from qbridge_redis.protocol.limits import Limits
 from qbridge_redis.protocol.scripts import Command
+from qbridge_redis.publish.posts import Posts
+from qbridge_redis.publish.promised import disconnected
 from qbridge_redis.queues.delays import DelaysOfSlots
 from qbridge_redis.queues.finding import find_queues
 from qbridge_redis.server.cluster import ClusterMap, ClusterRoute, MasterRoute
@@ -59,6 +61,7 @@ class Slots(Nodes):
         for slot in slots:
             if slot.master is None:
                 slot.node.close()
+        self._promises.end_all(disconnected)
         self._cluster.close()
 
     def node(self, queue: str) -> Node:
@@ -175,10 +178,13 @@ class Slots(Nodes):
         def poke() -> None:
             slot.poke()
 
+        def posts() -> Posts | None:
+            return None if slot.master is None else slot.master.posts
+
         route = ClusterRoute(self._options, self._cluster, number, moved)
         pool, bell = SlotPool(route, self._placement.pool_at, self._placement.known_pool), Bell()
         client = self._client(route, pool, bell)
-        node = Node(self._options, self._keys, self._declarations, client, self._shared, poke)
+        node = Node(self._options, self._keys, self._declarations, client, self._shared, poke, self._promises, posts)
         slot = Slot(route, bell, node)
         return slot
 

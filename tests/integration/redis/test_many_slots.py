@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 
 import pytest
 
@@ -61,6 +62,12 @@ def threads_of_clients() -> Counter[str]:
 def connections(cluster: Cluster) -> int:
     """How many connections of clients the nodes have."""
     return sum(str(node.cli("CLIENT", "LIST")).count("name=qbridge:") for node in cluster.nodes)
+
+
+def soon(client: RedisClient, queue: str) -> Future[None]:
+    """Have a message published that nobody waits for."""
+    [future] = client.publish_soon(queue, [Message(b"soon")])
+    return future
 
 
 def spread(client: RedisClient, cluster: Cluster, stem: str, each: int) -> list[str]:
@@ -315,3 +322,76 @@ def test_g14_the_log_names_the_master_that_is_away(
         client.ack(delivery)
     (line,) = [record.getMessage() for record in caplog.records]
     assert f"no connection to the master {away.host}:{away.port} of {own_cluster.url}" in line
+
+
+def test_what_nobody_waits_for_takes_threads_for_each_master(
+    cluster: Cluster, make_client: MakeClient, queue: str
+) -> None:
+    """Messages for many slots go to their masters together: no thread for each slot sends or watches them."""
+    client = make_client(cluster.url, **OPTIONS)
+    names = declared(client, queue)
+    most: Counter[str] = Counter()
+    for _ in range(5):
+        futures = [soon(client, name) for name in names]
+        while not all(future.done() for future in futures):
+            most |= threads_of_clients()
+        assert [future.result() for future in futures] == [None] * MANY
+    assert most["qbridge-redis-publish"] <= MASTERS * 3
+    assert most["qbridge-redis-deadlines"] <= 1
+    assert all(client.count(name) == QueueStats(5, 0, 0) for name in names)
+
+
+def test_g14_what_nobody_waits_for_follows_a_slot_that_moves(
+    cluster: Cluster, make_client: MakeClient, queue: str
+) -> None:
+    """Of messages for many slots, sent together, those go elsewhere whose slot has moved; the others do not wait."""
+    client = make_client(cluster.url, **OPTIONS)
+    names = declared(client, queue, 12)
+    for name in names:
+        client.publish(name, b"before")
+    for name in names[:3]:
+        cluster.migrate(name)
+    futures = [soon(client, name) for name in names for _ in range(10)]
+    assert [future.result(30.0) for future in futures] == [None] * 120
+    assert all(client.count(name) == QueueStats(11, 0, 0) for name in names)
+
+
+def test_g14_what_nobody_waits_for_reaches_the_replica_that_takes_over(
+    replicated: Cluster, make_client: MakeClient, queue: str
+) -> None:
+    """With its master killed a message is told of in time; those that follow go to the replica, by themselves."""
+    client = make_client(replicated.url, **OPTIONS | {"publish_timeout": 3.0})
+    names = declared(client, queue, 6)
+    for name in names:
+        client.publish(name, b"before")
+    replicated.owner(names[0]).kill()
+
+    def sent() -> bool:
+        futures = [soon(client, name) for name in names]
+        ends = [future.exception(10.0) for future in futures]
+        assert all(end is None or isinstance(end, QBridgeError) for end in ends)
+        return ends == [None] * len(names)
+
+    wait_for(sent, 60.0, "no replica takes over, or nobody follows it")
+    assert all(client.count(name).ready >= 1 for name in names)
+
+
+def test_g14_a_master_that_hangs_keeps_only_its_own_from_being_sent(
+    own_cluster: Cluster, make_client: MakeClient, queue: str
+) -> None:
+    """What goes to other masters is confirmed meanwhile; what goes there ends with an error in its time."""
+    client = make_client(own_cluster.url, **OPTIONS | {"publish_timeout": 2.0})
+    names = spread(client, own_cluster, queue, 4)
+    hanging = own_cluster.owner(names[0])
+    hanging.suspend()
+    try:
+        futures = {name: soon(client, name) for name in names}
+        began = time.monotonic()
+        ends = {name: future.exception(20.0) for name, future in futures.items()}
+        lasted = time.monotonic() - began
+    finally:
+        hanging.resume()
+    theirs = {name for name in names if own_cluster.owner(name) is hanging}
+    assert {name for name, end in ends.items() if end is not None} == theirs
+    assert all(isinstance(ends[name], QBridgeError) for name in theirs)
+    assert lasted < 10.0

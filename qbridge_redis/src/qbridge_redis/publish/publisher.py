@@ -21,7 +21,6 @@ from qbridge_core.backend import (
     DUE_AT,
     SENT_AT,
     Ended,
-    HelperThreads,
     Message,
     Promises,
     QBridgeError,
@@ -39,24 +38,30 @@ from qbridge_redis.connection.errors import unreachable
 from qbridge_redis.connection.reconnect_pause import ReconnectPause
 from qbridge_redis.protocol.fields import Fields, encode, encode_meta
 from qbridge_redis.protocol.scripts import PUBLISH_LATER, Command
-from qbridge_redis.publish.promised import Call, Promised, disconnected, late
+from qbridge_redis.publish.posts import Posts, waited_for
+from qbridge_redis.publish.promised import Call, Promised
 from qbridge_redis.publish.replies import STORED_TYPES, Answer, check_replicas, to_repeat, unconfirmed
-from qbridge_redis.publish.shared_exchange import SharedExchange
 from qbridge_redis.state.context import NodeContext
 
 _CHUNK: Final = 200
-_WAIT_MARGIN: Final = 0.25  # the server looks at the time every 100 ms, and its answer must come before the deadline
 _CHUNK_BYTES: Final = 256 * 1024  # more than the socket buffers of both sides hold would only wait
 
 
 class Publisher:
-    """The publishing part of a client. Thread-safe."""
+    """The publishing part of a client, for the queues of one server or of one hash slot. Thread-safe.
 
-    def __init__(self, context: NodeContext) -> None:
+    Args:
+        context: of these queues.
+        promises: those of the client.
+        posts: the way to the server that has the slot now, on which messages for all of its slots go together when
+            nobody waits for them; None where that is not known, or there is but one server.
+    """
+
+    def __init__(self, context: NodeContext, promises: Promises[Promised], posts: Callable[[], Posts | None]) -> None:
         self._context = context
-        self._threads = HelperThreads("qbridge-redis-publish")
-        self._shared = SharedExchange(self._exchange_for_all, self._threads.run)
-        self._promises: Promises[Promised] = Promises(self._late, "qbridge-redis-deadlines")
+        self._promises = promises
+        self._own = Posts(context.options, context.pool)
+        self._posts = posts
 
     def publish(self, queue: str, message: Message, delay: float, timeout: float | None) -> None:
         """Publish one message; see ``QueueClient.publish``."""
@@ -64,7 +69,7 @@ class Publisher:
         limit = self._limit(timeout)
         deadline = monotonic() + limit
         with unconfirmed(queue, limit):
-            answer = self._shared.reply(command, len(message.body), deadline)
+            answer = self._own.exchange.reply(command, len(message.body), deadline)
         self._settle(queue, command, answer, deadline)
 
     def _settle(self, queue: str, command: Command, answer: tuple[Any, Any], deadline: float) -> None:
@@ -114,31 +119,41 @@ class Publisher:
         return Promised(call, position, command, len(message.body), self._replied)
 
     def _post(self, promises: Sequence[Promised]) -> None:
+        exchange = (self._posts() or self._own).exchange
         for promise in promises:
+            promise.exchange = exchange
             self._promises.add(promise)
         try:
-            self._shared.post(promises)
+            exchange.post(promises)
         except RuntimeError as exc:
             for promise in promises:
                 self._promises.keep(promise, translated(exc))
 
     def _replied(self, promise: Promised) -> None:
         """In any thread. What takes longer than to look at the reply is done by a helper."""
-        if promise.error is not None or type(promise.reply[0]) in STORED_TYPES:
+        is_plain = promise.error is not None or type(promise.reply[0]) in STORED_TYPES
+        if is_plain and not self._may_be_elsewhere(promise):
             self._keep(promise)
             return
         try:
-            self._threads.run(partial(self._keep, promise))
+            (self._posts() or self._own).helpers.run(partial(self._keep, promise))
         except RuntimeError as exc:
             self._promises.keep(promise, translated(exc))
+
+    def _may_be_elsewhere(self, promise: Promised) -> bool:
+        """Whether it was not sent, since the server that was thought to have its slot cannot be reached."""
+        return isinstance(promise.error, QBridgeError) and promise.exchange is not self._own.exchange
 
     def _keep(self, promise: Promised) -> None:
         call, error = promise.call, None
         try:
-            if promise.error is not None:
+            if self._may_be_elsewhere(promise):
+                self._publish(call.queue, [promise.command], call.deadline - monotonic())
+            elif promise.error is not None:
                 with unconfirmed(call.queue, call.seconds):
                     raise copy.copy(promise.error) from promise.error  # each that is told adds frames of its own
-            self._settle(call.queue, promise.command, promise.reply, call.deadline)
+            else:
+                self._settle(call.queue, promise.command, promise.reply, call.deadline)
             call.stored()
         except QBridgeError as exc:
             error = exc
@@ -146,13 +161,6 @@ class Publisher:
             error = translated(exc)
             error.__cause__ = exc
         self._promises.keep(promise, error)
-
-    def _late(self, promise: Promised) -> QBridgeError:
-        return late(promise, sent=not self._shared.withdraw(promise))
-
-    def close(self) -> None:
-        """The client was disconnected: whoever waits for a future learns of it."""
-        self._promises.end_all(lambda promise: disconnected(promise, sent=not self._shared.withdraw(promise)))
 
     def publish_many(self, queue: str, messages: Iterable[Message], timeout: float | None) -> None:
         """Publish in order; each chunk has the whole timeout, so that a long sequence is no reason to fail.
@@ -236,17 +244,6 @@ class Publisher:
             self._context.pool.give(connection)
         return elsewhere
 
-    def _exchange_for_all(self, commands: Sequence[Command], deadline: float) -> list[tuple[Any, Any]]:
-        """The reply to each command, and what the replicas say of it where they are waited for."""
-        connection = self._context.pool.take(deadline)
-        try:
-            timeout = max(0.001, deadline - monotonic())
-            replies = connection.call_many(self._waited_for(commands, timeout), timeout)
-        finally:
-            self._context.pool.give(connection)
-        replicas = replies[-1] if self._context.options.wait_replicas else None
-        return [(reply, replicas) for reply in replies[: len(commands)]]
-
     def _publish_missing(
         self, connection: RedisConnection, queue: str, commands: Sequence[Command], deadline: float
     ) -> Sequence[Command]:
@@ -269,9 +266,7 @@ class Publisher:
         return to_repeat(queue, commands, self._looked_through(queue, commands, replies), deadline)
 
     def _waited_for(self, commands: Sequence[Command], timeout: float) -> Sequence[Command]:
-        """The commands and, where replicas must have them, a wait for those."""
-        replicas = self._context.options.wait_replicas
-        return [*commands, ("WAIT", replicas, _wait_ms(timeout))] if replicas else commands
+        return waited_for(commands, timeout, self._context.options.wait_replicas)
 
     def _looked_through(self, queue: str, commands: Sequence[Command], replies: list[Any]) -> list[Any]:
         """The replies to the commands alone, after a look at how many replicas have what they wrote."""
@@ -299,10 +294,6 @@ class Publisher:
         body, headers, message_id = check_content(message, self._context.options.max_message_bytes)
         self._context.limits.check(body, headers)
         return encode(body, headers, message_id)
-
-
-def _wait_ms(timeout: float) -> int:
-    return max(1, round(max(timeout - _WAIT_MARGIN, timeout / 3) * 1000))
 
 
 def _by_size(commands: Sequence[Command]) -> Iterable[Sequence[Command]]:
