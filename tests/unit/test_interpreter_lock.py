@@ -15,6 +15,10 @@ from qbridge_rabbitmq.amqp import headers
 from qbridge_rabbitmq.state.identity import trace
 from qbridge_redis.protocol.fields import encode
 
+pytestmark = pytest.mark.skipif(
+    not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="this interpreter has no such lock"
+)
+
 TIMES = 10_000  # a lock that is away for less than a microsecond is not always taken
 BODY = b"x" * 10_000
 PER_MESSAGE: dict[str, Callable[[], object]] = {

@@ -7,6 +7,7 @@ import importlib
 import io
 import logging
 import queue
+import subprocess
 import sys
 import threading
 import time
@@ -442,3 +443,38 @@ def test_a_module_run_by_its_name_belongs_to_its_package(monkeypatch: pytest.Mon
     assert own.includes(frame_of("shop.models"))
     assert own.includes(frame_of("__main__"))
     assert not own.includes(frame_of("driver"))
+
+
+LEAKING = """
+import os, resource, threading
+from qbridge_core import HandlerTimeout, TaskManager, connect
+
+held, interrupted = [], threading.Event()
+
+def leaks(task):
+    try:
+        while True:
+            try:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+            except OSError:
+                pass
+    except HandlerTimeout:
+        for descriptor in held:
+            os.close(descriptor)
+        interrupted.set()
+        raise
+
+with connect("memory://") as client:
+    client.declare("q", "d")
+    client.send("q", 1)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    with TaskManager(client, leaks, "q", "d", max_workers=1, task_timeout=0.5, max_retries=0):
+        print(interrupted.wait(20.0))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such limit")
+def test_g10_a_handler_that_leaks_descriptors_is_interrupted() -> None:
+    """What is needed for that is there before anything is late: nothing can be loaded any more by then."""
+    done = subprocess.run([sys.executable, "-c", LEAKING], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "True\n", done.stderr

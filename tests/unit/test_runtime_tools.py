@@ -62,6 +62,23 @@ def test_a_lost_wake_up_is_made_again() -> None:
     assert list(box.take()) == [1, 2]
 
 
+def test_a_wake_up_that_was_interrupted_is_made_again() -> None:
+    """Ctrl-C may come in the middle of it: what was put down is taken when the next one comes."""
+    rings: list[int] = []
+
+    def wake() -> None:
+        rings.append(1)
+        if len(rings) == 1:
+            raise KeyboardInterrupt
+
+    box: Mailbox[int] = Mailbox(wake)
+    with pytest.raises(KeyboardInterrupt):
+        box.post(1)
+    box.post(2)
+    assert len(rings) == 2
+    assert list(box.take()) == [1, 2]
+
+
 def test_many_threads_lose_nothing_in_a_mailbox() -> None:
     """Whoever posts at whatever moment: each item is taken, and by the thread that it is for."""
     woken = threading.Semaphore(0)

@@ -16,6 +16,7 @@ from qbridge_rabbitmq.consume.deliveries import Deliveries
 from qbridge_rabbitmq.consume.receiving import Receiving
 from qbridge_rabbitmq.consume.watch import Watch
 from qbridge_rabbitmq.publish.delayed import DelayedSender
+from qbridge_rabbitmq.publish.departures import Departures
 from qbridge_rabbitmq.publish.flights import Flights
 from qbridge_rabbitmq.publish.messages import publication
 from qbridge_rabbitmq.publish.publisher import Publisher
@@ -97,8 +98,11 @@ class ConnectedBroker:
         self.requests = requests = Requests(connections, options.request_timeout)
         self.locks = Locks(requests)
         self.purging = Purging(requests, declarations, self.pending_delays)
-        self.sender = Sender(connections, self.publisher, options.publish_timeout)
-        self.flights = Flights(connections, self.publisher, options.publish_timeout, self.sender.leave_silent)
+        departures = Departures(connections, self.publisher)
+        self.sender = Sender(connections, self.publisher, departures, options.publish_timeout)
+        self.flights = Flights(
+            connections, self.publisher, departures, options.publish_timeout, self.sender.leave_silent
+        )
         self.pauses = Pauses(requests, declarations, self._publish)
         self.consumers = Consumers(connections, self._restore, lost, options.request_timeout)
         self.acknowledgements = Acknowledgements(self.io, lost)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
+import pika
 import pytest
 
 from integration.rabbitmq.conftest import MakeClient
@@ -22,6 +24,8 @@ from qbridge_core import (
     UnroutableError,
 )
 from qbridge_rabbitmq import RabbitMQClient
+from qbridge_rabbitmq.amqp.connection import AmqpConnection, raw_properties
+from qbridge_rabbitmq.publish.publisher import Batch, Publication
 from support.brokers import RabbitMQBroker
 from support.proxy import TCPProxy
 from support.wait import wait_for
@@ -222,3 +226,65 @@ def test_many_messages_keep_their_order_with_very_large_ones_among_them(
             received.append(len(delivery.body))
             client.ack(delivery)
     assert received == sizes
+
+
+def test_what_does_not_take_off_is_told_to_its_own_thread_at_once(
+    client: RabbitMQClient, unique_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error in the middle of what several threads have brought: what is before it goes, the rest has an error."""
+    client.declare(unique_name)
+    client.publish(unique_name, b"x")
+    broker = client._broker
+    assert broker is not None
+    batches = [
+        Batch([Publication(exchange, unique_name, raw_properties(pika.BasicProperties()), b"x")])
+        for exchange in ("", "amq.direct", "")  # one with an exchange has a channel of its own
+    ]
+
+    def refuse(self: AmqpConnection, *args: object, **kwargs: object) -> None:
+        raise RuntimeError("no channel")
+
+    monkeypatch.setattr(AmqpConnection, "channel", refuse)
+    broker.io.post(lambda: broker.publisher.submit(batches))
+    assert all(batch.wait(5.0) for batch in batches)
+    monkeypatch.undo()
+    assert [bool(batch.errors) for batch in batches[1:]] == [True, True]
+    wait_for(lambda: _is_published(client, unique_name), 20.0, "the client does not go on")
+    first = 1 if not batches[0].errors else 0  # the connection may have ended before its confirmation
+    wait_for(lambda: _ready(client, unique_name) >= 2 + first, 20.0, "a message is missing")
+
+
+def test_g1_a_write_that_breaks_half_way_leaves_no_confirmation_to_the_wrong_message(
+    client: RabbitMQClient, unique_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows how much the broker has: its sender is told so, and the connection is made anew."""
+    client.declare(unique_name)
+    write = AmqpConnection._output_marshaled_frames
+
+    def break_down(self: AmqpConnection, parts: Sequence[bytes]) -> None:
+        write(self, parts)
+        raise MemoryError
+
+    monkeypatch.setattr(AmqpConnection, "_output_marshaled_frames", break_down)
+    with pytest.raises(PublishUnconfirmedError):
+        client.publish(unique_name, b"doubtful", timeout=5.0)
+    monkeypatch.undo()
+    wait_for(lambda: _is_published(client, unique_name), 20.0, "the client does not go on")
+    with pytest.raises(UnroutableError):
+        client.publish(f"{unique_name}-missing", b"x")
+    wait_for(lambda: _ready(client, unique_name) >= 1, 20.0, "a message is missing")
+
+
+def _ready(client: RabbitMQClient, queue: str) -> int:
+    try:
+        return client.stats(queue).ready
+    except TransientError:
+        return 0
+
+
+def _is_published(client: RabbitMQClient, queue: str) -> bool:
+    try:
+        client.publish(queue, b"after", timeout=5.0)
+    except TransientError:
+        return False
+    return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pika
@@ -79,10 +79,11 @@ def test_g16_what_goes_back_together_waits_for_one_round_of_confirmations(
     assert broker is not None
     submit, finish, steps = broker.publisher.submit, broker.acknowledgements.finish, []
 
-    def publish(batch: Batch) -> None:
-        steps.append("copy")
-        if steps.count("copy") != 7:  # the broker does not answer to this one
-            submit(batch)
+    def publish(batches: Sequence[Batch]) -> None:
+        for batch in batches:
+            steps.append("copy")
+            if steps.count("copy") != 7:  # the broker does not answer to this one
+                submit([batch])
 
     def acknowledge(delivery: Delivery) -> None:
         steps.append("original")
@@ -113,7 +114,7 @@ def test_g16_what_goes_back_waits_for_a_slow_confirmation(
     assert broker is not None
     submit, io = broker.publisher.submit, broker.io
     monkeypatch.setattr(
-        broker.publisher, "submit", lambda batch: threading.Timer(2.5, io.post, [lambda: submit(batch)]).start()
+        broker.publisher, "submit", lambda batches: threading.Timer(2.5, io.post, [lambda: submit(batches)]).start()
     )
     worker.unsubscribe(unique_name)  # first, as a stop does: a consumer that ends may be given a copy, and never see it
     worker.hand_back(held)
@@ -140,9 +141,9 @@ def test_g16_whoever_unsubscribes_too_waits_for_what_goes_back(
     wait_for(lambda: consumer.in_flight == 4, 20.0, "all are here")
     submit, io, slow = broker.publisher.submit, broker.io, threading.Event()
 
-    def submit_later(batch: Batch) -> None:
+    def submit_later(batches: Sequence[Batch]) -> None:
         slow.set()
-        threading.Timer(0.5, io.post, [lambda: submit(batch)]).start()
+        threading.Timer(0.5, io.post, [lambda: submit(batches)]).start()
 
     monkeypatch.setattr(broker.publisher, "submit", submit_later)
     first = threading.Thread(target=worker.unsubscribe, args=(unique_name,))

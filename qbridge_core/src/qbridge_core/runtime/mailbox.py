@@ -33,14 +33,20 @@ class Mailbox(Generic[_Item]):
         """Put something down and have it taken."""
         self._items.append(item)
         if not self._is_awake:
-            self._is_awake = True
-            self._wake()
+            self._ring()
 
     def ring(self) -> None:
         """Have the thread look, without anything to take. Costs next to nothing when it was woken already."""
         if not self._is_awake:
+            self._ring()
+
+    def _ring(self) -> None:
+        try:
             self._is_awake = True
             self._wake()
+        except BaseException:  # Ctrl-C, in the middle of it: the next to come makes another one
+            self._is_awake = False
+            raise
 
     def forget_ring(self) -> None:
         """The wake-up may have been lost, with the loop that it was for: the next to come makes another one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -54,6 +55,32 @@ class SoonTests(Backend):
     @staticmethod
     def _one_by_one(client: QueueClient, queue: str, messages: Sequence[Message]) -> list[Future[None]]:
         return [future for message in messages for future in client.publish_soon(queue, [message])]
+
+    def test_g1_a_thread_that_waits_at_times_keeps_its_order(self, client: QueueClient, queue: str) -> None:
+        """What is published soon comes before what the same thread publishes next, whatever others publish."""
+        pairs, over = 40, threading.Event()
+
+        def publish_more() -> None:
+            while not over.is_set():
+                client.publish(f"{queue}-other", b"x")
+
+        client.declare(f"{queue}-other")
+        others = [threading.Thread(target=publish_more, daemon=True) for _ in range(4)]
+        for other in others:
+            other.start()
+        try:
+            for number in range(pairs):
+                (future,) = client.publish_soon(queue, [Message(b"%d" % (2 * number))])
+                client.publish(queue, b"%d" % (2 * number + 1))
+                assert future.result(self.wait) is None
+        finally:
+            over.set()
+            for other in others:
+                other.join(self.wait)
+        received = [int(delivery.body) for delivery in self.receive_all(client, queue, 2 * pairs)]
+        if client.capabilities.ordered and type(client).publish_soon is not QueueClient.publish_soon:
+            assert received == list(range(2 * pairs))
+        assert sorted(received) == list(range(2 * pairs))
 
     def test_g18_publishing_soon_has_its_errors_in_the_futures(self, client: QueueClient, queue: str) -> None:
         """A caller has one place to look at, and one wrong message keeps no other from being sent."""

@@ -233,13 +233,17 @@ class AmqpConnection(pika.SelectConnection):
             self._output_marshaled_frames(acks)
 
     def send_messages(self, channel: int, messages: Iterable[frames.Publish]) -> None:
-        """Write ``basic.publish`` frames with ``mandatory``, all at once.
+        """Write ``basic.publish`` frames with ``mandatory``, all at once. When that fails half way the connection ends.
 
         Raises:
             UnwritableError: one of the messages cannot be sent; then nothing was written.
         """
         frame_max = self.params.frame_max
-        self._output_marshaled_frames([part for m in messages for part in frames.publish(channel, m, frame_max)])
+        parts = [part for m in messages for part in frames.publish(channel, m, frame_max)]
+        try:
+            self._output_marshaled_frames(parts)
+        except Exception as exc:  # noqa: BLE001 - whatever it is, nobody knows how much the broker has
+            self.abandon(exc)
 
     def abandon(self, reason: Exception) -> None:
         """Drop the socket without waiting for the peer, who may never answer."""

@@ -228,7 +228,10 @@ def publish(channel: int, message: Publish, frame_max: int) -> Iterator[bytes]:
 
 @lru_cache(maxsize=256)
 def _publish_method(channel: int, exchange: str, routing_key: str) -> bytes:
-    names = (exchange.encode(), routing_key.encode())
+    try:
+        names = (exchange.encode(), routing_key.encode())
+    except UnicodeError as exc:
+        raise UnwritableError(f"a name cannot be written in UTF-8: {exc}") from exc
     if max(map(len, names)) > _LONGEST_NAME:
         raise UnwritableError(f"a name is longer than {_LONGEST_NAME} bytes")
     arguments = _PUBLISH + b"".join(bytes((len(name),)) + name for name in names) + _MANDATORY

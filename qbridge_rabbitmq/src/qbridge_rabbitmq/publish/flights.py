@@ -7,7 +7,6 @@ from concurrent.futures import Future
 
 from qbridge_core.backend import (
     BrokerUnavailableError,
-    Mailbox,
     Message,
     NotConnectedError,
     Promise,
@@ -19,6 +18,7 @@ from qbridge_core.backend import (
     settled,
 )
 from qbridge_rabbitmq.connection.connections import Connections
+from qbridge_rabbitmq.publish.departures import Departures
 from qbridge_rabbitmq.publish.messages import grouped
 from qbridge_rabbitmq.publish.publisher import Batch, Publication, Publisher
 
@@ -75,18 +75,24 @@ class Flights:
     Args:
         connections: the client's.
         publisher: publishes on one of them.
+        departures: the way to it.
         timeout: seconds to wait for confirmations, unless a publisher says otherwise.
         leave_silent: called in the I/O thread with a flight that nobody confirms, though it had all the time.
     """
 
     def __init__(
-        self, connections: Connections, publisher: Publisher, timeout: float, leave_silent: Callable[[Batch], None]
+        self,
+        connections: Connections,
+        publisher: Publisher,
+        departures: Departures,
+        timeout: float,
+        leave_silent: Callable[[Batch], None],
     ) -> None:
         self._connections = connections
         self._publisher = publisher
         self._timeout = timeout
         self._leave_silent = leave_silent
-        self._mailbox: Mailbox[list[Send]] = Mailbox(lambda: connections.io.post(self._take_off))
+        self._departures = departures
         self._promises: Promises[Send] = Promises(self._late, "qbridge-rabbitmq-deadlines")
 
     def send(
@@ -112,21 +118,21 @@ class Flights:
                 sends.append(send)
                 futures.append(send.future)
         if sends:
-            self._mailbox.post(sends)
+            self._departures.bring(self._flights, sends)
         return futures
 
     def close(self) -> None:
         """The client was disconnected: whoever waits for a future learns of it."""
         self._promises.end_all(_disconnected)
 
-    def _take_off(self) -> None:
-        """In the I/O thread."""
-        sends = {send.publication: send for send in self._taken()}
-        flights = [Flight([sends[each] for each in publications], self._land) for publications in grouped(sends)]
-        self._publisher.submit(flights)
+    def _flights(self, brought: list[list[Send]]) -> Iterator[Flight]:
+        """In the I/O thread: what is sent together, of what is still to be sent."""
+        sends = {send.publication: send for send in self._taken(brought)}
+        for publications in grouped(sends):
+            yield Flight([sends[each] for each in publications], self._land)
 
-    def _taken(self) -> Iterator[Send]:
-        for sends in self._mailbox.take():
+    def _taken(self, brought: list[list[Send]]) -> Iterator[Send]:
+        for sends in brought:
             for send in sends:
                 send.taken = True  # first: who finds it late says what may have become of it
                 if send in self._promises:

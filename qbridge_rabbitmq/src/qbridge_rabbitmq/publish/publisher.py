@@ -37,8 +37,9 @@ LARGE: Final = 4 * 1024 * 1024
 # A channel that publishes to a quorum queue whose leader has just died is told the dead one, and RabbitMQ 3.10 goes on
 # refusing what comes through it when there is a new leader. A new channel learns of that one.
 _RENEW_AFTER: Final = 0.5
-# What goes in one write is copied into one piece first.
+# What goes in one write is made and copied into one piece first: the broker shall have something to do meanwhile.
 _ONE_WRITE: Final = 256 * 1024
+_BESIDE: Final = 64  # bytes of a message beside its properties and its body, about
 
 
 class Publication:
@@ -142,10 +143,22 @@ class ConfirmChannel:
                 message.batch.settle(message, errors.from_channel(exc, repr(message.routing_key)))
 
     def _send(self, messages: Sequence[Publication]) -> None:
-        self._connection.send_messages(self._channel.channel_number, messages)
+        """Write messages; when that fails half way, they are unconfirmed, and the connection ends.
+
+        Raises:
+            Exception: nothing was written.
+        """
+        before = self._last_tag
         for message in messages:
             self._last_tag += 1
             self._unconfirmed[self._last_tag] = message
+        try:
+            self._connection.send_messages(self._channel.channel_number, messages)
+        except BaseException:
+            for tag in range(before + 1, self._last_tag + 1):
+                del self._unconfirmed[tag]
+            self._last_tag = before
+            raise
 
     def _send_each(self, messages: Sequence[Publication]) -> None:
         """One of them cannot be sent: it must not keep the others from it."""
@@ -156,6 +169,8 @@ class ConfirmChannel:
                 error = MessageTooLargeError(f"a message for {message.routing_key[:255]!r} cannot be sent: {exc}")
                 error.__cause__ = exc
                 message.batch.settle(message, error)
+            except Exception as exc:  # noqa: BLE001 - as above
+                message.batch.settle(message, errors.from_channel(exc, repr(message.routing_key)))
 
     def _without_too_large(self, batch: Batch) -> list[Publication]:
         """What the broker takes; it would close the channel for the others, and nobody would know of those on it."""
@@ -269,7 +284,7 @@ def _for_one_write(batches: Iterable[Batch]) -> Iterator[list[Batch]]:
     together: list[Batch] = []
     size = 0
     for batch in batches:
-        length = sum([len(message.body) for message in batch.messages])
+        length = sum([len(message.body) + len(message.properties) + _BESIDE for message in batch.messages])
         if together and size + length > _ONE_WRITE:
             yield together
             together, size = [], 0
@@ -329,11 +344,22 @@ class Publisher:
             for batch in batches:
                 batch.fail(BrokerBlockedError(f"the broker takes no messages now: {self.blocked}"))
         else:
+            self._publish(connection, batches)
+
+    def _publish(self, connection: AmqpConnection, batches: Sequence[Batch]) -> None:
+        left = list(batches)
+        try:
             for purpose, group in itertools.groupby(batches, _purpose):
                 for together in _for_one_write(group):
+                    channel = self._channel(connection, purpose)
                     for batch in together:
                         batch.heard = self._confirms
-                    self._channel(connection, purpose).publish(together)
+                    del left[: len(together)]
+                    channel.publish(together)
+        except Exception as exc:
+            for batch in left:
+                batch.fail(errors.from_channel(exc, "a message"))
+            raise
 
     def is_silent(self, batch: Batch) -> bool:
         """Whether nothing at all was confirmed since an unconfirmed batch, though the broker takes messages."""

@@ -7,8 +7,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from qbridge_core.backend import BrokerUnavailableError, Mailbox, QBridgeError, monotonic
+from qbridge_core.backend import BrokerUnavailableError, QBridgeError, monotonic
 from qbridge_rabbitmq.connection.connections import Connections
+from qbridge_rabbitmq.publish.departures import Departures
 from qbridge_rabbitmq.publish.publisher import LARGE, Batch, Publication, Publisher
 
 # While the broker writes some chunks the next one is made.
@@ -21,14 +22,15 @@ class Sender:
     Args:
         connections: the client's.
         publisher: publishes on one of them.
+        departures: the way to it.
         timeout: seconds to wait for confirmations, unless a caller says otherwise.
     """
 
-    def __init__(self, connections: Connections, publisher: Publisher, timeout: float) -> None:
+    def __init__(self, connections: Connections, publisher: Publisher, departures: Departures, timeout: float) -> None:
         self._connections = connections
         self._publisher = publisher
         self._timeout = timeout
-        self._mailbox: Mailbox[Batch] = Mailbox(lambda: connections.io.post(self._take_off))
+        self._departures = departures
 
     @property
     def room(self) -> int:
@@ -93,12 +95,8 @@ class Sender:
     def begin(self, messages: list[Publication]) -> Batch:
         """Publish messages; ``wait_for`` then waits for their confirmations."""
         batch = Batch(messages)
-        self._mailbox.post(batch)
+        self._departures.bring(_as_they_are, batch)
         return batch
-
-    def _take_off(self) -> None:
-        """In the I/O thread: what all threads have brought by now."""
-        self._publisher.submit(list(self._mailbox.take()))
 
     def wait_for(self, batch: Batch, timeout: float | None = None) -> None:
         """Wait for the confirmations of a batch; once.
@@ -125,6 +123,10 @@ class Sender:
         """In the I/O thread: go to another node, if nothing was confirmed since a batch that had all its time."""
         if self._publisher.is_silent(batch):
             self._connections.publishing.move("the server confirms nothing")
+
+
+def _as_they_are(batches: list[Batch]) -> list[Batch]:
+    return batches
 
 
 class _Announced(Batch):

@@ -20,6 +20,7 @@ from redis.exceptions import ResponseError
 from qbridge_core.backend import (
     DUE_AT,
     SENT_AT,
+    BrokerUnavailableError,
     Ended,
     Message,
     Promises,
@@ -53,8 +54,8 @@ class Publisher:
     Args:
         context: of these queues.
         promises: those of the client.
-        posts: the way to the server that has the slot now, on which messages for all of its slots go together when
-            nobody waits for them; None where that is not known, or there is but one server.
+        posts: the way to the server that has the slot now, on which messages for all of its slots go together; None
+            where that is not known, or there is but one server.
     """
 
     def __init__(self, context: NodeContext, promises: Promises[Promised], posts: Callable[[], Posts | None]) -> None:
@@ -68,9 +69,16 @@ class Publisher:
         command = self._later(queue, message, delay) if delay > 0 else self._now(queue, message)
         limit = self._limit(timeout)
         deadline = monotonic() + limit
-        with unconfirmed(queue, limit):
-            answer = self._own.exchange.reply(command, len(message.body), deadline)
-        self._settle(queue, command, answer, deadline)
+        exchange = (self._posts() or self._own).exchange
+        try:
+            with unconfirmed(queue, limit):
+                answer = exchange.reply(command, len(message.body), deadline)
+        except BrokerUnavailableError:
+            if exchange is self._own.exchange:
+                raise
+            self._publish(queue, [command], deadline - monotonic())  # its slot may be elsewhere by now
+        else:
+            self._settle(queue, command, answer, deadline)
 
     def _settle(self, queue: str, command: Command, answer: tuple[Any, Any], deadline: float) -> None:
         """See what a reply says; a message that is not there yet may be published now."""
@@ -142,7 +150,7 @@ class Publisher:
 
     def _may_be_elsewhere(self, promise: Promised) -> bool:
         """Whether it was not sent, since the server that was thought to have its slot cannot be reached."""
-        return isinstance(promise.error, QBridgeError) and promise.exchange is not self._own.exchange
+        return isinstance(promise.error, BrokerUnavailableError) and promise.exchange is not self._own.exchange
 
     def _keep(self, promise: Promised) -> None:
         call, error = promise.call, None

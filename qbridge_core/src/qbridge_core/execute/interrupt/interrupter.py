@@ -21,6 +21,11 @@ from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.endurance import Endurance
 from qbridge_core.runtime.frames import undisturbed
 
+if sys.version_info >= (3, 12):
+    from qbridge_core.execute.interrupt.monitoring import Monitor as _Way
+else:
+    from qbridge_core.execute.interrupt.sampling import Sampler as _Way
+
 _FIRST_TIME: Final = 1.0
 """Seconds in which a late thread is looked at all the time; later only when it has moved since the last look."""
 _MOVING_TIME: Final = 0.2
@@ -60,7 +65,7 @@ class Interrupter:
         self._lock = threading.Lock()
         self._late: dict[int, Late] = {}
         self._cases: dict[int, _Case] = {}
-        self._way: Way | None = None
+        self._way: Way = _Way(self._late)
         self._changed = threading.Event()
         self._is_running = False
         self._endurance = Endurance(_NAME)
@@ -96,7 +101,7 @@ class Interrupter:
         self._is_running = False
         self._late.clear()
         self._cases.clear()
-        self._rest()
+        self._way.rest()
 
     def _run(self) -> None:
         pause = 0.0
@@ -108,7 +113,7 @@ class Interrupter:
                 if not self._cases:
                     self._is_running = False
                     with self._endurance:
-                        self._rest()
+                        self._way.rest()
                     return
                 since, pause = pause, _SLOW  # if the look fails
                 with self._endurance:
@@ -121,36 +126,16 @@ class Interrupter:
             frames = sys._current_frames()
         active = [case.target for case in self._cases.values() if _is_active(case, frames, now, since)]
         if not active:
-            self._rest()
-            return _SLOW
-        self._ready_way().look(active, frames)
-        return _QUICK
-
-    def _ready_way(self) -> Way:
-        # Made when something is late for the first time: until then a worker does without ctypes, which one way needs.
-        if self._way is None:
-            self._way = _make_way(self._late)
-        return self._way
-
-    def _rest(self) -> None:
-        if self._way is not None:
             self._way.rest()
+            return _SLOW
+        self._way.look(active, frames)
+        return _QUICK
 
     def _drop_done(self) -> None:
         for ident, case in list(self._cases.items()):
             if ident not in self._late or case.spent > _BUSY_TIME:
                 self._late.pop(ident, None)
                 del self._cases[ident]
-
-
-def _make_way(late: dict[int, Late]) -> Way:
-    if sys.version_info >= (3, 12):
-        from qbridge_core.execute.interrupt.monitoring import Monitor
-
-        return Monitor(late)
-    from qbridge_core.execute.interrupt.sampling import Sampler
-
-    return Sampler(late)
 
 
 def _is_active(case: _Case, frames: Mapping[int, FrameType], now: float, since: float) -> bool:

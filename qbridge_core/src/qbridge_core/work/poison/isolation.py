@@ -245,7 +245,7 @@ class Isolation:
         """There are suspects, and nobody who looks for them: there is none yet, or another one takes long."""
         try:
             from qbridge_core.work.poison.suspect_runner import SuspectRunner
-        except OSError as exc:  # no descriptor is left
+        except (ImportError, OSError) as exc:  # no descriptor is left
             _log.warning("a task that may have killed its worker cannot be run yet: %s", exc)
             return
         runner = SuspectRunner(self)
