@@ -71,7 +71,7 @@ class Environments:
             return sys.executable
         home = self.directory / name
         python, stamp = home / "bin" / "python", home / "requirements.json"
-        wanted = json.dumps(REQUIREMENTS[name])
+        wanted = json.dumps([REQUIREMENTS[name], *_own_requirements(name)])
         if not stamp.exists() or stamp.read_text() != wanted:
             venv.create(home, with_pip=True, clear=True)
             command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -81,6 +81,12 @@ class Environments:
                 raise InstallationError((done.stderr.strip().splitlines() or ["pip failed"])[-1])
             stamp.write_text(wanted)
         return str(python)
+
+
+def _own_requirements(name: str) -> list[str]:
+    """What the packages of this checkout that an environment has say of themselves."""
+    folders = [each.partition("[")[0] for each in REQUIREMENTS[name] if each.startswith("./")]
+    return [(ROOT / folder / "pyproject.toml").read_text() for folder in folders]
 
 
 def versions(python: str) -> dict[str, str]:

@@ -40,6 +40,8 @@ class RawPika(QBridge):
 
     async def send_at_once(self, tasks: list[dict[str, Any]]) -> None:
         """Keep so many unconfirmed."""
+        if not tasks:
+            return
         left, confirmed = iter(tasks), 0
 
         def begin(channel: Any) -> None:
@@ -49,6 +51,8 @@ class RawPika(QBridge):
 
         def confirm(channel: Any, method: Any) -> None:
             nonlocal confirmed
+            if method.NAME != "Basic.Ack":
+                raise RuntimeError(f"the broker has refused a message: {method}")
             # A broker confirms in order here: there is one queue.
             more, confirmed = method.delivery_tag - confirmed, method.delivery_tag
             for payload in itertools.islice(left, more):

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from qbridge_core.backend import Message, settled
 from qbridge_memory import MemoryClient
 from support.leases.client import LeaseClient
+
+_in_order = ThreadPoolExecutor(1)
 
 
 class ForgetsWhatIsSoon(MemoryClient):
@@ -92,6 +95,28 @@ class TurnsWhatIsSoon(MemoryClient):
         if not isinstance(messages, list):
             return super().publish_soon(queue, messages, **options)
         return super().publish_soon(queue, messages[::-1], **options)[::-1]
+
+
+class LetsOthersPass(MemoryClient):
+    """Lets what is waited for overtake what the same thread has published before it, without waiting."""
+
+    def publish_soon(self, queue: str, messages: Sequence[Message], **options: Any) -> list[Future[None]]:
+        if len(messages) != 1:
+            return super().publish_soon(queue, messages, **options)
+        future: Future[None] = Future()
+        future.set_running_or_notify_cancel()
+        publish = super().publish_soon
+
+        def send() -> None:
+            time.sleep(0.02)
+            (done,) = publish(queue, messages, **options)
+            if (error := done.exception()) is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+
+        _in_order.submit(send)
+        return [future]
 
 
 class WaitsForWhatIsSoon(LeaseClient):
