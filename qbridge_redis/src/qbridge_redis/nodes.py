@@ -32,7 +32,6 @@ from qbridge_redis.queues.delays import Delays
 from qbridge_redis.queues.finding import find_queues
 from qbridge_redis.server.diagnosis import diagnose
 from qbridge_redis.server.requirements import inspect
-from qbridge_redis.server.sentinel import SentinelRoute
 from qbridge_redis.state.context import ClientContext, NodeContext, ServerContext, Signal, new_consumer
 from qbridge_redis.state.declarations import Declarations
 
@@ -246,6 +245,8 @@ class OneServer(Nodes):
 
     def _route(self) -> Route:
         if self._options.deployment is Deployment.SENTINEL:
+            from qbridge_redis.server.sentinel import SentinelRoute  # a client of one server does without it
+
             return SentinelRoute(self._options, self._moved)
         return Route(self._options)
 

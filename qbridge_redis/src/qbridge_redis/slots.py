@@ -18,7 +18,6 @@ from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import REFUSED, unreachable
 from qbridge_redis.connection.options import Address, Options
 from qbridge_redis.connection.pool import ConnectionPool, SlotPool
-from qbridge_redis.connection.route import Route
 from qbridge_redis.consume.polling import PollingReader
 from qbridge_redis.consume.together import Reads
 from qbridge_redis.master import Master
@@ -32,7 +31,7 @@ from qbridge_redis.publish.posts import Posts
 from qbridge_redis.publish.promised import disconnected
 from qbridge_redis.queues.delays import DelaysOfSlots
 from qbridge_redis.queues.finding import find_queues
-from qbridge_redis.server.cluster import ClusterMap, ClusterRoute, MasterRoute
+from qbridge_redis.server.cluster import ClusterMap, ClusterRoute, MasterRoute, NodeRoute
 from qbridge_redis.server.requirements import inspect
 from qbridge_redis.settle.on_demand import AcknowledgementsOnDemand
 from qbridge_redis.state.context import NodeContext, ServerContext, log
@@ -98,7 +97,7 @@ class Slots(Nodes):
         deadline = monotonic() + timeout
         found: set[str] = set()
         for address in self.masters():
-            connection = RedisConnection(Route(self._options, address), "qbridge:list")
+            connection = RedisConnection(NodeRoute(self._options, address), "qbridge:list")
             with reached(address), contextlib.closing(connection):
                 connection.open()
                 found.update(find_queues(connection, self._keys, self._options.group, deadline))
@@ -154,7 +153,7 @@ class Slots(Nodes):
         self._limits = Limits(min(limit.value for limit in told), min(limit.command for limit in told))
 
     def _inspect(self, address: Address) -> Limits | None:
-        connection = RedisConnection(Route(self._options, address), "qbridge:inspect")
+        connection = RedisConnection(NodeRoute(self._options, address), "qbridge:inspect")
         try:
             connection.open()
             return inspect(connection, self._options)

@@ -109,6 +109,9 @@ def test_a_broker_that_lists_its_queues_shows_all(
     found = {row["queue"]: row["dead_letter_queue"] for row in rows}
     assert found[unique_name] == f"{unique_name}.dead"
     assert f"{unique_name}.dead" not in found
+    with connect(redis_url) as client:
+        client.declare(f"{unique_name}-other", f"{unique_name}-other.failed")
+    assert qbridge("stats", f"{unique_name}-other", QBRIDGE_URL=redis_url).stderr == "", "it is listed, so it is there"
     done = qbridge("stats", unique_name, f"{unique_name}-typo", QBRIDGE_URL=redis_url, code=1)
     assert done.stderr == f"Error: there is no queue '{unique_name}-typo'\n"
     done = qbridge("stats", "--json", QBRIDGE_URL=amqp_url, code=1)

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import datetime
+import itertools
+import threading
 from typing import Any
 
 import pika
 import pytest
 
-from qbridge_core import ConfigurationError, QueueMismatchError, Reason, TaskManager, TransientError, UnroutableError
+from qbridge_core import (
+    ConfigurationError,
+    QueueMismatchError,
+    Reason,
+    Reject,
+    TaskManager,
+    TransientError,
+    UnroutableError,
+    run_workers,
+)
 from qbridge_rabbitmq import RabbitMQClient
 from support.wait import wait_for
 
@@ -121,3 +132,28 @@ def test_g14_a_queue_deleted_under_a_running_worker_is_made_again(
         channel.queue_delete(unique_name)
         wait_for(queue_is_back, 20.0, "the queue is back")
         wait_for(lambda: 2 in done, 20.0, "the worker goes on")
+
+
+@pytest.mark.parametrize("last_first", [False, True])
+def test_a_queue_for_letters_that_has_a_worker_too_is_ours(
+    amqp_url: str, unique_name: str, caplog: pytest.LogCaptureFixture, last_first: bool
+) -> None:
+    """Whose letters are another worker's tasks is no stranger's: whatever the order, no settings differ."""
+    names = [f"{unique_name}-{number}" for number in range(4)]
+    runs: list[str] = []
+
+    def fails(payload: object) -> None:
+        runs.append(f"{payload}")
+        raise Reject
+
+    with RabbitMQClient(rabbitmq_url=amqp_url) as client:
+        managers = [TaskManager(client, fails, *pair, max_workers=1) for pair in itertools.pairwise(names)]
+        worker = threading.Thread(target=run_workers, args=managers[::-1] if last_first else managers)
+        worker.start()
+        wait_for(lambda: all(manager.running for manager in managers), 20.0, "they do not begin")
+        client.send(names[0], "task")
+        wait_for(lambda: client.stats(names[3]).ready == 1, 20.0, "the letter does not get to the end")
+        managers[0].stop()
+        worker.join(20.0)
+    assert runs == ["task"] * 3
+    assert "used as it is" not in caplog.text

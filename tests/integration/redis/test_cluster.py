@@ -16,6 +16,7 @@ from qbridge_core import (
     ConfigurationError,
     ConstantBackoff,
     Delivery,
+    FindingStatus,
     InvalidURLError,
     Message,
     PublishUnconfirmedError,
@@ -296,7 +297,15 @@ def test_each_master_is_looked_at(cluster: Cluster, make_client: MakeClient, nam
     """``diagnose`` on a cluster: every server, and a queue at whichever of them it is."""
     client = make_client(cluster.url, wait_replicas=0)
     client.declare(*names)
-    found = client.diagnose([QueueUse(*names)])
-    assert bad(found) == []
+    coverage = bad(client.diagnose([QueueUse(*names)]))
+    assert [(each.check, each.status) for each in coverage] == [("coverage", FindingStatus.WARNING)] * 3
+    try:
+        for node in cluster.nodes:
+            node.cli(*coverage[0].mend.partition(" && ")[0].split())
+        found = client.diagnose([QueueUse(*names)])
+        assert bad(found) == []
+    finally:
+        for node in cluster.nodes:
+            node.cli("CONFIG", "SET", "cluster-require-full-coverage", "yes")
     servers = {each.text.rpartition(" at ")[2] for each in found if each.check == "server"}
     assert servers == {f"{node.host}:{node.port}" for node in cluster.nodes}

@@ -137,7 +137,7 @@ def test_g11_what_is_received_right_after_a_long_outage_is_renewed_in_time(
     make_client: MakeClient, redis_url: str, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pauses between tries to connect grow, but not beyond a part of a lease."""
-    monkeypatch.setattr("qbridge_core.runtime.pause._random.uniform", lambda low, high: high)
+    monkeypatch.setattr("qbridge_core.runtime.pause.random_between", lambda low, high: high)
     with TCPProxy.to(redis_url) as proxy:
         client = make_client(proxy.through(redis_url), lease=1.0)
         client.declare(queue)

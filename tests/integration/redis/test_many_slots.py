@@ -14,7 +14,15 @@ import pytest
 
 from integration.redis.deployments import Cluster, Node
 from integration.redis.helpers import Consumers, MakeClient, are_shared, receive_calmly, take
-from qbridge_core import Message, QBridgeError, QueueStats
+from qbridge_core import (
+    BrokerUnavailableError,
+    Message,
+    QBridgeError,
+    QueueStats,
+    TaskManager,
+    connect,
+    run_workers,
+)
 from qbridge_redis import RedisClient
 from support.wait import wait_for
 
@@ -395,3 +403,58 @@ def test_g14_a_master_that_hangs_keeps_only_its_own_from_being_sent(
     assert {name for name, end in ends.items() if end is not None} == theirs
     assert all(isinstance(ends[name], QBridgeError) for name in theirs)
     assert lasted < 10.0
+
+
+def test_a_worker_that_starts_waits_for_the_master_of_its_queue(
+    own_cluster: Cluster, queue: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """``start_timeout`` holds for the queues, too: the cluster answers, but not the master where the queue will be."""
+    caplog.set_level(logging.WARNING)
+    home, done = own_cluster.owner(queue), threading.Event()
+    home.kill()
+    with connect(own_cluster.url, start_timeout=60.0, **OPTIONS) as client:
+        manager = TaskManager(client, lambda _: done.set(), queue, f"{queue}.dead")
+        worker = threading.Thread(target=run_workers, args=(manager,))
+        worker.start()
+        wait_for(lambda: "waiting for the queues of" in caplog.text, 20.0, "the log does not say it")
+        assert worker.is_alive()
+        home.start()
+        wait_for(lambda: manager.running, 40.0, "it does not begin")
+        client.send(queue, 1)
+        assert done.wait(20.0)
+        manager.stop()
+        worker.join(20.0)
+        assert not worker.is_alive()
+
+
+def test_a_worker_without_patience_says_at_once_which_master_is_away(own_cluster: Cluster, queue: str) -> None:
+    """Without ``start_timeout`` it does not wait."""
+    home = own_cluster.owner(queue)
+    home.kill()
+    with connect(own_cluster.url, **OPTIONS) as client:
+        manager = TaskManager(client, print, queue, f"{queue}.dead")
+        with pytest.raises(BrokerUnavailableError, match=str(home.port)):
+            run_workers(manager)
+    home.start()
+
+
+def test_delayed_messages_that_must_wait_are_one_line_in_the_log(
+    own_cluster: Cluster, make_client: MakeClient, queue: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A master of a cluster that lacks another one delivers nothing: said once for all queues, and when it is over."""
+    caplog.set_level(logging.INFO)
+    for node in own_cluster.nodes:
+        node.cli("CONFIG", "SET", "cluster-require-full-coverage", "yes")
+    client = make_client(own_cluster.url, **OPTIONS)
+    names = spread(client, own_cluster, queue, 5)
+    for name in names:
+        client.publish(name, b"later", delay=0.5)
+    away = own_cluster.owner(names[0])
+    away.kill()
+    wait_for(lambda: "have to wait" in caplog.text, 30.0, "nothing is said")
+    time.sleep(2.0)  # in which it is tried many times, for each of them
+    lines = [record.getMessage() for record in caplog.records if "have to wait" in record.getMessage()]
+    assert len(lines) <= MASTERS - 1
+    assert all("other queues" in line for line in lines)
+    away.start()
+    wait_for(lambda: "delivered again" in caplog.text, 30.0, "its end is not said")

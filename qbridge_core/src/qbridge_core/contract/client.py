@@ -80,6 +80,9 @@ class QueueClient(Operations, Diagnosing):
     hooks: Hooks | None = None
     """What calls the hooks of plugins; see :func:`~qbridge_core.use_plugins`."""
 
+    # Until when a worker that starts waits for what is not up yet (monotonic time): the ``start_timeout`` of connect.
+    _awaited_until: float = 0.0
+
     def __init_subclass__(cls, **arguments: object) -> None:
         super().__init_subclass__(**arguments)
         refuse_what_is_new(cls)

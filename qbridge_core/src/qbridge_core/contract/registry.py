@@ -75,8 +75,9 @@ def connect(url: str, *, start_timeout: float = 0.0, plugins: Sequence[object] =
     Args:
         url: ``amqp://``, ``amqps://``, ``redis://``, ``rediss://``, ``redis+sentinel://``, ``redis+cluster://``,
             ``memory://``, ``kombu+…://`` or any installed backend's.
-        start_timeout: seconds to keep trying while the broker is not up yet; the log says so. May stand in the URL's
-            query too.
+        start_timeout: seconds to keep trying while the broker is not up yet; the log says so. A ``TaskManager`` that
+            starts within that time waits for what its queues need, too: of a cluster another server may be up first.
+            May stand in the URL's query too.
         plugins: objects whose hooks the client calls around what it publishes and about its connection, or
             ``"module:name"`` of one each; see :func:`~qbridge_core.use_plugins`.
         options: the backend's options; they win over the same names in the URL's query.
@@ -147,7 +148,8 @@ def _connect(client: QueueClient, patience: float, url: BrokerURL) -> None:
     def say(left: float, exc: Exception) -> None:
         _log.warning("waiting for %s, for %.0f s more: %s", url, left, exc)
 
-    keep_trying(client.connect, monotonic() + patience, BrokerUnavailableError, say)
+    client._awaited_until = deadline = monotonic() + patience
+    keep_trying(client.connect, deadline, BrokerUnavailableError, say)
 
 
 def register_backend(scheme: str, factory: BackendFactory) -> None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from typing import Final
-
-# Of our own: drawing from the shared generator would change what a program with a fixed seed gets.
-_random: Final = random.Random()  # noqa: S311 - it spreads load and hides nothing
+from qbridge_core.runtime.randomness import random_between
 
 
 class GrowingPause:
@@ -35,7 +31,7 @@ class GrowingPause:
         pause, self._next = self._next, min(self._next * 2, self._longest)
         self.count += 1
         low, high = self._jitter
-        return pause if low == high == 1.0 else pause * _random.uniform(low, high)
+        return pause if low == high == 1.0 else pause * random_between(low, high)
 
     def reset(self) -> None:
         """It worked: the next pause is the first again."""

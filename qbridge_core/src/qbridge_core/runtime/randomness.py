@@ -1,4 +1,8 @@
-"""Random bytes, for what no other message may have."""
+"""Chance, from the system's source: for what no other message may have, and for who shall not come at once with others.
+
+Copies of a process (a fork, a snapshot of a machine) draw their own, and a program with a fixed seed gets what it
+expects. The module ``random`` would take a worker a quarter of a MiB.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,7 @@ def random_bytes(count: int) -> bytes:
     """Up to 256 bytes of the system's random source, without giving the interpreter's lock away where that can be.
 
     ``os.urandom`` gives it away: of many threads that send, another one takes its turn with each message, and the
-    change costs more than the message. Random numbers of the process's own would do without the system, but copies of a
-    process (a fork, a snapshot of a machine) have the same. Thread-safe.
+    change costs more than the message. Thread-safe.
     """
     if _getrandom is not None:
         try:
@@ -22,3 +25,8 @@ def random_bytes(count: int) -> bytes:
         except OSError:
             pass  # the machine has just been started, or a sandbox forbids it
     return os.urandom(count)
+
+
+def random_between(low: float, high: float) -> float:
+    """A number between two. Thread-safe."""
+    return low + (high - low) * (int.from_bytes(random_bytes(7), "big") / 2**56)

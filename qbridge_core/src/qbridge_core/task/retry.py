@@ -5,7 +5,6 @@ The delays are handed to the broker, which holds the message: no worker sleeps, 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, runtime_checkable
@@ -13,12 +12,11 @@ from typing import Any, Final, Protocol, runtime_checkable
 from qbridge_core.contract.checks import is_number, require_seconds
 from qbridge_core.errors import ConfigurationError
 from qbridge_core.runtime.logs import logger
+from qbridge_core.runtime.randomness import random_between
 from qbridge_core.task import foreign
 from qbridge_core.task.terms import Terms
 
 _log: Final = logger("qbridge.worker")
-# Of our own: drawing from the shared generator would change what a program with a fixed seed gets.
-_random: Final = random.Random()  # noqa: S311 - it spreads load and hides nothing
 
 
 @runtime_checkable
@@ -73,7 +71,7 @@ class LinearBackoff:
             ceiling = min(self.cap, self.first + self.step * max(0, attempt - 1))
         except OverflowError:
             ceiling = self.cap
-        return _random.uniform(0.0, ceiling) if self.jitter else ceiling
+        return random_between(0.0, ceiling) if self.jitter else ceiling
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +99,7 @@ class ExponentialBackoff:
             ceiling = min(self.cap, self.base * self.factor ** max(0, attempt - 1))
         except OverflowError:
             ceiling = self.cap
-        return _random.uniform(0.0, ceiling) if self.jitter else ceiling
+        return random_between(0.0, ceiling) if self.jitter else ceiling
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 
 from qbridge_core.contract.checks import require_seconds
 from qbridge_core.contract.client import QueueClient
-from qbridge_core.errors import ConfigurationError, IdleTimeoutError, NotConnectedError
+from qbridge_core.errors import BrokerUnavailableError, ConfigurationError, IdleTimeoutError, NotConnectedError
 from qbridge_core.execute.executor import Handler, checked_handler, loading, own_code
 from qbridge_core.runtime.clock import monotonic
 from qbridge_core.runtime.logs import flush, logger
 from qbridge_core.runtime.signals import stop_signals
+from qbridge_core.runtime.trying import keep_trying
 from qbridge_core.task.formats.base import Format
 from qbridge_core.task.formats.chosen import formats_of
 from qbridge_core.task.lifecycle import Lifecycle
@@ -422,7 +423,15 @@ class TaskManager:
                 "the main program starts its TaskManager again in each child process, which imports it: "
                 "put the start below `if __name__ == '__main__':`"
             )
-        return self._plan.session(self._tally, poll_timeout)
+        return keep_trying(
+            lambda: self._plan.session(self._tally, poll_timeout),
+            self._client._awaited_until,
+            BrokerUnavailableError,
+            self._say_awaited,
+        )
+
+    def _say_awaited(self, left: float, exc: Exception) -> None:
+        _log.warning("waiting for the queues of %s, for %.0f s more: %s", self._names, left, exc)
 
     @property
     def _work_left(self) -> WorkLeft:

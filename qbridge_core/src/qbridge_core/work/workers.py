@@ -256,7 +256,7 @@ class _Opening:
     def run(self) -> None:
         """Open one after the other, until one cannot be opened or nobody wants it any more."""
         try:
-            for manager in self._managers:
+            for manager in _letters_first(self._managers):
                 session = manager._open_session(self._poll_timeout)
                 with self._lock:
                     if self._is_over:
@@ -306,6 +306,19 @@ def _check_dead_letters(managers: Sequence[TaskManager]) -> None:
                 "which is right if that worker is made for them",
                 queue, routes[queue],
             )  # fmt: skip
+
+
+def _letters_first(managers: Sequence[TaskManager]) -> list[TaskManager]:
+    """Who works on the letters of another one comes before that one, which would make the queue for letters only."""
+    routes = {queue.name: queue.dead_letter_queue for manager in managers for queue in manager._plan.queues}
+
+    def length(queue: str) -> int:
+        count = 0
+        while (queue := routes.get(queue, "")) in routes and count < len(routes):
+            count += 1
+        return count
+
+    return sorted(managers, key=lambda manager: max(map(length, manager.input_queues)))
 
 
 def _shared_queues(one: TaskManager, other: TaskManager) -> set[str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final
+
+from qbridge_core.backend import random_bytes
 
 Address = tuple[str, int]
 _SHORTEST_TRIAL: Final = 2.0
@@ -52,8 +53,7 @@ class Hosts:
 
 def shuffled(addresses: Sequence[Address]) -> tuple[Address, ...]:
     """The addresses in an order of this client's own, so that clients with one URL spread over the servers."""
-    # A generator that was made before a fork would draw the same order in each child.
-    return tuple(random.Random().sample(list(addresses), len(addresses)))  # noqa: S311 - it hides nothing
+    return tuple(sorted(addresses, key=lambda _: random_bytes(8)))
 
 
 def trial(connect_timeout: float, servers: int) -> float:

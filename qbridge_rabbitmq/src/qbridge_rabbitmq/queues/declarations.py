@@ -105,7 +105,9 @@ class Declarations:
     def declare(self, queue: str, dead_letter_queue: str | None = None) -> Steps[None]:
         """Create a queue and its dead-letter queue where missing, and the way from its delays to it."""
         named = dead_letter_queue or self._dead_letter_queues.get(queue)
-        if named:
+        if named in self._dead_letter_queues:  # where this program takes its tasks from, too
+            yield from self._declare_queue(named, *self.work_arguments(named, self._dead_letter_queues[named]))
+        elif named:
             yield from self.declare_dead_letter_queue(named)
         arguments = yield from self._declare_queue(queue, *self.work_arguments(queue, named))
         (self._routed.discard if arguments is None else self._routed.add)(queue)

@@ -12,10 +12,10 @@ from qbridge_redis.checkup.server import ServerCheckup
 from qbridge_redis.connection.connection import LOST, RedisConnection
 from qbridge_redis.connection.errors import unreachable
 from qbridge_redis.connection.options import Address, Options, address_text
-from qbridge_redis.connection.route import Route
 from qbridge_redis.nodes import Nodes
 from qbridge_redis.protocol.scripts import Command
 from qbridge_redis.queues.admin import ask
+from qbridge_redis.server.cluster import NodeRoute
 from qbridge_redis.state.context import NodeContext
 
 
@@ -27,6 +27,8 @@ def look(nodes: Nodes, options: Options, uses: Sequence[QueueUse], timeout: floa
         why = str(exc)
         return examine([(Check("server"), lambda check: [check.not_checked(why)])], timeout)
     looks = [each for server in servers for each in _of_a_server(server)]
+    if nodes.single() is None:
+        looks += [(Check("coverage"), server.coverage) for server in servers]
     for use in uses:
         looks += _of_a_queue(nodes, use)
     return examine(looks, timeout)
@@ -64,7 +66,7 @@ def _ask(context: NodeContext, commands: Sequence[Command]) -> list[Any]:
 
 
 def _ask_node(options: Options, address: Address, commands: Sequence[Command]) -> list[Any]:
-    connection = RedisConnection(Route(options, address), "qbridge:checkup")
+    connection = RedisConnection(NodeRoute(options, address), "qbridge:checkup")
     try:
         connection.open()
         return connection.call_many(commands)

@@ -113,6 +113,21 @@ class ServerCheckup:
         else:
             yield check.ok(f"the server has {there} replicas, and publishing waits for {wanted}")
 
+    def coverage(self, check: Check) -> Iterator[Finding]:
+        """What becomes of the queues of other masters while a hash slot has none."""
+        setting = "cluster-require-full-coverage"
+        covers = self._facts().get(setting)
+        if covers is None:
+            yield self._unknown(check, "config", "what it does when another master is away")
+        elif covers == "yes":
+            yield check.warning(
+                f"{setting} is yes: while one master is away, and no replica has taken over, the queues of all others "
+                "are unavailable, too",
+                _KEPT.format(setting, "no"),
+            )
+        else:
+            yield check.ok(f"{setting} is {covers}: a master that is away stops its own queues and no others")
+
     def clock(self, check: Check) -> Iterator[Finding]:
         """Delays follow the server's clock, and what logs and letters say follows this machine's."""
         began = monotonic()

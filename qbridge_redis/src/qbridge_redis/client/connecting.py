@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qbridge_core.backend import ConnectionEvents, NotConnectedError, Pulse, QueueClient
 from qbridge_redis.connection.boundary import guarded_method
@@ -12,8 +12,10 @@ from qbridge_redis.connection.options import Deployment, Options
 from qbridge_redis.node import Node
 from qbridge_redis.nodes import Nodes, OneServer
 from qbridge_redis.protocol.keys import Keys
-from qbridge_redis.slots import Slots
 from qbridge_redis.state.declarations import Declarations
+
+if TYPE_CHECKING:
+    from qbridge_redis.slots import Slots
 
 _DISCONNECT_TIME: Final = 5.0
 
@@ -59,7 +61,7 @@ class Connecting(QueueClient):
             self._nodes = None
         with self._switching:
             if self._nodes is None:
-                kind = Slots if self._options.deployment is Deployment.CLUSTER else OneServer
+                kind = _kind(self._options.deployment)
                 nodes = kind(self._options, self._keys, self._declarations, self.events)
                 nodes.start()
                 self._nodes = nodes
@@ -98,3 +100,12 @@ class Connecting(QueueClient):
 
     def _running(self, queue: str) -> Node:
         return self._connected().node(queue)
+
+
+def _kind(deployment: Deployment) -> type[OneServer | Slots]:
+    """What is connected; a client of one server does without what a cluster needs."""
+    if deployment is not Deployment.CLUSTER:
+        return OneServer
+    from qbridge_redis.slots import Slots
+
+    return Slots

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from qbridge_core.backend import monotonic
+from qbridge_core.backend import Outage, monotonic
 from qbridge_redis.connection.connection import RedisConnection
-from qbridge_redis.connection.errors import is_missing_group, refused
+from qbridge_redis.connection.errors import code, is_missing_group, refused
 from qbridge_redis.protocol.keys import Keys
 from qbridge_redis.protocol.scripts import NEXT_DUE, PROMOTE, Command
 from qbridge_redis.state.context import log
@@ -21,7 +21,8 @@ _POLL: Final = 0.25
 _LONGEST_POLL: Final = 1.0
 _EACH_SECOND: Final = 1000  # queues; what this client delays itself is due when it is due, however many there are
 _BATCH: Final = 100
-_WARN_EVERY: Final = 60.0
+_FORGOTTEN: Final = 15.0  # seconds, after which a queue that is not looked at any more does not count
+_NAMED: Final = 3
 _FEW: Final = 8  # queues that are looked at one by one
 _PAGE: Final = 500  # queues of one look, which the server does nothing beside
 
@@ -39,7 +40,7 @@ class Delays:
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
         self.due_at = 0.0
-        self._warn_at: dict[str, float] = {}
+        self._outage = Outage(forget_after=_FORGOTTEN)
 
     def deliver_due(self, connection: RedisConnection, queues: Sequence[str]) -> None:
         """Move what is due to its queue, a batch of each one."""
@@ -50,8 +51,13 @@ class Delays:
         commands: list[Command] = [PROMOTE([keys.stream(q), keys.delayed(q)], _BATCH) for q in due]
         if not commands:
             return
+        refusals: dict[str, ResponseError] = {}
         for queue, reply in zip(due, connection.call_many(commands), strict=True):
-            self._plan(queue, reply)
+            if not isinstance(reply, ResponseError):
+                self._plan(queue, reply)
+            elif not is_missing_group(reply):  # the reader makes it again
+                refusals[queue] = reply
+        self._tell(due, refusals)
 
     def _due(self, connection: RedisConnection, queues: Sequence[str]) -> list[str]:
         """Those of many queues that have a message which is due, or that nobody can tell it of."""
@@ -78,11 +84,6 @@ class Delays:
         return queues
 
     def _plan(self, queue: str, reply: Any) -> None:
-        if isinstance(reply, ResponseError):
-            if not is_missing_group(reply):  # the reader makes it again
-                self._warn(queue, reply)
-            return
-        self._warn_at.pop(queue, None)
         moved, wait, stuck = reply
         if stuck:
             log.error(
@@ -95,12 +96,24 @@ class Delays:
         if wait >= 0:
             self.due_at = min(self.due_at, monotonic() + wait / 1_000_000)
 
-    def _warn(self, queue: str, reply: ResponseError) -> None:
-        """It is tried four times a second until it works; the log need not say so each time."""
-        now = monotonic()
-        if now >= self._warn_at.get(queue, now):
-            self._warn_at[queue] = now + _WARN_EVERY
-            log.warning("delayed messages of %s have to wait: %s", queue, refused(reply, "deliver them"))
+    def _tell(self, queues: Sequence[str], refusals: Mapping[str, ResponseError]) -> None:
+        """It is tried four times a second until it works, and one cause stops many queues: the log has one story."""
+        for queue in refusals:
+            self._outage.lost(queue)
+        for reply in {code(reply): reply for reply in refusals.values()}.values():
+            if self._outage.is_news(code(reply)):
+                what = refused(reply, "deliver them")
+                log.warning("delayed messages of %s have to wait, if there are any: %s", _some(refusals), what)
+        for queue in queues:
+            seconds = None if queue in refusals else self._outage.back(queue)
+            if seconds is not None:
+                log.info("delayed messages are delivered again after %.1f s", seconds)
+
+
+def _some(queues: Collection[str]) -> str:
+    """The names of a few, and how many there are."""
+    names = ", ".join(sorted(queues)[:_NAMED])
+    return names if len(queues) <= _NAMED else f"{names} and {len(queues) - _NAMED} other queues"
 
 
 class DelaysOfSlots(Delays):

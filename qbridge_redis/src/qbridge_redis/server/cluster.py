@@ -178,6 +178,14 @@ class ClusterMap:
             self._guides.pop(address).close()
 
 
+class NodeRoute(Route):
+    """The way to one node of a cluster, whatever it has now."""
+
+    def called(self, address: Address | None) -> object:
+        """See ``Route.called``: the others may answer."""
+        return _called(self._address if address is None else address, self.options)
+
+
 class ClusterRoute(Route):
     """The way to the master of one hash slot."""
 

@@ -18,7 +18,14 @@ OLDEST: Final = 7
 Facts = dict[str, str]
 QUESTIONS: Final[Sequence[Command]] = (
     *(("INFO", name) for name in ("server", "memory", "persistence", "replication")),
-    ("CONFIG", "GET", "proto-max-bulk-len", "client-query-buffer-limit", "appendfsync"),
+    (
+        "CONFIG",
+        "GET",
+        "proto-max-bulk-len",
+        "client-query-buffer-limit",
+        "appendfsync",
+        "cluster-require-full-coverage",
+    ),
 )
 """What a server is asked about itself."""
 
@@ -33,7 +40,7 @@ def inspect(connection: RedisConnection, options: Options) -> Limits:
     """
     facts = facts_of(connection.call_many(QUESTIONS))
     _check(facts, options)
-    _warn(facts, options)
+    _warn(facts, options.wait_replicas, connection.where)
     return Limits.of(facts)
 
 
@@ -72,8 +79,8 @@ def _check(facts: Facts, where: Options) -> None:
         raise ConfigurationError(f"{where} is a node of a Redis Cluster; write redis+cluster://, and rediss+… for TLS")
 
 
-def _warn(facts: Facts, where: Options) -> None:
-    replicas, wanted = facts.get("connected_slaves", ""), where.wait_replicas
+def _warn(facts: Facts, wanted: int, where: object) -> None:
+    replicas = facts.get("connected_slaves", "")
     if replicas and int(replicas) < wanted:
         log.warning(
             "%s has %s replicas, and publishing waits for %d of them: with fewer of them set wait_replicas lower",

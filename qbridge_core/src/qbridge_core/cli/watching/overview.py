@@ -106,12 +106,14 @@ class Overview:
         return self._absent & unsure - self._there
 
     def doubts(self, rows: Sequence[Row]) -> list[str]:
-        """What is to be said of the named queues that hold nothing, where nothing is listed to which they could belong.
+        """What is to be said of the named queues that hold nothing, where the broker lists none.
 
         Raises:
             QBridgeError: the broker cannot be asked.
         """
         suspects = [row.queue for row in rows if row.is_empty and row.dead is None] if self._names else []
+        if not suspects or listed(self._client):  # then ``missing`` tells for sure
+            return []
         return [text for name in suspects if (text := doubt_about(self._client, name))]
 
     def _list(self) -> None:

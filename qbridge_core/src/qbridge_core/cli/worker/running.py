@@ -52,6 +52,9 @@ def run_here(
         try:
             for target in targets:
                 managers.extend(_built(target, deadline, file, probes))
+            for manager in managers:
+                client = manager.queue_client
+                client._awaited_until = max(client._awaited_until, deadline)
             probes.say_what_is_shown()
             workers = Workers(managers, health_file=file, stall=probes.stall)
             probes.source = workers.health
