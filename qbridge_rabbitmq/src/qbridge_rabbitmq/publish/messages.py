@@ -14,7 +14,7 @@ from qbridge_core.backend import (
     check_queue_name,
 )
 from qbridge_rabbitmq.amqp import copies, headers
-from qbridge_rabbitmq.publish.publisher import LARGE, Publication
+from qbridge_rabbitmq.publish.publisher import LARGE, Publication, pieces
 
 CHUNK: Final = 200
 
@@ -53,14 +53,8 @@ def chunks(queue: str, messages: Iterable[Message], room: int, most: int) -> Ite
 
 def grouped(publications: Iterable[Publication]) -> Iterator[list[Publication]]:
     """The same of messages that are ready."""
-    chunk: list[Publication] = []
-    size = 0
-    for made in publications:
-        length = len(made.body)
-        if chunk and (len(chunk) >= CHUNK or size + length > LARGE):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(made)
-        size += length
-    if chunk:
-        yield chunk
+    return pieces(publications, _length, LARGE, CHUNK)
+
+
+def _length(made: Publication) -> int:
+    return len(made.body)

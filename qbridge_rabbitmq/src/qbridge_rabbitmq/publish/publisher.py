@@ -8,9 +8,10 @@ where the message went and what it is, in the order of publishing.
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pika import spec
 from pika.channel import Channel
@@ -32,6 +33,7 @@ from qbridge_rabbitmq.amqp.frames import HEADER_OVERHEAD, UnwritableError
 from qbridge_rabbitmq.connection.options import FRAME_MAX
 
 _log: Final = logger("qbridge.rabbitmq")
+_Item = TypeVar("_Item")
 # A message over the broker's limit makes it close the channel, and then nobody knows what became of the others on it.
 LARGE: Final = 4 * 1024 * 1024
 # A channel that publishes to a quorum queue whose leader has just died is told the dead one, and RabbitMQ 3.10 goes on
@@ -189,7 +191,7 @@ class ConfirmChannel:
         self._ready = True
         self._connection.confirmed[self._channel.channel_number] = self._settle
         waiting, self._waiting = self._waiting, []
-        for together in _for_one_write(waiting):
+        for together in pieces(waiting, _length, _ONE_WRITE):
             self.publish(together)
 
     def _on_confirm(self, frame: Any) -> None:
@@ -279,19 +281,26 @@ def _purpose(batch: Batch) -> str:
     return "delay" if first.exchange else "large" if len(first.body) > LARGE else "publish"
 
 
-def _for_one_write(batches: Iterable[Batch]) -> Iterator[list[Batch]]:
-    """As many at a time as are not too long together."""
-    together: list[Batch] = []
-    size = 0
-    for batch in batches:
-        length = sum([len(message.body) + len(message.properties) + _BESIDE for message in batch.messages])
-        if together and size + length > _ONE_WRITE:
-            yield together
-            together, size = [], 0
-        together.append(batch)
-        size += length
-    if together:
-        yield together
+def _length(batch: Batch) -> int:
+    """About how many bytes a batch is on the wire."""
+    return sum([len(message.body) + len(message.properties) + _BESIDE for message in batch.messages])
+
+
+def pieces(
+    items: Iterable[_Item], size: Callable[[_Item], int], most: int, count: float = math.inf
+) -> Iterator[list[_Item]]:
+    """As many at a time as are not too long together, or too many; what is too long alone comes by itself."""
+    piece: list[_Item] = []
+    length = 0
+    for item in items:
+        more = size(item)
+        if piece and (len(piece) >= count or length + more > most):
+            yield piece
+            piece, length = [], 0
+        piece.append(item)
+        length += more
+    if piece:
+        yield piece
 
 
 def _over_limit(message: Publication, reason: str) -> QBridgeError:
@@ -350,7 +359,7 @@ class Publisher:
         left = list(batches)
         try:
             for purpose, group in itertools.groupby(batches, _purpose):
-                for together in _for_one_write(group):
+                for together in pieces(group, _length, _ONE_WRITE):
                     channel = self._channel(connection, purpose)
                     for batch in together:
                         batch.heard = self._confirms
