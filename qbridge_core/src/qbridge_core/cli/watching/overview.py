@@ -67,6 +67,7 @@ class Overview:
         self._list_at = self._search_at = monotonic()
         self._there: set[str] = set()
         self._absent: set[str] = set()
+        self._lists = False  # the broker has listed its queues
         if not names and not client.capabilities.queues:
             raise UnsupportedError("this broker cannot list its queues; name those that you want to see")
 
@@ -86,7 +87,7 @@ class Overview:
     def missing(self, rows: Sequence[Row]) -> list[str]:
         """Those of the named queues that do not exist, as far as the broker lists what does."""
         suspects = [row.queue for row in rows if row.is_empty] if self._names else []
-        known = listed(self._client) if suspects else {}
+        known = self._listed() if suspects else {}
         return [name for name in suspects if known and name not in known]
 
     def absent(self, rows: Sequence[Row]) -> set[str]:
@@ -99,7 +100,7 @@ class Overview:
         if unsure and monotonic() >= self._search_at:
             began = monotonic()
             with suppress(QBridgeError):
-                known = listed(self._client)
+                known = self._listed()
                 self._there.update(unsure & known.keys())
                 self._absent = unsure - known.keys() if known else set()
             self._search_at = _next_listing(began)
@@ -112,9 +113,14 @@ class Overview:
             QBridgeError: the broker cannot be asked.
         """
         suspects = [row.queue for row in rows if row.is_empty and row.dead is None] if self._names else []
-        if not suspects or listed(self._client):  # then ``missing`` tells for sure
+        if not suspects or self._lists or self._listed():  # then ``missing`` tells for sure
             return []
         return [text for name in suspects if (text := doubt_about(self._client, name))]
+
+    def _listed(self) -> dict[str, str | None]:
+        known = listed(self._client)
+        self._lists = self._lists or bool(known)
+        return known
 
     def _list(self) -> None:
         began = monotonic()
